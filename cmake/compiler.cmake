@@ -1,0 +1,27 @@
+# Language level and warnings for all of our C++.
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+# -O3 vectorises; no assertion may vanish with NDEBUG because none checks input.
+set(CMAKE_CXX_FLAGS_RELEASE "-O3 -DNDEBUG")
+
+add_library(lamina_flags INTERFACE)
+target_include_directories(lamina_flags INTERFACE ${CMAKE_CURRENT_SOURCE_DIR}/csrc)
+# Contraction would round differently on an ISA with FMA. Neither of the other two changes a value.
+target_compile_options(lamina_flags INTERFACE -Wall -Wextra -Wconversion -Wno-sign-conversion
+  -ffp-contract=off -fno-math-errno -fno-trapping-math)
+if(LAMINA_WERROR)
+  # GCC 12 reports std::string operator+ as overlapping memcpy: gcc.gnu.org PR 105651.
+  target_compile_options(lamina_flags INTERFACE -Werror -Wno-restrict)
+endif()
+if(LAMINA_SANITIZE)
+  target_compile_options(lamina_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all -g -O1)
+  target_link_options(lamina_flags INTERFACE -fsanitize=address,undefined)
+endif()

@@ -1,0 +1,32 @@
+# Flags of the files that are compiled for one instruction set: ops/*/cpu/<isa>.cc. An ISA implies the
+# ones before it (base/cpu_features.h).
+set(LAMINA_ISA_FLAGS_generic "")
+set(LAMINA_ISA_FLAGS_avx2 -mavx2)
+set(LAMINA_ISA_FLAGS_avx512_vnni -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mprefer-vector-width=512)
+set(LAMINA_ISA_FLAGS_amx_int8 ${LAMINA_ISA_FLAGS_avx512_vnni} -mamx-tile -mamx-int8)
+
+# Emulated: these files may use nothing beyond AVX2, and SIMDe is not written for our warnings.
+set(LAMINA_EMULATED_FLAGS -mavx2 -O2 -Wno-conversion -Wno-error)
+
+# lamina_isa_sources(TARGET EMULATE): adds ops/*/cpu/*.cc of the current source directory with their flags.
+function(lamina_isa_sources target emulate)
+  set(isas generic)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    list(APPEND isas avx2 avx512_vnni amx_int8)
+  endif()
+  foreach(isa IN LISTS isas)
+    file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/ops/*/cpu/${isa}.cc)
+    if(NOT sources)
+      continue()
+    endif()
+    add_library(${target}_${isa} OBJECT ${sources})
+    target_link_libraries(${target}_${isa} PRIVATE lamina_flags)
+    if(emulate AND isa MATCHES "avx512|amx")
+      target_compile_definitions(${target}_${isa} PRIVATE LAMINA_EMULATE)
+      target_compile_options(${target}_${isa} PRIVATE ${LAMINA_EMULATED_FLAGS})
+    else()
+      target_compile_options(${target}_${isa} PRIVATE ${LAMINA_ISA_FLAGS_${isa}})
+    endif()
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_${isa}>)
+  endforeach()
+endfunction()

@@ -1,0 +1,195 @@
+// The loop nest of gemm_int8 on a CPU, once. An ISA's file defines a Tile and instantiates the nest:
+//
+//   struct Tile {
+//     using Packed = ...;                    how an activation is stored for multiply()
+//     struct Session                         state of the core while multiply() runs, RAII
+//     kTileM, kTileN                         most rows, columns of one multiply(); kTileN % 16 == 0
+//     kOffset                                what pack() adds to every activation
+//     static packed_rows(rows)               rows that a panel of `rows` rows takes in Packed and in acc
+//     static void pack(a, a_stride, rows, k, packed)          k is padded to whole tiles; weights are 0 there
+//     static void multiply(rows, packed, w, w_stride, tiles_n, tiles_k, acc, accumulate)
+//         acc[rows][kTileN] (+)= panel * weight tiles; w_stride: bytes between tiles of adjacent n
+//   };
+//
+// For every panel_m rows: pack them (they stay in L2), then walk the columns kTileN at a time; along k
+// in blocks whose weights stay in L1 while all panels use them. Everything has internal linkage: each
+// ISA compiles its own copy with its own flags, and the linker must not merge them.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "layout/int8_tile.h"
+#include "ops/gemm_int8/cpu/kernel.h"
+#include "ops/gemm_int8/epilogue.h"
+
+namespace lamina::gemm_int8 {
+namespace {
+
+// 512 input features: 64 columns of weights are 32 KiB, the L1d of every AVX2 machine.
+inline constexpr int64_t kBlockTilesK = 8;
+inline constexpr int64_t kChunkTilesK = kMaxExactK / int8_tile::kTileK;
+
+// Packs byte activations as [group of 4 k][row][4], flipping `mask` in every group of four.
+inline void pack_bytes(const int8_t* a, int64_t a_stride, int rows, int64_t k, uint32_t mask, void* packed) {
+  uint32_t* const groups = static_cast<uint32_t*>(packed);
+  const int64_t padded = int8_tile::tiles_k(k) * int8_tile::kGroups;
+  for (int r = 0; r < rows; ++r) {
+    const int8_t* const row = a + r * a_stride;
+    const int64_t full = k / int8_tile::kGroupK;
+    for (int64_t g = 0; g < full; ++g) {
+      uint32_t group;
+      std::memcpy(&group, row + g * int8_tile::kGroupK, sizeof group);
+      groups[g * rows + r] = group ^ mask;
+    }
+    for (int64_t g = full; g < padded; ++g) {
+      uint32_t group = 0;
+      if (g == full) std::memcpy(&group, row + g * int8_tile::kGroupK, static_cast<size_t>(k % int8_tile::kGroupK));
+      groups[g * rows + r] = group ^ mask;
+    }
+  }
+}
+
+struct NoSession {};
+
+template <class Tile>
+struct Nest {
+  using Packed = typename Tile::Packed;
+
+  const Params& p;
+  const Block& block;
+  const int64_t tiles_k;
+  Packed* const packed;
+  int32_t* const acc;
+  int64_t* const wide_acc;  // used only when k > kMaxExactK
+
+  static int64_t scratch_bytes(int64_t panel_m, int64_t k) {
+    const int64_t rows = panel_m + Tile::packed_rows(Tile::kTileM);
+    const int64_t tiles = int8_tile::tiles_k(k);
+    const int64_t outputs = rows * Tile::kTileN;
+    return rows * tiles * int8_tile::kTileK * static_cast<int64_t>(sizeof(Packed)) + outputs * 4 +
+           (tiles > kChunkTilesK ? outputs * 8 : 0);
+  }
+
+  Nest(const Params& params, const Block& where, void* scratch)
+      : p(params),
+        block(where),
+        tiles_k(int8_tile::tiles_k(params.problem.k)),
+        packed(static_cast<Packed*>(scratch)),
+        acc(reinterpret_cast<int32_t*>(packed + panel_rows() * tiles_k * int8_tile::kTileK)),
+        wide_acc(reinterpret_cast<int64_t*>(acc + panel_rows() * Tile::kTileN)) {}
+
+  int64_t panel_rows() const { return block.panel_m + Tile::packed_rows(Tile::kTileM); }
+
+  template <class Body>
+  static void for_panels(int64_t rows, const Body& body) {
+    for (int64_t row = 0; row < rows; row += Tile::kTileM)
+      body(row, static_cast<int>(std::min<int64_t>(Tile::kTileM, rows - row)));
+  }
+
+  Packed* packed_panel(int64_t row) const { return packed + row * tiles_k * int8_tile::kTileK; }
+
+  // acc[rows][kTileN] = a[rows, k] * w[n0 .. n0 + 16 tiles_n, k]; in wide_acc when k > kMaxExactK.
+  void multiply_columns(int64_t n0, int tiles_n, int64_t rows) {
+    const int64_t w_stride = tiles_k * int8_tile::kTileBytes;
+    const int8_t* const w = p.w + n0 / int8_tile::kTileN * w_stride;
+    const int64_t step = rows <= Tile::kTileM ? kChunkTilesK : kBlockTilesK;
+    if (tiles_k == 0) std::fill_n(acc, rows * Tile::kTileN, 0);
+    for (int64_t k0 = 0; k0 < tiles_k; k0 += step) {
+      const int64_t count = std::min(step, tiles_k - k0);
+      for_panels(rows, [&](int64_t row, int panel) {
+        Tile::multiply(panel, packed_panel(row) + k0 * int8_tile::kTileK * Tile::packed_rows(panel),
+                       w + k0 * int8_tile::kTileBytes, w_stride, tiles_n, count, acc + row * Tile::kTileN,
+                       k0 % kChunkTilesK != 0);
+      });
+      const bool chunk_ends = k0 + count == tiles_k || (k0 + count) % kChunkTilesK == 0;
+      if (tiles_k > kChunkTilesK && chunk_ends) {
+        const bool first = k0 < kChunkTilesK;
+        for (int64_t i = 0; i < rows * Tile::kTileN; ++i) wide_acc[i] = (first ? 0 : wide_acc[i]) + acc[i];
+      }
+    }
+  }
+
+  struct Columns {
+    alignas(64) float scale[Tile::kTileN];
+    alignas(64) float bias[Tile::kTileN];
+    alignas(64) int32_t sum[Tile::kTileN];
+  };
+
+  Columns load_columns(int64_t n0, int count) const {
+    Columns c;
+    for (int j = 0; j < count; ++j) {
+      c.scale[j] = p.w_scale[n0 + j];
+      c.sum[j] = p.w_sums[n0 + j];
+      c.bias[j] = kNoBias;
+    }
+    const auto load_bias = [&](auto* bias) {
+      for (int j = 0; j < count; ++j) c.bias[j] = to_f32(bias[n0 + j]);
+    };
+    if (p.bias == nullptr) return c;
+    if (p.bias_dtype == DType::kF32) load_bias(static_cast<const float*>(p.bias));
+    if (p.bias_dtype == DType::kF16) load_bias(static_cast<const F16*>(p.bias));
+    if (p.bias_dtype == DType::kBF16) load_bias(static_cast<const BF16*>(p.bias));
+    return c;
+  }
+
+  template <class Out, class Acc>
+  void store_rows(const Acc* sums, int64_t m0, int64_t rows, int64_t n0, int count, const Columns& c) const {
+    for (int64_t i = 0; i < rows; ++i) {
+      const Acc* const sum = sums + i * Tile::kTileN;
+      Out* const out = static_cast<Out*>(p.out) + (m0 + i) * p.out_stride + n0;
+      const float scale = p.a_scale[m0 + i];
+      const int32_t zero = Tile::kOffset + (p.a_zero_point.is_given() ? p.a_zero_point[m0 + i] : 0);
+      for (int j = 0; j < count; ++j)
+        out[j] = finish<Out>(correct(sum[j], zero, c.sum[j]), scale, c.scale[j], c.bias[j]);
+    }
+  }
+
+  template <class Acc>
+  void store(const Acc* sums, int64_t m0, int64_t rows, int64_t n0, int count, const Columns& c) const {
+    if (p.out_dtype == DType::kF32) store_rows<float>(sums, m0, rows, n0, count, c);
+    if (p.out_dtype == DType::kF16) store_rows<F16>(sums, m0, rows, n0, count, c);
+    if (p.out_dtype == DType::kBF16) store_rows<BF16>(sums, m0, rows, n0, count, c);
+  }
+
+  void run() {
+    [[maybe_unused]] const typename Tile::Session session;
+    for (int64_t m0 = block.m_begin; m0 < block.m_end; m0 += block.panel_m) {
+      const int64_t rows = std::min(block.panel_m, block.m_end - m0);
+      for_panels(rows, [&](int64_t row, int panel) {
+        Tile::pack(p.a + (m0 + row) * p.a_stride, p.a_stride, panel, p.problem.k, packed_panel(row));
+      });
+      for (int64_t n0 = block.n_begin; n0 < block.n_end; n0 += Tile::kTileN) {
+        const int count = static_cast<int>(std::min<int64_t>(Tile::kTileN, block.n_end - n0));
+        multiply_columns(n0, static_cast<int>(int8_tile::tiles_n(count)), rows);
+        const Columns columns = load_columns(n0, count);
+        if (tiles_k > kChunkTilesK) {
+          store(wide_acc, m0, rows, n0, count, columns);
+        } else {
+          store(acc, m0, rows, n0, count, columns);
+        }
+      }
+    }
+  }
+};
+
+template <class Tile>
+CpuKernel make_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
+  CpuKernel kernel;
+  kernel.name = name;
+  kernel.isa = isa;
+  kernel.min_m = min_m;
+  kernel.tile_m = Tile::kTileM;
+  kernel.tile_n = Tile::kTileN;
+  kernel.packed_a_bytes = static_cast<int>(sizeof(typename Tile::Packed));
+  kernel.macs_per_cycle = macs_per_cycle;
+  kernel.scratch_bytes = &Nest<Tile>::scratch_bytes;
+  kernel.compute = [](const Params& params, const Block& block, void* scratch) {
+    Nest<Tile>(params, block, scratch).run();
+  };
+  return kernel;
+}
+
+}  // namespace
+}  // namespace lamina::gemm_int8

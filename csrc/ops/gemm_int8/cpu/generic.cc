@@ -1,0 +1,35 @@
+// gemm_int8 / generic: the loops as they are, for any CPU.
+#include "ops/gemm_int8/cpu/body.h"
+
+namespace lamina::gemm_int8 {
+namespace {
+
+struct Tile {
+  using Packed = int8_t;
+  using Session = NoSession;
+  static constexpr int kTileM = 4;
+  static constexpr int kTileN = int8_tile::kTileN;
+  static constexpr int kOffset = 0;
+  static constexpr int packed_rows(int rows) { return rows; }
+
+  static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, Packed* packed) {
+    pack_bytes(a, a_stride, rows, k, 0, packed);
+  }
+
+  static void multiply(int rows, const Packed* a, const int8_t* w, int64_t, int, int64_t tiles_k, int32_t* acc,
+                       bool accumulate) {
+    if (!accumulate) std::fill_n(acc, rows * kTileN, 0);
+    for (int64_t g = 0; g < tiles_k * int8_tile::kGroups; ++g, w += kTileN * int8_tile::kGroupK)
+      for (int i = 0; i < rows; ++i, a += int8_tile::kGroupK)
+        for (int j = 0; j < kTileN; ++j) {
+          const int8_t* const column = w + j * int8_tile::kGroupK;
+          acc[i * kTileN + j] += a[0] * column[0] + a[1] * column[1] + a[2] * column[2] + a[3] * column[3];
+        }
+  }
+};
+
+}  // namespace
+
+CpuKernel gemm_int8_generic(int64_t min_m) { return make_kernel<Tile>("gemm_int8_generic", Isa::kGeneric, min_m, 2); }
+
+}  // namespace lamina::gemm_int8

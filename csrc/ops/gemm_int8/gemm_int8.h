@@ -1,0 +1,52 @@
+// gemm_int8:   out[i,j] = (float(acc[i,j]) * a_scale[i]) * w_scale[j] + bias[j]
+//              acc[i,j] = sum_p (a[i,p] - a_zero_point[i]) * w[j,p]            exact integer
+//
+// int8 activations times int8 weights. The integer part is bit-exact for every int8 value on every
+// ISA, so results do not depend on the ISA, the tile, the batch or the thread count.
+// Reference: tests/reference/gemm.py
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/broadcast.h"
+#include "base/numeric.h"
+#include "base/parallel.h"
+#include "base/status.h"
+
+namespace lamina::gemm_int8 {
+
+// Integer accumulation stays in int32 up to this k: 255 * 128 * 65536 < 2^31. Beyond it, sums of
+// 65536 products each are added in int64.
+inline constexpr int64_t kMaxExactK = 65536;
+// Column sums are int32: 128 * 2^24 = 2^31.
+inline constexpr int64_t kMaxK = (int64_t{1} << 24) - 1;
+
+struct Problem {
+  int64_t m = 0;  // tokens
+  int64_t n = 0;  // output features
+  int64_t k = 0;  // input features
+};
+
+struct Params {
+  Problem problem;
+  const int8_t* a = nullptr;  // [m, k], unit column stride
+  int64_t a_stride = 0;       // elements between rows of a
+  const int8_t* w = nullptr;  // layout/int8_tile.h of [n, k]
+  const int32_t* w_sums = nullptr;                 // [n] sum over k of w
+  Broadcast<float> a_scale;                        // [m]
+  Broadcast<float> w_scale;                        // [n]
+  Broadcast<int8_t> a_zero_point;                  // [m], or not given
+  const void* bias = nullptr;                      // [n] of bias_dtype, or nullptr
+  DType bias_dtype = DType::kF32;
+  void* out = nullptr;  // [m, n] of out_dtype
+  int64_t out_stride = 0;
+  DType out_dtype = DType::kF32;
+};
+
+Status run(const Params& params, const Parallel& parallel);
+
+// The plan for a problem on this machine, as text.
+Status explain(const Problem& problem, int threads, std::string& text);
+
+}  // namespace lamina::gemm_int8

@@ -1,0 +1,8 @@
+// quantize_int8 / generic: body.h, vectorised by the compiler for this ISA.
+#include "ops/quantize_int8/cpu/body.h"
+
+namespace lamina::quantize_int8 {
+
+CpuKernel quantize_int8_generic() { return make_kernel("quantize_int8_generic", Isa::kGeneric); }
+
+}  // namespace lamina::quantize_int8

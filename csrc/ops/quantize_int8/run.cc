@@ -1,0 +1,71 @@
+// check -> plan -> quantize. The plan is small: the last kernel that the ISA can run, rows cut evenly.
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+#include <sstream>
+#include <vector>
+
+#include "base/cpu_features.h"
+#include "base/int_math.h"
+#include "ops/quantize_int8/cpu/kernel.h"
+#include "ops/quantize_int8/quantize_int8.h"
+
+namespace lamina::quantize_int8 {
+
+#define LAMINA_CPU_KERNEL(op, isa, value) CpuKernel op##_##isa();
+#include "ops/quantize_int8/kernels.inc"
+#undef LAMINA_CPU_KERNEL
+
+namespace {
+
+// Elements worth waking a thread for: at about 4 a cycle they take longer than the 5 us of the wake-up.
+constexpr int64_t kGrainElements = 64 * 1024;
+
+const CpuKernel& choose_kernel(Isa isa) {
+  static const std::vector<CpuKernel> kernels = {
+#define LAMINA_CPU_KERNEL(op, isa, value) op##_##isa(),
+#include "ops/quantize_int8/kernels.inc"
+#undef LAMINA_CPU_KERNEL
+  };
+  const CpuKernel* chosen = &kernels.front();
+  for (const CpuKernel& kernel : kernels)
+    if (kernel.isa <= isa) chosen = &kernel;
+  return *chosen;
+}
+
+int64_t grain_rows(int64_t k) { return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, k)); }
+
+Status check(const Params& p) {
+  if (!p.static_scale.is_given()) return Status::ok();
+  for (int64_t i = 0; i < (p.static_scale.stride == 0 ? std::min<int64_t>(p.m, 1) : p.m); ++i)
+    if (const float scale = p.static_scale[i]; !(scale >= FLT_MIN && scale <= FLT_MAX))
+      return Status::error("quantize_int8: scale[", i, "] = ", scale, " must be finite and at least ", FLT_MIN);
+  return Status::ok();
+}
+
+}  // namespace
+
+Status run(const Params& params, const Parallel& parallel) {
+  CpuInfo cpu;
+  if (Status status = check(params); !status.is_ok()) return status;
+  if (Status status = cpu_info(cpu); !status.is_ok()) return status;
+  const CpuKernel& kernel = choose_kernel(cpu.isa);
+  parallel.for_range(params.m, grain_rows(params.k),
+                     [&](int64_t begin, int64_t end) { kernel.quantize_rows(params, begin, end); });
+  return Status::ok();
+}
+
+Status explain(int64_t m, int64_t k, int threads, std::string& text) {
+  CpuInfo cpu;
+  if (m < 0 || k < 0) return Status::error("quantize_int8: m = ", m, ", k = ", k, "; none may be negative");
+  if (Status status = cpu_info(cpu); !status.is_ok()) return status;
+  std::ostringstream out;
+  out << "quantize_int8  m = " << m << ", k = " << k << "\n"
+      << "kernel         " << choose_kernel(cpu.isa).name << ": best of this build for " << isa_name(cpu.isa) << "\n"
+      << "tasks          up to " << std::min<int64_t>(threads, std::max<int64_t>(1, ceil_div(m, grain_rows(k))))
+      << ", at least " << grain_rows(k) << " rows each";
+  text = out.str();
+  return Status::ok();
+}
+
+}  // namespace lamina::quantize_int8

@@ -1,0 +1,70 @@
+#include "torch/interop.h"
+
+#include <vector>
+
+namespace lamina::interop {
+
+std::string shape_text(const Tensor& tensor) {
+  std::ostringstream text;
+  text << tensor.dim() << "-D [";
+  for (int64_t i = 0; i < tensor.dim(); ++i) text << (i ? ", " : "") << tensor.size(i);
+  text << "]";
+  return text.str();
+}
+
+const char* dtype_text(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float: return "float32";
+    case ScalarType::Half: return "float16";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Char: return "int8";
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::Short: return "int16";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Bool: return "bool";
+    default: return "another dtype";
+  }
+}
+
+void Argument::has_dtype(ScalarType dtype) const {
+  require(tensor.scalar_type() == dtype, op, name, " must be ", dtype_text(dtype), ", got ",
+          dtype_text(tensor.scalar_type()));
+}
+
+void Argument::is_2d(const char* dims) const {
+  require(tensor.dim() == 2, op, name, " must be 2-D ", dims, ", got ", shape_text(tensor));
+  require(tensor.size(1) <= 1 || tensor.stride(1) == 1, op, name, " must have column stride 1, got ", tensor.stride(1),
+          "; call .contiguous()");
+}
+
+void Argument::is_contiguous_with(int64_t numel, const char* what) const {
+  require(tensor.numel() == numel, op, name, " must have ", numel, " elements (", what, "), got ", shape_text(tensor));
+  require(tensor.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
+}
+
+int64_t Argument::row_stride() const { return tensor.size(0) <= 1 ? 0 : tensor.stride(0); }
+
+int64_t Argument::broadcast_stride(int64_t count, const char* dims) const {
+  const int64_t numel = tensor.numel();
+  const bool is_vector = tensor.dim() <= 1 || (tensor.dim() == 2 && tensor.size(1) == 1);
+  require(numel == 1 || (is_vector && numel == count), op, name, " must have 1 element or be ", dims, " = ", count,
+          ", got ", shape_text(tensor));
+  return numel == 1 || tensor.dim() == 0 ? 0 : tensor.stride(0);
+}
+
+DType Argument::float_dtype() const { return interop::float_dtype(op, name, tensor.scalar_type()); }
+
+DType float_dtype(const char* op, const char* name, ScalarType dtype) {
+  if (dtype == ScalarType::Float) return DType::kF32;
+  if (dtype == ScalarType::Half) return DType::kF16;
+  if (dtype == ScalarType::BFloat16) return DType::kBF16;
+  fail(op, name, " must be float32, float16 or bfloat16, got ", dtype_text(dtype));
+}
+
+Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()), dtype);
+}
+
+}  // namespace lamina::interop

@@ -1,0 +1,89 @@
+// Between torch's stable ABI and lamina's Params: checks that name what is wrong, and the thread pool.
+#pragma once
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "base/broadcast.h"
+#include "base/numeric.h"
+#include "base/parallel.h"
+#include "base/status.h"
+
+// The namespace of the ops: `lamina`, and `lamina_emu` in the test-only library.
+#if !defined(LAMINA_NAMESPACE)
+#define LAMINA_NAMESPACE lamina
+#endif
+#define LAMINA_LIBRARY(m) LAMINA_LIBRARY_IN(LAMINA_NAMESPACE, m)
+#define LAMINA_LIBRARY_IN(ns, m) STABLE_TORCH_LIBRARY(ns, m)
+#define LAMINA_IMPL(key, m) LAMINA_IMPL_IN(LAMINA_NAMESPACE, key, m)
+#define LAMINA_IMPL_IN(ns, key, m) STABLE_TORCH_LIBRARY_IMPL(ns, key, m)
+
+namespace lamina::interop {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Messages read: "lamina::gemm_int8: a must be 2-D [m, k], got 3-D [1, 2, 3]".
+template <class... Parts>
+[[noreturn]] void fail(const char* op, const Parts&... parts) {
+  std::ostringstream text;
+  text << "lamina::" << op << ": ";
+  (text << ... << parts);
+  throw std::invalid_argument(std::move(text).str());
+}
+
+template <class... Parts>
+void require(bool condition, const char* op, const Parts&... parts) {
+  if (!condition) fail(op, parts...);
+}
+
+// Status messages start with the op's name already.
+inline void raise_if_bad(const Status& status) {
+  if (!status.is_ok()) throw std::invalid_argument("lamina::" + status.message());
+}
+
+std::string shape_text(const Tensor& tensor);
+const char* dtype_text(ScalarType dtype);
+
+// A tensor argument and its name, for checks in the order a reader expects them.
+struct Argument {
+  const char* op;
+  const char* name;
+  const Tensor& tensor;
+
+  void has_dtype(ScalarType dtype) const;
+  void is_2d(const char* dims) const;             // 2-D, unit column stride, non-negative row stride
+  void is_contiguous_with(int64_t numel, const char* what) const;
+  DType float_dtype() const;                      // f32, f16 or bf16
+  int64_t row_stride() const;                     // of a 2-D tensor; 0 where no second row is read
+  int64_t broadcast_stride(int64_t count, const char* dims) const;  // one element, or `count` of them
+};
+
+template <class T>
+Broadcast<T> broadcast(const Argument& argument, ScalarType dtype, int64_t count, const char* dims) {
+  argument.has_dtype(dtype);
+  const int64_t stride = argument.broadcast_stride(count, dims);
+  return {static_cast<const T*>(argument.tensor.data_ptr()), stride};
+}
+
+Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype);
+DType float_dtype(const char* op, const char* name, ScalarType dtype);
+
+class TorchParallel final : public Parallel {
+ public:
+  int threads() const override { return static_cast<int>(torch::stable::get_num_threads()); }
+  void run(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context) const override {
+    torch::stable::parallel_for(0, count, grain,
+                                [&](int64_t begin, int64_t end) { body(context, begin, end); });
+  }
+};
+
+}  // namespace lamina::interop

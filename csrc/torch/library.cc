@@ -1,0 +1,77 @@
+// Every schema of lamina, the ops that describe the build, and the module that Python imports.
+#include <Python.h>
+
+#include "base/cpu_features.h"
+#include "torch/interop.h"
+
+namespace lamina::interop {
+namespace {
+
+std::string build_info() {
+  std::ostringstream json;
+  json << "{\"version\": \"" << LAMINA_VERSION << "\", \"torch_target\": \"2.11\", \"compiler\": \"" << LAMINA_COMPILER
+       << "\", \"cuda_compiler\": \"" << LAMINA_CUDA_COMPILER << "\", \"cuda_archs\": [" << LAMINA_CUDA_ARCHS
+       << "], \"cpu_isas_built\": [";
+#if defined(__x86_64__)
+  const int built = kIsaCount;
+#else
+  const int built = 1;
+#endif
+  for (int i = 0; i < built; ++i) json << (i ? ", " : "") << '"' << isa_name(static_cast<Isa>(i)) << '"';
+  json << "]}";
+  return json.str();
+}
+
+std::string cpu_isas() {
+  std::string names;
+  for (Isa isa : available_isas()) names += (names.empty() ? "" : ",") + std::string(isa_name(isa));
+  return names;
+}
+
+std::string cpu_isa() {
+  Isa isa{};
+  raise_if_bad(active_isa(isa));
+  return std::string(isa_name(isa));
+}
+
+std::string set_cpu_isa(std::string name) {
+  const std::string previous(isa_setting());
+  raise_if_bad(set_isa(name));
+  return previous;
+}
+
+}  // namespace
+
+// No argument is named `mode`: opcheck passes a keyword of that name itself.
+LAMINA_LIBRARY(m) {
+  m.def(
+      "quantize_int8(Tensor x, Tensor? scale=None, Tensor? zero_point=None, bool symmetric=True) "
+      "-> (Tensor q, Tensor scale, Tensor zero_point)");
+  m.def("pack_int8(Tensor w) -> (Tensor data, Tensor column_sums)");
+  m.def("unpack_int8(Tensor data, SymInt n, SymInt k) -> Tensor");
+  m.def(
+      "gemm_int8(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, Tensor? a_zero_point=None, "
+      "Tensor? bias=None, ScalarType out_dtype=float) -> Tensor");
+  m.def("explain_quantize_int8(int m, int k) -> str");
+  m.def("explain_gemm_int8(int m, int n, int k) -> str");
+  m.def("build_info() -> str");
+  m.def("cpu_isas() -> str");
+  m.def("cpu_isa() -> str");
+  m.def("set_cpu_isa(str name) -> str");
+}
+
+LAMINA_IMPL(CompositeExplicitAutograd, m) {
+  m.impl("build_info", TORCH_BOX(&build_info));
+  m.impl("cpu_isas", TORCH_BOX(&cpu_isas));
+  m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
+  m.impl("set_cpu_isa", TORCH_BOX(&set_cpu_isa));
+}
+
+}  // namespace lamina::interop
+
+// Importing the module runs the registrations above; it holds nothing itself.
+PyMODINIT_FUNC LAMINA_MODULE_INIT(void) {
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, LAMINA_MODULE_NAME, nullptr, -1, nullptr,
+                                   nullptr, nullptr, nullptr, nullptr};
+  return PyModule_Create(&definition);
+}

@@ -1,0 +1,62 @@
+"""Loads lamina/_C and says how to fix what keeps it from loading."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+MIN_TORCH = (2, 11)
+
+
+def _torch_version() -> tuple[int, int]:
+    major, minor = torch.__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
+def _load(module: str) -> None:
+    if _torch_version() < MIN_TORCH:
+        raise ImportError(
+            f"lamina needs torch >= {MIN_TORCH[0]}.{MIN_TORCH[1]}, found {torch.__version__}; "
+            "upgrade with: pip install 'torch>=2.11'"
+        )
+    try:
+        importlib.import_module(f"lamina.{module}")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"lamina/{module} is not built for this Python; build it with: "
+            "pip install --no-build-isolation . (in a checkout: make build)"
+        ) from error
+    except ImportError as error:
+        raise ImportError(
+            f"lamina/{module} does not load with torch {torch.__version__}: {error}; it was built for another "
+            "platform or another C++ ABI; rebuild it with: pip install --no-build-isolation --force-reinstall ."
+        ) from error
+
+
+def load() -> None:
+    """Registers torch.ops.lamina.*; importing lamina calls it."""
+    _load("_C")
+
+
+def load_emulated() -> None:
+    """Registers torch.ops.lamina_emu.*: the same ops with AVX-512 and AMX emulated, for tests.
+
+    Raises ImportError where the test library is not built (it needs SIMDe, Debian's libsimde-dev).
+    """
+    first = not hasattr(torch.ops.lamina_emu, "gemm_int8")
+    _load("_emu")
+    if first:
+        from lamina.ops import register_fakes
+
+        register_fakes("lamina_emu")
+
+
+@lru_cache(maxsize=1)
+def build_info() -> dict[str, Any]:
+    """Version, compiler, CPU instruction sets and CUDA architectures of the loaded library."""
+    info: dict[str, Any] = json.loads(torch.ops.lamina.build_info())
+    return info

@@ -1,0 +1,53 @@
+"""Drives CMake and names one abi3 wheel; flags, sources and options live in CMakeLists.txt."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+
+
+class CMakeExtension(Extension):
+    """lamina/_C. The same CMake build makes lamina/_emu, for tests, in a development install."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, sources=[], py_limited_api=True)
+
+
+class CMakeBuild(build_ext):
+    """Runs CMake in build/cmake and copies lamina/_C to where setuptools wants it."""
+
+    def build_extension(self, ext: Extension) -> None:
+        import torch  # only building needs it; metadata does not
+
+        if shutil.which(os.environ.get("CXX", "c++")) is None:
+            raise SystemExit("lamina: no C++ compiler found; install g++ 11 or newer (Debian: apt install g++)")
+        build, output = ROOT / "build" / "cmake", ROOT / "build" / "lib"
+        configure = [
+            "cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
+            f"-DPython_EXECUTABLE={sys.executable}", f"-DTORCH_ROOT={Path(torch.__file__).parent}",
+            f"-DLAMINA_OUTPUT={output}", f"-DLAMINA_VERSION={self.distribution.get_version()}",
+            f"-DLAMINA_EMULATED={'ON' if self.editable_mode else 'OFF'}",
+            *os.environ.get("LAMINA_CMAKE_ARGS", "").split(),
+        ]  # fmt: skip
+        subprocess.run([str(part) for part in configure], check=True)
+        subprocess.run(["cmake", "--build", str(build)], check=True)
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(output / target.name, target)
+        if self.editable_mode and (output / "_emu.abi3.so").exists():
+            shutil.copy2(output / "_emu.abi3.so", ROOT / "python" / "lamina")
+
+
+setup(
+    ext_modules=[CMakeExtension("lamina._C")],
+    cmdclass={"build_ext": CMakeBuild},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+)
