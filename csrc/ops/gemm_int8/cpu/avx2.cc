@@ -8,6 +8,7 @@
 //        all 16 columns at once, so that each weight line is read once.
 #include <immintrin.h>
 
+#include "base/unroll.h"
 #include "ops/gemm_int8/cpu/body.h"
 
 namespace lamina::gemm_int8 {
@@ -19,6 +20,7 @@ struct Tile {
   static constexpr int kTileM = 6;
   static constexpr int kTileN = int8_tile::kTileN;
   static constexpr int kOffset = 0;
+  static constexpr int kRowBytes = int8_tile::kTileN * int8_tile::kGroupK;
   static constexpr int packed_rows(int rows) { return rows; }
 
   static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, Packed* packed) {
@@ -47,28 +49,33 @@ struct Tile {
   template <int kRows, int kVectors>
   static void multiply_fixed(const Packed* a, const int8_t* w, int64_t groups, int32_t* acc, bool accumulate) {
     __m256i sum[kRows][kVectors];
-    for (auto& row : sum)
-      for (__m256i& s : row) s = _mm256_setzero_si256();
-    for (int64_t g = 0; g < groups; ++g, w += kTileN * int8_tile::kGroupK) {
+    unroll<kRows>([&](auto i) LAMINA_INLINE {
+      unroll<kVectors>([&](auto v) LAMINA_INLINE { sum[i][v] = _mm256_setzero_si256(); });
+    });
+    for (int64_t g = 0; g < groups; ++g, w += kRowBytes, a += kRows * int8_tile::kGroupK) {
       if constexpr (kVectors == 4) _mm_prefetch(reinterpret_cast<const char*>(w) + 1024, _MM_HINT_T0);
       __m256i weight[kVectors];
-      for (int v = 0; v < kVectors; ++v)
+      unroll<kVectors>([&](auto v) LAMINA_INLINE {
         weight[v] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w) + v));
-      for (int i = 0; i < kRows; ++i, a += int8_tile::kGroupK) {
+      });
+      unroll<kRows>([&](auto i) LAMINA_INLINE {
         long long group;
-        std::memcpy(&group, a, sizeof group);
+        std::memcpy(&group, a + i * int8_tile::kGroupK, sizeof group);
         const __m256i row = _mm256_set1_epi64x(group);
-        for (int v = 0; v < kVectors; ++v)
-          sum[i][v] = _mm256_add_epi32(sum[i][v], _mm256_madd_epi16(row, weight[v]));
-      }
+        unroll<kVectors>([&](auto v) LAMINA_INLINE {
+          sum[i][v] = in_order(_mm256_add_epi32(sum[i][v], _mm256_madd_epi16(row, weight[v])));
+        });
+      });
     }
-    for (int i = 0; i < kRows; ++i)
-      for (int v = 0; v < kVectors; v += 2) {
-        __m256i* const out = reinterpret_cast<__m256i*>(acc + i * kTileN + v * 4);
+    unroll<kRows>([&](auto i) LAMINA_INLINE {
+      unroll<kVectors / 2>([&](auto pair) LAMINA_INLINE {
+        __m256i* const out = reinterpret_cast<__m256i*>(acc + i * kTileN) + pair;
         // vphaddd adds within 128-bit lanes: columns 0 1 4 5 | 2 3 6 7.
-        const __m256i total = _mm256_permute4x64_epi64(_mm256_hadd_epi32(sum[i][v], sum[i][v + 1]), 0xd8);
+        const __m256i halves = _mm256_hadd_epi32(sum[i][2 * pair], sum[i][2 * pair + 1]);
+        const __m256i total = _mm256_permute4x64_epi64(halves, 0xd8);
         _mm256_store_si256(out, accumulate ? _mm256_add_epi32(_mm256_load_si256(out), total) : total);
-      }
+      });
+    });
   }
 
   template <int kRows>

@@ -5,6 +5,7 @@
 //        vpdpbusd: 12 cycles of multiplies over 5 of loads.
 // Tile   6 rows x 64 columns = 24 accumulators + 4 weights + 1 broadcast of 32 registers.
 #include "base/avx512.h"
+#include "base/unroll.h"
 #include "ops/gemm_int8/cpu/body.h"
 
 namespace lamina::gemm_int8 {
@@ -16,6 +17,7 @@ struct Tile {
   static constexpr int kTileM = 6;
   static constexpr int kTileN = 4 * int8_tile::kTileN;
   static constexpr int kOffset = 128;
+  static constexpr int kRowBytes = int8_tile::kTileN * int8_tile::kGroupK;
   static constexpr int packed_rows(int rows) { return rows; }
 
   static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, Packed* packed) {
@@ -26,24 +28,27 @@ struct Tile {
   static void multiply_fixed(const Packed* a, const int8_t* w, int64_t w_stride, int64_t groups, int32_t* acc,
                              bool accumulate) {
     __m512i sum[kRows][kTiles];
-    for (int i = 0; i < kRows; ++i)
-      for (int t = 0; t < kTiles; ++t)
+    unroll<kRows>([&](auto i) LAMINA_INLINE {
+      unroll<kTiles>([&](auto t) LAMINA_INLINE {
         sum[i][t] = accumulate ? _mm512_load_si512(acc + i * kTileN + t * 16) : _mm512_setzero_si512();
-    for (int64_t g = 0; g < groups; ++g, w += kTileN) {
+      });
+    });
+    for (int64_t g = 0; g < groups; ++g, w += kRowBytes, a += kRows * int8_tile::kGroupK) {
       __m512i weight[kTiles];
-      for (int t = 0; t < kTiles; ++t) {
+      unroll<kTiles>([&](auto t) LAMINA_INLINE {
         if constexpr (kRows <= 2) _mm_prefetch(reinterpret_cast<const char*>(w + t * w_stride) + 1024, _MM_HINT_T0);
         weight[t] = _mm512_loadu_si512(w + t * w_stride);
-      }
-      for (int i = 0; i < kRows; ++i, a += int8_tile::kGroupK) {
+      });
+      unroll<kRows>([&](auto i) LAMINA_INLINE {
         int32_t group;
-        std::memcpy(&group, a, sizeof group);
+        std::memcpy(&group, a + i * int8_tile::kGroupK, sizeof group);
         const __m512i row = _mm512_set1_epi32(group);
-        for (int t = 0; t < kTiles; ++t) sum[i][t] = _mm512_dpbusd_epi32(sum[i][t], row, weight[t]);
-      }
+        unroll<kTiles>([&](auto t) LAMINA_INLINE { sum[i][t] = _mm512_dpbusd_epi32(sum[i][t], row, weight[t]); });
+      });
     }
-    for (int i = 0; i < kRows; ++i)
-      for (int t = 0; t < kTiles; ++t) _mm512_store_si512(acc + i * kTileN + t * 16, sum[i][t]);
+    unroll<kRows>([&](auto i) LAMINA_INLINE {
+      unroll<kTiles>([&](auto t) LAMINA_INLINE { _mm512_store_si512(acc + i * kTileN + t * 16, sum[i][t]); });
+    });
   }
 
   template <int kRows>

@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "base/unroll.h"
 #include "layout/int8_tile.h"
 #include "ops/gemm_int8/cpu/kernel.h"
 #include "ops/gemm_int8/epilogue.h"
@@ -137,12 +138,20 @@ struct Nest {
   template <class Out, class Acc>
   void store_rows(const Acc* sums, int64_t m0, int64_t rows, int64_t n0, int count, const Columns& c) const {
     for (int64_t i = 0; i < rows; ++i) {
-      const Acc* const sum = sums + i * Tile::kTileN;
-      Out* const out = static_cast<Out*>(p.out) + (m0 + i) * p.out_stride + n0;
+      const Acc* const __restrict sum = sums + i * Tile::kTileN;
+      Out* const __restrict out = static_cast<Out*>(p.out) + (m0 + i) * p.out_stride + n0;
       const float scale = p.a_scale[m0 + i];
       const int32_t zero = Tile::kOffset + (p.a_zero_point.is_given() ? p.a_zero_point[m0 + i] : 0);
-      for (int j = 0; j < count; ++j)
-        out[j] = finish<Out>(correct(sum[j], zero, c.sum[j]), scale, c.scale[j], c.bias[j]);
+      const auto store_columns = [&](auto columns) LAMINA_INLINE {
+        for (int j = 0; j < columns; ++j)
+          out[j] = finish<Out>(correct(sum[j], zero, c.sum[j]), scale, c.scale[j], c.bias[j]);
+      };
+      // A constant count compiles to whole vectors without a remainder loop.
+      if (count == Tile::kTileN) {
+        store_columns(std::integral_constant<int, Tile::kTileN>{});
+      } else {
+        store_columns(count);
+      }
     }
   }
 
