@@ -53,7 +53,7 @@ def packed_shape(n: int, k: int) -> tuple[int, int, int, int, int]:
 
 
 def _fake_pack_int8(w: Tensor) -> tuple[Tensor, Tensor]:
-    torch._check(w.dim() == 2, lambda: f"lamina::pack_int8: w must be 2-D [n, k], got {w.dim()}-D")
+    torch._check_value(w.dim() == 2, lambda: f"lamina::pack_int8: w must be 2-D [n, k], got {w.dim()}-D")
     return w.new_empty(packed_shape(w.shape[0], w.shape[1])), w.new_empty((w.shape[0],), dtype=torch.int32)
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lamina._fake import check_device
+
 
 class QuantizedInt8(NamedTuple):
     """x ~ (q - zero_point) * scale, row by row."""
@@ -33,7 +35,7 @@ def quantize_int8(
     NaN, Inf    a row with a NaN (or, dynamic, an Inf) gets q = 0, zero_point = 0, scale = NaN: every product of it
                 is NaN.  With a static scale +-Inf saturates.  A row of zeros gets scale = 2^-126
     Error       |(q - zero_point) * scale - x| <= scale * (0.5 + 2^-14) inside the representable range
-    Raises      RuntimeError naming argument, value and allowed values (docs/errors.md)
+    Raises      ValueError naming argument, value and allowed values (docs/errors.md)
     Devices     CPU (generic, avx2, avx512_vnni), bitwise equal on all
     Source      csrc/ops/quantize_int8/quantize_int8.h
     """
@@ -44,7 +46,8 @@ def quantize_int8(
 def _fake_quantize_int8(
     x: Tensor, scale: Tensor | None = None, zero_point: Tensor | None = None, symmetric: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    torch._check(x.dim() == 2, lambda: f"lamina::quantize_int8: x must be 2-D [m, k], got {x.dim()}-D")
+    torch._check_value(x.dim() == 2, lambda: f"lamina::quantize_int8: x must be 2-D [m, k], got {x.dim()}-D")
+    check_device("quantize_int8", x, scale=scale, zero_point=zero_point)
     m, k = x.shape
     return (
         x.new_empty((m, k), dtype=torch.int8),
