@@ -15,13 +15,14 @@ set(CMAKE_CXX_FLAGS_RELEASE "-O3 -DNDEBUG")
 add_library(lamina_flags INTERFACE)
 target_include_directories(lamina_flags INTERFACE ${CMAKE_CURRENT_SOURCE_DIR}/csrc)
 # Contraction would round differently on an ISA with FMA. Neither of the other two changes a value.
-target_compile_options(lamina_flags INTERFACE -Wall -Wextra -Wconversion -Wno-sign-conversion
-  -ffp-contract=off -fno-math-errno -fno-trapping-math)
+target_compile_options(lamina_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wconversion
+  -Wno-sign-conversion -ffp-contract=off -fno-math-errno -fno-trapping-math>)
 if(LAMINA_WERROR)
   # GCC 12 reports std::string operator+ as overlapping memcpy: gcc.gnu.org PR 105651.
-  target_compile_options(lamina_flags INTERFACE -Werror -Wno-restrict)
+  target_compile_options(lamina_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror -Wno-restrict>)
 endif()
 if(LAMINA_SANITIZE)
-  target_compile_options(lamina_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all -g -O1)
+  target_compile_options(lamina_flags INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1>)
   target_link_options(lamina_flags INTERFACE -fsanitize=address,undefined)
 endif()

@@ -1,5 +1,69 @@
-# CUDA: found on the machine or in the registry's compiler packages; without it the build is CPU-only.
-# There is no CUDA source yet, so nothing is compiled with it: LAMINA_CUDA_ARCHS stays empty.
-set(LAMINA_CUDA_ARCHS "")
+# CUDA: nvcc of the machine, or of the registry's packages (nvidia-cuda-nvcc, -crt, -cccl, -runtime,
+# nvidia-nvvm). Without it the build is CPU-only and says so. LAMINA_CUDA=ON makes its absence an error,
+# OFF skips the search.
+set(LAMINA_CUDA AUTO CACHE STRING "AUTO, ON or OFF: build the CUDA half")
+set(LAMINA_CUDA_ARCHS "")     # "80", "90a", "90+PTX": for build_info()
 set(LAMINA_CUDA_COMPILER "")
-message(STATUS "lamina: CPU kernels only; this version has no CUDA kernel")
+
+if(LAMINA_CUDA STREQUAL "OFF")
+  message(STATUS "lamina: LAMINA_CUDA=OFF: CPU only")
+  return()
+endif()
+
+set(cuda_hints $ENV{CUDA_HOME} $ENV{CUDA_PATH} /usr/local/cuda)
+if(Python_EXECUTABLE)
+  execute_process(COMMAND ${Python_EXECUTABLE} -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+    OUTPUT_VARIABLE site_packages OUTPUT_STRIP_TRAILING_WHITESPACE)
+  list(APPEND cuda_hints ${site_packages}/nvidia/cu13)
+endif()
+if(DEFINED ENV{CUDACXX})
+  set(nvcc $ENV{CUDACXX})
+else()
+  find_program(nvcc nvcc HINTS ${cuda_hints} PATH_SUFFIXES bin)
+endif()
+if(NOT nvcc)
+  if(LAMINA_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "lamina: LAMINA_CUDA=ON but no nvcc found; set CUDA_HOME or CUDACXX")
+  endif()
+  message(STATUS "lamina: no nvcc found: CPU only")
+  return()
+endif()
+
+# TORCH_CUDA_ARCH_LIST as users of PyTorch know it: "8.0;9.0a+PTX". 90a PTX runs on 90a alone, so the PTX
+# for newer parts is plain 90.
+set(archs $ENV{TORCH_CUDA_ARCH_LIST})
+if(NOT archs)
+  set(archs "8.0;9.0a;9.0+PTX")
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual)
+else()
+  string(REPLACE " " ";" archs "${archs}")
+  set(CMAKE_CUDA_ARCHITECTURES "")
+  foreach(arch IN LISTS archs)
+    string(REGEX REPLACE "[.]|\\+PTX" "" number "${arch}")
+    list(APPEND CMAKE_CUDA_ARCHITECTURES ${number}-real)
+    if(arch MATCHES "PTX")
+      list(APPEND CMAKE_CUDA_ARCHITECTURES ${number}-virtual)
+    endif()
+  endforeach()
+endif()
+foreach(arch IN LISTS archs)
+  string(REPLACE "." "" arch "${arch}")
+  list(APPEND LAMINA_CUDA_ARCHS "\\\"${arch}\\\"")
+endforeach()
+list(JOIN LAMINA_CUDA_ARCHS ", " LAMINA_CUDA_ARCHS)
+
+# cudart is linked by name below: static, so that no CUDA version is baked into the wheel.
+set(CMAKE_CUDA_COMPILER ${nvcc})
+set(CMAKE_CUDA_RUNTIME_LIBRARY None)
+enable_language(CUDA)
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(LAMINA_CUDA_COMPILER "nvcc ${CMAKE_CUDA_COMPILER_VERSION}")
+get_filename_component(cuda_root ${nvcc} REALPATH)
+get_filename_component(cuda_root ${cuda_root}/../.. ABSOLUTE)
+find_library(cudart_static cudart_static HINTS ${cuda_root} PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib
+  NO_CMAKE_FIND_ROOT_PATH REQUIRED)
+find_package(Threads REQUIRED)
+add_library(lamina_cudart INTERFACE)
+target_link_libraries(lamina_cudart INTERFACE ${cudart_static} Threads::Threads ${CMAKE_DL_LIBS} rt)
+message(STATUS "lamina: ${LAMINA_CUDA_COMPILER} for ${CMAKE_CUDA_ARCHITECTURES}")

@@ -2,6 +2,7 @@
 #include <Python.h>
 
 #include "base/cpu_features.h"
+#include "device/device_info.h"
 #include "torch/interop.h"
 
 namespace lamina::interop {
@@ -20,6 +21,25 @@ std::string build_info() {
   for (int i = 0; i < built; ++i) json << (i ? ", " : "") << '"' << isa_name(static_cast<Isa>(i)) << '"';
   json << "]}";
   return json.str();
+}
+
+// JSON: one object a device that lamina's own CUDA runtime sees; null where lamina was built without CUDA.
+std::string cuda_devices() {
+#if defined(LAMINA_WITH_CUDA)
+  std::ostringstream json;
+  json << "[";
+  for (int device = 0; device < device_count(); ++device) {
+    DeviceInfo info;
+    raise_if_bad(device_info(device, info));
+    json << (device ? ", " : "") << "{\"compute_capability\": " << info.compute_capability
+         << ", \"sm_count\": " << info.sm_count << ", \"smem_per_block\": " << info.smem_per_block
+         << ", \"l2_bytes\": " << info.l2_bytes << "}";
+  }
+  json << "]";
+  return json.str();
+#else
+  return "null";
+#endif
 }
 
 std::string cpu_isas() {
@@ -55,6 +75,7 @@ LAMINA_LIBRARY(m) {
   m.def("explain_quantize_int8(int m, int k) -> str");
   m.def("explain_gemm_int8(int m, int n, int k) -> str");
   m.def("build_info() -> str");
+  m.def("cuda_devices() -> str");
   m.def("cpu_isas() -> str");
   m.def("cpu_isa() -> str");
   m.def("set_cpu_isa(str name) -> str");
@@ -62,6 +83,7 @@ LAMINA_LIBRARY(m) {
 
 LAMINA_IMPL(CompositeExplicitAutograd, m) {
   m.impl("build_info", TORCH_BOX(&build_info));
+  m.impl("cuda_devices", TORCH_BOX(&cuda_devices));
   m.impl("cpu_isas", TORCH_BOX(&cpu_isas));
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
   m.impl("set_cpu_isa", TORCH_BOX(&set_cpu_isa));
