@@ -52,17 +52,19 @@ foreach(arch IN LISTS archs)
 endforeach()
 list(JOIN LAMINA_CUDA_ARCHS ", " LAMINA_CUDA_ARCHS)
 
-# cudart is linked by name below: static, so that no CUDA version is baked into the wheel.
+get_filename_component(cuda_root ${nvcc} REALPATH)
+get_filename_component(cuda_root ${cuda_root}/../.. ABSOLUTE)
+# The registry's nvcc looks in lib64, its libraries are in lib: CMake's check of the compiler links.
+set(ENV{LIBRARY_PATH} "${cuda_root}/lib:$ENV{LIBRARY_PATH}")
 set(CMAKE_CUDA_COMPILER ${nvcc})
 set(CMAKE_CUDA_RUNTIME_LIBRARY None)
 enable_language(CUDA)
 set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(LAMINA_CUDA_COMPILER "nvcc ${CMAKE_CUDA_COMPILER_VERSION}")
-get_filename_component(cuda_root ${nvcc} REALPATH)
-get_filename_component(cuda_root ${cuda_root}/../.. ABSOLUTE)
-find_library(cudart_static cudart_static HINTS ${cuda_root} PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib
-  NO_CMAKE_FIND_ROOT_PATH REQUIRED)
+
+# Static, so that no CUDA version is baked into the wheel.
+find_library(cudart_static cudart_static HINTS ${cuda_root} PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib REQUIRED)
 find_package(Threads REQUIRED)
 add_library(lamina_cudart INTERFACE)
 target_link_libraries(lamina_cudart INTERFACE ${cudart_static} Threads::Threads ${CMAKE_DL_LIBS} rt)
