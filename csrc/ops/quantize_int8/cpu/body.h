@@ -1,6 +1,6 @@
 // quantize_int8 on a CPU: plain loops that the compiler vectorises with each ISA's flags. They use
-// integer maximum and minimum instead of float ones, which it could not reorder: f32 bit patterns, with
-// the magnitude of negative ones flipped, order like the floats, with NaN outermost.
+// integer maximum and minimum instead of float ones, which it could not reorder: the bit patterns of
+// floats, with the magnitude of negative ones flipped, order like the floats, with NaN outermost.
 #pragma once
 
 #include <algorithm>
@@ -15,30 +15,41 @@
 namespace lamina::quantize_int8 {
 namespace {
 
+// Bit patterns, sign-extended to 32 bits, and back.
+constexpr int32_t to_bits(float value) { return std::bit_cast<int32_t>(value); }
+template <class Half>
+constexpr int32_t to_bits(Half value) {
+  return static_cast<int16_t>(value.bits);
+}
+template <class In>
+constexpr In from_bits(int32_t bits) {
+  if constexpr (sizeof(In) == 4) {
+    return std::bit_cast<In>(bits);
+  } else {
+    return In{static_cast<uint16_t>(bits)};
+  }
+}
+
+// Its own inverse.
 constexpr int32_t order_key(int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
-constexpr int32_t order_key(float value) { return order_key(std::bit_cast<int32_t>(value)); }
-constexpr float from_order_key(int32_t key) { return std::bit_cast<float>(order_key(key)); }
 
-inline constexpr float kInf = std::numeric_limits<float>::infinity();
-inline constexpr int32_t kZeroKey = order_key(0.0f);
-
-// The extremes of a row and 0, as order keys.
+// The extremes of a row and 0. A NaN in the row is one of them.
 struct Range {
-  int32_t low = kZeroKey, high = kZeroKey;
+  float low, high;
 
-  bool has_nan() const { return low < order_key(-kInf) || high > order_key(kInf); }
-  bool has_nan_or_inf() const { return low <= order_key(-kInf) || high >= order_key(kInf); }
+  bool has_nan() const { return low != low || high != high; }
+  bool has_nan_or_inf() const { return !(low >= -FLT_MAX && high <= FLT_MAX); }
 };
 
 template <class In>
 Range find_range(const In* x, int64_t k) {
-  int32_t low = kZeroKey, high = kZeroKey;
+  int32_t low = 0, high = 0;
   for (int64_t j = 0; j < k; ++j) {
-    const int32_t key = order_key(to_f32(x[j]));
+    const int32_t key = order_key(to_bits(x[j]));
     low = std::min(low, key);
     high = std::max(high, key);
   }
-  return Range{low, high};
+  return {to_f32(from_bits<In>(order_key(low))), to_f32(from_bits<In>(order_key(high)))};
 }
 
 // 1.5 * 2^23: adding it to |v| < 2^22 leaves rint(v) in the low mantissa bits.
@@ -67,10 +78,9 @@ struct Grid {
 };
 
 inline Grid dynamic_grid(Range range, bool symmetric) {
-  const float low = from_order_key(range.low), high = from_order_key(range.high);
-  if (symmetric) return {std::max(std::max(high, -low) / 127.0f, FLT_MIN), 0};
-  const float scale = std::max(high / 255.0f - low / 255.0f, FLT_MIN);
-  return {scale, round_to_int(clamp(-128.0f - low * (1.0f / scale), -128.0f, 127.0f))};
+  if (symmetric) return {std::max(std::max(range.high, -range.low) / 127.0f, FLT_MIN), 0};
+  const float scale = std::max(range.high / 255.0f - range.low / 255.0f, FLT_MIN);
+  return {scale, round_to_int(clamp(-128.0f - range.low * (1.0f / scale), -128.0f, 127.0f))};
 }
 
 template <class In>
