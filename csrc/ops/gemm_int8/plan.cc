@@ -25,8 +25,8 @@ struct Cost {
 };
 
 int64_t panel_rows(const CpuKernel& kernel, int64_t rows, int64_t k, int64_t l2_bytes) {
-  const int64_t row_bytes = std::max<int64_t>(1, k * kernel.packed_a_bytes);
-  const int64_t fitting = l2_bytes / 2 / row_bytes / kernel.tile_m * kernel.tile_m;
+  const int64_t panel_bytes = std::max<int64_t>(1, int8_tile::tiles_k(k)) * kernel.packed_bytes;
+  const int64_t fitting = l2_bytes / 2 / panel_bytes * kernel.tile_m;
   return std::clamp<int64_t>(fitting, kernel.tile_m, round_up(std::max<int64_t>(rows, 1), kernel.tile_m));
 }
 
@@ -111,7 +111,7 @@ std::string Plan::describe(const Problem& p, const CpuInfo& cpu) const {
        << kernel.min_m << "\n"
        << "tile       " << kernel.tile_m << " x " << kernel.tile_n << " outputs a microkernel call\n"
        << "grid       " << grid_m << " x " << grid_n << " tasks of " << block_m << " x " << block_n << " outputs\n"
-       << "panel      " << panel_m << " rows of a packed at a time (" << panel_m * p.k * kernel.packed_a_bytes
+       << "panel      " << panel_m << " rows of a packed at a time (" << panel_m / kernel.tile_m * int8_tile::tiles_k(p.k) * kernel.packed_bytes
        << " bytes of an L2 of " << cpu.l2_bytes << ")\n"
        << "model      cycles a task: multiply " << cost.compute << ", stream weights " << cost.weights
        << ", pack activations " << cost.pack << "; bound by "

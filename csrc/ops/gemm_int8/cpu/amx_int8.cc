@@ -11,19 +11,19 @@ namespace lamina::gemm_int8 {
 namespace {
 
 struct Tile {
-  using Packed = int8_t;  // [tile of 64 k][row][64]
   using Session = AmxSession;
   static constexpr int kTileM = 2 * kAmxRows;
   static constexpr int kTileN = 2 * int8_tile::kTileN;
   static constexpr int kOffset = 0;
   static constexpr int packed_rows(int rows) { return rows <= kAmxRows ? kAmxRows : 2 * kAmxRows; }
+  static constexpr int packed_bytes(int rows) { return packed_rows(rows) * int8_tile::kTileK; }  // [row][64]
 
-  static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, Packed* packed) {
+  static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, int8_t* packed) {
     const int padded = packed_rows(rows);
     for (int64_t p = 0; p < k; p += int8_tile::kTileK, packed += padded * int8_tile::kTileK) {
       const size_t bytes = static_cast<size_t>(std::min<int64_t>(int8_tile::kTileK, k - p));
       for (int r = 0; r < padded; ++r) {
-        Packed* const out = packed + r * int8_tile::kTileK;
+        int8_t* const out = packed + r * int8_tile::kTileK;
         if (r >= rows || bytes < int8_tile::kTileK) std::memset(out, 0, int8_tile::kTileK);
         if (r < rows) std::memcpy(out, a + r * a_stride + p, bytes);
       }
@@ -32,7 +32,7 @@ struct Tile {
 
   // Tiles 0..3: sums [row half][column half]; 4, 5: activations; 6, 7: weights.
   template <int kRowTiles, int kColumnTiles>
-  static void multiply_fixed(const Packed* a, const int8_t* w, int64_t w_stride, int64_t tiles_k, int32_t* acc,
+  static void multiply_fixed(const int8_t* a, const int8_t* w, int64_t w_stride, int64_t tiles_k, int32_t* acc,
                              bool accumulate) {
     constexpr int64_t kStride = kTileN * sizeof(int32_t);
     int32_t* const lower = acc + kAmxRows * kTileN;
@@ -69,7 +69,7 @@ struct Tile {
     if constexpr (kRowTiles == 2 && kColumnTiles == 2) _tile_stored(3, lower + 16, kStride);
   }
 
-  static void multiply(int rows, const Packed* a, const int8_t* w, int64_t w_stride, int tiles_n, int64_t tiles_k,
+  static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n, int64_t tiles_k,
                        int32_t* acc, bool accumulate) {
     const auto product = rows <= kAmxRows ? (tiles_n == 1 ? multiply_fixed<1, 1> : multiply_fixed<1, 2>)
                                           : (tiles_n == 1 ? multiply_fixed<2, 1> : multiply_fixed<2, 2>);

@@ -12,20 +12,19 @@ namespace lamina::gemm_int8 {
 namespace {
 
 struct Tile {
-  using Packed = uint8_t;  // [group of 4 k][row][4]
   using Session = NoSession;
   static constexpr int kTileM = 6;
   static constexpr int kTileN = 4 * int8_tile::kTileN;
   static constexpr int kOffset = 128;
   static constexpr int kRowBytes = int8_tile::kTileN * int8_tile::kGroupK;
-  static constexpr int packed_rows(int rows) { return rows; }
+  static constexpr int packed_bytes(int rows) { return rows * int8_tile::kTileK; }  // [group of 4 k][row][4]
 
-  static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, Packed* packed) {
+  static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, int8_t* packed) {
     pack_bytes(a, a_stride, rows, k, 0x80808080u, packed);
   }
 
   template <int kRows, int kTiles>
-  static void multiply_fixed(const Packed* a, const int8_t* w, int64_t w_stride, int64_t groups, int32_t* acc,
+  static void multiply_fixed(const int8_t* a, const int8_t* w, int64_t w_stride, int64_t groups, int32_t* acc,
                              bool accumulate) {
     __m512i sum[kRows][kTiles];
     unroll<kRows>([&](auto i) LAMINA_INLINE {
@@ -52,7 +51,7 @@ struct Tile {
   }
 
   template <int kRows>
-  static void multiply_rows(const Packed* a, const int8_t* w, int64_t w_stride, int tiles_n, int64_t groups,
+  static void multiply_rows(const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n, int64_t groups,
                             int32_t* acc, bool accumulate) {
     switch (tiles_n) {
       case 1: return multiply_fixed<kRows, 1>(a, w, w_stride, groups, acc, accumulate);
@@ -62,7 +61,7 @@ struct Tile {
     }
   }
 
-  static void multiply(int rows, const Packed* a, const int8_t* w, int64_t w_stride, int tiles_n, int64_t tiles_k,
+  static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n, int64_t tiles_k,
                        int32_t* acc, bool accumulate) {
     const int64_t groups = tiles_k * int8_tile::kGroups;
     switch (rows) {

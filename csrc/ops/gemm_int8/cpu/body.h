@@ -1,14 +1,14 @@
 // The loop nest of gemm_int8 on a CPU, once. An ISA's file defines a Tile and instantiates the nest:
 //
 //   struct Tile {
-//     using Packed = ...;                    how an activation is stored for multiply()
 //     struct Session                         state of the core while multiply() runs, RAII
 //     kTileM, kTileN                         most rows, columns of one multiply(); kTileN % 16 == 0
 //     kOffset                                what pack() adds to every activation
-//     static packed_rows(rows)               rows that a panel of `rows` rows takes in Packed and in acc
+//     static packed_bytes(rows)              bytes of `rows` packed rows of one tile of k (64 activations each)
 //     static void pack(a, a_stride, rows, k, packed)          k is padded to whole tiles; weights are 0 there
 //     static void multiply(rows, packed, w, w_stride, tiles_n, tiles_k, acc, accumulate)
-//         acc[rows][kTileN] (+)= panel * weight tiles; w_stride: bytes between tiles of adjacent n
+//         acc[rows][kTileN] (+)= panel * weight tiles; w_stride: bytes between tiles of adjacent n.
+//         It may write garbage to the acc rows from `rows` to kTileM.
 //   };
 //
 // For every panel_m rows: pack them (they stay in L2), then walk the columns kTileN at a time; along k
@@ -56,32 +56,29 @@ struct NoSession {};
 
 template <class Tile>
 struct Nest {
-  using Packed = typename Tile::Packed;
-
   const Params& p;
   const Block& block;
   const int64_t tiles_k;
-  Packed* const packed;
+  int8_t* const packed;
   int32_t* const acc;
   int64_t* const wide_acc;  // used only when k > kMaxExactK
 
+  static int64_t packed_panel_bytes(int64_t tiles_k) { return tiles_k * Tile::packed_bytes(Tile::kTileM); }
+
+  // panel_m is a multiple of kTileM.
   static int64_t scratch_bytes(int64_t panel_m, int64_t k) {
-    const int64_t rows = panel_m + Tile::packed_rows(Tile::kTileM);
-    const int64_t tiles = int8_tile::tiles_k(k);
-    const int64_t outputs = rows * Tile::kTileN;
-    return rows * tiles * int8_tile::kTileK * static_cast<int64_t>(sizeof(Packed)) + outputs * 4 +
-           (tiles > kChunkTilesK ? outputs * 8 : 0);
+    const int64_t tiles_k = int8_tile::tiles_k(k);
+    return panel_m / Tile::kTileM * packed_panel_bytes(tiles_k) +
+           panel_m * Tile::kTileN * static_cast<int64_t>(tiles_k > kChunkTilesK ? 4 + 8 : 4);
   }
 
   Nest(const Params& params, const Block& where, void* scratch)
       : p(params),
         block(where),
         tiles_k(int8_tile::tiles_k(params.problem.k)),
-        packed(static_cast<Packed*>(scratch)),
-        acc(reinterpret_cast<int32_t*>(packed + panel_rows() * tiles_k * int8_tile::kTileK)),
-        wide_acc(reinterpret_cast<int64_t*>(acc + panel_rows() * Tile::kTileN)) {}
-
-  int64_t panel_rows() const { return block.panel_m + Tile::packed_rows(Tile::kTileM); }
+        packed(static_cast<int8_t*>(scratch)),
+        acc(reinterpret_cast<int32_t*>(packed + where.panel_m / Tile::kTileM * packed_panel_bytes(tiles_k))),
+        wide_acc(reinterpret_cast<int64_t*>(acc + where.panel_m * Tile::kTileN)) {}
 
   template <class Body>
   static void for_panels(int64_t rows, const Body& body) {
@@ -89,7 +86,17 @@ struct Nest {
       body(row, static_cast<int>(std::min<int64_t>(Tile::kTileM, rows - row)));
   }
 
-  Packed* packed_panel(int64_t row) const { return packed + row * tiles_k * int8_tile::kTileK; }
+  int8_t* packed_panel(int64_t row) const { return packed + row / Tile::kTileM * packed_panel_bytes(tiles_k); }
+
+  // The panel at `row` of `rows` asks for its share of the weights that the next kTileN columns need.
+  static void prefetch_next(const int8_t* w, int64_t w_stride, int64_t bytes, int64_t row, int64_t rows) {
+    constexpr int64_t kLine = 64;
+    const int64_t lines = bytes / kLine;
+    const int64_t end = lines * std::min(row + Tile::kTileM, rows) / rows;
+    for (int64_t t = 0; t < Tile::kTileN / int8_tile::kTileN; ++t)
+      for (int64_t line = lines * row / rows; line < end; ++line)
+        __builtin_prefetch(w + t * w_stride + line * kLine, 0, 2);  // into L2
+  }
 
   // acc[rows][kTileN] = a[rows, k] * w[n0 .. n0 + 16 tiles_n, k]; in wide_acc when k > kMaxExactK.
   void multiply_columns(int64_t n0, int tiles_n, int64_t rows) {
@@ -100,7 +107,10 @@ struct Nest {
     for (int64_t k0 = 0; k0 < tiles_k; k0 += step) {
       const int64_t count = std::min(step, tiles_k - k0);
       for_panels(rows, [&](int64_t row, int panel) {
-        Tile::multiply(panel, packed_panel(row) + k0 * int8_tile::kTileK * Tile::packed_rows(panel),
+        if (rows > Tile::kTileM && n0 + Tile::kTileN < block.n_end)
+          prefetch_next(w + tiles_n * w_stride + k0 * int8_tile::kTileBytes, w_stride, count * int8_tile::kTileBytes,
+                        row, rows);
+        Tile::multiply(panel, packed_panel(row) + k0 * Tile::packed_bytes(panel),
                        w + k0 * int8_tile::kTileBytes, w_stride, tiles_n, count, acc + row * Tile::kTileN,
                        k0 % kChunkTilesK != 0);
       });
@@ -191,7 +201,7 @@ CpuKernel make_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cyc
   kernel.min_m = min_m;
   kernel.tile_m = Tile::kTileM;
   kernel.tile_n = Tile::kTileN;
-  kernel.packed_a_bytes = static_cast<int>(sizeof(typename Tile::Packed));
+  kernel.packed_bytes = Tile::packed_bytes(Tile::kTileM);
   kernel.macs_per_cycle = macs_per_cycle;
   kernel.scratch_bytes = &Nest<Tile>::scratch_bytes;
   kernel.compute = [](const Params& params, const Block& block, void* scratch) {

@@ -5,18 +5,17 @@ namespace lamina::gemm_int8 {
 namespace {
 
 struct Tile {
-  using Packed = int8_t;
   using Session = NoSession;
   static constexpr int kTileM = 4;
   static constexpr int kTileN = int8_tile::kTileN;
   static constexpr int kOffset = 0;
-  static constexpr int packed_rows(int rows) { return rows; }
+  static constexpr int packed_bytes(int rows) { return rows * int8_tile::kTileK; }  // [group of 4 k][row][4]
 
-  static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, Packed* packed) {
+  static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, int8_t* packed) {
     pack_bytes(a, a_stride, rows, k, 0, packed);
   }
 
-  static void multiply(int rows, const Packed* a, const int8_t* w, int64_t, int, int64_t tiles_k, int32_t* acc,
+  static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t, int, int64_t tiles_k, int32_t* acc,
                        bool accumulate) {
     if (!accumulate) std::fill_n(acc, rows * kTileN, 0);
     for (int64_t g = 0; g < tiles_k * int8_tile::kGroups; ++g, w += kTileN * int8_tile::kGroupK)
