@@ -32,8 +32,8 @@ def _load(module: str) -> None:
         ) from error
     except ImportError as error:
         raise ImportError(
-            f"lamina/{module} does not load with torch {torch.__version__}: {error}; it was built for another "
-            "platform or another C++ ABI; rebuild it with: pip install --no-build-isolation --force-reinstall ."
+            f"lamina/{module} does not load with torch {torch.__version__}: {error}; it was built for "
+            "another platform or C++ ABI; rebuild it: pip install --no-build-isolation --force-reinstall ."
         ) from error
 
 

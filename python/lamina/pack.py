@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lamina._checks import call, require_2d
+
 TILE_N = 16  # csrc/layout/int8_tile.h
 TILE_K = 64
 
@@ -34,7 +36,8 @@ class PackedInt8:
 
     def unpack(self) -> Tensor:
         """The weight [n, k] int8 that was packed, exactly."""
-        return torch.ops.lamina.unpack_int8(self.data, self.n, self.k)
+        w: Tensor = call(torch.ops.lamina.unpack_int8, self.data, self.n, self.k)
+        return w
 
     def to(self, device: torch.device | str) -> PackedInt8:
         """The same packed weight on another device."""
@@ -43,7 +46,7 @@ class PackedInt8:
 
 def pack_int8(w: Tensor) -> PackedInt8:
     """Packs an int8 weight [n, k], any row stride, for gemm_int8; any value from -128 to 127 is kept."""
-    data, column_sums = torch.ops.lamina.pack_int8(w)
+    data, column_sums = call(torch.ops.lamina.pack_int8, w)
     return PackedInt8(data, column_sums, w.shape[0], w.shape[1])
 
 
@@ -53,7 +56,7 @@ def packed_shape(n: int, k: int) -> tuple[int, int, int, int, int]:
 
 
 def _fake_pack_int8(w: Tensor) -> tuple[Tensor, Tensor]:
-    torch._check_value(w.dim() == 2, lambda: f"lamina::pack_int8: w must be 2-D [n, k], got {w.dim()}-D")
+    require_2d("pack_int8", "w", w, "[n, k]")
     return w.new_empty(packed_shape(w.shape[0], w.shape[1])), w.new_empty((w.shape[0],), dtype=torch.int32)
 
 

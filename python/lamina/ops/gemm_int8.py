@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lamina._fake import check_device
+from lamina._checks import call, require_2d, require_device
 from lamina.pack import PackedInt8
 
 
@@ -28,19 +28,21 @@ def gemm_int8(
     a_zero_point  int8, 1 element or [m, 1]; None is 0
     bias          [n]  f32 | f16 | bf16
     out_dtype     f32 | f16 | bf16
-    returns       [m, n]  out_dtype = ((float(acc) * a_scale) * w_scale) + bias, f32 steps, one final rounding
-    Error    acc is the exact integer. Per element, with u = 2^-24, u_out = 0 | 2^-11 | 2^-8 for f32 | f16 | bf16,
-             tiny the smallest subnormal of out_dtype, p = |acc * a_scale * w_scale| and y the exact result:
-             |out - y| <= 4 u p + u |y| + u_out |y| + tiny; the tests use this same expression
+    returns       [m, n]  out_dtype: ((float(acc) * a_scale) * w_scale) + bias in f32, then one rounding
+    Error    acc is the exact integer. Per element, with u = 2^-24, u_out = 0 | 2^-11 | 2^-8 for
+             f32 | f16 | bf16, tiny the smallest subnormal of out_dtype, p = |acc * a_scale * w_scale| and
+             y the exact result: |out - y| <= 4 u p + u |y| + u_out |y| + tiny; the tests use this expression
     Raises   ValueError naming argument, value and allowed values (docs/errors.md)
-    Devices  CPU (generic, avx2, avx512_vnni, amx_int8), bitwise equal on all.  Row-invariant, thread-count-invariant.
+    Devices  CPU (generic, avx2, avx512_vnni, amx_int8), bitwise equal on all.  Row-invariant, independent
+             of the thread count
     Source   csrc/ops/gemm_int8/gemm_int8.h
     """
     if a.dim() == 2 and a.shape[1] != w.k:
         raise ValueError(f"lamina::gemm_int8: a must be 2-D [m, k] with k = {w.k} of w, got {list(a.shape)}")
-    return torch.ops.lamina.gemm_int8(
-        a, w.data, w.column_sums, a_scale, w_scale, a_zero_point, bias, out_dtype
+    out: Tensor = call(
+        torch.ops.lamina.gemm_int8, a, w.data, w.column_sums, a_scale, w_scale, a_zero_point, bias, out_dtype
     )
+    return out
 
 
 def _fake_gemm_int8(
@@ -53,8 +55,7 @@ def _fake_gemm_int8(
     bias: Tensor | None = None,
     out_dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    torch._check_value(a.dim() == 2, lambda: f"lamina::gemm_int8: a must be 2-D [m, k], got {a.dim()}-D")
-    check_device(
-        "gemm_int8", a, w=w, w_sums=w_sums, a_scale=a_scale, w_scale=w_scale, a_zero_point=a_zero_point, bias=bias
-    )
+    require_2d("gemm_int8", "a", a, "[m, k]")
+    scales = {"a_scale": a_scale, "w_scale": w_scale, "a_zero_point": a_zero_point}
+    require_device("gemm_int8", a, w=w, w_sums=w_sums, bias=bias, **scales)
     return a.new_empty((a.size(0), w_sums.size(0)), dtype=out_dtype)

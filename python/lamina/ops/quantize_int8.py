@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lamina._fake import check_device
+from lamina._checks import call, require_2d, require_device
 
 
 class QuantizedInt8(NamedTuple):
@@ -27,27 +27,28 @@ def quantize_int8(
     scale       f32, 1 element or [m, 1], finite and >= 2^-126: static quantisation; None: dynamic, per row
     zero_point  int8, 1 element or [m, 1]; only with scale and symmetric=False
     symmetric   True: q in [-127, 127], no zero point.  False: q in [-128, 127] with a zero point per row
-    returns     QuantizedInt8: q [m, k] int8, scale [m, 1] f32, zero_point [m, 1] int8 or None.  In f32, rint to even:
+    returns     QuantizedInt8: q [m, k] int8, scale [m, 1] f32, zero_point [m, 1] int8 or None.  In f32:
                 dynamic symmetric   scale = max(max|x| / 127, 2^-126)
-                dynamic asymmetric  scale = max(hi/255 - lo/255, 2^-126), lo = min(0, min x), hi = max(0, max x),
+                dynamic asymmetric  scale = max(hi/255 - lo/255, 2^-126),
                                     zero_point = clamp(rint(-128 - lo * (1/scale)), -128, 127)
-                q = clamp(rint(x * (1/scale)) + zero_point, -127 or -128, 127)
-    NaN, Inf    a row with a NaN (or, dynamic, an Inf) gets q = 0, zero_point = 0, scale = NaN: every product of it
-                is NaN.  With a static scale +-Inf saturates.  A row of zeros gets scale = 2^-126
+                                    with lo = min(0, min x), hi = max(0, max x)
+                q = clamp(rint(x * (1/scale)) + zero_point, -127 or -128, 127), rint to even
+    NaN, Inf    a row with a NaN (or, dynamic, an Inf) gets q = 0, zero_point = 0, scale = NaN: every
+                product of it is NaN.  With a static scale +-Inf saturates.  Zeros get scale = 2^-126
     Error       |(q - zero_point) * scale - x| <= scale * (0.5 + 2^-14) inside the representable range
     Raises      ValueError naming argument, value and allowed values (docs/errors.md)
     Devices     CPU (generic, avx2, avx512_vnni), bitwise equal on all
     Source      csrc/ops/quantize_int8/quantize_int8.h
     """
-    q, row_scale, row_zero_point = torch.ops.lamina.quantize_int8(x, scale, zero_point, symmetric)
+    q, row_scale, row_zero_point = call(torch.ops.lamina.quantize_int8, x, scale, zero_point, symmetric)
     return QuantizedInt8(q, row_scale, None if symmetric else row_zero_point)
 
 
 def _fake_quantize_int8(
     x: Tensor, scale: Tensor | None = None, zero_point: Tensor | None = None, symmetric: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    torch._check_value(x.dim() == 2, lambda: f"lamina::quantize_int8: x must be 2-D [m, k], got {x.dim()}-D")
-    check_device("quantize_int8", x, scale=scale, zero_point=zero_point)
+    require_2d("quantize_int8", "x", x, "[m, k]")
+    require_device("quantize_int8", x, scale=scale, zero_point=zero_point)
     m, k = x.shape
     return (
         x.new_empty((m, k), dtype=torch.int8),
