@@ -1,6 +1,6 @@
-// AMX tiles: the compiler's intrinsics, or with LAMINA_EMULATE functions of the same names in plain C++,
-// written from Intel SDM vol. 2 (LDTILECFG, TILELOADD, TDPBSSD, TILESTORED) for tiles of 16 rows x 64
-// bytes. Only files under ops/*/cpu include this.
+// AMX tiles: the compiler's intrinsics, or with LAMINA_EMULATE functions of the same names in plain
+// C++, written from Intel SDM vol. 2 (LDTILECFG, TILELOADD, TDPBSSD, TILESTORED) for tiles of 16
+// rows x 64 bytes. Only files under ops/*/cpu include this.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,8 @@ inline void _tile_zero(int tile) { std::memset(amx_tiles[tile], 0, sizeof amx_ti
 
 inline void _tile_loadd(int tile, const void* rows, int64_t stride_bytes) {
   for (int r = 0; r < kAmxRows; ++r)
-    std::memcpy(amx_tiles[tile][r], static_cast<const char*>(rows) + r * stride_bytes, kAmxRowBytes);
+    std::memcpy(amx_tiles[tile][r], static_cast<const char*>(rows) + r * stride_bytes,
+                kAmxRowBytes);
 }
 
 inline void _tile_stored(int tile, void* rows, int64_t stride_bytes) {
@@ -40,14 +41,16 @@ inline void _tile_dpbssd(int sum, int a, int b) {
     for (int j = 0; j < kAmxRows; ++j) {
       int32_t total;
       std::memcpy(&total, &amx_tiles[sum][i][4 * j], sizeof total);
-      for (int p = 0; p < kAmxRowBytes; ++p) total += amx_tiles[a][i][p] * amx_tiles[b][p / 4][4 * j + p % 4];
+      for (int p = 0; p < kAmxRowBytes; ++p)
+        total += amx_tiles[a][i][p] * amx_tiles[b][p / 4][4 * j + p % 4];
       std::memcpy(&amx_tiles[sum][i][4 * j], &total, sizeof total);
     }
 }
 
 #endif
 
-// Holds all eight tiles configured as 16 x 64 bytes; releases them so that the core can sleep deeply.
+// Holds all eight tiles configured as 16 x 64 bytes; releases them so that the core can sleep
+// deeply.
 struct AmxSession {
   AmxSession() {
     alignas(64) uint8_t config[64] = {};

@@ -1,5 +1,5 @@
-// The AVX-512 intrinsics: the compiler's own, or with LAMINA_EMULATE those of SIMDe, so that tests run
-// the AVX-512 kernels on machines without them. Only files under ops/*/cpu include this.
+// The AVX-512 intrinsics: the compiler's own, or with LAMINA_EMULATE those of SIMDe, so that tests
+// run the AVX-512 kernels on machines without them. Only files under ops/*/cpu include this.
 #pragma once
 
 #if defined(LAMINA_EMULATE)

@@ -1,11 +1,11 @@
 #include "base/cpu_features.h"
 
+#include <unistd.h>
+
 #include <array>
 #include <atomic>
 #include <cstdlib>
 #include <string>
-
-#include <unistd.h>
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -14,11 +14,13 @@
 namespace lamina {
 namespace {
 
-constexpr std::array<std::string_view, kIsaCount> kNames = {"generic", "avx2", "avx512_vnni", "amx_int8"};
+constexpr std::array<std::string_view, kIsaCount> kNames = {"generic", "avx2", "avx512_vnni",
+                                                            "amx_int8"};
 constexpr int kAuto = -1;
 
 #if defined(__x86_64__) && !defined(LAMINA_EMULATE)
-// AMX tile data is off until the process asks for it: Linux 5.16+, Documentation/arch/x86/xstate.rst.
+// AMX tile data is off until the process asks for it: Linux 5.16+,
+// Documentation/arch/x86/xstate.rst.
 bool request_amx_permission() {
 #if defined(__linux__)
   constexpr long kArchReqXcompPerm = 0x1023;
@@ -70,7 +72,8 @@ bool can_run(Isa isa) {
 
 std::string available_names() {
   std::string names;
-  for (Isa isa : available_isas()) names += (names.empty() ? "" : ", ") + std::string(isa_name(isa));
+  for (Isa isa : available_isas())
+    names += (names.empty() ? "" : ", ") + std::string(isa_name(isa));
   return names;
 }
 
@@ -85,8 +88,9 @@ Status find_available(std::string_view source, std::string_view name, int& setti
       setting = static_cast<int>(available);
       return Status::ok();
     }
-  return Status::error(source, " = \"", name, "\" is ", isa ? "not available on this machine" : "not a CPU ISA",
-                       "; allowed: auto, ", available_names());
+  return Status::error(source, " = \"", name, "\" is ",
+                       isa ? "not available on this machine" : "not a CPU ISA", "; allowed: auto, ",
+                       available_names());
 }
 
 struct Setting {

@@ -17,12 +17,13 @@ inline constexpr int kIsaCount = 4;
 std::string_view isa_name(Isa isa);
 std::optional<Isa> isa_from_name(std::string_view name);
 
-// The ISAs that this process can execute, ascending. AMX counts only once the kernel has granted the
-// process its tile state. A build with LAMINA_EMULATE adds those that it emulates.
+// The ISAs that this process can execute, ascending. AMX counts only once the kernel has granted
+// the process its tile state. A build with LAMINA_EMULATE adds those that it emulates.
 const std::vector<Isa>& available_isas();
 
 // The ISA in use: the last of available_isas(), unless LAMINA_CPU_ISA (read once) or set_isa names
-// another one. An unknown or unavailable LAMINA_CPU_ISA is an error at the first use, not a fallback.
+// another one. An unknown or unavailable LAMINA_CPU_ISA is an error at the first use, not a
+// fallback.
 Status active_isa(Isa& isa);
 Status set_isa(std::string_view name);  // "auto" returns to the default
 std::string_view isa_setting();         // what set_isa last set: "auto" or a name

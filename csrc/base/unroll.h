@@ -1,5 +1,6 @@
-// Loops over registers. GCC 12 keeps an accumulator array in registers only if every index is a constant
-// from the start; an ordinary loop, unrolled later, spills each accumulator once a step (half the speed).
+// Loops over registers. GCC 12 keeps an accumulator array in registers only if every index is a
+// constant from the start; an ordinary loop, unrolled later, spills each accumulator once a step
+// (half the speed).
 #pragma once
 
 #include <type_traits>
@@ -17,9 +18,10 @@ LAMINA_INLINE constexpr void unroll(const Body& body) {
   }(std::make_integer_sequence<int, kCount>{});
 }
 
-// The value, which an empty instruction may have changed: it stays in a register and the compiler keeps
-// the steps in source order. Without it GCC 12 hoists all loads of a step and spills accumulators for
-// them: 14 instead of 21 MACs a cycle in gemm_int8_avx2 (2026-11, Xeon at 3.3 GHz, 64 x 4096 x 4096).
+// The value, which an empty instruction may have changed: it stays in a register and the compiler
+// keeps the steps in source order. Without it GCC 12 hoists all loads of a step and spills
+// accumulators for them: 14 instead of 21 MACs a cycle in gemm_int8_avx2 (2026-11, Xeon at 3.3 GHz,
+// 64 x 4096 x 4096).
 template <class Vector>
 LAMINA_INLINE inline Vector in_order(Vector value) {
 #if !defined(LAMINA_EMULATE)  // an emulated vector has no register

@@ -16,7 +16,8 @@ Status query(int device, DeviceInfo& info) {
       sms{cudaDevAttrMultiProcessorCount, 0}, smem{cudaDevAttrMaxSharedMemoryPerBlockOptin, 0},
       l2{cudaDevAttrL2CacheSize, 0};
   for (Attribute* attribute : {&major, &minor, &sms, &smem, &l2})
-    if (cudaError_t error = cudaDeviceGetAttribute(&attribute->value, attribute->name, device); error != cudaSuccess)
+    if (cudaError_t error = cudaDeviceGetAttribute(&attribute->value, attribute->name, device);
+        error != cudaSuccess)
       return Status::error("device_info: CUDA device ", device, ": ", cudaGetErrorString(error));
   info = {major.value * 10 + minor.value, sms.value, smem.value, l2.value};
   return Status::ok();
@@ -33,7 +34,8 @@ Status device_info(int device, DeviceInfo& info) {
   static std::mutex mutex;
   static std::vector<DeviceInfo> known(static_cast<size_t>(device_count()));
   if (device < 0 || device >= static_cast<int>(known.size()))
-    return Status::error("device_info: device = ", device, "; there are ", known.size(), " CUDA devices");
+    return Status::error("device_info: device = ", device, "; there are ", known.size(),
+                         " CUDA devices");
   const std::lock_guard<std::mutex> lock(mutex);
   DeviceInfo& entry = known[static_cast<size_t>(device)];
   if (entry.sm_count == 0)

@@ -8,9 +8,9 @@
 namespace lamina {
 
 struct DeviceInfo {
-  int compute_capability = 0;     // 80, 90
+  int compute_capability = 0;  // 80, 90
   int sm_count = 0;
-  int64_t smem_per_block = 0;     // bytes, with opt-in
+  int64_t smem_per_block = 0;  // bytes, with opt-in
   int64_t l2_bytes = 0;
 };
 

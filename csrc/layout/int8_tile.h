@@ -2,10 +2,11 @@
 //
 //   data[n / 16][k / 64][(k % 64) / 4][n % 16][k % 4] = w[n][k],   padding is zero
 //
-// One tile is 16 columns (output features) x 64 input features = 1 KiB of contiguous memory. A group of
-// four input features is what one 32-bit lane of vpdpbusd and of tdpbssd consumes, so a row of 64 bytes
-// is: one zmm operand, two ymm operands, one row of an AMX B tile; and the whole KiB is an AMX B tile.
-// All ISAs read this one layout; tiles of equal n follow each other along k, so m = 1 reads one stream.
+// One tile is 16 columns (output features) x 64 input features = 1 KiB of contiguous memory. A
+// group of four input features is what one 32-bit lane of vpdpbusd and of tdpbssd consumes, so a
+// row of 64 bytes is: one zmm operand, two ymm operands, one row of an AMX B tile; and the whole
+// KiB is an AMX B tile. All ISAs read this one layout; tiles of equal n follow each other along k,
+// so m = 1 reads one stream.
 #pragma once
 
 #include <array>
@@ -32,7 +33,9 @@ constexpr std::optional<int64_t> packed_bytes(int64_t n, int64_t k) {
 }
 
 // Byte of w[n][k] inside its tile, and inside the packed weight.
-constexpr int offset_in_tile(int n, int k) { return (k / kGroupK * kTileN + n) * kGroupK + k % kGroupK; }
+constexpr int offset_in_tile(int n, int k) {
+  return (k / kGroupK * kTileN + n) * kGroupK + k % kGroupK;
+}
 
 constexpr int64_t offset(int64_t n, int64_t k, int64_t tiles_k) {
   return ((n / kTileN) * tiles_k + k / kTileK) * kTileBytes +

@@ -13,15 +13,17 @@ constexpr const char* kOp = "gemm_int8";
 
 void require_packed(const char* op, const char* name, const Tensor& w, int64_t n, int64_t k) {
   Argument{op, name, w}.has_dtype(ScalarType::Char);
-  require(w.dim() == 5 && w.size(0) == int8_tile::tiles_n(n) && w.size(1) == int8_tile::tiles_k(k) &&
-              w.size(2) == int8_tile::kGroups && w.size(3) == int8_tile::kTileN && w.size(4) == int8_tile::kGroupK,
-          op, name, " must be packed by pack_int8 from [n, k] = [", n, ", ", k, "], so 5-D [", int8_tile::tiles_n(n),
-          ", ", int8_tile::tiles_k(k), ", 16, 16, 4], got ", shape_text(w));
+  require(w.dim() == 5 && w.size(0) == int8_tile::tiles_n(n) &&
+              w.size(1) == int8_tile::tiles_k(k) && w.size(2) == int8_tile::kGroups &&
+              w.size(3) == int8_tile::kTileN && w.size(4) == int8_tile::kGroupK,
+          op, name, " must be packed by pack_int8 from [n, k] = [", n, ", ", k, "], so 5-D [",
+          int8_tile::tiles_n(n), ", ", int8_tile::tiles_k(k), ", 16, 16, 4], got ", shape_text(w));
   require(w.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
 }
 
-Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor& a_scale, const Tensor& w_scale,
-            std::optional<Tensor> a_zero_point, std::optional<Tensor> bias, ScalarType out_dtype) {
+Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor& a_scale,
+            const Tensor& w_scale, std::optional<Tensor> a_zero_point, std::optional<Tensor> bias,
+            ScalarType out_dtype) {
   const Argument a_arg{kOp, "a", a};
   a_arg.has_dtype(ScalarType::Char);
   a_arg.is_2d("[m, k]");
@@ -37,11 +39,13 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor
   params.a_stride = a_arg.row_stride();
   params.w = static_cast<const int8_t*>(w.data_ptr());
   params.w_sums = static_cast<const int32_t*>(w_sums.data_ptr());
-  params.a_scale = broadcast<float>({kOp, "a_scale", a_scale}, ScalarType::Float, m, "[m] or [m, 1] with m");
-  params.w_scale = broadcast<float>({kOp, "w_scale", w_scale}, ScalarType::Float, n, "[n] or [n, 1] with n");
+  params.a_scale =
+      broadcast<float>({kOp, "a_scale", a_scale}, ScalarType::Float, m, "[m] or [m, 1] with m");
+  params.w_scale =
+      broadcast<float>({kOp, "w_scale", w_scale}, ScalarType::Float, n, "[n] or [n, 1] with n");
   if (a_zero_point)
-    params.a_zero_point =
-        broadcast<int8_t>({kOp, "a_zero_point", *a_zero_point}, ScalarType::Char, m, "[m] or [m, 1] with m");
+    params.a_zero_point = broadcast<int8_t>({kOp, "a_zero_point", *a_zero_point}, ScalarType::Char,
+                                            m, "[m] or [m, 1] with m");
   if (bias) {
     const Argument bias_arg{kOp, "bias", *bias};
     params.bias_dtype = bias_arg.float_dtype();
@@ -61,13 +65,14 @@ std::tuple<Tensor, Tensor> pack(const Tensor& w) {
   w_arg.has_dtype(ScalarType::Char);
   w_arg.is_2d("[n, k]");
   const int64_t n = w.size(0), k = w.size(1);
-  Tensor data = new_tensor(w, {int8_tile::tiles_n(n), int8_tile::tiles_k(k), int8_tile::kGroups, int8_tile::kTileN,
-                               int8_tile::kGroupK},
+  Tensor data = new_tensor(w,
+                           {int8_tile::tiles_n(n), int8_tile::tiles_k(k), int8_tile::kGroups,
+                            int8_tile::kTileN, int8_tile::kGroupK},
                            ScalarType::Char);
   Tensor sums = new_tensor(w, {n}, ScalarType::Int);
   raise_if_bad(gemm_int8::pack(static_cast<const int8_t*>(w.data_ptr()), n, k, w_arg.row_stride(),
-                               static_cast<int8_t*>(data.data_ptr()), static_cast<int32_t*>(sums.data_ptr()),
-                               TorchParallel()));
+                               static_cast<int8_t*>(data.data_ptr()),
+                               static_cast<int32_t*>(sums.data_ptr()), TorchParallel()));
   return {data, sums};
 }
 
@@ -80,8 +85,8 @@ Tensor unpack(const Tensor& data, int64_t n, int64_t k) {
   return w;
 }
 
-Tensor gemm_cuda(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, std::optional<Tensor>,
-                 std::optional<Tensor>, ScalarType) {
+Tensor gemm_cuda(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                 std::optional<Tensor>, std::optional<Tensor>, ScalarType) {
   fail(kOp, "no CUDA kernel is built; move a and w to the CPU");
 }
 std::tuple<Tensor, Tensor> pack_cuda(const Tensor&) {

@@ -15,17 +15,28 @@ std::string shape_text(const Tensor& tensor) {
 
 const char* dtype_text(ScalarType dtype) {
   switch (dtype) {
-    case ScalarType::Float: return "float32";
-    case ScalarType::Half: return "float16";
-    case ScalarType::BFloat16: return "bfloat16";
-    case ScalarType::Double: return "float64";
-    case ScalarType::Char: return "int8";
-    case ScalarType::Byte: return "uint8";
-    case ScalarType::Short: return "int16";
-    case ScalarType::Int: return "int32";
-    case ScalarType::Long: return "int64";
-    case ScalarType::Bool: return "bool";
-    default: return "another dtype";
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Short:
+      return "int16";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Bool:
+      return "bool";
+    default:
+      return "another dtype";
   }
 }
 
@@ -36,12 +47,13 @@ void Argument::has_dtype(ScalarType dtype) const {
 
 void Argument::is_2d(const char* dims) const {
   require(tensor.dim() == 2, op, name, " must be 2-D ", dims, ", got ", shape_text(tensor));
-  require(tensor.size(1) <= 1 || tensor.stride(1) == 1, op, name, " must have column stride 1, got ", tensor.stride(1),
-          "; call .contiguous()");
+  require(tensor.size(1) <= 1 || tensor.stride(1) == 1, op, name,
+          " must have column stride 1, got ", tensor.stride(1), "; call .contiguous()");
 }
 
 void Argument::is_contiguous_with(int64_t numel, const char* what) const {
-  require(tensor.numel() == numel, op, name, " must have ", numel, " elements (", what, "), got ", shape_text(tensor));
+  require(tensor.numel() == numel, op, name, " must have ", numel, " elements (", what, "), got ",
+          shape_text(tensor));
   require(tensor.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
 }
 
@@ -50,8 +62,8 @@ int64_t Argument::row_stride() const { return tensor.size(0) <= 1 ? 0 : tensor.s
 int64_t Argument::broadcast_stride(int64_t count, const char* dims) const {
   const int64_t numel = tensor.numel();
   const bool is_vector = tensor.dim() <= 1 || (tensor.dim() == 2 && tensor.size(1) == 1);
-  require(numel == 1 || (is_vector && numel == count), op, name, " must have 1 element or be ", dims, " = ", count,
-          ", got ", shape_text(tensor));
+  require(numel == 1 || (is_vector && numel == count), op, name, " must have 1 element or be ",
+          dims, " = ", count, ", got ", shape_text(tensor));
   return numel == 1 || tensor.dim() == 0 ? 0 : tensor.stride(0);
 }
 
@@ -64,8 +76,8 @@ DType float_dtype(const char* op, const char* name, ScalarType dtype) {
   fail(op, name, " must be float32, float16 or bfloat16, got ", dtype_text(dtype));
 }
 
-// aoti_torch_empty_strided rather than torch::stable::new_empty, which looks its operator up by name in
-// every call: 3 us less a tensor.
+// aoti_torch_empty_strided rather than torch::stable::new_empty, which looks its operator up by
+// name in every call: 3 us less a tensor.
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
   std::array<int64_t, 8> strides{};
   int64_t stride = 1;
@@ -77,8 +89,8 @@ Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, Scal
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       static_cast<int64_t>(sizes.size()), sizes.begin(), strides.data(),
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(like.device().type())), like.device().index(),
-      &handle));
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(like.device().type())),
+      like.device().index(), &handle));
   return Tensor(handle);
 }
 

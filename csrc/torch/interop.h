@@ -1,4 +1,5 @@
-// Between torch's stable ABI and lamina's Params: checks that name what is wrong, and the thread pool.
+// Between torch's stable ABI and lamina's Params: checks that name what is wrong, and the thread
+// pool.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -60,15 +61,17 @@ struct Argument {
   const Tensor& tensor;
 
   void has_dtype(ScalarType dtype) const;
-  void is_2d(const char* dims) const;             // 2-D, unit column stride, non-negative row stride
+  void is_2d(const char* dims) const;  // 2-D, unit column stride, non-negative row stride
   void is_contiguous_with(int64_t numel, const char* what) const;
-  DType float_dtype() const;                      // f32, f16 or bf16
-  int64_t row_stride() const;                     // of a 2-D tensor; 0 where no second row is read
-  int64_t broadcast_stride(int64_t count, const char* dims) const;  // one element, or `count` of them
+  DType float_dtype() const;   // f32, f16 or bf16
+  int64_t row_stride() const;  // of a 2-D tensor; 0 where no second row is read
+  int64_t broadcast_stride(int64_t count,
+                           const char* dims) const;  // one element, or `count` of them
 };
 
 template <class T>
-Broadcast<T> broadcast(const Argument& argument, ScalarType dtype, int64_t count, const char* dims) {
+Broadcast<T> broadcast(const Argument& argument, ScalarType dtype, int64_t count,
+                       const char* dims) {
   argument.has_dtype(dtype);
   const int64_t stride = argument.broadcast_stride(count, dims);
   return {static_cast<const T*>(argument.tensor.data_ptr()), stride};
@@ -80,7 +83,8 @@ DType float_dtype(const char* op, const char* name, ScalarType dtype);
 class TorchParallel final : public Parallel {
  public:
   int threads() const override { return static_cast<int>(torch::stable::get_num_threads()); }
-  void run(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context) const override {
+  void run(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t),
+           void* context) const override {
     torch::stable::parallel_for(0, count, grain,
                                 [&](int64_t begin, int64_t end) { body(context, begin, end); });
   }

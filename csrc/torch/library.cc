@@ -10,20 +10,22 @@ namespace {
 
 std::string build_info() {
   std::ostringstream json;
-  json << "{\"version\": \"" << LAMINA_VERSION << "\", \"torch_target\": \"2.11\", \"compiler\": \"" << LAMINA_COMPILER
-       << "\", \"cuda_compiler\": \"" << LAMINA_CUDA_COMPILER << "\", \"cuda_archs\": [" << LAMINA_CUDA_ARCHS
-       << "], \"cpu_isas_built\": [";
+  json << "{\"version\": \"" << LAMINA_VERSION << "\", \"torch_target\": \"2.11\", \"compiler\": \""
+       << LAMINA_COMPILER << "\", \"cuda_compiler\": \"" << LAMINA_CUDA_COMPILER
+       << "\", \"cuda_archs\": [" << LAMINA_CUDA_ARCHS << "], \"cpu_isas_built\": [";
 #if defined(__x86_64__)
   const int built = kIsaCount;
 #else
   const int built = 1;
 #endif
-  for (int i = 0; i < built; ++i) json << (i ? ", " : "") << '"' << isa_name(static_cast<Isa>(i)) << '"';
+  for (int i = 0; i < built; ++i)
+    json << (i ? ", " : "") << '"' << isa_name(static_cast<Isa>(i)) << '"';
   json << "]}";
   return json.str();
 }
 
-// JSON: one object a device that lamina's own CUDA runtime sees; null where lamina was built without CUDA.
+// JSON: one object a device that lamina's own CUDA runtime sees; null where lamina was built
+// without CUDA.
 std::string cuda_devices() {
 #if defined(LAMINA_WITH_CUDA)
   std::ostringstream json;
@@ -70,7 +72,8 @@ LAMINA_LIBRARY(m) {
   m.def("pack_int8(Tensor w) -> (Tensor data, Tensor column_sums)");
   m.def("unpack_int8(Tensor data, SymInt n, SymInt k) -> Tensor");
   m.def(
-      "gemm_int8(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, Tensor? a_zero_point=None, "
+      "gemm_int8(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, Tensor? "
+      "a_zero_point=None, "
       "Tensor? bias=None, ScalarType out_dtype=float) -> Tensor");
   m.def("explain_quantize_int8(int m, int k) -> str");
   m.def("explain_gemm_int8(int m, int n, int k) -> str");
@@ -93,7 +96,14 @@ LAMINA_IMPL(CompositeExplicitAutograd, m) {
 
 // Importing the module runs the registrations above; it holds nothing itself.
 PyMODINIT_FUNC LAMINA_MODULE_INIT(void) {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, LAMINA_MODULE_NAME, nullptr, -1, nullptr,
-                                   nullptr, nullptr, nullptr, nullptr};
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                                   LAMINA_MODULE_NAME,
+                                   nullptr,
+                                   -1,
+                                   nullptr,
+                                   nullptr,
+                                   nullptr,
+                                   nullptr,
+                                   nullptr};
   return PyModule_Create(&definition);
 }

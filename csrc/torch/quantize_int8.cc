@@ -24,7 +24,9 @@ std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& x, std::optional<Tenso
           "zero_point was given; it is allowed only with scale and symmetric = False");
   require(!scale || symmetric || zero_point, kOp,
           "zero_point is missing; scale with symmetric = False needs one");
-  if (scale) params.static_scale = broadcast<float>({kOp, "scale", *scale}, ScalarType::Float, params.m, "[m, 1]");
+  if (scale)
+    params.static_scale =
+        broadcast<float>({kOp, "scale", *scale}, ScalarType::Float, params.m, "[m, 1]");
   if (zero_point)
     params.static_zero_point =
         broadcast<int8_t>({kOp, "zero_point", *zero_point}, ScalarType::Char, params.m, "[m, 1]");
@@ -39,7 +41,8 @@ std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& x, std::optional<Tenso
   return {q, out_scale, out_zero_point};
 }
 
-std::tuple<Tensor, Tensor, Tensor> quantize_cuda(const Tensor&, std::optional<Tensor>, std::optional<Tensor>, bool) {
+std::tuple<Tensor, Tensor, Tensor> quantize_cuda(const Tensor&, std::optional<Tensor>,
+                                                 std::optional<Tensor>, bool) {
   fail(kOp, "no CUDA kernel is built; move x to the CPU");
 }
 

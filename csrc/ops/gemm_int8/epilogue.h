@@ -1,5 +1,5 @@
-// The one definition of the epilogue maths: plain f32 in a fixed order, no contraction, so that every
-// backend rounds alike.
+// The one definition of the epilogue maths: plain f32 in a fixed order, no contraction, so that
+// every backend rounds alike.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace lamina::gemm_int8 {
 
-// acc = sum a * w  ->  sum (a - zero_point) * w, given the column sum of w. int32 wraps on purpose: the
-// result fits (see kMaxExactK) even where a term does not.
+// acc = sum a * w  ->  sum (a - zero_point) * w, given the column sum of w. int32 wraps on purpose:
+// the result fits (see kMaxExactK) even where a term does not.
 constexpr int32_t correct(int32_t acc, int32_t zero_point, int32_t w_sum) {
   return static_cast<int32_t>(static_cast<uint32_t>(acc) -
                               static_cast<uint32_t>(zero_point) * static_cast<uint32_t>(w_sum));

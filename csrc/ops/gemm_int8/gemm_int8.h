@@ -30,14 +30,14 @@ struct Problem {
 
 struct Params {
   Problem problem;
-  const int8_t* a = nullptr;  // [m, k], unit column stride
-  int64_t a_stride = 0;       // elements between rows of a
-  const int8_t* w = nullptr;  // layout/int8_tile.h of [n, k]
-  const int32_t* w_sums = nullptr;                 // [n] sum over k of w
-  Broadcast<float> a_scale;                        // [m]
-  Broadcast<float> w_scale;                        // [n]
-  Broadcast<int8_t> a_zero_point;                  // [m], or not given
-  const void* bias = nullptr;                      // [n] of bias_dtype, or nullptr
+  const int8_t* a = nullptr;        // [m, k], unit column stride
+  int64_t a_stride = 0;             // elements between rows of a
+  const int8_t* w = nullptr;        // layout/int8_tile.h of [n, k]
+  const int32_t* w_sums = nullptr;  // [n] sum over k of w
+  Broadcast<float> a_scale;         // [m]
+  Broadcast<float> w_scale;         // [n]
+  Broadcast<int8_t> a_zero_point;   // [m], or not given
+  const void* bias = nullptr;       // [n] of bias_dtype, or nullptr
   DType bias_dtype = DType::kF32;
   void* out = nullptr;  // [m, n] of out_dtype
   int64_t out_stride = 0;

@@ -16,10 +16,11 @@ using int8_tile::kTileBytes;
 using int8_tile::kTileK;
 using int8_tile::kTileN;
 
-// Calls body(row of w, its k range [begin, end), their bytes in `data`): the 4-byte groups of one row in
-// one tile lie kTileN groups apart.
+// Calls body(row of w, its k range [begin, end), their bytes in `data`): the 4-byte groups of one
+// row in one tile lie kTileN groups apart.
 template <class Byte, class Body>
-void for_tile_rows(Byte* data, int64_t n, int64_t k, int64_t tile_begin, int64_t tile_end, const Body& body) {
+void for_tile_rows(Byte* data, int64_t n, int64_t k, int64_t tile_begin, int64_t tile_end,
+                   const Body& body) {
   const int64_t tiles_k = int8_tile::tiles_k(k);
   for (int64_t row = tile_begin * kTileN; row < std::min(n, tile_end * kTileN); ++row)
     for (int64_t begin = 0; begin < k; begin += kTileK)
@@ -36,16 +37,17 @@ Status pack(const int8_t* w, int64_t n, int64_t k, int64_t stride, int8_t* data,
     std::memset(data + tile_begin * tiles_k * kTileBytes, 0,
                 static_cast<size_t>((tile_end - tile_begin) * tiles_k * kTileBytes));
     std::fill(sums + tile_begin * kTileN, sums + std::min(n, tile_end * kTileN), 0);
-    for_tile_rows(data, n, k, tile_begin, tile_end, [&](int64_t row, int64_t begin, int64_t end, int8_t* out) {
-      const int8_t* const in = w + row * stride;
-      int32_t sum = 0;
-      for (int64_t p = begin; p < end; p += kGroupK, out += kTileN * kGroupK) {
-        const int64_t count = std::min<int64_t>(kGroupK, end - p);
-        std::memcpy(out, in + p, static_cast<size_t>(count));
-        for (int64_t q = 0; q < count; ++q) sum += in[p + q];
-      }
-      sums[row] += sum;
-    });
+    for_tile_rows(data, n, k, tile_begin, tile_end,
+                  [&](int64_t row, int64_t begin, int64_t end, int8_t* out) {
+                    const int8_t* const in = w + row * stride;
+                    int32_t sum = 0;
+                    for (int64_t p = begin; p < end; p += kGroupK, out += kTileN * kGroupK) {
+                      const int64_t count = std::min<int64_t>(kGroupK, end - p);
+                      std::memcpy(out, in + p, static_cast<size_t>(count));
+                      for (int64_t q = 0; q < count; ++q) sum += in[p + q];
+                    }
+                    sums[row] += sum;
+                  });
   });
   return Status::ok();
 }
@@ -56,7 +58,8 @@ Status unpack(const int8_t* data, int64_t n, int64_t k, int8_t* w, const Paralle
     for_tile_rows(data, n, k, tile_begin, tile_end,
                   [&](int64_t row, int64_t begin, int64_t end, const int8_t* in) {
                     for (int64_t p = begin; p < end; p += kGroupK, in += kTileN * kGroupK)
-                      std::memcpy(w + row * k + p, in, static_cast<size_t>(std::min<int64_t>(kGroupK, end - p)));
+                      std::memcpy(w + row * k + p, in,
+                                  static_cast<size_t>(std::min<int64_t>(kGroupK, end - p)));
                   });
   });
   return Status::ok();

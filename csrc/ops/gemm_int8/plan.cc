@@ -27,18 +27,22 @@ struct Cost {
 int64_t panel_rows(const CpuKernel& kernel, int64_t rows, int64_t k, int64_t l2_bytes) {
   const int64_t panel_bytes = std::max<int64_t>(1, int8_tile::tiles_k(k)) * kernel.packed_bytes;
   const int64_t fitting = l2_bytes / 2 / panel_bytes * kernel.tile_m;
-  return std::clamp<int64_t>(fitting, kernel.tile_m, round_up(std::max<int64_t>(rows, 1), kernel.tile_m));
+  return std::clamp<int64_t>(fitting, kernel.tile_m,
+                             round_up(std::max<int64_t>(rows, 1), kernel.tile_m));
 }
 
-Cost task_cost(const CpuKernel& kernel, int64_t rows, int64_t columns, int64_t k, int64_t l2_bytes) {
+Cost task_cost(const CpuKernel& kernel, int64_t rows, int64_t columns, int64_t k,
+               int64_t l2_bytes) {
   const int64_t passes = ceil_div(rows, panel_rows(kernel, rows, k, l2_bytes));
   // Doubles cannot overflow; sizes near 2^63 only need to rank.
-  const double work = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(k);
-  const double weights = static_cast<double>(passes) * static_cast<double>(columns) * static_cast<double>(k);
+  const double work =
+      static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(k);
+  const double weights =
+      static_cast<double>(passes) * static_cast<double>(columns) * static_cast<double>(k);
   return Cost{static_cast<int64_t>(std::min(work / kernel.macs_per_cycle, 1e18)),
               static_cast<int64_t>(std::min(weights / kWeightBytesPerCycle, 1e18)),
-              static_cast<int64_t>(
-                  std::min(static_cast<double>(rows) * static_cast<double>(k) / kPackBytesPerCycle, 1e18))};
+              static_cast<int64_t>(std::min(
+                  static_cast<double>(rows) * static_cast<double>(k) / kPackBytesPerCycle, 1e18))};
 }
 
 const CpuKernel& choose_kernel(int64_t m, Isa isa) {
@@ -61,13 +65,15 @@ const std::vector<CpuKernel>& kernels() {
 
 Status check(const Problem& p) {
   if (p.m < 0 || p.n < 0 || p.k < 0)
-    return Status::error("gemm_int8: m = ", p.m, ", n = ", p.n, ", k = ", p.k, "; none may be negative");
+    return Status::error("gemm_int8: m = ", p.m, ", n = ", p.n, ", k = ", p.k,
+                         "; none may be negative");
   if (p.k > kMaxK)
     return Status::error("gemm_int8: k = ", p.k, " must be at most ", kMaxK,
                          ", the most for which int32 column sums are exact");
-  if (!checked_product(p.m, std::max<int64_t>(p.n, 1), 4) || !checked_product(p.m, std::max<int64_t>(p.k, 1)) ||
-      !int8_tile::packed_bytes(p.n, p.k))
-    return Status::error("gemm_int8: m = ", p.m, ", n = ", p.n, ", k = ", p.k, " needs more than 2^63 bytes");
+  if (!checked_product(p.m, std::max<int64_t>(p.n, 1), 4) ||
+      !checked_product(p.m, std::max<int64_t>(p.k, 1)) || !int8_tile::packed_bytes(p.n, p.k))
+    return Status::error("gemm_int8: m = ", p.m, ", n = ", p.n, ", k = ", p.k,
+                         " needs more than 2^63 bytes");
   return Status::ok();
 }
 
@@ -99,22 +105,25 @@ Plan plan(const Problem& p, const CpuInfo& cpu, int threads) {
 Block Plan::block(int64_t task, const Problem& problem) const {
   const int64_t m_begin = task / grid_n * block_m;
   const int64_t n_begin = task % grid_n * block_n;
-  return Block{m_begin, std::min(m_begin + block_m, problem.m), n_begin, std::min(n_begin + block_n, problem.n),
-               panel_m};
+  return Block{m_begin, std::min(m_begin + block_m, problem.m), n_begin,
+               std::min(n_begin + block_n, problem.n), panel_m};
 }
 
 std::string Plan::describe(const Problem& p, const CpuInfo& cpu) const {
   const Cost cost = task_cost(kernel, block_m, block_n, p.k, cpu.l2_bytes);
   std::ostringstream text;
   text << "gemm_int8  m = " << p.m << ", n = " << p.n << ", k = " << p.k << "\n"
-       << "kernel     " << kernel.name << ": best of this build for " << isa_name(cpu.isa) << " with m >= "
-       << kernel.min_m << "\n"
-       << "tile       " << kernel.tile_m << " x " << kernel.tile_n << " outputs a microkernel call\n"
-       << "grid       " << grid_m << " x " << grid_n << " tasks of " << block_m << " x " << block_n << " outputs\n"
-       << "panel      " << panel_m << " rows of a packed at a time (" << panel_m / kernel.tile_m * int8_tile::tiles_k(p.k) * kernel.packed_bytes
+       << "kernel     " << kernel.name << ": best of this build for " << isa_name(cpu.isa)
+       << " with m >= " << kernel.min_m << "\n"
+       << "tile       " << kernel.tile_m << " x " << kernel.tile_n
+       << " outputs a microkernel call\n"
+       << "grid       " << grid_m << " x " << grid_n << " tasks of " << block_m << " x " << block_n
+       << " outputs\n"
+       << "panel      " << panel_m << " rows of a packed at a time ("
+       << panel_m / kernel.tile_m * int8_tile::tiles_k(p.k) * kernel.packed_bytes
        << " bytes of an L2 of " << cpu.l2_bytes << ")\n"
-       << "model      cycles a task: multiply " << cost.compute << ", stream weights " << cost.weights
-       << ", pack activations " << cost.pack << "; bound by "
+       << "model      cycles a task: multiply " << cost.compute << ", stream weights "
+       << cost.weights << ", pack activations " << cost.pack << "; bound by "
        << (cost.compute > cost.weights ? "multiplies" : "memory");
   return text.str();
 }

@@ -1,4 +1,5 @@
-// Which kernel computes a gemm_int8 problem, and how it is cut into blocks and tasks. Pure, host-only.
+// Which kernel computes a gemm_int8 problem, and how it is cut into blocks and tasks. Pure,
+// host-only.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,8 @@
 
 namespace lamina::gemm_int8 {
 
-// A grid_m x grid_n grid of tasks, one a thread; a task owns block_m x block_n outputs over the whole k.
+// A grid_m x grid_n grid of tasks, one a thread; a task owns block_m x block_n outputs over the
+// whole k.
 struct Plan {
   CpuKernel kernel;
   int64_t grid_m = 0;

@@ -1,13 +1,14 @@
 // quantize_int8:   q[i,j] = clamp(rint(x[i,j] * (1 / scale[i])) + zero_point[i], q_min, 127)
 //
 //   symmetric    scale = max|x| / 127,           zero_point = 0,                    q_min = -127
-//   asymmetric   scale = hi / 255 - lo / 255,    zero_point = rint(-128 - lo / scale),  q_min = -128
+//   asymmetric   scale = hi / 255 - lo / 255,    zero_point = rint(-128 - lo / scale),  q_min =
+//   -128
 //                with lo = min(0, min x), hi = max(0, max x), so that 0 is represented exactly
 //   static       scale (and zero_point) given
 //
-// All in f32, rounding to nearest even. scale is at least FLT_MIN, so a row of zeros has one. A row that
-// holds a NaN, or for dynamic scales an Inf, has no int8 form: q = 0, zero_point = 0, scale = NaN, and
-// every product of that row is NaN. Reference: tests/reference/quantize.py
+// All in f32, rounding to nearest even. scale is at least FLT_MIN, so a row of zeros has one. A row
+// that holds a NaN, or for dynamic scales an Inf, has no int8 form: q = 0, zero_point = 0, scale =
+// NaN, and every product of that row is NaN. Reference: tests/reference/quantize.py
 #pragma once
 
 #include <cstdint>
@@ -26,11 +27,11 @@ struct Params {
   DType x_dtype = DType::kF32;
   int64_t x_stride = 0;  // elements between rows of x
   bool symmetric = true;
-  Broadcast<float> static_scale;         // [m]; not given: dynamic
-  Broadcast<int8_t> static_zero_point;   // [m], with static_scale and !symmetric
-  int8_t* q = nullptr;                   // [m, k] contiguous
-  float* scale = nullptr;                // [m]
-  int8_t* zero_point = nullptr;          // [m], used when !symmetric
+  Broadcast<float> static_scale;        // [m]; not given: dynamic
+  Broadcast<int8_t> static_zero_point;  // [m], with static_scale and !symmetric
+  int8_t* q = nullptr;                  // [m, k] contiguous
+  float* scale = nullptr;               // [m]
+  int8_t* zero_point = nullptr;         // [m], used when !symmetric
 };
 
 Status run(const Params& params, const Parallel& parallel);

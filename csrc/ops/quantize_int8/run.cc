@@ -1,4 +1,5 @@
-// check -> plan -> quantize. The plan is small: the last kernel that the ISA can run, rows cut evenly.
+// check -> plan -> quantize. The plan is small: the last kernel that the ISA can run, rows cut
+// evenly.
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
@@ -18,7 +19,8 @@ namespace lamina::quantize_int8 {
 
 namespace {
 
-// Elements worth waking a thread for: at about 4 a cycle they take longer than the 5 us of the wake-up.
+// Elements worth waking a thread for: at about 4 a cycle they take longer than the 5 us of the
+// wake-up.
 constexpr int64_t kGrainElements = 64 * 1024;
 
 const CpuKernel& choose_kernel(Isa isa) {
@@ -33,13 +35,16 @@ const CpuKernel& choose_kernel(Isa isa) {
   return *chosen;
 }
 
-int64_t grain_rows(int64_t k) { return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, k)); }
+int64_t grain_rows(int64_t k) {
+  return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, k));
+}
 
 Status check(const Params& p) {
   if (!p.static_scale.is_given()) return Status::ok();
   for (int64_t i = 0; i < (p.static_scale.stride == 0 ? std::min<int64_t>(p.m, 1) : p.m); ++i)
     if (const float scale = p.static_scale[i]; !(scale >= FLT_MIN && scale <= FLT_MAX))
-      return Status::error("quantize_int8: scale[", i, "] = ", scale, " must be finite and at least ", FLT_MIN);
+      return Status::error("quantize_int8: scale[", i, "] = ", scale,
+                           " must be finite and at least ", FLT_MIN);
   return Status::ok();
 }
 
@@ -57,12 +62,15 @@ Status run(const Params& params, const Parallel& parallel) {
 
 Status explain(int64_t m, int64_t k, int threads, std::string& text) {
   CpuInfo cpu;
-  if (m < 0 || k < 0) return Status::error("quantize_int8: m = ", m, ", k = ", k, "; none may be negative");
+  if (m < 0 || k < 0)
+    return Status::error("quantize_int8: m = ", m, ", k = ", k, "; none may be negative");
   if (Status status = cpu_info(cpu); !status.is_ok()) return status;
   std::ostringstream out;
   out << "quantize_int8  m = " << m << ", k = " << k << "\n"
-      << "kernel         " << choose_kernel(cpu.isa).name << ": best of this build for " << isa_name(cpu.isa) << "\n"
-      << "tasks          up to " << std::min<int64_t>(threads, std::max<int64_t>(1, ceil_div(m, grain_rows(k))))
+      << "kernel         " << choose_kernel(cpu.isa).name << ": best of this build for "
+      << isa_name(cpu.isa) << "\n"
+      << "tasks          up to "
+      << std::min<int64_t>(threads, std::max<int64_t>(1, ceil_div(m, grain_rows(k))))
       << ", at least " << grain_rows(k) << " rows each";
   text = out.str();
   return Status::ok();

@@ -1,7 +1,8 @@
-// gemm_int8 / amx_int8: tdpbssd multiplies a 16 x 64 by a 64 x 16 tile of signed bytes exactly, 16384
-// MACs in 16 cycles.
+// gemm_int8 / amx_int8: tdpbssd multiplies a 16 x 64 by a 64 x 16 tile of signed bytes exactly,
+// 16384 MACs in 16 cycles.
 //
-// Loads  2 x 2 tiles: 4 KiB of operands for 4 products, 64 bytes a cycle, so both operands must come from
+// Loads  2 x 2 tiles: 4 KiB of operands for 4 products, 64 bytes a cycle, so both operands must
+// come from
 //        L1: 512 k of 32 rows and of 32 columns are 32 KiB.
 // Rows   are padded to 16 with zeros when packed; the padding is computed and dropped.
 #include "base/amx.h"
@@ -16,7 +17,9 @@ struct Tile {
   static constexpr int kTileN = 2 * int8_tile::kTileN;
   static constexpr int kOffset = 0;
   static constexpr int packed_rows(int rows) { return rows <= kAmxRows ? kAmxRows : 2 * kAmxRows; }
-  static constexpr int packed_bytes(int rows) { return packed_rows(rows) * int8_tile::kTileK; }  // [row][64]
+  static constexpr int packed_bytes(int rows) {
+    return packed_rows(rows) * int8_tile::kTileK;
+  }  // [row][64]
 
   static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, int8_t* packed) {
     const int padded = packed_rows(rows);
@@ -32,8 +35,8 @@ struct Tile {
 
   // Tiles 0..3: sums [row half][column half]; 4, 5: activations; 6, 7: weights.
   template <int kRowTiles, int kColumnTiles>
-  static void multiply_fixed(const int8_t* a, const int8_t* w, int64_t w_stride, int64_t tiles_k, int32_t* acc,
-                             bool accumulate) {
+  static void multiply_fixed(const int8_t* a, const int8_t* w, int64_t w_stride, int64_t tiles_k,
+                             int32_t* acc, bool accumulate) {
     constexpr int64_t kStride = kTileN * sizeof(int32_t);
     int32_t* const lower = acc + kAmxRows * kTileN;
     if (accumulate) {
@@ -69,10 +72,11 @@ struct Tile {
     if constexpr (kRowTiles == 2 && kColumnTiles == 2) _tile_stored(3, lower + 16, kStride);
   }
 
-  static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n, int64_t tiles_k,
-                       int32_t* acc, bool accumulate) {
-    const auto product = rows <= kAmxRows ? (tiles_n == 1 ? multiply_fixed<1, 1> : multiply_fixed<1, 2>)
-                                          : (tiles_n == 1 ? multiply_fixed<2, 1> : multiply_fixed<2, 2>);
+  static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n,
+                       int64_t tiles_k, int32_t* acc, bool accumulate) {
+    const auto product = rows <= kAmxRows
+                             ? (tiles_n == 1 ? multiply_fixed<1, 1> : multiply_fixed<1, 2>)
+                             : (tiles_n == 1 ? multiply_fixed<2, 1> : multiply_fixed<2, 2>);
     product(a, w, w_stride, tiles_k, acc, accumulate);
   }
 };

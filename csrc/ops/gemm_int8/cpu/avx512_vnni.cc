@@ -1,7 +1,9 @@
-// gemm_int8 / avx512_vnni: vpdpbusd multiplies unsigned by signed bytes and adds four products in int32
-// without saturation. Activations are packed as a + 128; the epilogue takes 128 * column sum off again.
+// gemm_int8 / avx512_vnni: vpdpbusd multiplies unsigned by signed bytes and adds four products in
+// int32 without saturation. Activations are packed as a + 128; the epilogue takes 128 * column sum
+// off again.
 //
-// Ports  64 MACs an instruction, two a cycle. Per group of 4 k: 4 weight loads, 6 broadcast loads, 24
+// Ports  64 MACs an instruction, two a cycle. Per group of 4 k: 4 weight loads, 6 broadcast loads,
+// 24
 //        vpdpbusd: 12 cycles of multiplies over 5 of loads.
 // Tile   6 rows x 64 columns = 24 accumulators + 4 weights + 1 broadcast of 32 registers.
 #include "base/avx512.h"
@@ -17,60 +19,77 @@ struct Tile {
   static constexpr int kTileN = 4 * int8_tile::kTileN;
   static constexpr int kOffset = 128;
   static constexpr int kRowBytes = int8_tile::kTileN * int8_tile::kGroupK;
-  static constexpr int packed_bytes(int rows) { return rows * int8_tile::kTileK; }  // [group of 4 k][row][4]
+  static constexpr int packed_bytes(int rows) {
+    return rows * int8_tile::kTileK;
+  }  // [group of 4 k][row][4]
 
   static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, int8_t* packed) {
     pack_bytes(a, a_stride, rows, k, 0x80808080u, packed);
   }
 
   template <int kRows, int kTiles>
-  static void multiply_fixed(const int8_t* a, const int8_t* w, int64_t w_stride, int64_t groups, int32_t* acc,
-                             bool accumulate) {
+  static void multiply_fixed(const int8_t* a, const int8_t* w, int64_t w_stride, int64_t groups,
+                             int32_t* acc, bool accumulate) {
     __m512i sum[kRows][kTiles];
     unroll<kRows>([&](auto i) LAMINA_INLINE {
       unroll<kTiles>([&](auto t) LAMINA_INLINE {
-        sum[i][t] = accumulate ? _mm512_load_si512(acc + i * kTileN + t * 16) : _mm512_setzero_si512();
+        sum[i][t] =
+            accumulate ? _mm512_load_si512(acc + i * kTileN + t * 16) : _mm512_setzero_si512();
       });
     });
     for (int64_t g = 0; g < groups; ++g, w += kRowBytes, a += kRows * int8_tile::kGroupK) {
       __m512i weight[kTiles];
       unroll<kTiles>([&](auto t) LAMINA_INLINE {
-        if constexpr (kRows <= 2) _mm_prefetch(reinterpret_cast<const char*>(w + t * w_stride) + 1024, _MM_HINT_T0);
+        if constexpr (kRows <= 2)
+          _mm_prefetch(reinterpret_cast<const char*>(w + t * w_stride) + 1024, _MM_HINT_T0);
         weight[t] = _mm512_loadu_si512(w + t * w_stride);
       });
       unroll<kRows>([&](auto i) LAMINA_INLINE {
         int32_t group;
         std::memcpy(&group, a + i * int8_tile::kGroupK, sizeof group);
         const __m512i row = _mm512_set1_epi32(group);
-        unroll<kTiles>([&](auto t) LAMINA_INLINE { sum[i][t] = _mm512_dpbusd_epi32(sum[i][t], row, weight[t]); });
+        unroll<kTiles>([&](auto t) LAMINA_INLINE {
+          sum[i][t] = _mm512_dpbusd_epi32(sum[i][t], row, weight[t]);
+        });
       });
     }
     unroll<kRows>([&](auto i) LAMINA_INLINE {
-      unroll<kTiles>([&](auto t) LAMINA_INLINE { _mm512_store_si512(acc + i * kTileN + t * 16, sum[i][t]); });
+      unroll<kTiles>(
+          [&](auto t) LAMINA_INLINE { _mm512_store_si512(acc + i * kTileN + t * 16, sum[i][t]); });
     });
   }
 
   template <int kRows>
-  static void multiply_rows(const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n, int64_t groups,
-                            int32_t* acc, bool accumulate) {
+  static void multiply_rows(const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n,
+                            int64_t groups, int32_t* acc, bool accumulate) {
     switch (tiles_n) {
-      case 1: return multiply_fixed<kRows, 1>(a, w, w_stride, groups, acc, accumulate);
-      case 2: return multiply_fixed<kRows, 2>(a, w, w_stride, groups, acc, accumulate);
-      case 3: return multiply_fixed<kRows, 3>(a, w, w_stride, groups, acc, accumulate);
-      default: return multiply_fixed<kRows, 4>(a, w, w_stride, groups, acc, accumulate);
+      case 1:
+        return multiply_fixed<kRows, 1>(a, w, w_stride, groups, acc, accumulate);
+      case 2:
+        return multiply_fixed<kRows, 2>(a, w, w_stride, groups, acc, accumulate);
+      case 3:
+        return multiply_fixed<kRows, 3>(a, w, w_stride, groups, acc, accumulate);
+      default:
+        return multiply_fixed<kRows, 4>(a, w, w_stride, groups, acc, accumulate);
     }
   }
 
-  static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n, int64_t tiles_k,
-                       int32_t* acc, bool accumulate) {
+  static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n,
+                       int64_t tiles_k, int32_t* acc, bool accumulate) {
     const int64_t groups = tiles_k * int8_tile::kGroups;
     switch (rows) {
-      case 1: return multiply_rows<1>(a, w, w_stride, tiles_n, groups, acc, accumulate);
-      case 2: return multiply_rows<2>(a, w, w_stride, tiles_n, groups, acc, accumulate);
-      case 3: return multiply_rows<3>(a, w, w_stride, tiles_n, groups, acc, accumulate);
-      case 4: return multiply_rows<4>(a, w, w_stride, tiles_n, groups, acc, accumulate);
-      case 5: return multiply_rows<5>(a, w, w_stride, tiles_n, groups, acc, accumulate);
-      default: return multiply_rows<6>(a, w, w_stride, tiles_n, groups, acc, accumulate);
+      case 1:
+        return multiply_rows<1>(a, w, w_stride, tiles_n, groups, acc, accumulate);
+      case 2:
+        return multiply_rows<2>(a, w, w_stride, tiles_n, groups, acc, accumulate);
+      case 3:
+        return multiply_rows<3>(a, w, w_stride, tiles_n, groups, acc, accumulate);
+      case 4:
+        return multiply_rows<4>(a, w, w_stride, tiles_n, groups, acc, accumulate);
+      case 5:
+        return multiply_rows<5>(a, w, w_stride, tiles_n, groups, acc, accumulate);
+      default:
+        return multiply_rows<6>(a, w, w_stride, tiles_n, groups, acc, accumulate);
     }
   }
 };

@@ -1,19 +1,21 @@
-// The loop nest of gemm_int8 on a CPU, once. An ISA's file defines a Tile and instantiates the nest:
+// The loop nest of gemm_int8 on a CPU, once. An ISA's file defines a Tile and instantiates the
+// nest:
 //
 //   struct Tile {
 //     struct Session                         state of the core while multiply() runs, RAII
 //     kTileM, kTileN                         most rows, columns of one multiply(); kTileN % 16 == 0
 //     kOffset                                what pack() adds to every activation
-//     static packed_bytes(rows)              bytes of `rows` packed rows of one tile of k (64 activations each)
-//     static void pack(a, a_stride, rows, k, packed)          k is padded to whole tiles; weights are 0 there
-//     static void multiply(rows, packed, w, w_stride, tiles_n, tiles_k, acc, accumulate)
+//     static packed_bytes(rows)              bytes of `rows` packed rows of one tile of k (64
+//     activations each) static void pack(a, a_stride, rows, k, packed)          k is padded to
+//     whole tiles; weights are 0 there static void multiply(rows, packed, w, w_stride, tiles_n,
+//     tiles_k, acc, accumulate)
 //         acc[rows][kTileN] (+)= panel * weight tiles; w_stride: bytes between tiles of adjacent n.
 //         It may write garbage to the acc rows from `rows` to kTileM.
 //   };
 //
-// For every panel_m rows: pack them (they stay in L2), then walk the columns kTileN at a time; along k
-// in blocks whose weights stay in L1 while all panels use them. Everything has internal linkage: each
-// ISA compiles its own copy with its own flags, and the linker must not merge them.
+// For every panel_m rows: pack them (they stay in L2), then walk the columns kTileN at a time;
+// along k in blocks whose weights stay in L1 while all panels use them. Everything has internal
+// linkage: each ISA compiles its own copy with its own flags, and the linker must not merge them.
 #pragma once
 
 #include <algorithm>
@@ -33,7 +35,8 @@ inline constexpr int64_t kBlockTilesK = 8;
 inline constexpr int64_t kChunkTilesK = kMaxExactK / int8_tile::kTileK;
 
 // Packs byte activations as [group of 4 k][row][4], flipping `mask` in every group of four.
-inline void pack_bytes(const int8_t* a, int64_t a_stride, int rows, int64_t k, uint32_t mask, void* packed) {
+inline void pack_bytes(const int8_t* a, int64_t a_stride, int rows, int64_t k, uint32_t mask,
+                       void* packed) {
   uint32_t* const groups = static_cast<uint32_t*>(packed);
   const int64_t padded = int8_tile::tiles_k(k) * int8_tile::kGroups;
   for (int r = 0; r < rows; ++r) {
@@ -46,7 +49,9 @@ inline void pack_bytes(const int8_t* a, int64_t a_stride, int rows, int64_t k, u
     }
     for (int64_t g = full; g < padded; ++g) {
       uint32_t group = 0;
-      if (g == full) std::memcpy(&group, row + g * int8_tile::kGroupK, static_cast<size_t>(k % int8_tile::kGroupK));
+      if (g == full)
+        std::memcpy(&group, row + g * int8_tile::kGroupK,
+                    static_cast<size_t>(k % int8_tile::kGroupK));
       groups[g * rows + r] = group ^ mask;
     }
   }
@@ -63,7 +68,9 @@ struct Nest {
   int32_t* const acc;
   int64_t* const wide_acc;  // used only when k > kMaxExactK
 
-  static int64_t packed_panel_bytes(int64_t tiles_k) { return tiles_k * Tile::packed_bytes(Tile::kTileM); }
+  static int64_t packed_panel_bytes(int64_t tiles_k) {
+    return tiles_k * Tile::packed_bytes(Tile::kTileM);
+  }
 
   // panel_m is a multiple of kTileM.
   static int64_t scratch_bytes(int64_t panel_m, int64_t k) {
@@ -77,7 +84,8 @@ struct Nest {
         block(where),
         tiles_k(int8_tile::tiles_k(params.problem.k)),
         packed(static_cast<int8_t*>(scratch)),
-        acc(reinterpret_cast<int32_t*>(packed + where.panel_m / Tile::kTileM * packed_panel_bytes(tiles_k))),
+        acc(reinterpret_cast<int32_t*>(packed +
+                                       where.panel_m / Tile::kTileM * packed_panel_bytes(tiles_k))),
         wide_acc(reinterpret_cast<int64_t*>(acc + where.panel_m * Tile::kTileN)) {}
 
   template <class Body>
@@ -86,10 +94,14 @@ struct Nest {
       body(row, static_cast<int>(std::min<int64_t>(Tile::kTileM, rows - row)));
   }
 
-  int8_t* packed_panel(int64_t row) const { return packed + row / Tile::kTileM * packed_panel_bytes(tiles_k); }
+  int8_t* packed_panel(int64_t row) const {
+    return packed + row / Tile::kTileM * packed_panel_bytes(tiles_k);
+  }
 
-  // The panel at `row` of `rows` asks for its share of the weights that the next kTileN columns need.
-  static void prefetch_next(const int8_t* w, int64_t w_stride, int64_t bytes, int64_t row, int64_t rows) {
+  // The panel at `row` of `rows` asks for its share of the weights that the next kTileN columns
+  // need.
+  static void prefetch_next(const int8_t* w, int64_t w_stride, int64_t bytes, int64_t row,
+                            int64_t rows) {
     constexpr int64_t kLine = 64;
     const int64_t lines = bytes / kLine;
     const int64_t end = lines * std::min(row + Tile::kTileM, rows) / rows;
@@ -108,16 +120,17 @@ struct Nest {
       const int64_t count = std::min(step, tiles_k - k0);
       for_panels(rows, [&](int64_t row, int panel) {
         if (rows > Tile::kTileM && n0 + Tile::kTileN < block.n_end)
-          prefetch_next(w + tiles_n * w_stride + k0 * int8_tile::kTileBytes, w_stride, count * int8_tile::kTileBytes,
-                        row, rows);
+          prefetch_next(w + tiles_n * w_stride + k0 * int8_tile::kTileBytes, w_stride,
+                        count * int8_tile::kTileBytes, row, rows);
         Tile::multiply(panel, packed_panel(row) + k0 * Tile::packed_bytes(panel),
-                       w + k0 * int8_tile::kTileBytes, w_stride, tiles_n, count, acc + row * Tile::kTileN,
-                       k0 % kChunkTilesK != 0);
+                       w + k0 * int8_tile::kTileBytes, w_stride, tiles_n, count,
+                       acc + row * Tile::kTileN, k0 % kChunkTilesK != 0);
       });
       const bool chunk_ends = k0 + count == tiles_k || (k0 + count) % kChunkTilesK == 0;
       if (tiles_k > kChunkTilesK && chunk_ends) {
         const bool first = k0 < kChunkTilesK;
-        for (int64_t i = 0; i < rows * Tile::kTileN; ++i) wide_acc[i] = (first ? 0 : wide_acc[i]) + acc[i];
+        for (int64_t i = 0; i < rows * Tile::kTileN; ++i)
+          wide_acc[i] = (first ? 0 : wide_acc[i]) + acc[i];
       }
     }
   }
@@ -146,7 +159,8 @@ struct Nest {
   }
 
   template <class Out, class Acc>
-  void store_rows(const Acc* sums, int64_t m0, int64_t rows, int64_t n0, int count, const Columns& c) const {
+  void store_rows(const Acc* sums, int64_t m0, int64_t rows, int64_t n0, int count,
+                  const Columns& c) const {
     for (int64_t i = 0; i < rows; ++i) {
       const Acc* const __restrict sum = sums + i * Tile::kTileN;
       Out* const __restrict out = static_cast<Out*>(p.out) + (m0 + i) * p.out_stride + n0;
@@ -166,7 +180,8 @@ struct Nest {
   }
 
   template <class Acc>
-  void store(const Acc* sums, int64_t m0, int64_t rows, int64_t n0, int count, const Columns& c) const {
+  void store(const Acc* sums, int64_t m0, int64_t rows, int64_t n0, int count,
+             const Columns& c) const {
     if (p.out_dtype == DType::kF32) store_rows<float>(sums, m0, rows, n0, count, c);
     if (p.out_dtype == DType::kF16) store_rows<F16>(sums, m0, rows, n0, count, c);
     if (p.out_dtype == DType::kBF16) store_rows<BF16>(sums, m0, rows, n0, count, c);
@@ -177,7 +192,8 @@ struct Nest {
     for (int64_t m0 = block.m_begin; m0 < block.m_end; m0 += block.panel_m) {
       const int64_t rows = std::min(block.panel_m, block.m_end - m0);
       for_panels(rows, [&](int64_t row, int panel) {
-        Tile::pack(p.a + (m0 + row) * p.a_stride, p.a_stride, panel, p.problem.k, packed_panel(row));
+        Tile::pack(p.a + (m0 + row) * p.a_stride, p.a_stride, panel, p.problem.k,
+                   packed_panel(row));
       });
       for (int64_t n0 = block.n_begin; n0 < block.n_end; n0 += Tile::kTileN) {
         const int count = static_cast<int>(std::min<int64_t>(Tile::kTileN, block.n_end - n0));

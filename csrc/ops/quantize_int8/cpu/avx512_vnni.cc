@@ -3,6 +3,8 @@
 
 namespace lamina::quantize_int8 {
 
-CpuKernel quantize_int8_avx512_vnni() { return make_kernel("quantize_int8_avx512_vnni", Isa::kAvx512Vnni); }
+CpuKernel quantize_int8_avx512_vnni() {
+  return make_kernel("quantize_int8_avx512_vnni", Isa::kAvx512Vnni);
+}
 
 }  // namespace lamina::quantize_int8

@@ -1,6 +1,7 @@
 // quantize_int8 on a CPU: plain loops that the compiler vectorises with each ISA's flags. They use
-// integer maximum and minimum instead of float ones, which it could not reorder: the bit patterns of
-// floats, with the magnitude of negative ones flipped, order like the floats, with NaN outermost.
+// integer maximum and minimum instead of float ones, which it could not reorder: the bit patterns
+// of floats, with the magnitude of negative ones flipped, order like the floats, with NaN
+// outermost.
 #pragma once
 
 #include <algorithm>
@@ -55,7 +56,9 @@ Range find_range(const In* x, int64_t k) {
 // 1.5 * 2^23: adding it to |v| < 2^22 leaves rint(v) in the low mantissa bits.
 inline constexpr float kRound = 12582912.0f;
 
-inline int32_t round_to_int(float v) { return std::bit_cast<int32_t>(v + kRound) - std::bit_cast<int32_t>(kRound); }
+inline int32_t round_to_int(float v) {
+  return std::bit_cast<int32_t>(v + kRound) - std::bit_cast<int32_t>(kRound);
+}
 
 template <class T>
 T clamp(T value, T low, T high) {
@@ -64,10 +67,12 @@ T clamp(T value, T low, T high) {
 }
 
 template <class In>
-void quantize_row(const In* x, int64_t k, float scale, int32_t zero_point, int32_t q_min, int8_t* q) {
+void quantize_row(const In* x, int64_t k, float scale, int32_t zero_point, int32_t q_min,
+                  int8_t* q) {
   const float inverse = 1.0f / scale;
   // Clamping to whole numbers before rounding equals clamping after it.
-  const float low = static_cast<float>(q_min - zero_point), high = static_cast<float>(127 - zero_point);
+  const float low = static_cast<float>(q_min - zero_point),
+              high = static_cast<float>(127 - zero_point);
   for (int64_t j = 0; j < k; ++j)
     q[j] = static_cast<int8_t>(round_to_int(clamp(to_f32(x[j]) * inverse, low, high)) + zero_point);
 }
