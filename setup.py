@@ -21,6 +21,13 @@ class CMakeExtension(Extension):
         super().__init__(name, sources=[], py_limited_api=True)
 
 
+def install(library: Path, target: Path) -> None:
+    """Replaces target in one step: a process that has it mapped keeps the old file, not a torn one."""
+    fresh = target.with_suffix(".new")
+    shutil.copy2(library, fresh)
+    os.replace(fresh, target)
+
+
 class CMakeBuild(build_ext):
     """Runs CMake in build/cmake and copies lamina/_C to where setuptools wants it."""
 
@@ -41,9 +48,9 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--build", str(build)], check=True)
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(output / target.name, target)
+        install(output / target.name, target)
         if self.editable_mode and (output / "_emu.abi3.so").exists():
-            shutil.copy2(output / "_emu.abi3.so", ROOT / "python" / "lamina")
+            install(output / "_emu.abi3.so", ROOT / "python" / "lamina" / "_emu.abi3.so")
 
 
 setup(

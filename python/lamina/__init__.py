@@ -6,17 +6,23 @@ from lamina import _library
 
 _library.load()
 
-from lamina import ops  # noqa: E402  (the ops must be registered before their fakes)
+from lamina import nn, ops, quant  # noqa: E402  (the ops must be registered before their fakes)
+from lamina.compression import compress  # noqa: E402
 from lamina.ops import QuantizedInt8, gemm_int8, quantize_int8  # noqa: E402
 from lamina.pack import PackedInt8, pack_int8  # noqa: E402
+from lamina.report import CompressionReport  # noqa: E402
 
 __version__: str = _library.build_info()["version"]
 
 __all__ = [
+    "CompressionReport",
     "PackedInt8",
     "QuantizedInt8",
+    "compress",
     "gemm_int8",
+    "nn",
     "ops",
     "pack_int8",
+    "quant",
     "quantize_int8",
 ]

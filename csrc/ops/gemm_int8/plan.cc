@@ -113,9 +113,13 @@ std::string Plan::describe(const Problem& p, const CpuInfo& cpu) const {
   const Cost cost = task_cost(kernel, block_m, block_n, p.k, cpu.l2_bytes);
   std::ostringstream text;
   text << "gemm_int8  m = " << p.m << ", n = " << p.n << ", k = " << p.k << "\n"
-       << "kernel     " << kernel.name << ": best of this build for " << isa_name(cpu.isa)
-       << " with m >= " << kernel.min_m << "\n"
-       << "tile       " << kernel.tile_m << " x " << kernel.tile_n
+       << "kernel     " << kernel.name << " on a CPU with " << isa_name(cpu.isa) << "\n";
+  for (const CpuKernel& other : kernels())
+    if (other.isa > kernel.isa)
+      text << "not        " << other.name << ": "
+           << (other.isa > cpu.isa ? "instruction set not in use" : "worth it only for m >= ")
+           << (other.isa > cpu.isa ? "" : std::to_string(other.min_m)) << "\n";
+  text << "tile       " << kernel.tile_m << " x " << kernel.tile_n
        << " outputs a microkernel call\n"
        << "grid       " << grid_m << " x " << grid_n << " tasks of " << block_m << " x " << block_n
        << " outputs\n"

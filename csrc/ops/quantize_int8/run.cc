@@ -69,9 +69,9 @@ Status explain(int64_t m, int64_t k, int threads, std::string& text) {
   out << "quantize_int8  m = " << m << ", k = " << k << "\n"
       << "kernel         " << choose_kernel(cpu.isa).name << ": best of this build for "
       << isa_name(cpu.isa) << "\n"
-      << "tasks          up to "
-      << std::min<int64_t>(threads, std::max<int64_t>(1, ceil_div(m, grain_rows(k))))
-      << ", at least " << grain_rows(k) << " rows each";
+      << "tasks          "
+      << std::min<int64_t>(threads, std::max<int64_t>(1, ceil_div(m, grain_rows(k)))) << " on "
+      << threads << " threads: a task is at least " << kGrainElements << " elements";
   text = out.str();
   return Status::ok();
 }

@@ -1,0 +1,75 @@
+# Every target sets itself up: virtual environment, pinned packages, build. A second run skips what is done.
+#
+#   make test PYTHON=python3.12                        another interpreter
+#   make test VENV_ARGS=--system-site-packages         keep the torch that this Python has (>= 2.11), as on a GPU machine
+#   make test ARGS="-k gemm_int8 -x"                   arguments for pytest
+#   make bench ARGS="gemm_int8 --m 1 --n 4096 --k 4096"
+VENV ?= .venv
+ARGS ?=
+BENCH_DEFAULT := gemm_int8 --device cpu --m 1,16,64,256 --n 4096 --k 4096 --peers onnxruntime,torch
+PY := $(VENV)/bin/python
+# cmake, ninja and clang-format come from the environment too.
+RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
+
+READY := $(VENV)/.ready
+BUILT := $(VENV)/.built
+SOURCES := setup.py pyproject.toml $(shell find CMakeLists.txt cmake csrc -type f 2>/dev/null)
+CXX_FILES = $(shell find csrc tests bench -type f \( -name '*.h' -o -name '*.cc' -o -name '*.c' -o -name '*.cu' -o -name '*.cuh' \))
+
+FORCE:
+
+.PHONY: FORCE help demo test test-all bench mutants build lint types format clean
+
+help:
+	@echo "make demo      compress a real sentence encoder, compare size, speed and embeddings"
+	@echo "make test      all tests but the slow ones; test-all: those too"
+	@echo "make mutants   plant bugs in the kernels, count those that the tests catch"
+	@echo "make bench     benchmark against peers in the same process"
+	@echo "make build     compile the library into python/lamina"
+	@echo "make lint      ruff, clang-format;  make types: mypy;  make format: rewrite"
+	@echo "make clean     remove what was built;  the environment is in $(VENV)"
+
+$(READY): pyproject.toml constraints.txt tools/venv.sh
+	@tools/venv.sh $(VENV)
+	@touch $@
+
+# The stamp alone does not count where the library has been removed.
+$(BUILT): $(SOURCES) $(if $(wildcard python/lamina/_C.abi3.so),,FORCE) | $(READY)
+	@echo "lamina: building"
+	@$(RUN) $(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+build: $(READY) $(BUILT)
+
+demo: build
+	$(RUN) lamina demo $(ARGS)
+
+test: build
+	$(RUN) $(PY) -m pytest $(ARGS)
+
+test-all: build
+	$(RUN) $(PY) -m pytest -m "" $(ARGS)
+
+mutants: build
+	$(RUN) $(PY) -m tools.mutants $(ARGS)
+
+bench: build
+	$(RUN) $(PY) bench/run.py $(or $(ARGS),$(BENCH_DEFAULT))
+
+lint: $(READY)
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) clang-format --dry-run -Werror $(CXX_FILES)
+
+types: $(READY)
+	$(RUN) $(PY) -m mypy
+
+format: $(READY)
+	$(RUN) ruff check --fix --exit-zero .
+	$(RUN) ruff format .
+	$(RUN) clang-format -i $(CXX_FILES)
+
+clean:
+	rm -rf build dist python/lamina.egg-info python/lamina/*.so $(BUILT)
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find csrc python tests bench tools -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,242 @@
+"""Self-test of every op on every instruction set of this machine, and what to paste into a report.
+
+What is expected is computed here in float64 and integers, from the definitions in lamina.ops: no kernel of
+lamina takes part, and neither do click or rich.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lamina import ops
+from lamina.pack import pack_int8
+
+FLT_MIN = 2.0**-126
+UNIT = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One case: the largest error over its bound; where the result must be exact, 0 or infinity."""
+
+    case: str
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """One op on one backend."""
+
+    op: str
+    backend: str
+    outcomes: tuple[Outcome, ...]
+    error: str = ""  # an exception
+
+    @property
+    def worst(self) -> Outcome:
+        """The case nearest to its bound, or past it."""
+        return max(self.outcomes, key=lambda o: o.ratio, default=Outcome("none", math.inf))
+
+    @property
+    def passed(self) -> bool:
+        """Whether every case ran and is within its bound."""
+        return not self.error and self.worst.ratio <= 1.0
+
+
+def run_checks() -> Iterator[Check]:
+    """Every check on every ISA, one by one as they finish."""
+    for isa in cpu_isas():
+        with using_isa(isa):
+            for op, check in CHECKS.items():
+                yield _run(op, f"cpu {isa}", check)
+    yield _run("gemm_int8", "cpu all", _check_same_bits)
+
+
+def cpu_isas() -> list[str]:
+    """Instruction sets that this machine runs and the build has, ascending."""
+    names: str = torch.ops.lamina.cpu_isas()
+    return names.split(",")
+
+
+@contextmanager
+def using_isa(name: str) -> Iterator[None]:
+    """Runs the CPU kernels of one instruction set."""
+    previous = torch.ops.lamina.set_cpu_isa(name)
+    try:
+        yield
+    finally:
+        torch.ops.lamina.set_cpu_isa(previous)
+
+
+def _run(op: str, backend: str, check: Callable[[], Iterator[Outcome]]) -> Check:
+    try:
+        return Check(op, backend, tuple(check()))
+    except (RuntimeError, ValueError) as error:  # a broken build is what the doctor is asked about
+        return Check(op, backend, (), f"{type(error).__name__}: {error}")
+
+
+def _check_quantize_int8() -> Iterator[Outcome]:
+    seed = torch.Generator().manual_seed(1)
+    for m, k in ((1, 1), (3, 65), (17, 200)):
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            x = (torch.randn(m, k + 3, generator=seed) * 3 + 1)[:, :k].to(dtype)  # rows are k + 3 apart
+            if m > 3:
+                x[0], x[1, 5], x[2, 7] = 0.0, math.nan, math.inf
+            scale = torch.rand(m, 1, generator=seed) * 0.05 + 0.01
+            zero_point = torch.randint(-128, 128, (m, 1), dtype=torch.int8, generator=seed)
+            for kind, given, point, symmetric in (
+                ("dynamic symmetric", None, None, True),
+                ("dynamic asymmetric", None, None, False),
+                ("static symmetric", scale, None, True),
+                ("static asymmetric", scale, zero_point, False),
+            ):
+                got = ops.quantize_int8(x, scale=given, zero_point=point, symmetric=symmetric)
+                expected = reference_quantize_int8(x, given, point, symmetric)
+                same = _same(got.q, expected[0]) and _same(got.scale, expected[1])
+                if got.zero_point is not None:
+                    same = same and _same(got.zero_point, expected[2])
+                yield Outcome(f"{kind} {_short(dtype)} [{m}, {k}]", 0.0 if same else math.inf)
+
+
+def reference_quantize_int8(
+    x: Tensor, scale: Tensor | None, zero_point: Tensor | None, symmetric: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, scale, zero point as lamina.ops.quantize_int8 defines them; f64 rounded to f32 at every step."""
+    x = x.double()
+    bad = torch.isnan(x).any(1, keepdim=True)
+    low = x.amin(1, keepdim=True).clamp(max=0)
+    high = x.amax(1, keepdim=True).clamp(min=0)
+    zero = torch.zeros_like(low)
+    if scale is not None:
+        step = scale.double()
+        zero = zero if zero_point is None else zero_point.double()
+        inverse = _f32(1 / step)
+    else:
+        bad |= torch.isinf(x).any(1, keepdim=True)
+        widest = torch.maximum(high, -low)
+        step = _f32(widest / 127) if symmetric else _f32(_f32(high / 255) - _f32(low / 255))
+        step = step.clamp(min=FLT_MIN)
+        inverse = _f32(1 / step)
+        if not symmetric:
+            zero = torch.round(_f32(-128 - _f32(low * inverse))).clamp(-128, 127)
+    least = -127 if symmetric else -128
+    q = (torch.round(_f32(x * inverse)) + zero).clamp(least, 127)
+    q, zero = torch.where(bad, 0.0, q), torch.where(bad, 0.0, zero)
+    return q, torch.where(bad, math.nan, step), zero
+
+
+def _check_pack_int8() -> Iterator[Outcome]:
+    seed = torch.Generator().manual_seed(2)
+    for n, k in ((1, 1), (16, 64), (33, 70), (5, 257)):
+        w = torch.randint(-128, 128, (n, k), dtype=torch.int8, generator=seed)
+        packed = pack_int8(w)
+        same = (
+            _same(packed.unpack(), w)
+            and _same(packed.column_sums, w.long().sum(1))
+            # Padding is zero: it adds nothing to either sum.
+            and int(packed.data.long().abs().sum()) == int(w.long().abs().sum())
+        )
+        yield Outcome(f"[{n}, {k}]", 0.0 if same else math.inf)
+
+
+# m, n, k: smallest, one row, ragged on every axis, full tiles, long k.
+_GEMM_CASES = ((1, 1, 1), (1, 100, 300), (5, 33, 63), (17, 31, 129), (32, 64, 128), (70, 50, 1000), (0, 8, 8))
+
+
+def _check_gemm_int8() -> Iterator[Outcome]:
+    seed = torch.Generator().manual_seed(3)
+    for m, n, k in _GEMM_CASES:
+        for dtype in UNIT:
+            for shifted in (False, True):
+                a = torch.randint(-128, 128, (m, k + 5), dtype=torch.int8, generator=seed)[:, :k]
+                w = torch.randint(-128, 128, (n, k), dtype=torch.int8, generator=seed)
+                yield _gemm_case(a, w, dtype, shifted, seed)
+    # Every product is the largest there is: an accumulator that saturates shows here.
+    for a_value, w_value in ((-128, -128), (127, -128), (-128, 127)):
+        a, w = (
+            torch.full((9, 513), a_value, dtype=torch.int8),
+            torch.full((19, 513), w_value, dtype=torch.int8),
+        )
+        yield _gemm_case(a, w, torch.float32, True, seed)
+
+
+def _gemm_case(a: Tensor, w: Tensor, dtype: torch.dtype, shifted: bool, seed: torch.Generator) -> Outcome:
+    m, k, n = *a.shape, w.shape[0]
+    a_scale = torch.rand(m, 1, generator=seed) * 0.01 + 0.001
+    w_scale = torch.rand(n, generator=seed) * 0.01 + 0.001
+    zero_point = torch.randint(-128, 128, (m, 1), dtype=torch.int8, generator=seed) if shifted else None
+    bias = torch.randn(n, generator=seed).to(dtype) if shifted else None
+    out = ops.gemm_int8(
+        a, pack_int8(w), a_scale, w_scale, a_zero_point=zero_point, bias=bias, out_dtype=dtype
+    )
+    centred = a.double() if zero_point is None else a.double() - zero_point.double()
+    product = centred @ w.double().T * a_scale.double() * w_scale.double()  # the sum is exact: below 2^53
+    exact = product if bias is None else product + bias.double()
+    tiny = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    bound = 4 * 2.0**-24 * product.abs() + (2.0**-24 + UNIT[dtype]) * exact.abs() + tiny
+    label = f"{_short(dtype)}{' zero point and bias' if shifted else ''} m = {m}, n = {n}, k = {k}"
+    return Outcome(label, _worst_ratio(out, exact, bound))
+
+
+def _check_same_bits() -> Iterator[Outcome]:
+    """A row of the result has the same bits on every ISA, in every batch and with any thread count."""
+    seed = torch.Generator().manual_seed(4)
+    x = torch.randn(37, 300, generator=seed)
+    w = pack_int8(torch.randint(-128, 128, (70, 300), dtype=torch.int8, generator=seed))
+    w_scale = torch.rand(70, generator=seed) * 0.01
+
+    def product(rows: Tensor) -> Tensor:
+        a = ops.quantize_int8(rows, symmetric=False)
+        return ops.gemm_int8(a.q, w, a.scale, w_scale, a_zero_point=a.zero_point)
+
+    expected = product(x)
+    for isa in cpu_isas():
+        with using_isa(isa):
+            yield Outcome(f"{isa} against the default", 0.0 if _same(product(x), expected) else math.inf)
+    alone = torch.cat([product(row[None]) for row in x])
+    yield Outcome("rows one by one", 0.0 if _same(alone, expected) else math.inf)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        yield Outcome("one thread", 0.0 if _same(product(x), expected) else math.inf)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _worst_ratio(out: Tensor, exact: Tensor, bound: Tensor) -> float:
+    """Largest error over bound; infinity for a NaN, an Inf or a shape that should not be there."""
+    if out.shape != exact.shape or not bool(torch.isfinite(out).all()):
+        return math.inf
+    if out.numel() == 0:
+        return 0.0
+    return float(((out.double() - exact).abs() / bound).max())
+
+
+def _same(got: Tensor, expected: Tensor) -> bool:
+    """Equal values at every place; a NaN equals a NaN."""
+    if got.shape != expected.shape:
+        return False
+    left, right = got.double(), expected.double()
+    return bool(((left == right) | (torch.isnan(left) & torch.isnan(right))).all())
+
+
+def _f32(x: Tensor) -> Tensor:
+    return x.float().double()
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+# unpack_int8 is checked by what it is for: giving back what pack_int8 was given.
+CHECKS: dict[str, Callable[[], Iterator[Outcome]]] = {
+    "quantize_int8": _check_quantize_int8,
+    "pack_int8": _check_pack_int8,
+    "gemm_int8": _check_gemm_int8,
+}

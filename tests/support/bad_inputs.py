@@ -1,0 +1,229 @@
+"""Every input that an op refuses, with what its message must say.
+
+The tests run this list; docs/errors.md is printed from it:
+python -m tests.support.bad_inputs > docs/errors.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import lamina
+
+RAW = torch.ops.lamina
+INT8 = torch.int8
+
+
+@dataclass(frozen=True)
+class BadInput:
+    """One refused call. The message must contain the argument's name, what it got and what is allowed."""
+
+    op: str
+    what: str
+    call: Callable[[], Any]
+    argument: str
+    got: str
+    allowed: str
+
+    def __str__(self) -> str:
+        return f"{self.op}-{self.what}".replace(" ", "_")
+
+    def message(self) -> str:
+        """What the call raises; a list of this machine's ISAs is cut off, since it differs elsewhere."""
+        try:
+            self.call()
+        except ValueError as error:
+            text = str(error).splitlines()[0]
+            head, mark, _ = text.partition("allowed: auto, ")
+            return head + mark + "and the ISAs of this machine" if mark else text
+        raise AssertionError(f"{self} was accepted")
+
+
+def bytes_(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=INT8)
+
+
+M, N, K = 3, 5, 70
+PACKED = lamina.pack_int8(bytes_(N, K))
+
+
+def gemm(**changed: Any) -> Callable[[], Any]:
+    """lamina.gemm_int8 of a good problem with some arguments replaced."""
+    arguments: dict[str, Any] = {
+        "a": bytes_(M, K),
+        "w": PACKED,
+        "a_scale": torch.ones(M, 1),
+        "w_scale": torch.ones(N),
+        "a_zero_point": bytes_(M, 1),
+        "bias": torch.ones(N),
+    } | changed
+    return lambda: lamina.gemm_int8(**arguments)
+
+
+def raw_gemm(data: torch.Tensor, sums: torch.Tensor) -> Callable[[], Any]:
+    """torch.ops.lamina.gemm_int8 with a packed weight that pack_int8 did not make."""
+    return lambda: RAW.gemm_int8(bytes_(M, K), data, sums, torch.ones(1), torch.ones(1))
+
+
+def quantize(x: torch.Tensor, **options: Any) -> Callable[[], Any]:
+    return lambda: lamina.quantize_int8(x, **options)
+
+
+def bad_gemm_inputs() -> Iterator[BadInput]:
+    def bad(what: str, call: Callable[[], Any], argument: str, got: str, allowed: str) -> BadInput:
+        return BadInput("gemm_int8", what, call, argument, got, allowed)
+
+    yield bad("a of floats", gemm(a=torch.ones(M, K)), "a ", "float32", "int8")
+    yield bad("a of unsigned bytes", gemm(a=bytes_(M, K).to(torch.uint8)), "a ", "uint8", "int8")
+    yield bad("a 3-D", gemm(a=bytes_(1, M, K)), "a ", "3-D [1, 3, 70]", "2-D [m, k]")
+    yield bad("a 1-D", gemm(a=bytes_(K)), "a ", "1-D [70]", "2-D [m, k]")
+    yield bad("a transposed", gemm(a=bytes_(K, M).T), "a ", "column stride", "1")
+    yield bad("k another than the weight's", gemm(a=bytes_(M, K - 1)), "a ", "69", "70")
+    yield bad("k of more tiles", gemm(a=bytes_(M, 200)), "a ", "200", "70")
+    yield bad("a_scale f64", gemm(a_scale=torch.ones(1).double()), "a_scale", "float64", "float32")
+    yield bad("a_scale too short", gemm(a_scale=torch.ones(2)), "a_scale", "1-D [2]", "[m, 1] with m = 3")
+    yield bad("a_scale a row", gemm(a_scale=torch.ones(1, M)), "a_scale", "2-D [1, 3]", "[m, 1]")
+    yield bad("a_scale empty", gemm(a_scale=torch.ones(0)), "a_scale", "1-D [0]", "[m, 1]")
+    yield bad("w_scale f16", gemm(w_scale=torch.ones(N).half()), "w_scale", "float16", "float32")
+    yield bad("w_scale of m", gemm(w_scale=torch.ones(M)), "w_scale", "1-D [3]", "n = 5")
+    yield bad("zero point int32", gemm(a_zero_point=torch.zeros(1).int()), "a_zero_point", "int32", "int8")
+    yield bad("zero point of n", gemm(a_zero_point=bytes_(N)), "a_zero_point", "1-D [5]", "m = 3")
+    yield bad("bias int32", gemm(bias=torch.ones(N).int()), "bias", "int32", "float16")
+    yield bad("bias of one", gemm(bias=torch.ones(1)), "bias", "1-D [1]", "5 elements")
+    yield bad("bias strided", gemm(bias=torch.ones(2 * N)[::2]), "bias", "contiguous", ".contiguous()")
+    yield bad("out_dtype int32", gemm(out_dtype=torch.int32), "out_dtype", "int32", "bfloat16")
+    yield bad("out_dtype f64", gemm(out_dtype=torch.float64), "out_dtype", "float64", "bfloat16")
+    data, sums = PACKED.data, PACKED.column_sums
+    yield bad("w not packed", raw_gemm(bytes_(N, K), sums), "w ", "2-D [5, 70]", "5-D [1, 2, 16, 16, 4]")
+    yield bad("w of floats", raw_gemm(data.float(), sums), "w ", "float32", "int8")
+    yield bad("w a tile short", raw_gemm(data[:, :1], sums), "w ", "[1, 1, 16, 16, 4]", "[1, 2, 16, 16, 4]")
+    strided = data.transpose(3, 2)
+    yield bad("w permuted", raw_gemm(strided, sums), "w ", "contiguous", ".contiguous()")
+    yield bad("sums of floats", raw_gemm(data, sums.float()), "w_sums", "float32", "int32")
+    yield bad(
+        "sums of more columns", raw_gemm(data, torch.zeros(17).int()), "w ", "[1, 2,", "[2, 2, 16, 16, 4]"
+    )
+    yield bad(
+        "sums strided", raw_gemm(data, torch.zeros(10).int()[::2]), "w_sums", "contiguous", ".contiguous()"
+    )
+    deep = bytes_(1, 2**24)
+    yield bad(
+        "k beyond exact column sums",
+        lambda: RAW.pack_int8(deep),
+        "k = ",
+        "16777216",
+        "at most 16777215",
+    )
+    for name, value in (("a_scale", torch.ones(1)), ("w_scale", torch.ones(N)), ("bias", torch.ones(N))):
+        yield bad(f"{name} on another device", gemm(**{name: value.to("meta")}), name, "meta", "cpu")
+
+
+def bad_quantize_inputs() -> Iterator[BadInput]:
+    def bad(what: str, call: Callable[[], Any], argument: str, got: str, allowed: str) -> BadInput:
+        return BadInput("quantize_int8", what, call, argument, got, allowed)
+
+    x, one, zero = torch.ones(M, K), torch.ones(1), bytes_(1)
+    yield bad("x f64", quantize(x.double()), "x ", "float64", "bfloat16")
+    yield bad("x int8", quantize(bytes_(M, K)), "x ", "int8", "bfloat16")
+    yield bad("x 1-D", quantize(x[0]), "x ", "1-D [70]", "2-D [m, k]")
+    yield bad("x transposed", quantize(x.T), "x ", "70", "column stride 1")
+    for value, text in ((0.0, "0"), (-1.0, "-1"), (torch.nan, "nan"), (torch.inf, "inf"), (1e-40, "e-41")):
+        scale = torch.tensor([value])
+        yield bad(f"scale {value}", quantize(x, scale=scale), "scale[0]", text, "finite")
+    late = torch.tensor([[1.0], [2.0], [0.0]])
+    yield bad("scale of the last row 0", quantize(x, scale=late), "scale[2]", "0", "finite")
+    yield bad("scale f64", quantize(x, scale=one.double()), "scale", "float64", "float32")
+    yield bad("scale of two", quantize(x, scale=torch.ones(2)), "scale", "1-D [2]", "[m, 1]")
+    grid: dict[str, Any] = {"scale": one, "zero_point": zero}
+    yield bad("zero point when symmetric", quantize(x, **grid), "zero_point", "given", "symmetric = False")
+    yield bad(
+        "zero point without scale",
+        quantize(x, zero_point=zero, symmetric=False),
+        "zero_point",
+        "given",
+        "only with scale",
+    )
+    yield bad("no zero point", quantize(x, scale=one, symmetric=False), "zero_point", "missing", "needs")
+    grid = {"scale": one, "symmetric": False}
+    yield bad("zero point int32", quantize(x, zero_point=zero.int(), **grid), "zero_point", "int32", "int8")
+    yield bad("zero point of two", quantize(x, zero_point=bytes_(2), **grid), "zero_point", "[2]", "[m, 1]")
+    yield bad("scale on another device", quantize(x, scale=one.to("meta")), "scale", "meta", "cpu")
+
+
+def bad_pack_inputs() -> Iterator[BadInput]:
+    def bad(op: str, what: str, call: Callable[[], Any], argument: str, got: str, allowed: str) -> BadInput:
+        return BadInput(op, what, call, argument, got, allowed)
+
+    w, data = bytes_(N, K), PACKED.data
+    yield bad("pack_int8", "w of floats", lambda: lamina.pack_int8(w.float()), "w ", "float32", "int8")
+    yield bad("pack_int8", "w 3-D", lambda: lamina.pack_int8(w[None]), "w ", "3-D [1, 5, 70]", "2-D [n, k]")
+    yield bad("pack_int8", "w transposed", lambda: lamina.pack_int8(w.T), "w ", "70", "column stride 1")
+    yield bad("unpack_int8", "negative n", lambda: RAW.unpack_int8(data, -5, K), "n = ", "-5", "negative")
+    yield bad(
+        "unpack_int8",
+        "n of another weight",
+        lambda: RAW.unpack_int8(data, 17, K),
+        "data",
+        "5-D [1, 2, 16, 16, 4]",
+        "5-D [2, 2, 16, 16, 4]",
+    )
+    yield bad("unpack_int8", "data int32", lambda: RAW.unpack_int8(data.int(), N, K), "data", "int32", "int8")
+    yield bad(
+        "unpack_int8",
+        "data permuted",
+        lambda: RAW.unpack_int8(data.transpose(3, 2), N, K),
+        "data",
+        "contiguous",
+        ".contiguous()",
+    )
+
+
+def bad_settings() -> Iterator[BadInput]:
+    def explain(m: int, n: int, k: int) -> Callable[[], Any]:
+        return lambda: RAW.explain_gemm_int8(m, n, k)
+
+    def bad(op: str, what: str, call: Callable[[], Any], argument: str, got: str, allowed: str) -> BadInput:
+        return BadInput(op, what, call, argument, got, allowed)
+
+    yield bad("set_cpu_isa", "unknown", lambda: RAW.set_cpu_isa("sse9"), "name", "sse9", "allowed: auto")
+    yield bad("explain_gemm_int8", "negative m", explain(-1, 2, 3), "m = ", "-1", "negative")
+    yield bad("explain_gemm_int8", "deep k", explain(1, 2, 2**24), "k = ", "16777216", "at most 16777215")
+    yield bad("explain_gemm_int8", "huge", explain(2**40, 2**40, 3), "m = ", "1099511627776", "2^63 bytes")
+    yield bad(
+        "explain_quantize_int8",
+        "negative k",
+        lambda: RAW.explain_quantize_int8(1, -2),
+        "k = ",
+        "-2",
+        "negative",
+    )
+
+
+def bad_inputs() -> list[BadInput]:
+    return [*bad_quantize_inputs(), *bad_gemm_inputs(), *bad_pack_inputs(), *bad_settings()]
+
+
+def document() -> str:
+    """docs/errors.md."""
+    lines = [
+        "# What the ops refuse, and what they say",
+        "",
+        "Generated by running every bad input: `python -m tests.support.bad_inputs > docs/errors.md`.",
+        "All of them raise `ValueError`. The tests check that each message names the argument, what it got",
+        "and what is allowed, and that this file is current.",
+    ]
+    op = ""
+    for bad in bad_inputs():
+        if bad.op != op:
+            op = bad.op
+            lines += ["", f"## {op}", "", "| input | message |", "|---|---|"]
+        lines.append(f"| {bad.what} | `{bad.message()}` |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(document(), end="")

@@ -1,0 +1,134 @@
+"""Named problems and their inputs. Inputs are seeded by the case's name and asymmetric, so that a swapped
+row, tile or scale cannot cancel."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tests.reference import gemm as reference
+
+FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True)
+class GemmInputs:
+    """The arguments of gemm_int8 with the weight as [n, k], and what the op must return for them."""
+
+    a: torch.Tensor
+    w: torch.Tensor
+    a_scale: torch.Tensor
+    w_scale: torch.Tensor
+    a_zero_point: torch.Tensor | None
+    bias: torch.Tensor | None
+
+    def rows(self, begin: int, end: int) -> GemmInputs:
+        """The same problem for a slice of the batch."""
+
+        def cut(t: torch.Tensor) -> torch.Tensor:
+            return t if t.numel() == 1 else t[begin:end]
+
+        zero_point = None if self.a_zero_point is None else cut(self.a_zero_point)
+        return GemmInputs(self.a[begin:end], self.w, cut(self.a_scale), self.w_scale, zero_point, self.bias)
+
+    def accumulated(self) -> NDArray[np.int64]:
+        zero_point = None if self.a_zero_point is None else self.a_zero_point.numpy()
+        return reference.accumulate(self.a.numpy(), self.w.numpy(), zero_point)
+
+    def _epilogue(self) -> tuple[Any, Any, Any]:
+        bias = None if self.bias is None else self.bias.float().numpy()
+        return self.a_scale.numpy(), self.w_scale.numpy(), bias
+
+    def expected(self, acc: NDArray[np.int64], out_dtype: torch.dtype) -> reference.Expected:
+        return reference.gemm_int8(acc, *self._epilogue(), out_dtype)
+
+    def expected_bits(self, acc: NDArray[np.int64], out_dtype: torch.dtype) -> torch.Tensor:
+        return reference.gemm_int8_steps(acc, *self._epilogue(), out_dtype)
+
+
+@dataclass(frozen=True)
+class GemmCase:
+    name: str
+    m: int
+    n: int
+    k: int
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.m}x{self.n}x{self.k}"
+
+    def inputs(
+        self,
+        *,
+        per_token: bool = True,
+        per_channel: bool = True,
+        zero_point: str = "none",
+        bias: torch.dtype | None = None,
+    ) -> GemmInputs:
+        """zero_point: "none", "tensor" or "token"."""
+        g = generator(f"{self.name} {self.m} {self.n} {self.k}")
+        a = random_int8(g, self.m, self.k)
+        w = random_int8(g, self.n, self.k)
+        a_scale = random_scale(g, self.m if per_token else 1)
+        w_scale = random_scale(g, self.n if per_channel else 1)
+        zeros = None
+        if zero_point != "none":
+            zeros = random_int8(g, self.m if zero_point == "token" else 1, 1)
+        offsets = None
+        if bias is not None:
+            offsets = (torch.randn(self.n, generator=g) * 0.01 * max(1, self.k)).to(bias)
+        return GemmInputs(a, w, a_scale, w_scale, zeros, offsets)
+
+
+def generator(text: str) -> torch.Generator:
+    return torch.Generator().manual_seed(zlib.crc32(text.encode()))
+
+
+def random_int8(g: torch.Generator, rows: int, columns: int) -> torch.Tensor:
+    """The whole range of int8, the ends often."""
+    values = torch.randint(-128, 128, (rows, columns), generator=g)
+    ends = torch.rand(rows, columns, generator=g) < 0.05
+    return torch.where(ends, torch.where(values < 0, -128, 127), values).to(torch.int8)
+
+
+def random_scale(g: torch.Generator, count: int) -> torch.Tensor:
+    """Distinct positive f32 values around 0.01; [count, 1], or [1] for one."""
+    scale = (torch.rand(count, generator=g) + 0.5) * 0.02 * (1 + torch.arange(count) / max(1, count))
+    return scale if count == 1 else scale.reshape(count, 1)
+
+
+GEMM_CASES = (
+    GemmCase("smallest", 1, 1, 1),
+    GemmCase("no_rows", 0, 5, 7),
+    GemmCase("no_columns", 3, 0, 5),
+    GemmCase("no_depth", 3, 5, 0),
+    GemmCase("nothing", 0, 0, 0),
+    GemmCase("ragged_depth_3", 5, 7, 3),
+    GemmCase("whole_tile", 16, 16, 64),
+    GemmCase("row_ragged", 1, 17, 65),
+    GemmCase("two_rows", 2, 33, 127),
+    GemmCase("five_rows", 5, 15, 63),
+    GemmCase("six_rows", 6, 16, 64),
+    GemmCase("seven_rows", 7, 31, 129),
+    GemmCase("one_column", 9, 1, 66),
+    GemmCase("ragged_everywhere", 17, 49, 191),
+    GemmCase("ragged_amx_panel", 33, 97, 77),
+    GemmCase("blocks_of_depth", 40, 70, 1101),
+    GemmCase("aligned", 64, 128, 512),
+    GemmCase("several_panels", 130, 257, 321),
+    GemmCase("deep_row", 1, 3, 5000),
+    GemmCase("minilm_query", 9, 384, 384),
+    GemmCase("minilm_up", 21, 1536, 384),
+    GemmCase("minilm_down", 21, 384, 1536),
+)
+GEMM_BY_NAME = {case.name: case for case in GEMM_CASES}
+
+QUANTIZE_SHAPES = ((0, 5), (3, 0), (1, 1), (2, 3), (5, 17), (6, 63), (7, 64), (16, 65), (33, 130), (4, 1537))

@@ -1,0 +1,72 @@
+"""Builds the C++ tests with AddressSanitizer and UndefinedBehaviorSanitizer and runs them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import lamina
+from tests.support.backends import ROOT
+
+BUILD = ROOT / "build" / "cpp_tests"
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+assert lamina.__version__  # registers torch.ops.lamina
+
+
+def run(command: list[str], **environment: str) -> str:
+    result = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PATH": PATH, **environment},
+        check=False,
+    )
+    assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-6000:]}"
+    return result.stdout
+
+
+def missing_isas() -> set[str]:
+    """ISAs that are built but that this machine cannot run: those take the emulated library."""
+    return set(lamina._library.build_info()["cpu_isas_built"]) - set(torch.ops.lamina.cpu_isas().split(","))
+
+
+@pytest.fixture(scope="module")
+def programs() -> list[Path]:
+    cmake = shutil.which("cmake", path=PATH)
+    if cmake is None:
+        pytest.skip("cmake is not installed")
+    # Emulated AVX-512 takes a minute to compile with sanitizers: only where nothing else runs that code.
+    emulated = "ON" if missing_isas() else "OFF"
+    options = {
+        "EXTENSION": "OFF",
+        "TESTS": "ON",
+        "SANITIZE": "ON",
+        "WERROR": "ON",
+        "EMULATED": emulated,
+        "CUDA": "OFF",
+    }
+    flags = [f"-DLAMINA_{option}={value}" for option, value in options.items()]
+    run([cmake, "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", *flags])
+    run([cmake, "--build", str(BUILD)])
+    folder = BUILD / "tests" / "cpp"
+    names = ["lamina_tests"] + (["lamina_tests_emu"] if (folder / "lamina_tests_emu").exists() else [])
+    return [folder / name for name in names]
+
+
+def test_cpp_tests_under_sanitizers(programs: list[Path]) -> None:
+    for program in programs:
+        output = run([str(program)], ASAN_OPTIONS="detect_leaks=1", UBSAN_OPTIONS="print_stacktrace=1")
+        assert "FAIL" not in output
+        assert output.strip().endswith(" tests, 0 failures")
+
+
+def test_the_harness_fails_when_nothing_runs(programs: list[Path]) -> None:
+    with pytest.raises(AssertionError, match="0 tests, 0 failures"):
+        run([str(programs[0]), "no such test"])

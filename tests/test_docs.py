@@ -1,0 +1,136 @@
+"""The documents say what the code does: formulas, diagrams, examples and links are evaluated."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import lamina  # noqa: F401  registers torch.ops.lamina
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+]
+SHAPES = {
+    "smallest": (1, 1),
+    "one tile": (16, 64),
+    "ragged": (40, 200),
+    "one past a tile": (17, 65),
+    "wide": (3, 500),
+}
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def blocks(name: str, language: str) -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", read(name), flags=re.MULTILINE | re.DOTALL)
+    return [text for kind, text in fenced if kind == language]
+
+
+@pytest.fixture(scope="module")
+def formulas() -> tuple[str, str]:
+    element, offset = blocks("docs/layouts.md", "python")
+    return element.strip(), offset.strip()
+
+
+def weight(n: int, k: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(n * 1000 + k)
+    return torch.randint(-128, 128, (n, k), dtype=torch.int8, generator=generator)
+
+
+@pytest.mark.parametrize(("n", "k"), SHAPES.values(), ids=SHAPES)
+def test_int8_tile_formula_is_what_pack_int8_does(formulas: tuple[str, str], n: int, k: int) -> None:
+    w = weight(n, k)
+    packed, sums = torch.ops.lamina.pack_int8(w)
+    data = torch.zeros(math.ceil(n / 16), math.ceil(k / 64), 16, 16, 4, dtype=torch.int8)
+    element = compile(formulas[0], "docs/layouts.md", "exec")
+    for row in range(n):
+        for column in range(k):
+            exec(element, {"data": data, "w": w, "n": row, "k": column})
+    assert packed.is_contiguous()
+    assert torch.equal(packed, data)
+    assert torch.equal(sums, w.sum(1, dtype=torch.int32))
+
+
+def test_int8_tile_offset_is_the_place_of_the_element(formulas: tuple[str, str]) -> None:
+    n, k = SHAPES["ragged"]
+    w = weight(n, k)
+    flat = torch.ops.lamina.pack_int8(w)[0].flatten()
+    offsets = set()
+    for row in range(n):
+        for column in range(k):
+            scope = {"n": row, "k": column, "tiles_k": math.ceil(k / 64)}
+            exec(formulas[1], scope)
+            assert flat[scope["offset"]] == w[row, column]
+            offsets.add(scope["offset"])
+    assert len(offsets) == n * k
+
+
+def test_int8_tile_diagram_shows_the_tile() -> None:
+    """Weights that name their own position: n in one packing, k in another."""
+    by_n = torch.ops.lamina.pack_int8(
+        torch.arange(16, dtype=torch.int8)[:, None].expand(16, 64).contiguous()
+    )[0].flatten()
+    by_k = torch.ops.lamina.pack_int8(torch.arange(64, dtype=torch.int8).expand(16, 64))[0].flatten()
+    (diagram,) = (block for block in blocks("docs/layouts.md", "") if block.startswith("byte"))
+    header, *rows = diagram.splitlines()
+    columns = [int(byte) for byte in header.split()[1:]]
+    assert len(rows) >= 4
+    for line in rows:
+        row = int(line.split()[1])
+        cells = [tuple(map(int, cell)) for cell in re.findall(r"w\[ *(\d+)\]\[ *(\d+)\.\. *(\d+)\]", line)]
+        assert len(cells) == len(columns)
+        for byte, (n, first, last) in zip(columns, cells, strict=True):
+            group = slice(row * 64 + byte, row * 64 + byte + 4)
+            assert by_n[group].tolist() == [n] * 4
+            assert by_k[group].tolist() == list(range(first, last + 1))
+
+
+def test_int8_tile_examples() -> None:
+    text = read("docs/layouts.md")
+    extents = re.search(r"weight of `n = (\d+)`, `k = (\d+)`, so (\d+) x (\d+) tiles, (\d+) bytes", text)
+    assert extents is not None
+    n, k, tiles_n, tiles_k, total = map(int, extents.groups())
+    examples = re.findall(r"^\| w\[(\d+), (\d+)\] \| (\[.*?\]) \| (\d+) \|", text, flags=re.MULTILINE)
+    assert len(examples) >= 5
+    for row, column, index, byte in examples:
+        w = torch.zeros(n, k, dtype=torch.int8)
+        w[int(row), int(column)] = 1
+        data = torch.ops.lamina.pack_int8(w)[0]
+        assert data.shape[:2] == (tiles_n, tiles_k)
+        assert data.numel() == total
+        assert str(data.nonzero().squeeze().tolist()) == index
+        assert data.flatten().nonzero().item() == int(byte)
+
+
+@pytest.mark.parametrize("example", range(len(blocks("README.md", "python"))))
+def test_readme_examples_run(example: int) -> None:
+    exec(compile(blocks("README.md", "python")[example], "README.md", "exec"), {"__name__": "example"})
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_and_paths_exist(name: str) -> None:
+    text = read(name)
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
+    missing = [target for target in targets if not (ROOT / name).parent.joinpath(target).exists()]
+    paths = re.findall(r"`((?:csrc|docs|tests|tools|bench|python|cmake)/[\w/.]+)`", text)
+    missing += [path for path in paths if not (ROOT / path).exists()]
+    assert missing == []
+
+
+def test_readme_names_every_op_that_is_registered() -> None:
+    library = read("csrc/torch/library.cc")
+    ops = re.findall(r'"(\w+)\(Tensor', library)
+    assert ops
+    assert [
+        op for op in ops if op not in read("README.md").replace("PackedInt8.unpack()", "unpack_int8")
+    ] == []

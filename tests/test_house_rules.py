@@ -1,0 +1,203 @@
+"""The rules of the house as code: layering, sizes, and that no kernel or op lacks its companions."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import lamina
+from tests.support.backends import ROOT, cpu_kernels
+
+CSRC = ROOT / "csrc"
+CPP_SUFFIXES = {".h", ".cc", ".cu", ".cuh", ".inc"}
+MAX_LINES = 400
+# Deep to shallow: a file may include its own layer and those before it.
+LAYERS = {"base": {"base", "layout"}, "layout": {"base", "layout"}, "device": {"base", "layout", "device"}}
+LAYERS["ops"] = LAYERS["device"] | {"ops"}
+LAYERS["torch"] = LAYERS["ops"] | {"torch"}
+OPS = sorted(path.parent.name for path in CSRC.glob("ops/*/kernels.inc"))
+
+
+def sources(*folders: str, suffixes: set[str] = CPP_SUFFIXES) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted(p for p in (ROOT / folder).rglob("*") if p.suffix in suffixes and p.is_file())
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def includes(path: Path, quotes: str) -> list[str]:
+    return re.findall(rf"^\s*#\s*include\s+{quotes}", path.read_text(), flags=re.MULTILINE)
+
+
+def code(path: Path) -> str:
+    """The text without comments and string literals."""
+    text = re.sub(r"//[^\n]*|/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+    return re.sub(r'"(?:\\.|[^"\\\n])*"', '""', text)
+
+
+@pytest.mark.parametrize("path", list(sources("csrc")), ids=name)
+def test_includes_point_one_way(path: Path) -> None:
+    layer = path.relative_to(CSRC).parts[0]
+    for included in includes(path, '"([^"]+)"'):
+        assert (CSRC / included).is_file(), f'"{included}" is not a path from csrc'
+        assert included.split("/")[0] in LAYERS[layer], f"{layer} may not include {included}"
+
+
+@pytest.mark.parametrize("path", list(sources("csrc")), ids=name)
+def test_torch_and_python_stay_in_the_binding(path: Path) -> None:
+    foreign = [h for h in includes(path, "<([^>]+)>") if re.match(r"(torch|ATen|c10|pybind11)/|Python\.h", h)]
+    assert foreign == [] or path.is_relative_to(CSRC / "torch")
+    assert [
+        h
+        for h in foreign
+        if "torch/" in h and not re.match("torch/(csrc/stable|csrc/inductor|headeronly)", h)
+    ] == []
+
+
+@pytest.mark.parametrize("path", list(sources("csrc")), ids=name)
+def test_device_code_stays_in_device(path: Path) -> None:
+    """asm elsewhere is allowed only when empty: a fence for the compiler, not an instruction."""
+    if path.is_relative_to(CSRC / "device"):
+        return
+    text = code(path)
+    assert re.findall(r"\b(?:threadIdx|blockIdx|__shfl\w*|__syncthreads)\b|<<<", text) == []
+    raw = re.sub(r"//[^\n]*", "", path.read_text())
+    statements = re.findall(r"\b(?:asm|__asm__)\b\s*(?:volatile)?\s*\(\s*(\"[^\"]*\")", raw)
+    assert [statement for statement in statements if statement != '""'] == []
+
+
+@pytest.mark.parametrize("path", list(sources("csrc")), ids=name)
+def test_intrinsics_stay_in_the_kernels(path: Path) -> None:
+    intrinsics = [h for h in includes(path, "<([^>]+)>") if re.search(r"intrin|arm_neon|simde|cpuid", h)]
+    at_home = re.fullmatch(r"csrc/(ops/\w+/cpu|base)/[^/]+", name(path))
+    assert intrinsics == [] or at_home
+
+
+ALL_CODE = [
+    *sources("csrc", "bench", "tests", "tools", "cmake"),
+    *sources("python", "bench", "tests", "tools", suffixes={".py", ".c", ".sh", ".cmake"}),
+    ROOT / "setup.py",
+    ROOT / "CMakeLists.txt",
+    ROOT / "Makefile",
+]
+
+
+@pytest.mark.parametrize("path", ALL_CODE, ids=name)
+def test_files_are_short_and_clean(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_LINES
+    assert not text or text.endswith("\n")
+    untidy = [
+        line
+        for line in text.splitlines()
+        if line != line.rstrip() or ("\t" in line and path.name != "Makefile")
+    ]
+    assert untidy == []
+    unfinished = "|".join(("TO" + "DO", "FIX" + "ME", "X" + "XX"))
+    assert re.findall(rf"\b(?:{unfinished})\b", text) == []
+
+
+@pytest.mark.parametrize("path", [p for p in sources("csrc") if p.suffix == ".h"], ids=name)
+def test_headers_guard_and_explain_themselves(path: Path) -> None:
+    text = path.read_text()
+    assert text.startswith("//"), "a header opens with what a reader needs"
+    assert "#pragma once" in text
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_kernel_row_has_its_file(op: str) -> None:
+    rows = cpu_kernels(op)
+    files = {p.stem for p in (CSRC / "ops" / op / "cpu").glob("*.cc")}
+    assert rows[0] == "generic"
+    assert set(rows) == files
+    assert len(rows) == len(set(rows))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_op_has_its_companions(op: str) -> None:
+    companions = [
+        f"csrc/ops/{op}/{op}.h",
+        f"csrc/ops/{op}/run.cc",
+        f"csrc/torch/{op}.cc",
+        f"python/lamina/ops/{op}.py",
+        f"tests/ops/test_{op}.py",
+        f"tests/cpp/test_{op}.cc",
+        f"bench/ops/{op}.py",
+    ]
+    assert [path for path in companions if not (ROOT / path).is_file()] == []
+    header = (CSRC / "ops" / op / f"{op}.h").read_text()
+    reference = re.search(r"Reference: (\S+\.py)", header)
+    assert reference, "the header names its reference"
+    assert f"def {op}(" in (ROOT / reference.group(1)).read_text()
+    documents = (
+        "".join(p.read_text() for p in (ROOT / "docs").glob("*.md")) + (ROOT / "README.md").read_text()
+    )
+    assert op in documents
+
+
+def test_every_registered_op_is_listed_in_a_python_module() -> None:
+    registered = re.findall(r'"(\w+)\(Tensor', (CSRC / "torch" / "library.cc").read_text())
+    assert {"gemm_int8", "quantize_int8", "pack_int8", "unpack_int8"} <= set(registered)
+    for op in registered:
+        schema = getattr(torch.ops.lamina, op).default._schema
+        assert "mode" not in [argument.name for argument in schema.arguments]
+
+
+def public_definitions(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name, node
+
+
+PYTHON = [p for p in sources("python", suffixes={".py"}) if p.name != "__main__.py"]
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=name)
+def test_public_python_is_documented_and_typed(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text())), "a module says what it holds"
+    for where, node in public_definitions(path):
+        assert ast.get_docstring(node), f"{where} has no docstring"
+        if isinstance(node, ast.FunctionDef):
+            assert node.returns is not None, f"{where} has no return type"
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_docstrings_follow_the_order_of_the_house(op: str) -> None:
+    text = inspect.getdoc(getattr(lamina, op))
+    assert text
+    places = [text.find(f"\n{heading}") for heading in ("returns", "Error", "Raises", "Devices", "Source")]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+def test_python_never_permutes_a_weight() -> None:
+    """Layouts belong to csrc/layout: no transpose or permute in the modules that hold packed weights."""
+    for path in (ROOT / "python/lamina/pack.py", *sources("python/lamina/ops", suffixes={".py"})):
+        assert re.findall(r"\.(?:permute|transpose|movedim)\(|\.T\b", code(path).replace("w.T", "")) == [], (
+            name(path)
+        )
+
+
+def test_kernels_of_one_isa_are_not_merged_with_another() -> None:
+    """An object file compiled for one ISA may define no weak function: the linker would keep one copy for
+    all callers, and that copy may need instructions that the machine lacks."""
+    objects = [
+        path
+        for path in sorted((ROOT / "build").glob("cmake/csrc/CMakeFiles/*/ops/*/cpu/*.o"))
+        if path.name != "generic.cc.o"
+    ]
+    if not objects:
+        pytest.skip("no build/cmake: the library was not built in this tree")
+    for path in objects:
+        symbols = subprocess.run(["nm", "-C", path], capture_output=True, text=True, check=True).stdout
+        weak = [line for line in symbols.splitlines() if re.match(r"[0-9a-f]+ [Wu] ", line)]
+        assert weak == [], name(path)

@@ -1,0 +1,100 @@
+"""The wheel in an environment of its own, used from outside the tree."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.backends import ROOT
+
+SCRIPT = """
+import sys, torch, lamina
+assert lamina.__file__.startswith(sys.prefix), lamina.__file__
+w = torch.tensor([[1, 2, 3], [-128, 127, 0]], dtype=torch.int8)
+a = torch.tensor([[-128, 5, 127]], dtype=torch.int8)
+print(lamina.gemm_int8(a, lamina.pack_int8(w), torch.tensor([0.5]), torch.ones(2)).tolist())
+"""
+
+
+def run(command: list[str], folder: Path) -> str:
+    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    result = subprocess.run(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**environment, "PATH": search},
+        check=False,
+    )
+    assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-6000:]}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy of the tree's files: what a user who downloads the sources would build."""
+    source = tmp_path_factory.mktemp("source") / "lamina"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    for file in listed.stdout.splitlines():
+        if (ROOT / file).is_file() and not file.startswith("tests/"):
+            (source / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, source / file)
+    out = tmp_path_factory.mktemp("wheel")
+    options = ["--no-build-isolation", "--no-deps", "--no-index", "--disable-pip-version-check", "-q"]
+    run([sys.executable, "-m", "pip", "wheel", *options, "-w", str(out), "."], source)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_name_says_one_binary_for_every_python(wheel: Path) -> None:
+    version, tags = wheel.stem.split("-", 2)[1:]
+    assert version
+    assert tags.startswith("cp310-abi3-linux")
+
+
+def test_contents(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    libraries = [name for name in names if name.endswith(".so")]
+    assert libraries == ["lamina/_C.abi3.so"], "one library, and no test library"
+    assert "lamina/py.typed" in names
+    outside = [n for n in names if not n.startswith("lamina/") and ".dist-info/" not in n]
+    assert outside == []
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert wheel.stat().st_size < 60 * 2**20
+
+
+def test_works_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
+    """torch and what it needs come from this environment through a .pth file: nothing is downloaded."""
+    run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], tmp_path)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    site = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
+    install = ["--target", str(site), "--no-deps", "--no-index", "--disable-pip-version-check", "-q"]
+    run([sys.executable, "-m", "pip", "install", *install, str(wheel)], tmp_path)
+    purelib = Path(torch.__file__).parents[1]
+    # The folder named in a .pth file is searched, but its own .pth files, an editable install, are not run.
+    (site / "torch_of_the_tests.pth").write_text(f"{purelib}\n")
+    assert run([python, "-c", SCRIPT], tmp_path).strip() == "[[131.5, 8509.5]]"
+
+
+def test_stable_abi(wheel: Path, tmp_path: Path) -> None:
+    audit = shutil.which(
+        "torch-abi-audit", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
+    if audit is None:
+        pytest.skip("torch-abi-audit is not installed")
+    zipfile.ZipFile(wheel).extract("lamina/_C.abi3.so", tmp_path)
+    run([audit, "--check", "both", str(tmp_path / "lamina" / "_C.abi3.so")], tmp_path)
