@@ -1,0 +1,194 @@
+"""What is benchmarked: cases, the implementations of an op, and the copies of a weight they rotate through.
+
+An op plugs in as bench/ops/<op>.py with a module-level `BENCH: OpBench`. An implementation is `lamina` or a
+peer; a peer's name starts with its family (`torch_f32` is of `torch`), and `--peers torch` takes the family.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import bench.ops
+from bench.roofline import Work
+
+T = TypeVar("T")
+
+
+class BenchError(Exception):
+    """A request that cannot be met; the message says what is allowed."""
+
+
+@dataclass(frozen=True)
+class Case:
+    op: str
+    device: str
+    m: int
+    n: int
+    k: int
+    dtype: str
+    group: int | None = None
+
+    def to_json(self) -> dict[str, object]:
+        shape: dict[str, object] = {"m": self.m, "n": self.n, "k": self.k, "dtype": self.dtype}
+        return shape if self.group is None else {**shape, "group": self.group}
+
+    def title(self) -> str:
+        return " ".join(f"{name}={value}" for name, value in self.to_json().items())
+
+
+@dataclass
+class Ring(Iterator[T]):
+    """Equal copies at different addresses; a call takes the next, which no cache holds by then."""
+
+    copies: list[T]
+    nbytes: int  # of all copies
+    _next: int = 0
+
+    def __next__(self) -> T:
+        copy = self.copies[self._next]
+        self._next = (self._next + 1) % len(self.copies)
+        return copy
+
+    def __iter__(self) -> Ring[T]:
+        return self
+
+
+@dataclass
+class Rotation:
+    """Makes rings of at least `target_bytes` (hot: of one copy), kept for cases of the same weight."""
+
+    hot: bool
+    target_bytes: int
+    max_copies: int = 4096
+    _rings: dict[tuple[object, ...], Ring[Any]] = field(default_factory=dict)
+
+    def copies_of(self, nbytes: int, max_copies: int | None = None) -> int:
+        if self.hot:
+            return 1
+        wanted = max(2, -(-self.target_bytes // max(nbytes, 1)))
+        return min(wanted, self.max_copies if max_copies is None else max_copies)
+
+    def ring(
+        self, key: tuple[object, ...], nbytes: int, make: Callable[[], T], max_copies: int | None = None
+    ) -> Ring[T]:
+        """The ring under `key`, made of `make()` results of `nbytes` each when it is not there yet."""
+        if key not in self._rings:
+            count = self.copies_of(nbytes, max_copies)
+            self._rings[key] = Ring([make() for _ in range(count)], count * nbytes)
+        return self._rings[key]
+
+    def clear(self) -> None:
+        self._rings.clear()
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The largest error: absolute, and as a fraction of its element's error bound."""
+
+    max_error: float
+    over_bound: float
+
+
+@dataclass
+class Candidate:
+    """One implementation bound to one case, ready to be checked and timed."""
+
+    impl: str
+    computes: str  # one line: what a call does that the others may not
+    call: Callable[[], object]
+    check: Callable[[], Accuracy]
+    work: Work
+    ring: Ring[Any] | None = None
+    isa: str | None = None  # forced; only lamina has one
+    select: Callable[[], None] | None = None
+    plan: str | None = None
+
+
+@dataclass
+class Context:
+    """What a run asks of every op."""
+
+    rotation: Rotation
+    threads: int
+    isas: Sequence[str]  # lamina's, each a row
+    peers: Sequence[str]
+    skip: Sequence[str] = ()
+    skipped: dict[str, str] = field(default_factory=dict)  # impl -> why it has no row
+
+    def wants(self, impl: str) -> bool:
+        if impl in self.skip:
+            return False
+        return impl == "lamina" or any(impl == peer or impl.startswith(peer + "_") for peer in self.peers)
+
+
+class OpBench(Protocol):
+    """What bench/ops/<op>.py provides as BENCH."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Devices that have kernels."""
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Allowed --dtype values, the default first."""
+
+    @property
+    def has_groups(self) -> bool: ...
+
+    @property
+    def peers(self) -> tuple[str, ...]: ...
+
+    def candidates(self, case: Case, context: Context) -> list[Candidate]:
+        """lamina first, then the wanted peers; one that cannot run is noted in context.skipped."""
+
+
+def op_names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules([str(Path(bench.ops.__file__).parent)]))
+
+
+def load_op(name: str) -> OpBench:
+    if name not in op_names():
+        raise BenchError(f"op: got {name!r}; allowed: {', '.join(op_names())}")
+    return cast(OpBench, importlib.import_module(f"bench.ops.{name}").BENCH)
+
+
+def make_cases(
+    op: OpBench, device: str, ms: Sequence[int], n: int, k: int, dtype: str | None, group: int | None
+) -> list[Case]:
+    """One case per m, after checking everything that a user can get wrong."""
+    if device not in ("cpu", "cuda"):
+        raise BenchError(f"--device: got {device!r}; allowed: cpu, cuda")
+    if device not in op.devices:
+        raise BenchError(
+            f"--device {device}: {op.name} has no {device} kernels; allowed: {', '.join(op.devices)}"
+        )
+    if dtype is not None and dtype not in op.dtypes:
+        raise BenchError(f"--dtype: got {dtype!r}; {op.name} allows {', '.join(op.dtypes)}")
+    if group is not None and not op.has_groups:
+        raise BenchError(f"--group: {op.name} has no groups")
+    for name, sizes in (("m", ms), ("n", [n]), ("k", [k])):
+        if any(size < 1 for size in sizes):
+            raise BenchError(f"--{name}: got {min(sizes)}; a benchmark needs at least 1")
+    return [Case(op.name, device, m, n, k, dtype or op.dtypes[0], group) for m in ms]
+
+
+def check_peers(op: OpBench, names: Sequence[str]) -> None:
+    families = {peer.split("_")[0] for peer in op.peers}
+    for name in names:
+        if name not in op.peers and name not in families:
+            allowed = ", ".join(sorted(families | set(op.peers)))
+            raise BenchError(f"--peers: got {name!r}; {op.name} has {allowed}")
+
+
+def finite(value: float) -> float:
+    """JSON has no NaN and no infinity: both are an error beyond any bound."""
+    return value if abs(value) <= sys.float_info.max else sys.float_info.max

@@ -1,0 +1,1 @@
+"""C helpers of the benchmark: measured ceilings of the machine."""

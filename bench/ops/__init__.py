@@ -1,0 +1,1 @@
+"""One module per op; bench/cases.py says what a module provides."""

@@ -1,0 +1,212 @@
+"""gemm_int8 beside onnxruntime's MatMulInteger and torch's products.
+
+All get the same numbers: int8 activations and weights over the full range, f32 scales per token and channel.
+Only lamina applies the scales in the call; the integer peers stop at int32 and their check scales the result
+in float64, so that one bound measures all. The float peers multiply the dequantised operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.cases import Accuracy, Candidate, Case, Context
+from bench.peers import Bound, OnnxSession, PeerUnavailable, onnx_model
+from bench.roofline import Arithmetic, Work
+from tests.reference import gemm as reference
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+F64 = NDArray[np.float64]
+MAX_SESSIONS = 128  # an onnxruntime session costs some ms and memory beyond its weight
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One case's operands and exact product, as arrays: every implementation makes its own form of them."""
+
+    a: NDArray[np.int8]  # [m, k]
+    w: NDArray[np.int8]  # [n, k]
+    a_scale: NDArray[np.float32]  # [m, 1]
+    w_scale: NDArray[np.float32]  # [n]
+    expected: reference.Expected
+
+    def accuracy(self, out: F64) -> Accuracy:
+        error = np.abs(out - self.expected.exact)
+        return Accuracy(float(error.max()), float((error / self.expected.bound).max()))
+
+    def accuracy_of_integers(self, acc: NDArray[Any]) -> Accuracy:
+        """The absolute error in integer units, the ratio after scaling."""
+        scaled = acc.astype(np.float64) * self.a_scale.astype(np.float64) * self.w_scale
+        units = np.abs(scaled - self.expected.exact) / (self.a_scale.astype(np.float64) * self.w_scale)
+        return Accuracy(float(np.rint(units.max())), self.accuracy(scaled).over_bound)
+
+
+def _scales(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return (rng.uniform(0.5, 2, shape) / 127).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _weight(n: int, k: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    rng = np.random.default_rng([n, k])
+    return rng.integers(-127, 128, (n, k), np.int8), _scales(rng, (n,))
+
+
+def make_inputs(case: Case) -> Inputs:
+    rng = np.random.default_rng([case.m, case.n, case.k])
+    w, w_scale = _weight(case.n, case.k)
+    a = rng.integers(-128, 128, (case.m, case.k), np.int8)
+    a_scale = _scales(rng, (case.m, 1))
+    # Whole numbers below 2^53 add exactly in float64, and BLAS is fast enough for a benchmark's sizes.
+    acc = (a.astype(np.float64) @ w.astype(np.float64).T).astype(np.int64)
+    expected = reference.gemm_int8(acc, a_scale, w_scale, None, DTYPES[case.dtype])
+    return Inputs(a, w, a_scale, w_scale, expected)
+
+
+def _work(case: Case, arithmetic: Arithmetic, operand_bytes: int, out_bytes: int) -> Work:
+    moved = (case.m * case.k + case.n * case.k) * operand_bytes + case.m * case.n * out_bytes
+    return Work(moved, 2 * case.m * case.n * case.k, arithmetic)
+
+
+def _lamina(case: Case, inputs: Inputs, context: Context, isa: str) -> Candidate:
+    import lamina
+
+    weight = torch.from_numpy(inputs.w)
+    packed = lamina.pack_int8(weight)
+    ring = context.rotation.ring(
+        ("lamina", case.n, case.k), packed.data.nbytes, lambda: replace(packed, data=packed.data.clone())
+    )
+    a, a_scale, w_scale = (torch.from_numpy(x) for x in (inputs.a, inputs.a_scale, inputs.w_scale))
+    out_dtype = DTYPES[case.dtype]
+
+    def call() -> Tensor:
+        return lamina.gemm_int8(a, next(ring), a_scale, w_scale, out_dtype=out_dtype)
+
+    def select() -> None:
+        torch.ops.lamina.set_cpu_isa(isa)
+
+    select()
+    return Candidate(
+        "lamina",
+        f"quantised product, scaled to {case.dtype}",
+        call,
+        lambda: inputs.accuracy(call().double().numpy()),
+        _work(case, "int8", 1, out_dtype.itemsize),
+        ring,
+        isa,
+        select,
+        torch.ops.lamina.explain_gemm_int8(case.m, case.n, case.k),
+    )
+
+
+def _onnxruntime(case: Case, inputs: Inputs, context: Context, *, impl: str, is_unsigned: bool) -> Candidate:
+    """MatMulInteger with a constant weight. u8 x s8: activations shifted by 128, their zero point."""
+    a_type: type[np.generic] = np.uint8 if is_unsigned else np.int8
+    zero_point = 128 if is_unsigned else 0
+
+    def make() -> OnnxSession:
+        model = onnx_model(
+            [("MatMulInteger", ["a", "w", "a_zero_point"], ["acc"])],
+            {"a": (a_type, ["m", case.k])},
+            {"acc": (np.int32, ["m", case.n])},
+            {"w": np.ascontiguousarray(inputs.w.T), "a_zero_point": np.array(zero_point, a_type)},
+        )
+        return OnnxSession(model, context.threads)
+
+    ring = context.rotation.ring((impl, case.n, case.k), case.n * case.k, make, MAX_SESSIONS)
+    shifted = (inputs.a.astype(np.int16) + zero_point).astype(a_type)
+    bound = Bound({"a": shifted}, {"acc": np.zeros((case.m, case.n), np.int32)}, context.threads)
+    for session in ring.copies:
+        session.bind(bound)
+
+    def call() -> None:
+        next(ring).run()
+
+    def check() -> Accuracy:
+        call()
+        return inputs.accuracy_of_integers(bound.output("acc"))
+
+    computes = f"MatMulInteger {'u8' if is_unsigned else 's8'} x s8 to int32, unscaled"
+    return Candidate(impl, computes, call, check, _work(case, "int8", 1, 4), ring)
+
+
+def _torch_linear(
+    case: Case, inputs: Inputs, context: Context, *, impl: str, dtype: torch.dtype
+) -> Candidate:
+    a = torch.from_numpy(inputs.a * inputs.a_scale).to(dtype)
+    w = torch.from_numpy(inputs.w * inputs.w_scale[:, None]).to(dtype)
+    ring = context.rotation.ring((impl, case.n, case.k), w.nbytes, w.clone)
+
+    def call() -> Tensor:
+        return torch.nn.functional.linear(a, next(ring))
+
+    arithmetic: Arithmetic = "f32" if dtype == torch.float32 else "bf16"
+    return Candidate(
+        impl,
+        f"F.linear of the dequantised operands in {impl.removeprefix('torch_')}",
+        call,
+        lambda: inputs.accuracy(call().double().numpy()),
+        _work(case, arithmetic, dtype.itemsize, dtype.itemsize),
+        ring,
+    )
+
+
+def _torch_int_mm(case: Case, inputs: Inputs, context: Context) -> Candidate:
+    a = torch.from_numpy(inputs.a)
+    w = torch.from_numpy(inputs.w)
+    ring = context.rotation.ring(("torch_int_mm", case.n, case.k), w.nbytes, w.clone)
+
+    def call() -> Tensor:
+        return torch._int_mm(a, next(ring).t())
+
+    try:
+        call()
+    except RuntimeError as error:
+        raise PeerUnavailable(str(error).splitlines()[0]) from error
+    return Candidate(
+        "torch_int_mm",
+        "_int_mm to int32, unscaled",
+        call,
+        lambda: inputs.accuracy_of_integers(call().numpy()),
+        _work(case, "int8", 1, 4),
+        ring,
+    )
+
+
+Build = Callable[[Case, Inputs, Context], Candidate]
+_PEERS: dict[str, Build] = {
+    "onnxruntime": partial(_onnxruntime, impl="onnxruntime", is_unsigned=True),
+    "onnxruntime_s8s8": partial(_onnxruntime, impl="onnxruntime_s8s8", is_unsigned=False),
+    "torch_f32": partial(_torch_linear, impl="torch_f32", dtype=torch.float32),
+    "torch_bf16": partial(_torch_linear, impl="torch_bf16", dtype=torch.bfloat16),
+    "torch_int_mm": _torch_int_mm,
+}
+
+
+class GemmInt8Bench:
+    name = "gemm_int8"
+    devices = ("cpu",)
+    dtypes = tuple(DTYPES)
+    has_groups = False
+    peers = tuple(_PEERS)
+
+    def candidates(self, case: Case, context: Context) -> list[Candidate]:
+        inputs = make_inputs(case)
+        found = [_lamina(case, inputs, context, isa) for isa in context.isas]
+        for impl, build in _PEERS.items():
+            if not context.wants(impl):
+                continue
+            try:
+                found.append(build(case, inputs, context))
+            except PeerUnavailable as error:
+                context.skipped[impl] = str(error)
+        return found
+
+
+BENCH = GemmInt8Bench()
