@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,11 @@ def cpu_kernels(op: str) -> list[str]:
     text = (ROOT / "csrc" / "ops" / op / "kernels.inc").read_text()
     rows = [match.groups() for line in text.splitlines() if (match := ROW.match(line))]
     return [isa for name, isa in rows if name == op]
+
+
+def kernel_of(plan: str) -> str:
+    """The kernel that the text of a plan names."""
+    return str(re.findall(r"^kernel +(\w+)", plan, flags=re.MULTILINE)[0])
 
 
 @functools.cache
@@ -90,13 +96,16 @@ class Backend:
 
 
 def runnable(isa: str) -> Backend | None:
-    """Native where the machine can, else emulated where the build can."""
-    if isa in torch.ops.lamina.cpu_isas().split(","):
-        return Backend(isa)
+    """Native where the machine can, else emulated where the build can.
+
+    LAMINA_TEST_EMULATED=1 shows what an AVX2 machine runs: everything above AVX2 is emulated.
+    """
     emulated = emulated_ops()
-    if emulated is not None and isa in emulated.cpu_isas().split(","):
-        return Backend(isa, emulated=True)
-    return None
+    can_emulate = emulated is not None and isa in emulated.cpu_isas().split(",")
+    prefer_emulated = "LAMINA_TEST_EMULATED" in os.environ and isa not in ("generic", "avx2")
+    if isa in torch.ops.lamina.cpu_isas().split(",") and not prefer_emulated:
+        return Backend(isa)
+    return Backend(isa, emulated=True) if can_emulate else None
 
 
 def backends(op: str) -> list[Any]:

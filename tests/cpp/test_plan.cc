@@ -1,0 +1,118 @@
+// Plans: the right kernel, every output in exactly one task, sizes that cannot overflow.
+#include "check.h"
+#include "ops/gemm_int8/plan.h"
+
+namespace lamina::test {
+namespace {
+
+using gemm_int8::Block;
+using gemm_int8::Plan;
+using gemm_int8::Problem;
+
+constexpr int64_t kL2 = 1 << 20;
+
+#if defined(__x86_64__)
+TEST(the_kernel_fits_the_isa_and_m) {
+  struct Row {
+    Isa isa;
+    int64_t m;
+    const char* kernel;
+  };
+  const Row table[] = {
+      {Isa::kGeneric, 1, "gemm_int8_generic"},
+      {Isa::kGeneric, 500, "gemm_int8_generic"},
+      {Isa::kAvx2, 1, "gemm_int8_avx2"},
+      {Isa::kAvx2, 500, "gemm_int8_avx2"},
+      {Isa::kAvx512Vnni, 1, "gemm_int8_avx512_vnni"},
+      {Isa::kAvx512Vnni, 500, "gemm_int8_avx512_vnni"},
+      {Isa::kAmxInt8, 500, "gemm_int8_amx_int8"},
+  };
+  for (const Row& row : table) {
+    const Plan chosen = plan(Problem{row.m, 4096, 4096}, {row.isa, kL2}, 2);
+    CHECK_EQ(std::string(chosen.kernel.name) == row.kernel, true);
+  }
+}
+#endif
+
+TEST(kernels_ascend_and_are_named_after_their_isa) {
+  Isa last = Isa::kGeneric;
+  for (const gemm_int8::CpuKernel& kernel : gemm_int8::kernels()) {
+    CHECK(kernel.isa >= last);
+    last = kernel.isa;
+    CHECK(std::string(kernel.name) == "gemm_int8_" + std::string(isa_name(kernel.isa)));
+    CHECK(kernel.tile_m > 0 && kernel.tile_n > 0 && kernel.tile_n % 16 == 0);
+  }
+  CHECK(gemm_int8::kernels().front().isa == Isa::kGeneric &&
+        gemm_int8::kernels().front().min_m == 0);
+}
+
+TEST(every_output_is_in_exactly_one_task) {
+  for (const gemm_int8::CpuKernel& kernel : gemm_int8::kernels())
+    for (int64_t m : {1, 2, 5, 6, 7, 31, 33, 64, 130})
+      for (int64_t n : {1, 15, 16, 17, 64, 65, 300})
+        for (int64_t k : {0, 1, 64, 4096, 70000})
+          for (int threads : {1, 2, 3, 8, 64}) {
+            at(kernel.name, " ", m, " ", n, " ", k, " threads ", threads);
+            const Problem problem{m, n, k};
+            const Plan chosen = plan(problem, {kernel.isa, kL2}, threads);
+            CHECK(chosen.tasks() >= 1 && chosen.tasks() <= threads);
+            CHECK(chosen.panel_m > 0 && chosen.panel_m % chosen.kernel.tile_m == 0);
+            CHECK(chosen.block_n % chosen.kernel.tile_n == 0);
+            CHECK_EQ(chosen.scratch_bytes, chosen.kernel.scratch_bytes(chosen.panel_m, k));
+            CHECK(chosen.scratch_bytes >= chosen.panel_m * k);
+            std::vector<int> owners(static_cast<size_t>(m * n), 0);
+            for (int64_t task = 0; task < chosen.tasks(); ++task) {
+              const Block block = chosen.block(task, problem);
+              CHECK(block.n_begin % 16 == 0);
+              CHECK(block.m_begin < block.m_end && block.n_begin < block.n_end);
+              for (int64_t i = block.m_begin; i < block.m_end; ++i)
+                for (int64_t j = block.n_begin; j < block.n_end; ++j)
+                  ++owners[static_cast<size_t>(i * n + j)];
+            }
+            for (int count : owners) CHECK_EQ(count, 1);
+          }
+}
+
+TEST(panels_fit_l2_unless_one_tile_does_not) {
+  for (int64_t k : {64, 4096, 16384, 1 << 20})
+    for (const gemm_int8::CpuKernel& kernel : gemm_int8::kernels()) {
+      const Plan chosen = plan(Problem{512, 512, k}, {kernel.isa, kL2}, 2);
+      CHECK(chosen.panel_m == chosen.kernel.tile_m || chosen.panel_m * k <= kL2);
+    }
+}
+
+TEST(huge_problems_are_planned_without_overflow) {
+  const int64_t big = int64_t{1} << 40;
+  for (const Problem& problem :
+       {Problem{big, 1, 1}, Problem{1, big, 1000}, Problem{big, 1 << 20, 0},
+        Problem{(int64_t{1} << 31) + 1, 1 << 29, 64}, Problem{100, 100, gemm_int8::kMaxK}}) {
+    at(problem.m, " ", problem.n, " ", problem.k);
+    CHECK(check(problem).is_ok());
+    for (Isa isa : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512Vnni, Isa::kAmxInt8}) {
+      const Plan chosen = plan(problem, {isa, kL2}, 64);
+      CHECK(chosen.block_m > 0 && chosen.block_n > 0 && chosen.scratch_bytes > 0);
+      CHECK(chosen.grid_m * chosen.block_m >= problem.m &&
+            chosen.grid_n * chosen.block_n >= problem.n);
+      CHECK(chosen.block(chosen.tasks() - 1, problem).m_end == problem.m);
+      CHECK(chosen.describe(problem, {isa, kL2}).find(" -") == std::string::npos);
+    }
+  }
+}
+
+TEST(impossible_problems_are_refused) {
+  const int64_t big = int64_t{1} << 40;
+  for (const Problem& problem :
+       {Problem{-1, 1, 1}, Problem{1, -1, 1}, Problem{1, 1, -1}, Problem{big, big, 1},
+        Problem{INT64_MAX, 1, 1}, Problem{0, INT64_MAX, 64}, Problem{1, 1, gemm_int8::kMaxK + 1},
+        Problem{INT64_MAX, INT64_MAX, INT64_MAX}, Problem{INT64_MIN, INT64_MIN, INT64_MIN}}) {
+    at(problem.m, " ", problem.n, " ", problem.k);
+    const Status status = check(problem);
+    CHECK(!status.is_ok());
+    CHECK(status.message().find("gemm_int8: ") == 0);
+    std::string text;
+    CHECK(!gemm_int8::explain(problem, 2, text).is_ok());
+  }
+}
+
+}  // namespace
+}  // namespace lamina::test

@@ -1,0 +1,207 @@
+"""gemm_int8 against exact integers and float64, on every kernel of kernels.inc."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import lamina
+from tests.support.backends import Backend, available, backends, emulated_twins, kernel_of
+from tests.support.cases import (
+    FLOAT_DTYPES,
+    GEMM_BY_NAME,
+    GEMM_CASES,
+    GemmCase,
+    GemmInputs,
+    dtype_name,
+    generator,
+    random_int8,
+    random_scale,
+)
+from tests.support.check import check_gemm
+from tests.support.compare import assert_equal, assert_within
+
+BACKENDS = pytest.mark.parametrize("backend", backends("gemm_int8"))
+ONE = torch.ones(1)
+
+
+@functools.cache
+def case_with_answer(case: GemmCase) -> tuple[GemmInputs, NDArray[np.int64]]:
+    inputs = case.inputs(zero_point="token", bias=torch.float32)
+    return inputs, inputs.accumulated()
+
+
+@BACKENDS
+@pytest.mark.parametrize("case", GEMM_CASES, ids=str)
+def test_matches_reference(case: GemmCase, backend: Backend) -> None:
+    check_gemm(backend, *case_with_answer(case), case)
+
+
+EMULATED = [pytest.param(backend, id=str(backend)) for backend in emulated_twins("gemm_int8")]
+
+
+@pytest.mark.parametrize("backend", EMULATED)
+@pytest.mark.parametrize("name", ["no_depth", "ragged_everywhere", "ragged_amx_panel", "blocks_of_depth"])
+def test_emulated_kernels_match_reference(name: str, backend: Backend) -> None:
+    """The emulation itself stays tested on machines that never need it."""
+    check_gemm(backend, *case_with_answer(GEMM_BY_NAME[name]), name)
+
+
+@BACKENDS
+@pytest.mark.parametrize("zero_point", ["none", "tensor", "token"])
+@pytest.mark.parametrize("per_channel", [False, True], ids=["w_tensor", "w_channel"])
+@pytest.mark.parametrize("per_token", [False, True], ids=["a_tensor", "a_token"])
+def test_every_scale_zero_point_and_bias(
+    per_token: bool, per_channel: bool, zero_point: str, backend: Backend
+) -> None:
+    case = GemmCase("combination", 7, 37, 70)
+    for bias in (None, *FLOAT_DTYPES):
+        inputs = case.inputs(per_token=per_token, per_channel=per_channel, zero_point=zero_point, bias=bias)
+        check_gemm(backend, inputs, inputs.accumulated(), f"bias {bias}")
+
+
+@BACKENDS
+def test_scales_zero_points_and_bias_in_every_accepted_shape(backend: Backend) -> None:
+    inputs = GEMM_BY_NAME["seven_rows"].inputs(zero_point="token", bias=torch.float32)
+    want = backend.gemm(inputs)
+    assert inputs.a_zero_point is not None
+    wide = torch.randn(7, 3)
+    wide[:, 1:2] = inputs.a_scale
+    for a_scale in (inputs.a_scale.reshape(-1), wide[:, 1:2], wide[:, 1]):
+        for w_scale in (inputs.w_scale.reshape(-1), inputs.w_scale):
+            for zero in (inputs.a_zero_point.reshape(-1), inputs.a_zero_point):
+                again = GemmInputs(inputs.a, inputs.w, a_scale, w_scale, zero, inputs.bias)
+                assert_equal(backend.gemm(again), want)
+    for one in (torch.tensor(0.5), torch.tensor([0.5]), torch.tensor([[0.5]])):
+        again = GemmInputs(inputs.a, inputs.w, one, one, None, None)
+        assert_equal(backend.gemm(again), (0.25 * again.accumulated()).astype(np.float32))
+
+
+def with_row_stride(a: torch.Tensor, extra: int, lead: int, filler: int) -> torch.Tensor:
+    """The same values as a slice of columns of a wider tensor full of `filler`."""
+    wide = torch.full((a.shape[0] + 2, lead + a.shape[1] + extra), filler, dtype=a.dtype)
+    view = wide[1:-1, lead : lead + a.shape[1]]
+    view.copy_(a)
+    return view
+
+
+@BACKENDS
+@pytest.mark.parametrize("name", ["row_ragged", "seven_rows", "ragged_amx_panel", "blocks_of_depth"])
+def test_any_row_stride_of_a(name: str, backend: Backend) -> None:
+    inputs, acc = case_with_answer(GEMM_BY_NAME[name])
+    want = inputs.expected_bits(acc, torch.float32)
+    for extra, lead in ((1, 0), (0, 1), (61, 3), (1000, 64)):
+        for filler in (-128, 85):
+            i = inputs
+            a = with_row_stride(i.a, extra, lead, filler)
+            strided = GemmInputs(a, i.w, i.a_scale, i.w_scale, i.a_zero_point, i.bias)
+            assert_equal(backend.gemm(strided), want, f"row stride {a.stride(0)}, neighbours {filler}")
+
+
+@BACKENDS
+def test_rows_that_share_memory(backend: Backend) -> None:
+    """Row stride 0 (an expanded row) and row stride 1 (a sliding window)."""
+    g = generator("shared rows")
+    line, w = random_int8(g, 1, 300), random_int8(g, 19, 200)
+    for a in (line[:, :200].expand(9, 200), line.as_strided((9, 200), (1, 1))):
+        inputs = GemmInputs(a, w, random_scale(g, 9), random_scale(g, 19), None, None)
+        acc = GemmInputs(a.contiguous(), w, ONE, ONE, None, None).accumulated()
+        assert_equal(backend.gemm(inputs), inputs.expected_bits(acc, torch.float32))
+
+
+@BACKENDS
+@pytest.mark.parametrize("out_dtype", FLOAT_DTYPES, ids=dtype_name)
+def test_nan_and_inf_of_scales_and_bias(out_dtype: torch.dtype, backend: Backend) -> None:
+    inputs = GEMM_BY_NAME["ragged_everywhere"].inputs(bias=torch.float32)
+    assert inputs.bias is not None
+    inputs.a[4] = 0  # 0 * Inf
+    for i, value in enumerate((torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 3e38)):
+        inputs.a_scale[i] = value
+        inputs.w_scale[7 * i + 1] = value
+        inputs.bias[5 * i] = value
+    acc = inputs.accumulated()
+    got = backend.gemm(inputs, out_dtype)
+    assert_equal(got, inputs.expected_bits(acc, out_dtype))
+    assert got.isnan().any()
+    assert got.isinf().any()
+
+
+@BACKENDS
+@pytest.mark.parametrize("out_dtype", FLOAT_DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("exponent", [0, 3, -10, -20, -30, -126, -140])
+def test_rounding_of_the_output(exponent: int, out_dtype: torch.dtype, backend: Backend) -> None:
+    """Ties, overflow to Inf and subnormals: consecutive integers times a power of two."""
+    a = torch.tensor([[127, 1, 127, 127], [-127, -1, -127, -127], [5, 1, 7, 0]], dtype=torch.int8)
+    w = torch.stack(
+        [torch.tensor([c // 127 % 128, c % 127, c // 3 % 100, c % 61]) for c in range(0, 12000, 7)]
+    )
+    scale = torch.tensor([2.0**exponent])
+    inputs = GemmInputs(a, w.to(torch.int8), scale, ONE, None, None)
+    acc = inputs.accumulated()
+    got = backend.gemm(inputs, out_dtype)
+    assert_equal(got, inputs.expected_bits(acc, out_dtype))
+    assert_within(got, inputs.expected(acc, out_dtype), out_dtype)
+
+
+@BACKENDS
+@pytest.mark.parametrize("n, k", [(49, 191), (70, 1101)])
+def test_a_row_is_the_same_in_every_batch(n: int, k: int, backend: Backend) -> None:
+    inputs = GemmCase("batch", 257, n, k).inputs(zero_point="token", bias=torch.bfloat16)
+    data, sums = backend.pack(inputs.w)
+    for dtype in FLOAT_DTYPES:
+        whole = backend.gemm_packed(inputs, data, sums, dtype)
+        for size in (1, 2, 4, 5, 6, 7, 31, 64):
+            for begin in (0, 3, 100, 257 - size):
+                part = backend.gemm_packed(inputs.rows(begin, begin + size), data, sums, dtype)
+                assert_equal(part, whole[begin : begin + size], f"rows {begin} to {begin + size}")
+
+
+@BACKENDS
+@pytest.mark.parametrize("shape", [(1, 300, 257), (40, 130, 300), (257, 33, 129)], ids=str)
+@pytest.mark.usefixtures("restore_threads")
+def test_independent_of_the_thread_count(shape: tuple[int, int, int], backend: Backend) -> None:
+    inputs = GemmCase("threads", *shape).inputs(zero_point="token", bias=torch.float32)
+    want = inputs.expected_bits(inputs.accumulated(), torch.float32)
+    for threads in (1, 2, 3, 7, 16):
+        torch.set_num_threads(threads)
+        assert_equal(backend.gemm(inputs), want, f"{threads} threads")
+
+
+@pytest.mark.parametrize("case", [c for c in GEMM_CASES if c.m * c.n * c.k], ids=str)
+def test_all_isas_agree_and_read_each_others_packing(case: GemmCase) -> None:
+    inputs = case.inputs(zero_point="token", bias=torch.float16)
+    inputs.a_scale[0], inputs.w_scale[-1] = torch.nan, torch.inf
+    everywhere = available("gemm_int8")
+    packed = {str(backend): backend.pack(inputs.w) for backend in everywhere}
+    want = everywhere[0].gemm_packed(inputs, *packed[str(everywhere[-1])], torch.bfloat16)
+    for packer, runner in itertools.product(everywhere, everywhere):
+        if case.n * case.k > 20_000 and packer != everywhere[0]:
+            continue
+        got = runner.gemm_packed(inputs, *packed[str(packer)], torch.bfloat16)
+        assert_equal(got, want, f"packed by {packer}, run by {runner}")
+
+
+@BACKENDS
+def test_the_forced_isa_is_the_one_that_runs(backend: Backend) -> None:
+    with backend.active() as ops:
+        assert ops.cpu_isa() == backend.isa
+        assert kernel_of(ops.explain_gemm_int8(64, 64, 64)) == f"gemm_int8_{backend.isa}"
+
+
+def test_python_twin_calls_the_op() -> None:
+    inputs = GEMM_BY_NAME["seven_rows"].inputs(zero_point="token", bias=torch.float16)
+    i, packed = inputs, lamina.pack_int8(inputs.w)
+    want = inputs.expected_bits(inputs.accumulated(), torch.bfloat16)
+    got = lamina.gemm_int8(
+        i.a, packed, i.a_scale, i.w_scale,
+        a_zero_point=i.a_zero_point, bias=i.bias, out_dtype=torch.bfloat16,
+    )  # fmt: skip
+    assert_equal(got, want)
+    plain = GemmInputs(i.a, i.w, i.a_scale, i.w_scale, None, None)
+    want = plain.expected_bits(plain.accumulated(), torch.float32)
+    assert_equal(lamina.gemm_int8(i.a, packed, i.a_scale, i.w_scale), want)

@@ -1,0 +1,101 @@
+"""Random shapes, strides and argument forms, the same ones every run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tests.reference import layout, quantize
+from tests.support.backends import Backend, backends
+from tests.support.cases import FLOAT_DTYPES, GemmCase, GemmInputs, generator
+from tests.support.compare import assert_equal, assert_within
+
+GEMM = st.fixed_dictionaries(
+    {
+        "m": st.integers(0, 70),
+        "n": st.integers(0, 140),
+        "k": st.one_of(st.integers(0, 200), st.integers(500, 1100)),
+        "extra": st.integers(0, 65),
+        "quiet": st.sampled_from([1, 2, 4]),
+        "per_token": st.booleans(),
+        "per_channel": st.booleans(),
+        "zero_point": st.sampled_from(["none", "tensor", "token"]),
+        "bias": st.sampled_from([None, *FLOAT_DTYPES]),
+        "out_dtype": st.sampled_from(FLOAT_DTYPES),
+    }
+)
+
+
+def check_gemm(backend: Backend, p: dict) -> None:  # type: ignore[type-arg]
+    inputs = GemmCase("random", p["m"], p["n"], p["k"]).inputs(
+        per_token=p["per_token"],
+        per_channel=p["per_channel"],
+        zero_point=p["zero_point"],
+        bias=p["bias"],
+    )
+    wide = torch.full((p["m"], p["k"] + p["extra"]), -77, dtype=torch.int8)
+    wide[:, : p["k"]] = inputs.a // p["quiet"]
+    i = inputs
+    inputs = GemmInputs(wide[:, : p["k"]], i.w, i.a_scale, i.w_scale, i.a_zero_point, i.bias)
+    acc = inputs.accumulated()
+    got = backend.gemm(inputs, p["out_dtype"])
+    assert_within(got, inputs.expected(acc, p["out_dtype"]), p["out_dtype"], p)
+    assert_equal(got, inputs.expected_bits(acc, p["out_dtype"]), p)
+
+
+@pytest.mark.parametrize("backend", backends("gemm_int8"))
+@given(p=GEMM)
+def test_gemm_int8(backend: Backend, p: dict) -> None:  # type: ignore[type-arg]
+    check_gemm(backend, p)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", backends("gemm_int8"))
+@settings(max_examples=2000)
+@given(p=GEMM)
+def test_gemm_int8_at_length(backend: Backend, p: dict) -> None:  # type: ignore[type-arg]
+    check_gemm(backend, p)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", backends("gemm_int8"))
+def test_gemm_int8_exhaustive_edges(backend: Backend) -> None:
+    """Every m to 40, n around tile edges, k around group and tile edges."""
+    for m in range(41):
+        for n in (1, 15, 16, 17, 31, 33, 64, 65):
+            for k in (1, 2, 3, 4, 5, 63, 64, 65):
+                inputs = GemmCase("edges", m, n, k).inputs(zero_point="token", bias=torch.float32)
+                want = inputs.expected_bits(inputs.accumulated(), torch.float32)
+                assert_equal(backend.gemm(inputs), want, f"{m} x {n} x {k}")
+
+
+@pytest.mark.parametrize("backend", backends("quantize_int8"))
+@given(
+    m=st.integers(0, 40),
+    k=st.integers(0, 300),
+    exponent=st.integers(-20, 20),
+    dtype=st.sampled_from(FLOAT_DTYPES),
+    symmetric=st.booleans(),
+)
+@example(m=1, k=16, exponent=-20, dtype=torch.float16, symmetric=False)
+def test_quantize_int8(
+    backend: Backend, m: int, k: int, exponent: int, dtype: torch.dtype, symmetric: bool
+) -> None:
+    g = generator(f"random {m} {k}")
+    x = ((torch.randn(m, k, generator=g) + torch.randn(m, 1, generator=g)) * 2.0**exponent).to(dtype)
+    want = quantize.quantize_int8(x.float().numpy(), symmetric=symmetric)
+    q, scale, zero_point = backend.quantize(x, symmetric=symmetric)
+    assert_equal(q, want.q)
+    assert_equal(scale, want.scale)
+    assert_equal(zero_point, want.zero_point[:0] if symmetric else want.zero_point)
+
+
+@given(n=st.integers(0, 70), k=st.integers(0, 200))
+def test_pack_int8(n: int, k: int) -> None:
+    w = GemmCase("random", 1, n, k).inputs().w
+    data, sums = torch.ops.lamina.pack_int8(w)
+    assert_equal(data, layout.pack_int8(w.numpy()))
+    assert_equal(sums, layout.column_sums(w.numpy()))
+    assert_equal(torch.ops.lamina.unpack_int8(data, n, k), w)

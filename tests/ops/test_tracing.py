@@ -1,0 +1,168 @@
+"""Every op under torch's own checks: opcheck, fake tensors, torch.compile, dispatch keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import lamina
+from tests.support.backends import emulated_ops
+from tests.support.cases import GEMM_BY_NAME, GemmCase, generator, random_int8
+from tests.support.compare import assert_equal
+
+TENSOR_OPS = ("gemm_int8", "pack_int8", "quantize_int8", "unpack_int8")
+
+
+def gemm_arguments(m: int, n: int, k: int, zero_point: str, bias: torch.dtype | None) -> tuple[Any, ...]:
+    i = GemmCase("trace", m, n, k).inputs(zero_point=zero_point, bias=bias)
+    data, sums = torch.ops.lamina.pack_int8(i.w)
+    return (i.a, data, sums, i.a_scale, i.w_scale, i.a_zero_point, i.bias)
+
+
+def sample_calls(op: str) -> Iterator[tuple[Any, ...]]:
+    """Positional arguments of several calls that differ in shape, stride, dtype and optional arguments."""
+    g = generator("samples")
+    x = torch.randn(9, 70, generator=g)
+    w = random_int8(g, 33, 70)
+    if op == "quantize_int8":
+        yield (x,)
+        yield (x.half()[:, :65], None, None, False)
+        yield (x.bfloat16()[:1], torch.tensor([0.1]))
+        yield (x, torch.rand(9, 1) + 0.1, torch.zeros(9, 1, dtype=torch.int8), False)
+        yield (x[:0],)
+    elif op == "pack_int8":
+        yield from ((w,), (w[:5, :64],), (w[:0],), (w[:, :0],))
+    elif op == "unpack_int8":
+        for n, k in ((33, 70), (48, 128), (33, 65)):
+            yield (torch.ops.lamina.pack_int8(torch.zeros(n, k, dtype=torch.int8))[0], n, k)
+    else:
+        yield gemm_arguments(7, 37, 70, "token", torch.float32)
+        yield (*gemm_arguments(1, 16, 64, "none", None), torch.bfloat16)
+        yield (*gemm_arguments(0, 5, 7, "tensor", torch.float16), torch.float16)
+        a, *rest = gemm_arguments(6, 33, 70, "token", torch.bfloat16)
+        yield (torch.cat([a, a], 1)[:, :70], *rest)
+
+
+CALLS = [
+    pytest.param(op, arguments, id=f"{op}-{number}")
+    for op in TENSOR_OPS
+    for number, arguments in enumerate(sample_calls(op))
+]
+
+
+@pytest.mark.parametrize("op, arguments", CALLS)
+def test_opcheck(op: str, arguments: tuple[Any, ...]) -> None:
+    torch.library.opcheck(getattr(torch.ops.lamina, op).default, arguments)
+
+
+@pytest.mark.parametrize("op", TENSOR_OPS)
+def test_opcheck_of_the_emulated_library(op: str) -> None:
+    ops = emulated_ops()
+    if ops is None:
+        pytest.skip("the emulated library is not built (install libsimde-dev)")
+    torch.library.opcheck(getattr(ops, op).default, next(sample_calls(op)))
+
+
+def kind(result: Any) -> list[tuple[Any, ...]]:
+    tensors = [result] if isinstance(result, torch.Tensor) else list(result)
+    return [(tuple(t.shape), t.dtype, t.stride(), t.device.type) for t in tensors]
+
+
+@pytest.mark.parametrize("op, arguments", CALLS)
+def test_fake_kernels_promise_what_the_real_ones_give(op: str, arguments: tuple[Any, ...]) -> None:
+    call = getattr(torch.ops.lamina, op)
+    with FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in arguments]
+        promised = kind(call(*fakes))
+    assert promised == kind(call(*arguments))
+    meta = [a.to("meta") if isinstance(a, torch.Tensor) else a for a in arguments]
+    on_meta = [(shape, dtype) for shape, dtype, *_ in kind(call(*meta))]
+    assert on_meta == [(shape, dtype) for shape, dtype, *_ in promised]
+
+
+@pytest.mark.parametrize("op", TENSOR_OPS)
+def test_registered_for_cpu_cuda_and_meta(op: str) -> None:
+    for key in ("CPU", "CUDA"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"lamina::{op}", key)
+    overload = getattr(torch.ops.lamina, op).default
+    assert torch._library.simple_registry.singleton.find(str(overload._schema.name)).fake_impl.kernel
+
+
+@pytest.mark.parametrize("op", TENSOR_OPS)
+def test_cuda_kernel_says_that_it_is_not_built(op: str) -> None:
+    """What a CUDA tensor would dispatch to, called without one."""
+    cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    with pytest.raises(ValueError, match=f"lamina::{op}: .*no CUDA kernel is built.*CPU"):
+        getattr(torch.ops.lamina, op).default.redispatch(cuda, *next(sample_calls(op)))
+
+
+@pytest.mark.parametrize("op", TENSOR_OPS)
+def test_schema_names_no_argument_mode(op: str) -> None:
+    schema = getattr(torch.ops.lamina, op).default._schema
+    assert "mode" not in [argument.name for argument in schema.arguments]
+    assert not schema.is_mutable
+
+
+def linear(x: torch.Tensor, packed: lamina.PackedInt8, w_scale: torch.Tensor) -> torch.Tensor:
+    q, scale, zero_point = lamina.quantize_int8(x.abs() + x, symmetric=False)
+    y = lamina.gemm_int8(q, packed, scale, w_scale, a_zero_point=zero_point, out_dtype=x.dtype)
+    return y * 2
+
+
+@pytest.fixture
+def fresh_dynamo() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+def test_compiles_to_one_graph_for_every_m(backend: str) -> None:
+    inputs = GEMM_BY_NAME["seven_rows"].inputs()
+    packed, w_scale = lamina.pack_int8(inputs.w), inputs.w_scale.flatten()
+    graphs = 0
+
+    def counted(graph: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Any]:
+        nonlocal graphs
+        graphs += 1
+        compiler: Callable[..., Any] = torch._dynamo.lookup_backend(backend)
+        compiled: Callable[..., Any] = compiler(graph, examples)
+        return compiled
+
+    compiled = torch.compile(linear, fullgraph=True, dynamic=True, backend=counted)
+    g = generator("compile")
+    for m in (7, 2, 33, 130):
+        x = torch.randn(m, inputs.w.shape[1], generator=g)
+        assert_equal(compiled(x, packed, w_scale), linear(x, packed, w_scale), f"m = {m}")
+    assert graphs == 1
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_packing_compiles() -> None:
+    def round_trip(w: torch.Tensor) -> torch.Tensor:
+        return lamina.pack_int8(w).unpack()
+
+    compiled = torch.compile(round_trip, fullgraph=True, dynamic=True, backend="aot_eager")
+    for n in (5, 17, 40):
+        w = random_int8(generator("compiled pack"), n, 66)
+        assert_equal(compiled(w), w)
+
+
+def test_exports() -> None:
+    inputs = GEMM_BY_NAME["seven_rows"].inputs()
+    packed, w_scale = lamina.pack_int8(inputs.w), inputs.w_scale.flatten()
+
+    class Layer(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return linear(x, packed, w_scale)
+
+    x = torch.randn(7, inputs.w.shape[1])
+    m = torch.export.Dim("m", min=2, max=4096)
+    program = torch.export.export(Layer(), (x,), dynamic_shapes=({0: m},))
+    for rows in (x, x[:3]):
+        assert_equal(program.module()(rows), linear(rows, packed, w_scale))

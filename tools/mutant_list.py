@@ -1,0 +1,247 @@
+"""The bugs that tools/mutants.py plants. Add some with every kernel."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+GEMM = "csrc/ops/gemm_int8"
+QUANTIZE = "csrc/ops/quantize_int8/cpu/body.h"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """Replaces the one place in `file` that reads `old`, whatever its line breaks, with `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+    def apply(self, text: str) -> str:
+        """The patched text; ValueError unless `old` is there exactly once."""
+        pattern = r"\s+".join(re.escape(word) for word in self.old.split())
+        found = len(re.findall(pattern, text))
+        if found != 1:
+            raise ValueError(f"{self.name}: {found} places in {self.file} read {self.old!r}, one is needed")
+        return re.sub(pattern, lambda _: self.new, text)
+
+
+MUTANTS = (
+    # Packers and layout
+    Mutant(
+        "pack: last k tile missing",
+        f"{GEMM}/pack.cc",
+        "begin < k; begin += kTileK",
+        "begin + kTileK <= k; begin += kTileK",
+    ),
+    Mutant(
+        "pack: last group one byte short",
+        f"{GEMM}/pack.cc",
+        "std::memcpy(out, in + p, static_cast<size_t>(count));",
+        "std::memcpy(out, in + p, static_cast<size_t>(count - (count < kGroupK)));",
+    ),
+    Mutant(
+        "pack: column sums of the last tile only", f"{GEMM}/pack.cc", "sums[row] += sum;", "sums[row] = sum;"
+    ),
+    Mutant(
+        "pack: column 3 of a tile is column 2",
+        f"{GEMM}/pack.cc",
+        "const int8_t* const in = w + row * stride;",
+        "const int8_t* const in = w + (row % 16 == 3 ? row - 1 : row) * stride;",
+    ),
+    Mutant(
+        "pack: row stride ignored",
+        f"{GEMM}/pack.cc",
+        "const int8_t* const in = w + row * stride;",
+        "const int8_t* const in = w + row * k;",
+    ),
+    # Loop nest
+    Mutant(
+        "gemm: row stride of a ignored",
+        f"{GEMM}/cpu/body.h",
+        "p.a + (m0 + row) * p.a_stride, p.a_stride,",
+        "p.a + (m0 + row) * p.problem.k, p.problem.k,",
+    ),
+    Mutant(
+        "gemm: last k tile missing",
+        f"{GEMM}/cpu/body.h",
+        "count = std::min(step, tiles_k - k0);",
+        "count = std::min(step, tiles_k - k0) - (k0 > 0);",
+    ),
+    Mutant(
+        "gemm: second block of k overwrites the first",
+        f"{GEMM}/cpu/body.h",
+        "k0 % kChunkTilesK != 0",
+        "false",
+    ),
+    Mutant(
+        "gemm: sums beyond int32 forget earlier chunks",
+        f"{GEMM}/cpu/body.h",
+        "(first ? 0 : wide_acc[i]) + acc[i]",
+        "acc[i]",
+    ),
+    Mutant(
+        "gemm: sums stay in int32 for any k",
+        f"{GEMM}/gemm_int8.h",
+        "kMaxExactK = 65536",
+        "kMaxExactK = 1 << 20",
+    ),
+    Mutant(
+        "gemm: scale of the panel's first row",
+        f"{GEMM}/cpu/body.h",
+        "const float scale = p.a_scale[m0 + i];",
+        "const float scale = p.a_scale[m0];",
+    ),
+    Mutant(
+        "gemm: scales of the first columns",
+        f"{GEMM}/cpu/body.h",
+        "c.scale[j] = p.w_scale[n0 + j];",
+        "c.scale[j] = p.w_scale[j];",
+    ),
+    Mutant(
+        "gemm: zero point of the panel's first row",
+        f"{GEMM}/cpu/body.h",
+        "p.a_zero_point[m0 + i]",
+        "p.a_zero_point[m0]",
+    ),
+    Mutant(
+        "gemm: bias of the last column dropped",
+        f"{GEMM}/cpu/body.h",
+        "j < count; ++j) c.bias[j] = to_f32",
+        "j < count - 1; ++j) c.bias[j] = to_f32",
+    ),
+    Mutant(
+        "plan: a task loses its last row",
+        f"{GEMM}/plan.cc",
+        "std::min(m_begin + block_m, problem.m)",
+        "std::min(m_begin + block_m - (m_begin > 0), problem.m)",
+    ),
+    # Epilogue and value types
+    Mutant(
+        "epilogue: sign of the zero point",
+        f"{GEMM}/epilogue.h",
+        "static_cast<uint32_t>(acc) -",
+        "static_cast<uint32_t>(acc) +",
+    ),
+    Mutant(
+        "epilogue: zero point forgotten beyond int32",
+        f"{GEMM}/epilogue.h",
+        "acc - static_cast<int64_t>(zero_point)",
+        "acc - 0 * static_cast<int64_t>(zero_point)",
+    ),
+    Mutant(
+        "epilogue: scales multiplied with each other first",
+        f"{GEMM}/epilogue.h",
+        "static_cast<float>(acc) * a_scale * w_scale",
+        "static_cast<float>(acc) * (a_scale * w_scale)",
+    ),
+    Mutant(
+        "epilogue: bias rounded to bf16",
+        f"{GEMM}/epilogue.h",
+        "* w_scale + bias",
+        "* w_scale + to_f32(from_f32<BF16>(bias))",
+    ),
+    Mutant(
+        "bf16: truncated instead of rounded",
+        "csrc/base/numeric.h",
+        "(bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16",
+        "bits >> 16",
+    ),
+    Mutant(
+        "f16: overflow wraps",
+        "csrc/base/numeric.h",
+        "magnitude >= 0x47800000u ? overflow",
+        "magnitude > 0x7f800000u ? overflow",
+    ),
+    Mutant(
+        "f16: subnormals flushed",
+        "csrc/base/numeric.h",
+        "(magnitude < 0x0400u ? subnormal : normal)",
+        "(magnitude < 0x0400u ? subnormal & 0u : normal)",
+    ),
+    # One ISA
+    Mutant(
+        "generic: fourth weight of a group", f"{GEMM}/cpu/generic.cc", "a[3] * column[3]", "a[3] * column[2]"
+    ),
+    Mutant(
+        "avx2: unsafe pairs go unnoticed, so products saturate",
+        f"{GEMM}/cpu/avx2.cc",
+        "limit = _mm256_set1_epi16(128)",
+        "limit = _mm256_set1_epi16(140)",
+    ),
+    Mutant(
+        "avx2: negative pairs go unnoticed",
+        f"{GEMM}/cpu/avx2.cc",
+        "_mm256_cmpgt_epi16(_mm256_max_epi16(above, below), limit)",
+        "_mm256_cmpgt_epi16(above, limit)",
+    ),
+    Mutant(
+        "avx2: rest of a split group dropped",
+        f"{GEMM}/cpu/avx2.cc",
+        "count += header.splits;",
+        "count += header.splits / 2;",
+    ),
+    Mutant(
+        "avx2: offset of the weights 127",
+        f"{GEMM}/cpu/avx2.cc",
+        "_mm256_set1_epi32(128 * row_sum[i])",
+        "_mm256_set1_epi32(127 * row_sum[i])",
+    ),
+    Mutant("avx2: columns in the order of vphaddd", f"{GEMM}/cpu/avx2.cc", "0xd8", "0xe4"),
+    Mutant(
+        "avx512: saturating products",
+        f"{GEMM}/cpu/avx512_vnni.cc",
+        "_mm512_dpbusd_epi32(sum[i][t], row, weight[t])",
+        "_mm512_add_epi32(sum[i][t], _mm512_madd_epi16("
+        "_mm512_maddubs_epi16(row, weight[t]), _mm512_set1_epi16(1)))",
+    ),
+    Mutant("avx512: offset 127", f"{GEMM}/cpu/avx512_vnni.cc", "kOffset = 128", "kOffset = 127"),
+    Mutant(
+        "amx: fourth tile multiplies the third's weights",
+        f"{GEMM}/cpu/amx_int8.cc",
+        "_tile_dpbssd(3, 5, 7)",
+        "_tile_dpbssd(3, 5, 6)",
+    ),
+    Mutant(
+        "amx: last byte of a ragged k missing",
+        f"{GEMM}/cpu/amx_int8.cc",
+        "std::memcpy(out, a + r * a_stride + p, bytes);",
+        "std::memcpy(out, a + r * a_stride + p, bytes - (bytes < 64));",
+    ),
+    # Quantiser
+    Mutant(
+        "quantize: truncates",
+        QUANTIZE,
+        "std::bit_cast<int32_t>(v + kRound) - std::bit_cast<int32_t>(kRound)",
+        "static_cast<int32_t>(v)",
+    ),
+    Mutant(
+        "quantize: last value not searched",
+        QUANTIZE,
+        "j < k; ++j) { const int32_t key",
+        "j < k - 1; ++j) { const int32_t key",
+    ),
+    Mutant("quantize: sign of the zero point", QUANTIZE, "-128.0f - range.low", "-128.0f + range.low"),
+    Mutant("quantize: -128 when symmetric", QUANTIZE, "p.symmetric ? -127 : -128", "-128"),
+    Mutant(
+        "quantize: NaN under a static scale",
+        QUANTIZE,
+        "low != low || high != high",
+        "low != low && high != high",
+    ),
+    Mutant(
+        "quantize: Inf has a scale",
+        QUANTIZE,
+        "!(low >= -FLT_MAX && high <= FLT_MAX)",
+        "low != low || high != high",
+    ),
+    Mutant(
+        "quantize: static scale of the first row",
+        QUANTIZE,
+        "p.static_scale[i], p.symmetric",
+        "p.static_scale[0], p.symmetric",
+    ),
+    Mutant("quantize: rows of zeros get scale 0", QUANTIZE, "/ 127.0f, FLT_MIN)", "/ 127.0f, 0.0f)"),
+    Mutant("quantize: row stride ignored", QUANTIZE, "i * p.x_stride", "i * p.k"),
+)

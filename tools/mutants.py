@@ -1,0 +1,162 @@
+"""Plants bugs in the kernels one at a time and counts those that the tests catch: make mutants.
+
+Each mutant is a textual patch. It is applied to a copy of the tree, the one library is rebuilt (one build
+folder for all), and the op tests run until the first failure. A bug that changes no test's outcome is a
+hole in the tests; a patch that no longer applies is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.mutant_list import MUTANTS, Mutant
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("CMakeLists.txt", "cmake", "csrc", "pyproject.toml", "python", "tests")
+TESTS = (
+    "tests/ops/test_pack_int8.py",
+    "tests/ops/test_quantize_int8.py",
+    "tests/ops/test_gemm_int8.py",
+    "tests/ops/test_gemm_int8_exact.py",
+)
+BIN = Path(sys.executable).parent
+TEST_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one mutant. A hang or a crash of the tests counts as caught."""
+
+    caught: bool
+    by: str
+
+
+class Workshop:
+    """A copy of the tree with a build of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tree = folder / "tree"
+        self.build = folder / "build"
+        self.tree.mkdir()
+        skip = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, self.tree / name, ignore=skip)
+            else:
+                shutil.copy2(source, self.tree / name)
+        self.environment = {
+            **os.environ,
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.tree / "python"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    def run(self, *command: object, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(part) for part in command],
+            cwd=self.tree,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def configure(self) -> str:
+        """-O1 compiles in half the time of -O3. Emulated ISAs are built where a native one is missing."""
+        code = (
+            "import json, torch, lamina; ops = torch.ops.lamina;"
+            "print(json.loads(ops.build_info())['cpu_isas_built'] != ops.cpu_isas().split(','),"
+            " torch.__path__[0])"
+        )
+        asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        is_missing, torch_root = asked.stdout.split()
+        result = self.run(
+            "cmake", "-S", self.tree, "-B", self.build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Mutant",
+            "-DCMAKE_CXX_FLAGS=-O1", f"-DPython_EXECUTABLE={sys.executable}", f"-DTORCH_ROOT={torch_root}",
+            f"-DLAMINA_OUTPUT={self.tree / 'python' / 'lamina'}", "-DLAMINA_CUDA=OFF",
+            f"-DLAMINA_EMULATED={'ON' if is_missing == 'True' else 'OFF'}",
+        )  # fmt: skip
+        return "" if result.returncode == 0 else result.stdout
+
+    def compile(self) -> str:
+        """Empty if it compiles, else what the compiler said."""
+        result = self.run("cmake", "--build", self.build)
+        return "" if result.returncode == 0 else result.stdout
+
+    def test(self) -> Outcome:
+        """Runs the tests to the first failure."""
+        options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no"]
+        try:
+            result = self.run(sys.executable, "-m", "pytest", *options, *TESTS, timeout=TEST_SECONDS)
+        except subprocess.TimeoutExpired:
+            return Outcome(True, "a hang")
+        if result.returncode < 0:
+            return Outcome(True, f"a crash, signal {-result.returncode}")
+        failed = re.search(
+            r"^(?:FAILED|ERROR) (?:[^ :]*/)?(.+?)(?: - .*)?$", result.stdout, flags=re.MULTILINE
+        )
+        if result.returncode > 1 and not failed:
+            raise SystemExit(f"mutants: pytest could not run\n{result.stdout}")
+        return Outcome(result.returncode != 0, failed.group(1) if failed else "no test")
+
+    def try_mutant(self, mutant: Mutant) -> Outcome:
+        """Patches, rebuilds, tests, and restores."""
+        path = self.tree / mutant.file
+        original = path.read_text()
+        path.write_text(mutant.apply(original))
+        try:
+            errors = self.compile()
+            if "static assertion failed" in errors:
+                return Outcome(True, "a static_assert")
+            if errors:
+                raise SystemExit(f"mutants: {mutant.name} does not compile\n{errors[-4000:]}")
+            return self.test()
+        finally:
+            path.write_text(original)
+
+
+def main() -> int:
+    """One line a mutant, `caught N of N` last; 1 if one survives."""
+    parser = argparse.ArgumentParser(prog="python -m tools.mutants", description=__doc__)
+    parser.add_argument("--only", default="", help="part of the name of the mutants to try")
+    parser.add_argument("--json", type=Path, help="also write the outcomes to this file")
+    options = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if options.only in mutant.name]
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="lamina_mutants_") as folder:
+        shop = Workshop(Path(folder))
+        errors = shop.configure() or shop.compile()
+        if errors:
+            raise SystemExit(f"mutants: the unchanged tree does not build\n{errors[-4000:]}")
+        clean = shop.test()
+        if clean.caught:
+            raise SystemExit(f"mutants: the unchanged tree already fails: {clean.by}")
+        print(f"unchanged tree passes, {time.monotonic() - start:.0f} s", flush=True)
+        outcomes = {}
+        for mutant in chosen:
+            begin = time.monotonic()
+            outcome = outcomes[mutant.name] = shop.try_mutant(mutant)
+            verdict = "caught  " if outcome.caught else "SURVIVED"
+            print(f"{verdict} {mutant.name:<46} {time.monotonic() - begin:3.0f} s  {outcome.by}", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps({name: vars(o) for name, o in outcomes.items()}, indent=1) + "\n")
+    caught = sum(outcome.caught for outcome in outcomes.values())
+    print(f"caught {caught} of {len(chosen)}")
+    return 0 if caught == len(chosen) and chosen else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
