@@ -17,6 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench import isa_mask, machine
+from bench.allocator import keep_freed_memory
 from bench.cases import (
     Accuracy,
     BenchError,
@@ -314,6 +315,7 @@ def main(
             isa_mask.reexecute(isa or "")
         import lamina  # noqa: F401  (registers the ops; after the mask, which must come first)
 
+        keep_freed_memory()
         if threads:
             torch.set_num_threads(threads)
         rotation = Rotation(hot, rotation_target(rotate_mib))

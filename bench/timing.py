@@ -2,7 +2,7 @@
 
 Every round takes one sample of every implementation, in a seeded random order: a slow minute falls on all of
 them. Before a sample the process waits until its own threads are idle (the pools of different libraries
-spin for a while after a call and would take cores from the next), and one untimed call wakes the pool of the
+spin for a while after a call and would take cores from the next), and untimed calls wake the pool of the
 one to be measured. A sample is the mean of back-to-back calls, as many as last about `sample_s`.
 
 With a quiet budget, a sample also waits until no other process runs, and is taken again when it was disturbed
@@ -20,15 +20,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench.affinity import pinned_threads
+
 MIN_SAMPLES = 30
 
 
 @dataclass(frozen=True)
 class Protocol:
     samples: int = MIN_SAMPLES
-    sample_s: float = 0.002
+    sample_s: float = 0.01
     warm_up_s: float = 0.05  # per implementation, at least one call
     settle_s: float = 0.1  # longest wait for idle threads before a sample
+    wake_s: float = 0.02  # untimed calls before a sample, at least one
     quiet_s: float = 0.0  # longest wait for other processes, all samples of a case together
     seed: int = 0
 
@@ -40,7 +43,9 @@ class Protocol:
         return {
             **asdict(self),
             "order": "one sample of every implementation per round, order drawn anew",
-            "sample": "mean of back-to-back calls after an idle wait and one untimed call",
+            "sample": "mean of back-to-back calls after an idle wait and wake_s of untimed calls",
+            "threads": "pinned, one a core",
+            "allocator": "freed memory stays in the process",
         }
 
 
@@ -124,6 +129,14 @@ def _time_calls(call: Callable[[], object], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
+def _wake(call: Callable[[], object], seconds: float) -> None:
+    """Untimed calls: the pool's threads wake up and the clock and the caches settle."""
+    end = time.perf_counter() + seconds
+    call()
+    while time.perf_counter() < end:
+        call()
+
+
 def _warm_up(subject: Subject, protocol: Protocol) -> int:
     """Calls until the time is spent; returns how many calls fill a sample."""
     if subject.select:
@@ -148,26 +161,27 @@ def measure(
     budget = QuietBudget(protocol.quiet_s)
     order = list(range(len(subjects)))
     shuffle = random.Random(protocol.seed).shuffle
-    for _ in range(protocol.samples):
-        shuffle(order)
-        for i in order:
-            subject = subjects[i]
-            if subject.select:
-                subject.select()
-            while True:
+    with pinned_threads():
+        for _ in range(protocol.samples):
+            shuffle(order)
+            for i in order:
+                subject = subjects[i]
+                if subject.select:
+                    subject.select()
+                while True:
+                    budget.wait()
+                    is_settled = settle(protocol.settle_s)
+                    _wake(subject.call, protocol.wake_s)
+                    before = preemptions()
+                    sample = _time_calls(subject.call, calls[i])
+                    is_disturbed = preemptions() > before or others_running() > 0
+                    if not is_disturbed or not budget.spend(sample * calls[i]):
+                        break
+                unsettled[i] += not is_settled
+                disturbed[i] += is_disturbed
+                seconds[i].append(sample)
+            if after_round:
                 budget.wait()
-                is_settled = settle(protocol.settle_s)
-                subject.call()
-                before = preemptions()
-                sample = _time_calls(subject.call, calls[i])
-                is_disturbed = preemptions() > before or others_running() > 0
-                if not is_disturbed or not budget.spend(sample * calls[i]):
-                    break
-            unsettled[i] += not is_settled
-            disturbed[i] += is_disturbed
-            seconds[i].append(sample)
-        if after_round:
-            budget.wait()
-            settle(protocol.settle_s)
-            after_round()
+                settle(protocol.settle_s)
+                after_round()
     return [Timing.of(*measured) for measured in zip(seconds, calls, unsettled, disturbed, strict=True)]

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 typedef void (*TeamBody)(int thread, int threads, void* context);
@@ -21,8 +23,26 @@ static double team_now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+// To the index-th core that this process may use: a caller that is pinned to the first one passes
+// its pin on to new threads, and a scheduler that packs threads would leave two of them on one
+// core.
+static void team_pin(int index) {
+  cpu_set_t cores;
+  memset(&cores, 0xff, sizeof cores);
+  sched_setaffinity(0, sizeof cores, &cores);
+  if (sched_getaffinity(0, sizeof cores, &cores) != 0) return;
+  index %= CPU_COUNT(&cores);
+  for (int core = 0; core < CPU_SETSIZE; ++core)
+    if (CPU_ISSET(core, &cores) && index-- == 0) {
+      CPU_ZERO(&cores);
+      CPU_SET(core, &cores);
+      sched_setaffinity(0, sizeof cores, &cores);
+    }
+}
+
 static void* team_main(void* pointer) {
   struct TeamMember* self = pointer;
+  if (self->thread > 0) team_pin(self->thread);
   pthread_barrier_wait(self->start);
   self->began = team_now();
   self->body(self->thread, self->threads, self->context);

@@ -55,7 +55,8 @@ TEST(every_output_is_in_exactly_one_task) {
             at(kernel.name, " ", m, " ", n, " ", k, " threads ", threads);
             const Problem problem{m, n, k};
             const Plan chosen = plan(problem, {kernel.isa, kL2}, threads);
-            CHECK(chosen.tasks() >= 1 && chosen.tasks() <= threads);
+            CHECK(chosen.workers >= 1 && chosen.workers <= threads);
+            CHECK(chosen.workers <= chosen.tasks());
             CHECK(chosen.panel_m > 0 && chosen.panel_m % chosen.kernel.tile_m == 0);
             CHECK(chosen.block_n % chosen.kernel.tile_n == 0);
             CHECK_EQ(chosen.scratch_bytes, chosen.kernel.scratch_bytes(chosen.panel_m, k));

@@ -18,6 +18,9 @@ namespace {
 constexpr int64_t kPackBytesPerCycle = 8;
 constexpr int64_t kWeightBytesPerCycle = 4;  // a core's share of DRAM, about 12 GB/s
 constexpr int64_t kForkCycles = 15000;       // waking the thread pool, about 5 us
+// A worker's share is cut into up to kTasksPerWorker tasks of at least kTaskCycles each.
+constexpr int64_t kTasksPerWorker = 8;
+constexpr int64_t kTaskCycles = 100000;  // about 30 us
 
 struct Cost {
   int64_t compute, weights, pack;
@@ -97,6 +100,12 @@ Plan plan(const Problem& p, const CpuInfo& cpu, int threads) {
   };
   consider(1, 1);
   for (int64_t grid_m = 1; grid_m <= threads; ++grid_m) consider(grid_m, threads / grid_m);
+  best.workers = best.tasks();
+  if (best.workers > 1) {
+    const int64_t pieces = std::clamp<int64_t>(best_cycles / kTaskCycles, 1, kTasksPerWorker);
+    best.block_n = round_up(ceil_div(best.block_n, pieces), kernel.tile_n);
+    best.grid_n = ceil_div(p.n, best.block_n);
+  }
   best.panel_m = panel_rows(kernel, best.block_m, p.k, cpu.l2_bytes);
   best.scratch_bytes = kernel.scratch_bytes(best.panel_m, p.k);
   return best;
@@ -105,8 +114,9 @@ Plan plan(const Problem& p, const CpuInfo& cpu, int threads) {
 Block Plan::block(int64_t task, const Problem& problem) const {
   const int64_t m_begin = task / grid_n * block_m;
   const int64_t n_begin = task % grid_n * block_n;
-  return Block{m_begin, std::min(m_begin + block_m, problem.m), n_begin,
-               std::min(n_begin + block_n, problem.n), panel_m};
+  return Block{m_begin, std::min(m_begin + block_m, problem.m),
+               n_begin, std::min(n_begin + block_n, problem.n),
+               panel_m, false};
 }
 
 std::string Plan::describe(const Problem& p, const CpuInfo& cpu) const {
@@ -121,8 +131,8 @@ std::string Plan::describe(const Problem& p, const CpuInfo& cpu) const {
            << (other.isa > cpu.isa ? "" : std::to_string(other.min_m)) << "\n";
   text << "tile       " << kernel.tile_m << " x " << kernel.tile_n
        << " outputs a microkernel call\n"
-       << "grid       " << grid_m << " x " << grid_n << " tasks of " << block_m << " x " << block_n
-       << " outputs\n"
+       << "grid       " << grid_m << " x " << grid_n << " tasks for " << workers
+       << " threads, each " << block_m << " x " << block_n << " outputs\n"
        << "panel      " << panel_m << " rows of a packed at a time ("
        << panel_m / kernel.tile_m * int8_tile::tiles_k(p.k) * kernel.packed_bytes
        << " bytes of an L2 of " << cpu.l2_bytes << ")\n"

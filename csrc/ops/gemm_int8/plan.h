@@ -12,10 +12,12 @@
 
 namespace lamina::gemm_int8 {
 
-// A grid_m x grid_n grid of tasks, one a thread; a task owns block_m x block_n outputs over the
-// whole k.
+// A grid_m x grid_n grid of tasks; a task owns block_m x block_n outputs over the whole k. Workers
+// take the next task when they are done with one: a core that is slower, or busy with something
+// else, takes fewer.
 struct Plan {
   CpuKernel kernel;
+  int64_t workers = 0;  // threads worth waking, at most tasks()
   int64_t grid_m = 0;
   int64_t grid_n = 0;
   int64_t block_m = 0;

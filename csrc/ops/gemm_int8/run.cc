@@ -1,6 +1,5 @@
 // check -> plan -> compute
-#include <cstdlib>
-#include <memory>
+#include <atomic>
 
 #include "base/int_math.h"
 #include "base/scratch.h"
@@ -16,10 +15,16 @@ Status run(const Params& params, const Parallel& parallel) {
   if (Status status = cpu_info(cpu); !status.is_ok()) return status;
   if (problem.m == 0 || problem.n == 0) return Status::ok();
   const Plan chosen = plan(problem, cpu, parallel.threads());
-  parallel.for_range(chosen.tasks(), 1, [&](int64_t begin, int64_t end) {
+  std::atomic<int64_t> next{0};
+  parallel.for_range(chosen.workers, 1, [&](int64_t, int64_t) {
     void* const scratch = thread_scratch(chosen.scratch_bytes);
-    for (int64_t task = begin; task < end; ++task)
-      chosen.kernel.compute(params, chosen.block(task, problem), scratch);
+    int64_t packed_row = -1;  // the rows in scratch, where one panel holds all rows of a task
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < chosen.tasks();) {
+      Block block = chosen.block(task, problem);
+      block.is_packed = block.m_begin == packed_row;
+      chosen.kernel.compute(params, block, scratch);
+      if (chosen.block_m <= chosen.panel_m) packed_row = block.m_begin;
+    }
   });
   return Status::ok();
 }

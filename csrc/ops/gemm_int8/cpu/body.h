@@ -191,10 +191,11 @@ struct Nest {
     [[maybe_unused]] const typename Tile::Session session;
     for (int64_t m0 = block.m_begin; m0 < block.m_end; m0 += block.panel_m) {
       const int64_t rows = std::min(block.panel_m, block.m_end - m0);
-      for_panels(rows, [&](int64_t row, int panel) {
-        Tile::pack(p.a + (m0 + row) * p.a_stride, p.a_stride, panel, p.problem.k,
-                   packed_panel(row));
-      });
+      if (!block.is_packed)
+        for_panels(rows, [&](int64_t row, int panel) {
+          Tile::pack(p.a + (m0 + row) * p.a_stride, p.a_stride, panel, p.problem.k,
+                     packed_panel(row));
+        });
       for (int64_t n0 = block.n_begin; n0 < block.n_end; n0 += Tile::kTileN) {
         const int count = static_cast<int>(std::min<int64_t>(Tile::kTileN, block.n_end - n0));
         multiply_columns(n0, static_cast<int>(int8_tile::tiles_n(count)), rows);

@@ -13,6 +13,7 @@ struct Block {
   int64_t m_begin, m_end;
   int64_t n_begin, n_end;
   int64_t panel_m;
+  bool is_packed;  // the scratch holds these rows packed, from the block before
 };
 
 struct CpuKernel {
