@@ -1,8 +1,8 @@
 """Gives every thread of every pool a core of its own while samples are taken.
 
-The pools of several libraries in one process mislead the scheduler: it now and then wakes a worker on the core
-where the main thread already waits for it, and a call takes milliseconds more (2026-11, 2 cores, libgomp after
-onnxruntime: 1.7 ms became 2.7 ms with an upper quartile of 5 ms). A process with one pool does not meet this.
+The pools of several libraries in one process mislead the scheduler: it now and then wakes a worker on the
+core where the main thread already waits for it, and a call takes milliseconds more (2026-11, 2 cores, libgomp
+after onnxruntime: 1.7 ms became 2.7 ms, upper quartile 5 ms). A process with one pool does not meet this.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Keeps freed memory in the process, so that a fresh result does not fault its pages in every timed call.
+"""Keeps freed memory in the process, so that a fresh result does not fault its pages in every call.
 
-glibc returns large blocks to the kernel and gets them back zeroed: 0.7 ms for the 4 MiB result of 256 x 4096 f32,
-as much as a third of the product. onnxruntime's arena and its bound outputs do not pay that; with this, neither do
-torch's results, lamina's among them.
+glibc returns large blocks to the kernel and gets them back zeroed, page by page: 4 MiB for a result of
+256 x 4096 f32. onnxruntime's arena and its bound outputs do not pay that; with this, neither do torch's
+results, lamina's among them.
 """
 
 from __future__ import annotations

@@ -33,9 +33,11 @@ class Case:
     k: int
     dtype: str
     group: int | None = None
+    values: str = "normal"  # of the operands: normal, quantised to their maximum, or uniform
 
     def to_json(self) -> dict[str, object]:
         shape: dict[str, object] = {"m": self.m, "n": self.n, "k": self.k, "dtype": self.dtype}
+        shape["values"] = self.values
         return shape if self.group is None else {**shape, "group": self.group}
 
     def title(self) -> str:

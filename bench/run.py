@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: make `bench` importable, from the checkout
@@ -267,6 +267,13 @@ def _sizes(context: click.Context, parameter: click.Parameter, text: str) -> lis
 @click.option("--group", type=int, help="weight group along k, for ops that have one")
 @click.option("--dtype", help="of activations and output: f32 | bf16 | f16")
 @click.option(
+    "--values",
+    type=click.Choice(["normal", "uniform"]),
+    default="normal",
+    show_default=True,
+    help="int8 operands: normal ones, quantised to their maximum as in a model, or uniform over the range",
+)
+@click.option(
     "--peers", default="", callback=_split, help="names or families, comma separated; none by default"
 )
 @click.option("--skip", default="", callback=_split, help="peers to leave out of a family")
@@ -296,6 +303,7 @@ def main(
     k: int,
     group: int | None,
     dtype: str | None,
+    values: str,
     peers: list[str],
     skip: list[str],
     isa: str | None,
@@ -309,7 +317,7 @@ def main(
 ) -> None:
     try:
         chosen = load_op(op)
-        cases = make_cases(chosen, device, ms, n, k, dtype, group)
+        cases = [replace(case, values=values) for case in make_cases(chosen, device, ms, n, k, dtype, group)]
         check_peers(chosen, [*peers, *skip])
         if mask_isa and isa_mask.active_level() is None:
             isa_mask.reexecute(isa or "")

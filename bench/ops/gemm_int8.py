@@ -1,6 +1,6 @@
 """gemm_int8 beside onnxruntime's MatMulInteger and torch's products.
 
-All get the same numbers: int8 activations and weights over the full range, f32 scales per token and channel.
+All get the same numbers: int8 activations and weights, f32 scales per token and channel.
 Only lamina applies the scales in the call; the integer peers stop at int32 and their check scales the result
 in float64, so that one bound measures all. The float peers multiply the dequantised operands.
 """
@@ -52,16 +52,25 @@ def _scales(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.floa
     return (rng.uniform(0.5, 2, shape) / 127).astype(np.float32)
 
 
+def _rows(rng: np.random.Generator, shape: tuple[int, int], values: str, lowest: int) -> NDArray[np.int8]:
+    """Rows as a per-row quantiser leaves them, or over the full range: time may depend on the values."""
+    if values == "uniform":
+        return rng.integers(lowest, 128, shape, np.int8)
+    x = rng.standard_normal(shape, np.float32)
+    x *= 127 / np.abs(x).max(axis=1, keepdims=True)
+    return np.rint(x).astype(np.int8)
+
+
 @lru_cache(maxsize=1)
-def _weight(n: int, k: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def _weight(n: int, k: int, values: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     rng = np.random.default_rng([n, k])
-    return rng.integers(-127, 128, (n, k), np.int8), _scales(rng, (n,))
+    return _rows(rng, (n, k), values, -127), _scales(rng, (n,))
 
 
 def make_inputs(case: Case) -> Inputs:
     rng = np.random.default_rng([case.m, case.n, case.k])
-    w, w_scale = _weight(case.n, case.k)
-    a = rng.integers(-128, 128, (case.m, case.k), np.int8)
+    w, w_scale = _weight(case.n, case.k, case.values)
+    a = _rows(rng, (case.m, case.k), case.values, -128)
     a_scale = _scales(rng, (case.m, 1))
     # Whole numbers below 2^53 add exactly in float64, and BLAS is fast enough for a benchmark's sizes.
     acc = (a.astype(np.float64) @ w.astype(np.float64).T).astype(np.int64)
