@@ -179,8 +179,8 @@ MUTANTS = (
     Mutant(
         "avx2: rest of a split group dropped",
         f"{GEMM}/cpu/avx2.cc",
-        "count += header.splits;",
-        "count += header.splits / 2;",
+        "for (int i = 0; i < header.splits; ++i)",
+        "for (int i = 0; i < header.splits / 2; ++i)",
     ),
     Mutant(
         "avx2: offset of the weights 127",

@@ -6,8 +6,8 @@
 // 128 < 2^15. A group of 4 k in which a row of the panel has an unsafe pair is split a = (a >> 1) +
 // rest, both of them safe, and multiplied twice. Few groups are: activations that a quantiser
 // scaled to their maximum are mostly far below it (normal ones: 7 % of the groups of 5 rows). A
-// tile with more than kMaxSplit such groups is widened to int16 and multiplied with vpmaddwd, which
-// cannot overflow.
+// block of k with more of them than kMaxSplits a tile is widened to int16 and multiplied with
+// vpmaddwd, which cannot overflow.
 //
 // Ports  split    per 32 MACs vpmaddubsw, vpmaddwd by ones, vpaddd: 3 vector uops, 2 of them
 // multiplies
@@ -24,18 +24,28 @@ namespace {
 constexpr int kRowsMost = 5;
 constexpr int kGroupBytes = int8_tile::kTileN * int8_tile::kGroupK;
 
-// Break-even of 3 uops for 16 + kMaxSplit groups against 4.2 for 16.
-constexpr int kMaxSplit = 6;
+// Break-even of 3 uops for 16 + kMaxSplits groups against 4.2 for 16.
+constexpr int kMaxSplits = 6;
 
-// A packed tile: the header, then [16 groups][rows][4] of int16 if widened, else of int8, followed
-// by [splits][rows][4] rests.
+// A packed block of up to kBlockTilesK tiles: the header, then the groups [16 tiles][rows][4] as
+// int16 if widened; else as int8, followed by rest_at[kMaxSplits tiles] and rest[kMaxSplits
+// tiles][rows][4].
 struct alignas(64) Header {
   bool widened;
-  uint8_t splits;
-  uint8_t split_group[kMaxSplit];
+  int32_t splits;
   int32_t row_sum[kRowsMost];  // takes 128 * sum of a off again
 };
 static_assert(sizeof(Header) == 64);
+
+// Where the parts of a split block start, in bytes. rest_at holds the offset of a rest's weights.
+struct SplitLayout {
+  int64_t groups, rest_at, rest;
+
+  constexpr SplitLayout(int rows, int64_t tiles)
+      : groups(sizeof(Header)),
+        rest_at(groups + tiles * int8_tile::kTileK * rows),
+        rest(rest_at + kMaxSplits * tiles * static_cast<int64_t>(sizeof(int32_t))) {}
+};
 
 __m256i load(const void* at) { return _mm256_loadu_si256(static_cast<const __m256i*>(at)); }
 
@@ -69,73 +79,96 @@ struct Tile {
   static constexpr int kTileM = kRowsMost;
   static constexpr int kTileN = int8_tile::kTileN;
   static constexpr int kOffset = 0;
+  // Room for a block's header even in a block of one tile.
   static constexpr int packed_bytes(int rows) {
     return static_cast<int>(sizeof(Header)) +
            rows * int8_tile::kTileK * static_cast<int>(sizeof(int16_t));
   }
+  static_assert(SplitLayout(1, 1).rest + kMaxSplits * int8_tile::kGroupK <= 64 + 2 * 64,
+                "the smallest split block fits");
 
-  static void pack_widened(const int8_t (*a)[int8_tile::kTileK], int rows, int8_t* out) {
-    for (int r = 0; r < rows; ++r)
-      for (int g = 0; g < int8_tile::kGroups; ++g) {
-        int32_t group;
-        std::memcpy(&group, a[r] + g * int8_tile::kGroupK, sizeof group);
-        _mm_storel_epi64(reinterpret_cast<__m128i*>(out + (g * rows + r) * 8),
-                         _mm_cvtepi8_epi16(_mm_cvtsi32_si128(group)));
+  using Block64 = int8_t[kBlockTilesK][kTileM][int8_tile::kTileK];
+
+  static void pack_widened(const Block64& a, int rows, int64_t tiles, int8_t* out) {
+    for (int64_t t = 0; t < tiles; ++t)
+      for (int r = 0; r < rows; ++r)
+        for (int g = 0; g < int8_tile::kGroups; ++g) {
+          int32_t group;
+          std::memcpy(&group, a[t][r] + g * int8_tile::kGroupK, sizeof group);
+          _mm_storel_epi64(
+              reinterpret_cast<__m128i*>(out + ((t * int8_tile::kGroups + g) * rows + r) * 8),
+              _mm_cvtepi8_epi16(_mm_cvtsi32_si128(group)));
+        }
+  }
+
+  static void pack_split(const Block64& a, int rows, int64_t tiles, const uint32_t* unsafe,
+                         int8_t* packed) {
+    Header& header = *reinterpret_cast<Header*>(packed);
+    const SplitLayout layout(rows, tiles);
+    const int group_bytes = rows * int8_tile::kGroupK;
+    int8_t* group = packed + layout.groups;
+    int8_t* rest = packed + layout.rest;
+    int32_t* const rest_at = reinterpret_cast<int32_t*>(packed + layout.rest_at);
+    for (int64_t t = 0; t < tiles; ++t)
+      for (int g = 0; g < int8_tile::kGroups; ++g, group += group_bytes) {
+        for (int r = 0; r < rows; ++r)
+          std::memcpy(group + r * int8_tile::kGroupK, a[t][r] + g * int8_tile::kGroupK,
+                      int8_tile::kGroupK);
+        if (!(unsafe[t] >> g & 1u)) continue;
+        for (int i = 0; i < group_bytes; ++i, ++rest) {
+          *rest = static_cast<int8_t>(group[i] - (group[i] >> 1));
+          group[i] = static_cast<int8_t>(group[i] >> 1);
+        }
+        rest_at[header.splits++] =
+            static_cast<int32_t>(t * int8_tile::kTileBytes + g * kGroupBytes);
       }
   }
 
-  static void pack_split(const int8_t (*a)[int8_tile::kTileK], int rows, uint32_t unsafe,
-                         Header& header, int8_t* out) {
-    const int group_bytes = rows * int8_tile::kGroupK;
-    for (int r = 0; r < rows; ++r)
-      for (int g = 0; g < int8_tile::kGroups; ++g)
-        std::memcpy(out + g * group_bytes + r * int8_tile::kGroupK, a[r] + g * int8_tile::kGroupK,
-                    int8_tile::kGroupK);
-    int8_t* rest = out + int8_tile::kGroups * group_bytes;
-    for (int g = 0; g < int8_tile::kGroups; ++g) {
-      if (!(unsafe >> g & 1u)) continue;
-      int8_t* const half = out + g * group_bytes;
-      for (int i = 0; i < group_bytes; ++i, ++rest) {
-        *rest = static_cast<int8_t>(half[i] - (half[i] >> 1));
-        half[i] = static_cast<int8_t>(half[i] >> 1);
+  static void pack_block(const int8_t* a, int64_t a_stride, int rows, int64_t k, int8_t* packed) {
+    const __m256i ones = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
+    const int64_t tiles = int8_tile::tiles_k(k);
+    alignas(32) Block64 block = {};
+    uint32_t unsafe[kBlockTilesK] = {};
+    int unsafe_count = 0;
+    Header& header = *reinterpret_cast<Header*>(packed);
+    header = {};
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t first = t * int8_tile::kTileK;
+      for (int r = 0; r < rows; ++r) {
+        int8_t* const row = block[t][r];
+        std::memcpy(row, a + r * a_stride + first,
+                    static_cast<size_t>(std::min<int64_t>(int8_tile::kTileK, k - first)));
+        unsafe[t] |= unsafe_groups(row);
+        const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(ones, load(row)),
+                                               _mm256_maddubs_epi16(ones, load(row + 32)));
+        header.row_sum[r] += sum_lanes(_mm256_madd_epi16(pairs, ones16));
       }
-      header.split_group[header.splits++] = static_cast<uint8_t>(g);
+      unsafe_count += std::popcount(unsafe[t]);
+    }
+    header.widened = unsafe_count > kMaxSplits * tiles;
+    if (header.widened) {
+      pack_widened(block, rows, tiles, packed + sizeof(Header));
+    } else {
+      pack_split(block, rows, tiles, unsafe, packed);
     }
   }
 
   static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, int8_t* packed) {
-    const __m256i ones = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
-    for (int64_t p = 0; p < k; p += int8_tile::kTileK, packed += packed_bytes(rows)) {
-      alignas(32) int8_t tile[kTileM][int8_tile::kTileK] = {};
-      Header& header = *reinterpret_cast<Header*>(packed);
-      header = {};
-      uint32_t unsafe = 0;
-      for (int r = 0; r < rows; ++r) {
-        std::memcpy(tile[r], a + r * a_stride + p,
-                    static_cast<size_t>(std::min<int64_t>(int8_tile::kTileK, k - p)));
-        unsafe |= unsafe_groups(tile[r]);
-        const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(ones, load(tile[r])),
-                                               _mm256_maddubs_epi16(ones, load(tile[r] + 32)));
-        header.row_sum[r] = sum_lanes(_mm256_madd_epi16(pairs, ones16));
-      }
-      header.widened = std::popcount(unsafe) > kMaxSplit;
-      if (header.widened) {
-        pack_widened(tile, rows, packed + sizeof(Header));
-      } else {
-        pack_split(tile, rows, unsafe, header, packed + sizeof(Header));
-      }
-    }
+    for (int64_t p = 0; p < k; p += kBlockK, packed += kBlockTilesK * packed_bytes(rows))
+      pack_block(a + p, a_stride, rows, std::min(kBlockK, k - p), packed);
   }
 
-  struct Rest {
-    const int8_t* a;
-    const int8_t* w;
-  };
-  // Tiles whose rests are multiplied together: a loop of its own for each tile's zero to six would
-  // cost a misprediction a tile.
-  static constexpr int kBatch = 16;
+  // body(packed block, its weights, its tiles) for every block. multiply() starts at a block's
+  // first tile.
+  template <int kRows, class Body>
+  LAMINA_INLINE static void for_blocks(const int8_t* packed, const int8_t* w, int64_t tiles_k,
+                                       const Body& body) {
+    for (int64_t t = 0; t < tiles_k; t += kBlockTilesK)
+      body(packed + t * packed_bytes(kRows), w + t * int8_tile::kTileBytes,
+           std::min(kBlockTilesK, tiles_k - t));
+  }
 
-  // acc (+)= the tiles that are not widened; one lane an output.
+  // acc (+)= the blocks that are not widened; one lane an output.
   template <int kRows>
   static void multiply_split(const int8_t* packed, const int8_t* w, int64_t tiles_k, int32_t* acc,
                              bool accumulate) {
@@ -161,30 +194,24 @@ struct Tile {
         });
       });
     };
-    for (int64_t t = 0; t < tiles_k;) {
-      Rest rests[kBatch * kMaxSplit + kMaxSplit];
-      int count = 0;
-      for (const int64_t end = std::min(t + kBatch, tiles_k); t < end; ++t) {
-        const Header& header = *reinterpret_cast<const Header*>(packed);
-        const int8_t* a = packed + sizeof(Header);
-        const int8_t* const tile = w;
-        packed += packed_bytes(kRows);
-        w += int8_tile::kTileBytes;
-        if (header.widened) continue;
-        for (int g = 0; g < int8_tile::kGroups; ++g, a += kRows * int8_tile::kGroupK) {
-          if constexpr (kRows <= 2)
-            _mm_prefetch(reinterpret_cast<const char*>(tile + g * kGroupBytes) + 1024, _MM_HINT_T0);
-          add_group(a, tile + g * kGroupBytes);
-        }
-        // Writes kMaxSplit entries and keeps `splits` of them: no branch to mispredict.
-        for (int i = 0; i < kMaxSplit; ++i)
-          rests[count + i] = {a + i * kRows * int8_tile::kGroupK,
-                              tile + header.split_group[i] * kGroupBytes};
-        count += header.splits;
-        unroll<kRows>([&](auto i) LAMINA_INLINE { row_sum[i] += header.row_sum[i]; });
-      }
-      for (int i = 0; i < count; ++i) add_group(rests[i].a, rests[i].w);
-    }
+    for_blocks<kRows>(
+        packed, w, tiles_k,
+        [&](const int8_t* block, const int8_t* weights, int64_t tiles) LAMINA_INLINE {
+          const Header& header = *reinterpret_cast<const Header*>(block);
+          if (header.widened) return;
+          const SplitLayout layout(kRows, tiles);
+          const int32_t* const rest_at = reinterpret_cast<const int32_t*>(block + layout.rest_at);
+          constexpr int kGroup = kRows * int8_tile::kGroupK;
+          for (int64_t g = 0; g < tiles * int8_tile::kGroups; ++g) {
+            if constexpr (kRows <= 2)
+              _mm_prefetch(reinterpret_cast<const char*>(weights + g * kGroupBytes) + 1024,
+                           _MM_HINT_T0);
+            add_group(block + layout.groups + g * kGroup, weights + g * kGroupBytes);
+          }
+          for (int i = 0; i < header.splits; ++i)
+            add_group(block + layout.rest + i * kGroup, weights + rest_at[i]);
+          unroll<kRows>([&](auto i) LAMINA_INLINE { row_sum[i] += header.row_sum[i]; });
+        });
     unroll<kRows>([&](auto i) LAMINA_INLINE {
       const __m256i offset = _mm256_set1_epi32(128 * row_sum[i]);
       unroll<2>([&](auto v) LAMINA_INLINE {
@@ -194,33 +221,35 @@ struct Tile {
     });
   }
 
-  // acc += the widened tiles, 8 columns at a time. A lane pair holds one column's sums over k % 4
+  // acc += the widened blocks, 8 columns at a time. A lane pair holds one column's sums over k % 4
   // in {0, 1} and in {2, 3}; they are added at the end.
   template <int kRows>
   static void multiply_widened(const int8_t* packed, const int8_t* w, int64_t tiles_k,
                                int32_t* acc) {
     __m256i sum[kRows][2];
     unroll<kRows>([&](auto i) LAMINA_INLINE { sum[i][0] = sum[i][1] = _mm256_setzero_si256(); });
-    for (int64_t t = 0; t < tiles_k;
-         ++t, packed += packed_bytes(kRows), w += int8_tile::kTileBytes) {
-      if (!reinterpret_cast<const Header*>(packed)->widened) continue;
-      const int8_t* a = packed + sizeof(Header);
-      for (int g = 0; g < int8_tile::kGroups; ++g, a += kRows * 8) {
-        __m256i weight[2];
-        unroll<2>([&](auto v) LAMINA_INLINE {
-          weight[v] = _mm256_cvtepi8_epi16(
-              _mm_loadu_si128(reinterpret_cast<const __m128i*>(w + g * kGroupBytes) + v));
+    for_blocks<kRows>(
+        packed, w, tiles_k,
+        [&](const int8_t* block, const int8_t* weights, int64_t tiles) LAMINA_INLINE {
+          if (!reinterpret_cast<const Header*>(block)->widened) return;
+          const int8_t* a = block + sizeof(Header);
+          for (int64_t g = 0; g < tiles * int8_tile::kGroups; ++g, a += kRows * 8) {
+            __m256i weight[2];
+            unroll<2>([&](auto v) LAMINA_INLINE {
+              weight[v] = _mm256_cvtepi8_epi16(
+                  _mm_loadu_si128(reinterpret_cast<const __m128i*>(weights + g * kGroupBytes) + v));
+            });
+            unroll<kRows>([&](auto i) LAMINA_INLINE {
+              long long four;
+              std::memcpy(&four, a + i * 8, sizeof four);
+              const __m256i row = _mm256_set1_epi64x(four);
+              unroll<2>([&](auto v) LAMINA_INLINE {
+                sum[i][v] =
+                    in_order(_mm256_add_epi32(sum[i][v], _mm256_madd_epi16(row, weight[v])));
+              });
+            });
+          }
         });
-        unroll<kRows>([&](auto i) LAMINA_INLINE {
-          long long four;
-          std::memcpy(&four, a + i * 8, sizeof four);
-          const __m256i row = _mm256_set1_epi64x(four);
-          unroll<2>([&](auto v) LAMINA_INLINE {
-            sum[i][v] = in_order(_mm256_add_epi32(sum[i][v], _mm256_madd_epi16(row, weight[v])));
-          });
-        });
-      }
-    }
     unroll<kRows>([&](auto i) LAMINA_INLINE {
       // vphaddd adds within 128-bit lanes: columns 0 1 4 5 | 2 3 6 7.
       const __m256i total = _mm256_permute4x64_epi64(_mm256_hadd_epi32(sum[i][0], sum[i][1]), 0xd8);
@@ -234,8 +263,9 @@ struct Tile {
                             bool accumulate) {
     multiply_split<kRows>(packed, w, tiles_k, acc, accumulate);
     bool widened = false;
-    for (int64_t t = 0; t < tiles_k; ++t)
-      widened |= reinterpret_cast<const Header*>(packed + t * packed_bytes(kRows))->widened;
+    for_blocks<kRows>(packed, w, tiles_k, [&](const int8_t* block, const int8_t*, int64_t) {
+      widened |= reinterpret_cast<const Header*>(block)->widened;
+    });
     if (!widened) return;
     multiply_widened<kRows>(packed, w, tiles_k, acc);
     multiply_widened<kRows>(packed, w + 32, tiles_k, acc + 8);

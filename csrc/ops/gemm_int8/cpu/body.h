@@ -32,6 +32,7 @@ namespace {
 
 // 512 input features: 64 columns of weights are 32 KiB, the L1d of every AVX2 machine.
 inline constexpr int64_t kBlockTilesK = 8;
+inline constexpr int64_t kBlockK = kBlockTilesK * int8_tile::kTileK;
 inline constexpr int64_t kChunkTilesK = kMaxExactK / int8_tile::kTileK;
 
 // Packs byte activations as [group of 4 k][row][4], flipping `mask` in every group of four.
