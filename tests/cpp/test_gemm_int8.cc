@@ -216,7 +216,7 @@ TEST(operands_beyond_2_to_31_bytes) {
     at(kernel.name);
     const int64_t bytes = kernel.scratch_bytes(kernel.tile_m, k);
     void* const scratch = std::aligned_alloc(64, static_cast<size_t>((bytes + 63) / 64 * 64));
-    kernel.compute(params, {0, 3, first, n, kernel.tile_m}, scratch);
+    kernel.compute(params, {0, 3, first, n, kernel.tile_m, false}, scratch);
     std::free(scratch);
     for (int64_t i = 0; i < 3; ++i)
       for (int64_t j = 0; j < 3; ++j) {
