@@ -1,5 +1,5 @@
 // The outcome of every check, plan and launch below the torch binding. The binding turns a bad one
-// into an exception; nothing below it throws.
+// into an exception; nothing below it throws, but for std::bad_alloc.
 #pragma once
 
 #include <sstream>

@@ -30,7 +30,7 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor
   const int64_t m = a.size(0), k = a.size(1), n = w_sums.numel();
   const Argument sums_arg{kOp, "w_sums", w_sums};
   sums_arg.has_dtype(ScalarType::Int);
-  sums_arg.is_contiguous_with(n, "[n]");
+  sums_arg.is_vector("n", n);
   require_packed(kOp, "w", w, n, k);
 
   gemm_int8::Params params;
@@ -49,7 +49,7 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor
   if (bias) {
     const Argument bias_arg{kOp, "bias", *bias};
     params.bias_dtype = bias_arg.float_dtype();
-    bias_arg.is_contiguous_with(n, "[n]");
+    bias_arg.is_vector("n", n);
     params.bias = bias->data_ptr();
   }
   params.out_dtype = float_dtype(kOp, "out_dtype", out_dtype);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "base/int_math.h"
+
 namespace lamina::interop {
 
 std::string shape_text(const Tensor& tensor) {
@@ -47,13 +49,14 @@ void Argument::has_dtype(ScalarType dtype) const {
 
 void Argument::is_2d(const char* dims) const {
   require(tensor.dim() == 2, op, name, " must be 2-D ", dims, ", got ", shape_text(tensor));
-  require(tensor.size(1) <= 1 || tensor.stride(1) == 1, op, name,
+  // A stride that no element is reached by may be anything.
+  require(tensor.numel() == 0 || tensor.size(1) <= 1 || tensor.stride(1) == 1, op, name,
           " must have column stride 1, got ", tensor.stride(1), "; call .contiguous()");
 }
 
-void Argument::is_contiguous_with(int64_t numel, const char* what) const {
-  require(tensor.numel() == numel, op, name, " must have ", numel, " elements (", what, "), got ",
-          shape_text(tensor));
+void Argument::is_vector(const char* size, int64_t count) const {
+  require(tensor.dim() == 1 && tensor.size(0) == count, op, name, " must be 1-D [", size, "] with ",
+          size, " = ", count, ", got ", shape_text(tensor));
   require(tensor.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
 }
 
@@ -80,18 +83,25 @@ DType float_dtype(const char* op, const char* name, ScalarType dtype) {
 // name in every call: 3 us less a tensor.
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
   std::array<int64_t, 8> strides{};
-  int64_t stride = 1;
-  for (size_t i = sizes.size(); i-- > 0;) {
-    strides[i] = stride;
-    stride *= std::max<int64_t>(sizes.begin()[i], 1);
+  std::optional<int64_t> stride = 1;
+  for (size_t i = sizes.size(); i-- > 0 && stride;) {
+    strides[i] = *stride;
+    stride = checked_product(*stride, std::max<int64_t>(sizes.begin()[i], 1));
   }
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(sizes.size()), sizes.begin(), strides.data(),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(like.device().type())),
-      like.device().index(), &handle));
-  return Tensor(handle);
+  AtenTensorHandle handle = nullptr;
+  const bool is_made =
+      stride &&
+      aoti_torch_empty_strided(
+          static_cast<int64_t>(sizes.size()), sizes.begin(), strides.data(),
+          torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+          torch::stable::detail::to<int32_t>(torch::stable::detail::from(like.device().type())),
+          like.device().index(), &handle) == AOTI_TORCH_SUCCESS;
+  if (is_made) return Tensor(handle);
+  std::ostringstream text;
+  text << "lamina: no memory for a result of shape [";
+  for (size_t i = 0; i < sizes.size(); ++i) text << (i ? ", " : "") << sizes.begin()[i];
+  text << "]";
+  throw std::runtime_error(std::move(text).str());
 }
 
 }  // namespace lamina::interop

@@ -21,7 +21,7 @@ def _load(module: str) -> None:
     if _torch_version() < MIN_TORCH:
         raise ImportError(
             f"lamina needs torch >= {MIN_TORCH[0]}.{MIN_TORCH[1]}, found {torch.__version__}; "
-            "upgrade with: pip install 'torch>=2.11'"
+            f"upgrade with: pip install 'torch>={MIN_TORCH[0]}.{MIN_TORCH[1]}'"
         )
     try:
         importlib.import_module(f"lamina.{module}")

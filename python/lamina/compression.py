@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lamina.nn import Int8Linear
+from lamina.pack import MAX_K
 from lamina.quant import WEIGHT_DTYPES, require_finite
 from lamina.report import CompressionReport, CompressionRow
 
@@ -78,7 +79,7 @@ def compress(
     left, with a reason.
     """
     chosen = _check_arguments(model, scheme)
-    filters: Sequence[Skip] = [skip] if isinstance(skip, str) or callable(skip) else skip
+    filters = _check_filters(skip)
     candidates = _find_linears(model)
     reasons = _skip_reasons(model, candidates, filters)
     if not dry_run:
@@ -136,9 +137,19 @@ def _check_arguments(model: nn.Module, scheme: str) -> Scheme:
             "compress: model is itself an nn.Linear, which cannot be swapped in place; "
             "use lamina.nn.Int8Linear.from_linear(model)"
         )
-    if scheme not in SCHEMES:
+    if not isinstance(scheme, str) or scheme not in SCHEMES:
         raise ValueError(f"compress: scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
     return SCHEMES[scheme]
+
+
+def _check_filters(skip: Skip | Sequence[Skip]) -> Sequence[Skip]:
+    filters = [skip] if isinstance(skip, str) or not isinstance(skip, Sequence) else skip
+    for wanted in filters:
+        if not isinstance(wanted, str) and (isinstance(wanted, type) or not callable(wanted)):
+            raise TypeError(
+                f"compress: skip must hold name patterns or functions (name, module) -> bool, got {wanted!r}"
+            )
+    return filters
 
 
 def _find_linears(model: nn.Module) -> list[_Candidate]:
@@ -148,9 +159,14 @@ def _find_linears(model: nn.Module) -> list[_Candidate]:
             names.setdefault(module, []).append(name)
     owners: dict[int, str] = {}
     return [
-        _Candidate(all_names, linear, owners.setdefault(id(linear.weight), all_names[0]))
+        _Candidate(all_names, linear, owners.setdefault(_weight_id(linear), all_names[0]))
         for linear, all_names in names.items()
     ]
+
+
+def _weight_id(linear: nn.Linear) -> int:
+    """The weight of a parametrized layer is computed anew by every access."""
+    return id(linear) if parametrize.is_parametrized(linear) else id(linear.weight)
 
 
 def _skip_reasons(model: nn.Module, candidates: list[_Candidate], filters: Sequence[Skip]) -> dict[str, str]:
@@ -204,6 +220,8 @@ def _unsuitable(model: nn.Module, candidate: _Candidate) -> str | None:
         return "its forward was replaced on the instance"
     if linear._forward_hooks or linear._forward_pre_hooks:
         return "it has forward hooks, which would be lost"
+    if linear.in_features > MAX_K:
+        return f"its k = {linear.in_features} is above {MAX_K}, the most that gemm_int8 sums exactly"
     for tensor in (linear.weight, linear.bias):
         if tensor is not None and tensor.dtype not in WEIGHT_DTYPES:
             return f"its {tensor.dtype} is not float32, float16 or bfloat16"

@@ -115,7 +115,7 @@ class Int8Linear(nn.Module):
             raise ValueError(
                 f"Int8Linear: x must be [..., k] with k = {self.in_features}, got {list(x.shape)}"
             )
-        rows = x.reshape(x.shape[:-1].numel(), self.in_features)
+        rows = x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0)
         if rows.stride(1) != 1:
             rows = rows.contiguous()
         a = quantize_int8(rows, symmetric=self.symmetric)
@@ -139,8 +139,11 @@ class Int8Linear(nn.Module):
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8Linear:
-        scale = self.weight_scale
+        scale, shape = self.weight_scale, self.weight_packed.shape
+        # Flat meanwhile: .to(memory_format=...) gives every 5-D tensor other strides.
+        self.weight_packed = self.weight_packed.reshape(-1)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.weight_packed = self.weight_packed.reshape(shape)
         if self.weight_scale.dtype is not torch.float32:  # .half() and its kin: follow the device only
             self.weight_scale = scale.to(self.weight_scale.device)
         return self

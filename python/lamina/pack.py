@@ -11,9 +11,10 @@ from lamina._checks import call, require_2d
 
 TILE_N = 16  # csrc/layout/int8_tile.h
 TILE_K = 64
+MAX_K = (1 << 24) - 1  # csrc/ops/gemm_int8/gemm_int8.h: int32 column sums
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PackedInt8:
     """An int8 weight [n, k] in the layout `int8_tile` v1 (docs/layouts.md).
 

@@ -262,3 +262,21 @@ def test_bad_calls_say_what_is_wrong(case: str) -> None:
     call, error, message = BAD_CALLS[case]
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("shape", [(3, 40), (3, 4, 40)], ids=str)
+def test_exports_with_a_dynamic_batch(shape: tuple[int, ...]) -> None:
+    module = Int8Linear.from_linear(make_linear(40, 24)).eval()
+    batch = torch.export.Dim("batch", min=2, max=4096)
+    program = torch.export.export(module, (seeded(*shape),), dynamic_shapes=({0: batch},))
+    x = seeded(9, *shape[1:])
+    assert torch.equal(program.module()(x), module(x))
+
+
+def test_memory_format_does_not_touch_the_packed_weight() -> None:
+    module = Int8Linear.from_linear(make_linear(40, 24))
+    x = seeded(3, 40)
+    expected = module(x)
+    module.to(memory_format=torch.channels_last)
+    module.to(memory_format=torch.channels_last_3d)
+    assert torch.equal(module(x), expected)

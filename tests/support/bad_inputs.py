@@ -93,7 +93,7 @@ def bad_gemm_inputs() -> Iterator[BadInput]:
     yield bad("zero point int32", gemm(a_zero_point=torch.zeros(1).int()), "a_zero_point", "int32", "int8")
     yield bad("zero point of n", gemm(a_zero_point=bytes_(N)), "a_zero_point", "1-D [5]", "m = 3")
     yield bad("bias int32", gemm(bias=torch.ones(N).int()), "bias", "int32", "float16")
-    yield bad("bias of one", gemm(bias=torch.ones(1)), "bias", "1-D [1]", "5 elements")
+    yield bad("bias of one", gemm(bias=torch.ones(1)), "bias", "1-D [1]", "n = 5")
     yield bad("bias strided", gemm(bias=torch.ones(2 * N)[::2]), "bias", "contiguous", ".contiguous()")
     yield bad("out_dtype int32", gemm(out_dtype=torch.int32), "out_dtype", "int32", "bfloat16")
     yield bad("out_dtype f64", gemm(out_dtype=torch.float64), "out_dtype", "float64", "bfloat16")

@@ -101,12 +101,17 @@ Plan plan(const Problem& p, const CpuInfo& cpu, int threads) {
   consider(1, 1);
   for (int64_t grid_m = 1; grid_m <= threads; ++grid_m) consider(grid_m, threads / grid_m);
   best.workers = best.tasks();
+  // One panel a task: a worker packs it for the first of a row's tasks and keeps it for the others.
+  best.panel_m = panel_rows(kernel, best.block_m, p.k, cpu.l2_bytes);
+  const int64_t panels = ceil_div(best.block_m, best.panel_m);
+  best.block_m = best.panel_m = round_up(ceil_div(best.block_m, panels), kernel.tile_m);
+  best.grid_m = ceil_div(p.m, best.block_m);
   if (best.workers > 1) {
-    const int64_t pieces = std::clamp<int64_t>(best_cycles / kTaskCycles, 1, kTasksPerWorker);
+    const int64_t pieces =
+        std::clamp<int64_t>(best_cycles / panels / kTaskCycles, 1, kTasksPerWorker);
     best.block_n = round_up(ceil_div(best.block_n, pieces), kernel.tile_n);
     best.grid_n = ceil_div(p.n, best.block_n);
   }
-  best.panel_m = panel_rows(kernel, best.block_m, p.k, cpu.l2_bytes);
   best.scratch_bytes = kernel.scratch_bytes(best.panel_m, p.k);
   return best;
 }

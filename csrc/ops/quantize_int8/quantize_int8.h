@@ -1,8 +1,7 @@
 // quantize_int8:   q[i,j] = clamp(rint(x[i,j] * (1 / scale[i])) + zero_point[i], q_min, 127)
 //
-//   symmetric    scale = max|x| / 127,           zero_point = 0,                    q_min = -127
-//   asymmetric   scale = hi / 255 - lo / 255,    zero_point = rint(-128 - lo / scale),  q_min =
-//   -128
+//   symmetric    scale = max|x| / 127,         zero_point = 0,                        q_min = -127
+//   asymmetric   scale = hi / 255 - lo / 255,  zero_point = rint(-128 - lo / scale),  q_min = -128
 //                with lo = min(0, min x), hi = max(0, max x), so that 0 is represented exactly
 //   static       scale (and zero_point) given
 //

@@ -31,12 +31,15 @@ def gemm_int8(
     returns       [m, n]  out_dtype: ((float(acc) * a_scale) * w_scale) + bias in f32, then one rounding
     Error    acc is the exact integer. Per element, with u = 2^-24, u_out = 0 | 2^-11 | 2^-8 for
              f32 | f16 | bf16, tiny the smallest subnormal of out_dtype, p = |acc * a_scale * w_scale| and
-             y the exact result: |out - y| <= 4 u p + u |y| + u_out |y| + tiny; the tests use this expression
+             y the exact result: |out - y| <= 4 u p + u |y| + u_out |y| + tiny where no f32 step overflows;
+             the tests use this expression
     Raises   ValueError naming argument, value and allowed values (docs/errors.md)
     Devices  CPU (generic, avx2, avx512_vnni, amx_int8), bitwise equal on all.  Row-invariant, independent
              of the thread count
     Source   csrc/ops/gemm_int8/gemm_int8.h
     """
+    if not isinstance(w, PackedInt8):
+        raise TypeError(f"lamina::gemm_int8: w must be PackedInt8 (lamina.pack_int8), got {type(w).__name__}")
     if a.dim() == 2 and a.shape[1] != w.k:
         raise ValueError(f"lamina::gemm_int8: a must be 2-D [m, k] with k = {w.k} of w, got {list(a.shape)}")
     out: Tensor = call(
@@ -56,6 +59,8 @@ def _fake_gemm_int8(
     out_dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     require_2d("gemm_int8", "a", a, "[m, k]")
+    if w_sums.dim() != 1:
+        raise ValueError(f"lamina::gemm_int8: w_sums must be 1-D [n], got {w_sums.dim()}-D")
     scales = {"a_scale": a_scale, "w_scale": w_scale, "a_zero_point": a_zero_point}
     require_device("gemm_int8", a, w=w, w_sums=w_sums, bias=bias, **scales)
     return a.new_empty((a.size(0), w_sums.size(0)), dtype=out_dtype)

@@ -1,9 +1,8 @@
 // gemm_int8 / amx_int8: tdpbssd multiplies a 16 x 64 by a 64 x 16 tile of signed bytes exactly,
 // 16384 MACs in 16 cycles.
 //
-// Loads  2 x 2 tiles: 4 KiB of operands for 4 products, 64 bytes a cycle, so both operands must
-// come from
-//        L1: 512 k of 32 rows and of 32 columns are 32 KiB.
+// Loads  2 x 2 tiles: 4 KiB of operands for 4 products, 64 bytes a cycle, so both operands must come
+//        from L1: 512 k of 32 rows and of 32 columns are 32 KiB.
 // Rows   are padded to 16 with zeros when packed; the padding is computed and dropped.
 #include "base/amx.h"
 #include "ops/gemm_int8/cpu/body.h"

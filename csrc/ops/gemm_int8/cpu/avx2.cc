@@ -84,7 +84,8 @@ struct Tile {
     return static_cast<int>(sizeof(Header)) +
            rows * int8_tile::kTileK * static_cast<int>(sizeof(int16_t));
   }
-  static_assert(SplitLayout(1, 1).rest + kMaxSplits * int8_tile::kGroupK <= 64 + 2 * 64,
+  static_assert(SplitLayout(1, 1).rest + kMaxSplits * int8_tile::kGroupK <=
+                    static_cast<int64_t>(sizeof(Header)) + int8_tile::kTileK * 2,
                 "the smallest split block fits");
 
   using Block64 = int8_t[kBlockTilesK][kTileM][int8_tile::kTileK];

@@ -2,9 +2,8 @@
 // int32 without saturation. Activations are packed as a + 128; the epilogue takes 128 * column sum
 // off again.
 //
-// Ports  64 MACs an instruction, two a cycle. Per group of 4 k: 4 weight loads, 6 broadcast loads,
-// 24
-//        vpdpbusd: 12 cycles of multiplies over 5 of loads.
+// Ports  64 MACs an instruction, two a cycle. Per group of 4 k: 4 weight loads, 6 broadcast loads and
+//        24 vpdpbusd: 12 cycles of multiplies over 5 of loads.
 // Tile   6 rows x 64 columns = 24 accumulators + 4 weights + 1 broadcast of 32 registers.
 #include "base/avx512.h"
 #include "base/unroll.h"

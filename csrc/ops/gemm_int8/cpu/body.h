@@ -5,12 +5,12 @@
 //     struct Session                         state of the core while multiply() runs, RAII
 //     kTileM, kTileN                         most rows, columns of one multiply(); kTileN % 16 == 0
 //     kOffset                                what pack() adds to every activation
-//     static packed_bytes(rows)              bytes of `rows` packed rows of one tile of k (64
-//     activations each) static void pack(a, a_stride, rows, k, packed)          k is padded to
-//     whole tiles; weights are 0 there static void multiply(rows, packed, w, w_stride, tiles_n,
-//     tiles_k, acc, accumulate)
+//     static packed_bytes(rows)              of `rows` packed rows of one tile of k, 64 activations each
+//     static pack(a, a_stride, rows, k, packed)
+//         k is padded to whole tiles; weights are 0 there
+//     static multiply(rows, packed, w, w_stride, tiles_n, tiles_k, acc, accumulate)
 //         acc[rows][kTileN] (+)= panel * weight tiles; w_stride: bytes between tiles of adjacent n.
-//         It may write garbage to the acc rows from `rows` to kTileM.
+//         Starts at a multiple of kBlockTilesK. May write garbage to the acc rows from `rows` to kTileM.
 //   };
 //
 // For every panel_m rows: pack them (they stay in L2), then walk the columns kTileN at a time;
@@ -34,6 +34,7 @@ namespace {
 inline constexpr int64_t kBlockTilesK = 8;
 inline constexpr int64_t kBlockK = kBlockTilesK * int8_tile::kTileK;
 inline constexpr int64_t kChunkTilesK = kMaxExactK / int8_tile::kTileK;
+static_assert(kChunkTilesK % kBlockTilesK == 0, "a chunk is whole blocks");
 
 // Packs byte activations as [group of 4 k][row][4], flipping `mask` in every group of four.
 inline void pack_bytes(const int8_t* a, int64_t a_stride, int rows, int64_t k, uint32_t mask,
