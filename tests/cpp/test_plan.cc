@@ -57,10 +57,10 @@ TEST(every_output_is_in_exactly_one_task) {
             const Plan chosen = plan(problem, {kernel.isa, kL2}, threads);
             CHECK(chosen.workers >= 1 && chosen.workers <= threads);
             CHECK(chosen.workers <= chosen.tasks());
-            CHECK(chosen.panel_m > 0 && chosen.panel_m % chosen.kernel.tile_m == 0);
+            CHECK(chosen.block_m > 0 && chosen.block_m % chosen.kernel.tile_m == 0);
             CHECK(chosen.block_n % chosen.kernel.tile_n == 0);
-            CHECK_EQ(chosen.scratch_bytes, chosen.kernel.scratch_bytes(chosen.panel_m, k));
-            CHECK(chosen.scratch_bytes >= chosen.panel_m * k);
+            CHECK_EQ(chosen.scratch_bytes, chosen.kernel.scratch_bytes(chosen.block_m, k));
+            CHECK(chosen.scratch_bytes >= chosen.block_m * k);
             std::vector<int> owners(static_cast<size_t>(m * n), 0);
             for (int64_t task = 0; task < chosen.tasks(); ++task) {
               const Block block = chosen.block(task, problem);
@@ -78,7 +78,7 @@ TEST(panels_fit_l2_unless_one_tile_does_not) {
   for (int64_t k : {64, 4096, 16384, 1 << 20})
     for (const gemm_int8::CpuKernel& kernel : gemm_int8::kernels()) {
       const Plan chosen = plan(Problem{512, 512, k}, {kernel.isa, kL2}, 2);
-      CHECK(chosen.panel_m == chosen.kernel.tile_m || chosen.panel_m * k <= kL2);
+      CHECK(chosen.block_m == chosen.kernel.tile_m || chosen.block_m * k <= kL2);
     }
 }
 

@@ -102,9 +102,9 @@ Plan plan(const Problem& p, const CpuInfo& cpu, int threads) {
   for (int64_t grid_m = 1; grid_m <= threads; ++grid_m) consider(grid_m, threads / grid_m);
   best.workers = best.tasks();
   // One panel a task: a worker packs it for the first of a row's tasks and keeps it for the others.
-  best.panel_m = panel_rows(kernel, best.block_m, p.k, cpu.l2_bytes);
-  const int64_t panels = ceil_div(best.block_m, best.panel_m);
-  best.block_m = best.panel_m = round_up(ceil_div(best.block_m, panels), kernel.tile_m);
+  const int64_t panels =
+      ceil_div(best.block_m, panel_rows(kernel, best.block_m, p.k, cpu.l2_bytes));
+  best.block_m = round_up(ceil_div(best.block_m, panels), kernel.tile_m);
   best.grid_m = ceil_div(p.m, best.block_m);
   if (best.workers > 1) {
     const int64_t pieces =
@@ -112,7 +112,7 @@ Plan plan(const Problem& p, const CpuInfo& cpu, int threads) {
     best.block_n = round_up(ceil_div(best.block_n, pieces), kernel.tile_n);
     best.grid_n = ceil_div(p.n, best.block_n);
   }
-  best.scratch_bytes = kernel.scratch_bytes(best.panel_m, p.k);
+  best.scratch_bytes = kernel.scratch_bytes(best.block_m, p.k);
   return best;
 }
 
@@ -121,7 +121,7 @@ Block Plan::block(int64_t task, const Problem& problem) const {
   const int64_t n_begin = task % grid_n * block_n;
   return Block{m_begin, std::min(m_begin + block_m, problem.m),
                n_begin, std::min(n_begin + block_n, problem.n),
-               panel_m, false};
+               block_m, false};
 }
 
 std::string Plan::describe(const Problem& p, const CpuInfo& cpu) const {
@@ -138,8 +138,8 @@ std::string Plan::describe(const Problem& p, const CpuInfo& cpu) const {
        << " outputs a microkernel call\n"
        << "grid       " << grid_m << " x " << grid_n << " tasks for " << workers
        << " threads, each " << block_m << " x " << block_n << " outputs\n"
-       << "panel      " << panel_m << " rows of a packed at a time ("
-       << panel_m / kernel.tile_m * int8_tile::tiles_k(p.k) * kernel.packed_bytes
+       << "panel      " << block_m << " rows of a packed at a time ("
+       << block_m / kernel.tile_m * int8_tile::tiles_k(p.k) * kernel.packed_bytes
        << " bytes of an L2 of " << cpu.l2_bytes << ")\n"
        << "model      cycles a task: multiply " << cost.compute << ", stream weights "
        << cost.weights << ", pack activations " << cost.pack << "; bound by "

@@ -20,9 +20,8 @@ struct Plan {
   int64_t workers = 0;  // threads worth waking, at most tasks()
   int64_t grid_m = 0;
   int64_t grid_n = 0;
-  int64_t block_m = 0;
+  int64_t block_m = 0;  // a multiple of kernel.tile_m; packed, these rows of a stay in L2
   int64_t block_n = 0;  // a multiple of kernel.tile_n
-  int64_t panel_m = 0;  // rows of a packed at a time, a multiple of kernel.tile_m
   int64_t scratch_bytes = 0;
 
   int64_t tasks() const { return grid_m * grid_n; }

@@ -18,12 +18,12 @@ Status run(const Params& params, const Parallel& parallel) {
   std::atomic<int64_t> next{0};
   parallel.for_range(chosen.workers, 1, [&](int64_t, int64_t) {
     void* const scratch = thread_scratch(chosen.scratch_bytes);
-    int64_t packed_row = -1;  // the rows in scratch, where one panel holds all rows of a task
+    int64_t packed_row = -1;  // the rows that scratch holds packed
     for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < chosen.tasks();) {
       Block block = chosen.block(task, problem);
       block.is_packed = block.m_begin == packed_row;
       chosen.kernel.compute(params, block, scratch);
-      if (chosen.block_m <= chosen.panel_m) packed_row = block.m_begin;
+      packed_row = block.m_begin;
     }
   });
   return Status::ok();
