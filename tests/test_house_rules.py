@@ -78,7 +78,7 @@ def test_device_code_stays_in_device(path: Path) -> None:
 @pytest.mark.parametrize("path", list(sources("csrc")), ids=name)
 def test_intrinsics_stay_in_the_kernels(path: Path) -> None:
     intrinsics = [h for h in includes(path, "<([^>]+)>") if re.search(r"intrin|arm_neon|simde|cpuid", h)]
-    at_home = re.fullmatch(r"csrc/(ops/\w+/cpu|base)/[^/]+", name(path))
+    at_home = re.fullmatch(r"csrc/(ops/\w+/cpu|base|device)/[^/]+", name(path))
     assert intrinsics == [] or at_home
 
 

@@ -60,8 +60,8 @@ MUTANTS = (
     Mutant(
         "gemm: row stride of a ignored",
         f"{GEMM}/cpu/body.h",
-        "p.a + (m0 + row) * p.a_stride, p.a_stride,",
-        "p.a + (m0 + row) * p.problem.k, p.problem.k,",
+        "p.a + (m0 + panel.row) * p.a_stride, p.a_stride,",
+        "p.a + (m0 + panel.row) * p.problem.k, p.problem.k,",
     ),
     Mutant(
         "gemm: last k tile missing",
@@ -117,6 +117,18 @@ MUTANTS = (
         "std::min(m_begin + block_m, problem.m)",
         "std::min(m_begin + block_m - (m_begin > 0), problem.m)",
     ),
+    Mutant(
+        "gemm: sums of a strip's second tile over the first's",
+        f"{GEMM}/cpu/body.h",
+        "panel.row * Tile::kTileN + tile * int8_tile::kTileN",
+        "panel.row * Tile::kTileN",
+    ),
+    Mutant(
+        "tasks: the last of a range is not taken",
+        "csrc/base/task_ranges.h",
+        "if (begin == end) return -1;",
+        "if (begin + 1 >= end) return -1;",
+    ),
     # Epilogue and value types
     Mutant(
         "epilogue: sign of the zero point",
@@ -162,6 +174,12 @@ MUTANTS = (
     ),
     # One ISA
     Mutant(
+        "avx2: one row reads its second tile's weights twice",
+        f"{GEMM}/cpu/avx2.cc",
+        "load(group + v / 2 * w_stride + v % 2 * 32)",
+        "load(group + (v / 2 == 2 ? 1 : v / 2) * w_stride + v % 2 * 32)",
+    ),
+    Mutant(
         "generic: fourth weight of a group", f"{GEMM}/cpu/generic.cc", "a[3] * column[3]", "a[3] * column[2]"
     ),
     Mutant(
@@ -198,16 +216,22 @@ MUTANTS = (
     ),
     Mutant("avx512: offset 127", f"{GEMM}/cpu/avx512_vnni.cc", "kOffset = 128", "kOffset = 127"),
     Mutant(
-        "amx: fourth tile multiplies the third's weights",
+        "amx: second row tile added to the first's sums",
         f"{GEMM}/cpu/amx_int8.cc",
-        "_tile_dpbssd(3, 5, 7)",
-        "_tile_dpbssd(3, 5, 6)",
+        "amx_multiply_s8<r * kColumnTiles + c,",
+        "amx_multiply_s8<c,",
+    ),
+    Mutant(
+        "amx: fourth column tile multiplies the third's weights",
+        f"{GEMM}/cpu/amx_int8.cc",
+        "amx_load<kWeights>(w + c * w_stride, kAmxRowBytes)",
+        "amx_load<kWeights>(w + (c - (c == 3)) * w_stride, kAmxRowBytes)",
     ),
     Mutant(
         "amx: last byte of a ragged k missing",
         f"{GEMM}/cpu/amx_int8.cc",
-        "std::memcpy(out, a + r * a_stride + p, bytes);",
-        "std::memcpy(out, a + r * a_stride + p, bytes - (bytes < 64));",
+        "a + r * a_stride + p, static_cast<size_t>(k - p))",
+        "a + r * a_stride + p, static_cast<size_t>(k - p - 1))",
     ),
     # Quantiser
     Mutant(

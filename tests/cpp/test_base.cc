@@ -1,11 +1,15 @@
-// Checked integer maths, value types, CPU features.
+// Checked integer maths, value types, CPU features, shared-out tasks.
+#include <atomic>
 #include <cfloat>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "base/int_math.h"
 #include "base/numeric.h"
+#include "base/task_ranges.h"
 #include "check.h"
+#include "threads.h"
 
 namespace lamina::test {
 namespace {
@@ -90,6 +94,32 @@ TEST(far_values_overflow_and_underflow) {
   CHECK_EQ(from_f32<F16>(-0x1p-149f).bits, 0x8000);
   CHECK_EQ(from_f32<BF16>(FLT_MAX).bits, 0x7f80);
   CHECK_EQ(from_f32<BF16>(-0x1p-149f).bits, 0x8000);
+}
+
+TEST(every_task_runs_once_whoever_takes_it) {
+  for (int64_t count : {0, 1, 2, 7, 64, 1000})
+    for (int64_t workers : {1, 2, 3, 8, 70}) {
+      at(count, " tasks, ", workers, " workers");
+      const auto counts = [&](const Parallel& parallel) {
+        TaskRanges tasks(count, workers);
+        std::vector<std::atomic<int>> runs(static_cast<size_t>(count));
+        parallel.for_range(workers, 1, [&](int64_t begin, int64_t end) {
+          for (int64_t worker = begin; worker < end; ++worker)
+            tasks.run(worker, [&](int64_t task) { ++runs[static_cast<size_t>(task)]; });
+        });
+        for (const std::atomic<int>& run : runs) CHECK_EQ(run.load(), 1);
+      };
+      counts(Serial());
+      counts(Backwards(3));
+      counts(Threads(3));
+    }
+}
+
+TEST(a_worker_takes_its_own_tasks_in_order_then_others_from_the_back) {
+  TaskRanges tasks(7, 2);
+  std::vector<int64_t> order;
+  tasks.run(1, [&](int64_t task) { order.push_back(task); });
+  CHECK(order == std::vector<int64_t>({4, 5, 6, 3, 2, 1, 0}));
 }
 
 TEST(isas_have_names_and_can_be_forced) {

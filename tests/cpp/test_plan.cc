@@ -25,6 +25,8 @@ TEST(the_kernel_fits_the_isa_and_m) {
       {Isa::kAvx2, 500, "gemm_int8_avx2"},
       {Isa::kAvx512Vnni, 1, "gemm_int8_avx512_vnni"},
       {Isa::kAvx512Vnni, 500, "gemm_int8_avx512_vnni"},
+      {Isa::kAmxInt8, 8, "gemm_int8_avx512_vnni"},
+      {Isa::kAmxInt8, 9, "gemm_int8_amx_int8"},
       {Isa::kAmxInt8, 500, "gemm_int8_amx_int8"},
   };
   for (const Row& row : table) {

@@ -12,8 +12,11 @@
 // Ports  split    per 32 MACs vpmaddubsw, vpmaddwd by ones, vpaddd: 3 vector uops, 2 of them
 // multiplies
 //        widened  per 32 MACs 2 vpmaddwd and 2 vpaddd, and vpmovsxbw for the weights: 4 and more
-// Tile   5 rows x 16 columns = 10 accumulators + 2 weights + row + product + ones of 16 registers
+// Tile   5 rows x 16 columns = 10 accumulators + 2 weights + row + product + ones of 16 registers;
+//        one row x 64 columns = 8 accumulators, to read four streams of weights
 #include <immintrin.h>
+
+#include <array>
 
 #include "base/unroll.h"
 #include "ops/gemm_int8/cpu/body.h"
@@ -76,9 +79,12 @@ uint32_t unsafe_groups(const int8_t* a) {
 
 struct Tile {
   using Session = NoSession;
-  static constexpr int kTileM = kRowsMost;
-  static constexpr int kTileN = int8_tile::kTileN;
+  static constexpr int kTileM = kRowsMost, kRowStep = 1;
+  static constexpr int kTileN = 4 * int8_tile::kTileN;
   static constexpr int kOffset = 0;
+  // A block of up to 32 rows stays in L1 beside the weights of 16 columns.
+  static constexpr int strip(int64_t rows) { return rows <= 32 ? kTileN : int8_tile::kTileN; }
+  static constexpr int tiles_at_once(int64_t rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
   // Room for a block's header even in a block of one tile.
   static constexpr int packed_bytes(int rows) {
     return static_cast<int>(sizeof(Header)) +
@@ -170,26 +176,28 @@ struct Tile {
   }
 
   // acc (+)= the blocks that are not widened; one lane an output.
-  template <int kRows>
-  static void multiply_split(const int8_t* packed, const int8_t* w, int64_t tiles_k, int32_t* acc,
-                             bool accumulate) {
+  template <int kRows, int kTiles>
+  static void multiply_split(const int8_t* packed, const int8_t* w, int64_t w_stride,
+                             int64_t tiles_k, int32_t* acc, bool accumulate, Ahead ahead) {
+    constexpr int kVectors = 2 * kTiles;
     const __m256i sign = _mm256_set1_epi8(-128), ones = _mm256_set1_epi16(1);
-    __m256i sum[kRows][2];
+    __m256i sum[kRows][kVectors];
     int32_t row_sum[kRows] = {};
     unroll<kRows>([&](auto i) LAMINA_INLINE {
-      unroll<2>([&](auto v) LAMINA_INLINE {
+      unroll<kVectors>([&](auto v) LAMINA_INLINE {
         sum[i][v] = accumulate ? load(acc + i * kTileN + v * 8) : _mm256_setzero_si256();
       });
     });
     const auto add_group = [&](const int8_t* a, const int8_t* group) LAMINA_INLINE {
-      __m256i weight[2];
-      unroll<2>([&](auto v)
-                    LAMINA_INLINE { weight[v] = _mm256_xor_si256(load(group + 32 * v), sign); });
+      __m256i weight[kVectors];
+      unroll<kVectors>([&](auto v) LAMINA_INLINE {
+        weight[v] = _mm256_xor_si256(load(group + v / 2 * w_stride + v % 2 * 32), sign);
+      });
       unroll<kRows>([&](auto i) LAMINA_INLINE {
         int32_t four;
         std::memcpy(&four, a + i * int8_tile::kGroupK, sizeof four);
         const __m256i row = _mm256_set1_epi32(four);
-        unroll<2>([&](auto v) LAMINA_INLINE {
+        unroll<kVectors>([&](auto v) LAMINA_INLINE {
           const __m256i pairs = _mm256_maddubs_epi16(weight[v], row);
           sum[i][v] = in_order(_mm256_add_epi32(sum[i][v], _mm256_madd_epi16(pairs, ones)));
         });
@@ -204,9 +212,7 @@ struct Tile {
           const int32_t* const rest_at = reinterpret_cast<const int32_t*>(block + layout.rest_at);
           constexpr int kGroup = kRows * int8_tile::kGroupK;
           for (int64_t g = 0; g < tiles * int8_tile::kGroups; ++g) {
-            if constexpr (kRows <= 2)
-              _mm_prefetch(reinterpret_cast<const char*>(weights + g * kGroupBytes) + 1024,
-                           _MM_HINT_T0);
+            ahead.pass<kTiles>(1, w_stride);
             add_group(block + layout.groups + g * kGroup, weights + g * kGroupBytes);
           }
           for (int i = 0; i < header.splits; ++i)
@@ -215,7 +221,7 @@ struct Tile {
         });
     unroll<kRows>([&](auto i) LAMINA_INLINE {
       const __m256i offset = _mm256_set1_epi32(128 * row_sum[i]);
-      unroll<2>([&](auto v) LAMINA_INLINE {
+      unroll<kVectors>([&](auto v) LAMINA_INLINE {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(acc + i * kTileN + v * 8),
                             _mm256_sub_epi32(sum[i][v], offset));
       });
@@ -260,32 +266,33 @@ struct Tile {
   }
 
   template <int kRows>
-  static void multiply_rows(const int8_t* packed, const int8_t* w, int64_t tiles_k, int32_t* acc,
-                            bool accumulate) {
-    multiply_split<kRows>(packed, w, tiles_k, acc, accumulate);
+  static void multiply_rows(const int8_t* packed, const int8_t* w, int64_t w_stride, int tiles_n,
+                            int64_t tiles_k, int32_t* acc, bool accumulate, Ahead ahead) {
+    constexpr int kTiles = tiles_at_once(kRows);
+    if (tiles_n == kTiles) {
+      multiply_split<kRows, kTiles>(packed, w, w_stride, tiles_k, acc, accumulate, ahead);
+    } else {
+      for (int t = 0; t < tiles_n; ++t)
+        multiply_split<kRows, 1>(packed, w + t * w_stride, w_stride, tiles_k,
+                                 acc + t * int8_tile::kTileN, accumulate,
+                                 {ahead.at + t * w_stride, ahead.every});
+    }
     bool widened = false;
     for_blocks<kRows>(packed, w, tiles_k, [&](const int8_t* block, const int8_t*, int64_t) {
       widened |= reinterpret_cast<const Header*>(block)->widened;
     });
     if (!widened) return;
-    multiply_widened<kRows>(packed, w, tiles_k, acc);
-    multiply_widened<kRows>(packed, w + 32, tiles_k, acc + 8);
+    for (int half = 0; half < 2 * tiles_n; ++half)
+      multiply_widened<kRows>(packed, w + half / 2 * w_stride + half % 2 * 32, tiles_k,
+                              acc + half * 8);
   }
 
-  static void multiply(int rows, const int8_t* packed, const int8_t* w, int64_t, int,
-                       int64_t tiles_k, int32_t* acc, bool accumulate) {
-    switch (rows) {
-      case 1:
-        return multiply_rows<1>(packed, w, tiles_k, acc, accumulate);
-      case 2:
-        return multiply_rows<2>(packed, w, tiles_k, acc, accumulate);
-      case 3:
-        return multiply_rows<3>(packed, w, tiles_k, acc, accumulate);
-      case 4:
-        return multiply_rows<4>(packed, w, tiles_k, acc, accumulate);
-      default:
-        return multiply_rows<5>(packed, w, tiles_k, acc, accumulate);
-    }
+  static void multiply(int rows, const int8_t* packed, const int8_t* w, int64_t w_stride,
+                       int tiles_n, int64_t tiles_k, int32_t* acc, bool accumulate, Ahead ahead) {
+    const auto product =
+        std::array{multiply_rows<1>, multiply_rows<2>, multiply_rows<3>, multiply_rows<4>,
+                   multiply_rows<5>}[static_cast<size_t>(rows - 1)];
+    product(packed, w, w_stride, tiles_n, tiles_k, acc, accumulate, ahead);
   }
 };
 

@@ -14,9 +14,11 @@ namespace {
 
 struct Tile {
   using Session = NoSession;
-  static constexpr int kTileM = 6;
+  static constexpr int kTileM = 6, kRowStep = 1;
   static constexpr int kTileN = 4 * int8_tile::kTileN;
   static constexpr int kOffset = 128;
+  static constexpr int strip(int64_t) { return kTileN; }
+  static constexpr int tiles_at_once(int64_t) { return kTileN / int8_tile::kTileN; }
   static constexpr int kRowBytes = int8_tile::kTileN * int8_tile::kGroupK;
   static constexpr int packed_bytes(int rows) {
     return rows * int8_tile::kTileK;
@@ -28,7 +30,7 @@ struct Tile {
 
   template <int kRows, int kTiles>
   static void multiply_fixed(const int8_t* a, const int8_t* w, int64_t w_stride, int64_t groups,
-                             int32_t* acc, bool accumulate) {
+                             int32_t* acc, bool accumulate, Ahead ahead) {
     __m512i sum[kRows][kTiles];
     unroll<kRows>([&](auto i) LAMINA_INLINE {
       unroll<kTiles>([&](auto t) LAMINA_INLINE {
@@ -37,12 +39,10 @@ struct Tile {
       });
     });
     for (int64_t g = 0; g < groups; ++g, w += kRowBytes, a += kRows * int8_tile::kGroupK) {
+      ahead.pass<kTiles>(1, w_stride);
       __m512i weight[kTiles];
-      unroll<kTiles>([&](auto t) LAMINA_INLINE {
-        if constexpr (kRows <= 2)
-          _mm_prefetch(reinterpret_cast<const char*>(w + t * w_stride) + 1024, _MM_HINT_T0);
-        weight[t] = _mm512_loadu_si512(w + t * w_stride);
-      });
+      unroll<kTiles>([&](auto t)
+                         LAMINA_INLINE { weight[t] = _mm512_loadu_si512(w + t * w_stride); });
       unroll<kRows>([&](auto i) LAMINA_INLINE {
         int32_t group;
         std::memcpy(&group, a + i * int8_tile::kGroupK, sizeof group);
@@ -60,35 +60,35 @@ struct Tile {
 
   template <int kRows>
   static void multiply_rows(const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n,
-                            int64_t groups, int32_t* acc, bool accumulate) {
+                            int64_t groups, int32_t* acc, bool accumulate, Ahead ahead) {
     switch (tiles_n) {
       case 1:
-        return multiply_fixed<kRows, 1>(a, w, w_stride, groups, acc, accumulate);
+        return multiply_fixed<kRows, 1>(a, w, w_stride, groups, acc, accumulate, ahead);
       case 2:
-        return multiply_fixed<kRows, 2>(a, w, w_stride, groups, acc, accumulate);
+        return multiply_fixed<kRows, 2>(a, w, w_stride, groups, acc, accumulate, ahead);
       case 3:
-        return multiply_fixed<kRows, 3>(a, w, w_stride, groups, acc, accumulate);
+        return multiply_fixed<kRows, 3>(a, w, w_stride, groups, acc, accumulate, ahead);
       default:
-        return multiply_fixed<kRows, 4>(a, w, w_stride, groups, acc, accumulate);
+        return multiply_fixed<kRows, 4>(a, w, w_stride, groups, acc, accumulate, ahead);
     }
   }
 
   static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n,
-                       int64_t tiles_k, int32_t* acc, bool accumulate) {
+                       int64_t tiles_k, int32_t* acc, bool accumulate, Ahead ahead) {
     const int64_t groups = tiles_k * int8_tile::kGroups;
     switch (rows) {
       case 1:
-        return multiply_rows<1>(a, w, w_stride, tiles_n, groups, acc, accumulate);
+        return multiply_rows<1>(a, w, w_stride, tiles_n, groups, acc, accumulate, ahead);
       case 2:
-        return multiply_rows<2>(a, w, w_stride, tiles_n, groups, acc, accumulate);
+        return multiply_rows<2>(a, w, w_stride, tiles_n, groups, acc, accumulate, ahead);
       case 3:
-        return multiply_rows<3>(a, w, w_stride, tiles_n, groups, acc, accumulate);
+        return multiply_rows<3>(a, w, w_stride, tiles_n, groups, acc, accumulate, ahead);
       case 4:
-        return multiply_rows<4>(a, w, w_stride, tiles_n, groups, acc, accumulate);
+        return multiply_rows<4>(a, w, w_stride, tiles_n, groups, acc, accumulate, ahead);
       case 5:
-        return multiply_rows<5>(a, w, w_stride, tiles_n, groups, acc, accumulate);
+        return multiply_rows<5>(a, w, w_stride, tiles_n, groups, acc, accumulate, ahead);
       default:
-        return multiply_rows<6>(a, w, w_stride, tiles_n, groups, acc, accumulate);
+        return multiply_rows<6>(a, w, w_stride, tiles_n, groups, acc, accumulate, ahead);
     }
   }
 };

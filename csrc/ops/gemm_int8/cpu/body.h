@@ -3,25 +3,30 @@
 //
 //   struct Tile {
 //     struct Session                         state of the core while multiply() runs, RAII
-//     kTileM, kTileN                         most rows, columns of one multiply(); kTileN % 16 == 0
+//     kTileM, kRowStep                       most rows of one multiply(); what their number is rounded to
+//     kTileN                                 most columns that share one epilogue, a multiple of 16
 //     kOffset                                what pack() adds to every activation
+//     static strip(rows)                     columns that share one epilogue, for so many rows
+//     static tiles_at_once(rows)             tiles of 16 columns in one multiply(), for so many rows
 //     static packed_bytes(rows)              of `rows` packed rows of one tile of k, 64 activations each
 //     static pack(a, a_stride, rows, k, packed)
 //         k is padded to whole tiles; weights are 0 there
-//     static multiply(rows, packed, w, w_stride, tiles_n, tiles_k, acc, accumulate)
+//     static multiply(rows, packed, w, w_stride, tiles_n, tiles_k, acc, accumulate, ahead)
 //         acc[rows][kTileN] (+)= panel * weight tiles; w_stride: bytes between tiles of adjacent n.
-//         Starts at a multiple of kBlockTilesK. May write garbage to the acc rows from `rows` to kTileM.
+//         Starts at a multiple of kBlockTilesK. May write garbage to the acc rows up to kRowStep.
 //   };
 //
-// For every panel_m rows: pack them (they stay in L2), then walk the columns kTileN at a time;
-// along k in blocks whose weights stay in L1 while all panels use them. Everything has internal
-// linkage: each ISA compiles its own copy with its own flags, and the linker must not merge them.
+// The rows of a block are packed once, in panels of up to kTileM rows, and stay in L2. For a strip of
+// columns, k goes in blocks: a block's activations, if the rows are few, or else its weights stay in
+// L1 while the others pass. Everything has internal linkage: each ISA compiles its own copy with its
+// own flags, and the linker must not merge them.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 
+#include "base/int_math.h"
 #include "base/unroll.h"
 #include "layout/int8_tile.h"
 #include "ops/gemm_int8/cpu/kernel.h"
@@ -35,6 +40,10 @@ inline constexpr int64_t kBlockTilesK = 8;
 inline constexpr int64_t kBlockK = kBlockTilesK * int8_tile::kTileK;
 inline constexpr int64_t kChunkTilesK = kMaxExactK / int8_tile::kTileK;
 static_assert(kChunkTilesK % kBlockTilesK == 0, "a chunk is whole blocks");
+
+// How far ahead in its own weights a single panel reads. Its prefetches go through L1's miss buffers,
+// and 1 to 4 KiB do equally well (2026-11, Xeon); half as much or twice costs 5 %.
+inline constexpr int64_t kStreamAhead = 2048;
 
 // Packs byte activations as [group of 4 k][row][4], flipping `mask` in every group of four.
 inline void pack_bytes(const int8_t* a, int64_t a_stride, int rows, int64_t k, uint32_t mask,
@@ -60,6 +69,21 @@ inline void pack_bytes(const int8_t* a, int64_t a_stride, int rows, int64_t k, u
 }
 
 struct NoSession {};
+
+// The weights that one multiply() prefetches while it computes: a line of each of its tiles of n for
+// `every` groups of k.
+struct Ahead {
+  const int8_t* at;
+  int every;
+  int left = 0;  // groups until the next line
+
+  template <int kTiles>
+  LAMINA_INLINE void pass(int groups, int64_t w_stride) {
+    constexpr int kLine = 64;
+    for (left -= groups; left < 0; left += every, at += kLine)
+      unroll<kTiles>([&](auto t) LAMINA_INLINE { __builtin_prefetch(at + t * w_stride, 0, 2); });
+  }
+};
 
 template <class Tile>
 struct Nest {
@@ -90,44 +114,54 @@ struct Nest {
                                        where.panel_m / Tile::kTileM * packed_panel_bytes(tiles_k))),
         wide_acc(reinterpret_cast<int64_t*>(acc + where.panel_m * Tile::kTileN)) {}
 
+  struct Panel {
+    int64_t index, row;
+    int rows;
+    int8_t* packed;
+  };
+
+  // Panels of equal height: 16 rows are 4 x 4, not 5 + 5 + 5 + 1.
+  static int64_t panel_rows(int64_t rows) {
+    return round_up(ceil_div(rows, ceil_div(rows, Tile::kTileM)), Tile::kRowStep);
+  }
+
   template <class Body>
-  static void for_panels(int64_t rows, const Body& body) {
-    for (int64_t row = 0; row < rows; row += Tile::kTileM)
-      body(row, static_cast<int>(std::min<int64_t>(Tile::kTileM, rows - row)));
-  }
-
-  int8_t* packed_panel(int64_t row) const {
-    return packed + row / Tile::kTileM * packed_panel_bytes(tiles_k);
-  }
-
-  // The panel at `row` of `rows` asks for its share of the weights that the next kTileN columns
-  // need.
-  static void prefetch_next(const int8_t* w, int64_t w_stride, int64_t bytes, int64_t row,
-                            int64_t rows) {
-    constexpr int64_t kLine = 64;
-    const int64_t lines = bytes / kLine;
-    const int64_t end = lines * std::min(row + Tile::kTileM, rows) / rows;
-    for (int64_t t = 0; t < Tile::kTileN / int8_tile::kTileN; ++t)
-      for (int64_t line = lines * row / rows; line < end; ++line)
-        __builtin_prefetch(w + t * w_stride + line * kLine, 0, 2);  // into L2
+  void for_panels(int64_t rows, const Body& body) const {
+    const int64_t each = panel_rows(rows), bytes = packed_panel_bytes(tiles_k);
+    for (int64_t i = 0, row = 0; row < rows; ++i, row += each)
+      body(Panel{i, row, static_cast<int>(std::min(each, rows - row)), packed + i * bytes});
   }
 
   // acc[rows][kTileN] = a[rows, k] * w[n0 .. n0 + 16 tiles_n, k]; in wide_acc when k > kMaxExactK.
-  void multiply_columns(int64_t n0, int tiles_n, int64_t rows) {
+  void multiply_strip(int64_t n0, int tiles_n, int64_t rows) {
     const int64_t w_stride = tiles_k * int8_tile::kTileBytes;
     const int8_t* const w = p.w + n0 / int8_tile::kTileN * w_stride;
-    const int64_t step = rows <= Tile::kTileM ? kChunkTilesK : kBlockTilesK;
+    const int64_t panels = ceil_div(rows, panel_rows(rows));
+    const int64_t step = panels == 1 ? kChunkTilesK : kBlockTilesK;
+    const int at_once = Tile::tiles_at_once(rows);
     if (tiles_k == 0) std::fill_n(acc, rows * Tile::kTileN, 0);
     for (int64_t k0 = 0; k0 < tiles_k; k0 += step) {
       const int64_t count = std::min(step, tiles_k - k0);
-      for_panels(rows, [&](int64_t row, int panel) {
-        if (rows > Tile::kTileM && n0 + Tile::kTileN < block.n_end)
-          prefetch_next(w + tiles_n * w_stride + k0 * int8_tile::kTileBytes, w_stride,
-                        count * int8_tile::kTileBytes, row, rows);
-        Tile::multiply(panel, packed_panel(row) + k0 * Tile::packed_bytes(panel),
-                       w + k0 * int8_tile::kTileBytes, w_stride, tiles_n, count,
-                       acc + row * Tile::kTileN, k0 % kChunkTilesK != 0);
-      });
+      for (int tile = 0; tile < tiles_n; tile += at_once) {
+        const int8_t* const at = w + tile * w_stride + k0 * int8_tile::kTileBytes;
+        // What is multiplied next: more columns of this block of k, the next block, the next strip,
+        // which is this task's or most likely the next task's.
+        const bool block_ends = tile + at_once >= tiles_n, strip_ends = k0 + count == tiles_k;
+        const int8_t* const next =
+            !block_ends
+                ? at + at_once * w_stride
+                : w + (strip_ends ? tiles_n * w_stride : (k0 + step) * int8_tile::kTileBytes);
+        const bool is_last =
+            block_ends && strip_ends && n0 + tiles_n * int8_tile::kTileN >= p.problem.n;
+        for_panels(rows, [&](const Panel& panel) {
+          Tile::multiply(panel.rows, panel.packed + k0 * Tile::packed_bytes(panel.rows), at,
+                         w_stride, std::min(at_once, tiles_n - tile), count,
+                         acc + panel.row * Tile::kTileN + tile * int8_tile::kTileN,
+                         k0 % kChunkTilesK != 0,
+                         panels == 1 ? Ahead{at + kStreamAhead, 1}
+                                     : share(is_last ? at : next, count, panel.index, panels));
+        });
+      }
       const bool chunk_ends = k0 + count == tiles_k || (k0 + count) % kChunkTilesK == 0;
       if (tiles_k > kChunkTilesK && chunk_ends) {
         const bool first = k0 < kChunkTilesK;
@@ -135,6 +169,12 @@ struct Nest {
           wide_acc[i] = (first ? 0 : wide_acc[i]) + acc[i];
       }
     }
+  }
+
+  // One of several panels prefetches its part of the next `tiles` of k.
+  static Ahead share(const int8_t* next, int64_t tiles, int64_t index, int64_t panels) {
+    const int64_t groups = tiles * int8_tile::kGroups, lines = ceil_div(groups, panels);
+    return {next + index * lines * 64, static_cast<int>(groups / lines)};
   }
 
   struct Columns {
@@ -194,13 +234,14 @@ struct Nest {
     for (int64_t m0 = block.m_begin; m0 < block.m_end; m0 += block.panel_m) {
       const int64_t rows = std::min(block.panel_m, block.m_end - m0);
       if (!block.is_packed)
-        for_panels(rows, [&](int64_t row, int panel) {
-          Tile::pack(p.a + (m0 + row) * p.a_stride, p.a_stride, panel, p.problem.k,
-                     packed_panel(row));
+        for_panels(rows, [&](const Panel& panel) {
+          Tile::pack(p.a + (m0 + panel.row) * p.a_stride, p.a_stride, panel.rows, p.problem.k,
+                     panel.packed);
         });
-      for (int64_t n0 = block.n_begin; n0 < block.n_end; n0 += Tile::kTileN) {
-        const int count = static_cast<int>(std::min<int64_t>(Tile::kTileN, block.n_end - n0));
-        multiply_columns(n0, static_cast<int>(int8_tile::tiles_n(count)), rows);
+      const int strip = Tile::strip(rows);
+      for (int64_t n0 = block.n_begin; n0 < block.n_end; n0 += strip) {
+        const int count = static_cast<int>(std::min<int64_t>(strip, block.n_end - n0));
+        multiply_strip(n0, static_cast<int>(int8_tile::tiles_n(count)), rows);
         const Columns columns = load_columns(n0, count);
         if (tiles_k > kChunkTilesK) {
           store(wide_acc, m0, rows, n0, count, columns);

@@ -6,9 +6,11 @@ namespace {
 
 struct Tile {
   using Session = NoSession;
-  static constexpr int kTileM = 4;
+  static constexpr int kTileM = 4, kRowStep = 1;
   static constexpr int kTileN = int8_tile::kTileN;
   static constexpr int kOffset = 0;
+  static constexpr int strip(int64_t) { return kTileN; }
+  static constexpr int tiles_at_once(int64_t) { return 1; }
   static constexpr int packed_bytes(int rows) {
     return rows * int8_tile::kTileK;
   }  // [group of 4 k][row][4]
@@ -18,7 +20,7 @@ struct Tile {
   }
 
   static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t, int, int64_t tiles_k,
-                       int32_t* acc, bool accumulate) {
+                       int32_t* acc, bool accumulate, Ahead) {
     if (!accumulate) std::fill_n(acc, rows * kTileN, 0);
     for (int64_t g = 0; g < tiles_k * int8_tile::kGroups; ++g, w += kTileN * int8_tile::kGroupK)
       for (int i = 0; i < rows; ++i, a += int8_tile::kGroupK)

@@ -1,0 +1,110 @@
+// AMX tiles of 16 rows x 64 bytes, tile numbers as template arguments: one instruction a function, or
+// with LAMINA_EMULATE the same in plain C++, written from Intel SDM vol. 2 (LDTILECFG, TILELOADD,
+// TDPBSSD, TILESTORED). Only files under ops/*/cpu include this.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if !defined(LAMINA_EMULATE)
+#include <immintrin.h>
+#endif
+
+namespace lamina {
+namespace {
+
+inline constexpr int kAmxRows = 16;
+inline constexpr int kAmxRowBytes = 64;
+
+#if defined(LAMINA_EMULATE)
+
+inline thread_local int8_t amx_tiles[8][kAmxRows][kAmxRowBytes];
+
+inline void amx_configure(const void*) { std::memset(amx_tiles, 0, sizeof amx_tiles); }
+inline void amx_release() {}
+
+template <int kTile>
+inline void amx_zero() {
+  std::memset(amx_tiles[kTile], 0, sizeof amx_tiles[kTile]);
+}
+
+template <int kTile>
+inline void amx_load(const void* rows, int64_t stride_bytes) {
+  for (int r = 0; r < kAmxRows; ++r)
+    std::memcpy(amx_tiles[kTile][r], static_cast<const char*>(rows) + r * stride_bytes,
+                kAmxRowBytes);
+}
+
+template <int kTile>
+inline void amx_store(void* rows, int64_t stride_bytes) {
+  for (int r = 0; r < kAmxRows; ++r)
+    std::memcpy(static_cast<char*>(rows) + r * stride_bytes, amx_tiles[kTile][r], kAmxRowBytes);
+}
+
+// sum[16][16] s32 += a[16][64] s8 * b[16][16][4] s8
+template <int kSum, int kA, int kB>
+inline void amx_multiply_s8() {
+  for (int i = 0; i < kAmxRows; ++i)
+    for (int j = 0; j < kAmxRows; ++j) {
+      int32_t total;
+      std::memcpy(&total, &amx_tiles[kSum][i][4 * j], sizeof total);
+      for (int p = 0; p < kAmxRowBytes; ++p)
+        total += amx_tiles[kA][i][p] * amx_tiles[kB][p / 4][4 * j + p % 4];
+      std::memcpy(&amx_tiles[kSum][i][4 * j], &total, sizeof total);
+    }
+}
+
+#else
+
+inline void amx_configure(const void* config) { _tile_loadconfig(config); }
+inline void amx_release() { _tile_release(); }
+
+// The compiler's own intrinsics are macros that paste a literal tile number.
+template <int kTile>
+inline void amx_zero() {
+  __asm__ volatile("tilezero %%tmm%c0" : : "i"(kTile));
+}
+
+template <int kTile>
+inline void amx_load(const void* rows, int64_t stride_bytes) {
+  __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2"
+                   :
+                   : "r"(rows), "r"(stride_bytes), "i"(kTile)
+                   : "memory");
+}
+
+template <int kTile>
+inline void amx_store(void* rows, int64_t stride_bytes) {
+  __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)"
+                   :
+                   : "r"(rows), "r"(stride_bytes), "i"(kTile)
+                   : "memory");
+}
+
+// sum[16][16] s32 += a[16][64] s8 * b[16][16][4] s8
+template <int kSum, int kA, int kB>
+inline void amx_multiply_s8() {
+  __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kA), "i"(kB));
+}
+
+#endif
+
+// Holds all eight tiles configured as 16 x 64 bytes; releases them so that the core can sleep
+// deeply.
+struct AmxSession {
+  AmxSession() {
+    alignas(64) uint8_t config[64] = {};
+    config[0] = 1;  // palette
+    for (int tile = 0; tile < 8; ++tile) {
+      config[16 + 2 * tile] = kAmxRowBytes;
+      config[48 + tile] = kAmxRows;
+    }
+    amx_configure(config);
+  }
+  ~AmxSession() { amx_release(); }
+  AmxSession(const AmxSession&) = delete;
+  AmxSession& operator=(const AmxSession&) = delete;
+};
+
+}  // namespace
+}  // namespace lamina
