@@ -8,7 +8,7 @@ in float64, so that one bound measures all. The float peers multiply the dequant
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -88,8 +88,9 @@ def _lamina(case: Case, inputs: Inputs, context: Context, isa: str) -> Candidate
 
     weight = torch.from_numpy(inputs.w)
     packed = lamina.pack_int8(weight)
+    # Packed anew, not cloned: pack_int8 asks for huge pages.
     ring = context.rotation.ring(
-        ("lamina", case.n, case.k), packed.data.nbytes, lambda: replace(packed, data=packed.data.clone())
+        ("lamina", case.n, case.k), packed.data.nbytes, lambda: lamina.pack_int8(weight)
     )
     a, a_scale, w_scale = (torch.from_numpy(x) for x in (inputs.a, inputs.a_scale, inputs.w_scale))
     out_dtype = DTYPES[case.dtype]

@@ -2,6 +2,7 @@
 
 #include <tuple>
 
+#include "base/huge_pages.h"
 #include "layout/int8_tile.h"
 #include "ops/gemm_int8/pack.h"
 #include "torch/interop.h"
@@ -70,6 +71,7 @@ std::tuple<Tensor, Tensor> pack(const Tensor& w) {
                             int8_tile::kTileN, int8_tile::kGroupK},
                            ScalarType::Char);
   Tensor sums = new_tensor(w, {n}, ScalarType::Int);
+  advise_huge_pages(data.data_ptr(), data.numel());  // one byte each
   raise_if_bad(gemm_int8::pack(static_cast<const int8_t*>(w.data_ptr()), n, k, w_arg.row_stride(),
                                static_cast<int8_t*>(data.data_ptr()),
                                static_cast<int32_t*>(sums.data_ptr()), TorchParallel()));

@@ -5,8 +5,8 @@
 //        from L1: 512 k of 32 rows and of 32 columns are 32 KiB. Up to 16 rows: 1 x 4 tiles, four
 //        streams of weights, bound by memory.
 // Rows   are padded to 16 with zeros when packed; the padding is computed and dropped.
-#include "device/amx.h"
 #include "base/unroll.h"
+#include "device/amx.h"
 #include "ops/gemm_int8/cpu/body.h"
 
 namespace lamina::gemm_int8 {
