@@ -176,8 +176,8 @@ MUTANTS = (
     Mutant(
         "avx2: one row reads its second tile's weights twice",
         f"{GEMM}/cpu/avx2.cc",
-        "load(group + v / 2 * w_stride + v % 2 * 32)",
-        "load(group + (v / 2 == 2 ? 1 : v / 2) * w_stride + v % 2 * 32)",
+        "product(weights + v / 2 * w_stride + v % 2 * 32, row)",
+        "product(weights + (v / 2 == 2 ? 1 : v / 2) * w_stride + v % 2 * 32, row)",
     ),
     Mutant(
         "generic: fourth weight of a group", f"{GEMM}/cpu/generic.cc", "a[3] * column[3]", "a[3] * column[2]"
@@ -195,10 +195,10 @@ MUTANTS = (
         "_mm256_cmpgt_epi16(above, limit)",
     ),
     Mutant(
-        "avx2: rest of a split group dropped",
+        "avx2: half of the rests dropped",
         f"{GEMM}/cpu/avx2.cc",
-        "for (int i = 0; i < header.splits; ++i)",
-        "for (int i = 0; i < header.splits / 2; ++i)",
+        "->rests;",
+        "->rests / 2;",
     ),
     Mutant(
         "avx2: offset of the weights 127",

@@ -3,10 +3,10 @@
 // vpmaddubsw multiplies unsigned by signed bytes and adds pairs of products in int16, where it
 // saturates. Here the weights are the unsigned side (w + 128 <= 255), so a pair of activations is
 // safe when its positive parts add up to at most 128 and its negative parts to at least -128: 255 *
-// 128 < 2^15. A group of 4 k in which a row of the panel has an unsafe pair is split a = (a >> 1) +
-// rest, both of them safe, and multiplied twice. Few groups are: activations that a quantiser
-// scaled to their maximum are mostly far below it (normal ones: 7 % of the groups of 5 rows). A
-// block of k with more of them than kMaxSplits a tile is widened to int16 and multiplied with
+// 128 < 2^15. A row's group of 4 k that has an unsafe pair is split a = (a >> 1) + rest, both of them
+// safe: the groups of all rows are multiplied first, the rests are added one by one. Few groups are split:
+// activations that a quantiser scaled to their maximum are mostly far below it (normal ones: 1.5 %).
+// A block of k with more than kMaxSplits a row and tile is widened to int16 and multiplied with
 // vpmaddwd, which cannot overflow.
 //
 // Ports  split    per 32 MACs vpmaddubsw, vpmaddwd by ones, vpaddd: 3 vector uops, 2 of them
@@ -27,30 +27,32 @@ namespace {
 constexpr int kRowsMost = 5;
 constexpr int kGroupBytes = int8_tile::kTileN * int8_tile::kGroupK;
 
-// Break-even of 3 uops for 16 + kMaxSplits groups against 4.2 for 16.
-constexpr int kMaxSplits = 6;
+// Break-even: a rest is 11 uops, widening costs 1.2 uops more in each of a row's 32 products.
+constexpr int kMaxSplits = 4;
 
 // A packed block of up to kBlockTilesK tiles: the header, then the groups [16 tiles][rows][4] as
-// int16 if widened; else as int8, followed by rest_at[kMaxSplits tiles] and rest[kMaxSplits
-// tiles][rows][4].
+// int16 if widened; else as int8, followed by the rests.
 struct alignas(64) Header {
   bool widened;
-  int32_t splits;
+  int32_t rests;
   int32_t row_sum[kRowsMost];  // takes 128 * sum of a off again
 };
 static_assert(sizeof(Header) == 64);
 
-// Where the parts of a split block start, in bytes. rest_at holds the offset of a rest's weights.
-struct SplitLayout {
-  int64_t groups, rest_at, rest;
-
-  constexpr SplitLayout(int rows, int64_t tiles)
-      : groups(sizeof(Header)),
-        rest_at(groups + tiles * int8_tile::kTileK * rows),
-        rest(rest_at + kMaxSplits * tiles * static_cast<int64_t>(sizeof(int32_t))) {}
+struct Rest {
+  int16_t row;
+  int16_t at;  // bytes from the block's weights to those of its group
+  int8_t a[int8_tile::kGroupK];
 };
+static_assert(kBlockTilesK * int8_tile::kTileBytes <= INT16_MAX);
+
+constexpr int64_t rests_at(int rows, int64_t tiles) {
+  return static_cast<int64_t>(sizeof(Header)) + tiles * int8_tile::kTileK * rows;
+}
 
 __m256i load(const void* at) { return _mm256_loadu_si256(static_cast<const __m256i*>(at)); }
+
+void store(int32_t* at, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), v); }
 
 int32_t sum_lanes(__m256i v) {
   const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
@@ -90,11 +92,8 @@ struct Tile {
     return static_cast<int>(sizeof(Header)) +
            rows * int8_tile::kTileK * static_cast<int>(sizeof(int16_t));
   }
-  static_assert(SplitLayout(1, 1).rest + kMaxSplits * int8_tile::kGroupK <=
-                    static_cast<int64_t>(sizeof(Header)) + int8_tile::kTileK * 2,
-                "the smallest split block fits");
-
   using Block64 = int8_t[kBlockTilesK][kTileM][int8_tile::kTileK];
+  using Unsafe = uint32_t[kBlockTilesK][kTileM];  // bits: see unsafe_groups
 
   static void pack_widened(const Block64& a, int rows, int64_t tiles, int8_t* out) {
     for (int64_t t = 0; t < tiles; ++t)
@@ -108,26 +107,28 @@ struct Tile {
         }
   }
 
-  static void pack_split(const Block64& a, int rows, int64_t tiles, const uint32_t* unsafe,
+  static void pack_split(const Block64& a, int rows, int64_t tiles, const Unsafe& unsafe,
                          int8_t* packed) {
     Header& header = *reinterpret_cast<Header*>(packed);
-    const SplitLayout layout(rows, tiles);
-    const int group_bytes = rows * int8_tile::kGroupK;
-    int8_t* group = packed + layout.groups;
-    int8_t* rest = packed + layout.rest;
-    int32_t* const rest_at = reinterpret_cast<int32_t*>(packed + layout.rest_at);
+    int8_t* const groups = packed + sizeof(Header);
+    Rest* rest = reinterpret_cast<Rest*>(packed + rests_at(rows, tiles));
     for (int64_t t = 0; t < tiles; ++t)
-      for (int g = 0; g < int8_tile::kGroups; ++g, group += group_bytes) {
-        for (int r = 0; r < rows; ++r)
-          std::memcpy(group + r * int8_tile::kGroupK, a[t][r] + g * int8_tile::kGroupK,
-                      int8_tile::kGroupK);
-        if (!(unsafe[t] >> g & 1u)) continue;
-        for (int i = 0; i < group_bytes; ++i, ++rest) {
-          *rest = static_cast<int8_t>(group[i] - (group[i] >> 1));
-          group[i] = static_cast<int8_t>(group[i] >> 1);
+      for (int r = 0; r < rows; ++r) {
+        for (int g = 0; g < int8_tile::kGroups; ++g)
+          std::memcpy(groups + ((t * int8_tile::kGroups + g) * rows + r) * int8_tile::kGroupK,
+                      a[t][r] + g * int8_tile::kGroupK, int8_tile::kGroupK);
+        header.rests += std::popcount(unsafe[t][r]);
+        for (uint32_t left = unsafe[t][r]; left != 0; left &= left - 1, ++rest) {
+          const int g = std::countr_zero(left);
+          int8_t* const group =
+              groups + ((t * int8_tile::kGroups + g) * rows + r) * int8_tile::kGroupK;
+          rest->row = static_cast<int16_t>(r);
+          rest->at = static_cast<int16_t>(t * int8_tile::kTileBytes + g * kGroupBytes);
+          for (int i = 0; i < int8_tile::kGroupK; ++i) {
+            rest->a[i] = static_cast<int8_t>(group[i] - (group[i] >> 1));
+            group[i] = static_cast<int8_t>(group[i] >> 1);
+          }
         }
-        rest_at[header.splits++] =
-            static_cast<int32_t>(t * int8_tile::kTileBytes + g * kGroupBytes);
       }
   }
 
@@ -135,7 +136,7 @@ struct Tile {
     const __m256i ones = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
     const int64_t tiles = int8_tile::tiles_k(k);
     alignas(32) Block64 block = {};
-    uint32_t unsafe[kBlockTilesK] = {};
+    Unsafe unsafe = {};
     int unsafe_count = 0;
     Header& header = *reinterpret_cast<Header*>(packed);
     header = {};
@@ -145,14 +146,14 @@ struct Tile {
         int8_t* const row = block[t][r];
         std::memcpy(row, a + r * a_stride + first,
                     static_cast<size_t>(std::min<int64_t>(int8_tile::kTileK, k - first)));
-        unsafe[t] |= unsafe_groups(row);
+        unsafe[t][r] = unsafe_groups(row);
+        unsafe_count += std::popcount(unsafe[t][r]);
         const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(ones, load(row)),
                                                _mm256_maddubs_epi16(ones, load(row + 32)));
         header.row_sum[r] += sum_lanes(_mm256_madd_epi16(pairs, ones16));
       }
-      unsafe_count += std::popcount(unsafe[t]);
     }
-    header.widened = unsafe_count > kMaxSplits * tiles;
+    header.widened = unsafe_count > kMaxSplits * rows * tiles;
     if (header.widened) {
       pack_widened(block, rows, tiles, packed + sizeof(Header));
     } else {
@@ -175,12 +176,23 @@ struct Tile {
            std::min(kBlockTilesK, tiles_k - t));
   }
 
+  // 8 columns' products with a row's group of 4 k.
+  LAMINA_INLINE static __m256i product(const int8_t* weights, __m256i row) {
+    const __m256i biased = _mm256_xor_si256(load(weights), _mm256_set1_epi8(-128));
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(biased, row), _mm256_set1_epi16(1));
+  }
+
+  LAMINA_INLINE static __m256i broadcast(const int8_t* group) {
+    int32_t four;
+    std::memcpy(&four, group, sizeof four);
+    return _mm256_set1_epi32(four);
+  }
+
   // acc (+)= the blocks that are not widened; one lane an output.
   template <int kRows, int kTiles>
   static void multiply_split(const int8_t* packed, const int8_t* w, int64_t w_stride,
                              int64_t tiles_k, int32_t* acc, bool accumulate, Ahead ahead) {
     constexpr int kVectors = 2 * kTiles;
-    const __m256i sign = _mm256_set1_epi8(-128), ones = _mm256_set1_epi16(1);
     __m256i sum[kRows][kVectors];
     int32_t row_sum[kRows] = {};
     unroll<kRows>([&](auto i) LAMINA_INLINE {
@@ -188,44 +200,48 @@ struct Tile {
         sum[i][v] = accumulate ? load(acc + i * kTileN + v * 8) : _mm256_setzero_si256();
       });
     });
-    const auto add_group = [&](const int8_t* a, const int8_t* group) LAMINA_INLINE {
-      __m256i weight[kVectors];
-      unroll<kVectors>([&](auto v) LAMINA_INLINE {
-        weight[v] = _mm256_xor_si256(load(group + v / 2 * w_stride + v % 2 * 32), sign);
-      });
-      unroll<kRows>([&](auto i) LAMINA_INLINE {
-        int32_t four;
-        std::memcpy(&four, a + i * int8_tile::kGroupK, sizeof four);
-        const __m256i row = _mm256_set1_epi32(four);
-        unroll<kVectors>([&](auto v) LAMINA_INLINE {
-          const __m256i pairs = _mm256_maddubs_epi16(weight[v], row);
-          sum[i][v] = in_order(_mm256_add_epi32(sum[i][v], _mm256_madd_epi16(pairs, ones)));
-        });
-      });
-    };
     for_blocks<kRows>(
         packed, w, tiles_k,
         [&](const int8_t* block, const int8_t* weights, int64_t tiles) LAMINA_INLINE {
           const Header& header = *reinterpret_cast<const Header*>(block);
           if (header.widened) return;
-          const SplitLayout layout(kRows, tiles);
-          const int32_t* const rest_at = reinterpret_cast<const int32_t*>(block + layout.rest_at);
-          constexpr int kGroup = kRows * int8_tile::kGroupK;
-          for (int64_t g = 0; g < tiles * int8_tile::kGroups; ++g) {
+          const int8_t* a = block + sizeof(Header);
+          for (int64_t g = 0; g < tiles * int8_tile::kGroups; ++g, weights += kGroupBytes) {
             ahead.pass<kTiles>(1, w_stride);
-            add_group(block + layout.groups + g * kGroup, weights + g * kGroupBytes);
+            unroll<kRows>([&](auto i) LAMINA_INLINE {
+              const __m256i row = broadcast(a + i * int8_tile::kGroupK);
+              unroll<kVectors>([&](auto v) LAMINA_INLINE {
+                sum[i][v] = in_order(_mm256_add_epi32(
+                    sum[i][v], product(weights + v / 2 * w_stride + v % 2 * 32, row)));
+              });
+            });
+            a += kRows * int8_tile::kGroupK;
           }
-          for (int i = 0; i < header.splits; ++i)
-            add_group(block + layout.rest + i * kGroup, weights + rest_at[i]);
           unroll<kRows>([&](auto i) LAMINA_INLINE { row_sum[i] += header.row_sum[i]; });
         });
     unroll<kRows>([&](auto i) LAMINA_INLINE {
       const __m256i offset = _mm256_set1_epi32(128 * row_sum[i]);
       unroll<kVectors>([&](auto v) LAMINA_INLINE {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(acc + i * kTileN + v * 8),
-                            _mm256_sub_epi32(sum[i][v], offset));
+        store(acc + i * kTileN + v * 8, _mm256_sub_epi32(sum[i][v], offset));
       });
     });
+  }
+
+  // acc += the rests, 16 columns of them. They are few and of any row, so the sums stay in memory.
+  template <int kRows>
+  static void add_rests(const int8_t* packed, const int8_t* w, int64_t tiles_k, int32_t* acc) {
+    const auto add_block = [&](const int8_t* block, const int8_t* weights, int64_t tiles) {
+      const Rest* rest = reinterpret_cast<const Rest*>(block + rests_at(kRows, tiles));
+      const Rest* const end = rest + reinterpret_cast<const Header*>(block)->rests;
+      for (; rest < end; ++rest) {
+        const __m256i row = broadcast(rest->a);
+        unroll<2>([&](auto v) LAMINA_INLINE {
+          int32_t* const at = acc + rest->row * kTileN + v * 8;
+          store(at, _mm256_add_epi32(load(at), product(weights + rest->at + v * 32, row)));
+        });
+      }
+    };
+    for_blocks<kRows>(packed, w, tiles_k, add_block);
   }
 
   // acc += the widened blocks, 8 columns at a time. A lane pair holds one column's sums over k % 4
@@ -260,8 +276,8 @@ struct Tile {
     unroll<kRows>([&](auto i) LAMINA_INLINE {
       // vphaddd adds within 128-bit lanes: columns 0 1 4 5 | 2 3 6 7.
       const __m256i total = _mm256_permute4x64_epi64(_mm256_hadd_epi32(sum[i][0], sum[i][1]), 0xd8);
-      __m256i* const out = reinterpret_cast<__m256i*>(acc + i * kTileN);
-      _mm256_storeu_si256(out, _mm256_add_epi32(load(out), total));
+      int32_t* const out = acc + i * kTileN;
+      store(out, _mm256_add_epi32(load(out), total));
     });
   }
 
@@ -281,10 +297,12 @@ struct Tile {
     for_blocks<kRows>(packed, w, tiles_k, [&](const int8_t* block, const int8_t*, int64_t) {
       widened |= reinterpret_cast<const Header*>(block)->widened;
     });
-    if (!widened) return;
-    for (int half = 0; half < 2 * tiles_n; ++half)
-      multiply_widened<kRows>(packed, w + half / 2 * w_stride + half % 2 * 32, tiles_k,
-                              acc + half * 8);
+    for (int t = 0; t < tiles_n; ++t, w += w_stride, acc += int8_tile::kTileN) {
+      add_rests<kRows>(packed, w, tiles_k, acc);
+      if (!widened) continue;
+      multiply_widened<kRows>(packed, w, tiles_k, acc);
+      multiply_widened<kRows>(packed, w + 32, tiles_k, acc + 8);
+    }
   }
 
   static void multiply(int rows, const int8_t* packed, const int8_t* w, int64_t w_stride,
@@ -295,6 +313,10 @@ struct Tile {
     product(packed, w, w_stride, tiles_n, tiles_k, acc, accumulate, ahead);
   }
 };
+
+static_assert(rests_at(1, 1) + kMaxSplits * static_cast<int64_t>(sizeof(Rest)) <=
+                  Tile::packed_bytes(1),
+              "rests take no more room than widened activations");
 
 }  // namespace
 
