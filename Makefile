@@ -18,13 +18,14 @@ CXX_FILES = $(shell find csrc tests bench -type f \( -name '*.h' -o -name '*.cc'
 
 FORCE:
 
-.PHONY: FORCE help demo test test-all bench mutants build lint types format clean
+.PHONY: FORCE help demo test test-all bench mutants kernel-report build lint types format clean
 
 help:
 	@echo "make demo      compress a real sentence encoder, compare size, speed and embeddings"
 	@echo "make test      all tests but the slow ones; test-all: those too"
 	@echo "make mutants   plant bugs in the kernels, count those that the tests catch"
 	@echo "make bench     benchmark against peers in the same process"
+	@echo "make kernel-report: registers, spills, instructions of the CUDA kernels, against their budgets"
 	@echo "make build     compile the library into python/lamina"
 	@echo "make lint      ruff, clang-format;  make types: mypy;  make format: rewrite"
 	@echo "make clean     remove what was built;  the environment is in $(VENV)"
@@ -52,6 +53,9 @@ test-all: build
 
 mutants: build
 	$(RUN) $(PY) -m tools.mutants $(ARGS)
+
+kernel-report: build
+	$(RUN) $(PY) -m tools.kernel_report $(ARGS)
 
 bench: build
 	$(RUN) $(PY) bench/run.py $(or $(ARGS),$(BENCH_DEFAULT))

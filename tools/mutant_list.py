@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 GEMM = "csrc/ops/gemm_int8"
 QUANTIZE = "csrc/ops/quantize_int8/cpu/body.h"
+MATHS = "csrc/ops/quantize_int8/maths.h"
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ MUTANTS = (
     # Quantiser
     Mutant(
         "quantize: truncates",
-        QUANTIZE,
+        MATHS,
         "std::bit_cast<int32_t>(v + kRound) - std::bit_cast<int32_t>(kRound)",
         "static_cast<int32_t>(v)",
     ),
@@ -246,17 +247,17 @@ MUTANTS = (
         "j < k; ++j) { const int32_t key",
         "j < k - 1; ++j) { const int32_t key",
     ),
-    Mutant("quantize: sign of the zero point", QUANTIZE, "-128.0f - range.low", "-128.0f + range.low"),
-    Mutant("quantize: -128 when symmetric", QUANTIZE, "p.symmetric ? -127 : -128", "-128"),
+    Mutant("quantize: sign of the zero point", MATHS, "-128.0f - range.low", "-128.0f + range.low"),
+    Mutant("quantize: -128 when symmetric", MATHS, "(symmetric ? -127 : -128)", "-128"),
     Mutant(
         "quantize: NaN under a static scale",
-        QUANTIZE,
+        MATHS,
         "low != low || high != high",
         "low != low && high != high",
     ),
     Mutant(
         "quantize: Inf has a scale",
-        QUANTIZE,
+        MATHS,
         "!(low >= -FLT_MAX && high <= FLT_MAX)",
         "low != low || high != high",
     ),
@@ -266,6 +267,6 @@ MUTANTS = (
         "p.static_scale[i], p.symmetric",
         "p.static_scale[0], p.symmetric",
     ),
-    Mutant("quantize: rows of zeros get scale 0", QUANTIZE, "/ 127.0f, FLT_MIN)", "/ 127.0f, 0.0f)"),
+    Mutant("quantize: rows of zeros get scale 0", MATHS, "/ 127.0f, FLT_MIN)", "/ 127.0f, 0.0f)"),
     Mutant("quantize: row stride ignored", QUANTIZE, "i * p.x_stride", "i * p.k"),
 )

@@ -10,8 +10,8 @@ struct Broadcast {
   const T* data = nullptr;
   int64_t stride = 0;
 
-  bool is_given() const { return data != nullptr; }
-  T operator[](int64_t i) const { return data[i * stride]; }
+  constexpr bool is_given() const { return data != nullptr; }
+  constexpr T operator[](int64_t i) const { return data[i * stride]; }
 };
 
 }  // namespace lamina

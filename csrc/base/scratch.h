@@ -1,5 +1,5 @@
-// Working memory of a thread, kept between calls: at most a few MiB, because panels are sized to
-// L2.
+// Working memory of a thread, kept between calls: half of L2, or what one tile of rows needs where
+// that is more (176 MiB for k = 2^24 with AVX2).
 #pragma once
 
 #include <cstdint>

@@ -6,10 +6,6 @@
 #include <cstdint>
 #include <cstring>
 
-#if !defined(LAMINA_EMULATE)
-#include <immintrin.h>
-#endif
-
 namespace lamina {
 namespace {
 
@@ -56,10 +52,13 @@ inline void amx_multiply_s8() {
 
 #else
 
-inline void amx_configure(const void* config) { _tile_loadconfig(config); }
-inline void amx_release() { _tile_release(); }
+// The compiler's own intrinsics are macros that paste a literal tile number, and GCC 12's for the
+// configuration does not say that all 64 bytes are read.
+inline void amx_configure(const void* config) {
+  __asm__ volatile("ldtilecfg %0" : : "m"(*static_cast<const uint8_t (*)[64]>(config)));
+}
+inline void amx_release() { __asm__ volatile("tilerelease"); }
 
-// The compiler's own intrinsics are macros that paste a literal tile number.
 template <int kTile>
 inline void amx_zero() {
   __asm__ volatile("tilezero %%tmm%c0" : : "i"(kTile));

@@ -5,8 +5,8 @@
 // One tile is 16 columns (output features) x 64 input features = 1 KiB of contiguous memory. A
 // group of four input features is what one 32-bit lane of vpdpbusd and of tdpbssd consumes, so a
 // row of 64 bytes is: one zmm operand, two ymm operands, one row of an AMX B tile; and the whole
-// KiB is an AMX B tile. All ISAs read this one layout; tiles of equal n follow each other along k,
-// so m = 1 reads one stream.
+// KiB is an AMX B tile. All ISAs read this one layout; tiles of equal n follow each other along k: a
+// stream that is read in order.
 #pragma once
 
 #include <array>

@@ -5,7 +5,12 @@
 #include "base/huge_pages.h"
 #include "layout/int8_tile.h"
 #include "ops/gemm_int8/pack.h"
+#include "torch/accelerator.h"
 #include "torch/interop.h"
+
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
+#include "ops/gemm_int8/cuda/plan.h"
+#endif
 
 namespace lamina::interop {
 namespace {
@@ -22,6 +27,33 @@ void require_packed(const char* op, const char* name, const Tensor& w, int64_t n
   require(w.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
 }
 
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
+void run_on(const Accelerator& accelerator, const gemm_int8::Params& params, const Tensor& like) {
+  raise_if_bad(gemm_int8::check_cuda(params.problem, accelerator.device));
+  const gemm_int8::CudaPlan plan =
+      gemm_int8::plan_cuda(params.problem, accelerator.device, accelerator.kernel);
+  const Tensor workspace =
+      new_tensor(like, {plan.workspace_bytes(params.problem)}, ScalarType::Char);
+  raise_if_bad(gemm_int8::run_cuda(params, plan, workspace.data_ptr(), accelerator.stream));
+}
+
+std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capability,
+                         int64_t sm_count) {
+  const gemm_int8::Problem problem{m, n, k};
+  const DeviceInfo device{static_cast<int>(compute_capability), static_cast<int>(sm_count), 0, 0};
+  raise_if_bad(gemm_int8::check_cuda(problem, device));
+  return gemm_int8::plan_cuda(problem, device).describe(problem, device);
+}
+#else
+[[noreturn]] void run_on(const Accelerator&, const gemm_int8::Params&, const Tensor&) {
+  fail(kOp, "no CUDA kernel is built");
+}
+
+std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t) {
+  fail("explain_gemm_int8_cuda", "no CUDA kernel is built");
+}
+#endif
+
 Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor& a_scale,
             const Tensor& w_scale, std::optional<Tensor> a_zero_point, std::optional<Tensor> bias,
             ScalarType out_dtype) {
@@ -34,21 +66,24 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor
   sums_arg.is_vector("n", n);
   require_packed(kOp, "w", w, n, k);
 
+  const Argument bias_arg{kOp, "bias", bias ? *bias : a};
+  const Argument zero_point_arg{kOp, "a_zero_point", a_zero_point ? *a_zero_point : a};
+  const Argument a_scale_arg{kOp, "a_scale", a_scale}, w_scale_arg{kOp, "w_scale", w_scale};
+  const std::optional<Accelerator> accelerator = accelerator_of(
+      {a_arg, {kOp, "w", w}, sums_arg, a_scale_arg, w_scale_arg, zero_point_arg, bias_arg});
+
   gemm_int8::Params params;
   params.problem = {m, n, k};
   params.a = static_cast<const int8_t*>(a.data_ptr());
   params.a_stride = a_arg.row_stride();
   params.w = static_cast<const int8_t*>(w.data_ptr());
   params.w_sums = static_cast<const int32_t*>(w_sums.data_ptr());
-  params.a_scale =
-      broadcast<float>({kOp, "a_scale", a_scale}, ScalarType::Float, m, "[m] or [m, 1] with m");
-  params.w_scale =
-      broadcast<float>({kOp, "w_scale", w_scale}, ScalarType::Float, n, "[n] or [n, 1] with n");
+  params.a_scale = broadcast<float>(a_scale_arg, ScalarType::Float, m, "[m] or [m, 1] with m");
+  params.w_scale = broadcast<float>(w_scale_arg, ScalarType::Float, n, "[n] or [n, 1] with n");
   if (a_zero_point)
-    params.a_zero_point = broadcast<int8_t>({kOp, "a_zero_point", *a_zero_point}, ScalarType::Char,
-                                            m, "[m] or [m, 1] with m");
+    params.a_zero_point =
+        broadcast<int8_t>(zero_point_arg, ScalarType::Char, m, "[m] or [m, 1] with m");
   if (bias) {
-    const Argument bias_arg{kOp, "bias", *bias};
     params.bias_dtype = bias_arg.float_dtype();
     bias_arg.is_vector("n", n);
     params.bias = bias->data_ptr();
@@ -57,7 +92,11 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor
   Tensor out = new_tensor(a, {m, n}, out_dtype);
   params.out = out.data_ptr();
   params.out_stride = n;
-  raise_if_bad(gemm_int8::run(params, TorchParallel()));
+  if (accelerator) {
+    run_on(*accelerator, params, a);
+  } else {
+    raise_if_bad(gemm_int8::run(params, TorchParallel()));
+  }
   return out;
 }
 
@@ -87,15 +126,11 @@ Tensor unpack(const Tensor& data, int64_t n, int64_t k) {
   return w;
 }
 
-Tensor gemm_cuda(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                 std::optional<Tensor>, std::optional<Tensor>, ScalarType) {
-  fail(kOp, "no CUDA kernel is built; move a and w to the CPU");
-}
 std::tuple<Tensor, Tensor> pack_cuda(const Tensor&) {
-  fail("pack_int8", "no CUDA kernel is built; move w to the CPU");
+  fail("pack_int8", "packs on the CPU only: move w there, and the packed weight back");
 }
 Tensor unpack_cuda(const Tensor&, int64_t, int64_t) {
-  fail("unpack_int8", "no CUDA kernel is built; move data to the CPU");
+  fail("unpack_int8", "unpacks on the CPU only: move data there");
 }
 
 std::string explain(int64_t m, int64_t n, int64_t k) {
@@ -112,10 +147,13 @@ LAMINA_IMPL(CPU, m) {
   m.impl("unpack_int8", TORCH_BOX(&unpack));
 }
 LAMINA_IMPL(CUDA, m) {
-  m.impl("gemm_int8", TORCH_BOX(&gemm_cuda));
+  m.impl("gemm_int8", TORCH_BOX(&gemm));
   m.impl("pack_int8", TORCH_BOX(&pack_cuda));
   m.impl("unpack_int8", TORCH_BOX(&unpack_cuda));
 }
-LAMINA_IMPL(CompositeExplicitAutograd, m) { m.impl("explain_gemm_int8", TORCH_BOX(&explain)); }
+LAMINA_IMPL(CompositeExplicitAutograd, m) {
+  m.impl("explain_gemm_int8", TORCH_BOX(&explain));
+  m.impl("explain_gemm_int8_cuda", TORCH_BOX(&explain_cuda));
+}
 
 }  // namespace lamina::interop

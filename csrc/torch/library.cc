@@ -77,6 +77,7 @@ LAMINA_LIBRARY(m) {
       "Tensor? bias=None, ScalarType out_dtype=float) -> Tensor");
   m.def("explain_quantize_int8(int m, int k) -> str");
   m.def("explain_gemm_int8(int m, int n, int k) -> str");
+  m.def("explain_gemm_int8_cuda(int m, int n, int k, int compute_capability, int sm_count) -> str");
   m.def("build_info() -> str");
   m.def("cuda_devices() -> str");
   m.def("cpu_isas() -> str");

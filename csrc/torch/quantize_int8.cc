@@ -2,17 +2,34 @@
 
 #include <tuple>
 
+#include "torch/accelerator.h"
 #include "torch/interop.h"
+
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
+#include "ops/quantize_int8/cuda/launch.h"
+#endif
 
 namespace lamina::interop {
 namespace {
 
 constexpr const char* kOp = "quantize_int8";
 
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
+void run_on(const Accelerator& accelerator, const quantize_int8::Params& params) {
+  raise_if_bad(quantize_int8::run_cuda(params, accelerator.stream));
+}
+#else
+[[noreturn]] void run_on(const Accelerator&, const quantize_int8::Params&) {
+  fail(kOp, "no CUDA kernel is built");
+}
+#endif
+
 std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& x, std::optional<Tensor> scale,
                                             std::optional<Tensor> zero_point, bool symmetric) {
   const Argument x_arg{kOp, "x", x};
   x_arg.is_2d("[m, k]");
+  const Argument scale_arg{kOp, "scale", scale ? *scale : x};
+  const Argument zero_point_arg{kOp, "zero_point", zero_point ? *zero_point : x};
   quantize_int8::Params params;
   params.x_dtype = x_arg.float_dtype();
   params.m = x.size(0);
@@ -25,11 +42,11 @@ std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& x, std::optional<Tenso
   require(!scale || symmetric || zero_point, kOp,
           "zero_point is missing; scale with symmetric = False needs one");
   if (scale)
-    params.static_scale =
-        broadcast<float>({kOp, "scale", *scale}, ScalarType::Float, params.m, "[m, 1]");
+    params.static_scale = broadcast<float>(scale_arg, ScalarType::Float, params.m, "[m, 1]");
   if (zero_point)
     params.static_zero_point =
-        broadcast<int8_t>({kOp, "zero_point", *zero_point}, ScalarType::Char, params.m, "[m, 1]");
+        broadcast<int8_t>(zero_point_arg, ScalarType::Char, params.m, "[m, 1]");
+  const std::optional<Accelerator> accelerator = accelerator_of({x_arg, scale_arg, zero_point_arg});
 
   Tensor q = new_tensor(x, {params.m, params.k}, ScalarType::Char);
   Tensor out_scale = new_tensor(x, {params.m, 1}, ScalarType::Float);
@@ -37,13 +54,12 @@ std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& x, std::optional<Tenso
   params.q = static_cast<int8_t*>(q.data_ptr());
   params.scale = static_cast<float*>(out_scale.data_ptr());
   params.zero_point = static_cast<int8_t*>(out_zero_point.data_ptr());
-  raise_if_bad(quantize_int8::run(params, TorchParallel()));
+  if (accelerator) {
+    run_on(*accelerator, params);
+  } else {
+    raise_if_bad(quantize_int8::run(params, TorchParallel()));
+  }
   return {q, out_scale, out_zero_point};
-}
-
-std::tuple<Tensor, Tensor, Tensor> quantize_cuda(const Tensor&, std::optional<Tensor>,
-                                                 std::optional<Tensor>, bool) {
-  fail(kOp, "no CUDA kernel is built; move x to the CPU");
 }
 
 std::string explain(int64_t m, int64_t k) {
@@ -55,7 +71,7 @@ std::string explain(int64_t m, int64_t k) {
 }  // namespace
 
 LAMINA_IMPL(CPU, m) { m.impl("quantize_int8", TORCH_BOX(&quantize)); }
-LAMINA_IMPL(CUDA, m) { m.impl("quantize_int8", TORCH_BOX(&quantize_cuda)); }
+LAMINA_IMPL(CUDA, m) { m.impl("quantize_int8", TORCH_BOX(&quantize)); }
 LAMINA_IMPL(CompositeExplicitAutograd, m) { m.impl("explain_quantize_int8", TORCH_BOX(&explain)); }
 
 }  // namespace lamina::interop

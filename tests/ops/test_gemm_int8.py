@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 import lamina
-from tests.support.backends import Backend, available, backends, emulated_twins, kernel_of
+from tests.support.backends import Backend, available, backends, cpu_backends, emulated_twins, kernel_of
 from tests.support.cases import (
     FLOAT_DTYPES,
     GEMM_BY_NAME,
@@ -186,7 +186,7 @@ def test_all_isas_agree_and_read_each_others_packing(case: GemmCase) -> None:
         assert_equal(got, want, f"packed by {packer}, run by {runner}")
 
 
-@BACKENDS
+@pytest.mark.parametrize("backend", cpu_backends("gemm_int8"))
 def test_the_forced_isa_is_the_one_that_runs(backend: Backend) -> None:
     with backend.active() as ops:
         assert ops.cpu_isa() == backend.isa

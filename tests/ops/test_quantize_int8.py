@@ -11,7 +11,7 @@ import torch
 
 import lamina
 from tests.reference import quantize as reference
-from tests.support.backends import Backend, available, backends, kernel_of
+from tests.support.backends import Backend, available, backends, cpu_backends, kernel_of
 from tests.support.cases import FLOAT_DTYPES, QUANTIZE_SHAPES, dtype_name, generator, random_int8
 from tests.support.compare import assert_equal
 
@@ -225,7 +225,7 @@ def test_all_isas_agree(dtype: torch.dtype) -> None:
                 assert_equal(got, right, backend)
 
 
-@BACKENDS
+@pytest.mark.parametrize("backend", cpu_backends("quantize_int8"))
 def test_the_forced_isa_is_the_one_that_runs(backend: Backend) -> None:
     with backend.active() as ops:
         assert kernel_of(ops.explain_quantize_int8(64, 64)) == f"quantize_int8_{backend.isa}"

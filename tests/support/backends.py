@@ -19,14 +19,25 @@ from lamina import _library
 from tests.support.cases import GemmInputs
 
 ROOT = Path(__file__).resolve().parents[2]
-ROW = re.compile(r"^LAMINA_CPU_KERNEL\((\w+), (\w+)")
+ROW = re.compile(r"^LAMINA_(CPU|CUDA)_KERNEL\((\w+), (\w+)")
+# The device that the twin plays: few SMs, so that small problems already are several waves.
+TWIN_ARCH, TWIN_SMS = 80, 4
+
+
+def _kernels(op: str, kind: str) -> list[str]:
+    text = (ROOT / "csrc" / "ops" / op / "kernels.inc").read_text()
+    rows = [match.groups() for line in text.splitlines() if (match := ROW.match(line))]
+    return [kernel for row_kind, name, kernel in rows if (row_kind, name) == (kind, op)]
 
 
 def cpu_kernels(op: str) -> list[str]:
     """The ISAs of csrc/ops/<op>/kernels.inc, in its order."""
-    text = (ROOT / "csrc" / "ops" / op / "kernels.inc").read_text()
-    rows = [match.groups() for line in text.splitlines() if (match := ROW.match(line))]
-    return [isa for name, isa in rows if name == op]
+    return _kernels(op, "CPU")
+
+
+def cuda_kernels(op: str) -> list[str]:
+    """The CUDA kernels of csrc/ops/<op>/kernels.inc, in its order, without the op's name."""
+    return _kernels(op, "CUDA")
 
 
 def kernel_of(plan: str) -> str:
@@ -95,6 +106,32 @@ class Backend:
         return out
 
 
+@dataclass(frozen=True)
+class Twin(Backend):
+    """A CUDA kernel on the host twin; `isa` is its name in kernels.inc."""
+
+    op: str = ""
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.isa}_twin"
+
+    @contextmanager
+    def active(self) -> Iterator[Any]:
+        ops = emulated_ops()
+        ops.set_twin_options(self.seed, 1, False)
+        ops.set_twin(TWIN_ARCH, TWIN_SMS, f"{self.op}_{self.isa}")
+        try:
+            yield ops
+        finally:
+            ops.set_twin(0, 0, "")
+
+
+def twins(op: str) -> list[Backend]:
+    """Every CUDA kernel of `op` on the twin."""
+    return [] if emulated_ops() is None else [Twin(kernel, True, op) for kernel in cuda_kernels(op)]
+
+
 def runnable(isa: str) -> Backend | None:
     """Native where the machine can, else emulated where the build can.
 
@@ -108,8 +145,8 @@ def runnable(isa: str) -> Backend | None:
     return Backend(isa, emulated=True) if can_emulate else None
 
 
-def backends(op: str) -> list[Any]:
-    """One pytest parameter per kernel of `op`; what cannot run here is skipped with the reason."""
+def cpu_backends(op: str) -> list[Any]:
+    """One pytest parameter per CPU kernel of `op`; what cannot run here is skipped with the reason."""
     parameters = []
     for isa in cpu_kernels(op):
         backend = runnable(isa)
@@ -119,10 +156,15 @@ def backends(op: str) -> list[Any]:
     return parameters
 
 
+def backends(op: str) -> list[Any]:
+    """The CPU kernels of `op`, and its CUDA kernels on the twin."""
+    return cpu_backends(op) + [pytest.param(twin, id=str(twin)) for twin in twins(op)]
+
+
 def available(op: str) -> list[Backend]:
     """Every backend of `op` that can run here, native and emulated."""
     found = [runnable(isa) for isa in cpu_kernels(op)]
-    return [backend for backend in found if backend is not None] + emulated_twins(op)
+    return [backend for backend in found if backend is not None] + emulated_twins(op) + twins(op)
 
 
 def emulated_twins(op: str) -> list[Backend]:

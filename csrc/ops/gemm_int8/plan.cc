@@ -18,7 +18,7 @@ namespace {
 constexpr int64_t kPackBytesPerCycle = 8;
 constexpr int64_t kWeightBytesPerCycle = 4;  // a core's share of DRAM, about 12 GB/s
 constexpr int64_t kForkCycles = 15000;       // waking the thread pool, about 5 us
-// A worker's share is cut into up to kTasksPerWorker tasks of at least kTaskCycles each.
+// A worker's share of a panel is cut into up to kTasksPerWorker tasks of at least kTaskCycles each.
 constexpr int64_t kTasksPerWorker = 8;
 constexpr int64_t kTaskCycles = 100000;  // about 30 us
 
@@ -28,8 +28,9 @@ struct Cost {
 };
 
 int64_t panel_rows(const CpuKernel& kernel, int64_t rows, int64_t k, int64_t l2_bytes) {
-  const int64_t panel_bytes = std::max<int64_t>(1, int8_tile::tiles_k(k)) * kernel.packed_bytes;
-  const int64_t fitting = l2_bytes / 2 / panel_bytes * kernel.tile_m;
+  // The packed rows and their sums.
+  const int64_t tile_bytes = std::max<int64_t>(1, kernel.scratch_bytes(kernel.tile_m, k));
+  const int64_t fitting = l2_bytes / 2 / tile_bytes * kernel.tile_m;
   return std::clamp<int64_t>(fitting, kernel.tile_m,
                              round_up(std::max<int64_t>(rows, 1), kernel.tile_m));
 }

@@ -13,8 +13,7 @@
 namespace lamina::gemm_int8 {
 
 // A grid_m x grid_n grid of tasks; a task owns block_m x block_n outputs over the whole k. Workers
-// take the next task when they are done with one: a core that is slower, or busy with something
-// else, takes fewer.
+// have ranges of tasks and take from others' when theirs are done (base/task_ranges.h).
 struct Plan {
   CpuKernel kernel;
   int64_t workers = 0;  // threads worth waking, at most tasks()

@@ -1,0 +1,35 @@
+// Everything a kernel may use of the machine: under nvcc one PTX instruction a function, on the host the
+// twin. Same names, same signatures; docs/emulator.md says how to write a kernel for both.
+//
+// A kernel is a type:
+//
+//   struct Kernel {
+//     struct Args { ... };                      plain data, passed by value
+//     static constexpr const char* kName;
+//     static constexpr int kThreads, kMinBlocks;  of a block; blocks an SM should hold
+//     LAMINA_DEVICE static void run(const Args& args);
+//   };
+//   Status status = dev::launch<Kernel>(shape, stream, args);
+#pragma once
+
+#include "device/types.h"
+
+#if defined(__CUDACC__)
+#include "device/ptx/atomic.cuh"
+#include "device/ptx/convert.cuh"
+#include "device/ptx/copy.cuh"
+#include "device/ptx/index.cuh"
+#include "device/ptx/launch.cuh"
+#include "device/ptx/mma.cuh"
+#include "device/ptx/shuffle.cuh"
+#include "device/ptx/sync.cuh"
+#else
+#include "device/emu/atomic.h"
+#include "device/emu/convert.h"
+#include "device/emu/copy.h"
+#include "device/emu/index.h"
+#include "device/emu/launch.h"
+#include "device/emu/mma.h"
+#include "device/emu/shuffle.h"
+#include "device/emu/sync.h"
+#endif

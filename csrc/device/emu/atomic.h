@@ -1,0 +1,34 @@
+// Twin of ptx/atomic.cuh. One host thread runs all fibers: plain accesses are atomic. A load that
+// acquires is how kernels wait for other blocks, so it lets others run first.
+#pragma once
+
+#include "device/emu/executor.h"
+
+namespace lamina::dev {
+
+inline int32_t atomic_add(int32_t* at, int32_t value, emu::Where where = emu::Where::current()) {
+  emu::check_access(at, 4, "atomic_add", where);
+  const int32_t old = *at;
+  *at = static_cast<int32_t>(static_cast<uint32_t>(old) + static_cast<uint32_t>(value));
+  return old;
+}
+inline float atomic_add(float* at, float value, emu::Where where = emu::Where::current()) {
+  emu::check_access(at, 4, "atomic_add", where);
+  const float old = *at;
+  *at = old + value;
+  return old;
+}
+inline int32_t load_acquire(const int32_t* at, emu::Where where = emu::Where::current()) {
+  emu::check_access(at, 4, "load_acquire", where);
+  emu::poll("load_acquire", where);
+  return *at;
+}
+inline void store_release(int32_t* at, int32_t value, emu::Where where = emu::Where::current()) {
+  emu::check_access(at, 4, "store_release", where);
+  *at = value;
+}
+inline void reduce_release(int32_t* at, int32_t value, emu::Where where = emu::Where::current()) {
+  (void)atomic_add(at, value, where);
+}
+
+}  // namespace lamina::dev

@@ -1,0 +1,104 @@
+// Twin of ptx/convert.cuh.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+#include "base/numeric.h"
+
+namespace lamina::dev {
+
+// Bit i of kTable is the result where (a, b, c) = the bits of i, a highest.
+template <uint32_t kTable>
+uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d = 0;
+  for (uint32_t i = 0; i < 8; ++i)
+    if (kTable >> i & 1u) d |= (i & 4u ? a : ~a) & (i & 2u ? b : ~b) & (i & 1u ? c : ~c);
+  return d;
+}
+
+// Byte i of the result is byte (selector nibble i) of b:a; with bit 3 set, its sign in every bit.
+inline uint32_t prmt(uint32_t a, uint32_t b, uint32_t selector) {
+  const uint64_t bytes = static_cast<uint64_t>(b) << 32 | a;
+  uint32_t d = 0;
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t nibble = selector >> (4 * i) & 15u;
+    uint32_t byte = static_cast<uint32_t>(bytes >> (8 * (nibble & 7u))) & 0xffu;
+    if (nibble & 8u) byte = byte & 0x80u ? 0xffu : 0u;
+    d |= byte << (8 * i);
+  }
+  return d;
+}
+
+// PTX gives the canonical NaN.
+inline uint16_t f32_to_f16(float value) {
+  return std::isnan(value) ? uint16_t{0x7fff} : from_f32<F16>(value).bits;
+}
+inline float f16_to_f32(uint16_t bits) { return to_f32(F16{bits}); }
+inline uint16_t f32_to_bf16(float value) {
+  return std::isnan(value) ? uint16_t{0x7fff} : from_f32<BF16>(value).bits;
+}
+inline float bf16_to_f32(uint16_t bits) { return to_f32(BF16{bits}); }
+
+namespace emu {
+
+template <class Half, class Combine>
+uint32_t per_half(uint32_t a, uint32_t b, uint32_t c, const Combine& combine) {
+  uint32_t d = 0;
+  for (int shift = 0; shift < 32; shift += 16) {
+    const auto part = [&](uint32_t v) {
+      return static_cast<double>(to_f32(Half{static_cast<uint16_t>(v >> shift)}));
+    };
+    d |= static_cast<uint32_t>(combine(part(a), part(b), part(c))) << shift;
+  }
+  return d;
+}
+
+// A double holds a * b + c of halves exactly or, where the exponents are far apart, well enough that
+// rounding to odd keeps the second rounding from being wrong.
+template <class Half>
+uint16_t round_fma(double a, double b, double c) {
+  const double product = a * b, sum = product + c;
+  const double rest = c - (sum - product) + (product - (sum - (sum - product)));
+  uint64_t bits = std::bit_cast<uint64_t>(sum);
+  if (rest != 0 && std::isfinite(sum) && !(bits & 1u))
+    bits += (rest > 0) == (sum > 0) ? 1u : ~uint64_t{0};
+  // Through f32: again to odd, so that only the last step rounds.
+  const double odd = std::bit_cast<double>(bits);
+  float narrow = static_cast<float>(odd);
+  if (static_cast<double>(narrow) != odd && std::isfinite(narrow) && std::isfinite(odd)) {
+    uint32_t word = std::bit_cast<uint32_t>(narrow);
+    const bool too_far = std::abs(static_cast<double>(narrow)) > std::abs(odd);
+    if (too_far) --word;  // towards zero
+    narrow = std::bit_cast<float>(word | 1u);
+  }
+  if (std::isnan(narrow)) return 0x7fff;
+  return from_f32<Half>(narrow).bits;
+}
+
+}  // namespace emu
+
+inline uint32_t f16x2_fma(uint32_t a, uint32_t b, uint32_t c) {
+  return emu::per_half<F16>(a, b, c, emu::round_fma<F16>);
+}
+inline uint32_t bf16x2_fma(uint32_t a, uint32_t b, uint32_t c) {
+  return emu::per_half<BF16>(a, b, c, emu::round_fma<BF16>);
+}
+inline uint32_t f16x2_add(uint32_t a, uint32_t b) {
+  return emu::per_half<F16>(
+      a, b, 0, [](double x, double y, double) { return emu::round_fma<F16>(x, 1, y); });
+}
+inline uint32_t f16x2_mul(uint32_t a, uint32_t b) {
+  return emu::per_half<F16>(
+      a, b, 0, [](double x, double y, double) { return emu::round_fma<F16>(x, y, -0.0); });
+}
+
+inline int32_t dot4_s8(uint32_t a, uint32_t b, int32_t c) {
+  uint32_t sum = static_cast<uint32_t>(c);
+  for (int i = 0; i < 32; i += 8)
+    sum += static_cast<uint32_t>(static_cast<int8_t>(a >> i) * static_cast<int8_t>(b >> i));
+  return static_cast<int32_t>(sum);
+}
+
+}  // namespace lamina::dev

@@ -1,0 +1,360 @@
+#include "device/emu/executor.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <span>
+#include <sstream>
+#include <utility>
+
+#include "device/emu/access_log.h"
+#include "device/emu/block.h"
+
+namespace lamina::dev::emu {
+namespace {
+
+// Unwinds a fiber whose launch has failed.
+struct Cancelled {};
+
+thread_local Options current_options;
+thread_local Report totals;
+thread_local AccessLog access_log;
+
+std::string place(const char* what, Where where) {
+  const std::string path = where.file_name();
+  return std::string(what) + " at " + path.substr(path.rfind('/') + 1) + ":" +
+         std::to_string(where.line());
+}
+
+}  // namespace
+
+namespace {
+
+// One launch. Its host thread is either in the scheduler or on one of its fibers.
+class Machine {
+ public:
+  Machine(const char* kernel, const LaunchShape& shape, int threads, Body body,
+          const void* arguments)
+      : kernel_(kernel),
+        shape_(shape),
+        threads_(threads),
+        body_(body),
+        arguments_(arguments),
+        random_(current_options.seed) {}
+
+  static Machine*& current() {
+    static thread_local Machine* machine = nullptr;
+    return machine;
+  }
+
+  Status run() {
+    const int64_t blocks = int64_t{1} * shape_.grid.x * shape_.grid.y * shape_.grid.z;
+    int64_t next = 0;
+    Machine* const outer = std::exchange(current(), this);
+    while (error_.empty() && (next < blocks || !resident_.empty())) {
+      while (next < blocks &&
+             static_cast<int>(resident_.size()) < std::max(1, current_options.resident_blocks))
+        start_block(next++);
+      if (Warp* warp = choose_warp()) {
+        run_warp(*warp);
+        std::erase_if(resident_,
+                      [&](const std::unique_ptr<Block>& block) { return block->live == 0; });
+      }
+    }
+    cancel();
+    current() = outer;
+    totals.launches += 1;
+    totals.blocks += next;
+    access_log.end_launch();
+    return error_.empty() ? Status::ok() : Status::error(error_);
+  }
+
+  Fiber& self() { return *self_; }
+  Index3 grid() const { return shape_.grid; }
+
+  [[noreturn]] void fail(const std::string& what, Where where) {
+    if (error_.empty())
+      error_ = std::string(kernel_) + ": block " + text(self_->block->index) + " thread " +
+               std::to_string(self_->thread) + ": " + place(what.c_str(), where);
+    throw Cancelled{};
+  }
+
+  // Back to the scheduler until somebody makes this fiber ready again.
+  void wait(Fiber::State state, const char* name, Where where) {
+    Fiber& fiber = *self_;
+    fiber.state = state;
+    fiber.waits_in = name;
+    fiber.where = where;
+    fiber.warp->ready &= ~fiber.bit();
+    if (state == Fiber::State::kPolling) fiber.warp->polling |= fiber.bit();
+    switch_to(fiber.context, scheduler_);
+    if (!error_.empty()) throw Cancelled{};
+  }
+
+  static void wake(Fiber& fiber) {
+    fiber.state = Fiber::State::kReady;
+    fiber.warp->ready |= fiber.bit();
+    fiber.warp->polling &= ~fiber.bit();
+  }
+
+ private:
+  static std::string text(Index3 at) {
+    return "(" + std::to_string(at.x) + ", " + std::to_string(at.y) + ", " + std::to_string(at.z) +
+           ")";
+  }
+
+  void start_block(int64_t number) {
+    auto block = std::make_unique<Block>();
+    block->index = {static_cast<int>(number % shape_.grid.x),
+                    static_cast<int>(number / shape_.grid.x % shape_.grid.y),
+                    static_cast<int>(number / shape_.grid.x / shape_.grid.y)};
+    // As NaN where bytes are floats; as -1 or 127 where they are integers.
+    block->smem = allocate_smem(shape_.smem_bytes, current_options.seed % 2 ? 0x7f : 0xff);
+    block->fibers = std::vector<Fiber>(static_cast<size_t>(threads_));
+    block->warps = std::vector<Warp>(static_cast<size_t>((threads_ + kWarpLanes - 1) / kWarpLanes));
+    block->live = threads_;
+    for (int thread = 0; thread < threads_; ++thread) {
+      Fiber& fiber = block->fibers[static_cast<size_t>(thread)];
+      fiber.thread = thread;
+      fiber.block = block.get();
+      fiber.warp = &block->warps[static_cast<size_t>(thread / kWarpLanes)];
+      fiber.warp->block = block.get();
+      fiber.warp->first_thread = thread / kWarpLanes * kWarpLanes;
+      fiber.warp->live |= fiber.bit();
+      fiber.warp->ready |= fiber.bit();
+      fiber.context.start(&Machine::enter);
+    }
+    resident_.push_back(std::move(block));
+  }
+
+  static void enter() {
+    Machine& machine = *current();
+    try {
+      machine.body_(machine.arguments_);
+    } catch (const Cancelled&) {
+    }
+    Fiber& fiber = *machine.self_;
+    fiber.state = Fiber::State::kDone;
+    fiber.warp->ready &= ~fiber.bit();
+    fiber.warp->live &= ~fiber.bit();
+    if (fiber.warp->live == 0) access_log.end_warp(fiber.warp);
+    --fiber.block->live;
+    leave_for(fiber.context, machine.scheduler_);
+  }
+
+  // A warp that can go on, at random; else one that polls; else none can: deadlock.
+  Warp* choose_warp() {
+    std::vector<Warp*> able, polling;
+    for (const std::unique_ptr<Block>& block : resident_)
+      for (Warp& warp : block->warps) {
+        if (warp.ready) able.push_back(&warp);
+        if (warp.polling) polling.push_back(&warp);
+      }
+    // Polling warps take part, rarely: what they wait for should have a chance to happen late.
+    const bool poll = !polling.empty() && (able.empty() || random_() % 8 == 0);
+    const bool is_stuck = able.empty() && idle_polls_ > kPatience;
+    if ((able.empty() && polling.empty()) || is_stuck) {
+      error_ = deadlock();
+      return nullptr;
+    }
+    std::vector<Warp*>& from = poll ? polling : able;
+    Warp* const warp = from[random_() % from.size()];
+    if (poll) {
+      idle_polls_ = able.empty() ? idle_polls_ + 1 : 0;
+      for (Fiber& fiber : warp_fibers(*warp))
+        if (fiber.state == Fiber::State::kPolling) wake(fiber);
+    } else {
+      idle_polls_ = 0;
+    }
+    return warp;
+  }
+
+  static std::span<Fiber> warp_fibers(Warp& warp) {
+    std::vector<Fiber>& all = warp.block->fibers;
+    const size_t first = static_cast<size_t>(warp.first_thread);
+    return std::span(all).subspan(first, std::min<size_t>(kWarpLanes, all.size() - first));
+  }
+
+  // As far as it gets without others.
+  void run_warp(Warp& warp) {
+    const std::span<Fiber> fibers = warp_fibers(warp);
+    while (warp.ready && error_.empty()) {
+      const int turn = static_cast<int>(random_() % kWarpLanes);
+      const int lane = (std::countr_zero(std::rotr(warp.ready, turn)) + turn) % kWarpLanes;
+      self_ = &fibers[static_cast<size_t>(lane)];
+      ++totals.switches;
+      switch_to(scheduler_, self_->context);
+    }
+  }
+
+  std::string deadlock() const {
+    std::ostringstream out;
+    out << kernel_ << ": deadlock, seed " << current_options.seed << ", "
+        << current_options.resident_blocks << " resident blocks:";
+    for (const std::unique_ptr<Block>& block : resident_)
+      for (const Warp& warp : block->warps)
+        for (const Fiber& fiber : block->fibers) {
+          if (fiber.warp != &warp || fiber.state == Fiber::State::kDone) continue;
+          // The first lane of those that wait in the same place speaks for them.
+          const auto same = [&](const Fiber& other) {
+            return other.warp == &warp && other.state != Fiber::State::kDone &&
+                   other.where.line() == fiber.where.line() && other.waits_in == fiber.waits_in;
+          };
+          const auto first = std::find_if(block->fibers.begin(), block->fibers.end(), same);
+          if (&*first != &fiber) continue;
+          const auto count = std::count_if(block->fibers.begin(), block->fibers.end(), same);
+          out << "\n  block " << text(block->index) << " warp " << warp.first_thread / kWarpLanes
+              << ": " << count << " lanes from thread " << fiber.thread << " wait in "
+              << place(fiber.waits_in, fiber.where);
+          if (warp.live != kFullWarp) out << ", " << std::popcount(~warp.live) << " lanes are gone";
+        }
+    return out.str();
+  }
+
+  // Lets what is left unwind.
+  void cancel() {
+    for (const std::unique_ptr<Block>& block : resident_)
+      for (Fiber& fiber : block->fibers)
+        if (fiber.state != Fiber::State::kDone && fiber.context.has_started()) {
+          self_ = &fiber;
+          switch_to(scheduler_, fiber.context);
+        }
+    resident_.clear();
+  }
+
+  static constexpr int kPatience = 10000;
+
+  const char* kernel_;
+  LaunchShape shape_;
+  int threads_;
+  Body body_;
+  const void* arguments_;
+  std::mt19937_64 random_;
+  Context scheduler_;
+  Fiber* self_ = nullptr;
+  std::vector<std::unique_ptr<Block>> resident_;
+  int idle_polls_ = 0;
+  std::string error_;
+};
+
+Machine& machine() { return *Machine::current(); }
+
+}  // namespace
+
+Options& options() { return current_options; }
+
+Report report() {
+  Report result = totals;
+  result.sites = access_log.sites();
+  return result;
+}
+
+void reset_report() {
+  totals = {};
+  access_log = {};
+}
+
+Fiber& self() { return machine().self(); }
+int thread_of(const Fiber& fiber) { return fiber.thread; }
+Index3 block_index_of(const Fiber& fiber) { return fiber.block->index; }
+Index3 grid_of(const Fiber&) { return machine().grid(); }
+std::byte* smem_of(const Fiber& fiber) { return fiber.block->smem.get(); }
+
+void fail(const std::string& what, Where where) { machine().fail(what, where); }
+
+void meet(uint32_t mask, const char* name, Where where, void* arguments,
+          const std::function<void(const std::array<void*, kWarpLanes>&)>& compute) {
+  Fiber& fiber = self();
+  Warp& warp = *fiber.warp;
+  if (!(mask & fiber.bit())) fail(std::string(name) + ": this lane is not in the mask", where);
+  auto meeting = std::find_if(warp.meetings.begin(), warp.meetings.end(),
+                              [&](const Warp::Meeting& open) { return open.mask == mask; });
+  if (meeting == warp.meetings.end())
+    meeting = warp.meetings.insert(meeting, {mask, 0, name, where, {}});
+  if (std::strcmp(meeting->name, name) != 0 || meeting->where.line() != where.line())
+    fail("the warp diverged: other lanes wait in " + place(meeting->name, meeting->where) +
+             ", this one is in " + name,
+         where);
+  meeting->arrived |= fiber.bit();
+  meeting->arguments[static_cast<size_t>(fiber.thread % kWarpLanes)] = arguments;
+  if (meeting->arrived != mask) return machine().wait(Fiber::State::kWaiting, name, where);
+  const std::array<void*, kWarpLanes> all = meeting->arguments;
+  warp.meetings.erase(meeting);
+  compute(all);
+  for (uint32_t lanes = mask & ~fiber.bit(); lanes; lanes &= lanes - 1)
+    Machine::wake(
+        fiber.block->fibers[static_cast<size_t>(warp.first_thread + std::countr_zero(lanes))]);
+}
+
+void barrier(int id, int threads, bool waits, const char* name, Where where) {
+  Fiber& fiber = self();
+  const int all = static_cast<int>(fiber.block->fibers.size());
+  if (threads == kAllThreads) threads = round_up_warps(all);
+  if (id < 0 || id >= Block::kBarriers)
+    fail(std::string(name) + ": no barrier " + std::to_string(id), where);
+  if (threads % kWarpLanes != 0 || threads > round_up_warps(all))
+    fail(std::string(name) + ": " + std::to_string(threads) + " of " + std::to_string(all) +
+             " threads",
+         where);
+  Block::Barrier& barrier = fiber.block->barriers[static_cast<size_t>(id)];
+  if (barrier.arrived == 0) barrier.expected = std::min(threads, all);
+  if (barrier.expected != std::min(threads, all))
+    fail(std::string(name) + ": barrier " + std::to_string(id) + " already expects " +
+             std::to_string(barrier.expected) + " threads, not " + std::to_string(threads),
+         where);
+  if (++barrier.arrived == barrier.expected) {
+    barrier.arrived = 0;
+    for (Fiber* other : std::exchange(barrier.waiting, {})) Machine::wake(*other);
+  } else if (waits) {
+    barrier.waiting.push_back(&fiber);
+    machine().wait(Fiber::State::kWaiting, name, where);
+  }
+}
+
+void poll(const char* name, Where where) { machine().wait(Fiber::State::kPolling, name, where); }
+
+void start_copy(const AsyncCopy& copy, Where) {
+  std::memset(copy.to, current_options.seed % 2 ? 0x7f : 0xff, static_cast<size_t>(copy.bytes));
+  self().open_group.push_back(copy);
+}
+
+void commit_copies() { self().groups.push_back(std::exchange(self().open_group, {})); }
+
+void finish_copies(int pending_groups) {
+  auto& groups = self().groups;
+  while (groups.size() > static_cast<size_t>(pending_groups)) {
+    for (const AsyncCopy& copy : groups.front()) {
+      std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.valid_bytes));
+      std::memset(copy.to + copy.valid_bytes, 0,
+                  static_cast<size_t>(copy.bytes - copy.valid_bytes));
+    }
+    groups.pop_front();
+  }
+}
+
+void check_access(const void* at, int bytes, const char* name, Where where) {
+  if (reinterpret_cast<uintptr_t>(at) % static_cast<uintptr_t>(bytes) != 0)
+    fail(std::string(name) + ": address not a multiple of " + std::to_string(bytes), where);
+}
+
+void note_shared_access(const void* at, int bytes, const char* name, Where where) {
+  if (!current_options.count_accesses) return;
+  const Fiber& fiber = self();
+  access_log.note(fiber.warp, fiber.thread % kWarpLanes, at, bytes, name, where);
+}
+
+void note_shared_rows(const void* const* rows, int count, int bytes, const char* name,
+                      Where where) {
+  if (current_options.count_accesses) access_log.note_rows(rows, count, bytes, name, where);
+}
+
+Status run_grid(const char* kernel, const LaunchShape& shape, int threads, Body body,
+                const void* arguments) {
+  if (shape.grid.x <= 0 || shape.grid.y <= 0 || shape.grid.z <= 0 || shape.grid.y > 65535 ||
+      shape.grid.z > 65535)
+    return Status::error(kernel, ": a grid of ", shape.grid.x, " x ", shape.grid.y, " x ",
+                         shape.grid.z, " blocks; 1 to 2^31 - 1 x 65535 x 65535 are possible");
+  return Machine(kernel, shape, threads, body, arguments).run();
+}
+
+}  // namespace lamina::dev::emu

@@ -1,0 +1,99 @@
+// The twin's machine: runs a grid on the host, one fiber per CUDA thread, and looks for trouble.
+//
+// A kernel meets it only through the functions beside this file. Each collective is a rendezvous of its
+// lanes; the last to arrive computes the result that the PTX ISA defines. Between rendezvous a warp runs
+// on alone as far as it can, and which warp is next is random: what only works when all warps keep step
+// fails. Everything is decided by the seed, so a failure repeats.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <random>
+#include <source_location>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "device/types.h"
+
+namespace lamina::dev::emu {
+
+using Where = std::source_location;
+
+// How the next launches of this host thread run.
+struct Options {
+  uint64_t seed = 0;
+  int resident_blocks = 1;      // blocks that run interleaved, for kernels that wait for others
+  bool count_accesses = false;  // fill Report::sites
+};
+
+// Shared-memory accesses of one line of a kernel, over all launches since the last reset. A wavefront
+// serves every lane whose words lie in different banks; what is beyond the fewest possible is a conflict.
+struct Site {
+  std::string function, file;
+  unsigned line = 0;
+  int64_t accesses = 0, wavefronts = 0, fewest = 0;
+};
+
+struct Report {
+  int64_t launches = 0, blocks = 0, switches = 0;
+  std::vector<Site> sites;
+};
+
+Options& options();
+Report report();
+void reset_report();
+
+class Block;
+class Warp;
+
+// A copy that was started and not waited for.
+struct AsyncCopy {
+  std::byte* to;
+  const std::byte* from;
+  int bytes, valid_bytes;
+};
+
+struct Fiber;
+
+// What the functions beside this file are made of. They may be called on fibers only.
+Fiber& self();
+int thread_of(const Fiber& fiber);
+Index3 block_index_of(const Fiber& fiber);
+Index3 grid_of(const Fiber& fiber);
+std::byte* smem_of(const Fiber& fiber);
+
+// Ends the launch with this message, the thread's place added.
+[[noreturn]] void fail(const std::string& what, Where where);
+
+// Waits until every lane of `mask` is here with arguments of its own; compute(arguments by lane) runs
+// once. `name` and `where` must be the same for all: lanes that meet in different places diverged.
+void meet(uint32_t mask, const char* name, Where where, void* arguments,
+          const std::function<void(const std::array<void*, kWarpLanes>&)>& compute);
+
+inline constexpr int kAllThreads = 0;
+
+// Barrier `id` of the block for `threads` of its threads; `waits` is false for an arrival only.
+void barrier(int id, int threads, bool waits, const char* name, Where where);
+
+// Lets other warps run before this thread goes on: it is polling memory.
+void poll(const char* name, Where where);
+
+void start_copy(const AsyncCopy& copy, Where where);
+void commit_copies();
+void finish_copies(int pending_groups);  // all but the newest groups
+
+// A lane's access of `bytes` at `at`, naturally aligned or the launch fails.
+void check_access(const void* at, int bytes, const char* name, Where where);
+void note_shared_access(const void* at, int bytes, const char* name, Where where);
+// One phase of a collective: `count` rows of `bytes` that are read at once.
+void note_shared_rows(const void* const* rows, int count, int bytes, const char* name, Where where);
+
+using Body = void (*)(const void* arguments);
+Status run_grid(const char* kernel, const LaunchShape& shape, int threads, Body body,
+                const void* arguments);
+
+}  // namespace lamina::dev::emu

@@ -1,0 +1,17 @@
+// Twin of ptx/index.cuh.
+#pragma once
+
+#include "device/emu/executor.h"
+
+namespace lamina::dev {
+
+inline int thread_index() { return emu::thread_of(emu::self()); }
+inline int lane() { return thread_index() % kWarpLanes; }
+inline int warp() { return thread_index() / kWarpLanes; }
+inline Index3 block_index() { return emu::block_index_of(emu::self()); }
+inline Index3 grid_size() { return emu::grid_of(emu::self()); }
+
+// 1024-byte aligned, of exactly LaunchShape::smem_bytes, poisoned at the start of a block.
+inline std::byte* dynamic_smem() { return emu::smem_of(emu::self()); }
+
+}  // namespace lamina::dev

@@ -1,0 +1,18 @@
+// Twin of ptx/launch.cuh: runs the grid to its end before it returns. The stream is not used.
+#pragma once
+
+#include "device/emu/executor.h"
+
+namespace lamina::dev {
+
+template <class Kernel>
+Status launch(const LaunchShape& shape, void* /*stream*/, const typename Kernel::Args& args) {
+  return emu::run_grid(
+      Kernel::kName, shape, Kernel::kThreads,
+      [](const void* arguments) {
+        Kernel::run(*static_cast<const typename Kernel::Args*>(arguments));
+      },
+      &args);
+}
+
+}  // namespace lamina::dev

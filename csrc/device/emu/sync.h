@@ -1,0 +1,26 @@
+// Twin of ptx/sync.cuh.
+#pragma once
+
+#include "device/emu/executor.h"
+
+namespace lamina::dev {
+
+inline void barrier_sync(int id, int threads, emu::Where where = emu::Where::current()) {
+  emu::barrier(id, threads, true, "barrier_sync", where);
+}
+inline void barrier_arrive(int id, int threads, emu::Where where = emu::Where::current()) {
+  emu::barrier(id, threads, false, "barrier_arrive", where);
+}
+
+inline void block_sync(emu::Where where = emu::Where::current()) {
+  emu::barrier(0, emu::kAllThreads, true, "block_sync", where);
+}
+
+inline void warp_sync(uint32_t mask = kFullWarp, emu::Where where = emu::Where::current()) {
+  emu::meet(mask, "warp_sync", where, nullptr, [](const auto&) {});
+}
+
+// One host thread runs all fibers, so memory is in order already.
+inline void fence_device() {}
+
+}  // namespace lamina::dev

@@ -1,0 +1,54 @@
+// What blocks use to meet in global memory. Twin: emu/atomic.h
+#pragma once
+
+#include "device/types.h"
+
+namespace lamina::dev {
+
+// atom.relaxed.gpu.global.add.s32 d, [at], value;                         PTX ISA 6.0, sm_70
+// Returns what was there before.
+LAMINA_DEVICE int32_t atomic_add(int32_t* at, int32_t value) {
+  int32_t d;
+  asm volatile("atom.relaxed.gpu.global.add.s32 %0, [%1], %2;"
+               : "=r"(d)
+               : "l"(__cvta_generic_to_global(at)), "r"(value)
+               : "memory");
+  return d;
+}
+
+// atom.relaxed.gpu.global.add.f32 d, [at], value;                         PTX ISA 6.0, sm_70
+// To nearest even; PTX says that in global memory subnormals are flushed to zero.
+LAMINA_DEVICE float atomic_add(float* at, float value) {
+  float d;
+  asm volatile("atom.relaxed.gpu.global.add.f32 %0, [%1], %2;"
+               : "=f"(d)
+               : "l"(__cvta_generic_to_global(at)), "f"(value)
+               : "memory");
+  return d;
+}
+
+// ld.acquire.gpu.global.s32 d, [at];                                      PTX ISA 6.0, sm_70
+// Who reads a released value here sees what its writer did before the release.
+LAMINA_DEVICE int32_t load_acquire(const int32_t* at) {
+  int32_t d;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];"
+               : "=r"(d)
+               : "l"(__cvta_generic_to_global(at))
+               : "memory");
+  return d;
+}
+
+// st.release.gpu.global.s32 [at], value;                                  PTX ISA 6.0, sm_70
+LAMINA_DEVICE void store_release(int32_t* at, int32_t value) {
+  asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(__cvta_generic_to_global(at)), "r"(value)
+               : "memory");
+}
+
+// red.release.gpu.global.add.s32 [at], value;                             PTX ISA 6.0, sm_70
+LAMINA_DEVICE void reduce_release(int32_t* at, int32_t value) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(__cvta_generic_to_global(at)),
+               "r"(value)
+               : "memory");
+}
+
+}  // namespace lamina::dev

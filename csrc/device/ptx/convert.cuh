@@ -1,0 +1,98 @@
+// Bit tricks, conversions and packed arithmetic in registers. f16 and bf16 are passed as bits; of a
+// packed pair the first element is the low half. Twin: emu/convert.h
+#pragma once
+
+#include "device/types.h"
+
+namespace lamina::dev {
+
+// lop3.b32 d, a, b, c, kTable;                                            PTX ISA 4.3, sm_50
+// Any function of three bits, bitwise: kTable = f(0xf0, 0xcc, 0xaa) names it.
+template <uint32_t kTable>
+LAMINA_DEVICE uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
+  static_assert(kTable < 256);
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, %4;" : "=r"(d) : "r"(a), "r"(b), "r"(c), "n"(kTable));
+  return d;
+}
+
+// prmt.b32 d, a, b, selector;                                             PTX ISA 2.0, sm_20
+// Bits 0 to 2 of nibble i of the selector number the byte of b:a, b above, that is byte i of d;
+// with bit 3 set, that byte's sign in all 8 bits.
+LAMINA_DEVICE uint32_t prmt(uint32_t a, uint32_t b, uint32_t selector) {
+  uint32_t d;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(selector));
+  return d;
+}
+
+// cvt.rn.f16.f32 d, a;                                                    PTX ISA 2.3, sm_53
+// To nearest, ties to even; subnormals are kept, what is too large becomes infinite.
+LAMINA_DEVICE uint16_t f32_to_f16(float value) {
+  uint16_t d;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(d) : "f"(value));
+  return d;
+}
+
+// cvt.f32.f16 d, a;                                                       PTX ISA 2.3, sm_53
+LAMINA_DEVICE float f16_to_f32(uint16_t bits) {
+  float d;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(d) : "h"(bits));
+  return d;
+}
+
+// cvt.rn.bf16.f32 d, a;                                                   PTX ISA 7.0, sm_80
+// To nearest, ties to even.
+LAMINA_DEVICE uint16_t f32_to_bf16(float value) {
+  uint16_t d;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(d) : "f"(value));
+  return d;
+}
+
+// mov.b32 d, {0, a};                                                      PTX ISA 1.0, sm_10
+// A bf16 is the upper half of its f32. cvt.f32.bf16 would need sm_90.
+LAMINA_DEVICE float bf16_to_f32(uint16_t bits) {
+  float d;
+  asm("mov.b32 %0, {%1, %2};" : "=f"(d) : "h"(uint16_t{0}), "h"(bits));
+  return d;
+}
+
+// add.rn.f16x2 d, a, b;                                                   PTX ISA 4.2, sm_53
+// With .rn it is never fused with a multiplication, as it may be without.
+LAMINA_DEVICE uint32_t f16x2_add(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+
+// mul.rn.f16x2 d, a, b;                                                   PTX ISA 4.2, sm_53
+LAMINA_DEVICE uint32_t f16x2_mul(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+
+// fma.rn.f16x2 d, a, b, c;                                                PTX ISA 4.2, sm_53
+// d = a * b + c, rounded once.
+LAMINA_DEVICE uint32_t f16x2_fma(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
+// fma.rn.bf16x2 d, a, b, c;                                               PTX ISA 7.0, sm_80
+// bf16 add and mul would need sm_90.
+LAMINA_DEVICE uint32_t bf16x2_fma(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
+// dp4a.s32.s32 d, a, b, c;                                                PTX ISA 5.0, sm_61
+// d = c + the sum of four products of signed bytes, modulo 2^32.
+LAMINA_DEVICE int32_t dot4_s8(uint32_t a, uint32_t b, int32_t c) {
+  int32_t d;
+  asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
+}  // namespace lamina::dev

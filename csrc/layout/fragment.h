@@ -1,0 +1,33 @@
+// Which element of a matrix each register of each lane holds, for the warp-wide instructions.
+// PTX ISA, "Matrix fragments for mma.m16n8k16 / .m16n8k32" and "ldmatrix".
+#pragma once
+
+namespace lamina::fragment {
+
+struct At {
+  int row, column;
+};
+
+// Element e of register i of a lane; kPerRegister elements fill 32 bits: 4 of 8 bits in m16n8k32, 2 of
+// 16 bits in m16n8k16.
+
+// a [16 rows, k], four registers.
+template <int kPerRegister>
+constexpr At mma_a(int lane, int i, int e) {
+  return {lane / 4 + i % 2 * 8, lane % 4 * kPerRegister + e + i / 2 * 4 * kPerRegister};
+}
+
+// b [k rows, 8 columns], two registers.
+template <int kPerRegister>
+constexpr At mma_b(int lane, int i, int e) {
+  return {lane % 4 * kPerRegister + e + i * 4 * kPerRegister, lane / 4};
+}
+
+// c and d [16 rows, 8 columns] of 32-bit elements, four registers.
+constexpr At mma_c(int lane, int i) { return {lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2}; }
+
+// 16-bit element e of the register that ldmatrix gives a lane of one 8 x 8 matrix.
+constexpr At ldmatrix(int lane, int e) { return {lane / 4, lane % 4 * 2 + e}; }
+constexpr At ldmatrix_trans(int lane, int e) { return {lane % 4 * 2 + e, lane / 4}; }
+
+}  // namespace lamina::fragment

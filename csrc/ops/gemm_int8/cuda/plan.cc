@@ -1,0 +1,146 @@
+#include "ops/gemm_int8/cuda/plan.h"
+
+#include <algorithm>
+#include <sstream>
+
+#include "base/int_math.h"
+#include "layout/int8_tile.h"
+#include "ops/gemm_int8/plan.h"
+
+namespace lamina::gemm_int8 {
+
+#define LAMINA_CPU_KERNEL(op, isa, value, min_m)
+#define LAMINA_CUDA_KERNEL(op, name) CudaKernel op##_##name();
+#include "ops/gemm_int8/kernels.inc"
+#undef LAMINA_CUDA_KERNEL
+#undef LAMINA_CPU_KERNEL
+
+namespace {
+
+// Of an SM, at sm_80's clock; they only rank ways to cut the same work.
+constexpr int64_t kMacsPerCycle = 2048;
+constexpr int64_t kBytesPerCycle = 24;   // its share of DRAM and L2
+constexpr int64_t kStepCycles = 100;     // barrier and latency of a step that nothing hides
+constexpr int64_t kLaunchCycles = 4000;  // the second launch, about 2 us
+constexpr int64_t kMaxSplits = 16;
+
+struct Grid {
+  int64_t m, n;
+};
+
+Grid grid_of(const CudaKernel& kernel, const Problem& p) {
+  return {ceil_div(p.m, kernel.tile_m), ceil_div(p.n, kernel.tile_n)};
+}
+
+int64_t steps_of(const CudaKernel& kernel, const Problem& p) {
+  return ceil_div(int8_tile::tiles_k(p.k) * int8_tile::kTileK, kernel.step_k);
+}
+
+// Doubles cannot overflow; sizes near 2^63 only need to rank.
+double cost(const CudaKernel& kernel, const Problem& p, const DeviceInfo& device, int64_t splits) {
+  const Grid grid = grid_of(kernel, p);
+  const double blocks =
+      static_cast<double>(grid.m) * static_cast<double>(grid.n) * static_cast<double>(splits);
+  const int64_t sms = std::max(1, device.sm_count), slots = sms * kernel.blocks_per_sm;
+  const double waves = std::max(1.0, blocks / static_cast<double>(slots));
+  const double whole_waves =
+      blocks > 64.0 * static_cast<double>(slots)
+          ? waves
+          : static_cast<double>(ceil_div(static_cast<int64_t>(blocks), slots));
+  const int64_t steps = ceil_div(steps_of(kernel, p), splits);
+  // Blocks that share an SM share its rates.
+  const int64_t sharing = std::clamp<int64_t>(static_cast<int64_t>(std::min(blocks, 1e9)) / sms, 1,
+                                              kernel.blocks_per_sm);
+  const int64_t multiply =
+      int64_t{kernel.tile_m} * kernel.tile_n * kernel.step_k / kMacsPerCycle * sharing;
+  const int64_t load =
+      int64_t{kernel.tile_m + kernel.tile_n} * kernel.step_k / kBytesPerCycle * sharing;
+  const double step = static_cast<double>(std::max(multiply, load) + kStepCycles);
+  const double reduce = splits == 1 ? 0
+                                    : static_cast<double>(kLaunchCycles) +
+                                          static_cast<double>(p.m) * static_cast<double>(p.n) *
+                                              static_cast<double>(8 * splits) /
+                                              static_cast<double>(sms * kBytesPerCycle);
+  return whole_waves * static_cast<double>(steps) * step + reduce;
+}
+
+}  // namespace
+
+const std::vector<CudaKernel>& cuda_kernels() {
+  static const std::vector<CudaKernel> all = {
+#define LAMINA_CPU_KERNEL(op, isa, value, min_m)
+#define LAMINA_CUDA_KERNEL(op, name) op##_##name(),
+#include "ops/gemm_int8/kernels.inc"
+#undef LAMINA_CUDA_KERNEL
+#undef LAMINA_CPU_KERNEL
+  };
+  return all;
+}
+
+Status check_cuda(const Problem& p, const DeviceInfo& device) {
+  if (Status status = check(p); !status.is_ok()) return status;
+  if (device.compute_capability < 80)
+    return Status::error("gemm_int8: compute capability ", device.compute_capability / 10, ".",
+                         device.compute_capability % 10, "; the kernels need 8.0 or newer");
+  constexpr int64_t kMostRows = (int64_t{1} << 31) - 1, kMostColumns = int64_t{65535} * 64;
+  if (p.m > kMostRows || p.n > kMostColumns)
+    return Status::error("gemm_int8: m = ", p.m, ", n = ", p.n, "; on CUDA m may be at most ",
+                         kMostRows, " and n ", kMostColumns);
+  return Status::ok();
+}
+
+CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, std::string_view only) {
+  CudaPlan best;
+  double best_cost = 1e300;
+  for (const CudaKernel& kernel : cuda_kernels()) {
+    if (!only.empty() && only != kernel.name) continue;
+    const int64_t steps = std::max<int64_t>(1, steps_of(kernel, p));
+    // A split's sums stay in int32.
+    const int64_t fewest = ceil_div(steps * kernel.step_k, kMaxExactK);
+    const int64_t most = std::max(fewest, std::min(kMaxSplits, steps));
+    for (int64_t wanted = fewest; wanted <= most; ++wanted) {
+      const int64_t each = ceil_div(steps, wanted), splits = ceil_div(steps, each);
+      const double cycles = cost(kernel, p, device, splits);
+      if (each * kernel.step_k > kMaxExactK || cycles >= best_cost) continue;
+      best_cost = cycles;
+      best.kernel = kernel;
+      best.split = {static_cast<int>(splits), static_cast<int>(each), nullptr};
+    }
+  }
+  const Grid grid = grid_of(best.kernel, p);
+  best.blocks_m = grid.m;
+  best.blocks_n = grid.n;
+  best.cycles = static_cast<int64_t>(std::min(best_cost, 1e18));
+  return best;
+}
+
+int64_t CudaPlan::workspace_bytes(const Problem& p) const {
+  return split.count == 1 ? 0 : split.count * p.m * partial_stride(p.n) * int64_t{sizeof(int32_t)};
+}
+
+std::string CudaPlan::describe(const Problem& p, const DeviceInfo& device) const {
+  std::ostringstream text;
+  text << "gemm_int8  m = " << p.m << ", n = " << p.n << ", k = " << p.k << "\n"
+       << "kernel     " << kernel.name << " on compute capability "
+       << device.compute_capability / 10 << "." << device.compute_capability % 10 << " with "
+       << device.sm_count << " SMs\n"
+       << "tile       " << kernel.tile_m << " x " << kernel.tile_n << " outputs a block, "
+       << kernel.step_k << " input features a step\n"
+       << "grid       " << blocks_m << " x " << blocks_n << " blocks x " << split.count
+       << " splits of k, " << split.steps << " steps each\n"
+       << "workspace  " << workspace_bytes(p) << " bytes\n"
+       << "model      " << cycles << " cycles";
+  return text.str();
+}
+
+Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, void* stream) {
+  if (params.problem.m == 0 || params.problem.n == 0) return Status::ok();
+  if (reinterpret_cast<uintptr_t>(params.w) % 16 != 0)
+    return Status::error("gemm_int8: w must start at a multiple of 16 bytes");
+  Split split = plan.split;
+  split.partial = static_cast<int32_t*>(workspace);
+  if (Status status = plan.kernel.launch(params, split, stream); !status.is_ok()) return status;
+  return split.count == 1 ? Status::ok() : launch_reduce(params, split, stream);
+}
+
+}  // namespace lamina::gemm_int8

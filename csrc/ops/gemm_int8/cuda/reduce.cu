@@ -1,0 +1,57 @@
+// gemm_int8 / reduce:   out[i,j] = epilogue(sum over splits of partial[split][i,j])
+//
+// Algorithm  a thread owns eight columns of a row and adds their splits, in int64 where k asks for it
+// Budget     <= 128 regs; 0 spills; reads 4 bytes a split and output, written moments before: mostly from L2
+#include "base/int_math.h"
+#include "ops/gemm_int8/cuda/epilogue.cuh"
+#include "ops/gemm_int8/cuda/kernel.h"
+
+namespace lamina::gemm_int8 {
+namespace {
+
+struct Reduce {
+  struct Args {
+    Params p;
+    Split split;
+  };
+  static constexpr const char* kName = "gemm_int8_reduce";
+  static constexpr int kThreads = 128, kMinBlocks = 8;
+
+  template <class Acc>
+  LAMINA_DEVICE static void reduce(const Args& args, int64_t i, int64_t j) {
+    const int64_t stride = partial_stride(args.p.problem.n);
+    Acc sums[kStoreColumns] = {};
+    for (int s = 0; s < args.split.count; ++s) {
+      const int32_t* const from = args.split.partial + (s * args.p.problem.m + i) * stride + j;
+#pragma unroll
+      for (int v = 0; v < 2; ++v) {
+        const dev::U32x4 part = dev::load_global(reinterpret_cast<const dev::U32x4*>(from) + v);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sums[4 * v + e] += static_cast<int32_t>(part.x[e]);
+      }
+    }
+    store_octet(args.p, sums, i, j);
+  }
+
+  LAMINA_DEVICE static void run(const Args& args) {
+    const int64_t octets = partial_stride(args.p.problem.n) / kStoreColumns;
+    const int64_t at = static_cast<int64_t>(dev::block_index().x) * kThreads + dev::thread_index();
+    if (at >= args.p.problem.m * octets) return;
+    const int64_t i = at / octets, j = at % octets * kStoreColumns;
+    if (args.p.problem.k > kMaxExactK) {
+      reduce<int64_t>(args, i, j);
+    } else {
+      reduce<int32_t>(args, i, j);
+    }
+  }
+};
+
+}  // namespace
+
+Status launch_reduce(const Params& params, const Split& split, void* stream) {
+  const int64_t octets = params.problem.m * (partial_stride(params.problem.n) / kStoreColumns);
+  return dev::launch<Reduce>({{static_cast<int>(ceil_div(octets, Reduce::kThreads)), 1, 1}, 0},
+                             stream, {params, split});
+}
+
+}  // namespace lamina::gemm_int8

@@ -1,0 +1,293 @@
+// gemm_int8 / sm80:   out[i,j] = epilogue(sum_p a[i,p] * w[j,p]), epilogue: ../epilogue.h
+//
+// Algorithm  a block owns block_m x block_n outputs and one split of k; the warps of a block tile the
+//            outputs and, for few rows, also k. Sums are exact integers: neither division shows.
+// Layouts    a [m,k] row-major.  w: layout/int8_tile.h, the layout of the CPU kernels.  out [m,n] row-major.
+// Data path  gmem -cp.async-> smem ring -ldmatrix (a), 16-byte loads (w)-> regs -mma m16n8k32-> s32 -> out
+// Columns    lane q = lane / 4 reads 4 columns x 4 k at once: column 4 q + c is column q of the c-th of four
+//            mmas. So a lane's sums are 8 neighbouring columns, stored as one or two 16-byte words.
+// Budget     regs <= 240; 0 spills; 0 bank conflicts (layout/swizzle.h)
+//            requires SASS: IMMA, LDGSTS, LDSM
+// Requires   nothing of a's alignment: 16-byte copies where its rows allow them, else 4-byte, else bytes
+// Source     own; ring as in CUTLASS's multistage mainloop. Reference: tests/reference/gemm.py
+#pragma once
+
+#include "device/device.h"
+#include "layout/int8_tile.h"
+#include "layout/swizzle.h"
+#include "ops/gemm_int8/cuda/epilogue.cuh"
+#include "ops/gemm_int8/cuda/kernel.h"
+
+namespace lamina::gemm_int8 {
+
+struct Sm80Config {
+  int block_m, block_n;           // outputs of a block
+  int warps_m, warps_n, warps_k;  // how its warps divide rows, columns and the tiles of k of a step
+  int step_tiles;                 // tiles of 64 k in a step of the ring
+  int stages;
+  int blocks_per_sm;
+};
+
+template <Sm80Config kConfig>
+struct Sm80 {
+  static constexpr const char* kName = "gemm_int8_sm80";
+  static constexpr int kWarps = kConfig.warps_m * kConfig.warps_n * kConfig.warps_k;
+  static constexpr int kThreads = kWarps * dev::kWarpLanes;
+  static constexpr int kMinBlocks = kConfig.blocks_per_sm;
+
+  // The mma and what a warp computes with it: kMmaM x 32 columns, kRowTiles x kColumnGroups times.
+  static constexpr int kMmaM = 16, kGroupN = 32, kMmasPerGroup = 4, kMmaK = 32;
+  static constexpr int kWarpM = kConfig.block_m / kConfig.warps_m;
+  static constexpr int kWarpN = kConfig.block_n / kConfig.warps_n;
+  static constexpr int kRowTiles = kWarpM / kMmaM;
+  static constexpr int kColumnGroups = kWarpN / kGroupN;
+  static_assert(kRowTiles * kMmaM * kConfig.warps_m == kConfig.block_m);
+  static_assert(kColumnGroups * kGroupN * kConfig.warps_n == kConfig.block_n);
+  static_assert(kConfig.step_tiles % kConfig.warps_k == 0 && kConfig.step_tiles >= 2);
+
+  // A stage of the ring: the rows of a, then the tiles of w, [n / 16][k / 64].
+  static constexpr int kStepK = kConfig.step_tiles * int8_tile::kTileK;
+  static constexpr int kRowChunks = kStepK / swizzle::kChunkBytes;
+  static constexpr int kTileChunks = int8_tile::kTileBytes / swizzle::kChunkBytes;
+  static constexpr int kTileRowChunks = 4;
+  static constexpr int kTilesN = kConfig.block_n / int8_tile::kTileN;
+  static constexpr int kBytesA = kConfig.block_m * kStepK;
+  static constexpr int kBytesW = kTilesN * kConfig.step_tiles * int8_tile::kTileBytes;
+  static constexpr int kStageBytes = kBytesA + kBytesW;
+  // After the loop the ring holds the sums of warps that divide k.
+  static constexpr int kSumsBytes = (kConfig.warps_k - 1) * kConfig.block_m * kConfig.block_n * 4;
+  static constexpr int kRingBytes = kConfig.stages * kStageBytes;
+  static constexpr int kSmemBytes = kRingBytes > kSumsBytes ? kRingBytes : kSumsBytes;
+
+  struct Args {
+    Params p;
+    Split split;
+    int a_copy_bytes;  // 16, 4 or 1: what the alignment of a's rows allows
+  };
+
+  using Sums = int32_t[kRowTiles][kColumnGroups][kMmasPerGroup][4];
+
+  // Where a block, and a warp in it, is.
+  struct Place {
+    int64_t m0, n0;
+    int64_t first_step;
+    int steps;
+    int warp_m, warp_n, warp_k;
+  };
+
+  LAMINA_DEVICE static Place find_place(const Args& args) {
+    const dev::Index3 block = dev::block_index();
+    const int warp = dev::warp();
+    const int64_t all = ceil_div(int8_tile::tiles_k(args.p.problem.k), kConfig.step_tiles);
+    const int64_t first = static_cast<int64_t>(block.z) * args.split.steps;
+    const int64_t left = all > first ? all - first : 0;
+    return {static_cast<int64_t>(block.x) * kConfig.block_m,
+            static_cast<int64_t>(block.y) * kConfig.block_n,
+            first,
+            static_cast<int>(left < args.split.steps ? left : args.split.steps),
+            warp % kConfig.warps_m,
+            warp / kConfig.warps_m % kConfig.warps_n,
+            warp / (kConfig.warps_m * kConfig.warps_n)};
+  }
+
+  // 16 bytes of a row of a, or its valid part and zeros, into shared memory.
+  LAMINA_DEVICE static void copy_chunk(const Args& args, std::byte* to, const int8_t* from,
+                                       int valid) {
+    if (args.a_copy_bytes == 16) {
+      dev::cp_async<16>(to, valid > 0 ? from : args.p.a, valid);
+    } else if (args.a_copy_bytes == 4) {
+#pragma unroll
+      for (int b = 0; b < 16; b += 4) {
+        const int rest = valid - b < 0 ? 0 : valid - b > 4 ? 4 : valid - b;
+        dev::cp_async<4>(to + b, rest > 0 ? from + b : args.p.a, rest);
+      }
+    } else {
+      dev::U32x4 chunk{};
+#pragma unroll
+      for (int b = 0; b < 16; ++b)
+        if (b < valid)
+          chunk.x[b / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(dev::load_global(from + b)))
+                            << (8 * (b % 4));
+      dev::store_shared(reinterpret_cast<dev::U32x4*>(to), chunk);
+    }
+  }
+
+  // Starts the copies of one step into a stage.
+  LAMINA_DEVICE static void load_step(const Args& args, const Place& at, int64_t step,
+                                      std::byte* stage) {
+    const Params& p = args.p;
+    const int64_t k0 = step * kStepK;
+#pragma unroll
+    for (int first = 0; first < kConfig.block_m * kRowChunks; first += kThreads) {
+      const int i = first + dev::thread_index();
+      if (kConfig.block_m * kRowChunks % kThreads != 0 && i >= kConfig.block_m * kRowChunks) break;
+      const int row = i / kRowChunks, chunk = i % kRowChunks;
+      const int64_t m = at.m0 + row, k = k0 + chunk * swizzle::kChunkBytes;
+      const int64_t left = m < p.problem.m ? p.problem.k - k : 0;
+      copy_chunk(args, stage + (row * kRowChunks + swizzle::row_chunk(row, chunk)) * 16,
+                 p.a + m * p.a_stride + k,
+                 static_cast<int>(left < 0    ? 0
+                                  : left > 16 ? 16
+                                              : left));
+    }
+    const int64_t tiles_k = int8_tile::tiles_k(p.problem.k);
+    const int64_t tiles_n = int8_tile::tiles_n(p.problem.n);
+#pragma unroll
+    for (int first = 0; first < kBytesW / 16; first += kThreads) {
+      const int i = first + dev::thread_index();
+      if (kBytesW / 16 % kThreads != 0 && i >= kBytesW / 16) break;
+      const int tile = i / kTileChunks, row = i % kTileChunks / kTileRowChunks,
+                chunk = i % kTileRowChunks;
+      const int64_t tile_n = at.n0 / int8_tile::kTileN + tile / kConfig.step_tiles;
+      const int64_t tile_k = step * kConfig.step_tiles + tile % kConfig.step_tiles;
+      const bool is_there = tile_n < tiles_n && tile_k < tiles_k;
+      const int8_t* const from =
+          is_there
+              ? p.w + (tile_n * tiles_k + tile_k) * int8_tile::kTileBytes + i % kTileChunks * 16
+              : p.w;
+      dev::cp_async<16>(stage + kBytesA + tile * int8_tile::kTileBytes +
+                            (row * kTileRowChunks + swizzle::tile_chunk(row, chunk)) * 16,
+                        from, is_there ? 16 : 0);
+    }
+  }
+
+  LAMINA_DEVICE static void multiply_step(const Place& at, const std::byte* stage, Sums& sums) {
+    const int lane = dev::lane(), g = lane % 4, q = lane / 4;
+#pragma unroll
+    for (int t = 0; t < kConfig.step_tiles / kConfig.warps_k; ++t) {
+      const int tile_k = t * kConfig.warps_k + at.warp_k;
+#pragma unroll
+      for (int half = 0; half < int8_tile::kTileK / kMmaK; ++half) {
+        uint32_t a[kRowTiles][4];
+#pragma unroll
+        for (int r = 0; r < kRowTiles; ++r) {
+          const int row = at.warp_m * kWarpM + r * kMmaM + lane % 16;
+          const int chunk = tile_k * kTileRowChunks + half * 2 + lane / 16;
+          dev::ldmatrix(a[r], stage + (row * kRowChunks + swizzle::row_chunk(row, chunk)) * 16);
+        }
+#pragma unroll
+        for (int c = 0; c < kColumnGroups; ++c) {
+          const int tile = (at.warp_n * kWarpN + c * kGroupN) / int8_tile::kTileN + q / 4;
+          const std::byte* const w =
+              stage + kBytesA + (tile * kConfig.step_tiles + tile_k) * int8_tile::kTileBytes;
+          dev::U32x4 b[2];
+#pragma unroll
+          for (int v = 0; v < 2; ++v) {
+            const int row = half * 8 + v * 4 + g;
+            b[v] = dev::load_shared(reinterpret_cast<const dev::U32x4*>(
+                w + (row * kTileRowChunks + swizzle::tile_chunk(row, q % 4)) * 16));
+          }
+#pragma unroll
+          for (int j = 0; j < kMmasPerGroup; ++j) {
+            const uint32_t column[2] = {b[0].x[j], b[1].x[j]};
+#pragma unroll
+            for (int r = 0; r < kRowTiles; ++r) dev::mma_m16n8k32_s8(sums[r][c][j], a[r], column);
+          }
+        }
+      }
+    }
+  }
+
+  // Adds the sums of the warps that divide k; afterwards those of warp_k == 0 are whole.
+  LAMINA_DEVICE static void add_warps(const Place& at, std::byte* smem, Sums& sums) {
+    if constexpr (kConfig.warps_k > 1) {
+      constexpr int kWords = kRowTiles * kColumnGroups * kMmasPerGroup;  // of 16 bytes, of a lane
+      const int peer = at.warp_m + kConfig.warps_m * at.warp_n;
+      dev::U32x4* const words = reinterpret_cast<dev::U32x4*>(smem);
+      const auto word = [&](int other, int i) {
+        const int pair = (other - 1) * kConfig.warps_m * kConfig.warps_n + peer;
+        return words + (pair * kWords + i) * dev::kWarpLanes + dev::lane();
+      };
+      int32_t (*const flat)[4] = &sums[0][0][0];
+      dev::block_sync();  // everybody is done with the ring
+      if (at.warp_k > 0)
+#pragma unroll
+        for (int i = 0; i < kWords; ++i) {
+          dev::U32x4 value;
+          for (int e = 0; e < 4; ++e) value.x[e] = static_cast<uint32_t>(flat[i][e]);
+          dev::store_shared(word(at.warp_k, i), value);
+        }
+      dev::block_sync();
+      if (at.warp_k == 0)
+        for (int other = 1; other < kConfig.warps_k; ++other)
+#pragma unroll
+          for (int i = 0; i < kWords; ++i) {
+            const dev::U32x4 value = dev::load_shared(word(other, i));
+            for (int e = 0; e < 4; ++e) flat[i][e] += static_cast<int32_t>(value.x[e]);
+          }
+    }
+  }
+
+  LAMINA_DEVICE static void store(const Args& args, const Place& at, const Sums& sums) {
+    const Params& p = args.p;
+    const int lane = dev::lane();
+#pragma unroll
+    for (int r = 0; r < kRowTiles; ++r)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int64_t i = at.m0 + at.warp_m * kWarpM + r * kMmaM + half * 8 + lane / 4;
+        if (i >= p.problem.m) continue;
+#pragma unroll
+        for (int c = 0; c < kColumnGroups; ++c) {
+          const int64_t j = at.n0 + at.warp_n * kWarpN + c * kGroupN + lane % 4 * kStoreColumns;
+          if (j >= p.problem.n) continue;
+          int32_t octet[kStoreColumns];
+#pragma unroll
+          for (int e = 0; e < kStoreColumns; ++e)
+            octet[e] = sums[r][c][e % kMmasPerGroup][half * 2 + e / kMmasPerGroup];
+          if (args.split.count == 1) {
+            store_octet(p, octet, i, j);
+          } else {
+            const int64_t stride = partial_stride(p.problem.n);
+            int32_t* const to =
+                args.split.partial + (dev::block_index().z * p.problem.m + i) * stride + j;
+#pragma unroll
+            for (int v = 0; v < 2; ++v)
+              dev::store_global(reinterpret_cast<dev::U32x4*>(to) + v,
+                                reinterpret_cast<const dev::U32x4*>(octet)[v]);
+          }
+        }
+      }
+  }
+
+  LAMINA_DEVICE static void run(const Args& args) {
+    std::byte* const smem = dev::dynamic_smem();
+    const Place at = find_place(args);
+    const auto stage = [&](int step) { return smem + step % kConfig.stages * kStageBytes; };
+    Sums sums = {};
+#pragma unroll
+    for (int s = 0; s < kConfig.stages - 1; ++s) {
+      if (s < at.steps) load_step(args, at, at.first_step + s, stage(s));
+      dev::cp_async_commit();
+    }
+    for (int s = 0; s < at.steps; ++s) {
+      dev::cp_async_wait<kConfig.stages - 2>();
+      dev::block_sync();  // step s has arrived for all; the stage of step s - 1 is free
+      const int next = s + kConfig.stages - 1;
+      if (next < at.steps) load_step(args, at, at.first_step + next, stage(next));
+      dev::cp_async_commit();
+      multiply_step(at, stage(s), sums);
+    }
+    add_warps(at, smem, sums);
+    if (at.warp_k == 0) store(args, at, sums);
+  }
+
+  static Status launch(const Params& params, const Split& split, void* stream) {
+    const Problem& problem = params.problem;
+    const auto fits = [&](int bytes) {
+      return reinterpret_cast<uintptr_t>(params.a) % static_cast<uintptr_t>(bytes) == 0 &&
+             params.a_stride % bytes == 0;
+    };
+    const dev::LaunchShape shape{
+        {static_cast<int>(ceil_div(problem.m, kConfig.block_m)),
+         static_cast<int>(ceil_div(problem.n, kConfig.block_n)), split.count},
+        kSmemBytes};
+    return dev::launch<Sm80>(shape, stream, {params, split, fits(16) ? 16 : fits(4) ? 4 : 1});
+  }
+
+  static CudaKernel kernel(const char* name) {
+    return {name, 80, kConfig.block_m, kConfig.block_n, kStepK, kConfig.blocks_per_sm, &launch};
+  }
+};
+
+}  // namespace lamina::gemm_int8

@@ -1,0 +1,98 @@
+#include "torch/accelerator.h"
+
+#if defined(LAMINA_TWIN)
+#include "device/emu/executor.h"
+#endif
+
+#if defined(LAMINA_WITH_CUDA)
+// In libtorch_cuda only. Weak: lamina loads on a torch without it, where no tensor is on a GPU.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device,
+                                                                                   void** stream);
+#endif
+
+namespace lamina::interop {
+namespace {
+
+std::string device_text(const Tensor& tensor) {
+  if (tensor.is_cpu()) return "the CPU";
+  return (tensor.is_cuda() ? "cuda:" : "device ") + std::to_string(tensor.device().index());
+}
+
+#if defined(LAMINA_TWIN)
+
+// The device that the twin plays, none at compute capability 0, and the kernel that it is to run.
+DeviceInfo twin;
+std::string twin_kernel;
+
+void set_twin(int64_t compute_capability, int64_t sm_count, std::string kernel) {
+  twin = {static_cast<int>(compute_capability), static_cast<int>(sm_count), 227 << 10, 50 << 20};
+  twin_kernel = std::move(kernel);
+}
+
+void set_twin_options(int64_t seed, int64_t resident_blocks, bool count_accesses) {
+  dev::emu::options() = {static_cast<uint64_t>(seed), static_cast<int>(resident_blocks),
+                         count_accesses};
+}
+
+// JSON of what ran since the last call.
+std::string take_twin_report() {
+  const dev::emu::Report report = dev::emu::report();
+  dev::emu::reset_report();
+  std::ostringstream json;
+  json << "{\"launches\": " << report.launches << ", \"blocks\": " << report.blocks
+       << ", \"switches\": " << report.switches << ", \"sites\": [";
+  for (size_t i = 0; i < report.sites.size(); ++i) {
+    const dev::emu::Site& site = report.sites[i];
+    json << (i ? ", " : "") << "{\"function\": \"" << site.function << "\", \"file\": \""
+         << site.file << "\", \"line\": " << site.line << ", \"accesses\": " << site.accesses
+         << ", \"wavefronts\": " << site.wavefronts << ", \"fewest\": " << site.fewest << "}";
+  }
+  json << "]}";
+  return std::move(json).str();
+}
+
+#endif
+
+}  // namespace
+
+std::optional<Accelerator> accelerator_of(std::initializer_list<Argument> arguments) {
+  const Argument& first = *arguments.begin();
+  for (const Argument& other : arguments)
+    require(other.tensor.device() == first.tensor.device(), other.op, other.name, " is on ",
+            device_text(other.tensor), ", ", first.name, " on ", device_text(first.tensor),
+            "; both must be on one device");
+#if defined(LAMINA_TWIN)
+  if (twin.compute_capability == 0) return std::nullopt;
+  return Accelerator{twin, nullptr, twin_kernel, std::nullopt};
+#else
+  if (!first.tensor.is_cuda()) return std::nullopt;
+#if defined(LAMINA_WITH_CUDA)
+  const int32_t index = first.tensor.device().index();
+  std::optional<Accelerator> accelerator;
+  accelerator.emplace();
+  raise_if_bad(device_info(index, accelerator->device));
+  accelerator->guard.emplace(index);
+  require(aoti_torch_get_current_cuda_stream != nullptr &&
+              aoti_torch_get_current_cuda_stream(index, &accelerator->stream) == AOTI_TORCH_SUCCESS,
+          first.op, "this torch has no current CUDA stream");
+  return accelerator;
+#else
+  fail(first.op, "no CUDA kernel is built; move ", first.name, " to the CPU");
+#endif
+#endif
+}
+
+#if defined(LAMINA_TWIN)
+LAMINA_FRAGMENT(m) {
+  m.def("set_twin(int compute_capability, int sm_count, str kernel) -> ()");
+  m.def("set_twin_options(int seed, int resident_blocks, bool count_accesses) -> ()");
+  m.def("take_twin_report() -> str");
+}
+LAMINA_IMPL(CompositeExplicitAutograd, m) {
+  m.impl("set_twin", TORCH_BOX(&set_twin));
+  m.impl("set_twin_options", TORCH_BOX(&set_twin_options));
+  m.impl("take_twin_report", TORCH_BOX(&take_twin_report));
+}
+#endif
+
+}  // namespace lamina::interop

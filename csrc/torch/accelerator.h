@@ -1,0 +1,23 @@
+// Where a call runs: on the CPU, on the CUDA device of its tensors or, in the test-only library, on the
+// twin.
+#pragma once
+
+#include <initializer_list>
+#include <optional>
+
+#include "device/device_info.h"
+#include "torch/interop.h"
+
+namespace lamina::interop {
+
+struct Accelerator {
+  DeviceInfo device;
+  void* stream;
+  std::string kernel;  // the only one to choose from; empty: any
+  std::optional<torch::stable::accelerator::DeviceGuard> guard;  // its device is the current one
+};
+
+// Nothing for the CPU. Checks that all arguments are on the device of the first.
+std::optional<Accelerator> accelerator_of(std::initializer_list<Argument> arguments);
+
+}  // namespace lamina::interop
