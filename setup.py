@@ -39,6 +39,7 @@ class CMakeBuild(build_ext):
             "cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython_EXECUTABLE={sys.executable}", f"-DTORCH_ROOT={Path(torch.__file__).parent}",
             f"-DLAMINA_OUTPUT={output}", f"-DLAMINA_VERSION={self.distribution.get_version()}",
+            f"-DLAMINA_TWIN={'ON' if self.editable_mode else 'OFF'}",
             f"-DLAMINA_EMULATED={'ON' if self.editable_mode else 'OFF'}",
             *os.environ.get("LAMINA_CMAKE_ARGS", "").split(),
         ]  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 GEMM = "csrc/ops/gemm_int8"
 QUANTIZE = "csrc/ops/quantize_int8/cpu/body.h"
+SM80 = f"{GEMM}/cuda/sm80.cuh"
 MATHS = "csrc/ops/quantize_int8/maths.h"
 
 
@@ -233,6 +234,100 @@ MUTANTS = (
         f"{GEMM}/cpu/amx_int8.cc",
         "a + r * a_stride + p, static_cast<size_t>(k - p))",
         "a + r * a_stride + p, static_cast<size_t>(k - p - 1))",
+    ),
+    # CUDA, on the twin
+    Mutant(
+        "sm80: a step is used one too early",
+        SM80,
+        "cp_async_wait<kConfig.stages - 2>",
+        "cp_async_wait<kConfig.stages - 1>",
+    ),
+    Mutant(
+        "sm80: no barrier before a stage is used and refilled",
+        SM80,
+        "dev::block_sync();  // step s has arrived",
+        "// step s has arrived",
+    ),
+    Mutant("sm80: halves of k swapped in b", SM80, "{b[0].x[j], b[1].x[j]}", "{b[1].x[j], b[0].x[j]}"),
+    Mutant(
+        "sm80: weights swizzled by the next row",
+        SM80,
+        "swizzle::tile_chunk(row, chunk)) * 16, from",
+        "swizzle::tile_chunk(row + 1, chunk)) * 16, from",
+    ),
+    Mutant(
+        "sm80: activations read without their swizzle",
+        SM80,
+        "swizzle::row_chunk(row, chunk)) * 16);",
+        "chunk) * 16);",
+    ),
+    Mutant(
+        "sm80: last columns of a read beyond k",
+        SM80,
+        "left < 0 ? 0 : left > 16 ? 16 : left",
+        "left <= 0 ? 0 : 16",
+    ),
+    Mutant(
+        "sm80: 4-byte copies ignore the tail",
+        SM80,
+        "valid - b > 4 ? 4 : valid - b",
+        "4",
+    ),
+    Mutant("sm80: byte copies in the wrong place", SM80, "<< (8 * (b % 4))", "<< (8 * (b % 3))"),
+    Mutant(
+        "sm80: splits overlap by a step",
+        SM80,
+        "static_cast<int64_t>(block.z) * args.split.steps",
+        "static_cast<int64_t>(block.z) * (args.split.steps - 1)",
+    ),
+    Mutant(
+        "sm80: next step into the stage that is being read",
+        SM80,
+        "load_step(args, at, at.first_step + next, stage(next));",
+        "load_step(args, at, at.first_step + next, stage(next + 1));",
+    ),
+    Mutant(
+        "sm80: sums of warps stored over the ring in use",
+        SM80,
+        "dev::block_sync();  // everybody is done",
+        "// everybody is done",
+    ),
+    Mutant(
+        "sm80: sums of warps added before they are there",
+        SM80,
+        "dev::block_sync(); if (at.warp_k == 0)",
+        "if (at.warp_k == 0)",
+    ),
+    Mutant(
+        "sm80: columns of a lane in the order of its mmas",
+        SM80,
+        "[e % kMmasPerGroup][half * 2 + e / kMmasPerGroup]",
+        "[e / 2][half * 2 + e % 2]",
+    ),
+    Mutant("sm80: lower rows stored as upper", SM80, "half * 8 + lane / 4", "(1 - half) * 8 + lane / 4"),
+    Mutant(
+        "sm80: one result too many at the edge",
+        f"{GEMM}/cuda/epilogue.cuh",
+        "if (e < count) dev::store_global",
+        "if (e <= count) dev::store_global",
+    ),
+    Mutant(
+        "reduce: last split forgotten",
+        f"{GEMM}/cuda/reduce.cu",
+        "s < args.split.count",
+        "s < args.split.count - 1",
+    ),
+    Mutant(
+        "rows: neighbouring lanes not compared",
+        "csrc/ops/quantize_int8/cuda/rows.cu",
+        "step > 0; step /= 2",
+        "step > 1; step /= 2",
+    ),
+    Mutant(
+        "rows: extremes of other warps read before they are there",
+        "csrc/ops/quantize_int8/cuda/rows.cu",
+        "dev::block_sync();",
+        "dev::warp_sync();",
     ),
     # Quantiser
     Mutant(

@@ -20,7 +20,11 @@ std::string build_info() {
 #endif
   for (int i = 0; i < built; ++i)
     json << (i ? ", " : "") << '"' << isa_name(static_cast<Isa>(i)) << '"';
-  json << "]}";
+#if defined(LAMINA_EMULATE)
+  json << "], \"emulates_isas\": true}";
+#else
+  json << "], \"emulates_isas\": false}";
+#endif
   return json.str();
 }
 

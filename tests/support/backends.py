@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -132,17 +133,24 @@ def twins(op: str) -> list[Backend]:
     return [] if emulated_ops() is None else [Twin(kernel, True, op) for kernel in cuda_kernels(op)]
 
 
+@functools.cache
+def emulated_isas() -> list[str]:
+    """The instruction sets that torch.ops.lamina_emu emulates, or none."""
+    ops = emulated_ops()
+    if ops is None or not json.loads(ops.build_info())["emulates_isas"]:
+        return []
+    return str(ops.cpu_isas()).split(",")
+
+
 def runnable(isa: str) -> Backend | None:
     """Native where the machine can, else emulated where the build can.
 
     LAMINA_TEST_EMULATED=1 shows what an AVX2 machine runs: everything above AVX2 is emulated.
     """
-    emulated = emulated_ops()
-    can_emulate = emulated is not None and isa in emulated.cpu_isas().split(",")
     prefer_emulated = "LAMINA_TEST_EMULATED" in os.environ and isa not in ("generic", "avx2")
     if isa in torch.ops.lamina.cpu_isas().split(",") and not prefer_emulated:
         return Backend(isa)
-    return Backend(isa, emulated=True) if can_emulate else None
+    return Backend(isa, emulated=True) if isa in emulated_isas() else None
 
 
 def cpu_backends(op: str) -> list[Any]:
@@ -169,8 +177,4 @@ def available(op: str) -> list[Backend]:
 
 def emulated_twins(op: str) -> list[Backend]:
     """The kernels of `op` in the emulated library, whether or not the machine has the ISA."""
-    emulated = emulated_ops()
-    if emulated is None:
-        return []
-    names = emulated.cpu_isas().split(",")
-    return [Backend(isa, emulated=True) for isa in cpu_kernels(op) if isa in names]
+    return [Backend(isa, emulated=True) for isa in cpu_kernels(op) if isa in emulated_isas()]

@@ -2,6 +2,9 @@
 // acquires is how kernels wait for other blocks, so it lets others run first.
 #pragma once
 
+#include <cfloat>
+#include <cmath>
+
 #include "device/emu/executor.h"
 
 namespace lamina::dev {
@@ -12,10 +15,12 @@ inline int32_t atomic_add(int32_t* at, int32_t value, emu::Where where = emu::Wh
   *at = static_cast<int32_t>(static_cast<uint32_t>(old) + static_cast<uint32_t>(value));
   return old;
 }
+// atom.add.f32 on global memory takes subnormals, its own included, for zeros of their sign.
 inline float atomic_add(float* at, float value, emu::Where where = emu::Where::current()) {
   emu::check_access(at, 4, "atomic_add", where);
+  const auto flush = [](float v) { return std::abs(v) < FLT_MIN ? std::copysign(0.0f, v) : v; };
   const float old = *at;
-  *at = old + value;
+  *at = flush(flush(old) + flush(value));
   return old;
 }
 inline int32_t load_acquire(const int32_t* at, emu::Where where = emu::Where::current()) {

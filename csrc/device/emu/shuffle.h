@@ -21,6 +21,9 @@ std::array<T, kWarpLanes> exchange(const char* name, T value, Where where) {
   return mine.all;
 }
 
+// Five bits of the operand count, in every mode.
+inline int low_bits(int operand) { return operand & (kWarpLanes - 1); }
+
 // The value of lane `from`, or this lane's own if there is no such lane.
 template <class T>
 T value_from(const char* name, T value, int from, Where where) {
@@ -33,19 +36,19 @@ T value_from(const char* name, T value, int from, Where where) {
 
 template <class T>
 T shuffle(T value, int from, emu::Where where = emu::Where::current()) {
-  return emu::value_from("shuffle", value, from & (kWarpLanes - 1), where);
+  return emu::value_from("shuffle", value, emu::low_bits(from), where);
 }
 template <class T>
 T shuffle_xor(T value, int mask, emu::Where where = emu::Where::current()) {
-  return emu::value_from("shuffle_xor", value, lane() ^ mask, where);
+  return emu::value_from("shuffle_xor", value, lane() ^ emu::low_bits(mask), where);
 }
 template <class T>
 T shuffle_up(T value, int delta, emu::Where where = emu::Where::current()) {
-  return emu::value_from("shuffle_up", value, lane() - delta, where);
+  return emu::value_from("shuffle_up", value, lane() - emu::low_bits(delta), where);
 }
 template <class T>
 T shuffle_down(T value, int delta, emu::Where where = emu::Where::current()) {
-  return emu::value_from("shuffle_down", value, lane() + delta, where);
+  return emu::value_from("shuffle_down", value, lane() + emu::low_bits(delta), where);
 }
 
 inline uint32_t ballot(bool value, emu::Where where = emu::Where::current()) {

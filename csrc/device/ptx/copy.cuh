@@ -121,7 +121,8 @@ LAMINA_DEVICE void cp_async_wait() {
 
 // ldmatrix.sync.aligned.m8n8.x{1,2,4}{.trans}.shared.b16 d, [smem_row];   PTX ISA 6.5, sm_75
 // kCount 8 x 8 matrices of 16 bits; lane l passes the address of row l % 8 of matrix l / 8, which
-// is a multiple of 16; from lane 8 * kCount on it is not used. d[i]: layout/fragment.h. All 32 lanes.
+// is a multiple of 16; from lane 8 * kCount on it is not used. d[i]: layout/fragment.h. All 32
+// lanes call it.
 #define LAMINA_LDMATRIX(name, trans)                                                           \
   template <int kCount>                                                                        \
   LAMINA_DEVICE void name(uint32_t (&d)[kCount], const void* smem_row) {                       \

@@ -1,0 +1,11 @@
+// Golden vectors of every function in csrc/device, written from the text of the PTX ISA and from
+// nothing in this repository: layout/fragment.h and the twin are what they check. They run in the
+// twin with the other tests and, as vectors.cu, on a GPU.
+#include "convert_vectors.h"
+#include "copy_vectors.h"
+#include "half_vectors.h"
+#include "launch_vectors.h"
+#include "ldmatrix_vectors.h"
+#include "mma_vectors.h"
+#include "shuffle_vectors.h"
+#include "sync_vectors.h"
