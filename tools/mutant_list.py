@@ -262,16 +262,16 @@ MUTANTS = (
         "chunk) * 16);",
     ),
     Mutant(
-        "sm80: last columns of a read beyond k",
+        "sm80: last columns of a ragged k lost",
         SM80,
         "left < 0 ? 0 : left > 16 ? 16 : left",
-        "left <= 0 ? 0 : 16",
+        "left < 16 ? 0 : 16",
     ),
     Mutant(
-        "sm80: 4-byte copies ignore the tail",
+        "sm80: 4-byte copies lose the tail",
         SM80,
         "valid - b > 4 ? 4 : valid - b",
-        "4",
+        "valid - b < 4 ? 0 : 4",
     ),
     Mutant("sm80: byte copies in the wrong place", SM80, "<< (8 * (b % 4))", "<< (8 * (b % 3))"),
     Mutant(

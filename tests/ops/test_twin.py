@@ -1,0 +1,85 @@
+"""CUDA kernels under many schedules of the twin, their bank conflicts, and the planner's choices."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.support.backends import TWIN_ARCH, TWIN_SMS, Twin, emulated_ops, kernel_of, twins
+from tests.support.cases import GemmCase, generator
+from tests.support.check import check_gemm
+from tests.support.compare import assert_equal
+
+SEEDS = range(8)
+# Ragged everywhere; rows that are not 16-byte aligned; k split between blocks and within them.
+CASES = [GemmCase("ragged", 17, 37, 203), GemmCase("aligned", 33, 64, 320), GemmCase("deep", 3, 21, 1500)]
+KERNELS = [pytest.param(twin, id=str(twin)) for twin in twins("gemm_int8")]
+pytestmark = pytest.mark.skipif(emulated_ops() is None, reason="the build has no twin")
+
+
+@pytest.fixture(autouse=True)
+def no_twin_left_behind() -> Iterator[None]:
+    yield
+    if emulated_ops() is not None:
+        emulated_ops().set_twin_options(0, 1, False)
+        emulated_ops().set_twin(0, 0, "")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("twin", KERNELS)
+def test_gemm_is_exact_under_every_schedule(twin: Twin, case: GemmCase) -> None:
+    inputs = case.inputs(zero_point="token", bias=torch.float16)
+    accumulated = inputs.accumulated()
+    for seed in SEEDS:
+        check_gemm(dataclasses.replace(twin, seed=seed), inputs, accumulated, f"seed {seed}")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_quantize_is_the_same_under_every_schedule(seed: int) -> None:
+    (twin,) = twins("quantize_int8")
+    x = torch.randn(5, 1037, generator=generator("schedules"))
+    for symmetric in (True, False):
+        want = torch.ops.lamina.quantize_int8(x, None, None, symmetric)
+        got = dataclasses.replace(twin, seed=seed).quantize(x, None, None, symmetric)
+        for name, a, b in zip(("q", "scale", "zero_point"), got, want, strict=True):
+            assert_equal(a, b, name)
+
+
+@pytest.mark.parametrize("twin", KERNELS)
+def test_gemm_has_no_bank_conflicts(twin: Twin) -> None:
+    """Each shared-memory access takes as few passes over the banks as its width allows."""
+    ops = emulated_ops()
+    inputs = GemmCase("conflicts", 130, 128, 512).inputs()
+    packed = ops.pack_int8(inputs.w)
+    ops.take_twin_report()
+    ops.set_twin_options(0, 1, True)
+    ops.set_twin(TWIN_ARCH, TWIN_SMS, f"gemm_int8_{twin.isa}")
+    ops.gemm_int8(inputs.a, *packed, inputs.a_scale, inputs.w_scale)
+    sites = json.loads(ops.take_twin_report())["sites"]
+    assert {site["function"] for site in sites} >= {"cp_async", "ldmatrix", "load_shared"}
+    assert [site for site in sites if site["wavefronts"] != site["fewest"]] == []
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k", "kernel", "is_split"),
+    [
+        (1, 108 * 2 * 64, 4096, "sm80_m16", False),
+        (1, 512, 8192, "sm80_m16", True),
+        (16, 512, 8192, "sm80_m16", True),
+        (4096, 4096, 4096, "sm80_m128", False),
+        (3, 8, 70000, "sm80_m16", True),
+    ],
+)
+def test_plan_fits_the_problem(m: int, n: int, k: int, kernel: str, is_split: bool) -> None:
+    plan = str(emulated_ops().explain_gemm_int8_cuda(m, n, k, 80, 108))
+    assert kernel_of(plan) == f"gemm_int8_{kernel}"
+    assert ("x 1 splits" not in plan) == is_split, plan
+
+
+def test_old_devices_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"compute capability 7\.5; the kernels need 8\.0 or newer"):
+        emulated_ops().explain_gemm_int8_cuda(1, 1, 1, 75, 40)
