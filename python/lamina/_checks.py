@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -16,6 +17,41 @@ def call(op: Callable[..., Any], *args: Any) -> Any:
         if str(error).startswith("lamina"):
             raise ValueError(str(error)) from None
         raise
+
+
+def require_tensors(op: str, **arguments: object) -> None:
+    """Each argument must be a tensor. torch lets None pass for one, and fails without its name."""
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"lamina::{op}: {name} must be a torch.Tensor, got {_kind(value)}")
+
+
+def require_optional_tensors(op: str, **arguments: object) -> None:
+    """Each argument must be a tensor or None."""
+    for name, value in arguments.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"lamina::{op}: {name} must be a torch.Tensor or None, got {_kind(value)}")
+
+
+def require_dtype(op: str, name: str, value: object) -> None:
+    """The argument must be a torch.dtype."""
+    if not isinstance(value, torch.dtype):
+        raise TypeError(f"lamina::{op}: {name} must be a torch.dtype, got {_kind(value)}")
+
+
+def require_bool(op: str, name: str, value: object) -> None:
+    """The argument must be a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"lamina::{op}: {name} must be a bool, got {_kind(value)}")
+
+
+def _kind(value: object) -> str:
+    """The value where it is short, else its type."""
+    if value is None:
+        return "None"
+    text = repr(value)
+    name = type(value).__name__
+    return f"{name} {text}" if len(text) <= 40 and "\n" not in text else name
 
 
 def require_2d(op: str, name: str, tensor: Tensor, dims: str) -> None:

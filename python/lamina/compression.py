@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lamina._checks import call
 from lamina.nn import Int8Linear
 from lamina.pack import MAX_K
 from lamina.quant import WEIGHT_DTYPES, require_finite
@@ -59,45 +61,51 @@ def compress(
     scheme: str = "w8a8",
     *,
     skip: Skip | Sequence[Skip] = (),
+    skip_growing: bool = True,
     dry_run: bool = False,
     progress: bool | None = None,
 ) -> CompressionReport:
     """Replaces the nn.Linear layers of `model` by packed ones, in place, for inference.
 
-    model     any nn.Module with nn.Linear layers inside. Nothing is changed unless all layers can be.
-    scheme    one of lamina.compression.SCHEMES: "w8a8", "w8a8_asymmetric"
-    skip      layers to leave: shell patterns on qualified names ("lm_head", "*.attention.*") and functions
-              (name, module) -> bool. A pattern that matches no layer warns.
-    dry_run   report only. Works on a model on the meta device too.
-    progress  True: show a bar (needs rich); None: if rich is installed and stderr is a terminal
-    returns   CompressionReport: one row per layer, with the reason where it was left; print it
-    Raises    ValueError for an unknown scheme, a model that is itself an nn.Linear, and for a NaN or Inf in a
-              weight, naming the layer
+    model         any nn.Module with nn.Linear layers inside, on any device: weights are quantised and packed
+                  on the CPU, one layer at a time, and the result is where the layer was. Nothing is changed
+                  unless all layers can be.
+    scheme        one of lamina.compression.SCHEMES: "w8a8", "w8a8_asymmetric"
+    skip          layers to leave: shell patterns on qualified names ("lm_head", "*.attention.*") and
+                  functions (name, module) -> bool. A pattern that matches no layer warns.
+    skip_growing  True: leave layers that packing would make larger, as it does below a tile of 16 x 64
+    dry_run       report only. Works on a model on the meta device too.
+    progress      True: show a bar (needs rich); None: if rich is installed and stderr is a terminal
+    returns       CompressionReport: one row per layer, with the reason where it was left; print it
+    Raises        ValueError for an unknown scheme, a model that is itself an nn.Linear, a NaN or Inf in a
+                  weight, naming the layer, and a LAMINA_CPU_ISA that cannot run
 
-    A module registered in several places is packed once and stays shared; so does a weight that several
-    nn.Linear share. A layer whose weight something else uses (a tied embedding, nn.MultiheadAttention) is
-    left, with a reason.
+    A module registered in several places is packed once and stays shared; so does a weight or a bias that
+    several nn.Linear share. A layer whose weight something else uses (a tied embedding,
+    nn.MultiheadAttention) is left, with a reason.
     """
     chosen = _check_arguments(model, scheme)
     filters = _check_filters(skip)
     candidates = _find_linears(model)
-    reasons = _skip_reasons(model, candidates, filters)
+    reasons = _skip_reasons(model, candidates, filters, chosen if skip_growing else None)
     if not dry_run:
+        call(torch.ops.lamina.cpu_isa)  # a bad LAMINA_CPU_ISA is no fault of a layer
         for candidate in candidates:
             if candidate.name not in reasons:
                 _require_packable(candidate)
 
     model_bytes = _tensor_bytes(model)
     rows: list[CompressionRow] = []
+    ledger = _Ledger(chosen, _kept(model, candidates, reasons))
     replaced: dict[str, nn.Module] = {}  # by the first layer that has the weight
+    biases: dict[str, nn.Module] = {}  # by the first layer that has the bias
     for candidate in _with_progress(candidates, progress):
-        row = _row(candidate, chosen, reasons.get(candidate.name))
+        row = ledger.row(candidate, reasons.get(candidate.name))
         rows.append(row)
         if row.action == "compress" and not dry_run:
             module = _convert(candidate, chosen)
-            first = replaced.setdefault(candidate.weight_owner, module)
-            for name in chosen.weight_buffers:
-                setattr(module, name, getattr(first, name))
+            _share(module, replaced.setdefault(candidate.weight_owner, module), chosen.weight_buffers)
+            _share(module, biases.setdefault(candidate.bias_owner, module), ("bias",))
             for name in candidate.names:
                 parent, _, attribute = name.rpartition(".")
                 setattr(model.get_submodule(parent), attribute, module)
@@ -108,11 +116,12 @@ def compress(
 
 
 class _Candidate:
-    """An nn.Linear, all its names, and the name of the first layer with the same weight (mostly itself)."""
+    """An nn.Linear, all its names, and the first layers with the same weight and bias (mostly itself)."""
 
-    def __init__(self, names: list[str], linear: nn.Linear, weight_owner: str) -> None:
+    def __init__(self, names: list[str], linear: nn.Linear, weight_owner: str, bias_owner: str) -> None:
         self.names = names
         self.weight_owner = weight_owner
+        self.bias_owner = bias_owner
         self._linear: nn.Linear | None = linear
 
     @property
@@ -157,35 +166,50 @@ def _find_linears(model: nn.Module) -> list[_Candidate]:
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, nn.Linear):
             names.setdefault(module, []).append(name)
-    owners: dict[int, str] = {}
+    weights: dict[int, str] = {}
+    biases: dict[int, str] = {}
     return [
-        _Candidate(all_names, linear, owners.setdefault(_weight_id(linear), all_names[0]))
+        _Candidate(
+            all_names,
+            linear,
+            weights.setdefault(_parameter_id(linear, "weight"), all_names[0]),
+            biases.setdefault(_parameter_id(linear, "bias"), all_names[0]),
+        )
         for linear, all_names in names.items()
     ]
 
 
-def _weight_id(linear: nn.Linear) -> int:
-    """The weight of a parametrized layer is computed anew by every access."""
-    return id(linear) if parametrize.is_parametrized(linear) else id(linear.weight)
+def _parameter_id(linear: nn.Linear, name: str) -> int:
+    """Of the layer itself without such a parameter: a parametrized one is computed anew by every access."""
+    tensor = None if parametrize.is_parametrized(linear) else getattr(linear, name)
+    return id(linear if tensor is None else tensor)
 
 
-def _skip_reasons(model: nn.Module, candidates: list[_Candidate], filters: Sequence[Skip]) -> dict[str, str]:
+def _skip_reasons(
+    model: nn.Module, candidates: list[_Candidate], filters: Sequence[Skip], must_shrink: Scheme | None
+) -> dict[str, str]:
     """The reason per layer that is left, by the first of its names."""
     reasons = _filtered(candidates, filters)
     for candidate in candidates:
-        if candidate.name not in reasons and (reason := _unsuitable(model, candidate)):
+        if candidate.name not in reasons and (reason := _unsuitable(model, candidate, must_shrink)):
             reasons[candidate.name] = reason
-    packed = {name for c in candidates if c.name not in reasons for name in c.names}
-    users: dict[int, list[tuple[str, str]]] = {}
-    for name, module in model.named_modules():
-        for parameter_name, parameter in module.named_parameters(recurse=False):
-            users.setdefault(id(parameter), []).append((name, parameter_name))
+    kept = _kept(model, candidates, reasons)
     for candidate in candidates:
-        others = [user for user in users.get(id(candidate.linear.weight), []) if user[0] not in packed]
-        if candidate.name not in reasons and others:
-            tied = ".".join(part for part in others[0] if part)
+        tied = kept.get(id(candidate.linear.weight))
+        if candidate.name not in reasons and tied:
             reasons[candidate.name] = f"its weight is also {tied}, which stays float"
     return reasons
+
+
+def _kept(model: nn.Module, candidates: list[_Candidate], reasons: dict[str, str]) -> dict[int, str]:
+    """The parameters that stay, by id, each with a name: those of every module that is not packed."""
+    packed = {name for c in candidates if c.name not in reasons for name in c.names}
+    kept: dict[int, str] = {}
+    for name, module in model.named_modules():
+        if name not in packed:
+            for parameter_name, parameter in module.named_parameters(recurse=False):
+                kept.setdefault(id(parameter), ".".join(part for part in (name, parameter_name) if part))
+    return kept
 
 
 def _filtered(candidates: list[_Candidate], filters: Sequence[Skip]) -> dict[str, str]:
@@ -207,7 +231,7 @@ def _filtered(candidates: list[_Candidate], filters: Sequence[Skip]) -> dict[str
     return reasons
 
 
-def _unsuitable(model: nn.Module, candidate: _Candidate) -> str | None:
+def _unsuitable(model: nn.Module, candidate: _Candidate, must_shrink: Scheme | None) -> str | None:
     linear = candidate.linear
     for name in candidate.names:
         if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention):
@@ -225,6 +249,11 @@ def _unsuitable(model: nn.Module, candidate: _Candidate) -> str | None:
     for tensor in (linear.weight, linear.bias):
         if tensor is not None and tensor.dtype not in WEIGHT_DTYPES:
             return f"its {tensor.dtype} is not float32, float16 or bfloat16"
+    if must_shrink is not None:
+        before = _bytes([linear.weight, linear.bias])
+        after = _bytes([*must_shrink.blank(linear).buffers()])
+        if after > before:
+            return f"it would grow from {before} to {after} bytes: weights are packed in tiles of 16 x 64"
     return None
 
 
@@ -240,22 +269,38 @@ def _require_packable(candidate: _Candidate) -> None:
         require_finite(f"compress: {what} of layer {candidate.name!r}", tensor.detach())
 
 
-def _row(candidate: _Candidate, scheme: Scheme, reason: str | None) -> CompressionRow:
-    linear = candidate.linear
-    # A weight that an earlier row has counted takes no bytes of its own, neither before nor after.
-    tied = candidate.weight_owner != candidate.name
-    before = _bytes([linear.bias] if tied else [linear.weight, linear.bias])
-    after = before
-    if reason is None:
-        buffers = scheme.blank(linear).named_buffers()
-        after = _bytes([b for name, b in buffers if not (tied and name in scheme.weight_buffers)])
+class _Ledger:
+    """Makes the rows of the report; counts a tensor that several layers share in one of them."""
+
+    def __init__(self, scheme: Scheme, kept: Container[int]) -> None:
+        self._scheme = scheme
+        self._kept = kept
+        self._floats: set[int] = set()  # ids of the model's own tensors, all alive when the ledger opens
+        self._biases: set[str] = set()
+
+    def row(self, candidate: _Candidate, reason: str | None) -> CompressionRow:
+        linear = candidate.linear
+        extents = (candidate.name, linear.out_features, linear.in_features)
+        if reason is not None:
+            count = self._first([linear.weight, linear.bias])
+            return CompressionRow(*extents, "skip", reason, count, count)
+        # What a layer that is left holds too stays in the model, and is counted there.
+        before = self._first([t for t in (linear.weight, linear.bias) if id(t) not in self._kept])
+        tied = candidate.weight_owner != candidate.name
+        shared = set(self._scheme.weight_buffers) if tied else set()
+        if candidate.bias_owner in self._biases:
+            shared.add("bias")
+        self._biases.add(candidate.bias_owner)
+        after = _bytes([b for name, b in self._scheme.blank(linear).named_buffers() if name not in shared])
         reason = f"tied with {candidate.weight_owner}" if tied else ""
-        return CompressionRow(
-            candidate.name, linear.out_features, linear.in_features, "compress", reason, before, after
-        )
-    return CompressionRow(
-        candidate.name, linear.out_features, linear.in_features, "skip", reason, before, after
-    )
+        return CompressionRow(*extents, "compress", reason, before, after)
+
+    def _first(self, tensors: Sequence[Tensor | None]) -> int:
+        """Bytes of the tensors that no row has counted yet."""
+        new = [tensor for tensor in tensors if id(tensor) not in self._floats]
+        # What a parametrization computes dies at once, and its id may come back.
+        self._floats.update(id(tensor) for tensor in new if isinstance(tensor, nn.Parameter))
+        return _bytes(new)
 
 
 def _convert(candidate: _Candidate, scheme: Scheme) -> nn.Module:
@@ -263,6 +308,11 @@ def _convert(candidate: _Candidate, scheme: Scheme) -> nn.Module:
         return scheme.convert(candidate.linear)
     except (ValueError, RuntimeError) as error:
         raise type(error)(f"compress: layer {candidate.name!r}: {error}") from error
+
+
+def _share(module: nn.Module, first: nn.Module, buffers: Sequence[str]) -> None:
+    for name in buffers:
+        setattr(module, name, getattr(first, name))
 
 
 def _leave_fused_paths(model: nn.Module) -> None:

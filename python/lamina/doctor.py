@@ -1,4 +1,4 @@
-"""Self-test of every op on every instruction set of this machine, and what to paste into a report.
+"""Self-test of every op on every instruction set and CUDA device here, and what to paste into a report.
 
 What is expected is computed here in float64 and integers, from the definitions in lamina.ops: no kernel of
 lamina takes part, and neither do click or rich.
@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from lamina import ops
+from lamina.devices import cuda_problem
 from lamina.pack import pack_int8
 
+CPU = torch.device("cpu")
 FLT_MIN = 2.0**-126
 UNIT = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 
@@ -37,6 +39,7 @@ class Check:
     backend: str
     outcomes: tuple[Outcome, ...]
     error: str = ""  # an exception
+    skipped: str = ""  # why it did not run
 
     @property
     def worst(self) -> Outcome:
@@ -46,16 +49,38 @@ class Check:
     @property
     def passed(self) -> bool:
         """Whether every case ran and is within its bound."""
-        return not self.error and self.worst.ratio <= 1.0
+        return not self.error and not self.skipped and self.worst.ratio <= 1.0
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ran and did not pass."""
+        return not self.passed and not self.skipped
+
+
+DeviceCheck = Callable[[torch.device], Iterator[Outcome]]
 
 
 def run_checks() -> Iterator[Check]:
-    """Every check on every ISA, one by one as they finish."""
+    """Every check on every ISA and every CUDA device, one by one as they finish."""
     for isa in cpu_isas():
         with using_isa(isa):
             for op, check in CHECKS.items():
-                yield _run(op, f"cpu {isa}", check)
-    yield _run("gemm_int8", "cpu all", _check_same_bits)
+                yield _run(op, f"cpu {isa}", check, CPU)
+    yield _run("gemm_int8", "cpu all", _check_same_bits, CPU)
+    problem = cuda_problem()
+    if problem is not None:
+        for op in CHECKS:
+            yield Check(op, "cuda", (), skipped=problem)
+        return
+    for device in (torch.device("cuda", index) for index in range(torch.cuda.device_count())):
+        for op, check in CHECKS.items():
+            yield _run(op, str(device), check, device)
+        yield _run("gemm_int8", f"{device} and cpu", _check_same_bits_as_cpu, device)
+
+
+def count_checks() -> int:
+    """How many checks run_checks yields; a few too many where a CUDA device is there that cannot be used."""
+    return len(CHECKS) * len(cpu_isas()) + 1 + max(len(CHECKS), torch.cuda.device_count() * (len(CHECKS) + 1))
 
 
 def cpu_isas() -> list[str]:
@@ -74,18 +99,19 @@ def using_isa(name: str) -> Iterator[None]:
         torch.ops.lamina.set_cpu_isa(previous)
 
 
-def _run(op: str, backend: str, check: Callable[[], Iterator[Outcome]]) -> Check:
+def _run(op: str, backend: str, check: DeviceCheck, device: torch.device) -> Check:
     try:
-        return Check(op, backend, tuple(check()))
+        return Check(op, backend, tuple(check(device)))
     except (RuntimeError, ValueError) as error:  # a broken build is what the doctor is asked about
         return Check(op, backend, (), f"{type(error).__name__}: {error}")
 
 
-def _check_quantize_int8() -> Iterator[Outcome]:
+def _check_quantize_int8(device: torch.device) -> Iterator[Outcome]:
     seed = torch.Generator().manual_seed(1)
     for m, k in ((1, 1), (3, 65), (17, 200)):
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
-            x = (torch.randn(m, k + 3, generator=seed) * 3 + 1)[:, :k].to(dtype)  # rows are k + 3 apart
+            wide = (torch.randn(m, k + 3, generator=seed) * 3 + 1).to(dtype)
+            x = wide[:, :k]  # rows are k + 3 apart
             if m > 3:
                 x[0], x[1, 5], x[2, 7] = 0.0, math.nan, math.inf
             scale = torch.rand(m, 1, generator=seed) * 0.05 + 0.01
@@ -96,7 +122,12 @@ def _check_quantize_int8() -> Iterator[Outcome]:
                 ("static symmetric", scale, None, True),
                 ("static asymmetric", scale, zero_point, False),
             ):
-                got = ops.quantize_int8(x, scale=given, zero_point=point, symmetric=symmetric)
+                got = ops.quantize_int8(
+                    wide.to(device)[:, :k],
+                    scale=_on(device, given),
+                    zero_point=_on(device, point),
+                    symmetric=symmetric,
+                )
                 expected = reference_quantize_int8(x, given, point, symmetric)
                 same = _same(got.q, expected[0]) and _same(got.scale, expected[1])
                 if got.zero_point is not None:
@@ -131,13 +162,14 @@ def reference_quantize_int8(
     return q, torch.where(bad, math.nan, step), zero
 
 
-def _check_pack_int8() -> Iterator[Outcome]:
+def _check_pack_int8(device: torch.device) -> Iterator[Outcome]:
     seed = torch.Generator().manual_seed(2)
     for n, k in ((1, 1), (16, 64), (33, 70), (5, 257)):
         w = torch.randint(-128, 128, (n, k), dtype=torch.int8, generator=seed)
-        packed = pack_int8(w)
+        packed = pack_int8(w.to(device))
         same = (
-            _same(packed.unpack(), w)
+            packed.device == device
+            and _same(packed.unpack(), w)
             and _same(packed.column_sums, w.long().sum(1))
             # Padding is zero: it adds nothing to either sum.
             and int(packed.data.long().abs().sum()) == int(w.long().abs().sum())
@@ -149,32 +181,40 @@ def _check_pack_int8() -> Iterator[Outcome]:
 _GEMM_CASES = ((1, 1, 1), (1, 100, 300), (5, 33, 63), (17, 31, 129), (32, 64, 128), (70, 50, 1000), (0, 8, 8))
 
 
-def _check_gemm_int8() -> Iterator[Outcome]:
+def _check_gemm_int8(device: torch.device) -> Iterator[Outcome]:
     seed = torch.Generator().manual_seed(3)
     for m, n, k in _GEMM_CASES:
         for dtype in UNIT:
             for shifted in (False, True):
-                a = torch.randint(-128, 128, (m, k + 5), dtype=torch.int8, generator=seed)[:, :k]
+                wide = torch.randint(-128, 128, (m, k + 5), dtype=torch.int8, generator=seed)
                 w = torch.randint(-128, 128, (n, k), dtype=torch.int8, generator=seed)
-                yield _gemm_case(a, w, dtype, shifted, seed)
+                yield _gemm_case(wide, w, dtype, shifted, seed, device)
     # Every product is the largest there is: an accumulator that saturates shows here.
     for a_value, w_value in ((-128, -128), (127, -128), (-128, 127)):
-        a, w = (
-            torch.full((9, 513), a_value, dtype=torch.int8),
-            torch.full((19, 513), w_value, dtype=torch.int8),
-        )
-        yield _gemm_case(a, w, torch.float32, True, seed)
+        wide = torch.full((9, 520), a_value, dtype=torch.int8)
+        w = torch.full((19, 513), w_value, dtype=torch.int8)
+        yield _gemm_case(wide, w, torch.float32, True, seed, device)
 
 
-def _gemm_case(a: Tensor, w: Tensor, dtype: torch.dtype, shifted: bool, seed: torch.Generator) -> Outcome:
-    m, k, n = *a.shape, w.shape[0]
+def _gemm_case(
+    wide: Tensor, w: Tensor, dtype: torch.dtype, shifted: bool, seed: torch.Generator, device: torch.device
+) -> Outcome:
+    """One product; a is the first k columns of `wide`, so its rows are further apart."""
+    (n, k), m = w.shape, len(wide)
+    a = wide[:, :k]
     a_scale = torch.rand(m, 1, generator=seed) * 0.01 + 0.001
     w_scale = torch.rand(n, generator=seed) * 0.01 + 0.001
     zero_point = torch.randint(-128, 128, (m, 1), dtype=torch.int8, generator=seed) if shifted else None
     bias = torch.randn(n, generator=seed).to(dtype) if shifted else None
     out = ops.gemm_int8(
-        a, pack_int8(w), a_scale, w_scale, a_zero_point=zero_point, bias=bias, out_dtype=dtype
-    )
+        wide.to(device)[:, :k],
+        pack_int8(w.to(device)),
+        a_scale.to(device),
+        w_scale.to(device),
+        a_zero_point=_on(device, zero_point),
+        bias=_on(device, bias),
+        out_dtype=dtype,
+    ).cpu()
     centred = a.double() if zero_point is None else a.double() - zero_point.double()
     product = centred @ w.double().T * a_scale.double() * w_scale.double()  # the sum is exact: below 2^53
     exact = product if bias is None else product + bias.double()
@@ -184,23 +224,42 @@ def _gemm_case(a: Tensor, w: Tensor, dtype: torch.dtype, shifted: bool, seed: to
     return Outcome(label, _worst_ratio(out, exact, bound))
 
 
-def _check_same_bits() -> Iterator[Outcome]:
-    """A row of the result has the same bits on every ISA, in every batch and with any thread count."""
+def _layer(device: torch.device) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """An input and an int8 layer, from f32 to f32, both on the device."""
     seed = torch.Generator().manual_seed(4)
-    x = torch.randn(37, 300, generator=seed)
-    w = pack_int8(torch.randint(-128, 128, (70, 300), dtype=torch.int8, generator=seed))
-    w_scale = torch.rand(70, generator=seed) * 0.01
+    x = torch.randn(37, 300, generator=seed).to(device)
+    w = pack_int8(torch.randint(-128, 128, (70, 300), dtype=torch.int8, generator=seed)).to(device)
+    w_scale = (torch.rand(70, generator=seed) * 0.01).to(device)
 
     def product(rows: Tensor) -> Tensor:
         a = ops.quantize_int8(rows, symmetric=False)
         return ops.gemm_int8(a.q, w, a.scale, w_scale, a_zero_point=a.zero_point)
 
+    return x, product
+
+
+def _one_by_one(x: Tensor, product: Callable[[Tensor], Tensor], expected: Tensor) -> Outcome:
+    alone = torch.cat([product(x[row : row + 1]) for row in range(len(x))])
+    return Outcome("rows one by one", 0.0 if _same(alone, expected) else math.inf)
+
+
+def _check_same_bits_as_cpu(device: torch.device) -> Iterator[Outcome]:
+    """A row of the result has the same bits on the device as on the CPU, and in every batch."""
+    x, product = _layer(device)
+    x_cpu, product_cpu = _layer(CPU)
+    got = product(x)
+    yield Outcome("against the cpu", 0.0 if _same(got, product_cpu(x_cpu)) else math.inf)
+    yield _one_by_one(x, product, got)
+
+
+def _check_same_bits(device: torch.device) -> Iterator[Outcome]:
+    """A row of the result has the same bits on every ISA, in every batch and with any thread count."""
+    x, product = _layer(device)
     expected = product(x)
     for isa in cpu_isas():
         with using_isa(isa):
             yield Outcome(f"{isa} against the default", 0.0 if _same(product(x), expected) else math.inf)
-    alone = torch.cat([product(row[None]) for row in x])
-    yield Outcome("rows one by one", 0.0 if _same(alone, expected) else math.inf)
+    yield _one_by_one(x, product, expected)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -219,11 +278,15 @@ def _worst_ratio(out: Tensor, exact: Tensor, bound: Tensor) -> float:
 
 
 def _same(got: Tensor, expected: Tensor) -> bool:
-    """Equal values at every place; a NaN equals a NaN."""
+    """Equal values at every place, on whatever devices; a NaN equals a NaN."""
     if got.shape != expected.shape:
         return False
-    left, right = got.double(), expected.double()
+    left, right = got.cpu().double(), expected.cpu().double()
     return bool(((left == right) | (torch.isnan(left) & torch.isnan(right))).all())
+
+
+def _on(device: torch.device, tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.to(device)
 
 
 def _f32(x: Tensor) -> Tensor:
@@ -235,7 +298,7 @@ def _short(dtype: torch.dtype) -> str:
 
 
 # unpack_int8 is checked by what it is for: giving back what pack_int8 was given.
-CHECKS: dict[str, Callable[[], Iterator[Outcome]]] = {
+CHECKS: dict[str, DeviceCheck] = {
     "quantize_int8": _check_quantize_int8,
     "pack_int8": _check_pack_int8,
     "gemm_int8": _check_gemm_int8,

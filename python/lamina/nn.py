@@ -65,22 +65,26 @@ class Int8Linear(nn.Module):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, *, symmetric: bool = True) -> Int8Linear:
-        """The int8 form of `linear`, which is left as it is; it must hold finite f32, f16 or bf16."""
+        """The int8 form of `linear`, which is left as it is; it must hold finite f32, f16 or bf16.
+
+        Quantised and packed on the CPU wherever `linear` is, so its bytes are the same from every device;
+        the result is where `linear` is.
+        """
         weight, bias = linear.weight, linear.bias
         if weight.is_meta:
             raise ValueError("Int8Linear.from_linear: the weight is on the meta device; load the model first")
-        q, scale = quantize_weight_int8(weight)
+        q, scale = quantize_weight_int8(weight.detach().cpu())
         if bias is not None:
             if bias.dtype not in WEIGHT_DTYPES:
                 raise ValueError(f"Int8Linear.from_linear: bias must be f32, f16 or bf16, got {bias.dtype}")
             require_finite("Int8Linear.from_linear: bias", bias)
         # On meta: the zeros of a new module would be allocated only to be dropped.
         module = cls(linear.in_features, linear.out_features, False, symmetric=symmetric, device="meta")
-        packed = pack_int8(q)
+        packed = pack_int8(q).to(weight.device)
         header = [FORMAT_INT8_TILE, packed.VERSION, packed.n, packed.k, int(symmetric)]
         module.weight_packed = packed.data
         module.weight_sums = packed.column_sums
-        module.weight_scale = scale
+        module.weight_scale = scale.to(weight.device)
         module.weight_format = torch.tensor(header, device=weight.device)
         module.bias = None if bias is None else bias.detach().clone()
         return module.train(linear.training)
@@ -179,6 +183,10 @@ class Int8Linear(nn.Module):
                 "the state dict holds a float weight; load it into the float model, then call lamina.compress"
             )
         header = state_dict.get(prefix + "weight_format")
+        for name in ("weight_format", *_STATE_DTYPES):
+            entry = state_dict.get(prefix + name)
+            if entry is not None and not isinstance(entry, Tensor):
+                return f"{name} must be a torch.Tensor, got {type(entry).__name__}"
         if header is None:
             return None if prefix + "weight_packed" not in state_dict else "weight_format is missing"
         if header.is_meta:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lamina._checks import call, require_2d
+from lamina._checks import call, require_2d, require_tensors
 
 TILE_N = 16  # csrc/layout/int8_tile.h
 TILE_K = 64
@@ -35,20 +35,39 @@ class PackedInt8:
         """Bytes held: packed weights with their padding, and the column sums."""
         return self.data.nbytes + self.column_sums.nbytes
 
-    def unpack(self) -> Tensor:
-        """The weight [n, k] int8 that was packed, exactly."""
-        w: Tensor = call(torch.ops.lamina.unpack_int8, self.data, self.n, self.k)
-        return w
+    @property
+    def device(self) -> torch.device:
+        """Where the weight is."""
+        return self.data.device
 
-    def to(self, device: torch.device | str) -> PackedInt8:
-        """The same packed weight on another device."""
+    def unpack(self) -> Tensor:
+        """The weight [n, k] int8 that was packed, exactly, on the same device; unpacked on the CPU."""
+        data = self.data.cpu() if self.data.is_cuda else self.data
+        w: Tensor = call(torch.ops.lamina.unpack_int8, data, self.n, self.k)
+        return w.to(self.device)
+
+    def to(self, device: torch.device | str | int) -> PackedInt8:
+        """The same packed weight, byte for byte, on another device."""
         return PackedInt8(self.data.to(device), self.column_sums.to(device), self.n, self.k)
+
+    def cuda(self, device: torch.device | str | int | None = None) -> PackedInt8:
+        """The same packed weight on a CUDA device, the current one by default."""
+        return self.to("cuda" if device is None else device)
+
+    def cpu(self) -> PackedInt8:
+        """The same packed weight on the CPU."""
+        return self.to("cpu")
 
 
 def pack_int8(w: Tensor) -> PackedInt8:
-    """Packs an int8 weight [n, k], any row stride, for gemm_int8; any value from -128 to 127 is kept."""
-    data, column_sums = call(torch.ops.lamina.pack_int8, w)
-    return PackedInt8(data, column_sums, w.shape[0], w.shape[1])
+    """Packs an int8 weight [n, k], any row stride, for gemm_int8; any value from -128 to 127 is kept.
+
+    The result is on the device of w. A weight on a CUDA device is packed on the CPU and moved back, which
+    waits for the GPU and costs a copy each way, once per weight; the bytes are the same on every device.
+    """
+    require_tensors("pack_int8", w=w)
+    data, column_sums = call(torch.ops.lamina.pack_int8, w.cpu() if w.is_cuda else w)
+    return PackedInt8(data, column_sums, w.shape[0], w.shape[1]).to(w.device)
 
 
 def packed_shape(n: int, k: int) -> tuple[int, int, int, int, int]:

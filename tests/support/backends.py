@@ -129,8 +129,9 @@ class Twin(Backend):
 
 
 def twins(op: str) -> list[Backend]:
-    """Every CUDA kernel of `op` on the twin."""
-    return [] if emulated_ops() is None else [Twin(kernel, True, op) for kernel in cuda_kernels(op)]
+    """Every CUDA kernel of `op` on the twin; LAMINA_TWIN_SEED chooses the schedule."""
+    seed = int(os.environ.get("LAMINA_TWIN_SEED", "0"))
+    return [] if emulated_ops() is None else [Twin(kernel, True, op, seed) for kernel in cuda_kernels(op)]
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import click
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -16,15 +17,16 @@ from lamina.cli.environment import environment
 from lamina.compression import SCHEMES
 from lamina.demo import (
     BASELINE,
+    BASELINES,
     BATCHES,
     MODEL_NAME,
     SENTENCES,
     DemoError,
     SchemeResult,
     as_dict,
-    cuda_problem,
     run_demo,
 )
+from lamina.devices import cuda_problem
 
 
 @click.command()
@@ -42,7 +44,9 @@ from lamina.demo import (
 )
 @click.option("-v", "--verbose", is_flag=True, help="Cosine similarity of every sentence.")
 def demo(device: str, schemes: tuple[str, ...], repeats: int, json_path: Path | None, verbose: bool) -> None:
-    """Compress a real sentence encoder; compare size, latency and embeddings with f32 torch in the same run.
+    """Compress a real sentence encoder; compare size, latency and embeddings with torch in the same run.
+
+    On a CUDA device torch runs it in f32 and in f16, and what is compressed is the f16 model.
 
     Exit status 1 if a sentence's cosine similarity is under the bound of its scheme.
     """
@@ -105,9 +109,11 @@ def _cells(result: SchemeResult) -> list[str]:
 
 def _notes(machine: dict[str, object], device: str, repeats: int) -> str:
     where = f"{machine['cpu']}, {machine['threads']} threads, {machine['cpu_isa']}"
+    if device == "cuda":
+        where = torch.cuda.get_device_name()
     return (
-        f"ms: median of {repeats} forward passes, models in turn, on {where if device == 'cpu' else device}; "
-        f"x: speed-up over {BASELINE}\n"
+        f"ms: median of {repeats} forward passes, models in turn, on {where}; x: speed-up over {BASELINE}\n"
+        f"the schemes compress the model of {list(BASELINES[device])[-1]}\n"
         f"cosine: of each embedding with that of {BASELINE}\n"
         f"nearest kept: sentences with the same nearest neighbour as under {BASELINE}\n"
         "pairs found: sentences whose nearest neighbour is their paraphrase"

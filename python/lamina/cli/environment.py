@@ -12,6 +12,7 @@ import torch
 
 import lamina
 from lamina._library import build_info
+from lamina.devices import runtime_devices
 from lamina.doctor import cpu_isas
 
 
@@ -21,6 +22,7 @@ def environment() -> dict[str, Any]:
     return {
         "lamina": lamina.__version__,
         "torch": torch.__version__,
+        "torch_cuda": torch.version.cuda,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_name(),
@@ -32,6 +34,7 @@ def environment() -> dict[str, Any]:
         "cuda_compiler": build["cuda_compiler"] or None,
         "cuda_archs_built": build["cuda_archs"],
         "cuda_devices": cuda_devices(),
+        "cuda_driver": driver_devices(),
     }
 
 
@@ -42,7 +45,7 @@ def rows() -> list[tuple[str, str]]:
     archs = ", ".join(str(arch) for arch in facts["cuda_archs_built"])
     return [
         ("lamina", facts["lamina"]),
-        ("torch", facts["torch"]),
+        ("torch", f"{facts['torch']}, {_built_with(facts['torch_cuda'])}"),
         ("python", f"{facts['python']}, {facts['platform']}"),
         ("cpu", f"{facts['cpu']}, {facts['threads']} threads"),
         ("cpu isas found", ", ".join(facts["cpu_isas_found"])),
@@ -50,6 +53,7 @@ def rows() -> list[tuple[str, str]]:
         ("built", f"{facts['compiler']}; cpu: {built}"),
         ("cuda built", f"{facts['cuda_compiler']}; archs {archs}" if archs else "no"),
         ("cuda devices", "; ".join(facts["cuda_devices"])),
+        ("cuda driver", "; ".join(facts["cuda_driver"])),
     ]
 
 
@@ -72,7 +76,22 @@ def cpu_name() -> str:
     return found.group(1) if found else platform.processor() or platform.machine()
 
 
+def _built_with(cuda: str | None) -> str:
+    return f"CUDA {cuda}" if cuda else "built without CUDA"
+
+
 def cuda_devices() -> list[str]:
+    """One line per device that lamina's own runtime sees; else one line that says why none is listed."""
+    try:
+        devices = runtime_devices()
+    except (ValueError, RuntimeError) as error:
+        return [f"unknown: {str(error).splitlines()[0]}"]
+    if devices is None:
+        return ["none: lamina is built without CUDA"]
+    return [str(device) for device in devices] or ["none"]
+
+
+def driver_devices() -> list[str]:
     """One line per device through cuda-python; else one line that says why none is listed."""
     try:
         from cuda.bindings import driver

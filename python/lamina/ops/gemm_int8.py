@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lamina._checks import call, require_2d, require_device
+from lamina._checks import (
+    call,
+    require_2d,
+    require_device,
+    require_dtype,
+    require_optional_tensors,
+    require_tensors,
+)
 from lamina.pack import PackedInt8
 
 
@@ -33,11 +40,16 @@ def gemm_int8(
              f32 | f16 | bf16, tiny the smallest subnormal of out_dtype, p = |acc * a_scale * w_scale| and
              y the exact result: |out - y| <= 4 u p + u |y| + u_out |y| + tiny where no f32 step overflows;
              the tests use this expression
-    Raises   ValueError naming argument, value and allowed values (docs/errors.md)
-    Devices  CPU (generic, avx2, avx512_vnni, amx_int8), bitwise equal on all.  Row-invariant, independent
-             of the thread count
+    Raises   ValueError or, for what is not a tensor, TypeError, naming argument, value and allowed values
+             (docs/errors.md)
+    Devices  CPU (generic, avx2, avx512_vnni, amx_int8), CUDA sm_80 and newer with m <= 2^31 - 1 and
+             n <= 65535 * 64; all tensors on one; bitwise equal on all.  Row-invariant, independent of the
+             thread count
     Source   csrc/ops/gemm_int8/gemm_int8.h
     """
+    require_tensors("gemm_int8", a=a, a_scale=a_scale, w_scale=w_scale)
+    require_optional_tensors("gemm_int8", a_zero_point=a_zero_point, bias=bias)
+    require_dtype("gemm_int8", "out_dtype", out_dtype)
     if not isinstance(w, PackedInt8):
         raise TypeError(f"lamina::gemm_int8: w must be PackedInt8 (lamina.pack_int8), got {type(w).__name__}")
     if a.dim() == 2 and a.shape[1] != w.k:

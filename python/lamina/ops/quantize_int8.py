@@ -7,7 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lamina._checks import call, require_2d, require_device
+from lamina._checks import (
+    call,
+    require_2d,
+    require_bool,
+    require_device,
+    require_optional_tensors,
+    require_tensors,
+)
 
 
 class QuantizedInt8(NamedTuple):
@@ -36,10 +43,16 @@ def quantize_int8(
     NaN, Inf    a row with a NaN (or, dynamic, an Inf) gets q = 0, zero_point = 0, scale = NaN: every
                 product of it is NaN.  With a static scale +-Inf saturates.  Zeros get scale = 2^-126
     Error       |(q - zero_point) * scale - x| <= scale * (0.5 + 2^-14) inside the representable range
-    Raises      ValueError naming argument, value and allowed values (docs/errors.md)
-    Devices     CPU (generic, avx2, avx512_vnni), bitwise equal on all
+    Raises      ValueError or, for what is not a tensor, TypeError, naming argument, value and allowed values
+                (docs/errors.md).  On CUDA a static scale that is not allowed gives its row q = 0,
+                scale = NaN instead: to refuse it would wait for the GPU
+    Devices     CPU (generic, avx2, avx512_vnni), CUDA sm_80 and newer; all tensors on one; bitwise equal on
+                all
     Source      csrc/ops/quantize_int8/quantize_int8.h
     """
+    require_tensors("quantize_int8", x=x)
+    require_optional_tensors("quantize_int8", scale=scale, zero_point=zero_point)
+    require_bool("quantize_int8", "symmetric", symmetric)
     q, row_scale, row_zero_point = call(torch.ops.lamina.quantize_int8, x, scale, zero_point, symmetric)
     return QuantizedInt8(q, row_scale, None if symmetric else row_zero_point)
 

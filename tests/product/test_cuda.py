@@ -1,0 +1,223 @@
+"""Packing, modules, compress and the doctor on a CUDA device, or on one that is pretended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lamina
+from lamina import devices, doctor, ops, quant
+from lamina.devices import CudaDevice, cuda_problem
+from lamina.nn import Int8Linear
+from tests.product.pretend_cuda import pretend_cuda
+from tests.support.backends import emulated_ops
+
+SCHEMES = ("w8a8", "w8a8_asymmetric")
+H200 = {"compute_capability": 90, "sm_count": 132, "smem_per_block": 232448, "l2_bytes": 62914560}
+
+
+@pytest.fixture(params=["pretended", pytest.param("real", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    if request.param == "real":
+        if (problem := cuda_problem()) is not None:
+            pytest.skip(problem)
+        yield torch.device("cuda", 0)
+        return
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    if emulated_ops() is None:
+        pytest.skip("this build has no twin")
+    with pretend_cuda() as pretended:
+        yield pretended
+
+
+def weight(n: int, k: int) -> Tensor:
+    return torch.randint(-128, 128, (n, k), dtype=torch.int8, generator=torch.Generator().manual_seed(n + k))
+
+
+def make_model() -> nn.Sequential:
+    torch.manual_seed(7)
+    return nn.Sequential(nn.Linear(100, 70), nn.ReLU(), nn.Linear(70, 33, bias=False)).eval()
+
+
+def assert_same_tensors(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert torch.equal(tensor.cpu(), right[name].cpu()), name
+
+
+def test_the_device_refuses_to_mix(device: torch.device) -> None:
+    with pytest.raises(RuntimeError, match=r"cuda:0.* cpu|cpu.* cuda:0"):
+        torch.ones(3).to(device) + torch.ones(3)
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (33, 70), (16, 64), (0, 5)])
+def test_a_weight_is_packed_where_it_is_with_the_same_bytes(n: int, k: int, device: torch.device) -> None:
+    w = weight(n, k)
+    expected = lamina.pack_int8(w)
+    packed = lamina.pack_int8(w.to(device))
+    assert packed.device == packed.column_sums.device == device
+    assert torch.equal(packed.data.cpu(), expected.data)
+    assert torch.equal(packed.column_sums.cpu(), expected.column_sums)
+    assert packed.unpack().device == device
+    assert torch.equal(packed.unpack().cpu(), w)
+    there_and_back = packed.cpu().cuda(device).cpu()
+    assert there_and_back.device.type == "cpu"
+    assert torch.equal(there_and_back.unpack(), w)
+
+
+def test_rows_of_any_stride_are_packed(device: torch.device) -> None:
+    wide = weight(20, 90)
+    packed = lamina.pack_int8(wide.to(device)[:, 5:75])
+    assert torch.equal(packed.data.cpu(), lamina.pack_int8(wide[:, 5:75]).data)
+
+
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
+def test_a_linear_becomes_int8_where_it_is(
+    bias: bool, symmetric: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(3)
+    linear = nn.Linear(70, 33, bias=bias)
+    x = torch.randn(5, 70)
+    expected = Int8Linear.from_linear(linear, symmetric=symmetric)
+    devices_seen = []
+    quantize = quant.quantize_int8
+
+    def spy(w: Tensor) -> ops.QuantizedInt8:
+        devices_seen.append(w.device.type)
+        return quantize(w)
+
+    monkeypatch.setattr(quant, "quantize_int8", spy)
+    module = Int8Linear.from_linear(linear.to(device), symmetric=symmetric)
+    assert devices_seen == ["cpu"]
+    assert {buffer.device for buffer in module.buffers()} == {device}
+    assert_same_tensors(dict(module.named_buffers()), dict(expected.named_buffers()))
+    assert torch.equal(module.dequantize_weight().cpu(), expected.dequantize_weight())
+    with torch.no_grad():
+        out = module(x.to(device))
+        assert out.device == device
+        assert torch.equal(out.cpu(), expected(x))
+
+
+def test_a_module_moves_and_a_state_dict_crosses_devices(device: torch.device) -> None:
+    torch.manual_seed(4)
+    on_cpu = Int8Linear.from_linear(nn.Linear(70, 33), symmetric=False)
+    x = torch.randn(3, 70)
+    expected = on_cpu(x)
+    moved = Int8Linear.from_linear(nn.Linear(70, 33)).to(device)
+    moved.load_state_dict(on_cpu.state_dict())
+    assert {buffer.device for buffer in moved.buffers()} == {device}
+    assert torch.equal(moved(x.to(device)).cpu(), expected)
+    back = Int8Linear(70, 33)
+    back.load_state_dict(moved.state_dict())
+    assert torch.equal(back(x), expected)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_compress_leaves_a_model_on_its_device(scheme: str, device: torch.device) -> None:
+    on_cpu, model = make_model(), make_model().to(device)
+    report_on_cpu, report = lamina.compress(on_cpu, scheme), lamina.compress(model, scheme)
+    assert report == report_on_cpu
+    assert len(report.compressed) == 2
+    assert {tensor.device for tensor in model.state_dict().values()} == {device}
+    assert_same_tensors(model.state_dict(), on_cpu.state_dict())
+    x = torch.randn(9, 100)
+    with torch.no_grad():
+        assert torch.equal(model(x.to(device)).cpu(), on_cpu(x))
+
+
+def test_a_nan_on_the_device_is_named(device: torch.device) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.get_parameter("2.weight")[5, 7] = torch.nan
+    with pytest.raises(ValueError, match=r"weight of layer '2' holds 1 NaN or Inf, the first at \[5, 7\]"):
+        lamina.compress(model.to(device))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(cuda_problem() is not None, reason=str(cuda_problem()))
+def test_an_input_on_the_cpu_is_refused_by_a_module_on_cuda() -> None:
+    module = Int8Linear.from_linear(nn.Linear(70, 33).cuda())
+    with pytest.raises(ValueError, match="both must be on one device"):
+        module(torch.ones(2, 70))
+
+
+@pytest.mark.parametrize("op", doctor.CHECKS)
+def test_the_doctor_passes_on_the_device(op: str, device: torch.device) -> None:
+    check = doctor._run(op, str(device), doctor.CHECKS[op], device)
+    assert check.passed, [check.error, check.worst]
+    on_cpu = doctor._run(op, "cpu", doctor.CHECKS[op], doctor.CPU)
+    assert [outcome.case for outcome in check.outcomes] == [outcome.case for outcome in on_cpu.outcomes]
+
+
+def test_the_device_gives_the_bits_of_the_cpu(device: torch.device) -> None:
+    check = doctor._run("gemm_int8", "both", doctor._check_same_bits_as_cpu, device)
+    assert check.passed, check.error
+    assert [outcome.case for outcome in check.outcomes] == ["against the cpu", "rows one by one"]
+
+
+def test_a_device_that_differs_from_the_cpu_is_noticed(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = ops.gemm_int8
+
+    def gemm(a: Tensor, *args: Any, **options: Any) -> Tensor:
+        out = right(a, *args, **options)
+        if a.is_cuda:
+            out[-1, -1] += 2.0**-20 * out[-1, -1].abs()
+        return out
+
+    monkeypatch.setattr(ops, "gemm_int8", gemm)
+    assert not doctor._run("gemm_int8", "both", doctor._check_same_bits_as_cpu, device).passed
+
+
+def test_the_doctor_visits_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(_: torch.device) -> Iterator[doctor.Outcome]:
+        yield doctor.Outcome("nothing", 0.0)
+
+    monkeypatch.setattr(doctor, "cuda_problem", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(doctor, "CHECKS", dict.fromkeys(doctor.CHECKS, nothing))
+    monkeypatch.setattr(doctor, "_check_same_bits_as_cpu", nothing)
+    checks = list(doctor.run_checks())
+    assert len(checks) == doctor.count_checks()
+    on_cuda = [(check.op, check.backend) for check in checks if "cuda" in check.backend]
+    assert on_cuda == [
+        pair
+        for name in ("cuda:0", "cuda:1")
+        for pair in [*((op, name) for op in doctor.CHECKS), ("gemm_int8", f"{name} and cpu")]
+    ]
+
+
+def raises(error: Exception) -> Callable[..., Any]:
+    def call(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return call
+
+
+def test_what_keeps_cuda_from_working_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "torch finds no CUDA device" in str(cuda_problem())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(devices, "runtime_devices", lambda: None)
+    assert "built without CUDA" in str(cuda_problem())
+    monkeypatch.setattr(devices, "runtime_devices", lambda: [])
+    assert "the driver may be too old" in str(cuda_problem())
+    monkeypatch.setattr(devices, "runtime_devices", lambda: [CudaDevice(0, **H200)])
+    on_cpu = torch.zeros(1, 1)
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: on_cpu)
+    assert cuda_problem() is None
+    monkeypatch.setattr(devices, "quantize_int8", raises(RuntimeError("no kernel image\nmore")))
+    assert cuda_problem() == "no kernel image"
+
+
+def test_devices_as_text() -> None:
+    assert str(CudaDevice(1, **H200)) == (
+        "1: compute capability 9.0, 132 SMs, 227 KiB shared memory a block, 60 MiB L2"
+    )
