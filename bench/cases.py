@@ -110,6 +110,7 @@ class Candidate:
     isa: str | None = None  # forced; only lamina has one
     select: Callable[[], None] | None = None
     plan: str | None = None
+    check_output: Callable[[object], Accuracy] | None = None  # of what a captured call left, on a GPU
 
 
 @dataclass
@@ -146,8 +147,7 @@ class OpBench(Protocol):
     @property
     def has_groups(self) -> bool: ...
 
-    @property
-    def peers(self) -> tuple[str, ...]: ...
+    def peers_on(self, device: str) -> tuple[str, ...]: ...
 
     def candidates(self, case: Case, context: Context) -> list[Candidate]:
         """lamina first, then the wanted peers; one that cannot run is noted in context.skipped."""
@@ -183,12 +183,13 @@ def make_cases(
     return [Case(op.name, device, m, n, k, dtype or op.dtypes[0], group) for m in ms]
 
 
-def check_peers(op: OpBench, names: Sequence[str]) -> None:
-    families = {peer.split("_")[0] for peer in op.peers}
+def check_peers(op: OpBench, device: str, names: Sequence[str]) -> None:
+    peers = op.peers_on(device)
+    families = {peer.split("_")[0] for peer in peers}
     for name in names:
-        if name not in op.peers and name not in families:
-            allowed = ", ".join(sorted(families | set(op.peers)))
-            raise BenchError(f"--peers: got {name!r}; {op.name} has {allowed}")
+        if name not in peers and name not in families:
+            allowed = ", ".join(sorted(families | set(peers)))
+            raise BenchError(f"--peers: got {name!r}; {op.name} on {device} has {allowed}")
 
 
 def finite(value: float) -> float:

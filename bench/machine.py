@@ -84,7 +84,10 @@ def _cpu_model() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+    except OSError:  # no git
+        return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 

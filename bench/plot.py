@@ -10,26 +10,24 @@ if __package__ in (None, ""):  # run as a file: make `bench` importable, from th
 
 import click
 
-from bench.results_file import Result, label, load, unique
+from bench.results_file import Result, Row, label, load, shape_but_m, unique
 
 
-def floor_us(result: Result, op: str, impl: str) -> dict[int, float]:
+def floor_us(rows: list[Row], impl: str) -> dict[int, float]:
     """The time by m that the ceilings of this run allow `impl`."""
     return {
-        row["case"]["m"]: row["roofline_fraction"] * row["median_us"]
-        for row in result.rows
-        if row["op"] == op and label(row) == impl and row["median_us"]
+        row["case"]["m"]: row["roofline_fraction"] * row["median_us"] for row in rows if label(row) == impl
     }
 
 
-def draw(result: Result, op: str, output: Path) -> None:
+def draw(result: Result, rows: list[Row], output: Path) -> None:
+    """Timed rows of one op and one weight."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    rows = [row for row in result.rows if row["op"] == op and row["median_us"]]
     for name in unique(label(row) for row in rows):
         mine = sorted(
             (row["case"]["m"], row["median_us"], row["iqr_us"] / 2) for row in rows if label(row) == name
@@ -38,14 +36,14 @@ def draw(result: Result, op: str, output: Path) -> None:
         is_ours = name.startswith("lamina")
         axes.errorbar(ms, medians, spreads, marker="o", linewidth=2.5 if is_ours else 1.2, label=name)
         if is_ours:
-            floor = floor_us(result, op, name)
+            floor = floor_us(rows, name)
             axes.plot(list(floor), list(floor.values()), "k--", linewidth=1, label=f"floor of {name}")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("m (tokens)")
     axes.set_ylabel("median us")
-    case = rows[0]["case"]
-    axes.set_title(f"{op}  n={case['n']} k={case['k']} {case['dtype']}\n{result.conditions()}", fontsize=8)
+    title = " ".join(f"{name}={value}" for name, value in shape_but_m(rows[0]))
+    axes.set_title(f"{rows[0]['op']}  {title}\n{result.conditions()}", fontsize=8)
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(output)
@@ -56,14 +54,24 @@ def draw(result: Result, op: str, output: Path) -> None:
 @click.argument("result", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--op", help="default: the first op in the file")
-def main(result: Path, output: Path, op: str | None) -> None:
+@click.option("--n", type=int, help="default: the first in the file")
+@click.option("--k", type=int, help="default: the first in the file")
+@click.option("--protocol", help="do_bench | graph, of a GPU's file; default: the first in the file")
+def main(
+    result: Path, output: Path, op: str | None, n: int | None, k: int | None, protocol: str | None
+) -> None:
     loaded = load(result)
-    timed = [row["op"] for row in loaded.rows if row["median_us"]]
-    if not timed or (op is not None and op not in timed):
+    rows = [row for row in loaded.rows if row["median_us"]]
+    timed = unique(row["op"] for row in rows)
+    for key, wanted in (("n", n), ("k", k), ("protocol", protocol)):
+        rows = [row for row in rows if wanted is None or row["case"].get(key) == wanted]
+    rows = [row for row in rows if op is None or row["op"] == op]
+    if not rows:
         raise click.ClickException(
-            f"--op: got {op!r}; {result} has timed rows of: {', '.join(unique(timed)) or 'none'}"
+            f"--op: got {op!r}; {result} has no such timed rows; timed ops: {', '.join(timed) or 'none'}"
         )
-    draw(loaded, op or timed[0], output)
+    first = (rows[0]["op"], shape_but_m(rows[0]))
+    draw(loaded, [row for row in rows if (row["op"], shape_but_m(row)) == first], output)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ if __package__ in (None, ""):  # run as a file: make `bench` importable, from th
 
 import click
 
-from bench.results_file import Result, Row, label, load, shape, unique
+from bench.results_file import Result, Row, label, load, shape, shape_but_m, unique
 
 
 def _row_lines(head: list[str], body: list[list[str]]) -> list[str]:
@@ -19,14 +19,23 @@ def _row_lines(head: list[str], body: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
+def _spread(median: float, half_range: float) -> str:
+    digits = 0 if median >= 100 else 1  # GPU calls last microseconds
+    return f"{median:,.{digits}f} ± {half_range:,.{digits}f}"
+
+
 def _time(row: Row) -> str:
-    return "not timed" if row["median_us"] is None else f"{row['median_us']:,.0f} ± {row['iqr_us'] / 2:,.0f}"
+    return "not timed" if row["median_us"] is None else _spread(row["median_us"], row["iqr_us"] / 2)
+
+
+def _error(row: Row) -> str:
+    return "" if row["error_over_bound"] is None else f"{row['error_over_bound']:.2g}"
 
 
 def _figures(row: Row, lamina_us: float | None) -> list[str]:
     median = row["median_us"]
     if median is None:
-        return [label(row), "not timed", "", "", "", f"{row['error_over_bound']:.2g}", ""]
+        return [label(row), "not timed", "", "", "", _error(row), ""]
     ratio = f"{median / lamina_us:.2f}" if lamina_us else ""
     return [
         label(row),
@@ -34,7 +43,7 @@ def _figures(row: Row, lamina_us: float | None) -> list[str]:
         f"{row['gb_per_s']:.1f}",
         f"{row['ops_per_s'] / 1e9:,.0f}",
         f"{row['roofline_fraction']:.0%}",
-        f"{row['error_over_bound']:.2g}",
+        _error(row),
         ratio,
     ]
 
@@ -49,6 +58,7 @@ def _ceiling_lines(machine: dict[str, Any]) -> list[str]:
     ceilings = machine["ceilings"]
     reads = [
         f"{read['gb_per_s']:.1f} GB/s over {read['footprint_bytes'] / 2**20:.0f} MiB"
+        + (f" ({read['probe']})" if read.get("probe") else "")
         for read in ceilings["read"]
     ]
     peaks = [
@@ -75,15 +85,16 @@ def markdown(result: Result) -> str:
 
 
 def overview(result: Result) -> str:
-    """One table per op: implementations down, m across, medians in us."""
+    """One table per op and weight: implementations down, m across, medians in us."""
     lines = [f"{result.conditions()}. Median us ± half the interquartile range.", ""]
-    for op in unique(row["op"] for row in result.rows):
-        rows = [row for row in result.rows if row["op"] == op]
+    for op, rest in unique((row["op"], shape_but_m(row)) for row in result.rows):
+        rows = [row for row in result.rows if row["op"] == op and shape_but_m(row) == rest]
         ms = sorted({row["case"]["m"] for row in rows})
         body = []
         for name in unique(label(row) for row in rows):
             mine = {row["case"]["m"]: row for row in rows if label(row) == name}
             body.append([name, *[_time(mine[m]) if m in mine else "" for m in ms]])
+        lines += [", ".join(f"{name} = {value}" for name, value in rest), ""]
         lines += [*_row_lines([op, *[f"m = {m}" for m in ms]], body), ""]
     return "\n".join(lines)
 

@@ -52,6 +52,7 @@ class ReadCeiling:
 
     footprint_bytes: int
     samples: list[float] = field(default_factory=list)  # bytes per second
+    probe: str = ""  # what reads, where there is a choice
 
     @property
     def best(self) -> float:
@@ -63,6 +64,7 @@ class ReadCeiling:
             "gb_per_s": self.best / 1e9,
             "gb_per_s_median": statistics.median(self.samples) / 1e9,
             "samples": len(self.samples),
+            **({"probe": self.probe} if self.probe else {}),
         }
 
 

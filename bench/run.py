@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 if __package__ in (None, ""):  # run as a file: make `bench` importable, from the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -14,7 +15,6 @@ import click
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from bench import isa_mask, machine
 from bench.allocator import keep_freed_memory
@@ -27,69 +27,19 @@ from bench.cases import (
     OpBench,
     Rotation,
     check_peers,
-    finite,
     load_op,
     make_cases,
     op_names,
 )
 from bench.native.build import NativeBuildError
-from bench.roofline import Ceilings, ReadCeiling, ReadProbe, floor_seconds, measure_peaks
+from bench.results_file import Measured, Row, is_wrong, save
+from bench.roofline import Ceilings, ReadCeiling, ReadProbe, measure_peaks
+from bench.table import WIDTH, make_printer, not_timed_lines, row_tables
 from bench.timing import MIN_SAMPLES, Protocol, Subject, Timing, measure
 
 # A set twice the cache leaves a copy no chance to survive a full turn, however the cache replaces its lines.
 ROTATION_PER_CACHE = 2
-WIDTH = 130  # of a table that goes to a file or a pipe
 MEMORY_SHARE = 16  # at most 1/16 of the free memory for one implementation's copies
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One row before the ceilings are final. No timing: the check failed, and a wrong result has no speed."""
-
-    case: Case
-    candidate: Candidate
-    accuracy: Accuracy
-    timing: Timing | None
-    read: ReadCeiling
-
-    @property
-    def is_wrong(self) -> bool:
-        return self.candidate.impl == "lamina" and not self.accuracy.over_bound <= 1
-
-    def to_json(self, ceilings: Ceilings) -> dict[str, object]:
-        candidate, work = self.candidate, self.candidate.work
-        ring = candidate.ring
-        facts = {
-            "isa": candidate.isa,
-            "computes": candidate.computes,
-            "bytes": work.bytes,
-            "ops": work.ops,
-            "copies": len(ring.copies) if ring else 1,
-            "rotation_bytes": ring.nbytes if ring else 0,
-            "max_error": finite(self.accuracy.max_error),
-            "calls_per_sample": self.timing.calls if self.timing else None,
-            "unsettled_samples": self.timing.unsettled if self.timing else None,
-            "disturbed_samples": self.timing.disturbed if self.timing else None,
-            "plan": candidate.plan,
-        }
-        seconds = self.timing.median_us * 1e-6 if self.timing else None
-        peak = ceilings.peak(work.arithmetic, candidate.isa)
-        floor = floor_seconds(work, self.read.best, peak)
-        return {
-            "op": self.case.op,
-            "impl": candidate.impl,
-            "device": self.case.device,
-            "case": {
-                **self.case.to_json(),
-                **{name: fact for name, fact in facts.items() if fact is not None},
-            },
-            "median_us": self.timing.median_us if self.timing else None,
-            "iqr_us": self.timing.iqr_us if self.timing else None,
-            "gb_per_s": work.bytes / seconds / 1e9 if seconds else None,
-            "ops_per_s": work.ops / seconds if seconds else None,
-            "roofline_fraction": floor / seconds if seconds else None,
-            "error_over_bound": finite(self.accuracy.over_bound),
-        }
 
 
 def rotation_target(rotate_mib: int) -> int:
@@ -116,7 +66,7 @@ class Runner:
         self.op, self.context, self.protocol = op, context, protocol
         self.noise = machine.Noise()
         self.ceilings = Ceilings(context.threads)
-        self.measured: list[Measured] = []
+        self.measured: list[tuple[Measured, ReadCeiling]] = []
         self._probe: ReadProbe | None = None
 
     def run(self, cases: list[Case], console: Console) -> None:
@@ -132,20 +82,31 @@ class Runner:
     def _run_case(self, case: Case) -> None:
         candidates = self.op.candidates(case, self.context)
         probe = self._probe_for(candidates[0])
-        accuracies = []
+        checked = []
         for candidate in candidates:
             if candidate.select:
                 candidate.select()
-            accuracies.append(candidate.check())
-        checked = zip(candidates, accuracies, strict=True)
-        rows = [Measured(case, candidate, accuracy, None, probe.ceiling) for candidate, accuracy in checked]
-        right = [row for row in rows if not row.is_wrong]
-        subjects = [Subject(row.candidate.call, row.candidate.select) for row in right]
+            checked.append(self._row(case, candidate, candidate.check(), None))
+        right = [c for c, row in zip(candidates, checked, strict=True) if not row.is_wrong]
+        subjects = [Subject(candidate.call, candidate.select) for candidate in right]
         timings = iter(measure(subjects, self.protocol, probe.sample) if subjects else [])
-        for row in rows:
+        for candidate, row in zip(candidates, checked, strict=True):
             timing = None if row.is_wrong else next(timings)
-            self.measured.append(Measured(case, row.candidate, row.accuracy, timing, row.read))
+            self.measured.append((self._row(case, candidate, row.accuracy, timing), probe.ceiling))
         probe.sample()
+
+    @staticmethod
+    def _row(case: Case, candidate: Candidate, accuracy: Accuracy | None, timing: Timing | None) -> Measured:
+        ring = candidate.ring
+        facts = {
+            "computes": candidate.computes,
+            "copies": len(ring.copies) if ring else 1,
+            "rotation_bytes": ring.nbytes if ring else 0,
+            "unsettled_samples": timing.unsettled if timing else None,
+            "disturbed_samples": timing.disturbed if timing else None,
+            "plan": candidate.plan,
+        }
+        return Measured(case, candidate.impl, candidate.isa, candidate.work, accuracy, timing, facts)
 
     def _probe_for(self, candidate: Candidate) -> ReadProbe:
         """Cold cases share one probe over the rotation's size; a hot case reads as much as one call does."""
@@ -171,53 +132,10 @@ class Runner:
             noise=self.noise.to_json(),
             skipped=self.context.skipped,
         )
-        return {"machine": described, "rows": [row.to_json(self.ceilings) for row in self.measured]}
+        return {"machine": described, "rows": self.rows()}
 
-
-def _cell(value: object, form: str) -> str:
-    return format(value, form) if isinstance(value, (int, float)) else "-"
-
-
-def print_tables(result: dict[str, object], runner: Runner, console: Console) -> None:
-    """One table per case. `time / lamina` above 1: lamina is faster than that row."""
-    rows = [(measured, measured.to_json(runner.ceilings)) for measured in runner.measured]
-    for case in dict.fromkeys(measured.case for measured, _ in rows):
-        table = Table(title=f"{case.op}  {case.device}  {case.title()}", title_justify="left")
-        table.add_column("impl")
-        table.add_column("isa")
-        for heading in (
-            "median us",
-            "iqr us",
-            "GB/s",
-            "GOP/s",
-            "roofline",
-            "max error",
-            "error/bound",
-            "time / lamina",
-        ):
-            table.add_column(heading, justify="right")
-        mine = [(measured, row) for measured, row in rows if measured.case == case]
-        lamina = [measured for measured, _ in mine if measured.candidate.impl == "lamina"]
-        times = [measured.timing.median_us for measured in lamina if measured.timing]
-        for measured, row in mine:
-            ratio = measured.timing.median_us / min(times) if measured.timing and times else None
-            ops = row["ops_per_s"]
-            error = "[red]wrong: not timed[/]" if measured.is_wrong else _cell(row["error_over_bound"], ".3g")
-            table.add_row(
-                measured.candidate.impl,
-                measured.candidate.isa or "",
-                _cell(row["median_us"], ",.1f"),
-                _cell(row["iqr_us"], ",.1f"),
-                _cell(row["gb_per_s"], ".1f"),
-                _cell(ops / 1e9 if isinstance(ops, float) else None, ",.1f"),
-                _cell(row["roofline_fraction"], ".1%"),
-                _cell(measured.accuracy.max_error, ".3g"),
-                error,
-                _cell(ratio, ".2f"),
-                style="bold" if measured.candidate.impl == "lamina" else None,
-            )
-        console.print(table)
-    _print_conditions(runner, console)
+    def rows(self) -> list[Row]:
+        return [row.to_json(self.ceilings, read.best) for row, read in self.measured]
 
 
 def _print_conditions(runner: Runner, console: Console) -> None:
@@ -233,7 +151,7 @@ def _print_conditions(runner: Runner, console: Console) -> None:
         console.print(f"{kind} ceiling  {peaks} GOP/s")
     for impl, why in context.skipped.items():
         console.print(f"[yellow]no row for {impl}: {why}[/]")
-    timings = [row.timing for row in runner.measured if row.timing]
+    timings = [row.timing for row, _ in runner.measured if row.timing]
     disturbed = sum(timing.disturbed for timing in timings)
     if disturbed > len(timings) * runner.protocol.samples // 10:
         of_all = f"{disturbed} of {len(timings) * runner.protocol.samples} samples"
@@ -243,6 +161,59 @@ def _print_conditions(runner: Runner, console: Console) -> None:
             f"[yellow]not quiet: others used {noise['cores_used_by_others']:.2f} cores, "
             f"the hypervisor took {noise['cores_stolen']:.2f}[/]"
         )
+
+
+def require_cpu_options_unset(
+    isa: str | None, mask_isa: bool, threads: int | None, wait_quiet: float
+) -> None:
+    given = {"--isa": isa, "--mask-isa": mask_isa, "--threads": threads, "--wait-quiet": wait_quiet}
+    for name, value in given.items():
+        if value:
+            raise BenchError(f"{name}: of the CPU; not allowed with --device cuda")
+
+
+def run_on_gpu(
+    op: OpBench,
+    cases: list[Case],
+    peers: list[str],
+    skip: list[str],
+    hot: bool,
+    samples: int,
+    rotate_mib: int,
+) -> dict[str, object]:
+    from bench.gpu.device import CudaDevice
+    from bench.gpu.runner import DeviceLost, GpuRunner, make_context
+    from bench.gpu.timing import GpuProtocol
+
+    device = CudaDevice()
+    context = make_context(device.rotation_target(rotate_mib), peers, skip, hot=hot)
+    runner = GpuRunner(op, context, GpuProtocol(samples=samples), device)
+    try:
+        runner.measure_ceilings()
+        for case in cases:
+            runner.run_case(case)
+    except DeviceLost as error:
+        click.echo(str(error), err=True)
+    return runner.to_json()
+
+
+def finish(
+    result: dict[str, Any], json_path: Path | None, print_conditions: Callable[[], None] = lambda: None
+) -> None:
+    """Prints, writes, and fails where lamina was wrong."""
+    rows: list[Row] = result["rows"]
+    show = make_printer()
+    for table in row_tables(rows):
+        show(table)
+    for line in not_timed_lines(rows):
+        show(line)
+    print_conditions()
+    if json_path:
+        save(json_path, result)
+    if any(is_wrong(row) for row in rows):
+        raise click.ClickException("lamina's result is outside its error bound: no speed is printed for it")
+    if failed := [row for row in rows if row["impl"] == "lamina" and row["median_us"] is None]:
+        raise click.ClickException(f"lamina was not timed: {failed[0]['case'].get('not_timed')}")
 
 
 def _split(_context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
@@ -318,7 +289,11 @@ def main(
     try:
         chosen = load_op(op)
         cases = [replace(case, values=values) for case in make_cases(chosen, device, ms, n, k, dtype, group)]
-        check_peers(chosen, [*peers, *skip])
+        check_peers(chosen, device, [*peers, *skip])
+        if device == "cuda":
+            require_cpu_options_unset(isa, mask_isa, threads, wait_quiet)
+            finish(run_on_gpu(chosen, cases, peers, skip, hot, samples, rotate_mib), json_path)
+            return
         if mask_isa and isa_mask.active_level() is None:
             isa_mask.reexecute(isa or "")
         import lamina  # noqa: F401  (registers the ops; after the mask, which must come first)
@@ -333,13 +308,7 @@ def main(
         runner.run(cases, console)
     except (BenchError, isa_mask.IsaMaskError, NativeBuildError, ImportError) as error:
         raise click.ClickException(str(error)) from error
-    result = runner.to_json()
-    print_tables(result, runner, console)
-    if json_path:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    if any(row.is_wrong for row in runner.measured):
-        raise click.ClickException("lamina's result is outside its error bound: no speed is printed for it")
+    finish(runner.to_json(), json_path, lambda: _print_conditions(runner, console))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""gemm_int8 beside onnxruntime's MatMulInteger and torch's products.
+"""gemm_int8 beside onnxruntime's MatMulInteger and torch's products; on a GPU bench/gpu/gemm_int8.py.
 
 All get the same numbers: int8 activations and weights, f32 scales per token and channel.
 Only lamina applies the scales in the call; the integer peers stop at int32 and their check scales the result
@@ -78,7 +78,7 @@ def make_inputs(case: Case) -> Inputs:
     return Inputs(a, w, a_scale, w_scale, expected)
 
 
-def _work(case: Case, arithmetic: Arithmetic, operand_bytes: int, out_bytes: int) -> Work:
+def least_work(case: Case, arithmetic: Arithmetic, operand_bytes: int, out_bytes: int) -> Work:
     moved = (case.m * case.k + case.n * case.k) * operand_bytes + case.m * case.n * out_bytes
     return Work(moved, 2 * case.m * case.n * case.k, arithmetic)
 
@@ -107,7 +107,7 @@ def _lamina(case: Case, inputs: Inputs, context: Context, isa: str) -> Candidate
         f"quantised product, scaled to {case.dtype}",
         call,
         lambda: inputs.accuracy(call().double().numpy()),
-        _work(case, "int8", 1, out_dtype.itemsize),
+        least_work(case, "int8", 1, out_dtype.itemsize),
         ring,
         isa,
         select,
@@ -143,7 +143,7 @@ def _onnxruntime(case: Case, inputs: Inputs, context: Context, *, impl: str, is_
         return inputs.accuracy_of_integers(bound.output("acc"))
 
     computes = f"MatMulInteger {'u8' if is_unsigned else 's8'} x s8 to int32, unscaled"
-    return Candidate(impl, computes, call, check, _work(case, "int8", 1, 4), ring)
+    return Candidate(impl, computes, call, check, least_work(case, "int8", 1, 4), ring)
 
 
 def _torch_linear(
@@ -162,7 +162,7 @@ def _torch_linear(
         f"F.linear of the dequantised operands in {impl.removeprefix('torch_')}",
         call,
         lambda: inputs.accuracy(call().double().numpy()),
-        _work(case, arithmetic, dtype.itemsize, dtype.itemsize),
+        least_work(case, arithmetic, dtype.itemsize, dtype.itemsize),
         ring,
     )
 
@@ -184,7 +184,7 @@ def _torch_int_mm(case: Case, inputs: Inputs, context: Context) -> Candidate:
         "_int_mm to int32, unscaled",
         call,
         lambda: inputs.accuracy_of_integers(call().numpy()),
-        _work(case, "int8", 1, 4),
+        least_work(case, "int8", 1, 4),
         ring,
     )
 
@@ -201,12 +201,20 @@ _PEERS: dict[str, Build] = {
 
 class GemmInt8Bench:
     name = "gemm_int8"
-    devices = ("cpu",)
+    devices = ("cpu", "cuda")
     dtypes = tuple(DTYPES)
     has_groups = False
-    peers = tuple(_PEERS)
+
+    def peers_on(self, device: str) -> tuple[str, ...]:
+        from bench.gpu import gemm_int8 as gpu
+
+        return gpu.PEERS if device == "cuda" else tuple(_PEERS)
 
     def candidates(self, case: Case, context: Context) -> list[Candidate]:
+        from bench.gpu import gemm_int8 as gpu
+
+        if case.device == "cuda":
+            return gpu.candidates(case, context)
         inputs = make_inputs(case)
         found = [_lamina(case, inputs, context, isa) for isa in context.isas]
         for impl, build in _PEERS.items():

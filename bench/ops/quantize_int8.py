@@ -1,11 +1,12 @@
 """quantize_int8 (dynamic, symmetric, per token) beside eager torch and onnxruntime's DynamicQuantizeLinear.
 
-There is no weight: the activations themselves rotate. n is not used.
+There is no weight: the activations themselves rotate. n is not used. On a GPU eager torch is the one peer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ MAX_BINDINGS = 128
 def make_input(case: Case) -> Tensor:
     generator = torch.Generator().manual_seed(case.m * 1_000_003 + case.k)
     x = torch.randn(case.m, case.k, generator=generator)
-    return (x * torch.linspace(0.5, 8, case.m)[:, None]).to(DTYPES[case.dtype])
+    return (x * torch.linspace(0.5, 8, case.m)[:, None]).to(DTYPES[case.dtype]).to(case.device)
 
 
 def _work(case: Case, scale_bytes: int) -> Work:
@@ -41,7 +42,8 @@ def _accuracy(x: NDArray[np.float32], q: NDArray[Any], scale: Any, zero_point: A
     return Accuracy(float(error.max()), float((error / (step * reference.GRID_ERROR)).max()))
 
 
-def _lamina(case: Case, x: Tensor, context: Context, isa: str) -> Candidate:
+def _lamina(case: Case, x: Tensor, context: Context, isa: str | None) -> Candidate:
+    """`isa` None: on a GPU."""
     import lamina
 
     ring: Ring[Tensor] = context.rotation.ring(("x", case.m, case.k), x.nbytes, x.clone)
@@ -49,23 +51,26 @@ def _lamina(case: Case, x: Tensor, context: Context, isa: str) -> Candidate:
     def call() -> lamina.QuantizedInt8:
         return lamina.quantize_int8(next(ring))
 
-    def check() -> Accuracy:
-        values = x.float().numpy()
-        expected = reference.quantize_int8(values)
-        out = call()
-        q, scale = out.q.numpy(), out.scale.numpy()
+    values = x.float().cpu().numpy()
+    expected = reference.quantize_int8(values)
+
+    def check_output(out: object) -> Accuracy:
+        assert isinstance(out, lamina.QuantizedInt8)
+        q, scale = out.q.cpu().numpy(), out.scale.cpu().numpy()
         if not (np.array_equal(q, expected.q) and np.array_equal(scale, expected.scale)):
             wrong = np.abs(q.astype(np.int16) - expected.q).max()
             return Accuracy(float(wrong), 2.0 + float(wrong))  # bit equality is the contract
         return _accuracy(values, q, scale)
 
-    def select() -> None:
-        torch.ops.lamina.set_cpu_isa(isa)
-
-    select()
-    plan = torch.ops.lamina.explain_quantize_int8(case.m, case.k)
     computes = f"per-token scale and int8 from {case.dtype}"
-    return Candidate("lamina", computes, call, check, _work(case, 4 * case.m), ring, isa, select, plan)
+    work = _work(case, 4 * case.m)
+    found = Candidate("lamina", computes, call, lambda: check_output(call()), work, ring, isa)
+    found.check_output = check_output
+    if isa is not None:
+        found.select = partial(torch.ops.lamina.set_cpu_isa, isa)
+        found.select()
+        found.plan = torch.ops.lamina.explain_quantize_int8(case.m, case.k)
+    return found
 
 
 def _torch_eager(case: Case, x: Tensor, context: Context) -> Candidate:
@@ -78,7 +83,7 @@ def _torch_eager(case: Case, x: Tensor, context: Context) -> Candidate:
 
     def check() -> Accuracy:
         q, scale = call()
-        return _accuracy(x.float().numpy(), q.numpy(), scale.numpy())
+        return _accuracy(x.float().cpu().numpy(), q.cpu().numpy(), scale.cpu().numpy())
 
     work = _work(case, 4 * case.m)
     return Candidate("torch_eager", "the same formula in eager torch", call, check, work, ring)
@@ -130,17 +135,21 @@ _PEERS: dict[str, Callable[[Case, Tensor, Context], Candidate]] = {
 
 class QuantizeInt8Bench:
     name = "quantize_int8"
-    devices = ("cpu",)
+    devices = ("cpu", "cuda")
     dtypes = tuple(DTYPES)
     has_groups = False
-    peers = tuple(_PEERS)
+
+    def peers_on(self, device: str) -> tuple[str, ...]:
+        return tuple(peer for peer in _PEERS if device == "cpu" or peer.startswith("torch_"))
 
     def candidates(self, case: Case, context: Context) -> list[Candidate]:
         x = make_input(case)
-        found = [_lamina(case, x, context, isa) for isa in context.isas]
-        for impl, build in _PEERS.items():
+        isas: Sequence[str | None] = context.isas if case.device == "cpu" else (None,)
+        found = [_lamina(case, x, context, isa) for isa in isas]
+        for impl in self.peers_on(case.device):
             if not context.wants(impl):
                 continue
+            build = _PEERS[impl]
             try:
                 found.append(build(case, x, context))
             except PeerUnavailable as error:

@@ -39,6 +39,11 @@ void run_on(const Accelerator& accelerator, const gemm_int8::Params& params, con
 
 std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capability,
                          int64_t sm_count) {
+  constexpr const char* kExplain = "explain_gemm_int8_cuda";
+  require(compute_capability >= 0 && compute_capability < 1000, kExplain,
+          "compute_capability = ", compute_capability, "; 80 stands for 8.0");
+  require(sm_count > 0 && sm_count < 100000, kExplain, "sm_count = ", sm_count,
+          " must be between 1 and 99999");
   const gemm_int8::Problem problem{m, n, k};
   const DeviceInfo device{static_cast<int>(compute_capability), static_cast<int>(sm_count), 0, 0};
   raise_if_bad(gemm_int8::check_cuda(problem, device));

@@ -76,7 +76,10 @@ def test_report_draws_tables(result_path: Path, options: list[str]) -> None:
     ("arguments", "message"),
     [
         (["conv"], "op: got 'conv'; allowed: gemm_int8, quantize_int8"),
-        (["gemm_int8", "--device", "cuda"], "gemm_int8 has no cuda kernels; allowed: cpu"),
+        (
+            ["gemm_int8", "--device", "cuda", "--isa", "avx2"],
+            "--isa: of the CPU; not allowed with --device cuda",
+        ),
         (["gemm_int8", "--device", "tpu"], "--device: got 'tpu'; allowed: cpu, cuda"),
         (["gemm_int8", "--peers", "mkl"], "--peers: got 'mkl'"),
         (["gemm_int8", "--dtype", "f64"], "--dtype: got 'f64'; gemm_int8 allows f32, bf16, f16"),

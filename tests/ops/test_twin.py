@@ -83,3 +83,9 @@ def test_plan_fits_the_problem(m: int, n: int, k: int, kernel: str, is_split: bo
 def test_old_devices_are_refused() -> None:
     with pytest.raises(ValueError, match=r"compute capability 7\.5; the kernels need 8\.0 or newer"):
         emulated_ops().explain_gemm_int8_cuda(1, 1, 1, 75, 40)
+
+
+@pytest.mark.parametrize(("arch", "sms"), [(80, 0), (80, -1), (80, 2**40), (-80, 108), (2**40, 108)])
+def test_devices_that_cannot_be_are_refused(arch: int, sms: int) -> None:
+    with pytest.raises(ValueError, match=r"explain_gemm_int8_cuda: (compute_capability|sm_count) = "):
+        emulated_ops().explain_gemm_int8_cuda(1, 1, 1, arch, sms)

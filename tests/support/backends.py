@@ -128,6 +128,45 @@ class Twin(Backend):
             ops.set_twin(0, 0, "")
 
 
+class Gpu(Backend):
+    """The CUDA key on a real device: operands go there, results come back."""
+
+    def __str__(self) -> str:
+        return "gpu"
+
+    @contextmanager
+    def active(self) -> Iterator[Any]:
+        yield torch.ops.lamina
+
+    def quantize(self, x: torch.Tensor, *args: Any, **options: Any) -> tuple[torch.Tensor, ...]:
+        moved = [arg.cuda() if isinstance(arg, torch.Tensor) else arg for arg in args]
+        named = {key: arg.cuda() if isinstance(arg, torch.Tensor) else arg for key, arg in options.items()}
+        results = torch.ops.lamina.quantize_int8(keep_strides_on_cuda(x), *moved, **named)
+        return tuple(result.cpu() for result in results)
+
+    def gemm_packed(
+        self,
+        inputs: GemmInputs,
+        data: torch.Tensor,
+        sums: torch.Tensor,
+        out_dtype: torch.dtype = torch.float32,
+    ) -> torch.Tensor:
+        i = inputs
+        operands = [keep_strides_on_cuda(i.a), data.cuda(), sums.cuda(), i.a_scale.cuda(), i.w_scale.cuda()]
+        optional = [None if t is None else t.cuda() for t in (i.a_zero_point, i.bias)]
+        out: torch.Tensor = torch.ops.lamina.gemm_int8(*operands, *optional, out_dtype)
+        return out.cpu()
+
+
+def keep_strides_on_cuda(x: torch.Tensor) -> torch.Tensor:
+    """x on the GPU with the strides and the offset that it has here; .cuda() may make it contiguous."""
+    whole = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage())
+    return whole.cuda().as_strided(x.shape, x.stride(), x.storage_offset())
+
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+
+
 def twins(op: str) -> list[Backend]:
     """Every CUDA kernel of `op` on the twin; LAMINA_TWIN_SEED chooses the schedule."""
     seed = int(os.environ.get("LAMINA_TWIN_SEED", "0"))
@@ -166,8 +205,9 @@ def cpu_backends(op: str) -> list[Any]:
 
 
 def backends(op: str) -> list[Any]:
-    """The CPU kernels of `op`, and its CUDA kernels on the twin."""
-    return cpu_backends(op) + [pytest.param(twin, id=str(twin)) for twin in twins(op)]
+    """The CPU kernels of `op`, its CUDA kernels on the twin, and a GPU where there is one."""
+    gpu = pytest.param(Gpu("gpu"), id="gpu", marks=[pytest.mark.gpu, NO_GPU])
+    return [*cpu_backends(op), *(pytest.param(twin, id=str(twin)) for twin in twins(op)), gpu]
 
 
 def available(op: str) -> list[Backend]:

@@ -1,0 +1,1 @@
+"""Benchmarks on a CUDA device: protocols, ceilings, implementations, and the stages of gpu_check.py."""

@@ -1,0 +1,160 @@
+"""Times one op over several weights on the GPU and keeps a result file current: a stage of gpu_check.py.
+
+    python bench/gpu/suite.py gemm_int8 --m 1,16 --shapes 4096x4096,6144x4096 --json F [--seconds 60]
+
+The file is written after every case, and a second run continues it. Needs neither click nor rich.
+Exit status: 0 done; 1 lamina failed a check; 3 the CUDA context was lost, run again; 4 out of --seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a file: make `bench` importable, from the checkout
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from bench.cases import BenchError, Case, check_peers, load_op, make_cases, op_names
+from bench.gpu.device import CudaDevice
+from bench.gpu.runner import DeviceLost, GpuRunner, library_sha256, make_context
+from bench.gpu.timing import GpuProtocol
+from bench.results_file import save
+
+EXIT_FAILED, EXIT_LOST, EXIT_NO_TIME = 1, 3, 4
+
+
+def parse_shapes(text: str) -> list[tuple[int, int]]:
+    """ "6144x4096,4096x4096" as [(n, k), ...]."""
+    try:
+        shapes = [tuple(int(extent) for extent in part.split("x")) for part in text.split(",") if part]
+    except ValueError:
+        shapes = [()]
+    if not shapes or any(len(shape) != 2 for shape in shapes):
+        raise argparse.ArgumentTypeError(f"got {text!r}; allowed: NxK, comma separated")
+    return [(shape[0], shape[1]) for shape in shapes]
+
+
+def parse_sizes(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}; allowed: whole numbers, comma separated") from None
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="bench/gpu/suite.py"
+    )
+    made.add_argument("op", choices=op_names())
+    made.add_argument("--m", type=parse_sizes, default=[1, 16, 64, 256, 1024, 4096])
+    made.add_argument("--shapes", type=parse_shapes, required=True, help="NxK, comma separated")
+    made.add_argument("--dtype", default="bf16", help="of activations or output")
+    made.add_argument("--peers", default="all", help="names, comma separated; all or none")
+    made.add_argument("--values", choices=("normal", "uniform"), default="normal")
+    made.add_argument("--samples", type=int, default=50)
+    made.add_argument("--rotate-mib", type=int, default=1024, help="most memory for copies, each")
+    made.add_argument(
+        "--seconds", type=float, default=float("inf"), help="start no case that would end later"
+    )
+    made.add_argument("--json", type=Path, required=True, help="result file, continued if it is there")
+    return made
+
+
+def earlier_result(path: Path, library: str | None, gpu: str) -> dict[str, Any] | None:
+    """The file to continue: of the same library on the same GPU. None starts a new one."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        machine = content["machine"]
+        same = machine["library_sha256"] == library and machine["gpu"]["name"] == gpu
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return content if same and library is not None else None
+
+
+def run_cases(
+    runner: GpuRunner,
+    cases: Sequence[Case],
+    path: Path,
+    seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+    start: float | None = None,
+) -> int:
+    """Runs the cases that the earlier file lacks, while there is time; returns the exit status."""
+    start = clock() if start is None else start
+    longest = 0.0
+    status = 0
+    # What failed before goes last: a case that loses the CUDA context must not keep the others from running.
+    ordered = sorted(dict.fromkeys(cases), key=runner.has_failed_before)
+    for number, case in enumerate(ordered):
+        began = clock()
+        if runner.is_done(case):
+            continue
+        # The next case may be larger than any before: half as long again as the longest.
+        if began - start + 1.5 * longest > seconds:
+            print(f"out of time after {number} of {len(ordered)} cases; a second run continues", flush=True)
+            status = EXIT_NO_TIME
+            break
+        try:
+            runner.run_case(case)
+        except DeviceLost as error:
+            status = EXIT_LOST
+            print(f"{case.title()}: {error}", flush=True)
+            break
+        finally:
+            save(path, runner.to_json())
+        longest = max(longest, clock() - began)
+        print(f"{case.title()}  {_line(runner, case)}  ({clock() - began:.1f} s)", flush=True)
+    if status in (0, EXIT_NO_TIME) and runner.has_failed():
+        return EXIT_FAILED
+    return status
+
+
+def _line(runner: GpuRunner, case: Case) -> str:
+    """The case's times in a line, in microseconds: graph / do_bench."""
+    times: dict[str, list[str]] = {}
+    for row in runner.measured:
+        if row.case == case:
+            times.setdefault(row.impl, []).insert(0, f"{row.timing.median_us:.1f}" if row.timing else "-")
+    return "  ".join(f"{impl} {' / '.join(found)}" for impl, found in times.items())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    start = time.monotonic()
+    wanted = parser().parse_args(arguments)
+    try:
+        op = load_op(wanted.op)
+        peers = {"all": list(op.peers_on("cuda")), "none": []}.get(wanted.peers, wanted.peers.split(","))
+        check_peers(op, "cuda", peers)
+        cases: list[Case] = []
+        for n, k in wanted.shapes:
+            made = make_cases(op, "cuda", wanted.m, n, k, wanted.dtype, None)
+            cases.extend(replace(case, values=wanted.values) for case in made)
+        device = CudaDevice()
+        protocol = GpuProtocol(samples=wanted.samples)
+    except (BenchError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_FAILED
+    context = make_context(device.rotation_target(wanted.rotate_mib), peers, (), hot=False)
+    earlier = earlier_result(wanted.json, library_sha256(), str(device.properties.name))
+    runner = GpuRunner(op, context, protocol, device, earlier)
+    if all(runner.is_done(case) for case in cases):
+        print("every case is in the file already")
+        return 0
+    runner.measure_ceilings()
+    print(f"ceilings after {time.monotonic() - start:.1f} s", flush=True)
+    return run_cases(runner, cases, wanted.json, wanted.seconds, start=start)
+
+
+if __name__ == "__main__":
+    exit_status = main()
+    sys.stdout.flush()
+    if exit_status == EXIT_LOST:
+        os._exit(exit_status)  # what tears CUDA down may abort, and hide the status
+    sys.exit(exit_status)
