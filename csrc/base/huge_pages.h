@@ -1,6 +1,6 @@
-// Memory that is read as one long stream, such as a packed weight, reads 3 to 5 % faster on
-// huge pages: fewer translations miss. Where Linux leaves the choice to programs (transparent
-// huge pages set to "madvise", as on Ubuntu) this asks for them.
+// Memory that is read as one long stream, such as a packed weight, reads 3 to 5 % faster on huge pages
+// (2026-11, Xeon, 1 x 4096 x 4096): fewer translations miss. Where Linux leaves the choice to programs
+// (transparent huge pages set to "madvise", as on Ubuntu) this asks for them.
 #pragma once
 
 #include <cstdint>

@@ -9,8 +9,7 @@
 // A block of k with more than kMaxSplits a row and tile is widened to int16 and multiplied with
 // vpmaddwd, which cannot overflow.
 //
-// Ports  split    per 32 MACs vpmaddubsw, vpmaddwd by ones, vpaddd: 3 vector uops, 2 of them
-// multiplies
+// Ports  split    per 32 MACs vpmaddubsw, vpmaddwd by ones, vpaddd: 3 vector uops, 2 multiplies
 //        widened  per 32 MACs 2 vpmaddwd and 2 vpaddd, and vpmovsxbw for the weights: 4 and more
 // Tile   5 rows x 16 columns = 10 accumulators + 2 weights + row + product + ones of 16 registers;
 //        one row x 64 columns = 8 accumulators, to read four streams of weights

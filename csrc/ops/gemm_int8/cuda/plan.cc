@@ -93,7 +93,7 @@ CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, std::string_view 
   CudaPlan best;
   double best_cost = 1e300;
   for (const CudaKernel& kernel : cuda_kernels()) {
-    if (!only.empty() && only != kernel.name) continue;
+    if (kernel.arch > device.compute_capability || (!only.empty() && only != kernel.name)) continue;
     const int64_t steps = std::max<int64_t>(1, steps_of(kernel, p));
     // A split's sums stay in int32.
     const int64_t fewest = ceil_div(steps * kernel.step_k, kMaxExactK);
