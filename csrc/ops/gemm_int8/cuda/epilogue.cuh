@@ -1,5 +1,8 @@
-// What follows the sums on a GPU: the formula of ../epilogue.h for eight neighbouring columns of a row.
+// What follows the sums on a GPU: the formula of ../epilogue.h for neighbouring columns of a row.
 #pragma once
+
+#include <bit>
+#include <type_traits>
 
 #include "device/device.h"
 #include "ops/gemm_int8/epilogue.h"
@@ -7,13 +10,38 @@
 
 namespace lamina::gemm_int8 {
 
-inline constexpr int kStoreColumns = 8;
+// Neighbours in a row as the words that store them.
+template <class T, int kCount>
+struct Run {
+  static constexpr int kBytes = static_cast<int>(sizeof(T)) * kCount;
+  using Word =
+      std::conditional_t<kBytes % 16 == 0, dev::U32x4,
+                         std::conditional_t<kBytes == 8, dev::U32x2,
+                                            std::conditional_t<kBytes == 4, uint32_t, uint16_t>>>;
+  static constexpr int kWords = kBytes / static_cast<int>(sizeof(Word));
+  static_assert(kWords * static_cast<int>(sizeof(Word)) == kBytes);
 
-// Eight results as the 16-byte words that store them.
-template <class Out>
-struct alignas(16) Octet {
-  Out value[kStoreColumns];
+  T value[kCount];
 };
+
+// The first `count` of a run; in whole words where all of it is stored and `to` allows them.
+template <class T, int kCount>
+LAMINA_DEVICE void store_run(T* to, const Run<T, kCount>& run, int64_t count) {
+  using Word = typename Run<T, kCount>::Word;
+  struct Words {
+    Word word[Run<T, kCount>::kWords];
+  };
+  if (count >= kCount && reinterpret_cast<uintptr_t>(to) % sizeof(Word) == 0) {
+    const Words words = std::bit_cast<Words>(run);
+#pragma unroll
+    for (int v = 0; v < Run<T, kCount>::kWords; ++v)
+      dev::store_global(reinterpret_cast<Word*>(to) + v, words.word[v]);
+  } else {
+#pragma unroll
+    for (int e = 0; e < kCount; ++e)
+      if (e < count) dev::store_global(to + e, run.value[e]);
+  }
+}
 
 LAMINA_DEVICE float load_bias(const Params& p, int64_t j) {
   if (p.bias == nullptr) return kNoBias;
@@ -22,41 +50,47 @@ LAMINA_DEVICE float load_bias(const Params& p, int64_t j) {
   return to_f32(static_cast<const BF16*>(p.bias)[j]);
 }
 
-template <class Out, class Acc>
-LAMINA_DEVICE void store_octet_as(const Params& p, const Acc (&acc)[kStoreColumns], int64_t i,
-                                  int64_t j0) {
-  const float a_scale = p.a_scale[i];
-  const int32_t zero = p.a_zero_point.is_given() ? p.a_zero_point[i] : 0;
-  Out* const out = static_cast<Out*>(p.out) + i * p.out_stride + j0;
-  const int64_t count = p.problem.n - j0;
-  Octet<Out> result;
+// What the epilogue needs of kCount columns from j0 < n; those from n on repeat the first.
+template <int kCount>
+struct Columns {
+  int64_t j0, left;  // left: columns up to n
+  int32_t w_sum[kCount];
+  float w_scale[kCount], bias[kCount];
+
+  LAMINA_DEVICE Columns(const Params& p, int64_t first) : j0(first), left(p.problem.n - first) {
 #pragma unroll
-  for (int e = 0; e < kStoreColumns; ++e) {
-    const int64_t j = j0 + (e < count ? e : 0);
-    result.value[e] =
-        finish<Out>(correct(acc[e], zero, p.w_sums[j]), a_scale, p.w_scale[j], load_bias(p, j));
+    for (int e = 0; e < kCount; ++e) {
+      const int64_t j = j0 + (e < left ? e : 0);
+      w_sum[e] = p.a_zero_point.is_given() ? p.w_sums[j] : 0;
+      w_scale[e] = p.w_scale[j];
+      bias[e] = load_bias(p, j);
+    }
   }
-  const bool is_aligned = reinterpret_cast<uintptr_t>(out) % 16 == 0;
-  if (count >= kStoreColumns && is_aligned) {
-    constexpr int kWords = static_cast<int>(sizeof(result) / sizeof(dev::U32x4));
-    const dev::U32x4* const words = reinterpret_cast<const dev::U32x4*>(&result);
+};
+
+template <class Out, int kCount>
+LAMINA_DEVICE void store_as(const Params& p, const float (&value)[kCount], int64_t i,
+                            const Columns<kCount>& columns) {
+  Run<Out, kCount> run;
 #pragma unroll
-    for (int v = 0; v < kWords; ++v)
-      dev::store_global(reinterpret_cast<dev::U32x4*>(out) + v, words[v]);
-  } else {
-#pragma unroll
-    for (int e = 0; e < kStoreColumns; ++e)
-      if (e < count) dev::store_global(out + e, result.value[e]);
-  }
+  for (int e = 0; e < kCount; ++e) run.value[e] = from_f32<Out>(value[e]);
+  store_run(static_cast<Out*>(p.out) + i * p.out_stride + columns.j0, run, columns.left);
 }
 
-// out[i, j0 .. j0 + 7] from the sums of a * w; columns from n on are left out. i < m, j0 < n.
-template <class Acc>
-LAMINA_DEVICE void store_octet(const Params& p, const Acc (&acc)[kStoreColumns], int64_t i,
-                               int64_t j0) {
-  if (p.out_dtype == DType::kF32) return store_octet_as<float>(p, acc, i, j0);
-  if (p.out_dtype == DType::kF16) return store_octet_as<F16>(p, acc, i, j0);
-  store_octet_as<BF16>(p, acc, i, j0);
+// out[i, columns] from the sums of a * w; i < m. Columns from n on are left out.
+template <class Acc, int kCount>
+LAMINA_DEVICE void store_row(const Params& p, const Acc (&acc)[kCount], int64_t i,
+                             const Columns<kCount>& columns) {
+  const float a_scale = p.a_scale[i];
+  const int32_t zero = p.a_zero_point.is_given() ? p.a_zero_point[i] : 0;
+  float value[kCount];
+#pragma unroll
+  for (int e = 0; e < kCount; ++e)
+    value[e] = finish<float>(correct(acc[e], zero, columns.w_sum[e]), a_scale, columns.w_scale[e],
+                             columns.bias[e]);
+  if (p.out_dtype == DType::kF32) return store_as<float>(p, value, i, columns);
+  if (p.out_dtype == DType::kF16) return store_as<F16>(p, value, i, columns);
+  store_as<BF16>(p, value, i, columns);
 }
 
 }  // namespace lamina::gemm_int8

@@ -17,6 +17,11 @@ struct Split {
 
 constexpr int64_t partial_stride(int64_t n) { return (n + 7) / 8 * 8; }
 
+constexpr int32_t* partial_at(const Split& split, const Problem& p, int64_t s, int64_t i,
+                              int64_t j) {
+  return split.partial + (s * p.m + i) * partial_stride(p.n) + j;
+}
+
 struct CudaKernel {
   const char* name;
   int arch;            // compute capability from which it runs: 80

@@ -15,14 +15,13 @@ struct Reduce {
     Split split;
   };
   static constexpr const char* kName = "gemm_int8_reduce";
-  static constexpr int kThreads = 128, kMinBlocks = 8;
+  static constexpr int kThreads = 128, kMinBlocks = 8, kColumns = 8;
 
   template <class Acc>
   LAMINA_DEVICE static void reduce(const Args& args, int64_t i, int64_t j) {
-    const int64_t stride = partial_stride(args.p.problem.n);
-    Acc sums[kStoreColumns] = {};
+    Acc sums[kColumns] = {};
     for (int s = 0; s < args.split.count; ++s) {
-      const int32_t* const from = args.split.partial + (s * args.p.problem.m + i) * stride + j;
+      const int32_t* const from = partial_at(args.split, args.p.problem, s, i, j);
 #pragma unroll
       for (int v = 0; v < 2; ++v) {
         const dev::U32x4 part = dev::load_global(reinterpret_cast<const dev::U32x4*>(from) + v);
@@ -30,14 +29,14 @@ struct Reduce {
         for (int e = 0; e < 4; ++e) sums[4 * v + e] += static_cast<int32_t>(part.x[e]);
       }
     }
-    store_octet(args.p, sums, i, j);
+    store_row(args.p, sums, i, Columns<kColumns>(args.p, j));
   }
 
   LAMINA_DEVICE static void run(const Args& args) {
-    const int64_t octets = partial_stride(args.p.problem.n) / kStoreColumns;
+    const int64_t octets = partial_stride(args.p.problem.n) / kColumns;
     const int64_t at = static_cast<int64_t>(dev::block_index().x) * kThreads + dev::thread_index();
     if (at >= args.p.problem.m * octets) return;
-    const int64_t i = at / octets, j = at % octets * kStoreColumns;
+    const int64_t i = at / octets, j = at % octets * kColumns;
     if (args.p.problem.k > kMaxExactK) {
       reduce<int64_t>(args, i, j);
     } else {
@@ -49,7 +48,7 @@ struct Reduce {
 }  // namespace
 
 Status launch_reduce(const Params& params, const Split& split, void* stream) {
-  const int64_t octets = params.problem.m * (partial_stride(params.problem.n) / kStoreColumns);
+  const int64_t octets = params.problem.m * (partial_stride(params.problem.n) / Reduce::kColumns);
   return dev::launch<Reduce>({{static_cast<int>(ceil_div(octets, Reduce::kThreads)), 1, 1}, 0},
                              stream, {params, split});
 }

@@ -37,6 +37,7 @@ struct Sm80 {
 
   // The mma and what a warp computes with it: kMmaM x 32 columns, kRowTiles x kColumnGroups times.
   static constexpr int kMmaM = 16, kGroupN = 32, kMmasPerGroup = 4, kMmaK = 32;
+  static constexpr int kLaneColumns = 8;  // of a group, neighbours
   static constexpr int kWarpM = kConfig.block_m / kConfig.warps_m;
   static constexpr int kWarpN = kConfig.block_n / kConfig.warps_n;
   static constexpr int kRowTiles = kWarpM / kMmaM;
@@ -222,32 +223,28 @@ struct Sm80 {
     const Params& p = args.p;
     const int lane = dev::lane();
 #pragma unroll
-    for (int r = 0; r < kRowTiles; ++r)
+    for (int c = 0; c < kColumnGroups; ++c) {
+      const int64_t j = at.n0 + at.warp_n * kWarpN + c * kGroupN + lane % 4 * kLaneColumns;
+      if (j >= p.problem.n) continue;
+      const Columns<kLaneColumns> columns(p, j);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int64_t i = at.m0 + at.warp_m * kWarpM + r * kMmaM + half * 8 + lane / 4;
-        if (i >= p.problem.m) continue;
+      for (int r = 0; r < kRowTiles; ++r)
 #pragma unroll
-        for (int c = 0; c < kColumnGroups; ++c) {
-          const int64_t j = at.n0 + at.warp_n * kWarpN + c * kGroupN + lane % 4 * kStoreColumns;
-          if (j >= p.problem.n) continue;
-          int32_t octet[kStoreColumns];
+        for (int half = 0; half < 2; ++half) {
+          const int64_t i = at.m0 + at.warp_m * kWarpM + r * kMmaM + half * 8 + lane / 4;
+          if (i >= p.problem.m) continue;
+          Run<int32_t, kLaneColumns> octet;
 #pragma unroll
-          for (int e = 0; e < kStoreColumns; ++e)
-            octet[e] = sums[r][c][e % kMmasPerGroup][half * 2 + e / kMmasPerGroup];
+          for (int e = 0; e < kLaneColumns; ++e)
+            octet.value[e] = sums[r][c][e % kMmasPerGroup][half * 2 + e / kMmasPerGroup];
           if (args.split.count == 1) {
-            store_octet(p, octet, i, j);
+            store_row(p, octet.value, i, columns);
           } else {
-            const int64_t stride = partial_stride(p.problem.n);
-            int32_t* const to =
-                args.split.partial + (dev::block_index().z * p.problem.m + i) * stride + j;
-#pragma unroll
-            for (int v = 0; v < 2; ++v)
-              dev::store_global(reinterpret_cast<dev::U32x4*>(to) + v,
-                                reinterpret_cast<const dev::U32x4*>(octet)[v]);
+            store_run(partial_at(args.split, p.problem, dev::block_index().z, i, j), octet,
+                      kLaneColumns);
           }
         }
-      }
+    }
   }
 
   LAMINA_DEVICE static void run(const Args& args) {
