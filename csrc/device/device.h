@@ -16,20 +16,28 @@
 
 #if defined(__CUDACC__)
 #include "device/ptx/atomic.cuh"
+#include "device/ptx/cluster.cuh"
 #include "device/ptx/convert.cuh"
 #include "device/ptx/copy.cuh"
 #include "device/ptx/index.cuh"
 #include "device/ptx/launch.cuh"
+#include "device/ptx/mbarrier.cuh"
 #include "device/ptx/mma.cuh"
 #include "device/ptx/shuffle.cuh"
 #include "device/ptx/sync.cuh"
+#include "device/ptx/tensor_map.cuh"
+#include "device/ptx/tma.cuh"
 #else
 #include "device/emu/atomic.h"
+#include "device/emu/cluster.h"
 #include "device/emu/convert.h"
 #include "device/emu/copy.h"
 #include "device/emu/index.h"
 #include "device/emu/launch.h"
+#include "device/emu/mbarrier.h"
 #include "device/emu/mma.h"
 #include "device/emu/shuffle.h"
 #include "device/emu/sync.h"
+#include "device/emu/tensor_map.h"
+#include "device/emu/tma.h"
 #endif

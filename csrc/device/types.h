@@ -2,7 +2,10 @@
 // a function is marked.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+
+#include "layout/swizzle.h"
 
 #if defined(__CUDACC__)
 #define LAMINA_DEVICE __device__ __forceinline__
@@ -23,6 +26,10 @@ struct Index3 {
 struct LaunchShape {
   Index3 grid = {1, 1, 1};
   int smem_bytes = 0;  // dynamic shared memory of a block
+  int cluster = 1;     // neighbours along x that run together; sm_90
+  // The kernel may start while the one before it on the stream still runs, and must
+  // wait_for_previous(); sm_90.
+  bool overlaps_previous = false;
 };
 
 struct alignas(8) U32x2 {
@@ -36,6 +43,31 @@ struct alignas(16) U32x4 {
 enum class Cache {
   kDefault,
   kStream,  // read once: not kept in L1, first to leave L2
+};
+
+// A barrier in shared memory that counts arrivals and bytes; opaque. PTX ISA, "mbarrier".
+struct alignas(8) MBarrier {
+  uint64_t state;
+};
+
+using lamina::Swizzle;
+
+// What TMA knows of a tensor in global memory; opaque. A kernel takes it as a part of its Args.
+struct alignas(64) TensorMap {
+  std::byte opaque[128];
+};
+
+inline constexpr int kMaxTensorRank = 4;
+
+// Extents, strides and boxes go from the fastest dimension, which is dense, to the slowest.
+struct TensorMapSpec {
+  const void* base = nullptr;
+  int rank = 2;                               // 2 to 4
+  int element_bytes = 1;                      // 1, 2, 4
+  int64_t extent[kMaxTensorRank] = {};        // in elements
+  int64_t stride_bytes[kMaxTensorRank] = {};  // [0] is not used
+  int box[kMaxTensorRank] = {};               // in elements: what one copy moves
+  Swizzle swizzle = Swizzle::kNone;
 };
 
 }  // namespace lamina::dev

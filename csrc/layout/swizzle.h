@@ -3,7 +3,30 @@
 // hit all eight bank groups.
 #pragma once
 
+#include <cstdint>
+
 #include "layout/int8_tile.h"
+
+namespace lamina {
+
+// The swizzles of TMA and wgmma, by the bytes of a row: 16-byte chunks change places within it.
+enum class Swizzle { kNone, k32, k64, k128 };
+
+constexpr int swizzle_bytes(Swizzle swizzle) {
+  return swizzle == Swizzle::kNone ? 0 : 16 << static_cast<int>(swizzle);
+}
+
+// After so many bytes the pattern repeats: where a tile begins must be a multiple.
+constexpr int swizzle_alignment(Swizzle swizzle) { return 8 * swizzle_bytes(swizzle); }
+
+// Where hardware puts the byte that would be at `address` of shared memory, and the other way round:
+// bits 4 to 6 (4 to 5, 4) change by bits 7 to 9 (7 to 8, 7). PTX ISA, "Swizzling modes".
+constexpr uint32_t swizzled(Swizzle swizzle, uint32_t address) {
+  const uint32_t chunks = static_cast<uint32_t>(swizzle_bytes(swizzle)) / 16;
+  return chunks == 0 ? address : address ^ (address >> 7 & (chunks - 1)) << 4;
+}
+
+}  // namespace lamina
 
 namespace lamina::swizzle {
 
@@ -48,6 +71,23 @@ constexpr bool tiles_are_free_of_conflicts() {
   return true;
 }
 
+// Swizzle::k128 is row_chunk() of 128-byte rows; eight rows of any swizzle stay among themselves.
+constexpr bool hardware_swizzles_hold() {
+  for (int row = 0; row < 16; ++row)
+    for (int chunk = 0; chunk < kBankGroups; ++chunk)
+      if (swizzled(Swizzle::k128,
+                   static_cast<uint32_t>((row * kBankGroups + chunk) * kChunkBytes)) !=
+          static_cast<uint32_t>((row * kBankGroups + row_chunk(row, chunk)) * kChunkBytes))
+        return false;
+  for (Swizzle swizzle : {Swizzle::kNone, Swizzle::k32, Swizzle::k64, Swizzle::k128})
+    for (uint32_t at = 0; at < 2048; ++at)
+      if (swizzled(swizzle, swizzled(swizzle, at)) != at ||
+          swizzled(swizzle, at + 1024) != swizzled(swizzle, at) + 1024)
+        return false;
+  return true;
+}
+
+static_assert(hardware_swizzles_hold());
 static_assert(rows_are_free_of_conflicts());
 static_assert(tiles_are_free_of_conflicts());
 

@@ -5,9 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
+#include "device/emu/async_proxy.h"
 #include "device/emu/executor.h"
 #include "device/emu/fiber.h"
 
@@ -25,6 +28,12 @@ struct Fiber {
   Where where;
   std::vector<AsyncCopy> open_group;
   std::deque<std::vector<AsyncCopy>> groups;
+  std::vector<BulkStore> open_stores;
+  std::deque<std::vector<BulkStore>> store_groups;
+  ProxyFences fences;
+  const MBarrierState* waits_for = nullptr;
+  bool is_in_cluster_barrier = false;  // arrived, has not waited
+  uint32_t cluster_phase = 0;          // in which it arrived
 
   uint32_t bit() const { return 1u << (thread % kWarpLanes); }
 };
@@ -44,6 +53,14 @@ class Warp {
   std::vector<Meeting> meetings;
 };
 
+// Blocks that run together; one alone is a cluster too.
+struct Cluster {
+  std::vector<Block*> blocks;  // by rank; null when it has ended
+  int arrived = 0;             // threads at the cluster's barrier
+  uint32_t phase = 0;          // of that barrier
+  std::vector<Fiber*> waiting;
+};
+
 class Block {
  public:
   static constexpr int kBarriers = 16;  // PTX
@@ -55,10 +72,36 @@ class Block {
 
   Index3 index;
   std::unique_ptr<std::byte[], void (*)(std::byte*)> smem{nullptr, nullptr};
+  int smem_bytes = 0;
+  WriteLog writes;
+  std::map<uint32_t, MBarrierState> mbarriers;  // by offset in shared memory
+  int loads_in_flight = 0;
+  std::shared_ptr<Cluster> cluster;
+  int rank = 0;  // in the cluster
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   std::array<Barrier, kBarriers> barriers;
   int live = 0;
 };
+
+// A block of this thread's cluster whose shared memory is there.
+Block& block_of_rank(int rank, const char* name, Where where);
+
+// A copy whose barrier somebody waits for.
+struct DueLoad {
+  Block* block;
+  MBarrierState* barrier;
+  size_t index;
+};
+std::vector<DueLoad> due_loads(const std::vector<std::unique_ptr<Block>>& blocks);
+void deliver(const DueLoad& due);
+
+// What a thread may not leave behind; the last of a block ends the block.
+void end_thread();
+void end_cluster_barrier(Fiber& fiber);
+
+// Every warp of every block that lives, and what it waits for.
+std::string describe_waiting(const std::vector<std::unique_ptr<Block>>& blocks);
+std::string text(Index3 at);
 
 }  // namespace lamina::dev::emu

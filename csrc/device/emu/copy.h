@@ -107,6 +107,7 @@ void store_shared(V* to, V value, emu::Where where = emu::Where::current()) {
   static_assert(emu::kIsWord<V>);
   emu::check_access(to, sizeof(V), "store_shared", where);
   emu::note_shared_access(to, sizeof(V), "store_shared", where);
+  emu::note_generic_write(to, sizeof(V));
   *to = value;
 }
 

@@ -4,11 +4,11 @@
 #include <bit>
 #include <cstring>
 #include <span>
-#include <sstream>
 #include <utility>
 
 #include "device/emu/access_log.h"
 #include "device/emu/block.h"
+#include "device/launch_shape.h"
 
 namespace lamina::dev::emu {
 namespace {
@@ -19,16 +19,6 @@ struct Cancelled {};
 thread_local Options current_options;
 thread_local Report totals;
 thread_local AccessLog access_log;
-
-std::string place(const char* what, Where where) {
-  const std::string path = where.file_name();
-  return std::string(what) + " at " + path.substr(path.rfind('/') + 1) + ":" +
-         std::to_string(where.line());
-}
-
-}  // namespace
-
-namespace {
 
 // One launch. Its host thread is either in the scheduler or on one of its fibers.
 class Machine {
@@ -54,13 +44,15 @@ class Machine {
     while (error_.empty() && (next < blocks || !resident_.empty())) {
       while (next < blocks &&
              static_cast<int>(resident_.size()) < std::max(1, current_options.resident_blocks))
-        start_block(next++);
+        next = start_cluster(next);
       if (Warp* warp = choose_warp()) {
         run_warp(*warp);
         std::erase_if(resident_,
                       [&](const std::unique_ptr<Block>& block) { return block->live == 0; });
       }
     }
+    if (shape_.overlaps_previous && !has_waited_for_previous_)
+      fail_launch("overlaps_previous, but no thread calls wait_for_previous");
     cancel();
     current() = outer;
     totals.launches += 1;
@@ -71,13 +63,18 @@ class Machine {
 
   Fiber& self() { return *self_; }
   Index3 grid() const { return shape_.grid; }
+  void note_wait_for_previous() { has_waited_for_previous_ = true; }
 
   [[noreturn]] void fail(const std::string& what, Where where) {
     if (error_.empty())
       error_ = std::string(kernel_) + ": block " + text(self_->block->index) + " thread " +
-               std::to_string(self_->thread) + ": " + place(what.c_str(), where);
+               std::to_string(self_->thread) + ": " + place(what, where);
     throw Cancelled{};
   }
+  void fail_launch(const std::string& what) {
+    if (error_.empty()) error_ = std::string(kernel_) + ": " + what;
+  }
+  uint64_t random_number() { return random_(); }
 
   // Back to the scheduler until somebody makes this fiber ready again.
   void wait(Fiber::State state, const char* name, Where where) {
@@ -98,9 +95,16 @@ class Machine {
   }
 
  private:
-  static std::string text(Index3 at) {
-    return "(" + std::to_string(at.x) + ", " + std::to_string(at.y) + ", " + std::to_string(at.z) +
-           ")";
+  int64_t start_cluster(int64_t number) {
+    const auto cluster = std::make_shared<Cluster>();
+    for (int rank = 0; rank < shape_.cluster; ++rank) {
+      start_block(number++);
+      Block& block = *resident_.back();
+      block.cluster = cluster;
+      block.rank = rank;
+      cluster->blocks.push_back(&block);
+    }
+    return number;
   }
 
   void start_block(int64_t number) {
@@ -108,8 +112,9 @@ class Machine {
     block->index = {static_cast<int>(number % shape_.grid.x),
                     static_cast<int>(number / shape_.grid.x % shape_.grid.y),
                     static_cast<int>(number / shape_.grid.x / shape_.grid.y)};
-    // As NaN where bytes are floats; as -1 or 127 where they are integers.
-    block->smem = allocate_smem(shape_.smem_bytes, current_options.seed % 2 ? 0x7f : 0xff);
+    block->smem = allocate_smem(shape_.smem_bytes, poison());
+    block->smem_bytes = shape_.smem_bytes;
+    block->writes = WriteLog(shape_.smem_bytes);
     block->fibers = std::vector<Fiber>(static_cast<size_t>(threads_));
     block->warps = std::vector<Warp>(static_cast<size_t>((threads_ + kWarpLanes - 1) / kWarpLanes));
     block->live = threads_;
@@ -131,6 +136,7 @@ class Machine {
     Machine& machine = *current();
     try {
       machine.body_(machine.arguments_);
+      end_thread();
     } catch (const Cancelled&) {
     }
     Fiber& fiber = *machine.self_;
@@ -138,11 +144,13 @@ class Machine {
     fiber.warp->ready &= ~fiber.bit();
     fiber.warp->live &= ~fiber.bit();
     if (fiber.warp->live == 0) access_log.end_warp(fiber.warp);
-    --fiber.block->live;
+    if (--fiber.block->live == 0)
+      fiber.block->cluster->blocks[static_cast<size_t>(fiber.block->rank)] = nullptr;
     leave_for(fiber.context, machine.scheduler_);
   }
 
-  // A warp that can go on, at random; else one that polls; else none can: deadlock.
+  // A warp that can go on, at random; else one that polls; else none can: deadlock. Null also when a copy
+  // arrived instead.
   Warp* choose_warp() {
     std::vector<Warp*> able, polling;
     for (const std::unique_ptr<Block>& block : resident_)
@@ -150,11 +158,20 @@ class Machine {
         if (warp.ready) able.push_back(&warp);
         if (warp.polling) polling.push_back(&warp);
       }
+    // Bulk copies arrive one by one, some early, some when nothing else can happen.
+    if (const std::vector<DueLoad> due = due_loads(resident_);
+        !due.empty() && (able.empty() || random_() % 8 == 0)) {
+      deliver(due[random_() % due.size()]);
+      idle_polls_ = 0;
+      return nullptr;
+    }
     // Polling warps take part, rarely: what they wait for should have a chance to happen late.
     const bool poll = !polling.empty() && (able.empty() || random_() % 8 == 0);
     const bool is_stuck = able.empty() && idle_polls_ > kPatience;
     if ((able.empty() && polling.empty()) || is_stuck) {
-      error_ = deadlock();
+      fail_launch("deadlock, seed " + std::to_string(current_options.seed) + ", " +
+                  std::to_string(current_options.resident_blocks) +
+                  " resident blocks:" + describe_waiting(resident_));
       return nullptr;
     }
     std::vector<Warp*>& from = poll ? polling : able;
@@ -187,30 +204,6 @@ class Machine {
     }
   }
 
-  std::string deadlock() const {
-    std::ostringstream out;
-    out << kernel_ << ": deadlock, seed " << current_options.seed << ", "
-        << current_options.resident_blocks << " resident blocks:";
-    for (const std::unique_ptr<Block>& block : resident_)
-      for (const Warp& warp : block->warps)
-        for (const Fiber& fiber : block->fibers) {
-          if (fiber.warp != &warp || fiber.state == Fiber::State::kDone) continue;
-          // The first lane of those that wait in the same place speaks for them.
-          const auto same = [&](const Fiber& other) {
-            return other.warp == &warp && other.state != Fiber::State::kDone &&
-                   other.where.line() == fiber.where.line() && other.waits_in == fiber.waits_in;
-          };
-          const auto first = std::find_if(block->fibers.begin(), block->fibers.end(), same);
-          if (&*first != &fiber) continue;
-          const auto count = std::count_if(block->fibers.begin(), block->fibers.end(), same);
-          out << "\n  block " << text(block->index) << " warp " << warp.first_thread / kWarpLanes
-              << ": " << count << " lanes from thread " << fiber.thread << " wait in "
-              << place(fiber.waits_in, fiber.where);
-          if (warp.live != kFullWarp) out << ", " << std::popcount(~warp.live) << " lanes are gone";
-        }
-    return out.str();
-  }
-
   // Lets what is left unwind.
   void cancel() {
     for (const std::unique_ptr<Block>& block : resident_)
@@ -234,6 +227,7 @@ class Machine {
   Fiber* self_ = nullptr;
   std::vector<std::unique_ptr<Block>> resident_;
   int idle_polls_ = 0;
+  bool has_waited_for_previous_ = false;
   std::string error_;
 };
 
@@ -259,8 +253,17 @@ int thread_of(const Fiber& fiber) { return fiber.thread; }
 Index3 block_index_of(const Fiber& fiber) { return fiber.block->index; }
 Index3 grid_of(const Fiber&) { return machine().grid(); }
 std::byte* smem_of(const Fiber& fiber) { return fiber.block->smem.get(); }
+int smem_offset(const void* smem) {
+  return static_cast<int>(reinterpret_cast<intptr_t>(smem) -
+                          reinterpret_cast<intptr_t>(smem_of(self())));
+}
 
 void fail(const std::string& what, Where where) { machine().fail(what, where); }
+void fail_launch(const std::string& what) { machine().fail_launch(what); }
+void suspend(const char* name, Where where) { machine().wait(Fiber::State::kWaiting, name, where); }
+void wake(Fiber& fiber) { Machine::wake(fiber); }
+uint64_t random_number() { return machine().random_number(); }
+int poison() { return current_options.seed % 2 ? 0x7f : 0xff; }
 
 void meet(uint32_t mask, const char* name, Where where, void* arguments,
           const std::function<void(const std::array<void*, kWarpLanes>&)>& compute) {
@@ -314,7 +317,7 @@ void barrier(int id, int threads, bool waits, const char* name, Where where) {
 void poll(const char* name, Where where) { machine().wait(Fiber::State::kPolling, name, where); }
 
 void start_copy(const AsyncCopy& copy, Where) {
-  std::memset(copy.to, current_options.seed % 2 ? 0x7f : 0xff, static_cast<size_t>(copy.bytes));
+  std::memset(copy.to, poison(), static_cast<size_t>(copy.bytes));
   self().open_group.push_back(copy);
 }
 
@@ -327,6 +330,7 @@ void finish_copies(int pending_groups) {
       std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.valid_bytes));
       std::memset(copy.to + copy.valid_bytes, 0,
                   static_cast<size_t>(copy.bytes - copy.valid_bytes));
+      note_generic_write(copy.to, copy.bytes);
     }
     groups.pop_front();
   }
@@ -348,12 +352,11 @@ void note_shared_rows(const void* const* rows, int count, int bytes, const char*
   if (current_options.count_accesses) access_log.note_rows(rows, count, bytes, name, where);
 }
 
+void note_wait_for_previous() { machine().note_wait_for_previous(); }
+
 Status run_grid(const char* kernel, const LaunchShape& shape, int threads, Body body,
                 const void* arguments) {
-  if (shape.grid.x <= 0 || shape.grid.y <= 0 || shape.grid.z <= 0 || shape.grid.y > 65535 ||
-      shape.grid.z > 65535)
-    return Status::error(kernel, ": a grid of ", shape.grid.x, " x ", shape.grid.y, " x ",
-                         shape.grid.z, " blocks; 1 to 2^31 - 1 x 65535 x 65535 are possible");
+  if (Status status = check_shape(kernel, shape); !status.is_ok()) return status;
   return Machine(kernel, shape, threads, body, arguments).run();
 }
 

@@ -65,9 +65,20 @@ int thread_of(const Fiber& fiber);
 Index3 block_index_of(const Fiber& fiber);
 Index3 grid_of(const Fiber& fiber);
 std::byte* smem_of(const Fiber& fiber);
+int smem_offset(const void* smem);  // in the block's shared memory, or as if it were
 
 // Ends the launch with this message, the thread's place added.
 [[noreturn]] void fail(const std::string& what, Where where);
+// The same for what comes to light between fibers.
+void fail_launch(const std::string& what);
+std::string place(const std::string& what, Where where);  // "what at file:line"
+
+// Waits until somebody wakes this fiber; what it then finds it must check again.
+void suspend(const char* name, Where where);
+void wake(Fiber& fiber);
+
+uint64_t random_number();
+int poison();  // of every byte: NaN where bytes are floats, -1 or 127 where they are integers
 
 // Waits until every lane of `mask` is here with arguments of its own; compute(arguments by lane) runs
 // once. `name` and `where` must be the same for all: lanes that meet in different places diverged.
@@ -86,11 +97,22 @@ void start_copy(const AsyncCopy& copy, Where where);
 void commit_copies();
 void finish_copies(int pending_groups);  // all but the newest groups
 
+// Shared memory as the async proxy reads or writes it: fails where a thread wrote these bytes in the
+// generic proxy and has not fenced since.
+void check_async_access(const void* smem, int bytes, const char* name, Where where);
+void note_generic_write(const void* smem, int bytes);
+
+// Inverse of dev::smem_address(); fails outside the block's shared memory.
+std::byte* smem_pointer(uint32_t address, int bytes, const char* name, Where where);
+
 // A lane's access of `bytes` at `at`, naturally aligned or the launch fails.
 void check_access(const void* at, int bytes, const char* name, Where where);
 void note_shared_access(const void* at, int bytes, const char* name, Where where);
 // One phase of a collective: `count` rows of `bytes` that are read at once.
 void note_shared_rows(const void* const* rows, int count, int bytes, const char* name, Where where);
+
+// A launch with LaunchShape::overlaps_previous in which no thread does fails.
+void note_wait_for_previous();
 
 using Body = void (*)(const void* arguments);
 Status run_grid(const char* kernel, const LaunchShape& shape, int threads, Body body,

@@ -14,4 +14,10 @@ inline Index3 grid_size() { return emu::grid_of(emu::self()); }
 // 1024-byte aligned, of exactly LaunchShape::smem_bytes, poisoned at the start of a block.
 inline std::byte* dynamic_smem() { return emu::smem_of(emu::self()); }
 
+// Not zero at the start: code that forgets the start of its shared memory is to be found out.
+inline constexpr uint32_t kSmemBase = 1024;
+inline uint32_t smem_address(const void* smem) {
+  return static_cast<uint32_t>(emu::smem_offset(smem)) + kSmemBase;
+}
+
 }  // namespace lamina::dev

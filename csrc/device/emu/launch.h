@@ -1,4 +1,5 @@
-// Twin of ptx/launch.cuh: runs the grid to its end before it returns. The stream is not used.
+// Twin of ptx/launch.cuh: runs the grid to its end before it returns, so that nothing ever overlaps. The
+// stream is not used.
 #pragma once
 
 #include "device/emu/executor.h"
@@ -14,5 +15,8 @@ Status launch(const LaunchShape& shape, void* /*stream*/, const typename Kernel:
       },
       &args);
 }
+
+inline void launch_dependents() {}
+inline void wait_for_previous() { emu::note_wait_for_previous(); }
 
 }  // namespace lamina::dev

@@ -1,0 +1,48 @@
+// Twin of ptx/cluster.cuh. The blocks of a cluster start together and end when they like. Before the first
+// cluster barrier none may touch another's shared memory: on a GPU it may not have started.
+#pragma once
+
+#include "device/emu/executor.h"
+
+namespace lamina::dev {
+namespace emu {
+
+int cluster_rank();
+int cluster_size();
+void arrive_cluster(Where where);
+void wait_cluster(const char* name, Where where);
+void* cluster_pointer(const void* smem, int bytes, int rank, const char* name, Where where);
+
+template <class V>
+V* cluster_word(const V* smem, int rank, const char* name, Where where) {
+  static_assert(sizeof(V) == 4 || sizeof(V) == 8 || sizeof(V) == 16);
+  check_access(smem, sizeof(V), name, where);
+  return static_cast<V*>(cluster_pointer(smem, sizeof(V), rank, name, where));
+}
+
+}  // namespace emu
+
+inline int cluster_rank() { return emu::cluster_rank(); }
+inline int cluster_size() { return emu::cluster_size(); }
+
+inline void cluster_arrive(emu::Where where = emu::Where::current()) { emu::arrive_cluster(where); }
+inline void cluster_wait(emu::Where where = emu::Where::current()) {
+  emu::wait_cluster("cluster_wait", where);
+}
+inline void cluster_sync(emu::Where where = emu::Where::current()) {
+  emu::arrive_cluster(where);
+  emu::wait_cluster("cluster_sync", where);
+}
+
+template <class V>
+V load_cluster(const V* from, int rank, emu::Where where = emu::Where::current()) {
+  return *emu::cluster_word(from, rank, "load_cluster", where);
+}
+template <class V>
+void store_cluster(V* to, V value, int rank, emu::Where where = emu::Where::current()) {
+  V* const at = emu::cluster_word(to, rank, "store_cluster", where);
+  emu::note_generic_write(at, sizeof(V));
+  *at = value;
+}
+
+}  // namespace lamina::dev

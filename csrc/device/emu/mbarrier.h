@@ -1,0 +1,56 @@
+// Twin of ptx/mbarrier.cuh. A barrier counts as initialised for the async proxy only when the thread that
+// did it has fenced; for other threads that is not checked: without a barrier in between they find it
+// uninitialised in some schedules.
+#pragma once
+
+#include "device/emu/executor.h"
+
+namespace lamina::dev {
+namespace emu {
+
+inline constexpr int kOwnRank = -1;
+
+void init_mbarrier(MBarrier* barrier, int arrivals, Where where);
+// expect_tx of `bytes`, then `arrivals` at the barrier of that place in a block of the cluster.
+void signal_mbarrier(MBarrier* barrier, int rank, int bytes, int arrivals, const char* name,
+                     Where where);
+bool try_wait_mbarrier(MBarrier* barrier, int parity, const char* name, Where where);
+void fence_mbarriers();
+void fence_async();
+
+}  // namespace emu
+
+inline void mbarrier_init(MBarrier* barrier, int arrivals,
+                          emu::Where where = emu::Where::current()) {
+  emu::init_mbarrier(barrier, arrivals, where);
+}
+
+inline void mbarrier_arrive(MBarrier* barrier, emu::Where where = emu::Where::current()) {
+  emu::signal_mbarrier(barrier, emu::kOwnRank, 0, 1, "mbarrier_arrive", where);
+}
+inline void mbarrier_arrive_remote(MBarrier* barrier, int rank,
+                                   emu::Where where = emu::Where::current()) {
+  emu::signal_mbarrier(barrier, rank, 0, 1, "mbarrier_arrive_remote", where);
+}
+inline void mbarrier_expect_tx(MBarrier* barrier, int bytes,
+                               emu::Where where = emu::Where::current()) {
+  emu::signal_mbarrier(barrier, emu::kOwnRank, bytes, 0, "mbarrier_expect_tx", where);
+}
+inline void mbarrier_arrive_expect_tx(MBarrier* barrier, int bytes,
+                                      emu::Where where = emu::Where::current()) {
+  emu::signal_mbarrier(barrier, emu::kOwnRank, bytes, 1, "mbarrier_arrive_expect_tx", where);
+}
+
+inline bool mbarrier_try_wait(MBarrier* barrier, int parity,
+                              emu::Where where = emu::Where::current()) {
+  return emu::try_wait_mbarrier(barrier, parity, "mbarrier_try_wait", where);
+}
+inline void mbarrier_wait(MBarrier* barrier, int parity, emu::Where where = emu::Where::current()) {
+  while (!emu::try_wait_mbarrier(barrier, parity, "mbarrier_wait", where)) {
+  }
+}
+
+inline void fence_mbarrier_init() { emu::fence_mbarriers(); }
+inline void fence_proxy_async() { emu::fence_async(); }
+
+}  // namespace lamina::dev

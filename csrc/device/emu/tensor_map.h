@@ -1,0 +1,12 @@
+// Twin of ptx/tensor_map.cuh: the map is the spec itself.
+#pragma once
+
+#include "base/status.h"
+#include "device/types.h"
+
+namespace lamina::dev {
+
+// Elements beyond the tensor are zeros when loaded and not stored.
+Status make_tensor_map(const TensorMapSpec& spec, TensorMap& map);
+
+}  // namespace lamina::dev

@@ -1,0 +1,41 @@
+// What cuTensorMapEncodeTiled would refuse, with words: CUDA Driver API, "Tensor Map Object Management".
+#pragma once
+
+#include <cstdint>
+
+#include "base/status.h"
+#include "device/types.h"
+
+namespace lamina::dev {
+
+inline Status check_tensor_map(const TensorMapSpec& spec) {
+  constexpr int64_t kMaxExtent = int64_t{1} << 32, kMaxStride = int64_t{1} << 40;
+  constexpr int kMaxBox = 256, kAlignment = 16;
+  if (reinterpret_cast<uintptr_t>(spec.base) % kAlignment != 0 || !spec.base)
+    return Status::error("tensor map: base = ", spec.base, " must be a multiple of ", kAlignment);
+  if (spec.rank < 2 || spec.rank > kMaxTensorRank)
+    return Status::error("tensor map: rank = ", spec.rank, " must be 2 to ", kMaxTensorRank);
+  if (spec.element_bytes != 1 && spec.element_bytes != 2 && spec.element_bytes != 4)
+    return Status::error("tensor map: element_bytes = ", spec.element_bytes, " must be 1, 2 or 4");
+  for (int i = 0; i < spec.rank; ++i) {
+    if (spec.extent[i] < 1 || spec.extent[i] > kMaxExtent)
+      return Status::error("tensor map: extent[", i, "] = ", spec.extent[i], " must be 1 to 2^32");
+    if (i > 0 && (spec.stride_bytes[i] < 0 || spec.stride_bytes[i] >= kMaxStride ||
+                  spec.stride_bytes[i] % kAlignment != 0))
+      return Status::error("tensor map: stride_bytes[", i, "] = ", spec.stride_bytes[i],
+                           " must be a multiple of ", kAlignment, " below 2^40");
+    if (spec.box[i] < 1 || spec.box[i] > kMaxBox)
+      return Status::error("tensor map: box[", i, "] = ", spec.box[i], " must be 1 to ", kMaxBox);
+  }
+  const int row_bytes = spec.box[0] * spec.element_bytes, span = swizzle_bytes(spec.swizzle);
+  if (row_bytes % kAlignment != 0)
+    return Status::error("tensor map: box[0] = ", spec.box[0], " elements are ", row_bytes,
+                         " bytes; a multiple of ", kAlignment, " is possible");
+  // The driver takes shorter rows too; how far apart they then lie its documentation does not say.
+  if (span != 0 && row_bytes != span)
+    return Status::error("tensor map: box[0] = ", spec.box[0], " elements are ", row_bytes,
+                         " bytes; with a swizzle of ", span, " bytes they must be as many");
+  return Status::ok();
+}
+
+}  // namespace lamina::dev
