@@ -4,14 +4,13 @@
 
 #include <bit>
 
+#include "device/ptx/index.cuh"
 #include "device/types.h"
 
 namespace lamina::dev {
 namespace detail {
 
-LAMINA_DEVICE uint32_t smem_address(const void* smem) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(smem));
-}
+using dev::smem_address;
 LAMINA_DEVICE uint64_t gmem_address(const void* gmem) { return __cvta_generic_to_global(gmem); }
 
 // The registers that a V of so many bytes travels in.

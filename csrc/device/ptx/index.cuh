@@ -32,4 +32,10 @@ LAMINA_DEVICE std::byte* dynamic_smem() {
   return lamina_dynamic_smem;
 }
 
+// cvta.to.shared.u64 d, smem;                                             PTX ISA 2.0, sm_20
+// What instructions and matrix descriptors take for an address of shared memory: 32 bits are enough.
+LAMINA_DEVICE uint32_t smem_address(const void* smem) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(smem));
+}
+
 }  // namespace lamina::dev

@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "base/status.h"
+#include "device/launch_shape.h"
 #include "device/types.h"
 
 namespace lamina::dev {
@@ -24,7 +25,6 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kMinBlocks)
 
 inline constexpr int kDefaultSmemBytes = 48 * 1024;  // what a block gets unasked, on every GPU
 inline constexpr int kMaxDevices = 64;
-inline constexpr int kMaxGridYZ = 65535;
 
 // The dynamic shared memory that one kernel was allowed, by device. Only ever raised: a launch
 // cannot take from another what it was just granted.
@@ -55,6 +55,33 @@ inline Status launch_error(const char* name, cudaError_t error) {
   return Status::error(name, ": ", cudaGetErrorString(error));
 }
 
+inline cudaError_t put(const void* kernel, const LaunchShape& shape, int threads, void* stream,
+                       void** arguments) {
+  const Index3 grid = shape.grid;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
+                        static_cast<unsigned>(grid.z));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shape.smem_bytes);
+  config.stream = static_cast<cudaStream_t>(stream);
+  if (shape.cluster == 1 && !shape.overlaps_previous)
+    return cudaLaunchKernel(kernel, config.gridDim, config.blockDim, arguments,
+                            config.dynamicSmemBytes, config.stream);
+  cudaLaunchAttribute attributes[2];
+  config.attrs = attributes;
+  if (shape.cluster > 1) {
+    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {static_cast<unsigned>(shape.cluster), 1, 1};
+  }
+  if (shape.overlaps_previous) {
+    cudaLaunchAttribute& overlap = attributes[config.numAttrs++];
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+  }
+  return cudaLaunchKernelExC(&config, kernel, arguments);
+}
+
 }  // namespace detail
 
 // Puts a grid of `shape` on `stream`, a cudaStream_t of the current device. Does not wait: what
@@ -62,11 +89,7 @@ inline Status launch_error(const char* name, cudaError_t error) {
 template <class Kernel>
 Status launch(const LaunchShape& shape, void* stream, const typename Kernel::Args& args) {
   static_assert(std::is_trivially_copyable_v<typename Kernel::Args>);
-  const Index3 grid = shape.grid;
-  if (grid.x <= 0 || grid.y <= 0 || grid.z <= 0 || grid.y > detail::kMaxGridYZ ||
-      grid.z > detail::kMaxGridYZ)
-    return Status::error(Kernel::kName, ": a grid of ", grid.x, " x ", grid.y, " x ", grid.z,
-                         " blocks; 1 to 2^31 - 1 x 65535 x 65535 are possible");
+  if (Status status = check_shape(Kernel::kName, shape); !status.is_ok()) return status;
   const void* const kernel = reinterpret_cast<const void*>(&detail::entry<Kernel>);
   if (shape.smem_bytes > detail::kDefaultSmemBytes) {
     static detail::SmemLimit limit;
@@ -74,14 +97,21 @@ Status launch(const LaunchShape& shape, void* stream, const typename Kernel::Arg
       return detail::launch_error(Kernel::kName, error);
   }
   void* arguments[] = {const_cast<typename Kernel::Args*>(&args)};
-  const cudaError_t error =
-      cudaLaunchKernel(kernel,
-                       dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
-                            static_cast<unsigned>(grid.z)),
-                       dim3(static_cast<unsigned>(Kernel::kThreads)), arguments,
-                       static_cast<size_t>(shape.smem_bytes), static_cast<cudaStream_t>(stream));
+  const cudaError_t error = detail::put(kernel, shape, Kernel::kThreads, stream, arguments);
   if (error != cudaSuccess) return detail::launch_error(Kernel::kName, error);
   return Status::ok();
 }
+
+// griddepcontrol.launch_dependents;                                       PTX ISA 7.8, sm_90
+// When all blocks have called it or ended, the next kernel on the stream may start, if its launch
+// overlaps_previous. It still may not read what this one writes.
+LAMINA_DEVICE void launch_dependents() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+// griddepcontrol.wait;                                                    PTX ISA 7.8, sm_90
+// Until the kernels before this one on the stream have ended and their writes are visible. A kernel
+// whose launch overlaps_previous calls it before it touches memory that they touch.
+LAMINA_DEVICE void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
 }  // namespace lamina::dev

@@ -1,0 +1,78 @@
+// What the host tells TMA of a tensor. Twin: emu/tensor_map.h
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+
+#include "base/status.h"
+#include "device/tensor_map.h"
+#include "device/types.h"
+
+namespace lamina::dev {
+namespace detail {
+
+static_assert(sizeof(CUtensorMap) == sizeof(TensorMap));
+
+// Asked of the runtime, so that nothing of ours links the driver. 12000: CUDA 12.0 brought it.
+inline decltype(&cuTensorMapEncodeTiled) tensor_map_encoder() {
+  static const auto encoder = [] {
+    void* entry = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry,
+                                                               12000, cudaEnableDefault, &found);
+    if (error != cudaSuccess || found != cudaDriverEntryPointSuccess) {
+      (void)cudaGetLastError();
+      entry = nullptr;
+    }
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(entry);
+  }();
+  return encoder;
+}
+
+inline CUtensorMapDataType tensor_map_type(int element_bytes) {
+  return element_bytes == 1   ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+         : element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16
+                              : CU_TENSOR_MAP_DATA_TYPE_UINT32;
+}
+
+inline CUtensorMapSwizzle tensor_map_swizzle(Swizzle swizzle) {
+  switch (swizzle) {
+    case Swizzle::k32:
+      return CU_TENSOR_MAP_SWIZZLE_32B;
+    case Swizzle::k64:
+      return CU_TENSOR_MAP_SWIZZLE_64B;
+    case Swizzle::k128:
+      return CU_TENSOR_MAP_SWIZZLE_128B;
+    default:
+      return CU_TENSOR_MAP_SWIZZLE_NONE;
+  }
+}
+
+}  // namespace detail
+
+// cuTensorMapEncodeTiled. Elements beyond the tensor are zeros when loaded and not stored.
+inline Status make_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
+  if (Status status = check_tensor_map(spec); !status.is_ok()) return status;
+  const auto encode = detail::tensor_map_encoder();
+  if (!encode)
+    return Status::error("tensor map: this driver has no cuTensorMapEncodeTiled: CUDA 12.0 has it");
+  cuuint64_t extent[kMaxTensorRank], stride[kMaxTensorRank];
+  cuuint32_t box[kMaxTensorRank], element_stride[kMaxTensorRank];
+  for (int i = 0; i < spec.rank; ++i) {
+    extent[i] = static_cast<cuuint64_t>(spec.extent[i]);
+    if (i > 0) stride[i - 1] = static_cast<cuuint64_t>(spec.stride_bytes[i]);
+    box[i] = static_cast<cuuint32_t>(spec.box[i]);
+    element_stride[i] = 1;
+  }
+  const CUresult result = encode(
+      reinterpret_cast<CUtensorMap*>(&map), detail::tensor_map_type(spec.element_bytes),
+      static_cast<cuuint32_t>(spec.rank), const_cast<void*>(spec.base), extent, stride, box,
+      element_stride, CU_TENSOR_MAP_INTERLEAVE_NONE, detail::tensor_map_swizzle(spec.swizzle),
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS)
+    return Status::error("tensor map: cuTensorMapEncodeTiled: CUDA error ",
+                         static_cast<int>(result));
+  return Status::ok();
+}
+
+}  // namespace lamina::dev
