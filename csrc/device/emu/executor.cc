@@ -74,7 +74,6 @@ class Machine {
   void fail_launch(const std::string& what) {
     if (error_.empty()) error_ = std::string(kernel_) + ": " + what;
   }
-  uint64_t random_number() { return random_(); }
 
   // Back to the scheduler until somebody makes this fiber ready again.
   void wait(Fiber::State state, const char* name, Where where) {
@@ -262,7 +261,6 @@ void fail(const std::string& what, Where where) { machine().fail(what, where); }
 void fail_launch(const std::string& what) { machine().fail_launch(what); }
 void suspend(const char* name, Where where) { machine().wait(Fiber::State::kWaiting, name, where); }
 void wake(Fiber& fiber) { Machine::wake(fiber); }
-uint64_t random_number() { return machine().random_number(); }
 int poison() { return current_options.seed % 2 ? 0x7f : 0xff; }
 
 void meet(uint32_t mask, const char* name, Where where, void* arguments,

@@ -77,7 +77,6 @@ std::string place(const std::string& what, Where where);  // "what at file:line"
 void suspend(const char* name, Where where);
 void wake(Fiber& fiber);
 
-uint64_t random_number();
 int poison();  // of every byte: NaN where bytes are floats, -1 or 127 where they are integers
 
 // Waits until every lane of `mask` is here with arguments of its own; compute(arguments by lane) runs

@@ -38,6 +38,24 @@ void end_phase_if_complete(Block& block, MBarrierState& barrier) {
   for (Fiber* fiber : std::exchange(barrier.waiting, {})) wake(*fiber);
 }
 
+// Whether the phase is over, if need be after letting others run.
+bool wait_once(const MBarrier* at, int parity, const char* name, Where where,
+               void (*let_others_run)(const char*, Where)) {
+  const uint32_t offset = offset_of(at, name, where);
+  if (parity != 0 && parity != 1)
+    fail(std::string(name) + ": parity " + std::to_string(parity) + "; 0 or 1", where);
+  Fiber& fiber = self();
+  MBarrierState& barrier = find_mbarrier(*fiber.block, offset, name, where);
+  const auto is_over = [&] { return static_cast<int>(barrier.phase % 2) != parity; };
+  if (is_over()) return true;
+  barrier.waiting.push_back(&fiber);
+  fiber.waits_for = &barrier;
+  let_others_run(name, where);
+  fiber.waits_for = nullptr;
+  std::erase(barrier.waiting, &fiber);
+  return is_over();
+}
+
 }  // namespace
 
 uint64_t MBarrierState::seal() const {
@@ -104,27 +122,14 @@ void complete_bytes(Block& block, MBarrierState& barrier, int64_t bytes) {
   end_phase_if_complete(block, barrier);
 }
 
-bool try_wait_mbarrier(MBarrier* at, int parity, const char* name, Where where) {
-  const uint32_t offset = offset_of(at, name, where);
-  if (parity != 0 && parity != 1)
-    fail(std::string(name) + ": parity " + std::to_string(parity) + "; 0 or 1", where);
-  Fiber& fiber = self();
-  const auto is_over = [&] {
-    const MBarrierState& barrier = find_mbarrier(*fiber.block, offset, name, where);
-    return static_cast<int>(barrier.phase % 2) != parity;
-  };
-  if (is_over()) return true;
-  // Hardware gives up after a time of its own choosing.
-  if (random_number() % 16 == 0) {
-    poll(name, where);
-  } else {
-    MBarrierState& barrier = find_mbarrier(*fiber.block, offset, name, where);
-    barrier.waiting.push_back(&fiber);
-    fiber.waits_for = &barrier;
-    suspend(name, where);
-    fiber.waits_for = nullptr;
+bool try_wait_mbarrier(MBarrier* at, int parity, Where where) {
+  return wait_once(at, parity, "mbarrier_try_wait", where, poll);
+}
+
+void wait_mbarrier(MBarrier* at, int parity, Where where) {
+  // A thread that is so slow that the next phase has ended too waits on, as it would on a GPU.
+  while (!wait_once(at, parity, "mbarrier_wait", where, suspend)) {
   }
-  return is_over();
 }
 
 void fence_mbarriers() { ++self().fences.init; }

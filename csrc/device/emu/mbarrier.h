@@ -14,7 +14,10 @@ void init_mbarrier(MBarrier* barrier, int arrivals, Where where);
 // expect_tx of `bytes`, then `arrivals` at the barrier of that place in a block of the cluster.
 void signal_mbarrier(MBarrier* barrier, int rank, int bytes, int arrivals, const char* name,
                      Where where);
-bool try_wait_mbarrier(MBarrier* barrier, int parity, const char* name, Where where);
+// Hardware's try_wait gives up after a time of its own choosing: this one does when others have run, but
+// not always.
+bool try_wait_mbarrier(MBarrier* barrier, int parity, Where where);
+void wait_mbarrier(MBarrier* barrier, int parity, Where where);
 void fence_mbarriers();
 void fence_async();
 
@@ -43,11 +46,10 @@ inline void mbarrier_arrive_expect_tx(MBarrier* barrier, int bytes,
 
 inline bool mbarrier_try_wait(MBarrier* barrier, int parity,
                               emu::Where where = emu::Where::current()) {
-  return emu::try_wait_mbarrier(barrier, parity, "mbarrier_try_wait", where);
+  return emu::try_wait_mbarrier(barrier, parity, where);
 }
 inline void mbarrier_wait(MBarrier* barrier, int parity, emu::Where where = emu::Where::current()) {
-  while (!emu::try_wait_mbarrier(barrier, parity, "mbarrier_wait", where)) {
-  }
+  emu::wait_mbarrier(barrier, parity, where);
 }
 
 inline void fence_mbarrier_init() { emu::fence_mbarriers(); }

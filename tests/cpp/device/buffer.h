@@ -119,6 +119,13 @@ class DeviceBuffer {
   Memory memory_;
 };
 
+// Bytes of which no eight neighbours repeat.
+inline std::vector<uint8_t> distinct_bytes(size_t count) {
+  std::vector<uint8_t> bytes(count);
+  for (size_t i = 0; i < count; ++i) bytes[i] = static_cast<uint8_t>(i * 89 + (i >> 8) * 31 + 17);
+  return bytes;
+}
+
 // What most kernels of the vectors have in common.
 template <int kCount>
 struct BlockOf {

@@ -5,13 +5,6 @@
 
 namespace lamina::test {
 
-// Bytes of which no eight neighbours repeat.
-inline std::vector<uint8_t> distinct_bytes(size_t count) {
-  std::vector<uint8_t> bytes(count);
-  for (size_t i = 0; i < count; ++i) bytes[i] = static_cast<uint8_t>(i * 89 + (i >> 8) * 31 + 17);
-  return bytes;
-}
-
 // Global to global and, in another order, through shared memory.
 template <class V, dev::Cache kCache>
 struct LoadStoreKernel : BlockOf<64> {
