@@ -51,6 +51,7 @@ struct alignas(8) MBarrier {
 };
 
 using lamina::Swizzle;
+using lamina::swizzle_bytes;
 
 // What TMA knows of a tensor in global memory; opaque. A kernel takes it as a part of its Args.
 struct alignas(64) TensorMap {

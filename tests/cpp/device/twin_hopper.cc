@@ -1,0 +1,344 @@
+// The twin's asynchronous half: planted mistakes with barriers, bulk copies and clusters must show.
+#include <string>
+#include <vector>
+
+#include "buffer.h"
+
+namespace lamina::test {
+namespace {
+
+enum class Mistake {
+  kNone,
+  // Of a ring of two stages that one thread fills and a warp reads.
+  kNoWait,
+  kWrongParity,
+  kNoArrive,
+  kNoExpect,
+  kTooManyBytesExpected,
+  kTooManyArrivals,
+  kRefilledTooEarly,
+  kRefilledInFlight,
+  kNotInitialised,
+  kWrittenOver,
+  kInitialisedTwice,
+  kNoInitFence,
+  kNoProxyFence,
+  kFenceByAnother,
+  kEndsInFlight,
+  kMisaligned,
+  kOutside,
+  kOddBytes,
+  // Of a store.
+  kStoreNoFence,
+  kStoreChanged,
+  kStoreNotWaited,
+  kStoreNotCommitted,
+  // Of a cluster.
+  kNoClusterSync,
+  kArrivesTwice,
+  kWaitsWithoutArrival,
+  kNoSuchRank,
+  kBlockGone,
+  kLopsidedCluster,
+};
+
+constexpr int kStageBytes = 512, kSteps = 6;
+
+struct Ring : BlockOf<64> {
+  static constexpr const char* kName = "ring";
+  struct Args {
+    const std::byte* in;  // [kSteps][kStageBytes]
+    dev::U32x4* out;
+    Mistake mistake;
+  };
+
+  LAMINA_DEVICE static void init(dev::MBarrier* full, dev::MBarrier* empty, Mistake mistake) {
+    for (int stage = 0; stage < 2; ++stage) {
+      if (mistake != Mistake::kNotInitialised) dev::mbarrier_init(full + stage, 1);
+      dev::mbarrier_init(empty + stage, 32);
+    }
+    if (mistake == Mistake::kInitialisedTwice) dev::mbarrier_init(full, 1);
+    if (mistake == Mistake::kWrittenOver)
+      dev::store_shared(reinterpret_cast<uint32_t*>(full) + 1, 0u);
+    if (mistake != Mistake::kNoInitFence) dev::fence_mbarrier_init();
+  }
+
+  LAMINA_DEVICE static void fill(const Args& args, int step, dev::MBarrier* full,
+                                 dev::MBarrier* empty) {
+    const int stage = step % 2, round = step / 2;
+    const Mistake mistake = args.mistake;
+    std::byte* smem = dev::dynamic_smem() + stage * kStageBytes;
+    if (mistake != Mistake::kRefilledTooEarly) dev::mbarrier_wait(empty + stage, (round + 1) % 2);
+    int bytes = kStageBytes;
+    if (mistake == Mistake::kNoExpect) {
+      dev::mbarrier_arrive(full + stage);
+    } else if (mistake == Mistake::kTooManyBytesExpected) {
+      dev::mbarrier_arrive_expect_tx(full + stage, kStageBytes + 16);
+    } else {
+      dev::mbarrier_arrive_expect_tx(full + stage, kStageBytes);
+    }
+    if (mistake == Mistake::kTooManyArrivals) dev::mbarrier_arrive(full + stage);
+    if (mistake == Mistake::kMisaligned) smem += 8;
+    if (mistake == Mistake::kOutside) smem += 4096;
+    if (mistake == Mistake::kOddBytes) bytes = 504;
+    dev::bulk_load(smem, args.in + step * kStageBytes, bytes, full + stage);
+    if (mistake == Mistake::kRefilledInFlight)
+      dev::bulk_load(smem + 256, args.in + step * kStageBytes, 256, full + stage);
+  }
+
+  LAMINA_DEVICE static void run(const Args& args) {
+    std::byte* const smem = dev::dynamic_smem();
+    dev::MBarrier* const full = reinterpret_cast<dev::MBarrier*>(smem + 2 * kStageBytes);
+    dev::MBarrier* const empty = full + 2;
+    const int thread = dev::thread_index(), lane = dev::lane();
+    const Mistake mistake = args.mistake;
+    if (thread == 0) init(full, empty, mistake);
+    if (mistake == Mistake::kNoProxyFence || mistake == Mistake::kFenceByAnother) {
+      dev::store_shared(reinterpret_cast<uint32_t*>(smem) + thread, 0u);
+      if (mistake == Mistake::kFenceByAnother && thread == 1) dev::fence_proxy_async();
+    }
+    dev::block_sync();
+    for (int step = 0; step < kSteps; ++step) {
+      const int stage = step % 2, round = step / 2;
+      if (thread == 0) {
+        fill(args, step, full, empty);
+        if (mistake == Mistake::kEndsInFlight) return;
+      } else if (thread >= 32) {
+        if (mistake == Mistake::kEndsInFlight) return;
+        if (mistake != Mistake::kNoWait)
+          dev::mbarrier_wait(full + stage,
+                             mistake == Mistake::kWrongParity && step == 2 ? 0 : round % 2);
+        if (mistake == Mistake::kWrongParity && step == 3) dev::mbarrier_wait(full, 0);
+        dev::store_global(
+            args.out + step * 32 + lane,
+            dev::load_shared(reinterpret_cast<dev::U32x4*>(smem + stage * kStageBytes) + lane));
+        if (mistake != Mistake::kNoArrive || lane != 7) dev::mbarrier_arrive(empty + stage);
+      }
+    }
+  }
+};
+
+struct Outcome {
+  Status status;
+  bool is_right;
+};
+
+Outcome run_ring(Mistake mistake, uint64_t seed) {
+  const std::vector<uint8_t> in = distinct_bytes(kSteps * kStageBytes);
+  std::vector<uint8_t> out(in.size());
+  dev::emu::options().seed = seed;
+  const Status status = dev::launch<Ring>({{1, 1, 1}, 2 * kStageBytes + 32}, nullptr,
+                                          {reinterpret_cast<const std::byte*>(in.data()),
+                                           reinterpret_cast<dev::U32x4*>(out.data()), mistake});
+  dev::emu::options().seed = 0;
+  return {status, out == in};
+}
+
+constexpr uint64_t kSeeds = 6;
+
+void expect_error(const std::function<Status(uint64_t seed)>& launch, const std::string& text,
+                  const std::string& place = "twin_hopper.cc:") {
+  for (uint64_t seed = 0; seed < kSeeds; ++seed) {
+    const Status status = launch(seed);
+    at("seed ", seed, ": ", status.message(), " / expected: ", text);
+    CHECK(!status.is_ok());
+    CHECK(status.message().find(text) != std::string::npos);
+    CHECK(status.message().find(place) != std::string::npos);
+  }
+}
+
+void expect_ring_error(Mistake mistake, const std::string& text) {
+  expect_error([&](uint64_t seed) { return run_ring(mistake, seed).status; }, text);
+}
+
+TEST(twin_runs_a_ring_that_is_right) {
+  for (uint64_t seed = 0; seed < 32; ++seed) {
+    const Outcome outcome = run_ring(Mistake::kNone, seed);
+    at("seed ", seed, ": ", outcome.status.message());
+    CHECK(outcome.status.is_ok() && outcome.is_right);
+  }
+}
+
+// Wrong data, or a report.
+TEST(twin_shows_copies_that_nobody_waited_for) {
+  for (uint64_t seed = 0; seed < kSeeds; ++seed)
+    for (Mistake mistake : {Mistake::kNoWait, Mistake::kWrongParity, Mistake::kRefilledTooEarly,
+                            Mistake::kNoExpect}) {
+      at("seed ", seed, " mistake ", static_cast<int>(mistake));
+      const Outcome outcome = run_ring(mistake, seed);
+      CHECK(!outcome.status.is_ok() || !outcome.is_right);
+    }
+}
+
+TEST(twin_names_the_mbarrier_of_a_deadlock) {
+  expect_ring_error(Mistake::kNoArrive,
+                    "the mbarrier at smem + 1040 is in phase 0: 1 of 32 arrivals and 0 bytes are "
+                    "missing");
+  expect_ring_error(Mistake::kNoArrive, "wait in mbarrier_wait at twin_hopper.cc");
+  expect_ring_error(Mistake::kTooManyBytesExpected,
+                    "the mbarrier at smem + 1024 is in phase 0: 0 of 1 arrivals and 16 bytes are "
+                    "missing");
+}
+
+TEST(twin_reports_misuse_of_mbarriers) {
+  expect_ring_error(Mistake::kTooManyArrivals, "more arrivals than expected");
+  expect_ring_error(Mistake::kNotInitialised, "is not initialised");
+  expect_ring_error(Mistake::kWrittenOver, "it was written over");
+  expect_ring_error(Mistake::kInitialisedTwice, "is in use already");
+  expect_ring_error(Mistake::kNoInitFence, "has not called fence_mbarrier_init");
+}
+
+TEST(twin_reports_misuse_of_bulk_loads) {
+  expect_ring_error(Mistake::kRefilledInFlight, "the destination has a copy in flight");
+  expect_ring_error(Mistake::kNoProxyFence, "has not called fence_proxy_async since");
+  expect_ring_error(Mistake::kFenceByAnother, "thread 0 wrote smem + 0");
+  expect_ring_error(Mistake::kEndsInFlight, "the block ended with a bulk load in flight");
+  expect_ring_error(Mistake::kMisaligned, "smem + 8 is not a multiple of 16");
+  expect_ring_error(Mistake::kOutside, "not in the block's 1056 bytes of shared memory");
+  expect_ring_error(Mistake::kOddBytes, "504 bytes, not a multiple of 16");
+}
+
+struct Store : BlockOf<32> {
+  static constexpr const char* kName = "store";
+  struct Args {
+    uint32_t* out;  // [32]
+    Mistake mistake;
+  };
+  LAMINA_DEVICE static void run(const Args& args) {
+    uint32_t* const smem = reinterpret_cast<uint32_t*>(dev::dynamic_smem());
+    const uint32_t lane = static_cast<uint32_t>(dev::lane());
+    dev::store_shared(smem + lane, lane);
+    if (args.mistake != Mistake::kStoreNoFence) dev::fence_proxy_async();
+    dev::warp_sync();
+    if (lane != 0) return;
+    dev::bulk_store(args.out, smem, 128);
+    if (args.mistake == Mistake::kStoreNotCommitted) return;
+    dev::bulk_commit();
+    if (args.mistake == Mistake::kStoreChanged) dev::store_shared(smem + 5, 77u);
+    if (args.mistake != Mistake::kStoreNotWaited) dev::bulk_wait_read<0>();
+  }
+};
+
+TEST(twin_reports_misuse_of_bulk_stores) {
+  alignas(16) uint32_t out[32];
+  const auto launch = [&](Mistake mistake) {
+    return [&out, mistake](uint64_t seed) {
+      dev::emu::options().seed = seed;
+      const Status status = dev::launch<Store>({{1, 1, 1}, 128}, nullptr, {out, mistake});
+      dev::emu::options().seed = 0;
+      return status;
+    };
+  };
+  CHECK(launch(Mistake::kNone)(0).is_ok() && out[31] == 31);
+  expect_error(launch(Mistake::kStoreNoFence), "has not called fence_proxy_async since");
+  expect_error(launch(Mistake::kStoreChanged), "changed while it was in flight");
+  expect_error(launch(Mistake::kStoreNotWaited), "may not have been read");
+  expect_error(launch(Mistake::kStoreNotCommitted), "never committed");
+}
+
+struct Pair : BlockOf<32> {
+  static constexpr const char* kName = "pair";
+  struct Args {
+    Mistake mistake;
+  };
+  LAMINA_DEVICE static void run(const Args& args) {
+    uint32_t* const smem = reinterpret_cast<uint32_t*>(dev::dynamic_smem());
+    const int rank = dev::cluster_rank(), lane = dev::lane();
+    const Mistake mistake = args.mistake;
+    if (mistake == Mistake::kWaitsWithoutArrival) dev::cluster_wait();
+    if (mistake != Mistake::kNoClusterSync) dev::cluster_arrive();
+    if (mistake == Mistake::kArrivesTwice) dev::cluster_arrive();
+    if (mistake != Mistake::kNoClusterSync) dev::cluster_wait();
+    dev::store_cluster(smem + lane, 1u, mistake == Mistake::kNoSuchRank ? 2 : 1 - rank);
+    if (mistake == Mistake::kLopsidedCluster && rank == 0) {
+      // Nobody arrives here: the other block waits at its cluster barrier.
+      dev::MBarrier* const barrier = reinterpret_cast<dev::MBarrier*>(smem + 32);
+      if (lane == 0) dev::mbarrier_init(barrier, 1);
+      dev::warp_sync();
+      dev::mbarrier_wait(barrier, 0);
+    }
+    if (mistake != Mistake::kBlockGone) {
+      dev::cluster_sync();
+    } else if (rank == 1) {
+      // Long enough for the other block to end.
+      for (int i = 0; i < 1000; ++i) dev::warp_sync();
+      dev::MBarrier* const barrier = reinterpret_cast<dev::MBarrier*>(smem + 32);
+      if (lane == 0) dev::mbarrier_init(barrier, 1);
+      dev::warp_sync();
+      for (int i = 0; i < 1000; ++i) (void)dev::mbarrier_try_wait(barrier, 0);
+      (void)dev::load_cluster(smem + lane, 0);
+    }
+  }
+};
+
+TEST(twin_reports_misuse_of_clusters) {
+  const auto launch = [](Mistake mistake) {
+    return [mistake](uint64_t seed) {
+      dev::emu::options().seed = seed;
+      dev::LaunchShape shape{{4, 1, 1}, 256};
+      shape.cluster = 2;
+      const Status status = dev::launch<Pair>(shape, nullptr, {mistake});
+      dev::emu::options().seed = 0;
+      return status;
+    };
+  };
+  CHECK(launch(Mistake::kNone)(0).is_ok());
+  expect_error(launch(Mistake::kNoClusterSync), "may not have started");
+  expect_error(launch(Mistake::kArrivesTwice), "has arrived before");
+  expect_error(launch(Mistake::kWaitsWithoutArrival), "has not arrived");
+  expect_error(launch(Mistake::kNoSuchRank), "rank 2 of 2");
+  expect_error(launch(Mistake::kBlockGone), "its shared memory is gone");
+  expect_error(launch(Mistake::kLopsidedCluster), "lanes from thread 0 wait in cluster_sync");
+  expect_error(launch(Mistake::kLopsidedCluster), "lanes from thread 0 wait in mbarrier_wait");
+}
+
+struct Tile : BlockOf<32> {
+  static constexpr const char* kName = "tile";
+  struct Args {
+    dev::TensorMap map;
+    int offset;
+    bool has_rank_3;
+  };
+  LAMINA_DEVICE static void run(const Args& args) {
+    std::byte* const smem = dev::dynamic_smem();
+    dev::MBarrier* const full = reinterpret_cast<dev::MBarrier*>(smem + 4096);
+    if (dev::lane() != 0) return;
+    dev::mbarrier_init(full, 1);
+    dev::fence_mbarrier_init();
+    dev::mbarrier_arrive_expect_tx(full, 1024);
+    if (args.has_rank_3)
+      dev::tma_load<3>(smem + args.offset, &args.map, full, {0, 0, 0});
+    else
+      dev::tma_load<2>(smem + args.offset, &args.map, full, {0, 0});
+    dev::mbarrier_wait(full, 0);
+  }
+};
+
+TEST(twin_reports_misuse_of_tensor_maps) {
+  alignas(16) static std::byte tensor[1024];
+  dev::TensorMapSpec spec;
+  spec.base = tensor;
+  spec.extent[0] = spec.box[0] = 128;
+  spec.extent[1] = spec.box[1] = 8;
+  spec.stride_bytes[1] = 128;
+  const auto launch = [&](dev::Swizzle swizzle, int offset, bool has_rank_3, bool has_map) {
+    Tile::Args args{{}, offset, has_rank_3};
+    spec.swizzle = swizzle;
+    spec.box[0] = swizzle == dev::Swizzle::kNone ? 128 : dev::swizzle_bytes(swizzle);
+    spec.box[1] = 1024 / spec.box[0];
+    if (has_map) CHECK(dev::make_tensor_map(spec, args.map).is_ok());
+    return [args](uint64_t) { return dev::launch<Tile>({{1, 1, 1}, 4096 + 8}, nullptr, args); };
+  };
+  using Sw = dev::Swizzle;
+  for (Sw swizzle : {Sw::kNone, Sw::k32, Sw::k64, Sw::k128})
+    CHECK(launch(swizzle, 1024, false, true)(0).is_ok());
+  expect_error(launch(Sw::kNone, 64, false, true), "smem + 64 is not a multiple of 128");
+  expect_error(launch(Sw::k32, 128, false, true), "not a multiple of 256");
+  expect_error(launch(Sw::k64, 256, false, true), "not a multiple of 512");
+  expect_error(launch(Sw::k128, 512, false, true), "not a multiple of 1024");
+  expect_error(launch(Sw::k128, 0, true, true), "the map has rank 2, not 3");
+  expect_error(launch(Sw::k128, 0, false, false), "not made by make_tensor_map");
+}
+
+}  // namespace
+}  // namespace lamina::test
