@@ -12,7 +12,8 @@ inline Status check_tensor_map(const TensorMapSpec& spec) {
   constexpr int64_t kMaxExtent = int64_t{1} << 32, kMaxStride = int64_t{1} << 40;
   constexpr int kMaxBox = 256, kAlignment = 16;
   if (reinterpret_cast<uintptr_t>(spec.base) % kAlignment != 0 || !spec.base)
-    return Status::error("tensor map: base = ", spec.base, " must be a multiple of ", kAlignment);
+    return Status::error("tensor map: base = ", spec.base, " must be a multiple of ", kAlignment,
+                         ", not null");
   if (spec.rank < 2 || spec.rank > kMaxTensorRank)
     return Status::error("tensor map: rank = ", spec.rank, " must be 2 to ", kMaxTensorRank);
   if (spec.element_bytes != 1 && spec.element_bytes != 2 && spec.element_bytes != 4)
