@@ -16,6 +16,7 @@ enum class Mistake {
   kNoExpect,
   kTooManyBytesExpected,
   kTooManyArrivals,
+  kTooManyBytesAtAll,
   kRefilledTooEarly,
   kRefilledInFlight,
   kNotInitialised,
@@ -77,6 +78,8 @@ struct Ring : BlockOf<64> {
     } else {
       dev::mbarrier_arrive_expect_tx(full + stage, kStageBytes);
     }
+    if (mistake == Mistake::kTooManyBytesAtAll)
+      dev::mbarrier_expect_tx(full + stage, (1 << 20) - kStageBytes);
     if (mistake == Mistake::kTooManyArrivals) dev::mbarrier_arrive(full + stage);
     if (mistake == Mistake::kMisaligned) smem += 8;
     if (mistake == Mistake::kOutside) smem += 4096;
@@ -182,6 +185,7 @@ TEST(twin_names_the_mbarrier_of_a_deadlock) {
 
 TEST(twin_reports_misuse_of_mbarriers) {
   expect_ring_error(Mistake::kTooManyArrivals, "more arrivals than expected");
+  expect_ring_error(Mistake::kTooManyBytesAtAll, "at most 2^20 - 1");
   expect_ring_error(Mistake::kNotInitialised, "is not initialised");
   expect_ring_error(Mistake::kWrittenOver, "it was written over");
   expect_ring_error(Mistake::kInitialisedTwice, "is in use already");
