@@ -202,6 +202,54 @@ TEST(twin_reports_misuse_of_bulk_loads) {
   expect_ring_error(Mistake::kOddBytes, "504 bytes, not a multiple of 16");
 }
 
+// Two loads with a barrier each: who waits for one has not got the other, however long it takes.
+struct TwoLoads : BlockOf<64> {
+  struct Args {
+    const std::byte* in;
+    uint32_t* out;  // [4]: the first waited for, the other, the other waited for, before any wait
+  };
+  LAMINA_DEVICE static void run(const Args& args) {
+    uint32_t* const smem = reinterpret_cast<uint32_t*>(dev::dynamic_smem());
+    dev::MBarrier* const barriers = reinterpret_cast<dev::MBarrier*>(smem + 8);
+    if (dev::thread_index() == 0) {
+      for (int i = 0; i < 2; ++i) {
+        dev::mbarrier_init(barriers + i, 1);
+        dev::fence_mbarrier_init();
+        dev::mbarrier_arrive_expect_tx(barriers + i, 16);
+        dev::bulk_load(smem + 4 * i, args.in + 16 * i, 16, barriers + i);
+      }
+    }
+    for (int i = 0; i < 20; ++i) dev::block_sync();
+    if (dev::thread_index() == 0) args.out[3] = dev::load_shared(smem);
+    dev::block_sync();
+    dev::mbarrier_wait(barriers, 0);
+    for (int i = 0; i < 20; ++i) dev::block_sync();
+    if (dev::thread_index() != 0) return;
+    args.out[0] = dev::load_shared(smem);
+    args.out[1] = dev::load_shared(smem + 4);
+    dev::mbarrier_wait(barriers + 1, 0);
+    args.out[2] = dev::load_shared(smem + 4);
+  }
+};
+
+TEST(twin_delivers_only_what_is_waited_for) {
+  alignas(16) const uint32_t in[8] = {1, 1, 1, 1, 2, 2, 2, 2};
+  for (uint64_t seed = 0; seed < kSeeds; ++seed) {
+    uint32_t out[4] = {};
+    dev::emu::options().seed = seed;
+    const Status status = dev::launch<TwoLoads>({{1, 1, 1}, 48}, nullptr,
+                                                {reinterpret_cast<const std::byte*>(in), out});
+    dev::emu::options().seed = 0;
+    at("seed ", seed, ": ", status.message());
+    CHECK(status.is_ok());
+    const uint32_t poison = seed % 2 ? 0x7f7f7f7fu : 0xffffffffu;
+    CHECK_EQ(out[0], 1u);
+    CHECK_EQ(out[1], poison);
+    CHECK_EQ(out[2], 2u);
+    CHECK_EQ(out[3], poison);
+  }
+}
+
 struct Store : BlockOf<32> {
   static constexpr const char* kName = "store";
   struct Args {
