@@ -1,15 +1,15 @@
-// The twin's asynchronous half: planted mistakes with barriers, bulk copies and clusters must show.
+// The twin's mbarriers and loads: planted mistakes must show.
 #include <string>
 #include <vector>
 
-#include "buffer.h"
+#include "expect_error.h"
 
 namespace lamina::test {
 namespace {
 
+// In a ring of two stages that one thread fills and a warp reads.
 enum class Mistake {
   kNone,
-  // Of a ring of two stages that one thread fills and a warp reads.
   kNoWait,
   kWrongParity,
   kNoArrive,
@@ -29,18 +29,6 @@ enum class Mistake {
   kMisaligned,
   kOutside,
   kOddBytes,
-  // Of a store.
-  kStoreNoFence,
-  kStoreChanged,
-  kStoreNotWaited,
-  kStoreNotCommitted,
-  // Of a cluster.
-  kNoClusterSync,
-  kArrivesTwice,
-  kWaitsWithoutArrival,
-  kNoSuchRank,
-  kBlockGone,
-  kLopsidedCluster,
 };
 
 constexpr int kStageBytes = 512, kSteps = 6;
@@ -126,10 +114,9 @@ struct Outcome {
   bool is_right;
 };
 
-Outcome run_ring(Mistake mistake, uint64_t seed) {
+Outcome run_ring(Mistake mistake) {
   const std::vector<uint8_t> in = distinct_bytes(kSteps * kStageBytes);
   std::vector<uint8_t> out(in.size());
-  dev::emu::options().seed = seed;
   const Status status = dev::launch<Ring>({{1, 1, 1}, 2 * kStageBytes + 32}, nullptr,
                                           {reinterpret_cast<const std::byte*>(in.data()),
                                            reinterpret_cast<dev::U32x4*>(out.data()), mistake});
@@ -137,26 +124,14 @@ Outcome run_ring(Mistake mistake, uint64_t seed) {
   return {status, out == in};
 }
 
-constexpr uint64_t kSeeds = 6;
-
-void expect_error(const std::function<Status(uint64_t seed)>& launch, const std::string& text,
-                  const std::string& place = "twin_hopper.cc:") {
-  for (uint64_t seed = 0; seed < kSeeds; ++seed) {
-    const Status status = launch(seed);
-    at("seed ", seed, ": ", status.message(), " / expected: ", text);
-    CHECK(!status.is_ok());
-    CHECK(status.message().find(text) != std::string::npos);
-    CHECK(status.message().find(place) != std::string::npos);
-  }
-}
-
 void expect_ring_error(Mistake mistake, const std::string& text) {
-  expect_error([&](uint64_t seed) { return run_ring(mistake, seed).status; }, text);
+  expect_error([&] { return run_ring(mistake).status; }, text, "twin_tma.cc");
 }
 
 TEST(twin_runs_a_ring_that_is_right) {
   for (uint64_t seed = 0; seed < 32; ++seed) {
-    const Outcome outcome = run_ring(Mistake::kNone, seed);
+    const Seed now(seed);
+    const Outcome outcome = run_ring(Mistake::kNone);
     at("seed ", seed, ": ", outcome.status.message());
     CHECK(outcome.status.is_ok() && outcome.is_right);
   }
@@ -168,7 +143,8 @@ TEST(twin_shows_copies_that_nobody_waited_for) {
     for (Mistake mistake : {Mistake::kNoWait, Mistake::kWrongParity, Mistake::kRefilledTooEarly,
                             Mistake::kNoExpect}) {
       at("seed ", seed, " mistake ", static_cast<int>(mistake));
-      const Outcome outcome = run_ring(mistake, seed);
+      const Seed now(seed);
+      const Outcome outcome = run_ring(mistake);
       CHECK(!outcome.status.is_ok() || !outcome.is_right);
     }
 }
@@ -177,7 +153,7 @@ TEST(twin_names_the_mbarrier_of_a_deadlock) {
   expect_ring_error(Mistake::kNoArrive,
                     "the mbarrier at smem + 1040 is in phase 0: 1 of 32 arrivals and 0 bytes are "
                     "missing");
-  expect_ring_error(Mistake::kNoArrive, "wait in mbarrier_wait at twin_hopper.cc");
+  expect_ring_error(Mistake::kNoArrive, "wait in mbarrier_wait at twin_tma.cc");
   expect_ring_error(Mistake::kTooManyBytesExpected,
                     "the mbarrier at smem + 1024 is in phase 0: 0 of 1 arrivals and 16 bytes are "
                     "missing");
@@ -236,10 +212,9 @@ TEST(twin_delivers_only_what_is_waited_for) {
   alignas(16) const uint32_t in[8] = {1, 1, 1, 1, 2, 2, 2, 2};
   for (uint64_t seed = 0; seed < kSeeds; ++seed) {
     uint32_t out[4] = {};
-    dev::emu::options().seed = seed;
+    const Seed now(seed);
     const Status status = dev::launch<TwoLoads>({{1, 1, 1}, 48}, nullptr,
                                                 {reinterpret_cast<const std::byte*>(in), out});
-    dev::emu::options().seed = 0;
     at("seed ", seed, ": ", status.message());
     CHECK(status.is_ok());
     const uint32_t poison = seed % 2 ? 0x7f7f7f7fu : 0xffffffffu;
@@ -248,100 +223,6 @@ TEST(twin_delivers_only_what_is_waited_for) {
     CHECK_EQ(out[2], 2u);
     CHECK_EQ(out[3], poison);
   }
-}
-
-struct Store : BlockOf<32> {
-  static constexpr const char* kName = "store";
-  struct Args {
-    uint32_t* out;  // [32]
-    Mistake mistake;
-  };
-  LAMINA_DEVICE static void run(const Args& args) {
-    uint32_t* const smem = reinterpret_cast<uint32_t*>(dev::dynamic_smem());
-    const uint32_t lane = static_cast<uint32_t>(dev::lane());
-    dev::store_shared(smem + lane, lane);
-    if (args.mistake != Mistake::kStoreNoFence) dev::fence_proxy_async();
-    dev::warp_sync();
-    if (lane != 0) return;
-    dev::bulk_store(args.out, smem, 128);
-    if (args.mistake == Mistake::kStoreNotCommitted) return;
-    dev::bulk_commit();
-    if (args.mistake == Mistake::kStoreChanged) dev::store_shared(smem + 5, 77u);
-    if (args.mistake != Mistake::kStoreNotWaited) dev::bulk_wait_read<0>();
-  }
-};
-
-TEST(twin_reports_misuse_of_bulk_stores) {
-  alignas(16) uint32_t out[32];
-  const auto launch = [&](Mistake mistake) {
-    return [&out, mistake](uint64_t seed) {
-      dev::emu::options().seed = seed;
-      const Status status = dev::launch<Store>({{1, 1, 1}, 128}, nullptr, {out, mistake});
-      dev::emu::options().seed = 0;
-      return status;
-    };
-  };
-  CHECK(launch(Mistake::kNone)(0).is_ok() && out[31] == 31);
-  expect_error(launch(Mistake::kStoreNoFence), "has not called fence_proxy_async since");
-  expect_error(launch(Mistake::kStoreChanged), "changed while it was in flight");
-  expect_error(launch(Mistake::kStoreNotWaited), "may not have been read");
-  expect_error(launch(Mistake::kStoreNotCommitted), "never committed");
-}
-
-struct Pair : BlockOf<32> {
-  static constexpr const char* kName = "pair";
-  struct Args {
-    Mistake mistake;
-  };
-  LAMINA_DEVICE static void run(const Args& args) {
-    uint32_t* const smem = reinterpret_cast<uint32_t*>(dev::dynamic_smem());
-    const int rank = dev::cluster_rank(), lane = dev::lane();
-    const Mistake mistake = args.mistake;
-    if (mistake == Mistake::kWaitsWithoutArrival) dev::cluster_wait();
-    if (mistake != Mistake::kNoClusterSync) dev::cluster_arrive();
-    if (mistake == Mistake::kArrivesTwice) dev::cluster_arrive();
-    if (mistake != Mistake::kNoClusterSync) dev::cluster_wait();
-    dev::store_cluster(smem + lane, 1u, mistake == Mistake::kNoSuchRank ? 2 : 1 - rank);
-    if (mistake == Mistake::kLopsidedCluster && rank == 0) {
-      // Nobody arrives here: the other block waits at its cluster barrier.
-      dev::MBarrier* const barrier = reinterpret_cast<dev::MBarrier*>(smem + 32);
-      if (lane == 0) dev::mbarrier_init(barrier, 1);
-      dev::warp_sync();
-      dev::mbarrier_wait(barrier, 0);
-    }
-    if (mistake != Mistake::kBlockGone) {
-      dev::cluster_sync();
-    } else if (rank == 1) {
-      // Long enough for the other block to end.
-      for (int i = 0; i < 1000; ++i) dev::warp_sync();
-      dev::MBarrier* const barrier = reinterpret_cast<dev::MBarrier*>(smem + 32);
-      if (lane == 0) dev::mbarrier_init(barrier, 1);
-      dev::warp_sync();
-      for (int i = 0; i < 1000; ++i) (void)dev::mbarrier_try_wait(barrier, 0);
-      (void)dev::load_cluster(smem + lane, 0);
-    }
-  }
-};
-
-TEST(twin_reports_misuse_of_clusters) {
-  const auto launch = [](Mistake mistake) {
-    return [mistake](uint64_t seed) {
-      dev::emu::options().seed = seed;
-      dev::LaunchShape shape{{4, 1, 1}, 256};
-      shape.cluster = 2;
-      const Status status = dev::launch<Pair>(shape, nullptr, {mistake});
-      dev::emu::options().seed = 0;
-      return status;
-    };
-  };
-  CHECK(launch(Mistake::kNone)(0).is_ok());
-  expect_error(launch(Mistake::kNoClusterSync), "may not have started");
-  expect_error(launch(Mistake::kArrivesTwice), "has arrived before");
-  expect_error(launch(Mistake::kWaitsWithoutArrival), "has not arrived");
-  expect_error(launch(Mistake::kNoSuchRank), "rank 2 of 2");
-  expect_error(launch(Mistake::kBlockGone), "its shared memory is gone");
-  expect_error(launch(Mistake::kLopsidedCluster), "lanes from thread 0 wait in cluster_sync");
-  expect_error(launch(Mistake::kLopsidedCluster), "lanes from thread 0 wait in mbarrier_wait");
 }
 
 struct Tile : BlockOf<32> {
@@ -379,17 +260,18 @@ TEST(twin_reports_misuse_of_tensor_maps) {
     spec.box[0] = swizzle == dev::Swizzle::kNone ? 128 : dev::swizzle_bytes(swizzle);
     spec.box[1] = 1024 / spec.box[0];
     if (has_map) CHECK(dev::make_tensor_map(spec, args.map).is_ok());
-    return [args](uint64_t) { return dev::launch<Tile>({{1, 1, 1}, 4096 + 8}, nullptr, args); };
+    return [args] { return dev::launch<Tile>({{1, 1, 1}, 4096 + 8}, nullptr, args); };
   };
   using Sw = dev::Swizzle;
   for (Sw swizzle : {Sw::kNone, Sw::k32, Sw::k64, Sw::k128})
-    CHECK(launch(swizzle, 1024, false, true)(0).is_ok());
-  expect_error(launch(Sw::kNone, 64, false, true), "smem + 64 is not a multiple of 128");
-  expect_error(launch(Sw::k32, 128, false, true), "not a multiple of 256");
-  expect_error(launch(Sw::k64, 256, false, true), "not a multiple of 512");
-  expect_error(launch(Sw::k128, 512, false, true), "not a multiple of 1024");
-  expect_error(launch(Sw::k128, 0, true, true), "the map has rank 2, not 3");
-  expect_error(launch(Sw::k128, 0, false, false), "not made by make_tensor_map");
+    CHECK(launch(swizzle, 1024, false, true)().is_ok());
+  expect_error(launch(Sw::kNone, 64, false, true), "smem + 64 is not a multiple of 128",
+               "twin_tma.cc");
+  expect_error(launch(Sw::k32, 128, false, true), "not a multiple of 256", "twin_tma.cc");
+  expect_error(launch(Sw::k64, 256, false, true), "not a multiple of 512", "twin_tma.cc");
+  expect_error(launch(Sw::k128, 512, false, true), "not a multiple of 1024", "twin_tma.cc");
+  expect_error(launch(Sw::k128, 0, true, true), "the map has rank 2, not 3", "twin_tma.cc");
+  expect_error(launch(Sw::k128, 0, false, false), "not made by make_tensor_map", "twin_tma.cc");
 }
 
 }  // namespace
