@@ -104,6 +104,32 @@ TEST(vector_cluster_shared_memory) {
   });
 }
 
+// The cluster's barrier does not wait for threads that have ended: here all but one warp of each block.
+struct EndedWarpsKernel : BlockOf<96> {
+  struct Args {
+    uint32_t* out;  // [block][lane]
+  };
+  LAMINA_DEVICE static void run(const Args& args) {
+    uint32_t* const smem = reinterpret_cast<uint32_t*>(dev::dynamic_smem());
+    const int lane = dev::lane(), block = dev::block_index().x;
+    if (dev::warp() != block % 3) return;
+    dev::cluster_sync();
+    dev::store_cluster(smem + lane, static_cast<uint32_t>(100 * block + lane),
+                       1 - dev::cluster_rank());
+    dev::cluster_sync();
+    dev::store_global(args.out + 32 * block + lane, dev::load_shared(smem + lane));
+  }
+};
+
+TEST(vector_cluster_ended_warps) {
+  each_schedule([] {
+    DeviceBuffer<uint32_t> gmem_out(4 * 32);
+    run<EndedWarpsKernel>({gmem_out.data()}, cluster_shape(4, 128, 2));
+    const std::vector<uint32_t> out = gmem_out.read();
+    for (uint32_t i = 0; i < 4 * 32; ++i) CHECK_EQ(out[i], 100 * (i / 32 ^ 1) + i % 32);
+  });
+}
+
 // Two blocks each load half of a tile and send it to both; a stage is used again only when both are done
 // with it, which they say at both barriers.
 struct MulticastKernel : OneWarp {
