@@ -148,6 +148,32 @@ LAMINA_LDMATRIX(ldmatrix, "")
 LAMINA_LDMATRIX(ldmatrix_trans, ".trans")
 #undef LAMINA_LDMATRIX
 
+// stmatrix.sync.aligned.m8n8.x{1,2,4}{.trans}.shared.b16 [smem_row], d;   PTX ISA 7.8, sm_90
+// ldmatrix backwards: the same lanes' addresses, the same fragments.
+#define LAMINA_STMATRIX(name, trans)                                                              \
+  template <int kCount>                                                                           \
+  LAMINA_DEVICE void name(void* smem_row, const uint32_t (&d)[kCount]) {                          \
+    static_assert(kCount == 1 || kCount == 2 || kCount == 4);                                     \
+    const uint32_t at = detail::smem_address(smem_row);                                           \
+    if constexpr (kCount == 1) {                                                                  \
+      asm volatile("stmatrix.sync.aligned.m8n8.x1" trans ".shared.b16 [%0], {%1};" ::"r"(at),     \
+                   "r"(d[0])                                                                      \
+                   : "memory");                                                                   \
+    } else if constexpr (kCount == 2) {                                                           \
+      asm volatile("stmatrix.sync.aligned.m8n8.x2" trans ".shared.b16 [%0], {%1, %2};" ::"r"(at), \
+                   "r"(d[0]), "r"(d[1])                                                           \
+                   : "memory");                                                                   \
+    } else {                                                                                      \
+      asm volatile("stmatrix.sync.aligned.m8n8.x4" trans                                          \
+                   ".shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at),                               \
+                   "r"(d[0]), "r"(d[1]), "r"(d[2]), "r"(d[3])                                     \
+                   : "memory");                                                                   \
+    }                                                                                             \
+  }
+LAMINA_STMATRIX(stmatrix, "")
+LAMINA_STMATRIX(stmatrix_trans, ".trans")
+#undef LAMINA_STMATRIX
+
 // ld.global{.cs}{.v4}.u{8,16,32,64} d, [from];                            PTX ISA 2.0, sm_20
 // V of 1, 2, 4, 8 or 16 bytes, naturally aligned. kStream is .cs, evict-first in L1 and L2;
 // .L2::evict_first would need sm_100 and vectors of 32 bytes.
