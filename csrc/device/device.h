@@ -27,6 +27,8 @@
 #include "device/ptx/sync.cuh"
 #include "device/ptx/tensor_map.cuh"
 #include "device/ptx/tma.cuh"
+#include "device/ptx/warpgroup.cuh"
+#include "device/ptx/wgmma.cuh"
 #else
 #include "device/emu/atomic.h"
 #include "device/emu/cluster.h"
@@ -40,4 +42,6 @@
 #include "device/emu/sync.h"
 #include "device/emu/tensor_map.h"
 #include "device/emu/tma.h"
+#include "device/emu/warpgroup.h"
+#include "device/emu/wgmma.h"
 #endif

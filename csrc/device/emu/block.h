@@ -38,6 +38,8 @@ struct Fiber {
   uint32_t bit() const { return 1u << (thread % kWarpLanes); }
 };
 
+struct WgmmaState;  // wgmma.cc
+
 class Warp {
  public:
   struct Meeting {
@@ -51,6 +53,7 @@ class Warp {
   Block* block = nullptr;
   int first_thread = 0;
   std::vector<Meeting> meetings;
+  std::shared_ptr<WgmmaState> wgmma;
 };
 
 // Blocks that run together; one alone is a cluster too.

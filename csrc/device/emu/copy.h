@@ -65,6 +65,38 @@ void ldmatrix(uint32_t (&d)[kCount], const void* smem_row, const char* name, Whe
   });
 }
 
+template <int kCount, bool kTrans>
+void stmatrix(void* smem_row, const uint32_t (&d)[kCount], const char* name, Where where) {
+  static_assert(kCount == 1 || kCount == 2 || kCount == 4);
+  struct Arguments {
+    void* row;
+    const uint32_t* d;
+  } mine{smem_row, d};
+  if (lane() < 8 * kCount) {
+    check_access(smem_row, 16, name, where);
+    note_generic_write(smem_row, 16);
+  }
+  meet(kFullWarp, name, where, &mine, [&](const std::array<void*, kWarpLanes>& lanes) {
+    const auto at = [&](int lane) {
+      return static_cast<Arguments*>(lanes[static_cast<size_t>(lane)]);
+    };
+    for (int matrix = 0; matrix < kCount; ++matrix) {
+      const void* rows[8];
+      for (int row = 0; row < 8; ++row) rows[row] = at(8 * matrix + row)->row;
+      note_shared_rows(rows, 8, 16, name, where);
+      for (int lane = 0; lane < kWarpLanes; ++lane)
+        for (int e = 0; e < 2; ++e) {
+          const fragment::At element =
+              kTrans ? fragment::ldmatrix_trans(lane, e) : fragment::ldmatrix(lane, e);
+          const uint16_t half = static_cast<uint16_t>(at(lane)->d[matrix] >> (16 * e));
+          std::memcpy(
+              static_cast<std::byte*>(at(8 * matrix + element.row)->row) + 2 * element.column,
+              &half, 2);
+        }
+    }
+  });
+}
+
 template <class V>
 constexpr bool kIsWord =
     std::is_trivially_copyable_v<V> &&
@@ -81,6 +113,16 @@ template <int kCount>
 void ldmatrix_trans(uint32_t (&d)[kCount], const void* smem_row,
                     emu::Where where = emu::Where::current()) {
   emu::ldmatrix<kCount, true>(d, smem_row, "ldmatrix_trans", where);
+}
+template <int kCount>
+void stmatrix(void* smem_row, const uint32_t (&d)[kCount],
+              emu::Where where = emu::Where::current()) {
+  emu::stmatrix<kCount, false>(smem_row, d, "stmatrix", where);
+}
+template <int kCount>
+void stmatrix_trans(void* smem_row, const uint32_t (&d)[kCount],
+                    emu::Where where = emu::Where::current()) {
+  emu::stmatrix<kCount, true>(smem_row, d, "stmatrix_trans", where);
 }
 
 template <class V, Cache kCache = Cache::kDefault>

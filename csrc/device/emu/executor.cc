@@ -9,6 +9,7 @@
 #include "device/emu/access_log.h"
 #include "device/emu/block.h"
 #include "device/launch_shape.h"
+#include "device/emu/wgmma.h"
 
 namespace lamina::dev::emu {
 namespace {
@@ -136,6 +137,8 @@ class Machine {
     try {
       machine.body_(machine.arguments_);
       end_thread();
+      if (std::has_single_bit(machine.self_->warp->live))
+        check_no_wgmma_in_flight(*machine.self_->warp);
     } catch (const Cancelled&) {
     }
     Fiber& fiber = *machine.self_;

@@ -1,0 +1,338 @@
+#include "device/emu/wgmma.h"
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "device/emu/block.h"
+#include "device/emu/wgmma_operand.h"
+#include "layout/fragment.h"
+
+namespace lamina::dev::emu {
+namespace {
+
+using Lanes = std::array<void*, kWarpLanes>;
+
+std::string place(const char* name, Where where) {
+  const std::string path = where.file_name();
+  return std::string(name) + " at " + path.substr(path.rfind('/') + 1) + ":" +
+         std::to_string(where.line());
+}
+
+// One wgmma of a warpgroup. It is over when all four warps have issued it and one has waited for it:
+// from then on its operands in shared memory may be overwritten, though the other warps have yet to wait.
+struct Product {
+  Product(const Wgmma& that, const char* its_name, Where its_where)
+      : what(that), name(its_name), where(its_where) {}
+
+  Wgmma what;
+  const char* name;
+  Where where;
+  SmemTile smem_b;
+  std::array<SmemTile, kWarpgroupWarps> smem_a;  // rows of each warp; empty where in registers
+  Dense b;
+  int issued = 0;  // warps
+  bool is_over = false;
+
+  std::string text() const { return place(name, where); }
+};
+
+// The sums of one accumulator while any wgmma on it is in flight.
+struct Accumulator {
+  std::array<std::byte*, kWarpLanes> d;  // n / 2 words of each lane
+  int n;
+  bool is_float;
+  std::vector<uint32_t> sums;  // [16][n]
+  int in_flight = 0;
+
+  size_t bytes() const { return static_cast<size_t>(n / 2) * 4; }
+};
+
+using FragmentA = std::array<std::array<uint32_t, 4>, kWarpLanes>;
+
+// What one warp has to see to when a wgmma is over.
+struct Pending {
+  std::shared_ptr<Product> product;
+  std::shared_ptr<Accumulator> accumulator;
+  std::array<const uint32_t*, kWarpLanes> frag_a;  // null where A is in shared memory
+  FragmentA values_a;
+};
+
+// By number, what some but not all warps have issued.
+using Warpgroup = std::map<int64_t, std::shared_ptr<Product>>;
+
+int poison() { return options().seed % 2 ? 0x7f : 0xff; }
+
+}  // namespace
+
+struct WgmmaState {
+  std::shared_ptr<Warpgroup> warpgroup;
+  int warp_in_group = 0;
+  int64_t issued = 0;
+  bool is_fenced = false;                       // since the start, or the last wait
+  std::map<const uint32_t*, FragmentA> used_a;  // since the last fence, by lane 0's registers
+  std::vector<std::shared_ptr<Accumulator>> accumulators;
+  std::vector<Pending> open;
+  std::deque<std::vector<Pending>> groups;
+
+  void issue(const Wgmma& what, const Lanes& d, const Lanes& frag_a, const char* name, Where where);
+  bool may_finish(int pending) const;
+  void finish(int pending, Where where);
+
+ private:
+  std::shared_ptr<Product> join(const Wgmma& what, const char* name, Where where);
+  FragmentA read_frag_a(const Pending& next, Where where);
+  std::shared_ptr<Accumulator> accumulator_at(const Lanes& d, const Wgmma& what, Where where);
+  void finish(const Pending& pending, Where where);
+};
+
+namespace {
+
+WgmmaState& state_of(Warp& warp) {
+  if (!warp.wgmma) {
+    warp.wgmma = std::make_shared<WgmmaState>();
+    const int number = warp.first_thread / kWarpLanes;
+    warp.wgmma->warp_in_group = number % kWarpgroupWarps;
+    Warp& first = warp.block->warps[static_cast<size_t>(number - number % kWarpgroupWarps)];
+    warp.wgmma->warpgroup =
+        &first == &warp ? std::make_shared<Warpgroup>() : state_of(first).warpgroup;
+  }
+  return *warp.wgmma;
+}
+
+void require_warpgroup(const Warp& warp, const char* name, Where where) {
+  constexpr int kThreads = kWarpgroupWarps * kWarpLanes;
+  const int end = (warp.first_thread / kThreads + 1) * kThreads;
+  const int all = static_cast<int>(warp.block->fibers.size());
+  if (end > all)
+    fail(std::string(name) + ": the block has " + std::to_string(all) +
+             " threads, this warpgroup would end at " + std::to_string(end),
+         where);
+}
+
+// f(word of a lane's d, its place in sums)
+template <class F>
+void each_sum(const Accumulator& accumulator, const F& f) {
+  for (int lane = 0; lane < kWarpLanes; ++lane)
+    for (int i = 0; i < accumulator.n / 2; ++i) {
+      const fragment::At at = fragment::wgmma_d(lane, i);
+      f(accumulator.d[static_cast<size_t>(lane)] + 4 * i, at.row * accumulator.n + at.column);
+    }
+}
+
+std::vector<std::byte> rows_of(const FragmentA& values, bool is_integer) {
+  std::vector<std::byte> rows(kWarpRows * kRunBytes);
+  const int per = is_integer ? 4 : 2, bytes = 4 / per;
+  for (int lane = 0; lane < kWarpLanes; ++lane)
+    for (int i = 0; i < 4; ++i)
+      for (int e = 0; e < per; ++e) {
+        const fragment::At at =
+            is_integer ? fragment::wgmma_a<4>(lane, i, e) : fragment::wgmma_a<2>(lane, i, e);
+        std::memcpy(rows.data() + at.row * kRunBytes + at.column * bytes,
+                    reinterpret_cast<const std::byte*>(
+                        &values[static_cast<size_t>(lane)][static_cast<size_t>(i)]) +
+                        e * bytes,
+                    static_cast<size_t>(bytes));
+      }
+  return rows;
+}
+
+}  // namespace
+
+// The first warp to issue number i says what it is, and reads B for all.
+std::shared_ptr<Product> WgmmaState::join(const Wgmma& what, const char* name, Where where) {
+  std::shared_ptr<Product>& product = (*warpgroup)[issued];
+  if (!product) {
+    product = std::make_shared<Product>(what, name, where);
+    product->smem_b = SmemTile(what.b, what.b_is_n_major, 0, what.n, "wgmma: b", where);
+    product->b = dense_b(product->smem_b.bytes(), what.b_is_n_major, what.b_element, what.n);
+  } else if (product->what != what || std::strcmp(product->name, name) != 0 ||
+             product->where.line() != where.line()) {
+    fail("the warpgroup diverged: wgmma " + std::to_string(issued) + " of another warp is " +
+             product->text() + ", of this one " + place(name, where) +
+             (product->where.line() == where.line() ? " with other operands" : ""),
+         where);
+  }
+  std::shared_ptr<Product> joined = product;
+  if (++joined->issued == kWarpgroupWarps) warpgroup->erase(issued);
+  ++issued;
+  return joined;
+}
+
+FragmentA WgmmaState::read_frag_a(const Pending& next, Where where) {
+  FragmentA values;
+  for (size_t lane = 0; lane < kWarpLanes; ++lane)
+    std::copy_n(next.frag_a[lane], 4, values[lane].begin());
+  const auto used = used_a.find(next.frag_a[0]);
+  if (used != used_a.end() && used->second != values)
+    fail("wgmma: the registers of a changed since they were last used, without wgmma_fence", where);
+  used_a[next.frag_a[0]] = values;
+  return values;
+}
+
+// That of the wgmma in flight which this one continues, or a new one with what is in d.
+std::shared_ptr<Accumulator> WgmmaState::accumulator_at(const Lanes& d, const Wgmma& what,
+                                                        Where where) {
+  auto mine = std::make_shared<Accumulator>();
+  for (size_t lane = 0; lane < kWarpLanes; ++lane) mine->d[lane] = static_cast<std::byte*>(d[lane]);
+  mine->n = what.n;
+  mine->is_float = !is_integer(what.a_element);
+  for (const std::shared_ptr<Accumulator>& other : accumulators) {
+    if (mine->d[0] >= other->d[0] + other->bytes() || other->d[0] >= mine->d[0] + mine->bytes())
+      continue;
+    if (mine->d != other->d || mine->n != other->n || mine->is_float != other->is_float)
+      fail("wgmma: a wgmma of another shape is in flight on these accumulators", where);
+    return other;
+  }
+  mine->sums.resize(static_cast<size_t>(kWarpRows * what.n));
+  each_sum(*mine, [&](const std::byte* word, int at) {
+    std::memcpy(&mine->sums[static_cast<size_t>(at)], word, 4);
+  });
+  for (std::byte* words : mine->d) std::memset(words, poison(), mine->bytes());
+  accumulators.push_back(mine);
+  return mine;
+}
+
+void WgmmaState::issue(const Wgmma& what, const Lanes& d, const Lanes& frag_a, const char* name,
+                       Where where) {
+  if (!is_fenced)
+    fail(std::string(name) + ": no wgmma_fence since the warp started or last waited", where);
+  Pending next{join(what, name, where), nullptr, {}, {}};
+  Dense a;
+  if (what.a_in_registers) {
+    for (size_t lane = 0; lane < kWarpLanes; ++lane)
+      next.frag_a[lane] = static_cast<const uint32_t*>(frag_a[lane]);
+    next.values_a = read_frag_a(next, where);
+    a = dense_a(rows_of(next.values_a, is_integer(what.a_element)).data(), false, what.a_element);
+  } else {
+    SmemTile& rows = next.product->smem_a[static_cast<size_t>(warp_in_group)];
+    rows = SmemTile(what.a, what.a_is_m_major, warp_in_group * kWarpRows, kWarpRows, "wgmma: a",
+                    where);
+    a = dense_a(rows.bytes(), what.a_is_m_major, what.a_element);
+  }
+  next.accumulator = accumulator_at(d, what, where);
+  std::vector<uint32_t>& sums = next.accumulator->sums;
+  if (!what.accumulate) std::fill(sums.begin(), sums.end(), 0u);
+  multiply_add(a, next.product->b, what.n, sums.data());
+  ++next.accumulator->in_flight;
+  open.push_back(std::move(next));
+}
+
+bool WgmmaState::may_finish(int pending) const {
+  for (size_t i = 0; i + static_cast<size_t>(pending) < groups.size(); ++i)
+    for (const Pending& each : groups[i])
+      if (each.product->issued < kWarpgroupWarps) return false;
+  return true;
+}
+
+void WgmmaState::finish(const Pending& pending, Where where) {
+  Product& product = *pending.product;
+  const auto changed = [&](const char* what) {
+    fail(std::string(what) + " changed while " + product.text() +
+             " was in flight, found in wgmma_wait",
+         where);
+  };
+  if (!product.is_over) {
+    if (!product.smem_b.is_unchanged()) changed("b in shared memory");
+    for (const SmemTile& rows : product.smem_a)
+      if (!rows.is_unchanged()) changed("a in shared memory");
+    product.is_over = true;
+    product.b = {};
+  }
+  for (size_t lane = 0; lane < kWarpLanes && product.what.a_in_registers; ++lane)
+    if (!std::equal(pending.values_a[lane].begin(), pending.values_a[lane].end(),
+                    pending.frag_a[lane]))
+      changed("a in registers");
+  Accumulator& accumulator = *pending.accumulator;
+  const auto is_poison = [](std::byte byte) { return byte == static_cast<std::byte>(poison()); };
+  for (const std::byte* words : accumulator.d)
+    if (!std::all_of(words, words + accumulator.bytes(), is_poison)) changed("an accumulator");
+  if (--accumulator.in_flight > 0) return;
+  each_sum(accumulator, [&](std::byte* word, int at) {
+    std::memcpy(word, &accumulator.sums[static_cast<size_t>(at)], 4);
+  });
+  std::erase(accumulators, pending.accumulator);
+}
+
+void WgmmaState::finish(int pending, Where where) {
+  for (; groups.size() > static_cast<size_t>(pending); groups.pop_front())
+    for (const Pending& each : groups.front()) finish(each, where);
+  is_fenced = false;
+}
+
+void wgmma(const Wgmma& mine, void* d, const uint32_t* frag_a, const char* name, Where where) {
+  struct Arguments {
+    const Wgmma& what;
+    void* d;
+    const uint32_t* frag_a;
+  } arguments{mine, d, frag_a};
+  Warp& warp = *self().warp;
+  require_warpgroup(warp, name, where);
+  meet(kFullWarp, name, where, &arguments, [&](const Lanes& lanes) {
+    Lanes all_d, all_a;
+    for (size_t lane = 0; lane < kWarpLanes; ++lane) {
+      const Arguments& from = *static_cast<const Arguments*>(lanes[lane]);
+      if (from.what != mine)
+        fail(std::string(name) + ": lanes differ in descriptors or in accumulate", where);
+      all_d[lane] = from.d;
+      all_a[lane] = const_cast<uint32_t*>(from.frag_a);
+    }
+    state_of(warp).issue(mine, all_d, all_a, name, where);
+  });
+}
+
+void wgmma_fence(Where where) {
+  Warp& warp = *self().warp;
+  meet(kFullWarp, "wgmma_fence", where, nullptr, [&](const Lanes&) {
+    WgmmaState& state = state_of(warp);
+    state.is_fenced = true;
+    state.used_a.clear();
+  });
+}
+
+void wgmma_commit(Where where) {
+  Warp& warp = *self().warp;
+  meet(kFullWarp, "wgmma_commit", where, nullptr, [&](const Lanes&) {
+    WgmmaState& state = state_of(warp);
+    state.groups.push_back(std::exchange(state.open, {}));
+  });
+}
+
+// A product of the warpgroup is not over before all of its warps have issued it.
+void wgmma_wait(int pending, Where where) {
+  Warp& warp = *self().warp;
+  while (!state_of(warp).may_finish(pending)) poll("wgmma_wait", where);
+  meet(kFullWarp, "wgmma_wait", where, nullptr,
+       [&](const Lanes&) { state_of(warp).finish(pending, where); });
+}
+
+void check_no_wgmma_in_flight(const Warp& warp) {
+  if (!warp.wgmma) return;
+  const WgmmaState& state = *warp.wgmma;
+  if (!state.open.empty())
+    fail("the warp ends with a wgmma that it did not commit: " + state.open.front().product->text(),
+         state.open.front().product->where);
+  for (const std::vector<Pending>& group : state.groups)
+    if (!group.empty())
+      fail("the warp ends with a wgmma in flight: " + group.front().product->text(),
+           group.front().product->where);
+}
+
+uint64_t matrix_descriptor(const MatrixDescriptor& descriptor, Where where) {
+  const auto check = [&](const char* field, int64_t value) {
+    if (value % 16 != 0 || value < 0 || value >= MatrixDescriptor::kMaxBytes)
+      fail(std::string("matrix_descriptor: ") + field + " is " + std::to_string(value) +
+               "; multiples of 16 below 2^18 are possible",
+           where);
+  };
+  check("smem_address", descriptor.address);
+  check("leading_bytes", descriptor.leading_bytes);
+  check("stride_bytes", descriptor.stride_bytes);
+  return descriptor.encode();
+}
+
+}  // namespace lamina::dev::emu

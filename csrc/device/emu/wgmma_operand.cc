@@ -1,0 +1,133 @@
+#include "device/emu/wgmma_operand.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <string>
+
+#include "base/numeric.h"
+
+namespace lamina::dev::emu {
+namespace {
+
+constexpr int kChunkBytes = 16, kHalvesK = 16;
+
+// What the hardware would do with these is not documented, or has no use.
+void check_layout(const MatrixDescriptor& d, bool is_mn_major, int end, const char* what,
+                  Where where) {
+  const auto refuse = [&](const std::string& why) { fail(std::string(what) + ": " + why, where); };
+  if (d.base_offset != 0)
+    refuse("base offset " + std::to_string(d.base_offset) + ", only aligned atoms are supported");
+  if (d.swizzle == Swizzle::kNone) return;
+  const int run = d.run_bytes(), atom = d.atom_bytes();
+  const int used = is_mn_major ? std::min(2 * end, run) : kRunBytes;
+  const int at = static_cast<int>(d.address) % atom;
+  if (at + used > run)
+    refuse("starts " + std::to_string(at) + " bytes into an atom of " + std::to_string(run) +
+           "-byte runs; the first run must hold " + std::to_string(used));
+  if ((is_mn_major || end > MatrixDescriptor::kRuns) && d.stride_bytes % atom != 0)
+    refuse("stride of " + std::to_string(d.stride_bytes) + " bytes between atoms of " +
+           std::to_string(atom));
+  if (is_mn_major && 2 * end > run && d.leading_bytes % atom != 0)
+    refuse("leading offset of " + std::to_string(d.leading_bytes) + " bytes between atoms of " +
+           std::to_string(atom));
+}
+
+int16_t integer(std::byte byte, Element element) {
+  return element == Element::kS8 ? static_cast<int16_t>(static_cast<int8_t>(byte))
+                                 : static_cast<int16_t>(byte);
+}
+
+// element k of row r is at(r, k); written to [r][16] or [16][r].
+template <class Half>
+void widen(const std::byte* bytes, bool is_mn_major, int rows, bool k_first,
+           std::vector<double>& out) {
+  out.resize(static_cast<size_t>(rows * kHalvesK));
+  for (int r = 0; r < rows; ++r)
+    for (int k = 0; k < kHalvesK; ++k) {
+      Half half;
+      std::memcpy(&half, bytes + 2 * (is_mn_major ? k * rows + r : r * kHalvesK + k), sizeof half);
+      out[static_cast<size_t>(k_first ? k * rows + r : r * kHalvesK + k)] =
+          static_cast<double>(to_f32(half));
+    }
+}
+
+Dense dense(const std::byte* bytes, bool is_mn_major, Element element, int rows, bool k_first) {
+  Dense result;
+  if (is_integer(element)) {
+    result.integers.resize(static_cast<size_t>(rows * kRunBytes));
+    std::transform(bytes, bytes + rows * kRunBytes, result.integers.begin(),
+                   [element](std::byte byte) { return integer(byte, element); });
+  } else if (element == Element::kF16) {
+    widen<F16>(bytes, is_mn_major, rows, k_first, result.floats);
+  } else {
+    widen<BF16>(bytes, is_mn_major, rows, k_first, result.floats);
+  }
+  return result;
+}
+
+}  // namespace
+
+SmemTile::SmemTile(uint64_t descriptor, bool is_mn_major, int first, int count, const char* what,
+                   Where where) {
+  const MatrixDescriptor d = MatrixDescriptor::decode(descriptor);
+  check_layout(d, is_mn_major, first + count, what, where);
+  chunks_.reserve(static_cast<size_t>(count * kRunBytes / kChunkBytes));
+  bytes_.reserve(static_cast<size_t>(count * kRunBytes));
+  const auto take = [&](uint32_t address) {
+    const std::byte* const from = smem_pointer(address, kChunkBytes, what, where);
+    check_async_access(from, kChunkBytes, what, where);
+    chunks_.push_back(from);
+    bytes_.insert(bytes_.end(), from, from + kChunkBytes);
+  };
+  if (is_mn_major) {
+    for (int k = 0; k < kHalvesK; ++k)
+      for (int byte = 2 * first; byte < 2 * (first + count); byte += kChunkBytes)
+        take(d.mn_major(byte, k));
+  } else {
+    for (int row = first; row < first + count; ++row)
+      for (int byte = 0; byte < kRunBytes; byte += kChunkBytes) take(d.k_major(row, byte));
+  }
+}
+
+bool SmemTile::is_unchanged() const {
+  for (size_t i = 0; i < chunks_.size(); ++i)
+    if (std::memcmp(chunks_[i], bytes_.data() + i * kChunkBytes, kChunkBytes) != 0) return false;
+  return true;
+}
+
+Dense dense_a(const std::byte* bytes, bool is_m_major, Element element) {
+  return dense(bytes, is_m_major, element, kWarpRows, false);
+}
+Dense dense_b(const std::byte* bytes, bool is_n_major, Element element, int n) {
+  return dense(bytes, is_n_major, element, n, true);
+}
+
+void multiply_add(const Dense& a, const Dense& b, int n, uint32_t* sums) {
+  if (!b.integers.empty()) {
+    // 16-bit factors and a constant length: compilers make pmaddwd of this.
+    for (int row = 0; row < kWarpRows; ++row)
+      for (int column = 0; column < n; ++column) {
+        const int16_t* const x = a.integers.data() + row * kRunBytes;
+        const int16_t* const y = b.integers.data() + column * kRunBytes;
+        int32_t dot = 0;
+        for (int p = 0; p < kRunBytes; ++p) dot += x[p] * y[p];
+        sums[row * n + column] += static_cast<uint32_t>(dot);
+      }
+    return;
+  }
+  double wide[256];
+  for (int row = 0; row < kWarpRows; ++row, sums += n) {
+    for (int column = 0; column < n; ++column)
+      wide[column] = static_cast<double>(std::bit_cast<float>(sums[column]));
+    for (int k = 0; k < kHalvesK; ++k) {
+      const double x = a.floats[static_cast<size_t>(row * kHalvesK + k)];
+      const double* const y = b.floats.data() + k * n;
+      for (int column = 0; column < n; ++column) wide[column] += x * y[column];
+    }
+    for (int column = 0; column < n; ++column)
+      sums[column] = std::bit_cast<uint32_t>(static_cast<float>(wide[column]));
+  }
+}
+
+}  // namespace lamina::dev::emu
