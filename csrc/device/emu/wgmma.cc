@@ -10,6 +10,7 @@
 
 #include "device/emu/block.h"
 #include "device/emu/wgmma_operand.h"
+#include "device/emu/wgmma_registers.h"
 #include "layout/fragment.h"
 
 namespace lamina::dev::emu {
@@ -43,13 +44,18 @@ struct Product {
 
 // The sums of one accumulator while any wgmma on it is in flight.
 struct Accumulator {
-  std::array<std::byte*, kWarpLanes> d;  // n / 2 words of each lane
+  std::array<std::byte*, kWarpLanes> d;  // n / 2 registers of each lane
   int n;
   bool is_float;
   std::vector<uint32_t> sums;  // [16][n]
   int in_flight = 0;
 
   size_t bytes() const { return static_cast<size_t>(n / 2) * 4; }
+  FencedRegisters::Lanes registers() const {
+    FencedRegisters::Lanes at;
+    std::copy(d.begin(), d.end(), at.begin());
+    return at;
+  }
 };
 
 using FragmentA = std::array<std::array<uint32_t, 4>, kWarpLanes>;
@@ -58,7 +64,7 @@ using FragmentA = std::array<std::array<uint32_t, 4>, kWarpLanes>;
 struct Pending {
   std::shared_ptr<Product> product;
   std::shared_ptr<Accumulator> accumulator;
-  std::array<const uint32_t*, kWarpLanes> frag_a;  // null where A is in shared memory
+  FencedRegisters::Lanes frag_a;  // null where A is in shared memory
   FragmentA values_a;
 };
 
@@ -73,8 +79,8 @@ struct WgmmaState {
   std::shared_ptr<Warpgroup> warpgroup;
   int warp_in_group = 0;
   int64_t issued = 0;
-  bool is_fenced = false;                       // since the start, or the last wait
-  std::map<const uint32_t*, FragmentA> used_a;  // since the last fence, by lane 0's registers
+  bool is_fenced = false;  // since the start, or the last wait
+  FencedRegisters registers;
   std::vector<std::shared_ptr<Accumulator>> accumulators;
   std::vector<Pending> open;
   std::deque<std::vector<Pending>> groups;
@@ -166,11 +172,10 @@ std::shared_ptr<Product> WgmmaState::join(const Wgmma& what, const char* name, W
 FragmentA WgmmaState::read_frag_a(const Pending& next, Where where) {
   FragmentA values;
   for (size_t lane = 0; lane < kWarpLanes; ++lane)
-    std::copy_n(next.frag_a[lane], 4, values[lane].begin());
-  const auto used = used_a.find(next.frag_a[0]);
-  if (used != used_a.end() && used->second != values)
-    fail("wgmma: the registers of a changed since they were last used, without wgmma_fence", where);
-  used_a[next.frag_a[0]] = values;
+    std::memcpy(&values[lane], next.frag_a[lane], sizeof values[lane]);
+  if (registers.have_changed(next.frag_a, sizeof values[0]))
+    fail("wgmma: the registers of a changed, and no wgmma_fence since", where);
+  registers.note(next.frag_a, sizeof values[0]);
   return values;
 }
 
@@ -188,6 +193,8 @@ std::shared_ptr<Accumulator> WgmmaState::accumulator_at(const Lanes& d, const Wg
       fail("wgmma: a wgmma of another shape is in flight on these accumulators", where);
     return other;
   }
+  if (registers.have_changed(mine->registers(), mine->bytes()))
+    fail("wgmma: the accumulators changed, and no wgmma_fence since", where);
   mine->sums.resize(static_cast<size_t>(kWarpRows * what.n));
   each_sum(*mine, [&](const std::byte* word, int at) {
     std::memcpy(&mine->sums[static_cast<size_t>(at)], word, 4);
@@ -205,7 +212,7 @@ void WgmmaState::issue(const Wgmma& what, const Lanes& d, const Lanes& frag_a, c
   Dense a;
   if (what.a_in_registers) {
     for (size_t lane = 0; lane < kWarpLanes; ++lane)
-      next.frag_a[lane] = static_cast<const uint32_t*>(frag_a[lane]);
+      next.frag_a[lane] = static_cast<const std::byte*>(frag_a[lane]);
     next.values_a = read_frag_a(next, where);
     a = dense_a(rows_of(next.values_a, is_integer(what.a_element)).data(), false, what.a_element);
   } else {
@@ -244,8 +251,7 @@ void WgmmaState::finish(const Pending& pending, Where where) {
     product.b = {};
   }
   for (size_t lane = 0; lane < kWarpLanes && product.what.a_in_registers; ++lane)
-    if (!std::equal(pending.values_a[lane].begin(), pending.values_a[lane].end(),
-                    pending.frag_a[lane]))
+    if (std::memcmp(&pending.values_a[lane], pending.frag_a[lane], 16) != 0)
       changed("a in registers");
   Accumulator& accumulator = *pending.accumulator;
   const auto is_poison = [](std::byte byte) { return byte == static_cast<std::byte>(poison()); };
@@ -255,6 +261,7 @@ void WgmmaState::finish(const Pending& pending, Where where) {
   each_sum(accumulator, [&](std::byte* word, int at) {
     std::memcpy(word, &accumulator.sums[static_cast<size_t>(at)], 4);
   });
+  registers.note(accumulator.registers(), accumulator.bytes());
   std::erase(accumulators, pending.accumulator);
 }
 
@@ -290,7 +297,7 @@ void wgmma_fence(Where where) {
   meet(kFullWarp, "wgmma_fence", where, nullptr, [&](const Lanes&) {
     WgmmaState& state = state_of(warp);
     state.is_fenced = true;
-    state.used_a.clear();
+    state.registers.fence();
   });
 }
 

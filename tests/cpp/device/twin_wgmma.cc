@@ -10,10 +10,12 @@ namespace {
 
 enum class Mistake {
   kNone,
-  kNoWait,              // sums read before they are there
-  kNoFence,             // before the first wgmma
-  kNoSecondFence,       // after a wait
-  kNoFenceForA,         // new values of a in registers
+  kNoWait,         // sums read before they are there
+  kNoFence,        // before the first wgmma
+  kNoSecondFence,  // after a wait
+  kNoFenceForA,    // new values of a in registers
+  kFencedBeforeA,  // and then changed
+  kFencedBeforeD,
   kBOverwritten,        // in flight
   kAOverwritten,        // in flight
   kFragAOverwritten,    // in flight
@@ -92,6 +94,14 @@ struct Careless {
       set_frag_a(2);
       dev::wgmma_m64k32_s8<8>(d, frag_a, b, true);
     }
+    if (mistake == Mistake::kFencedBeforeA || mistake == Mistake::kFencedBeforeD) {
+      dev::wgmma_commit();
+      dev::wgmma_wait<0>();
+      dev::wgmma_fence();
+      if (mistake == Mistake::kFencedBeforeA) set_frag_a(2);
+      if (mistake == Mistake::kFencedBeforeD && thread == 50) d[1] = 7;
+      dev::wgmma_m64k32_s8<8>(d, frag_a, b, true);
+    }
     if (mistake == Mistake::kOtherShape) dev::wgmma_m64k32_s8<24>(other, a, b, false);
     if (mistake == Mistake::kOtherShape)
       dev::wgmma_m64k32_s8<8>(reinterpret_cast<int32_t (&)[4]>(other[4]), a, b, true);
@@ -158,6 +168,8 @@ TEST(twin_wgmma_wants_fences) {
   expect_error(Mistake::kNoFence, "no wgmma_fence");
   expect_error(Mistake::kNoSecondFence, "no wgmma_fence");
   expect_error(Mistake::kNoFenceForA, "registers of a changed");
+  expect_error(Mistake::kFencedBeforeA, "registers of a changed");
+  expect_error(Mistake::kFencedBeforeD, "accumulators changed, and");
 }
 
 TEST(twin_wgmma_guards_what_is_in_flight) {
