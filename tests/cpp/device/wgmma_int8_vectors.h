@@ -69,6 +69,71 @@ TEST(vector_wgmma_m64k32_signs) {
   });
 }
 
+// Products in flight together: four on one accumulator, four on another with A in registers; the first
+// four are waited for alone.
+struct WgmmaInFlightKernel : BlockOf<128> {
+  struct Args {
+    const dev::U32x4* smem;
+    const uint32_t* frag_a;  // [step][thread][4]
+    const int32_t* c;        // [thread][32]
+    int32_t *d, *e;
+  };
+  LAMINA_DEVICE static void run(const Args& args) {
+    const int thread = dev::thread_index();
+    dev::U32x4* const smem = reinterpret_cast<dev::U32x4*>(dev::dynamic_smem());
+    for (int i = thread; i < (kWgmmaSmemA + kWgmmaSmemB) / 16; i += kThreads)
+      dev::store_shared(smem + i, dev::load_global(args.smem + i));
+    dev::fence_proxy_async();
+    dev::block_sync();
+    const uint32_t at = dev::smem_address(smem);
+    const uint64_t a = dev::matrix_descriptor(at, 16, 1024, Swizzle::k128);
+    const uint64_t b = dev::matrix_descriptor(at + kWgmmaSmemA, 16, 1024, Swizzle::k128);
+    int32_t d[32], e[32];
+    uint32_t frag_a[4][4];
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      for (int i = 0; i < 4; ++i)
+        frag_a[step][i] = dev::load_global(args.frag_a + (step * kThreads + thread) * 4 + i);
+      dev::wgmma_fence_registers(frag_a[step]);
+    }
+    for (int i = 0; i < 32; ++i) e[i] = dev::load_global(args.c + thread * 32 + i);
+    dev::wgmma_fence_registers(d);
+    dev::wgmma_fence_registers(e);
+    dev::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; ++step)
+      dev::wgmma_m64k32_s8<64>(d, advance(a, 32 * step), advance(b, 32 * step), step > 0);
+    dev::wgmma_commit();
+#pragma unroll
+    for (int step = 0; step < 4; ++step)
+      dev::wgmma_m64k32_s8<64>(e, frag_a[step], advance(b, 32 * step), true);
+    dev::wgmma_commit();
+    dev::wgmma_wait<1>();
+    dev::wgmma_fence_registers(d);
+    for (int i = 0; i < 32; ++i) dev::store_global(args.d + thread * 32 + i, d[i]);
+    dev::wgmma_wait<0>();
+    dev::wgmma_fence_registers(e);
+    for (int i = 0; i < 32; ++i) dev::store_global(args.e + thread * 32 + i, e[i]);
+  }
+};
+
+TEST(vector_wgmma_in_flight_together) {
+  each_schedule([] {
+    WgmmaCase<WgmmaS8<64>> m{128, k_major(Swizzle::k128, false, 64),
+                             k_major(Swizzle::k128, false, 64)};
+    fill_bytes(m);
+    DeviceBuffer<std::byte> gmem_smem(m.smem());
+    DeviceBuffer<uint32_t> gmem_a(m.frag_a());
+    DeviceBuffer<int32_t> gmem_c(m.frag_c()), gmem_d(64 * 64), gmem_e(64 * 64);
+    run<WgmmaInFlightKernel>({reinterpret_cast<const dev::U32x4*>(gmem_smem.data()), gmem_a.data(),
+                              gmem_c.data(), gmem_d.data(), gmem_e.data()},
+                             {{1, 1, 1}, kWgmmaSmemA + kWgmmaSmemB});
+    const auto value = [](uint8_t bits) { return static_cast<int8_t>(bits); };
+    m.check_sums<int32_t>(m.matrix_d(gmem_d.read()), false, value, value);
+    m.check_sums<int32_t>(m.matrix_d(gmem_e.read()), true, value, value);
+  });
+}
+
 template <class Op, class A, class B>
 void check_wgmma_extremes() {
   for (uint8_t byte_a : {uint8_t{0x80}, uint8_t{0xff}, uint8_t{0x7f}}) {

@@ -113,60 +113,77 @@ struct WgmmaCase {
   std::vector<Bits> a = std::vector<Bits>(64 * k), b = std::vector<Bits>(kN * k);
   std::vector<Acc> c = std::vector<Acc>(64 * kN);
 
-  template <bool kFromRegisters>
-  std::vector<Acc> multiply() const {
-    const size_t steps = k / kStepK;
-    std::vector<std::byte> smem(kWgmmaSmemA + kWgmmaSmemB);
-    const auto put = [&](size_t base, const SmemLayout& layout, size_t row, size_t p, Bits bits) {
-      const size_t at =
-          layout.place(static_cast<int>(row), static_cast<int>(p), static_cast<int>(sizeof(Bits)));
-      std::memcpy(smem.data() + base + at, &bits, sizeof bits);
+  std::vector<std::byte> smem() const {
+    std::vector<std::byte> bytes(kWgmmaSmemA + kWgmmaSmemB);
+    const auto put = [&](size_t base, const SmemLayout& layout, const std::vector<Bits>& matrix) {
+      for (size_t i = 0; i < matrix.size(); ++i)
+        std::memcpy(bytes.data() + base +
+                        layout.place(static_cast<int>(i / k), static_cast<int>(i % k),
+                                     static_cast<int>(sizeof(Bits))),
+                    &matrix[i], sizeof(Bits));
     };
-    std::vector<uint32_t> frag_a(steps * 128 * 4);
-    for (size_t row = 0; row < 64; ++row)
-      for (size_t p = 0; p < k; ++p) {
-        const Bits bits = a[row * k + p];
-        const InThread at = frag_a_place(row, p % kStepK, kPer);
-        frag_a[(p / kStepK * 128 + at.thread) * 4 + at.element / kPer] |=
-            static_cast<uint32_t>(bits) << (32 / kPer * (at.element % kPer));
-        if (!kFromRegisters) put(0, layout_a, row, p, bits);
-      }
-    for (size_t column = 0; column < kN; ++column)
-      for (size_t p = 0; p < k; ++p) put(kWgmmaSmemA, layout_b, column, p, b[column * k + p]);
-    std::vector<Acc> frag_c(64 * kN), d(64 * kN);
-    const auto in_fragment = [](size_t i) {
-      const InThread at = frag_d_place(i / kN, i % kN);
-      return at.thread * (kN / 2) + at.element;
-    };
-    for (size_t i = 0; i < 64 * kN; ++i) frag_c[in_fragment(i)] = c[i];
-    DeviceBuffer<std::byte> gmem_smem(smem);
-    DeviceBuffer<uint32_t> gmem_a(frag_a);
-    DeviceBuffer<Acc> gmem_c(frag_c), gmem_d(64 * kN);
-    run<WgmmaKernel<Op, kFromRegisters>>(
-        {reinterpret_cast<const dev::U32x4*>(gmem_smem.data()), gmem_a.data(), gmem_c.data(),
-         gmem_d.data(), layout_a, layout_b, static_cast<int>(steps), accumulate},
-        {{1, 1, 1}, kWgmmaSmemA + kWgmmaSmemB});
-    const std::vector<Acc> frag_d = gmem_d.read();
-    for (size_t i = 0; i < 64 * kN; ++i) d[i] = frag_d[in_fragment(i)];
+    put(0, layout_a, a);
+    put(kWgmmaSmemA, layout_b, b);
+    return bytes;
+  }
+  std::vector<uint32_t> frag_a() const {
+    std::vector<uint32_t> registers(k / kStepK * 128 * 4);
+    for (size_t i = 0; i < a.size(); ++i) {
+      const size_t step = i % k / kStepK;
+      const InThread at = frag_a_place(i / k, i % k % kStepK, kPer);
+      registers[(step * 128 + at.thread) * 4 + at.element / kPer] |=
+          static_cast<uint32_t>(a[i]) << (32 / kPer * (at.element % kPer));
+    }
+    return registers;
+  }
+  // [thread][n / 2] of a matrix [64][n], and back.
+  static size_t in_fragment(size_t i) {
+    const InThread at = frag_d_place(i / kN, i % kN);
+    return at.thread * (kN / 2) + at.element;
+  }
+  std::vector<Acc> frag_c() const {
+    std::vector<Acc> registers(64 * kN);
+    for (size_t i = 0; i < 64 * kN; ++i) registers[in_fragment(i)] = c[i];
+    return registers;
+  }
+  static std::vector<Acc> matrix_d(const std::vector<Acc>& registers) {
+    std::vector<Acc> d(64 * kN);
+    for (size_t i = 0; i < 64 * kN; ++i) d[i] = registers[in_fragment(i)];
     return d;
   }
 
+  template <bool kFromRegisters>
+  std::vector<Acc> multiply() const {
+    DeviceBuffer<std::byte> gmem_smem(smem());
+    DeviceBuffer<uint32_t> gmem_a(frag_a());
+    DeviceBuffer<Acc> gmem_c(frag_c()), gmem_d(64 * kN);
+    run<WgmmaKernel<Op, kFromRegisters>>(
+        {reinterpret_cast<const dev::U32x4*>(gmem_smem.data()), gmem_a.data(), gmem_c.data(),
+         gmem_d.data(), layout_a, layout_b, static_cast<int>(k / kStepK), accumulate},
+        {{1, 1, 1}, kWgmmaSmemA + kWgmmaSmemB});
+    return matrix_d(gmem_d.read());
+  }
+
   // Against exact sums; value_a and value_b read the stored bits, Wide holds every sum.
-  template <class Wide, bool kFromRegisters>
-  void check(const auto& value_a, const auto& value_b) const {
-    const std::vector<Acc> d = multiply<kFromRegisters>();
+  template <class Wide>
+  void check_sums(const std::vector<Acc>& d, bool with_c, const auto& value_a,
+                  const auto& value_b) const {
     int wrong = 0;
     for (size_t row = 0; row < 64; ++row)
       for (size_t column = 0; column < kN; ++column) {
-        Wide sum = accumulate ? static_cast<Wide>(c[row * kN + column]) : Wide{0};
+        Wide sum = with_c ? static_cast<Wide>(c[row * kN + column]) : Wide{0};
         for (size_t p = 0; p < k; ++p)
           sum += static_cast<Wide>(value_a(a[row * k + p])) *
                  static_cast<Wide>(value_b(b[column * k + p]));
         wrong += d[row * kN + column] != static_cast<Acc>(sum);
       }
     at("n ", kN, " k ", k, " swizzle a ", layout_a.span(), " b ", layout_b.span(), " mn-major ",
-       layout_a.is_mn_major, layout_b.is_mn_major, kFromRegisters ? ", a in registers" : "");
+       layout_a.is_mn_major, layout_b.is_mn_major);
     CHECK_EQ(wrong, 0);
+  }
+  template <class Wide, bool kFromRegisters>
+  void check(const auto& value_a, const auto& value_b) const {
+    check_sums<Wide>(multiply<kFromRegisters>(), accumulate, value_a, value_b);
   }
 };
 
