@@ -205,6 +205,33 @@ TEST(vector_wgmma_m64k32_single) {
   CHECK(multiply(smem, {Swizzle::kNone, false, 192, 384, 0}) == want);
 }
 
+// What kernels read of layout/fragment.h, for all four warps.
+TEST(vector_wgmma_fragments) {
+  const auto check = [](fragment::At at, const InThread& want, size_t thread, size_t element) {
+    CHECK(at.row >= 0 && at.row < 64 && want.thread == thread && want.element == element);
+  };
+  for (size_t thread = 0; thread < 128; ++thread) {
+    const int t = static_cast<int>(thread);
+    for (int i = 0; i < 4; ++i) {
+      for (int e = 0; e < 4; ++e) {
+        const fragment::At at = fragment::wgmma_a<4>(t, i, e);
+        check(at, frag_a_place(static_cast<size_t>(at.row), static_cast<size_t>(at.column), 4),
+              thread, static_cast<size_t>(4 * i + e));
+      }
+      for (int e = 0; e < 2; ++e) {
+        const fragment::At at = fragment::wgmma_a<2>(t, i, e);
+        check(at, frag_a_place(static_cast<size_t>(at.row), static_cast<size_t>(at.column), 2),
+              thread, static_cast<size_t>(2 * i + e));
+      }
+    }
+    for (int i = 0; i < 128; ++i) {
+      const fragment::At at = fragment::wgmma_d(t, i);
+      check(at, frag_d_place(static_cast<size_t>(at.row), static_cast<size_t>(at.column)), thread,
+            static_cast<size_t>(i));
+    }
+  }
+}
+
 // Bits 0-13 address, 16-29 leading, 32-45 stride, each without its low four bits; 62-63 the swizzle.
 TEST(vector_wgmma_descriptor) {
   const auto bits = [](uint32_t address, int leading, int stride, Swizzle swizzle) {

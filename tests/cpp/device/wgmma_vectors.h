@@ -5,6 +5,7 @@
 
 #include "base/numeric.h"
 #include "buffer.h"
+#include "layout/fragment.h"
 
 namespace lamina::test {
 
