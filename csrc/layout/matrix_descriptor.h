@@ -69,7 +69,7 @@ struct MatrixDescriptor {
 };
 
 // The descriptor of the matrix `bytes`, a multiple of 16, further on: the next k of a swizzled atom.
-constexpr uint64_t advance(uint64_t descriptor, int bytes) {
+constexpr uint64_t advance_descriptor(uint64_t descriptor, int bytes) {
   return descriptor + static_cast<uint64_t>(bytes / 16);
 }
 

@@ -76,8 +76,8 @@ struct Careless {
     const uint64_t b =
         dev::matrix_descriptor(dev::smem_address(smem + kB), 16, 1024, Swizzle::k128);
     if (mistake == Mistake::kBaseOffset) a |= uint64_t{1} << 49;
-    if (mistake == Mistake::kOtherDescriptor && warp == 2) a = advance(a, 32);
-    if (mistake == Mistake::kOtherLane && thread == 77) a = advance(a, 32);
+    if (mistake == Mistake::kOtherDescriptor && warp == 2) a = advance_descriptor(a, 32);
+    if (mistake == Mistake::kOtherLane && thread == 77) a = advance_descriptor(a, 32);
 
     if (mistake == Mistake::kWarpMissing && warp == 3) return;
     if (mistake == Mistake::kLaneMissing && thread == 77) return;

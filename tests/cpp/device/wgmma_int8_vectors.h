@@ -102,11 +102,12 @@ struct WgmmaInFlightKernel : BlockOf<128> {
     dev::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < 4; ++step)
-      dev::wgmma_m64k32_s8<64>(d, advance(a, 32 * step), advance(b, 32 * step), step > 0);
+      dev::wgmma_m64k32_s8<64>(d, advance_descriptor(a, 32 * step),
+                               advance_descriptor(b, 32 * step), step > 0);
     dev::wgmma_commit();
 #pragma unroll
     for (int step = 0; step < 4; ++step)
-      dev::wgmma_m64k32_s8<64>(e, frag_a[step], advance(b, 32 * step), true);
+      dev::wgmma_m64k32_s8<64>(e, frag_a[step], advance_descriptor(b, 32 * step), true);
     dev::wgmma_commit();
     dev::wgmma_wait<1>();
     dev::wgmma_fence_registers(d);

@@ -94,8 +94,8 @@ struct WgmmaKernel : BlockOf<128> {
       dev::wgmma_commit();
       dev::wgmma_wait<0>();
       dev::wgmma_fence_registers(d);
-      a = advance(a, args.a.step);
-      b = advance(b, args.b.step);
+      a = advance_descriptor(a, args.a.step);
+      b = advance_descriptor(b, args.b.step);
     }
     for (int i = 0; i < kCount; ++i) dev::store_global(args.d + thread * kCount + i, d[i]);
   }
