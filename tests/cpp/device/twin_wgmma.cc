@@ -34,6 +34,7 @@ enum class Mistake {
   kBaseOffset,
   kBetweenAtoms,
   kStrideOfHalfAtom,
+  kLeadingOfHalfAtom,  // MN-major
 };
 
 constexpr int kB = 8192, kSmemBytes = kB + 3072;
@@ -82,6 +83,11 @@ struct Careless {
     if (mistake == Mistake::kWarpMissing && warp == 3) return;
     if (mistake == Mistake::kLaneMissing && thread == 77) return;
     if (mistake != Mistake::kNoFence) dev::wgmma_fence();
+    if (mistake == Mistake::kLeadingOfHalfAtom) {
+      float sums[12];
+      dev::wgmma_m64k16_f16<24, false, true>(
+          sums, a, dev::matrix_descriptor(at, 128, 512, Swizzle::k32), false);
+    }
     if (mistake == Mistake::kOtherLine && warp == 1)
       dev::wgmma_m64k32_s8<8>(d, a, b, false);
     else
@@ -200,6 +206,7 @@ TEST(twin_wgmma_checks_descriptors) {
   expect_error(Mistake::kBaseOffset, "base offset 1");
   expect_error(Mistake::kBetweenAtoms, "128 bytes into an atom");
   expect_error(Mistake::kStrideOfHalfAtom, "stride of 512 bytes");
+  expect_error(Mistake::kLeadingOfHalfAtom, "leading offset of 128 bytes");
 }
 
 // Three warps are no warpgroup.
