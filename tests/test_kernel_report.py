@@ -240,6 +240,12 @@ def test_archs() -> None:
     assert kernel_report.arch_list("8.6+PTX 12.0") == ["86", "120"]
 
 
+def test_archs_of_a_source() -> None:
+    assert kernel_report.archs_of(Path("cuda/sm80_m16.cu"), ["80", "90a"]) == ["80", "90a"]
+    assert kernel_report.archs_of(Path("cuda/sm90a_m16.cu"), ["80", "90a"]) == ["90a"]
+    assert kernel_report.archs_of(Path("cuda/sm90a_m16.cu"), ["80"]) == []
+
+
 def test_flags_are_those_of_the_build(tree: Path) -> None:
     source = tree / "csrc/ops/tiny/cuda/tiny.cu"
     assert kernel_report.build_flags(tree, source) == kernel_report.DEFAULT_FLAGS

@@ -1,9 +1,9 @@
 """What each CUDA kernel costs, and whether it keeps the budget in its header: make kernel-report.
 
-Every csrc/ops/*/cuda/*.cu is compiled to one cubin per arch, with the flags of build/cmake where it is
-there. ptxas says registers, stack, spills and static shared memory; the disassembly says which
-instructions the kernel is made of. Fails on a stack frame, a spill, a local load or store, a source of
-more than 30 s, a kernel without a budget, and a kernel that is not within it.
+Every csrc/ops/*/cuda/*.cu is compiled to one cubin per arch, an sm90a*.cu for sm_90a alone, with the
+flags of build/cmake where it is there. ptxas says registers, stack, spills and static shared memory; the disassembly says which
+instructions the kernel is made of. Fails on a stack frame, a spill, a local load or store, wgmmas that
+ptxas serializes, a source of more than 30 s, a kernel without a budget, and a kernel that is not within it.
 
 A budget stands in the comment that opens the .cu, or a .cuh that the .cu itself includes, and holds for
 every kernel of that .cu. The lines of the comment are read as one text, in which count:
@@ -201,6 +201,11 @@ def arch_list(torch_cuda_arch_list: str) -> list[str]:
     return list(dict.fromkeys(re.sub(r"[.]|\+PTX", "", name) for name in names)) or DEFAULT_ARCHS
 
 
+def archs_of(source: Path, archs: list[str]) -> list[str]:
+    """As csrc/CMakeLists.txt: wgmma and TMA are of 9.0 alone."""
+    return [arch for arch in archs if arch == "90a" or not source.name.startswith("sm90a")]
+
+
 def compile_flags(command: str, source: str) -> list[str]:
     """What a compile command says beyond which file becomes which, for which arch."""
     flags, words = [], iter(shlex.split(command)[1:])
@@ -256,7 +261,7 @@ def examine(root: Path, path: Path, archs: list[str], nvcc: str, nvdisasm: str) 
     except ValueError as error:
         source.failures.append(str(error))
     with tempfile.TemporaryDirectory(prefix="lamina_kernels_") as folder:
-        for arch in archs:
+        for arch in archs_of(path, archs):
             cubin = Path(folder) / f"sm_{arch}.cubin"
             resources = ["-cubin", f"-arch=sm_{arch}", "-Xptxas", "-v", "-o", str(cubin)]
             status, said, seconds = run_timed([nvcc, *build_flags(root, path), *resources, str(path)], root)
@@ -264,8 +269,11 @@ def examine(root: Path, path: Path, archs: list[str], nvcc: str, nvdisasm: str) 
             if status:
                 source.failures.append(f"{source.file} on sm_{arch}: compile error\n{said[-4000:].strip()}")
                 continue
-            # A code in parentheses is advice of ptxas: C7510 says that wgmma is serialized.
-            source.warnings += re.findall(r"^.*(?:warning|\(C\d+\)).*$", said, flags=re.MULTILINE)
+            # A code in parentheses is advice of ptxas.
+            advice = re.findall(r"^.*(?:warning|\(C\d+\)).*$", said, flags=re.MULTILINE)
+            serialized = [line for line in advice if "wgmma" in line and "serialized" in line]
+            source.warnings += [line for line in advice if line not in serialized]
+            source.failures += [f"{source.file} on sm_{arch}: {line}" for line in serialized]
             command = [nvdisasm, "-c", str(cubin)]
             sass = parse_sass(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
             usages = parse_ptxas(said).items()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 GEMM = "csrc/ops/gemm_int8"
 QUANTIZE = "csrc/ops/quantize_int8/cpu/body.h"
 SM80 = f"{GEMM}/cuda/sm80.cuh"
+SM90A = f"{GEMM}/cuda/sm90a.cuh"
 MATHS = "csrc/ops/quantize_int8/maths.h"
 
 
@@ -252,8 +253,8 @@ MUTANTS = (
     Mutant(
         "sm80: weights swizzled by the next row",
         SM80,
-        "swizzle::tile_chunk(row, chunk)) * 16, from",
-        "swizzle::tile_chunk(row + 1, chunk)) * 16, from",
+        "swizzle::tile_chunk(tile_row, tile_chunk)",
+        "swizzle::tile_chunk(tile_row + 1, tile_chunk)",
     ),
     Mutant(
         "sm80: activations read without their swizzle",
@@ -264,8 +265,8 @@ MUTANTS = (
     Mutant(
         "sm80: last columns of a ragged k lost",
         SM80,
-        "left < 0 ? 0 : left > 16 ? 16 : left",
-        "left < 16 ? 0 : 16",
+        "left_k < 0 ? 0 : left_k > 16 ? 16 : static_cast<int>(left_k)",
+        "left_k < 16 ? 0 : 16",
     ),
     Mutant(
         "sm80: 4-byte copies lose the tail",
@@ -283,8 +284,8 @@ MUTANTS = (
     Mutant(
         "sm80: next step into the stage that is being read",
         SM80,
-        "load_step(args, at, at.first_step + next, stage(next));",
-        "load_step(args, at, at.first_step + next, stage(next + 1));",
+        "load_step(args, from, at.first_step + next, stage(next));",
+        "load_step(args, from, at.first_step + next, stage(next + 1));",
     ),
     Mutant(
         "sm80: sums of warps stored over the ring in use",
@@ -310,6 +311,128 @@ MUTANTS = (
         f"{GEMM}/cuda/epilogue.cuh",
         "if (e < count) dev::store_global",
         "if (e <= count) dev::store_global",
+    ),
+    Mutant(
+        "sm80: second row of a thread where the first was",
+        SM80,
+        "p.a_stride * kRowsPerPass,",
+        "p.a_stride,",
+    ),
+    Mutant(
+        "sm90a: a stage is used before its copies are there",
+        SM90A,
+        "dev::mbarrier_wait(&barriers().full[cursor.stage], cursor.parity);",
+        "",
+    ),
+    Mutant(
+        "sm90a: the parity of the full barriers is never flipped",
+        SM90A,
+        "parity ^= 1;",
+        "parity ^= 0;",
+    ),
+    Mutant(
+        "sm90a: a stage is filled while it is in use",
+        SM90A,
+        "dev::mbarrier_wait(&bars.empty[cursor.stage], cursor.parity ^ 1);",
+        "",
+    ),
+    Mutant(
+        "sm90a: a stage is given back while its products are under way",
+        SM90A,
+        "dev::wgmma_wait<kProducts>(); if (s > 0) release(before);",
+        "release(cursor.stage);",
+    ),
+    Mutant(
+        "sm90a: a stage is given back a product too early",
+        SM90A,
+        "dev::wgmma_wait<kProducts>();",
+        "dev::wgmma_wait<kProducts + 1>();",
+    ),
+    Mutant(
+        "sm90a: the last stage of a tile is never given back",
+        SM90A,
+        "if (tile.steps > 0) release(before);",
+        "",
+    ),
+    Mutant(
+        "sm90a: weights overwritten under a product",
+        SM90A,
+        "dev::wgmma_wait<kProducts - 1>();",
+        "",
+    ),
+    Mutant("sm90a: no fence between weights and product", SM90A, "dev::wgmma_fence();", ""),
+    Mutant("sm90a: sums stored before they are done", SM90A, "dev::wgmma_wait<0>();", ""),
+    Mutant(
+        "sm90a: weights read without their swizzle",
+        SM90A,
+        "swizzled(Swizzle::k64, at)",
+        "swizzled(Swizzle::kNone, at)",
+    ),
+    Mutant(
+        "sm90a: tokens described with another swizzle",
+        SM90A,
+        "kSwizzleGroupBytes, Swizzle::k128)",
+        "kSwizzleGroupBytes, Swizzle::k64)",
+    ),
+    Mutant(
+        "sm90a: the second product of a step starts at the first's k",
+        SM90A,
+        "static_cast<uint32_t>(h * kWgmmaK)",
+        "static_cast<uint32_t>(h / 2 * 2 * kWgmmaK)",
+    ),
+    Mutant(
+        "sm90a: eight rows of tokens too close",
+        SM90A,
+        "kSwizzleGroupBytes = 8 * kStepK",
+        "kSwizzleGroupBytes = 4 * kStepK",
+    ),
+    Mutant(
+        "sm90a: features of a lane in the order of q",
+        SM90A,
+        "return (q & 1) | (q & 2) << 1 | (q & 4) >> 1;",
+        "return q;",
+    ),
+    Mutant(
+        "sm90a: a stage is given back to the own block alone",
+        SM90A,
+        "dev::mbarrier_arrive_remote(empty, dev::lane());",
+        "dev::mbarrier_arrive_remote(empty, dev::cluster_rank());",
+    ),
+    Mutant(
+        "sm90a: a block leaves while others still write to it",
+        SM90A,
+        "if constexpr (kCluster > 1) sync();",
+        "",
+    ),
+    Mutant(
+        "sm90a: bytes of the tokens not expected",
+        SM90A,
+        "dev::mbarrier_arrive_expect_tx(full, kStageBytes);",
+        "dev::mbarrier_arrive_expect_tx(full, kBytesW);",
+    ),
+    Mutant(
+        "sm90a: barriers not made known to copies",
+        SM90A,
+        "dev::fence_mbarrier_init();",
+        "",
+    ),
+    Mutant(
+        "sm90a: splits overlap by a step",
+        SM90A,
+        "const int64_t first_step = split * split_steps,",
+        "const int64_t first_step = split * (split_steps - 1),",
+    ),
+    Mutant(
+        "sm90a: a tile of the last band twice",
+        SM90A,
+        "height = left < kBand ? left : kBand;",
+        "height = kBand;",
+    ),
+    Mutant(
+        "sm90a: both halves of a product's sums from the upper rows",
+        SM90A,
+        "sums[group * 4 + 2 + e]",
+        "sums[group * 4 + e]",
     ),
     Mutant(
         "reduce: last split forgotten",

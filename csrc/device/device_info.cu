@@ -17,8 +17,10 @@ Status query(int device, DeviceInfo& info) {
       l2{cudaDevAttrL2CacheSize, 0};
   for (Attribute* attribute : {&major, &minor, &sms, &smem, &l2})
     if (cudaError_t error = cudaDeviceGetAttribute(&attribute->value, attribute->name, device);
-        error != cudaSuccess)
+        error != cudaSuccess) {
+      (void)cudaGetLastError();  // reported here, not to whoever asks CUDA next
       return Status::error("device_info: CUDA device ", device, ": ", cudaGetErrorString(error));
+    }
   info = {major.value * 10 + minor.value, sms.value, smem.value, l2.value};
   return Status::ok();
 }
@@ -27,7 +29,9 @@ Status query(int device, DeviceInfo& info) {
 
 int device_count() {
   int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  (void)cudaGetLastError();
+  return 0;
 }
 
 Status device_info(int device, DeviceInfo& info) {

@@ -14,6 +14,14 @@ struct DeviceInfo {
   int64_t l2_bytes = 0;
 };
 
+// A device of this compute capability, to plan for one that is not there.
+constexpr DeviceInfo typical_device(int compute_capability, int sm_count) {
+  const int kib = compute_capability == 80 || compute_capability == 87   ? 163
+                  : compute_capability >= 90 && compute_capability < 120 ? 227
+                                                                         : 99;
+  return {compute_capability, sm_count, int64_t{kib} << 10, int64_t{50} << 20};
+}
+
 // Devices that the driver shows; 0 where there is none, or no driver.
 int device_count();
 

@@ -25,7 +25,7 @@ DeviceInfo twin;
 std::string twin_kernel;
 
 void set_twin(int64_t compute_capability, int64_t sm_count, std::string kernel) {
-  twin = {static_cast<int>(compute_capability), static_cast<int>(sm_count), 227 << 10, 50 << 20};
+  twin = typical_device(static_cast<int>(compute_capability), static_cast<int>(sm_count));
   twin_kernel = std::move(kernel);
 }
 

@@ -30,8 +30,10 @@ void require_packed(const char* op, const char* name, const Tensor& w, int64_t n
 #if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
 void run_on(const Accelerator& accelerator, const gemm_int8::Params& params, const Tensor& like) {
   raise_if_bad(gemm_int8::check_cuda(params.problem, accelerator.device));
-  const gemm_int8::CudaPlan plan =
-      gemm_int8::plan_cuda(params.problem, accelerator.device, accelerator.kernel);
+  const gemm_int8::CudaPlan plan = gemm_int8::plan_cuda(
+      params.problem, accelerator.device, gemm_int8::row_alignment(params), accelerator.kernel);
+  require(plan.kernel.launch != nullptr, kOp, "a", " has rows that start at multiples of ",
+          gemm_int8::row_alignment(params), " bytes; ", accelerator.kernel, " cannot compute it");
   const Tensor workspace =
       new_tensor(like, {plan.workspace_bytes(params.problem)}, ScalarType::Char);
   raise_if_bad(gemm_int8::run_cuda(params, plan, workspace.data_ptr(), accelerator.stream));
@@ -45,9 +47,10 @@ std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capabi
   require(sm_count > 0 && sm_count < 100000, kExplain, "sm_count = ", sm_count,
           " must be between 1 and 99999");
   const gemm_int8::Problem problem{m, n, k};
-  const DeviceInfo device{static_cast<int>(compute_capability), static_cast<int>(sm_count), 0, 0};
+  const DeviceInfo device =
+      typical_device(static_cast<int>(compute_capability), static_cast<int>(sm_count));
   raise_if_bad(gemm_int8::check_cuda(problem, device));
-  return gemm_int8::plan_cuda(problem, device).describe(problem, device);
+  return gemm_int8::plan_cuda(problem, device, 16).describe(problem, device);
 }
 #else
 [[noreturn]] void run_on(const Accelerator&, const gemm_int8::Params&, const Tensor&) {

@@ -8,8 +8,8 @@
 
 #include "device/emu/access_log.h"
 #include "device/emu/block.h"
-#include "device/launch_shape.h"
 #include "device/emu/wgmma.h"
+#include "device/launch_shape.h"
 
 namespace lamina::dev::emu {
 namespace {

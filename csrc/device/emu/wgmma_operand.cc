@@ -105,15 +105,18 @@ Dense dense_b(const std::byte* bytes, bool is_n_major, Element element, int n) {
 
 void multiply_add(const Dense& a, const Dense& b, int n, uint32_t* sums) {
   if (!b.integers.empty()) {
-    // 16-bit factors and a constant length: compilers make pmaddwd of this.
-    for (int row = 0; row < kWarpRows; ++row)
-      for (int column = 0; column < n; ++column) {
+    for (int column = 0; column < n; ++column) {
+      const int16_t* const y = b.integers.data() + column * kRunBytes;
+      // Columns beyond the last token are common, and all zeros.
+      if (std::all_of(y, y + kRunBytes, [](int16_t value) { return value == 0; })) continue;
+      for (int row = 0; row < kWarpRows; ++row) {
         const int16_t* const x = a.integers.data() + row * kRunBytes;
-        const int16_t* const y = b.integers.data() + column * kRunBytes;
+        // 16-bit factors and a constant length: compilers make pmaddwd of this.
         int32_t dot = 0;
         for (int p = 0; p < kRunBytes; ++p) dot += x[p] * y[p];
         sums[row * n + column] += static_cast<uint32_t>(dot);
       }
+    }
     return;
   }
   double wide[256];

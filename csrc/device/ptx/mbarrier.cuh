@@ -24,15 +24,16 @@ LAMINA_DEVICE void mbarrier_arrive(MBarrier* barrier) {
 }
 
 // mapa.shared::cluster.u32 d, barrier, rank;                              PTX ISA 7.8, sm_90
-// mbarrier.arrive.release.cluster.shared::cluster.b64 _, [d];             PTX ISA 8.0, sm_90
+// mbarrier.arrive.release.cta.shared::cluster.b64 _, [d];                 PTX ISA 8.0, sm_90
 // At the barrier in the same place of another block of the cluster, or of this one. Says that a stage is
-// free; it makes no data visible to the waiter, whose acquire has the scope of its block.
+// free; it makes no data visible to the other block: that would take a release of the cluster's scope,
+// which waits for all of this thread's writes.
 LAMINA_DEVICE void mbarrier_arrive_remote(MBarrier* barrier, int rank) {
   asm volatile(
       "{\n"
       ".reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+      "mbarrier.arrive.release.cta.shared::cluster.b64 _, [remote];\n"
       "}" ::"r"(smem_address(barrier)),
       "r"(rank)
       : "memory");

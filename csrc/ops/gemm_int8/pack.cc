@@ -34,8 +34,8 @@ Status pack(const int8_t* w, int64_t n, int64_t k, int64_t stride, int8_t* data,
   if (Status status = check(Problem{0, n, k}); !status.is_ok()) return status;
   const int64_t tiles_k = int8_tile::tiles_k(k);
   parallel.for_range(int8_tile::tiles_n(n), 1, [&](int64_t tile_begin, int64_t tile_end) {
-    std::memset(data + tile_begin * tiles_k * kTileBytes, 0,
-                static_cast<size_t>((tile_end - tile_begin) * tiles_k * kTileBytes));
+    std::fill(data + tile_begin * tiles_k * kTileBytes, data + tile_end * tiles_k * kTileBytes,
+              int8_t{0});
     std::fill(sums + tile_begin * kTileN, sums + std::min(n, tile_end * kTileN), 0);
     for_tile_rows(data, n, k, tile_begin, tile_end,
                   [&](int64_t row, int64_t begin, int64_t end, int8_t* out) {

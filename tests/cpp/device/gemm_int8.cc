@@ -45,9 +45,11 @@ void check_problem(const CudaKernel& kernel, int64_t m, int64_t n, int64_t k, in
   params.a_scale = params.w_scale = {&one, 0};
   params.out = out.data();
   params.out_stride = n;
+  if (gemm_int8::row_alignment(params) < kernel.a_alignment) return;
   const int64_t steps = std::max<int64_t>(1, ceil_div(k, kernel.step_k));
   CudaPlan plan;
   plan.kernel = kernel;
+  plan.sms = 3;
   plan.split = {splits, static_cast<int>(ceil_div(steps, splits)), nullptr};
   Exact<int32_t> workspace(static_cast<size_t>(plan.workspace_bytes(params.problem) / 4), -7);
   const Status status = gemm_int8::run_cuda(params, plan, workspace.data(), nullptr);

@@ -201,7 +201,7 @@ TEST(twin_wgmma_compares_the_warps) {
 }
 
 TEST(twin_wgmma_checks_descriptors) {
-  expect_error(Mistake::kOutOfSmem, "outside");
+  expect_error(Mistake::kOutOfSmem, "bytes of shared memory");
   expect_error(Mistake::kMisaligned, "multiples of 16 below 2^18");
   expect_error(Mistake::kBaseOffset, "base offset 1");
   expect_error(Mistake::kBetweenAtoms, "128 bytes into an atom");

@@ -8,7 +8,7 @@
 
 namespace lamina::gemm_int8 {
 
-// How one launch divides k: split s owns `steps_per_split` steps of Tile::step_k from s * steps_per_split.
+// How one launch divides k: split s owns `steps` steps of CudaKernel::step_k from s * steps.
 struct Split {
   int count = 1;
   int steps = 1;               // of each split
@@ -24,12 +24,31 @@ constexpr int32_t* partial_at(const Split& split, const Problem& p, int64_t s, i
 
 struct CudaKernel {
   const char* name;
-  int arch;            // compute capability from which it runs: 80
+  int arch;            // compute capability: 80 and newer, or 90 alone
   int tile_m, tile_n;  // outputs of a block
   int step_k;          // input features of a step of the ring
-  int blocks_per_sm;
-  Status (*launch)(const Params&, const Split&, void* stream);
+  int blocks_per_sm;   // that its registers allow
+  int smem_bytes;      // of a block
+  int cluster;         // blocks that fetch their rows of a together
+  int a_alignment;     // of row_alignment, that it needs
+  int macs_per_cycle;  // of an SM, at best
+  int step_cycles;     // barrier and latency of a step that nothing hides
+  Status (*launch)(const Params&, const Split&, int sms, void* stream);
+
+  bool runs_on(int compute_capability) const {
+    return arch == 90 ? compute_capability == 90 : compute_capability >= arch;
+  }
 };
+
+// Bytes, a power of two up to 16, at whose multiples all rows of a start. Rows that overlap count as
+// unaligned: TMA may refuse them.
+inline int row_alignment(const Params& p) {
+  const bool is_one_row = p.problem.m <= 1;
+  if (!is_one_row && p.a_stride < p.problem.k) return 1;
+  const uint64_t low =
+      reinterpret_cast<uintptr_t>(p.a) | (is_one_row ? 0 : static_cast<uint64_t>(p.a_stride)) | 16;
+  return static_cast<int>(low & ~(low - 1));
+}
 
 // out from the partial sums.
 Status launch_reduce(const Params& params, const Split& split, void* stream);

@@ -17,10 +17,10 @@ namespace lamina::gemm_int8 {
 
 namespace {
 
-// Of an SM, at sm_80's clock; they only rank ways to cut the same work.
-constexpr int64_t kMacsPerCycle = 2048;
-constexpr int64_t kBytesPerCycle = 24;   // its share of DRAM and L2
-constexpr int64_t kStepCycles = 100;     // barrier and latency of a step that nothing hides
+// Of an SM; they only rank ways to cut the same work.
+constexpr int64_t kBytesPerCycle = 24;  // its share of DRAM and L2
+constexpr int64_t kFillCycles =
+    1500;  // until the first step of a block is there, and its results are out
 constexpr int64_t kLaunchCycles = 4000;  // the second launch, about 2 us
 constexpr int64_t kMaxSplits = 16;
 
@@ -29,11 +29,18 @@ struct Grid {
 };
 
 Grid grid_of(const CudaKernel& kernel, const Problem& p) {
-  return {ceil_div(p.m, kernel.tile_m), ceil_div(p.n, kernel.tile_n)};
+  return {ceil_div(p.m, kernel.tile_m), round_up(ceil_div(p.n, kernel.tile_n), kernel.cluster)};
 }
 
 int64_t steps_of(const CudaKernel& kernel, const Problem& p) {
   return ceil_div(int8_tile::tiles_k(p.k) * int8_tile::kTileK, kernel.step_k);
+}
+
+// Blocks of the kernel that one SM holds at once; 0 if none fits. CUDA takes 1 KiB of shared memory a block.
+int64_t resident_blocks(const CudaKernel& kernel, const DeviceInfo& device) {
+  constexpr int64_t kReserved = 1024;
+  const int64_t fit = (device.smem_per_block + kReserved) / (kernel.smem_bytes + kReserved);
+  return std::min<int64_t>(fit, kernel.blocks_per_sm);
 }
 
 // Doubles cannot overflow; sizes near 2^63 only need to rank.
@@ -41,27 +48,31 @@ double cost(const CudaKernel& kernel, const Problem& p, const DeviceInfo& device
   const Grid grid = grid_of(kernel, p);
   const double blocks =
       static_cast<double>(grid.m) * static_cast<double>(grid.n) * static_cast<double>(splits);
-  const int64_t sms = std::max(1, device.sm_count), slots = sms * kernel.blocks_per_sm;
+  const int64_t sms = std::max(1, device.sm_count), resident = resident_blocks(kernel, device);
+  const int64_t slots = sms * resident;
   const double waves = std::max(1.0, blocks / static_cast<double>(slots));
   const double whole_waves =
       blocks > 64.0 * static_cast<double>(slots)
           ? waves
           : static_cast<double>(ceil_div(static_cast<int64_t>(blocks), slots));
   const int64_t steps = ceil_div(steps_of(kernel, p), splits);
-  // Blocks that share an SM share its rates.
-  const int64_t sharing = std::clamp<int64_t>(static_cast<int64_t>(std::min(blocks, 1e9)) / sms, 1,
-                                              kernel.blocks_per_sm);
+  // Blocks that share an SM share its rates; the fullest SM counts.
+  const int64_t sharing =
+      std::clamp<int64_t>(ceil_div(static_cast<int64_t>(std::min(blocks, 1e9)), sms), 1, resident);
   const int64_t multiply =
-      int64_t{kernel.tile_m} * kernel.tile_n * kernel.step_k / kMacsPerCycle * sharing;
-  const int64_t load =
-      int64_t{kernel.tile_m + kernel.tile_n} * kernel.step_k / kBytesPerCycle * sharing;
-  const double step = static_cast<double>(std::max(multiply, load) + kStepCycles);
+      int64_t{kernel.tile_m} * kernel.tile_n * kernel.step_k / kernel.macs_per_cycle * sharing;
+  const int64_t rows = ceil_div(std::min<int64_t>(p.m, kernel.tile_m), kernel.cluster);
+  const int64_t load = (rows + kernel.tile_n) * kernel.step_k / kBytesPerCycle * sharing;
+  // Neither hides the other wholly.
+  const double step = static_cast<double>(std::max(multiply, load) + std::min(multiply, load) / 4 +
+                                          kernel.step_cycles);
   const double reduce = splits == 1 ? 0
                                     : static_cast<double>(kLaunchCycles) +
                                           static_cast<double>(p.m) * static_cast<double>(p.n) *
                                               static_cast<double>(8 * splits) /
                                               static_cast<double>(sms * kBytesPerCycle);
-  return whole_waves * static_cast<double>(steps) * step + reduce;
+  return whole_waves * (static_cast<double>(steps) * step + static_cast<double>(kFillCycles)) +
+         reduce;
 }
 
 }  // namespace
@@ -89,11 +100,14 @@ Status check_cuda(const Problem& p, const DeviceInfo& device) {
   return Status::ok();
 }
 
-CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, std::string_view only) {
+CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, int a_alignment,
+                   std::string_view only) {
   CudaPlan best;
   double best_cost = 1e300;
   for (const CudaKernel& kernel : cuda_kernels()) {
-    if (kernel.arch > device.compute_capability || (!only.empty() && only != kernel.name)) continue;
+    if (!kernel.runs_on(device.compute_capability) || kernel.a_alignment > a_alignment ||
+        resident_blocks(kernel, device) == 0 || (!only.empty() && only != kernel.name))
+      continue;
     const int64_t steps = std::max<int64_t>(1, steps_of(kernel, p));
     // A split's sums stay in int32.
     const int64_t fewest = ceil_div(steps * kernel.step_k, kMaxExactK);
@@ -107,6 +121,8 @@ CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, std::string_view 
       best.split = {static_cast<int>(splits), static_cast<int>(each), nullptr};
     }
   }
+  if (best.kernel.launch == nullptr) return best;
+  best.sms = device.sm_count;
   const Grid grid = grid_of(best.kernel, p);
   best.blocks_m = grid.m;
   best.blocks_n = grid.n;
@@ -139,7 +155,8 @@ Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, voi
     return Status::error("gemm_int8: w must start at a multiple of 16 bytes");
   Split split = plan.split;
   split.partial = static_cast<int32_t*>(workspace);
-  if (Status status = plan.kernel.launch(params, split, stream); !status.is_ok()) return status;
+  if (Status status = plan.kernel.launch(params, split, plan.sms, stream); !status.is_ok())
+    return status;
   return split.count == 1 ? Status::ok() : launch_reduce(params, split, stream);
 }
 

@@ -13,9 +13,10 @@
 namespace lamina::gemm_int8 {
 
 struct CudaPlan {
-  CudaKernel kernel;
+  CudaKernel kernel = {};
   Split split;
   int64_t blocks_m = 0, blocks_n = 0;
+  int sms = 0;
   int64_t cycles = 0;  // what the model expects
 
   // For the partial sums of split k; 0 when k is not split.
@@ -27,8 +28,10 @@ struct CudaPlan {
 const std::vector<CudaKernel>& cuda_kernels();
 
 Status check_cuda(const Problem& problem, const DeviceInfo& device);
-// `only` names the one kernel to choose from, for tests; empty: any.
-CudaPlan plan_cuda(const Problem& problem, const DeviceInfo& device, std::string_view only = {});
+// a_alignment: row_alignment(). `only` names the one kernel to choose from, for tests; empty: any. Where that
+// one cannot compute the problem, the plan has no kernel.
+CudaPlan plan_cuda(const Problem& problem, const DeviceInfo& device, int a_alignment,
+                   std::string_view only = {});
 
 // Launches the plan; workspace: plan.workspace_bytes(), 16-byte aligned.
 Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, void* stream);

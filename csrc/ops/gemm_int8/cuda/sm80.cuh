@@ -91,12 +91,10 @@ struct Sm80 {
             warp / (kConfig.warps_m * kConfig.warps_n)};
   }
 
-  // 16 bytes of a row of a, or its valid part and zeros, into shared memory.
-  LAMINA_DEVICE static void copy_chunk(const Args& args, std::byte* to, const int8_t* from,
-                                       int valid) {
-    if (args.a_copy_bytes == 16) {
-      dev::cp_async<16>(to, valid > 0 ? from : args.p.a, valid);
-    } else if (args.a_copy_bytes == 4) {
+  // 16 bytes of a row of a that is not 16-byte aligned, or its valid part and zeros, into shared memory.
+  LAMINA_DEVICE static void copy_unaligned(const Args& args, std::byte* to, const int8_t* from,
+                                           int valid) {
+    if (args.a_copy_bytes == 4) {
 #pragma unroll
       for (int b = 0; b < 16; b += 4) {
         const int rest = valid - b < 0 ? 0 : valid - b > 4 ? 4 : valid - b;
@@ -113,43 +111,85 @@ struct Sm80 {
     }
   }
 
-  // Starts the copies of one step into a stage.
-  LAMINA_DEVICE static void load_step(const Args& args, const Place& at, int64_t step,
+  // What a thread copies: its chunk of the rows of a and of the tiles of w, in passes that lie a fixed
+  // number of rows, of tiles along k or of columns of tiles apart.
+  struct Source {
+    const int8_t* a;  // of the first pass; the next step is kStepK further
+    const int8_t* w;
+    int64_t a_pass, w_column;  // bytes between passes of a, between columns of tiles of w
+    int rows, columns;         // of the block that are there, from this thread's first
+    int a_to, w_to;            // in the stage
+  };
+  static constexpr int kRowsPerPass = kThreads / kRowChunks;
+  static constexpr int kPassesA = kConfig.block_m / kRowsPerPass;
+  static_assert(kThreads % kRowChunks == 0 && kPassesA * kRowsPerPass == kConfig.block_m &&
+                kRowsPerPass % 8 == 0);
+  static constexpr int kTilesPerPass = kThreads / kTileChunks;
+  static constexpr int kPassesW = kTilesN * kConfig.step_tiles / kTilesPerPass;
+  static constexpr int kPassTilesK =
+      kTilesPerPass < kConfig.step_tiles ? kTilesPerPass : kConfig.step_tiles;
+  static constexpr int kPassColumns = kTilesPerPass / kPassTilesK;
+  static constexpr int kPassesK = kConfig.step_tiles / kPassTilesK;  // to a column of tiles
+
+  LAMINA_DEVICE static Source find_source(const Args& args, const Place& at) {
+    const Params& p = args.p;
+    const int thread = dev::thread_index();
+    const int row = thread / kRowChunks, chunk = thread % kRowChunks;
+    const int tile = thread / kTileChunks, in_tile = thread % kTileChunks;
+    const int tile_row = in_tile / kTileRowChunks, tile_chunk = in_tile % kTileRowChunks;
+    const int64_t tiles_k = int8_tile::tiles_k(p.problem.k);
+    const int64_t column = at.n0 / int8_tile::kTileN + tile / kPassTilesK;
+    const int64_t rows = p.problem.m - at.m0 - row;
+    const int64_t columns = int8_tile::tiles_n(p.problem.n) - column;
+    return {p.a + (at.m0 + row) * p.a_stride + at.first_step * kStepK + chunk * 16,
+            p.w +
+                (column * tiles_k + at.first_step * kConfig.step_tiles + tile % kPassTilesK) *
+                    int8_tile::kTileBytes +
+                in_tile * 16,
+            p.a_stride * kRowsPerPass,
+            tiles_k * int8_tile::kTileBytes,
+            static_cast<int>(rows < kConfig.block_m ? rows : kConfig.block_m),
+            static_cast<int>(columns < kTilesN ? columns : kTilesN),
+            (row * kRowChunks + swizzle::row_chunk(row, chunk)) * 16,
+            kBytesA +
+                ((tile / kPassTilesK) * kConfig.step_tiles + tile % kPassTilesK) *
+                    int8_tile::kTileBytes +
+                (tile_row * kTileRowChunks + swizzle::tile_chunk(tile_row, tile_chunk)) * 16};
+  }
+
+  // Starts the copies of one step into a stage; `from` moves on to the next step.
+  LAMINA_DEVICE static void load_step(const Args& args, Source& from, int64_t step,
                                       std::byte* stage) {
     const Params& p = args.p;
-    const int64_t k0 = step * kStepK;
+    const int64_t left_k = p.problem.k - step * kStepK - dev::thread_index() % kRowChunks * 16;
+    const int valid = left_k < 0 ? 0 : left_k > 16 ? 16 : static_cast<int>(left_k);
+    const auto to = [&](int pass) {
+      return stage + from.a_to + pass * kRowsPerPass * kRowChunks * swizzle::kChunkBytes;
+    };
+    const auto bytes = [&](int pass) { return pass * kRowsPerPass < from.rows ? valid : 0; };
+    if (args.a_copy_bytes == 16) {
 #pragma unroll
-    for (int first = 0; first < kConfig.block_m * kRowChunks; first += kThreads) {
-      const int i = first + dev::thread_index();
-      if (kConfig.block_m * kRowChunks % kThreads != 0 && i >= kConfig.block_m * kRowChunks) break;
-      const int row = i / kRowChunks, chunk = i % kRowChunks;
-      const int64_t m = at.m0 + row, k = k0 + chunk * swizzle::kChunkBytes;
-      const int64_t left = m < p.problem.m ? p.problem.k - k : 0;
-      copy_chunk(args, stage + (row * kRowChunks + swizzle::row_chunk(row, chunk)) * 16,
-                 p.a + m * p.a_stride + k,
-                 static_cast<int>(left < 0    ? 0
-                                  : left > 16 ? 16
-                                              : left));
+      for (int pass = 0; pass < kPassesA; ++pass)
+        dev::cp_async<16>(to(pass), bytes(pass) > 0 ? from.a + pass * from.a_pass : p.a,
+                          bytes(pass));
+    } else {
+#pragma unroll 1  // the slow paths; unrolled, their registers are the kernel's
+      for (int pass = 0; pass < kPassesA; ++pass)
+        copy_unaligned(args, to(pass), from.a + pass * from.a_pass, bytes(pass));
     }
-    const int64_t tiles_k = int8_tile::tiles_k(p.problem.k);
-    const int64_t tiles_n = int8_tile::tiles_n(p.problem.n);
+    const int64_t left_tiles = int8_tile::tiles_k(p.problem.k) - step * kConfig.step_tiles -
+                               dev::thread_index() / kTileChunks % kPassTilesK;
 #pragma unroll
-    for (int first = 0; first < kBytesW / 16; first += kThreads) {
-      const int i = first + dev::thread_index();
-      if (kBytesW / 16 % kThreads != 0 && i >= kBytesW / 16) break;
-      const int tile = i / kTileChunks, row = i % kTileChunks / kTileRowChunks,
-                chunk = i % kTileRowChunks;
-      const int64_t tile_n = at.n0 / int8_tile::kTileN + tile / kConfig.step_tiles;
-      const int64_t tile_k = step * kConfig.step_tiles + tile % kConfig.step_tiles;
-      const bool is_there = tile_n < tiles_n && tile_k < tiles_k;
-      const int8_t* const from =
-          is_there
-              ? p.w + (tile_n * tiles_k + tile_k) * int8_tile::kTileBytes + i % kTileChunks * 16
-              : p.w;
-      dev::cp_async<16>(stage + kBytesA + tile * int8_tile::kTileBytes +
-                            (row * kTileRowChunks + swizzle::tile_chunk(row, chunk)) * 16,
-                        from, is_there ? 16 : 0);
+    for (int pass = 0; pass < kPassesW; ++pass) {
+      const int column = pass / kPassesK * kPassColumns, tile_k = pass % kPassesK * kPassTilesK;
+      const bool is_there = column < from.columns && tile_k < left_tiles;
+      dev::cp_async<16>(
+          stage + from.w_to + (column * kConfig.step_tiles + tile_k) * int8_tile::kTileBytes,
+          is_there ? from.w + column * from.w_column + tile_k * int8_tile::kTileBytes : p.w,
+          is_there ? 16 : 0);
     }
+    from.a += kStepK;
+    from.w += kConfig.step_tiles * int8_tile::kTileBytes;
   }
 
   LAMINA_DEVICE static void multiply_step(const Place& at, const std::byte* stage, Sums& sums) {
@@ -251,17 +291,18 @@ struct Sm80 {
     std::byte* const smem = dev::dynamic_smem();
     const Place at = find_place(args);
     const auto stage = [&](int step) { return smem + step % kConfig.stages * kStageBytes; };
+    Source from = find_source(args, at);
     Sums sums = {};
 #pragma unroll
     for (int s = 0; s < kConfig.stages - 1; ++s) {
-      if (s < at.steps) load_step(args, at, at.first_step + s, stage(s));
+      if (s < at.steps) load_step(args, from, at.first_step + s, stage(s));
       dev::cp_async_commit();
     }
     for (int s = 0; s < at.steps; ++s) {
       dev::cp_async_wait<kConfig.stages - 2>();
       dev::block_sync();  // step s has arrived for all; the stage of step s - 1 is free
       const int next = s + kConfig.stages - 1;
-      if (next < at.steps) load_step(args, at, at.first_step + next, stage(next));
+      if (next < at.steps) load_step(args, from, at.first_step + next, stage(next));
       dev::cp_async_commit();
       multiply_step(at, stage(s), sums);
     }
@@ -269,21 +310,30 @@ struct Sm80 {
     if (at.warp_k == 0) store(args, at, sums);
   }
 
-  static Status launch(const Params& params, const Split& split, void* stream) {
+  static Status launch(const Params& params, const Split& split, int /*sms*/, void* stream) {
     const Problem& problem = params.problem;
-    const auto fits = [&](int bytes) {
-      return reinterpret_cast<uintptr_t>(params.a) % static_cast<uintptr_t>(bytes) == 0 &&
-             params.a_stride % bytes == 0;
-    };
+    const int alignment = row_alignment(params);
     const dev::LaunchShape shape{
         {static_cast<int>(ceil_div(problem.m, kConfig.block_m)),
          static_cast<int>(ceil_div(problem.n, kConfig.block_n)), split.count},
         kSmemBytes};
-    return dev::launch<Sm80>(shape, stream, {params, split, fits(16) ? 16 : fits(4) ? 4 : 1});
+    const int a_copy_bytes = alignment >= 16 ? 16 : alignment >= 4 ? 4 : 1;
+    return dev::launch<Sm80>(shape, stream, {params, split, a_copy_bytes});
   }
 
   static CudaKernel kernel(const char* name) {
-    return {name, 80, kConfig.block_m, kConfig.block_n, kStepK, kConfig.blocks_per_sm, &launch};
+    return {.name = name,
+            .arch = 80,
+            .tile_m = kConfig.block_m,
+            .tile_n = kConfig.block_n,
+            .step_k = kStepK,
+            .blocks_per_sm = kConfig.blocks_per_sm,
+            .smem_bytes = kSmemBytes,
+            .cluster = 1,
+            .a_alignment = 1,
+            .macs_per_cycle = 2048,
+            .step_cycles = 100,
+            .launch = &launch};
   }
 };
 

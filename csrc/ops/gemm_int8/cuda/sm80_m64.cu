@@ -3,7 +3,7 @@
 namespace lamina::gemm_int8 {
 
 CudaKernel gemm_int8_sm80_m64() {
-  return Sm80<Sm80Config{64, 128, 2, 2, 1, 2, 4, 2}>::kernel("gemm_int8_sm80_m64");
+  return Sm80<Sm80Config{64, 128, 2, 2, 1, 2, 3, 2}>::kernel("gemm_int8_sm80_m64");
 }
 
 }  // namespace lamina::gemm_int8

@@ -27,6 +27,9 @@ struct Rows {
   struct alignas(16) Chunk {
     In value[kChunk];
   };
+  struct alignas(kChunk) Quantized {
+    int8_t value[kChunk];
+  };
 
   // body(first column, count, values) for this thread's chunks of a row.
   template <class Body>
@@ -97,10 +100,17 @@ struct Rows {
                               : !range.has_nan_or_inf();
     const Quantizer quantizer(has_grid ? grid : Grid{1.0f, 0}, p.symmetric);
     for_chunks(x, p.k, [&](int64_t j, int count, const Chunk& chunk) {
+      Quantized result;
 #pragma unroll
       for (int e = 0; e < kChunk; ++e)
-        if (e < count)
-          dev::store_global(q + j + e, has_grid ? quantizer(to_f32(chunk.value[e])) : int8_t{0});
+        result.value[e] = has_grid ? quantizer(to_f32(chunk.value[e])) : int8_t{0};
+      if (count == kChunk && reinterpret_cast<uintptr_t>(q) % kChunk == 0) {
+        dev::store_global(reinterpret_cast<Quantized*>(q + j), result);
+      } else {
+#pragma unroll
+        for (int e = 0; e < kChunk; ++e)
+          if (e < count) dev::store_global(q + j + e, result.value[e]);
+      }
     });
     if (dev::thread_index() != 0) return;
     if (!has_grid) grid = {std::numeric_limits<float>::quiet_NaN(), 0};

@@ -1,0 +1,340 @@
+// gemm_int8 / sm90a:   out[i,j] = epilogue(sum_p a[i,p] * w[j,p]), epilogue: ../epilogue.h
+//
+// Algorithm  persistent blocks walk over tiles of kTokens x kFeatures outputs. One thread asks TMA for the operands;
+//            one or two warpgroups multiply, weights as the 64 rows of wgmma and tokens as its n: few tokens
+//            waste nothing. The blocks of a cluster have the same tokens: each fetches a part of them for all.
+//            Sums are exact integers: neither the tile nor a split of k shows.
+// Layouts    a [m,k] row-major.  w: layout/int8_tile.h, the layout of all kernels.  out [m,n] row-major.
+// Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 8-byte loads -> its register operand -> s32 -> out
+// Features   lane q = lane / 4 holds two neighbours of a warp's 16 (lane_pair), as rows q and q + 8 of the product: so
+//            its sums of a token are neighbours in out, and the 8 lanes of a token fill a sector.
+// Budget     regs <= 168; 0 spills; 0 bank conflicts (layout/swizzle.h)
+//            requires SASS: IGMMA, UTMALDG
+// Requires   rows of a that start at multiples of 16 bytes: plan.cc
+// Source     own; roles and ring as in DeepGEMM and CUTLASS's persistent kernels. Reference: tests/reference/gemm.py
+#pragma once
+
+#include <algorithm>
+
+#include "device/device.h"
+#include "layout/int8_tile.h"
+#include "layout/matrix_descriptor.h"
+#include "layout/swizzle.h"
+#include "ops/gemm_int8/cuda/epilogue.cuh"
+#include "ops/gemm_int8/cuda/kernel.h"
+
+namespace lamina::gemm_int8 {
+
+struct Sm90aConfig {
+  int tokens;      // outputs of a block: the n of its wgmmas
+  int warpgroups;  // that multiply, 64 features each
+  int cluster;     // blocks that share tokens
+  int stages;
+};
+
+template <Sm90aConfig kConfig>
+struct Sm90a {
+  static constexpr const char* kName = "gemm_int8_sm90a";
+  static constexpr int kWarpgroupThreads = 128, kWarpgroupWarps = 4;
+  static constexpr int kThreads = (kConfig.warpgroups + 1) * kWarpgroupThreads;
+  static constexpr int kMinBlocks = 1;
+
+  static constexpr int kTokens = kConfig.tokens, kTokenGroup = 8;
+  static constexpr int kWgmmaRows = 64, kWgmmaK = 32;
+  static constexpr int kFeatures = kConfig.warpgroups * kWgmmaRows;
+  static constexpr int kCluster = kConfig.cluster;
+  static constexpr int kLaneFeatures = 2;
+
+  // A stage of the ring: tiles of w, [feature / 16][k / 64], then rows of a of one swizzle atom's width.
+  static constexpr int kStepK = 128, kStepTiles = kStepK / int8_tile::kTileK;
+  static constexpr int kProducts = kStepK / kWgmmaK;
+  static constexpr int kTileRowBytes = int8_tile::kTileN * int8_tile::kGroupK;
+  static constexpr int kTileRows = kStepTiles * int8_tile::kGroups;  // of one run of 16 features
+  static constexpr int kTileRunBytes = kTileRows * kTileRowBytes;
+  static constexpr int kBytesW = kFeatures / int8_tile::kTileN * kTileRunBytes;
+  static constexpr int kBytesA = kTokens * kStepK;
+  static constexpr int kPartTokens = kTokens / kCluster;  // that a block fetches for its cluster
+  static constexpr int kStageBytes = kBytesW + kBytesA;
+  static constexpr int kSwizzleGroupBytes = 8 * kStepK;  // eight rows of a: the descriptor's stride
+  static_assert(kTileRowBytes == 64 && kStepK == 128, "the spans of the two swizzles");
+  static_assert(kBytesW % kSwizzleGroupBytes == 0 && kPartTokens % kTokenGroup == 0);
+
+  struct Barriers {
+    dev::MBarrier full[kConfig.stages], empty[kConfig.stages];
+  };
+  static constexpr int kRingBytes = kConfig.stages * kStageBytes;
+  static constexpr int kSmemBytes = kRingBytes + static_cast<int>(sizeof(Barriers));
+  static_assert(kSmemBytes <= 227 * 1024);
+
+  // Registers that the producer hands to two warpgroups that multiply; one has all it can use.
+  static constexpr bool kMovesRegisters = kConfig.warpgroups > 1;
+  static constexpr int kProducerRegisters = 40, kMathRegisters = 232;
+
+  struct Args {
+    dev::TensorMap map_a, map_w;
+    Params p;
+    Split split;
+  };
+
+  // Work in units of a tile a block of a cluster: tiles that are neighbours along n. Units are in the order of all
+  // token tiles of a band, then the next features, so that blocks that run together share weights and tokens in
+  // L2; splits of k last.
+  struct Tile {
+    int64_t m0, n0, first_step;
+    int steps, split;
+  };
+  struct Schedule {
+    static constexpr int64_t kBand = 8;
+    int64_t tiles_m, wide_n, all_steps, split_steps, units;
+
+    constexpr explicit Schedule(const Args& args)
+        : tiles_m(ceil_div(args.p.problem.m, kTokens)),
+          wide_n(ceil_div(args.p.problem.n, kFeatures * kCluster)),
+          all_steps(ceil_div(int8_tile::tiles_k(args.p.problem.k), kStepTiles)),
+          split_steps(args.split.steps),
+          units(tiles_m * wide_n * args.split.count) {}
+
+    LAMINA_DEVICE static int64_t first() { return dev::block_index().x / kCluster; }
+    LAMINA_DEVICE static int64_t stride() { return dev::grid_size().x / kCluster; }
+
+    LAMINA_DEVICE Tile tile(int64_t unit) const {
+      const int64_t split = unit / (tiles_m * wide_n), at = unit % (tiles_m * wide_n);
+      const int64_t band = at / (kBand * wide_n), in_band = at % (kBand * wide_n);
+      const int64_t left = tiles_m - band * kBand, height = left < kBand ? left : kBand;
+      const int64_t first_step = split * split_steps, rest = all_steps - first_step;
+      return {(band * kBand + in_band % height) * kTokens,
+              (in_band / height * kCluster + rank()) * kFeatures, first_step,
+              static_cast<int>(rest < split_steps ? rest : split_steps), static_cast<int>(split)};
+    }
+  };
+
+  LAMINA_DEVICE static int rank() { return kCluster > 1 ? dev::cluster_rank() : 0; }
+
+  // Where the ring is: the parity flips each time round.
+  struct Cursor {
+    int stage = 0, parity = 0;
+
+    LAMINA_DEVICE void advance() {
+      if (++stage == kConfig.stages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+  };
+
+  LAMINA_DEVICE static std::byte* stage_at(int stage) {
+    return dev::dynamic_smem() + stage * kStageBytes;
+  }
+  LAMINA_DEVICE static Barriers& barriers() {
+    return *reinterpret_cast<Barriers*>(dev::dynamic_smem() + kRingBytes);
+  }
+
+  LAMINA_DEVICE static void produce(const Args& args, const Schedule& schedule) {
+    Barriers& bars = barriers();
+    Cursor cursor;
+    for (int64_t unit = Schedule::first(); unit < schedule.units; unit += Schedule::stride()) {
+      const Tile tile = schedule.tile(unit);
+      for (int s = 0; s < tile.steps; ++s, cursor.advance()) {
+        dev::MBarrier* const full = &bars.full[cursor.stage];
+        // The ring starts empty: the phase before the first counts as done.
+        dev::mbarrier_wait(&bars.empty[cursor.stage], cursor.parity ^ 1);
+        dev::mbarrier_arrive_expect_tx(full, kStageBytes);
+        const int64_t step = tile.first_step + s;
+        dev::tma_load<3>(stage_at(cursor.stage), &args.map_w, full,
+                         {0, static_cast<int32_t>(step * kTileRows),
+                          static_cast<int32_t>(tile.n0 / int8_tile::kTileN)});
+        const int part = rank() * kPartTokens;
+        std::byte* const tokens = stage_at(cursor.stage) + kBytesW + part * kStepK;
+        const int32_t at[2] = {static_cast<int32_t>(step * kStepK),
+                               static_cast<int32_t>(tile.m0 + part)};
+        if constexpr (kCluster > 1) {
+          dev::tma_load_multicast<2>(tokens, &args.map_a, full, at, (1u << kCluster) - 1);
+        } else {
+          dev::tma_load<2>(tokens, &args.map_a, full, at);
+        }
+      }
+    }
+  }
+
+  using Sums = int32_t[kTokens / 2];
+
+  // Of a warp's 16 features, the pair that lane q holds. Sixteen lanes load together, q 0..3 or 4..7 of all four
+  // k groups: with w swizzled over 64 bytes, these pairs put them in different banks.
+  LAMINA_DEVICE static int lane_pair(int q) { return (q & 1) | (q & 2) << 1 | (q & 4) >> 1; }
+
+  // The weights of product h of a stage, as wgmma's a.
+  LAMINA_DEVICE static void load_weights(const std::byte* stage, int warp, int h,
+                                         uint32_t (&weights)[4]) {
+    const int g = dev::lane() % 4, pair = lane_pair(dev::lane() / 4);
+#pragma unroll
+    for (int v = 0; v < 2; ++v) {
+      const int row = h * 8 + v * 4 + g;
+      const uint32_t at =
+          static_cast<uint32_t>(warp * kTileRunBytes + row * kTileRowBytes + pair * 8);
+      const dev::U32x2 two =
+          dev::load_shared(reinterpret_cast<const dev::U32x2*>(stage + swizzled(Swizzle::k64, at)));
+      weights[2 * v] = two.x[0];
+      weights[2 * v + 1] = two.x[1];
+    }
+  }
+
+  // Tells every block that fetches for this one that a stage may be filled again.
+  LAMINA_DEVICE static void release(int stage) {
+    dev::MBarrier* const empty = &barriers().empty[stage];
+    if constexpr (kCluster > 1) {
+      if (dev::lane() < kCluster) dev::mbarrier_arrive_remote(empty, dev::lane());
+    } else {
+      if (dev::lane() == 0) dev::mbarrier_arrive(empty);
+    }
+  }
+
+  // The products of a tile. Each is a group of its own, and those of a step have registers of their own: a product
+  // waits for the one that used them a step before, and kProducts - 1 are under way meanwhile.
+  LAMINA_DEVICE static void multiply(const Tile& tile, int warp, Cursor& cursor, Sums& sums) {
+    uint32_t weights[kProducts][4];
+    int before = 0;  // the stage of the step before
+    dev::wgmma_fence_registers(sums);
+    for (int s = 0; s < tile.steps; ++s) {
+      const std::byte* const stage = stage_at(cursor.stage);
+      const uint32_t tokens = dev::smem_address(stage + kBytesW);
+      dev::mbarrier_wait(&barriers().full[cursor.stage], cursor.parity);
+#pragma unroll
+      for (int h = 0; h < kProducts; ++h) {
+        dev::wgmma_wait<kProducts - 1>();
+        load_weights(stage, warp, h, weights[h]);
+        dev::wgmma_fence();
+        dev::wgmma_m64k32_s8<kTokens>(
+            sums, weights[h],
+            dev::matrix_descriptor(tokens + static_cast<uint32_t>(h * kWgmmaK), 0,
+                                   kSwizzleGroupBytes, Swizzle::k128),
+            true);
+        dev::wgmma_commit();
+      }
+      dev::wgmma_wait<kProducts>();
+      if (s > 0) release(before);
+      before = cursor.stage;
+      cursor.advance();
+    }
+    dev::wgmma_wait<0>();
+    dev::wgmma_fence_registers(sums);
+    if (tile.steps > 0) release(before);
+  }
+
+  LAMINA_DEVICE static void consume(const Args& args, const Schedule& schedule, int warp) {
+    Cursor cursor;
+    for (int64_t unit = Schedule::first(); unit < schedule.units; unit += Schedule::stride()) {
+      const Tile tile = schedule.tile(unit);
+      Sums sums = {};
+      multiply(tile, warp, cursor, sums);
+      store(args, tile, warp, sums);
+    }
+  }
+
+  LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, const Sums& sums) {
+    const Params& p = args.p;
+    const int64_t j =
+        tile.n0 + warp * int8_tile::kTileN + lane_pair(dev::lane() / 4) * kLaneFeatures;
+    if (j >= p.problem.n) return;
+    const Columns<kLaneFeatures> columns(p, j);
+#pragma unroll
+    for (int group = 0; group < kTokens / kTokenGroup; ++group)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int64_t i = tile.m0 + group * kTokenGroup + dev::lane() % 4 * 2 + e;
+        if (i >= p.problem.m) continue;
+        const Run<int32_t, kLaneFeatures> pair{{sums[group * 4 + e], sums[group * 4 + 2 + e]}};
+        if (args.split.count == 1) {
+          store_row(p, pair.value, i, columns);
+        } else {
+          store_run(partial_at(args.split, p.problem, tile.split, i, j), pair, kLaneFeatures);
+        }
+      }
+  }
+
+  LAMINA_DEVICE static void run(const Args& args) {
+    const Schedule schedule(args);
+    if (dev::thread_index() == 0) {
+      for (int s = 0; s < kConfig.stages; ++s) {
+        dev::mbarrier_init(&barriers().full[s], 1);
+        dev::mbarrier_init(&barriers().empty[s], kCluster * kConfig.warpgroups * kWarpgroupWarps);
+      }
+      dev::fence_mbarrier_init();
+    }
+    sync();
+    const int warp =
+        dev::shuffle(dev::warp(), 0);  // so that the compiler knows it to be one for all lanes
+    if (warp < kConfig.warpgroups * kWarpgroupWarps) {
+      if constexpr (kMovesRegisters) dev::raise_registers<kMathRegisters>();
+      consume(args, schedule, warp);
+    } else {
+      if constexpr (kMovesRegisters) dev::lower_registers<kProducerRegisters>();
+      if (dev::thread_index() == kConfig.warpgroups * kWarpgroupThreads) produce(args, schedule);
+    }
+    dev::warp_sync();
+    if constexpr (kCluster > 1) sync();  // the others write here and arrive here
+  }
+
+  LAMINA_DEVICE static void sync() {
+    if constexpr (kCluster > 1) {
+      dev::cluster_sync();
+    } else {
+      dev::block_sync();
+    }
+  }
+
+  static Status launch(const Params& params, const Split& split, int sms, void* stream) {
+    const Problem& problem = params.problem;
+    const int64_t tiles_k = int8_tile::tiles_k(problem.k), tiles_n = int8_tile::tiles_n(problem.n);
+    Args args{{}, {}, params, split};
+    if (problem.k == 0) return start(args, sms, stream);
+    // What lies beyond the edges arrives as zeros.
+    if (Status status =
+            dev::make_tensor_map({params.w,
+                                  3,
+                                  1,
+                                  {kTileRowBytes, tiles_k * int8_tile::kGroups, tiles_n},
+                                  {0, kTileRowBytes, tiles_k * int8_tile::kTileBytes},
+                                  {kTileRowBytes, kTileRows, kFeatures / int8_tile::kTileN},
+                                  Swizzle::k64},
+                                 args.map_w);
+        !status.is_ok())
+      return status;
+    // One row has no stride that matters.
+    const int64_t stride = problem.m > 1 ? params.a_stride : round_up(problem.k, 16);
+    if (Status status = dev::make_tensor_map({params.a,
+                                              2,
+                                              1,
+                                              {problem.k, problem.m},
+                                              {0, stride},
+                                              {kStepK, kPartTokens},
+                                              Swizzle::k128},
+                                             args.map_a);
+        !status.is_ok())
+      return status;
+    return start(args, sms, stream);
+  }
+
+  static Status start(const Args& args, int sms, void* stream) {
+    const int64_t units = Schedule(args).units, clusters = std::max(1, sms / kCluster);
+    const dev::LaunchShape shape{
+        {static_cast<int>(std::min(units, clusters)) * kCluster, 1, 1}, kSmemBytes, kCluster};
+    return dev::launch<Sm90a>(shape, stream, args);
+  }
+
+  static CudaKernel kernel(const char* name) {
+    return {.name = name,
+            .arch = 90,
+            .tile_m = kTokens,
+            .tile_n = kFeatures,
+            .step_k = kStepK,
+            .blocks_per_sm = 1,
+            .smem_bytes = kSmemBytes,
+            .cluster = kCluster,
+            .a_alignment = 16,
+            .macs_per_cycle = 4096,
+            .step_cycles = 20,
+            .launch = &launch};
+  }
+};
+
+}  // namespace lamina::gemm_int8
