@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -32,7 +31,12 @@ from bench.results_file import Row, load, save
 from bench.table import Table, comparison_tables, make_printer, not_timed_lines
 
 ROOT = Path(__file__).resolve().parent.parent
-VECTORS = Path("tests/cpp/device/vectors.cu")
+MAIN = "tests/cpp/main.cc"
+# By nvcc's name of the GPU that they need; "" is any.
+VECTORS = {
+    "": ("tests/cpp/device/vectors.cc",),
+    "sm_90a": ("tests/cpp/device/vectors_sm90a.cc", "tests/cpp/device/vectors_wgmma.cc"),
+}
 # Llama-3-8B: qkv, o (4096x4096), gate and up, down.
 GEMM_SHAPES = "8192x8192,4096x4096,6144x4096,28672x4096,4096x14336"
 SUITES = {
@@ -147,22 +151,16 @@ def make_stages(wanted: argparse.Namespace, gpu: Gpu) -> list[Stage]:
 
 
 def _vectors(gpu: Gpu, out: Path) -> Stage:
-    """tests/cpp/device on the GPU; main.cc is linked where the vectors have no main of their own."""
-    source, nvcc = ROOT / VECTORS, cuda_tool("nvcc")
-    skip = "" if nvcc else "nvcc not found"
-    sources = [str(VECTORS)]
-    if not source.is_file():
-        skip = f"{VECTORS} is not there"
-    elif not re.search(r"\bint main\(", source.read_text()):
-        sources.append("tests/cpp/main.cc")
-    program = str(out / "build" / "vectors")
+    """tests/cpp/device as a program for this GPU."""
+    nvcc = cuda_tool("nvcc")
+    sources = [MAIN, *VECTORS[""], *VECTORS.get(gpu.arch, ())]
+    missing = [source for source in sources if not (ROOT / source).is_file()]
+    skip = f"{missing[0]} is not there" if missing else "" if nvcc else "nvcc not found"
+    program, number = str(out / "build" / "vectors"), gpu.arch.removeprefix("sm_")
     flags = (
-        f"-arch={gpu.arch}",
-        "-std=c++20",
-        "-Icsrc",
-        "-Itests/cpp",
-        "--expt-relaxed-constexpr",
-        "-fmad=false",
+        *("-x", "cu", "-std=c++20", "--expt-relaxed-constexpr", "-fmad=false", "-Icsrc", "-Itests/cpp"),
+        # Not -arch, which adds PTX of the plain compute capability: it has no wgmma.
+        *("-gencode", f"arch=compute_{number},code=sm_{number}"),
     )
     build = (nvcc or "nvcc", *flags, *sources, "-o", program)
     return Stage("device_vectors", (build, (program,)), 60, skip=skip)

@@ -1,9 +1,10 @@
 """What each CUDA kernel costs, and whether it keeps the budget in its header: make kernel-report.
 
 Every csrc/ops/*/cuda/*.cu is compiled to one cubin per arch, an sm90a*.cu for sm_90a alone, with the
-flags of build/cmake where it is there. ptxas says registers, stack, spills and static shared memory; the disassembly says which
-instructions the kernel is made of. Fails on a stack frame, a spill, a local load or store, wgmmas that
-ptxas serializes, a source of more than 30 s, a kernel without a budget, and a kernel that is not within it.
+flags of build/cmake where it is there. ptxas says registers, stack, spills and static shared memory; the
+disassembly says which instructions the kernel is made of. Fails on a stack frame, a spill, a local load
+or store, wgmmas that ptxas serializes, a source of more than 30 s, a kernel without a budget, and a kernel
+that is not within it.
 
 A budget stands in the comment that opens the .cu, or a .cuh that the .cu itself includes, and holds for
 every kernel of that .cu. The lines of the comment are read as one text, in which count:

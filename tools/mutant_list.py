@@ -339,14 +339,14 @@ MUTANTS = (
     Mutant(
         "sm90a: a stage is given back while its products are under way",
         SM90A,
-        "dev::wgmma_wait<kProducts>(); if (s > 0) release(before);",
+        "if (s > 0) release(before);",
         "release(cursor.stage);",
     ),
     Mutant(
-        "sm90a: a stage is given back a product too early",
+        "sm90a: weights overwritten a product too early",
         SM90A,
+        "dev::wgmma_wait<kProducts - 1>();",
         "dev::wgmma_wait<kProducts>();",
-        "dev::wgmma_wait<kProducts + 1>();",
     ),
     Mutant(
         "sm90a: the last stage of a tile is never given back",

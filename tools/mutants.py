@@ -32,7 +32,13 @@ TESTS = (
     "not twin",
 )
 # Where a CUDA kernel changed.
-TWIN_TESTS = ("tests/ops/test_quantize_int8.py", "tests/ops/test_gemm_int8.py", "-k", "twin")
+TWIN_TESTS = (
+    "tests/ops/test_quantize_int8.py",
+    "tests/ops/test_gemm_int8.py",
+    "tests/ops/test_twin.py",
+    "-k",
+    "twin",
+)
 BIN = Path(sys.executable).parent
 TEST_SECONDS = 600
 

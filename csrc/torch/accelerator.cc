@@ -1,5 +1,7 @@
 #include "torch/accelerator.h"
 
+#include <utility>
+
 #if defined(LAMINA_TWIN)
 #include "device/emu/executor.h"
 #endif
@@ -18,15 +20,19 @@ std::string device_text(const Tensor& tensor) {
   return (tensor.is_cuda() ? "cuda:" : "device ") + std::to_string(tensor.device().index());
 }
 
+// For tests and benchmarks, one thread at a time; returns what was set before.
+std::string only_kernel;
+std::string set_cuda_kernel(std::string name) {
+  return std::exchange(only_kernel, std::move(name));
+}
+
 #if defined(LAMINA_TWIN)
 
-// The device that the twin plays, none at compute capability 0, and the kernel that it is to run.
+// The device that the twin plays, none at compute capability 0.
 DeviceInfo twin;
-std::string twin_kernel;
 
-void set_twin(int64_t compute_capability, int64_t sm_count, std::string kernel) {
+void set_twin(int64_t compute_capability, int64_t sm_count) {
   twin = typical_device(static_cast<int>(compute_capability), static_cast<int>(sm_count));
-  twin_kernel = std::move(kernel);
 }
 
 void set_twin_options(int64_t seed, int64_t resident_blocks, bool count_accesses) {
@@ -63,7 +69,7 @@ std::optional<Accelerator> accelerator_of(std::initializer_list<Argument> argume
             "; both must be on one device");
 #if defined(LAMINA_TWIN)
   if (twin.compute_capability == 0) return std::nullopt;
-  return Accelerator{twin, nullptr, twin_kernel, std::nullopt};
+  return Accelerator{twin, nullptr, only_kernel, std::nullopt};
 #else
   if (!first.tensor.is_cuda()) return std::nullopt;
 #if defined(LAMINA_WITH_CUDA)
@@ -72,6 +78,7 @@ std::optional<Accelerator> accelerator_of(std::initializer_list<Argument> argume
   accelerator.emplace();
   raise_if_bad(device_info(index, accelerator->device));
   accelerator->guard.emplace(index);
+  accelerator->kernel = only_kernel;
   require(aoti_torch_get_current_cuda_stream != nullptr &&
               aoti_torch_get_current_cuda_stream(index, &accelerator->stream) == AOTI_TORCH_SUCCESS,
           first.op, "this torch has no current CUDA stream");
@@ -82,9 +89,14 @@ std::optional<Accelerator> accelerator_of(std::initializer_list<Argument> argume
 #endif
 }
 
+LAMINA_FRAGMENT(m) { m.def("set_cuda_kernel(str name) -> str"); }
+LAMINA_IMPL(CompositeExplicitAutograd, m) {
+  m.impl("set_cuda_kernel", TORCH_BOX(&set_cuda_kernel));
+}
+
 #if defined(LAMINA_TWIN)
 LAMINA_FRAGMENT(m) {
-  m.def("set_twin(int compute_capability, int sm_count, str kernel) -> ()");
+  m.def("set_twin(int compute_capability, int sm_count) -> ()");
   m.def("set_twin_options(int seed, int resident_blocks, bool count_accesses) -> ()");
   m.def("take_twin_report() -> str");
 }

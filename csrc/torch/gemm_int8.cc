@@ -32,8 +32,10 @@ void run_on(const Accelerator& accelerator, const gemm_int8::Params& params, con
   raise_if_bad(gemm_int8::check_cuda(params.problem, accelerator.device));
   const gemm_int8::CudaPlan plan = gemm_int8::plan_cuda(
       params.problem, accelerator.device, gemm_int8::row_alignment(params), accelerator.kernel);
-  require(plan.kernel.launch != nullptr, kOp, "a", " has rows that start at multiples of ",
-          gemm_int8::row_alignment(params), " bytes; ", accelerator.kernel, " cannot compute it");
+  require(plan.kernel.launch != nullptr, "set_cuda_kernel", "name = \"", accelerator.kernel,
+          "\": no CUDA kernel of this name for compute capability ",
+          accelerator.device.compute_capability, " and an a whose rows start at multiples of ",
+          gemm_int8::row_alignment(params), " bytes");
   const Tensor workspace =
       new_tensor(like, {plan.workspace_bytes(params.problem)}, ScalarType::Char);
   raise_if_bad(gemm_int8::run_cuda(params, plan, workspace.data_ptr(), accelerator.stream));

@@ -178,20 +178,28 @@ def test_a_prebuilt_library_is_used_and_not_built(tmp_path: Path) -> None:
 def test_the_vectors_are_built_for_the_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
     monkeypatch.setattr(gpu_check, "cuda_tool", lambda name: f"/tools/{name}")
-    source = tmp_path / gpu_check.VECTORS
     assert "is not there" in gpu_check._vectors(GPU, tmp_path).skip
-    source.parent.mkdir(parents=True)
-    source.write_text("int main() {}\n")
+    for source in (gpu_check.MAIN, *gpu_check.VECTORS[""], *gpu_check.VECTORS["sm_90a"]):
+        (tmp_path / source).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / source).touch()
     made = gpu_check._vectors(GPU, tmp_path)
     assert not made.skip
-    assert {"-arch=sm_90a", "-Icsrc", "-Itests/cpp", "-fmad=false"} <= set(made.commands[0])
-    assert "tests/cpp/main.cc" not in made.commands[0]
-    source.write_text("TEST(x) {}\n")
-    assert "tests/cpp/main.cc" in gpu_check._vectors(GPU, tmp_path).commands[0]
+    assert {"arch=compute_90a,code=sm_90a", "-Icsrc", "-Itests/cpp", "-fmad=false"} <= set(made.commands[0])
+    assert {gpu_check.MAIN, *gpu_check.VECTORS[""], *gpu_check.VECTORS["sm_90a"]} <= set(made.commands[0])
+    older = gpu_check._vectors(Gpu("older", "sm_86"), tmp_path).commands[0]
+    assert set(gpu_check.VECTORS[""]) <= set(older) and not set(gpu_check.VECTORS["sm_90a"]) & set(older)
     monkeypatch.setattr(gpu_check, "cuda_tool", lambda name: None)
     assert gpu_check._vectors(GPU, tmp_path).skip == "nvcc not found"
     skipped = [made for made in make_stages(wanted("--build"), GPU) if made.skip]
     assert [made.name for made in skipped] == ["device_vectors", "memcheck", "racecheck"]
+
+
+@pytest.mark.skipif(gpu_check.cuda_tool("nvcc") is None, reason="nvcc not found")
+def test_the_vectors_compile(tmp_path: Path) -> None:
+    (tmp_path / "build").mkdir()
+    command = gpu_check._vectors(GPU, tmp_path).commands[0]
+    done = subprocess.run(command, cwd=gpu_check.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ def test_the_twin_is_built() -> None:
 def no_twin_left_behind() -> Iterator[None]:
     yield
     emulated_ops().set_twin_options(0, 1, False)
-    emulated_ops().set_twin(0, 0, "")
+    emulated_ops().set_twin(0, 0)
+    emulated_ops().set_cuda_kernel("")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -65,7 +66,8 @@ def test_gemm_has_no_bank_conflicts(twin: Twin) -> None:
     packed = ops.pack_int8(inputs.w)
     ops.take_twin_report()
     ops.set_twin_options(0, 1, True)
-    ops.set_twin(twin.arch, TWIN_SMS, f"gemm_int8_{twin.isa}")
+    ops.set_twin(twin.arch, TWIN_SMS)
+    ops.set_cuda_kernel(f"gemm_int8_{twin.isa}")
     ops.gemm_int8(inputs.a, *packed, inputs.a_scale, inputs.w_scale)
     sites = json.loads(ops.take_twin_report())["sites"]
     assert {site["function"] for site in sites} >= {"load_shared"}
@@ -99,12 +101,10 @@ def test_rows_that_tma_cannot_fetch_go_to_another_kernel() -> None:
     ops, inputs = emulated_ops(), GemmCase("odd rows", 5, 40, 203).inputs()
     operands = (inputs.a, *ops.pack_int8(inputs.w), inputs.a_scale, inputs.w_scale)
     want = ops.gemm_int8(*operands)
-    ops.set_twin(90, TWIN_SMS, "")
+    ops.set_twin(90, TWIN_SMS)
     assert_equal(ops.gemm_int8(*operands), want)
-    ops.set_twin(90, TWIN_SMS, "gemm_int8_sm90a_m16")
-    with pytest.raises(
-        ValueError, match=r"a has rows that start at multiples of 1 bytes; gemm_int8_sm90a_m16 "
-    ):
+    ops.set_cuda_kernel("gemm_int8_sm90a_m16")
+    with pytest.raises(ValueError, match=r'set_cuda_kernel: name = "gemm_int8_sm90a_m16": .* of 1 bytes'):
         ops.gemm_int8(*operands)
 
 

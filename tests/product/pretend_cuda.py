@@ -118,7 +118,7 @@ def pretend_cuda() -> Iterator[torch.device]:
     """The device, inside; needs the test-only library (emulated_ops)."""
     ops = emulated_ops()
     ops.set_twin_options(0, 1, False)
-    ops.set_twin(80, TWIN_SMS, "")
+    ops.set_twin(80, TWIN_SMS)
     # torch.tensor(..., device=...) makes a CPU tensor first, and moves it.
     torch._C._set_only_lift_cpu_tensors(True)
     # Module.to assigns parameters: the default, to give an old one new data, cannot change its class.
@@ -130,4 +130,4 @@ def pretend_cuda() -> Iterator[torch.device]:
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(False)
         torch._C._set_only_lift_cpu_tensors(False)
-        ops.set_twin(0, 0, "")
+        ops.set_twin(0, 0)

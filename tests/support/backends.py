@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,10 +79,15 @@ class Backend:
         finally:
             self.ops.set_cpu_isa(previous)
 
+    def place(self, t: torch.Tensor) -> torch.Tensor:
+        """t where this backend computes."""
+        return t
+
     def quantize(self, x: torch.Tensor, *args: Any, **options: Any) -> tuple[torch.Tensor, ...]:
+        placed, named = self._place_all(args), self._place_all(options.values())
         with self.active() as ops:
-            result: tuple[torch.Tensor, ...] = ops.quantize_int8(x, *args, **options)
-        return result
+            results = ops.quantize_int8(self.place(x), *placed, **dict(zip(options, named, strict=True)))
+        return tuple(result.cpu() for result in results)
 
     def pack(self, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with self.active() as ops:
@@ -101,49 +105,66 @@ class Backend:
         out_dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
         i = inputs
+        # TMA wants aligned rows; others are the planner's to send elsewhere (tests/ops/test_twin.py).
+        a = in_aligned_rows(i.a) if self.isa.startswith("sm90a") else i.a
+        operands = self._place_all((a, data, sums, i.a_scale, i.w_scale, i.a_zero_point, i.bias))
         with self.active() as ops:
-            out: torch.Tensor = ops.gemm_int8(
-                i.a, data, sums, i.a_scale, i.w_scale, i.a_zero_point, i.bias, out_dtype
-            )
-        return out
+            out: torch.Tensor = ops.gemm_int8(*operands, out_dtype)
+        return out.cpu()
+
+    def _place_all(self, arguments: Iterable[Any]) -> list[Any]:
+        return [self.place(arg) if isinstance(arg, torch.Tensor) else arg for arg in arguments]
 
 
 @dataclass(frozen=True)
-class Twin(Backend):
-    """A CUDA kernel on the host twin; `isa` is its name in kernels.inc."""
+class CudaKernel(Backend):
+    """One CUDA kernel; `isa` is its name in kernels.inc."""
 
     op: str = ""
+
+    @property
+    def arch(self) -> int:
+        """The compute capability that it is written for."""
+        return 90 if self.isa.startswith("sm90a") else 80
+
+    @contextmanager
+    def active(self) -> Iterator[Any]:
+        """The namespace of ops, with this kernel forced."""
+        previous = self.ops.set_cuda_kernel(f"{self.op}_{self.isa}")
+        try:
+            yield self.ops
+        finally:
+            self.ops.set_cuda_kernel(previous)
+
+
+@dataclass(frozen=True)
+class Twin(CudaKernel):
+    """On the host twin."""
+
     seed: int = 0
 
     def __str__(self) -> str:
         return f"{self.isa}_twin"
 
-    @property
-    def arch(self) -> int:
-        """The compute capability of the device that it plays."""
-        return 90 if self.isa.startswith("sm90a") else 80
-
     @contextmanager
     def active(self) -> Iterator[Any]:
-        ops = emulated_ops()
-        ops.set_twin_options(self.seed, 1, False)
-        ops.set_twin(self.arch, TWIN_SMS, f"{self.op}_{self.isa}")
+        self.ops.set_twin_options(self.seed, 1, False)
+        self.ops.set_twin(self.arch, TWIN_SMS)
         try:
-            yield ops
+            with super().active() as ops:
+                yield ops
         finally:
-            ops.set_twin(0, 0, "")
+            self.ops.set_twin(0, 0)
 
-    def gemm_packed(
-        self,
-        inputs: GemmInputs,
-        data: torch.Tensor,
-        sums: torch.Tensor,
-        out_dtype: torch.dtype = torch.float32,
-    ) -> torch.Tensor:
-        """TMA wants aligned rows; others are the planner's to refuse (tests/ops/test_twin.py)."""
-        if self.arch == 90:
-            inputs = dataclasses.replace(inputs, a=in_aligned_rows(inputs.a))
-        return super().gemm_packed(inputs, data, sums, out_dtype)
+
+class Gpu(CudaKernel):
+    """On a real device: operands go there, results come back. Weights are packed on the CPU."""
+
+    def __str__(self) -> str:
+        return f"{self.isa}_gpu"
+
+    def place(self, t: torch.Tensor) -> torch.Tensor:
+        return keep_strides_on_cuda(t)
 
 
 def in_aligned_rows(a: torch.Tensor) -> torch.Tensor:
@@ -152,36 +173,6 @@ def in_aligned_rows(a: torch.Tensor) -> torch.Tensor:
     rows = torch.full((m, (k + 16) // 16 * 16), 91, dtype=a.dtype)
     rows[:, :k] = a
     return rows[:, :k]
-
-
-class Gpu(Backend):
-    """The CUDA key on a real device: operands go there, results come back."""
-
-    def __str__(self) -> str:
-        return "gpu"
-
-    @contextmanager
-    def active(self) -> Iterator[Any]:
-        yield torch.ops.lamina
-
-    def quantize(self, x: torch.Tensor, *args: Any, **options: Any) -> tuple[torch.Tensor, ...]:
-        moved = [arg.cuda() if isinstance(arg, torch.Tensor) else arg for arg in args]
-        named = {key: arg.cuda() if isinstance(arg, torch.Tensor) else arg for key, arg in options.items()}
-        results = torch.ops.lamina.quantize_int8(keep_strides_on_cuda(x), *moved, **named)
-        return tuple(result.cpu() for result in results)
-
-    def gemm_packed(
-        self,
-        inputs: GemmInputs,
-        data: torch.Tensor,
-        sums: torch.Tensor,
-        out_dtype: torch.dtype = torch.float32,
-    ) -> torch.Tensor:
-        i = inputs
-        operands = [keep_strides_on_cuda(i.a), data.cuda(), sums.cuda(), i.a_scale.cuda(), i.w_scale.cuda()]
-        optional = [None if t is None else t.cuda() for t in (i.a_zero_point, i.bias)]
-        out: torch.Tensor = torch.ops.lamina.gemm_int8(*operands, *optional, out_dtype)
-        return out.cpu()
 
 
 def keep_strides_on_cuda(x: torch.Tensor) -> torch.Tensor:
@@ -197,6 +188,23 @@ def twins(op: str) -> list[Backend]:
     """Every CUDA kernel of `op` on the twin; LAMINA_TWIN_SEED chooses the schedule."""
     seed = int(os.environ.get("LAMINA_TWIN_SEED", "0"))
     return [] if emulated_ops() is None else [Twin(kernel, True, op, seed) for kernel in cuda_kernels(op)]
+
+
+def gpus(op: str) -> list[Any]:
+    """Every CUDA kernel of `op` on the GPU; what cannot run here is skipped with the reason."""
+    parameters = []
+    for kernel in cuda_kernels(op):
+        gpu, marks = Gpu(kernel, False, op), [pytest.mark.gpu, NO_GPU]
+        if torch.cuda.is_available() and gpu.arch == 90 != capability():
+            marks.append(pytest.mark.skip(reason=f"{kernel}: for compute capability 9.0 alone"))
+        parameters.append(pytest.param(gpu, id=str(gpu), marks=marks))
+    return parameters
+
+
+def capability() -> int:
+    """80 of a GPU of compute capability 8.0."""
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor
 
 
 @functools.cache
@@ -232,8 +240,7 @@ def cpu_backends(op: str) -> list[Any]:
 
 def backends(op: str) -> list[Any]:
     """The CPU kernels of `op`, its CUDA kernels on the twin, and a GPU where there is one."""
-    gpu = pytest.param(Gpu("gpu"), id="gpu", marks=[pytest.mark.gpu, NO_GPU])
-    return [*cpu_backends(op), *(pytest.param(twin, id=str(twin)) for twin in twins(op)), gpu]
+    return [*cpu_backends(op), *(pytest.param(twin, id=str(twin)) for twin in twins(op)), *gpus(op)]
 
 
 def available(op: str) -> list[Backend]:

@@ -1,4 +1,4 @@
-// As vectors.cc, of what sm_90a has: a program of its own, since it takes such a GPU.
+// As vectors.cc, of barriers, bulk copies and clusters. Apart from them because they need sm_90a.
 #include "cluster_vectors.h"
 #include "mbarrier_vectors.h"
 #include "tma_vectors.h"

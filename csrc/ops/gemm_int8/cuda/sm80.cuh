@@ -6,7 +6,7 @@
 // Data path  gmem -cp.async-> smem ring -ldmatrix (a), 16-byte loads (w)-> regs -mma m16n8k32-> s32 -> out
 // Columns    lane q = lane / 4 reads 4 columns x 4 k at once: column 4 q + c is column q of the c-th of four
 //            mmas. So a lane's sums are 8 neighbouring columns, stored as one or two 16-byte words.
-// Budget     regs <= 240; 0 spills; 0 bank conflicts (layout/swizzle.h)
+// Budget     regs <= 144; 0 spills; 0 bank conflicts (layout/swizzle.h)
 //            requires SASS: IMMA, LDGSTS, LDSM
 // Requires   nothing of a's alignment: 16-byte copies where its rows allow them, else 4-byte, else bytes
 // Source     own; ring as in CUTLASS's multistage mainloop. Reference: tests/reference/gemm.py

@@ -210,8 +210,7 @@ struct Sm90a {
             true);
         dev::wgmma_commit();
       }
-      dev::wgmma_wait<kProducts>();
-      if (s > 0) release(before);
+      if (s > 0) release(before);  // its last product was waited for above
       before = cursor.stage;
       cursor.advance();
     }
