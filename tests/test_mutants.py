@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.support.backends import ROOT
-from tools.mutant_list import MUTANTS, Mutant
+from tools.mutant import Mutant
+from tools.mutant_list import MUTANTS
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -19,7 +19,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.mutant_list import MUTANTS, Mutant
+from tools.mutant import Mutant
+from tools.mutant_list import MUTANTS
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("CMakeLists.txt", "cmake", "csrc", "pyproject.toml", "python", "tests")
