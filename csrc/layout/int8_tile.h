@@ -1,12 +1,12 @@
-// int8_tile v1: the packed layout of an int8 weight [n, k] for the CPU kernels.
+// int8_tile v1: the packed layout of an int8 weight [n, k], for all kernels.
 //
 //   data[n / 16][k / 64][(k % 64) / 4][n % 16][k % 4] = w[n][k],   padding is zero
 //
 // One tile is 16 columns (output features) x 64 input features = 1 KiB of contiguous memory. A
 // group of four input features is what one 32-bit lane of vpdpbusd and of tdpbssd consumes, so a
-// row of 64 bytes is: one zmm operand, two ymm operands, one row of an AMX B tile; and the whole
-// KiB is an AMX B tile. All ISAs read this one layout; tiles of equal n follow each other along k: a
-// stream that is read in order.
+// row of 64 bytes is: one zmm operand, two ymm operands, one row of an AMX B tile, and the registers of
+// a lane of mma.sync and wgmma are whole groups; the whole KiB is an AMX B tile. Tiles of equal n follow
+// each other along k: a stream that is read in order.
 #pragma once
 
 #include <array>
