@@ -15,19 +15,32 @@ class [[nodiscard]] Status {
   // error("gemm_int8: k = ", k, " must be ...") reads like the message it makes.
   template <class... Parts>
   static Status error(const Parts&... parts) {
+    return failed(Kind::kArgument, parts...);
+  }
+  // What the device or its driver says, whatever the arguments; it may be about an earlier launch.
+  template <class... Parts>
+  static Status device_error(const Parts&... parts) {
+    return failed(Kind::kDevice, parts...);
+  }
+
+  bool is_ok() const { return kind_ == Kind::kOk; }
+  bool is_device_error() const { return kind_ == Kind::kDevice; }
+  const std::string& message() const { return message_; }
+
+ private:
+  enum class Kind { kOk, kArgument, kDevice };
+
+  template <class... Parts>
+  static Status failed(Kind kind, const Parts&... parts) {
     std::ostringstream text;
     (text << ... << parts);
     Status status;
-    status.failed_ = true;
+    status.kind_ = kind;
     status.message_ = std::move(text).str();
     return status;
   }
 
-  bool is_ok() const { return !failed_; }
-  const std::string& message() const { return message_; }
-
- private:
-  bool failed_ = false;
+  Kind kind_ = Kind::kOk;
   std::string message_;
 };
 

@@ -19,28 +19,41 @@ Status query(int device, DeviceInfo& info) {
     if (cudaError_t error = cudaDeviceGetAttribute(&attribute->value, attribute->name, device);
         error != cudaSuccess) {
       (void)cudaGetLastError();  // reported here, not to whoever asks CUDA next
-      return Status::error("device_info: CUDA device ", device, ": ", cudaGetErrorString(error));
+      return Status::device_error("device_info: device ", device, ": ", cudaGetErrorString(error));
     }
   info = {major.value * 10 + minor.value, sms.value, smem.value, l2.value};
   return Status::ok();
+}
+
+// Fails where the driver is older than the runtime that lamina is linked with.
+Status count_devices(int& count) {
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaSuccess) return Status::ok();
+  (void)cudaGetLastError();
+  return Status::device_error("device_info: ", cudaGetErrorString(error),
+                              "; lamina's runtime is CUDA ", CUDART_VERSION / 1000, ".",
+                              CUDART_VERSION % 1000 / 10);
 }
 
 }  // namespace
 
 int device_count() {
   int count = 0;
-  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
-  (void)cudaGetLastError();
-  return 0;
+  return count_devices(count).is_ok() ? count : 0;
 }
 
 Status device_info(int device, DeviceInfo& info) {
   static std::mutex mutex;
-  static std::vector<DeviceInfo> known(static_cast<size_t>(device_count()));
+  static std::vector<DeviceInfo> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (known.empty()) {
+    int count = 0;
+    if (Status status = count_devices(count); !status.is_ok()) return status;
+    known.resize(static_cast<size_t>(count));
+  }
   if (device < 0 || device >= static_cast<int>(known.size()))
     return Status::error("device_info: device = ", device, "; there are ", known.size(),
                          " CUDA devices");
-  const std::lock_guard<std::mutex> lock(mutex);
   DeviceInfo& entry = known[static_cast<size_t>(device)];
   if (entry.sm_count == 0)
     if (Status status = query(device, entry); !status.is_ok()) return status;

@@ -98,7 +98,7 @@ Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, Scal
           like.device().index(), &handle) == AOTI_TORCH_SUCCESS;
   if (is_made) return Tensor(handle);
   std::ostringstream text;
-  text << "lamina: no memory for a result of shape [";
+  text << "out of memory: lamina asked for a tensor of shape [";
   for (size_t i = 0; i < sizes.size(); ++i) text << (i ? ", " : "") << sizes.begin()[i];
   text << "]";
   throw std::runtime_error(std::move(text).str());

@@ -48,8 +48,10 @@ void require(bool condition, const char* op, const Parts&... parts) {
   if (!condition) fail(op, parts...);
 }
 
-// Status messages start with the op's name already.
+// Status messages start with the op's name already. A ValueError is about arguments, what a device says a
+// RuntimeError.
 inline void raise_if_bad(const Status& status) {
+  if (status.is_device_error()) throw std::runtime_error("CUDA: " + status.message());
   if (!status.is_ok()) throw std::invalid_argument("lamina::" + status.message());
 }
 

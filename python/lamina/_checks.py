@@ -16,6 +16,8 @@ def call(op: Callable[..., Any], *args: Any) -> Any:
     except RuntimeError as error:
         if str(error).startswith("lamina"):
             raise ValueError(str(error)) from None
+        if str(error).startswith("out of memory"):
+            raise torch.OutOfMemoryError(str(error)) from None
         raise
 
 

@@ -52,7 +52,7 @@ class SmemLimit {
 // An error that we report must not be found again by whoever asks CUDA next.
 inline Status launch_error(const char* name, cudaError_t error) {
   (void)cudaGetLastError();
-  return Status::error(name, ": ", cudaGetErrorString(error));
+  return Status::device_error(name, ": ", cudaGetErrorString(error));
 }
 
 inline cudaError_t put(const void* kernel, const LaunchShape& shape, int threads, void* stream,
