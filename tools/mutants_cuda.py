@@ -137,8 +137,8 @@ CUDA_MUTANTS = (
     Mutant(
         "sm90a: weights read without their swizzle",
         SM90A,
+        "swizzled(Swizzle::k128, at)",
         "swizzled(Swizzle::k64, at)",
-        "swizzled(Swizzle::kNone, at)",
     ),
     Mutant(
         "sm90a: tokens described with another swizzle",

@@ -58,3 +58,11 @@ def test_environment_with_an_unknown_isa_is_an_error_at_first_use() -> None:
     result = run_python(USE, LAMINA_CPU_ISA="avx9000")
     assert result.returncode != 0
     assert 'LAMINA_CPU_ISA = "avx9000" is not a CPU ISA; allowed: auto, generic' in result.stderr
+
+
+def test_memory_that_is_not_there_is_torchs_own_error() -> None:
+    rows = torch.zeros(1, 1024).expand(2**45, 1024)
+    with pytest.raises(
+        torch.OutOfMemoryError, match=r"lamina asked for a tensor of shape \[35184372088832, 1024\]"
+    ):
+        lamina.quantize_int8(rows)

@@ -48,15 +48,17 @@ struct Sm90a {
   // A stage of the ring: tiles of w, [feature / 16][k / 64], then rows of a of one swizzle atom's width.
   static constexpr int kStepK = 128, kStepTiles = kStepK / int8_tile::kTileK;
   static constexpr int kProducts = kStepK / kWgmmaK;
-  static constexpr int kTileRowBytes = int8_tile::kTileN * int8_tile::kGroupK;
-  static constexpr int kTileRows = kStepTiles * int8_tile::kGroups;  // of one run of 16 features
-  static constexpr int kTileRunBytes = kTileRows * kTileRowBytes;
+  static constexpr int kLineBytes =
+      128;  // what TMA moves of w at once, and the span of both swizzles
+  static constexpr int kTileLines = int8_tile::kTileBytes / kLineBytes;
+  static constexpr int kGroupBytes = int8_tile::kTileN * int8_tile::kGroupK;  // of 4 k
+  static constexpr int kTileRunBytes = kStepTiles * int8_tile::kTileBytes;    // of 16 features
   static constexpr int kBytesW = kFeatures / int8_tile::kTileN * kTileRunBytes;
   static constexpr int kBytesA = kTokens * kStepK;
   static constexpr int kPartTokens = kTokens / kCluster;  // that a block fetches for its cluster
   static constexpr int kStageBytes = kBytesW + kBytesA;
   static constexpr int kSwizzleGroupBytes = 8 * kStepK;  // eight rows of a: the descriptor's stride
-  static_assert(kTileRowBytes == 64 && kStepK == 128, "the spans of the two swizzles");
+  static_assert(kStepK == kLineBytes);
   static_assert(kBytesW % kSwizzleGroupBytes == 0 && kPartTokens % kTokenGroup == 0);
 
   struct Barriers {
@@ -141,7 +143,7 @@ struct Sm90a {
         dev::mbarrier_arrive_expect_tx(full, kStageBytes);
         const int64_t step = tile.first_step + s;
         dev::tma_load<3>(stage_at(cursor.stage), &args.map_w, full,
-                         {0, static_cast<int32_t>(step * kTileRows),
+                         {0, static_cast<int32_t>(step * kStepTiles * kTileLines),
                           static_cast<int32_t>(tile.n0 / int8_tile::kTileN)});
         const int part = rank() * kPartTokens;
         std::byte* const tokens = stage_at(cursor.stage) + kBytesW + part * kStepK;
@@ -159,7 +161,7 @@ struct Sm90a {
   using Sums = int32_t[kTokens / 2];
 
   // Of a warp's 16 features, the pair that lane q holds. Sixteen lanes load together, q 0..3 or 4..7 of all four
-  // k groups: with w swizzled over 64 bytes, these pairs put them in different banks.
+  // k groups, from two lines of w: with its swizzle these pairs put them in different banks.
   LAMINA_DEVICE static int lane_pair(int q) { return (q & 1) | (q & 2) << 1 | (q & 4) >> 1; }
 
   // The weights of product h of a stage, as wgmma's a.
@@ -170,9 +172,9 @@ struct Sm90a {
     for (int v = 0; v < 2; ++v) {
       const int row = h * 8 + v * 4 + g;
       const uint32_t at =
-          static_cast<uint32_t>(warp * kTileRunBytes + row * kTileRowBytes + pair * 8);
-      const dev::U32x2 two =
-          dev::load_shared(reinterpret_cast<const dev::U32x2*>(stage + swizzled(Swizzle::k64, at)));
+          static_cast<uint32_t>(warp * kTileRunBytes + row * kGroupBytes + pair * 8);
+      const dev::U32x2 two = dev::load_shared(
+          reinterpret_cast<const dev::U32x2*>(stage + swizzled(Swizzle::k128, at)));
       weights[2 * v] = two.x[0];
       weights[2 * v + 1] = two.x[1];
     }
@@ -287,15 +289,15 @@ struct Sm90a {
     Args args{{}, {}, params, split};
     if (problem.k == 0) return start(args, sms, stream);
     // What lies beyond the edges arrives as zeros.
-    if (Status status =
-            dev::make_tensor_map({params.w,
-                                  3,
-                                  1,
-                                  {kTileRowBytes, tiles_k * int8_tile::kGroups, tiles_n},
-                                  {0, kTileRowBytes, tiles_k * int8_tile::kTileBytes},
-                                  {kTileRowBytes, kTileRows, kFeatures / int8_tile::kTileN},
-                                  Swizzle::k64},
-                                 args.map_w);
+    if (Status status = dev::make_tensor_map(
+            {params.w,
+             3,
+             1,
+             {kLineBytes, tiles_k * kTileLines, tiles_n},
+             {0, kLineBytes, tiles_k * int8_tile::kTileBytes},
+             {kLineBytes, kStepTiles * kTileLines, kFeatures / int8_tile::kTileN},
+             Swizzle::k128},
+            args.map_w);
         !status.is_ok())
       return status;
     // One row has no stride that matters.
