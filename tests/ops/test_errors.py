@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+import lamina
 from tests.support.backends import ROOT
 from tests.support.bad_inputs import BadInput, bad_inputs, document
 
