@@ -22,13 +22,14 @@ namespace lamina {
 
 enum class Activation : int8_t { kNone, kGelu, kGeluTanh, kSilu };
 
-// Exponentials are in units of 2^-64, so that they reach 2^-185 without becoming subnormal.
-inline constexpr float kExpUnit = 0x1p64f;
+// Exponentials are in units of 2^-31. They end, exactly 0, at 2^-158, where t exp(-z) is less than half the smallest
+// subnormal: what is clamped there costs a CPU no trap into its microcode for subnormal results.
+inline constexpr float kExpUnit = 0x1p31f, kExpEnd = 109.6f;
 
-// 2^64 exp(-z) for 0 <= z <= 128, within 2 u: 2^-n exp(r), n = rint(z / ln 2), r = n ln 2 - z.
+// 2^31 exp(-z) for 0 <= z < 109.8, within 2 u: 2^-n exp(r), n = rint(z / ln 2), r = n ln 2 - z.
 LAMINA_INLINE constexpr float exp_minus(float z) {
-  // 1.5 * 2^23 leaves a whole number in the low mantissa bits; 191 = 127 + 64 makes it the exponent of 2^(64-n).
-  constexpr float kRound = 12582912.0f + 191.0f;
+  // 1.5 * 2^23 leaves a whole number in the low mantissa bits; 127 + 31 makes it the exponent of 2^(31-n).
+  constexpr float kRound = 12582912.0f + 127.0f + 31.0f;
   // ln 2 in two parts; n times the first, of 15 bits, is exact.
   constexpr float kLn2High = 0x1.62e4p-1f, kLn2Low = 0x1.7f7d1cp-20f;
   const float biased = kRound - z * 0x1.715476p+0f;
@@ -77,15 +78,19 @@ LAMINA_INLINE constexpr float activate(float y) {
   if constexpr (kActivation == Activation::kNone) return y;
   // -0 where y < 0: what is left is the tail's negative, -0 if that is 0.
   const float positive = y < 0.0f ? -0.0f : y;
-  // Beyond these bounds t * tail is below half the smallest subnormal.
+  // The bounds of t are where z passes kExpEnd.
   if constexpr (kActivation == Activation::kGelu)
-    return positive - normal_tail(magnitude(y, 16.0f));
+    return positive - normal_tail(magnitude(y, 14.805f));
   if constexpr (kActivation == Activation::kGeluTanh) {
-    const float t = magnitude(y, 11.0f);
+    const float t = magnitude(y, 10.895f);
     return positive - logistic_tail(t, t * (0x1.988454p+0f + 0x1.2444f2p-4f * (t * t)));
   }
-  const float t = magnitude(y, 128.0f);
+  const float t = magnitude(y, kExpEnd);
   return positive - logistic_tail(t, t);
 }
+
+static_assert(exp_minus(kExpEnd) == 0.0f && exp_minus(109.8f) == 0.0f);
+static_assert(activate<Activation::kGelu>(-14.805f) == 0.0f &&
+              activate<Activation::kGeluTanh>(-10.895f) == 0.0f);
 
 }  // namespace lamina

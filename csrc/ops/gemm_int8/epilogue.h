@@ -38,8 +38,9 @@ constexpr float scale(Acc acc, float a_scale, float w_scale, float bias) {
 // So a NaN becomes the code that symmetric quantisation leaves free, and settling the row follows: quantized.h
 inline constexpr int8_t kLost = -128;
 
-constexpr int8_t requantize(const quantize_int8::Quantizer& quantizer, float y) {
-  return y != y ? kLost : quantizer(y);
+constexpr int8_t requantize(const quantize_int8::Quantizer& symmetric, float y) {
+  const int8_t q = symmetric(y);
+  return y == y ? q : kLost;
 }
 
 }  // namespace lamina::gemm_int8
