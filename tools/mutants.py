@@ -28,11 +28,18 @@ TESTS = (
     "tests/ops/test_quantize_int8.py",
     "tests/ops/test_gemm_int8.py",
     "tests/ops/test_gemm_int8_exact.py",
+    "tests/ops/test_gemm_int8_epilogue.py",
     "-k",
     "not twin",
 )
 # Where a CUDA kernel changed.
-TWIN_TESTS = ("tests/ops/test_quantize_int8.py", "tests/ops/test_gemm_int8.py", "-k", "twin")
+TWIN_TESTS = (
+    "tests/ops/test_quantize_int8.py",
+    "tests/ops/test_gemm_int8.py",
+    "tests/ops/test_gemm_int8_epilogue.py",
+    "-k",
+    "twin",
+)
 BIN = Path(sys.executable).parent
 TEST_SECONDS = 600
 

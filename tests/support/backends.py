@@ -99,12 +99,29 @@ class Backend:
         sums: torch.Tensor,
         out_dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
-        i = inputs
+        i, move = inputs, self.move
         with self.active() as ops:
             out: torch.Tensor = ops.gemm_int8(
-                i.a, data, sums, i.a_scale, i.w_scale, i.a_zero_point, i.bias, out_dtype
-            )
-        return out
+                move(i.a), move(data), move(sums), move(i.a_scale), move(i.w_scale), move(i.a_zero_point),
+                move(i.bias), out_dtype, i.activation, move(i.gate), move(i.residual),
+            )  # fmt: skip
+        return out.cpu()
+
+    def gemm_quantized(
+        self, inputs: GemmInputs, out_scale: torch.Tensor | None = None, symmetric: bool = True
+    ) -> tuple[torch.Tensor, ...]:
+        i, move = inputs, self.move
+        data, sums = self.pack(i.w)
+        with self.active() as ops:
+            results = ops.gemm_int8_quantized(
+                move(i.a), move(data), move(sums), move(i.a_scale), move(i.w_scale), move(i.a_zero_point),
+                move(i.bias), i.activation, move(i.gate), move(i.residual), move(out_scale), symmetric,
+            )  # fmt: skip
+        return tuple(result.cpu() for result in results)
+
+    def move(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
+        """The tensor, strides and all, where this backend reads it."""
+        return tensor
 
 
 @dataclass(frozen=True)
@@ -144,18 +161,8 @@ class Gpu(Backend):
         results = torch.ops.lamina.quantize_int8(keep_strides_on_cuda(x), *moved, **named)
         return tuple(result.cpu() for result in results)
 
-    def gemm_packed(
-        self,
-        inputs: GemmInputs,
-        data: torch.Tensor,
-        sums: torch.Tensor,
-        out_dtype: torch.dtype = torch.float32,
-    ) -> torch.Tensor:
-        i = inputs
-        operands = [keep_strides_on_cuda(i.a), data.cuda(), sums.cuda(), i.a_scale.cuda(), i.w_scale.cuda()]
-        optional = [None if t is None else t.cuda() for t in (i.a_zero_point, i.bias)]
-        out: torch.Tensor = torch.ops.lamina.gemm_int8(*operands, *optional, out_dtype)
-        return out.cpu()
+    def move(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return None if tensor is None else keep_strides_on_cuda(tensor)
 
 
 def keep_strides_on_cuda(x: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,7 @@ def gemm_int8(
     gate: Tensor | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """activation(((a - a_zero_point) @ w.T) * a_scale * w_scale + bias) * gate + residual; the product is exact.
+    """activation(((a - a_zero_point) @ w.T) * a_scale * w_scale + bias) * gate + residual, the product exact.
 
     a             [m, k]  int8, any row stride, m >= 0
     w             PackedInt8 of an int8 [n, k] weight (lamina.pack_int8)
@@ -44,8 +44,8 @@ def gemm_int8(
     activation    None | "gelu" (with erf) | "gelu_tanh" | "silu"
     gate          [m, n]  f32 | f16 | bf16, any row stride: the up projection of a gated MLP
     residual      [m, n]  f32 | f16 | bf16, any row stride
-    returns       [m, n]  out_dtype: the steps from left to right in f32, y = (float(acc) * a_scale) * w_scale,
-                  + bias, activation, * gate, + residual, then one rounding; what is not given is left out
+    returns       [m, n]  out_dtype: ((float(acc) * a_scale) * w_scale) + bias, activation, * gate,
+                  + residual, step by step in f32, then one rounding; what is not given is left out
     Error    acc is the exact integer. Per element, with u = 2^-24, u_out = 0 | 2^-11 | 2^-8 for f32 | f16 |
              bf16, tiny the smallest subnormal of out_dtype, p = |acc * a_scale * w_scale|, and y, s =
              activation(y), z = s * gate, r = z + residual exact:
@@ -85,16 +85,17 @@ def gemm_int8_quantized(
     out_scale: Tensor | None = None,
     symmetric: bool = True,
 ) -> QuantizedInt8:
-    """quantize_int8(gemm_int8(...), scale=out_scale, symmetric=symmetric) as one op: the next product's input.
+    """quantize_int8(gemm_int8(...), scale=out_scale, symmetric=symmetric) as one op.
 
     a ... residual  as in gemm_int8
-    out_scale       f32, 1 element or [m, 1], finite and >= 2^-126: static, only with symmetric=True, made in the
-                    product's epilogue. None: per token, from f32 rows that the op keeps in a workspace
+    out_scale       f32, 1 element or [m, 1], finite and >= 2^-126: static, only with symmetric=True; the int8
+                    is made in the product's epilogue. None: per token, from f32 rows in a workspace
     symmetric       as in quantize_int8
     returns         QuantizedInt8: q [m, n] int8, scale [m, 1] f32, zero_point [m, 1] int8 or None
     Error    bitwise equal to the two ops, the product in f32; their bounds hold
     Raises   ValueError or, for what is of a wrong Python type, TypeError, naming argument, value and allowed
-             values (docs/errors.md).  On CUDA an out_scale that is not allowed gives its row q = 0, scale = NaN
+             values (docs/errors.md).  On CUDA an out_scale that is not allowed gives its row q = 0,
+             scale = NaN
     Devices  as gemm_int8
     Source   csrc/ops/gemm_int8/quantized.h
     """

@@ -62,7 +62,8 @@ def _fake_quantize_int8(
 ) -> tuple[Tensor, Tensor, Tensor]:
     require_2d("quantize_int8", "x", x, "[m, k]")
     require_device("quantize_int8", x, scale=scale, zero_point=zero_point)
-    return fake_quantized(x, *x.shape, symmetric)
+    m, k = x.shape
+    return fake_quantized(x, m, k, symmetric)
 
 
 def fake_quantized(like: Tensor, m: int, k: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
