@@ -167,7 +167,7 @@ MUTANTS = (
         "epilogue: row stride of gate and residual ignored",
         f"{GEMM}/cpu/body.h",
         "i * operand.stride + j",
-        "i * p.problem.n + j",
+        "i + j",
     ),
     Mutant(
         "epilogue: residual added before the activation",

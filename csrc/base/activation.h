@@ -58,7 +58,7 @@ LAMINA_INLINE constexpr float logistic_tail(float t, float z) {
 }
 
 LAMINA_INLINE constexpr float normal_tail(float t) {
-  // Minimax in relative error on [0, 16], 0.2 u. All coefficients are positive, so no step cancels.
+  // Minimax in relative error on [0, 15], 0.15 u. All coefficients are positive, so no step cancels.
   float p = 0x1.102eccp-8f;
   p = p * t + 0x1.4ee548p-5f;
   p = p * t + 0x1.78c454p-3f;

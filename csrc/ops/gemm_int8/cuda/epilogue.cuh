@@ -88,22 +88,16 @@ struct Columns {
   }
 };
 
-LAMINA_DEVICE float activate_as(Activation activation, float y) {
-  if (activation == Activation::kGelu) return activate<Activation::kGelu>(y);
-  if (activation == Activation::kGeluTanh) return activate<Activation::kGeluTanh>(y);
-  return activate<Activation::kSilu>(y);
-}
-
-// All values, a few at a time: the code of an activation is long, and a kernel stores rows in many places. The
-// values move through the registers that are worked on, for registers have no index.
-template <int kCount>
-LAMINA_DEVICE void activate_all(Activation activation, float (&value)[kCount]) {
-  constexpr int kAtOnce = kCount % 2 == 0 ? 2 : 1;
+// All values, a few at a time: the code of an activation is long, and a kernel stores rows in many
+// places. The values move through the registers that are worked on, for registers have no index.
+template <Activation kActivation, int kCount>
+LAMINA_DEVICE void activate_all(float (&value)[kCount]) {
+  constexpr int kAtOnce = kCount % 4 == 0 ? 4 : kCount % 2 == 0 ? 2 : 1;
 #pragma unroll 1
   for (int step = 0; step < kCount / kAtOnce; ++step) {
     float done[kAtOnce];
 #pragma unroll
-    for (int e = 0; e < kAtOnce; ++e) done[e] = activate_as(activation, value[e]);
+    for (int e = 0; e < kAtOnce; ++e) done[e] = activate<kActivation>(value[e]);
 #pragma unroll
     for (int e = 0; e < kCount - kAtOnce; ++e) value[e] = value[e + kAtOnce];
 #pragma unroll
@@ -134,7 +128,9 @@ LAMINA_DEVICE void combine_all(const Operand& operand, int64_t i, const Columns<
 template <int kCount>
 LAMINA_DEVICE void apply_steps(const Params& p, int64_t i, const Columns<kCount>& columns,
                                float (&value)[kCount]) {
-  if (p.activation != Activation::kNone) activate_all(p.activation, value);
+  if (p.activation == Activation::kGelu) activate_all<Activation::kGelu>(value);
+  if (p.activation == Activation::kGeluTanh) activate_all<Activation::kGeluTanh>(value);
+  if (p.activation == Activation::kSilu) activate_all<Activation::kSilu>(value);
   combine_all(p.gate, i, columns, value, [](float a, float b) { return a * b; });
   combine_all(p.residual, i, columns, value, [](float a, float b) { return a + b; });
 }
