@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.mutant_list import MUTANTS, Mutant
+from tools.mutant_list_epilogue import EPILOGUE_MUTANTS
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("CMakeLists.txt", "cmake", "csrc", "pyproject.toml", "python", "tests")
@@ -40,6 +41,7 @@ TWIN_TESTS = (
     "-k",
     "twin",
 )
+ALL_MUTANTS = (*MUTANTS, *EPILOGUE_MUTANTS)
 BIN = Path(sys.executable).parent
 TEST_SECONDS = 600
 
@@ -145,7 +147,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="part of the name of the mutants to try")
     parser.add_argument("--json", type=Path, help="also write the outcomes to this file")
     options = parser.parse_args()
-    chosen = [mutant for mutant in MUTANTS if options.only in mutant.name]
+    chosen = [mutant for mutant in ALL_MUTANTS if options.only in mutant.name]
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="lamina_mutants_") as folder:
         shop = Workshop(Path(folder))
