@@ -1,4 +1,4 @@
-"""Every planted bug of tools/mutant_list.py still applies to the sources; make mutants runs them."""
+"""Every planted bug of tools/mutant_list*.py still applies to the sources; make mutants runs them."""
 
 from __future__ import annotations
 

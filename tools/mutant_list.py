@@ -1,9 +1,13 @@
-"""The bugs that tools/mutants.py plants. Add some with every kernel; those of CUDA are in mutants_cuda.py."""
+"""The bugs that tools/mutants.py plants. Add some with every kernel.
+
+Those of CUDA kernels and of the epilogue have files of their own.
+"""
 
 from __future__ import annotations
 
 from tools.mutant import Mutant
 from tools.mutants_cuda import CUDA_MUTANTS
+from tools.mutants_epilogue import EPILOGUE_MUTANTS
 
 GEMM = "csrc/ops/gemm_int8"
 QUANTIZE = "csrc/ops/quantize_int8/cpu/body.h"
@@ -11,6 +15,7 @@ MATHS = "csrc/ops/quantize_int8/maths.h"
 
 MUTANTS = (
     *CUDA_MUTANTS,
+    *EPILOGUE_MUTANTS,
     # Packers and layout
     Mutant(
         "pack: last k tile missing",
@@ -73,8 +78,8 @@ MUTANTS = (
     Mutant(
         "gemm: scale of the panel's first row",
         f"{GEMM}/cpu/body.h",
-        "const float scale = p.a_scale[m0 + i];",
-        "const float scale = p.a_scale[m0];",
+        "const float a_scale = p.a_scale[i];",
+        "const float a_scale = p.a_scale[block.m_begin];",
     ),
     Mutant(
         "gemm: scales of the first columns",
@@ -85,8 +90,8 @@ MUTANTS = (
     Mutant(
         "gemm: zero point of the panel's first row",
         f"{GEMM}/cpu/body.h",
-        "p.a_zero_point[m0 + i]",
-        "p.a_zero_point[m0]",
+        "p.a_zero_point[i]",
+        "p.a_zero_point[block.m_begin]",
     ),
     Mutant(
         "gemm: bias of the last column dropped",
@@ -220,8 +225,8 @@ MUTANTS = (
     Mutant(
         "quantize: truncates",
         MATHS,
-        "std::bit_cast<int32_t>(v + kRound) - std::bit_cast<int32_t>(kRound)",
-        "static_cast<int32_t>(v)",
+        "std::bit_cast<int32_t>(x * inverse_ + kRound)",
+        "static_cast<int32_t>(x * inverse_) + kZero",
     ),
     Mutant(
         "quantize: last value not searched",
@@ -230,6 +235,7 @@ MUTANTS = (
         "j < k - 1; ++j) { const int32_t key",
     ),
     Mutant("quantize: sign of the zero point", MATHS, "-128.0f - range.low", "-128.0f + range.low"),
+    Mutant("quantize: clamps without the zero point", MATHS, "kZero + 127 - grid.zero_point", "kZero + 127"),
     Mutant("quantize: -128 when symmetric", MATHS, "(symmetric ? -127 : -128)", "-128"),
     Mutant(
         "quantize: NaN under a static scale",

@@ -29,6 +29,7 @@ TESTS = (
     "tests/ops/test_quantize_int8.py",
     "tests/ops/test_gemm_int8.py",
     "tests/ops/test_gemm_int8_exact.py",
+    "tests/ops/test_gemm_int8_epilogue.py",
     "-k",
     "not twin",
 )
@@ -36,6 +37,7 @@ TESTS = (
 TWIN_TESTS = (
     "tests/ops/test_quantize_int8.py",
     "tests/ops/test_gemm_int8.py",
+    "tests/ops/test_gemm_int8_epilogue.py",
     "tests/ops/test_twin.py",
     "-k",
     "twin",

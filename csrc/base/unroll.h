@@ -9,6 +9,7 @@
 namespace lamina {
 
 #define LAMINA_INLINE __attribute__((always_inline))
+#define LAMINA_NOINLINE __attribute__((noinline))
 
 // body(integral_constant<int, 0>) ... body(integral_constant<int, kCount - 1>)
 template <int kCount, class Body>

@@ -5,17 +5,16 @@
 #include "base/huge_pages.h"
 #include "layout/int8_tile.h"
 #include "ops/gemm_int8/pack.h"
+#include "ops/gemm_int8/quantized.h"
 #include "torch/accelerator.h"
 #include "torch/interop.h"
 
 #if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
-#include "ops/gemm_int8/cuda/plan.h"
+#include "ops/gemm_int8/cuda/quantized.h"
 #endif
 
 namespace lamina::interop {
 namespace {
-
-constexpr const char* kOp = "gemm_int8";
 
 void require_packed(const char* op, const char* name, const Tensor& w, int64_t n, int64_t k) {
   Argument{op, name, w}.has_dtype(ScalarType::Char);
@@ -28,7 +27,10 @@ void require_packed(const char* op, const char* name, const Tensor& w, int64_t n
 }
 
 #if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
-void run_on(const Accelerator& accelerator, const gemm_int8::Params& params, const Tensor& like) {
+// launch(plan, its workspace)
+template <class Launch>
+void run_on(const Accelerator& accelerator, const gemm_int8::Params& params, const Tensor& like,
+            const Launch& launch) {
   raise_if_bad(gemm_int8::check_cuda(params.problem, accelerator.device));
   const gemm_int8::CudaPlan plan = gemm_int8::plan_cuda(
       params.problem, accelerator.device, gemm_int8::row_alignment(params), accelerator.kernel);
@@ -38,7 +40,20 @@ void run_on(const Accelerator& accelerator, const gemm_int8::Params& params, con
           gemm_int8::row_alignment(params), " bytes");
   const Tensor workspace =
       new_tensor(like, {plan.workspace_bytes(params.problem)}, ScalarType::Char);
-  raise_if_bad(gemm_int8::run_cuda(params, plan, workspace.data_ptr(), accelerator.stream));
+  raise_if_bad(launch(plan, workspace.data_ptr()));
+}
+
+void run_on(const Accelerator& accelerator, const gemm_int8::Params& params, const Tensor& like) {
+  run_on(accelerator, params, like, [&](const auto& plan, void* workspace) {
+    return gemm_int8::run_cuda(params, plan, workspace, accelerator.stream);
+  });
+}
+
+void run_on(const Accelerator& accelerator, const gemm_int8::QuantizedParams& params,
+            const Tensor& like) {
+  run_on(accelerator, params.gemm, like, [&](const auto& plan, void* workspace) {
+    return gemm_int8::run_quantized_cuda(params, plan, workspace, accelerator.stream);
+  });
 }
 
 std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capability,
@@ -55,8 +70,9 @@ std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capabi
   return gemm_int8::plan_cuda(problem, device, 16).describe(problem, device);
 }
 #else
-[[noreturn]] void run_on(const Accelerator&, const gemm_int8::Params&, const Tensor&) {
-  fail(kOp, "no CUDA kernel is built");
+template <class Params>
+[[noreturn]] void run_on(const Accelerator&, const Params&, const Tensor&) {
+  fail("gemm_int8", "no CUDA kernel is built");
 }
 
 std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t) {
@@ -64,50 +80,127 @@ std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t) {
 }
 #endif
 
+Activation activation_of(const char* op, const std::optional<std::string>& name) {
+  if (!name) return Activation::kNone;
+  if (*name == "gelu") return Activation::kGelu;
+  if (*name == "gelu_tanh") return Activation::kGeluTanh;
+  if (*name == "silu") return Activation::kSilu;
+  fail(op, "activation = \"", *name, "\"; allowed: None, \"gelu\", \"gelu_tanh\", \"silu\"");
+}
+
+gemm_int8::Operand operand(const Argument& argument, int64_t m, int64_t n) {
+  argument.is_2d("[m, n]");
+  argument.has_shape("[m, n]", m, n);
+  return {argument.tensor.data_ptr(), argument.row_stride(), argument.float_dtype()};
+}
+
+// The tensors that both products take, in the order of their schemas.
+struct Inputs {
+  const Tensor &a, &w, &w_sums, &a_scale, &w_scale;
+  const std::optional<Tensor>&a_zero_point, &bias, &gate, &residual;
+  std::optional<Tensor> out_scale = std::nullopt;  // of gemm_int8_quantized
+
+  int64_t m() const { return a.size(0); }
+  int64_t n() const { return w_sums.numel(); }
+};
+
+// Checks everything; where the call runs, and the Params but for what is written.
+std::optional<Accelerator> read_inputs(const char* op, const Inputs& in,
+                                       const std::optional<std::string>& activation,
+                                       gemm_int8::Params& params) {
+  const Argument a{op, "a", in.a}, w{op, "w", in.w}, w_sums{op, "w_sums", in.w_sums};
+  const Argument a_scale{op, "a_scale", in.a_scale}, w_scale{op, "w_scale", in.w_scale};
+  const auto optional = [&](const char* name, const std::optional<Tensor>& tensor) {
+    return Argument{op, name, tensor ? *tensor : in.a};  // a stands in for what is not given
+  };
+  const Argument zero_point = optional("a_zero_point", in.a_zero_point);
+  const Argument bias = optional("bias", in.bias), gate = optional("gate", in.gate);
+  const Argument residual = optional("residual", in.residual);
+  const Argument out_scale = optional("out_scale", in.out_scale);
+
+  a.has_dtype(ScalarType::Char);
+  a.is_2d("[m, k]");
+  const int64_t m = in.m(), n = in.n(), k = in.a.size(1);
+  w_sums.has_dtype(ScalarType::Int);
+  w_sums.is_vector("n", n);
+  require_packed(op, "w", in.w, n, k);
+  std::optional<Accelerator> accelerator =
+      accelerator_of({a, w, w_sums, a_scale, w_scale, zero_point, bias, gate, residual, out_scale});
+
+  params.problem = {m, n, k};
+  params.a = static_cast<const int8_t*>(in.a.data_ptr());
+  params.a_stride = a.row_stride();
+  params.w = static_cast<const int8_t*>(in.w.data_ptr());
+  params.w_sums = static_cast<const int32_t*>(in.w_sums.data_ptr());
+  params.a_scale = broadcast<float>(a_scale, ScalarType::Float, m, "[m] or [m, 1] with m");
+  params.w_scale = broadcast<float>(w_scale, ScalarType::Float, n, "[n] or [n, 1] with n");
+  if (in.a_zero_point)
+    params.a_zero_point =
+        broadcast<int8_t>(zero_point, ScalarType::Char, m, "[m] or [m, 1] with m");
+  if (in.bias) {
+    params.bias_dtype = bias.float_dtype();
+    bias.is_vector("n", n);
+    params.bias = in.bias->data_ptr();
+  }
+  params.activation = activation_of(op, activation);
+  if (in.gate) params.gate = operand(gate, m, n);
+  if (in.residual) params.residual = operand(residual, m, n);
+  if (in.out_scale)
+    params.out_scale = broadcast<float>(out_scale, ScalarType::Float, m, "[m] or [m, 1] with m");
+  return accelerator;
+}
+
 Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor& a_scale,
             const Tensor& w_scale, std::optional<Tensor> a_zero_point, std::optional<Tensor> bias,
-            ScalarType out_dtype) {
-  const Argument a_arg{kOp, "a", a};
-  a_arg.has_dtype(ScalarType::Char);
-  a_arg.is_2d("[m, k]");
-  const int64_t m = a.size(0), k = a.size(1), n = w_sums.numel();
-  const Argument sums_arg{kOp, "w_sums", w_sums};
-  sums_arg.has_dtype(ScalarType::Int);
-  sums_arg.is_vector("n", n);
-  require_packed(kOp, "w", w, n, k);
-
-  const Argument bias_arg{kOp, "bias", bias ? *bias : a};
-  const Argument zero_point_arg{kOp, "a_zero_point", a_zero_point ? *a_zero_point : a};
-  const Argument a_scale_arg{kOp, "a_scale", a_scale}, w_scale_arg{kOp, "w_scale", w_scale};
-  const std::optional<Accelerator> accelerator = accelerator_of(
-      {a_arg, {kOp, "w", w}, sums_arg, a_scale_arg, w_scale_arg, zero_point_arg, bias_arg});
-
+            ScalarType out_dtype, std::optional<std::string> activation, std::optional<Tensor> gate,
+            std::optional<Tensor> residual) {
+  constexpr const char* kOp = "gemm_int8";
+  const Inputs inputs{a, w, w_sums, a_scale, w_scale, a_zero_point, bias, gate, residual};
   gemm_int8::Params params;
-  params.problem = {m, n, k};
-  params.a = static_cast<const int8_t*>(a.data_ptr());
-  params.a_stride = a_arg.row_stride();
-  params.w = static_cast<const int8_t*>(w.data_ptr());
-  params.w_sums = static_cast<const int32_t*>(w_sums.data_ptr());
-  params.a_scale = broadcast<float>(a_scale_arg, ScalarType::Float, m, "[m] or [m, 1] with m");
-  params.w_scale = broadcast<float>(w_scale_arg, ScalarType::Float, n, "[n] or [n, 1] with n");
-  if (a_zero_point)
-    params.a_zero_point =
-        broadcast<int8_t>(zero_point_arg, ScalarType::Char, m, "[m] or [m, 1] with m");
-  if (bias) {
-    params.bias_dtype = bias_arg.float_dtype();
-    bias_arg.is_vector("n", n);
-    params.bias = bias->data_ptr();
-  }
+  const std::optional<Accelerator> accelerator = read_inputs(kOp, inputs, activation, params);
   params.out_dtype = float_dtype(kOp, "out_dtype", out_dtype);
-  Tensor out = new_tensor(a, {m, n}, out_dtype);
+  Tensor out = new_tensor(a, {inputs.m(), inputs.n()}, out_dtype);
   params.out = out.data_ptr();
-  params.out_stride = n;
+  params.out_stride = inputs.n();
   if (accelerator) {
     run_on(*accelerator, params, a);
   } else {
     raise_if_bad(gemm_int8::run(params, TorchParallel()));
   }
   return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor> gemm_quantized(
+    const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor& a_scale,
+    const Tensor& w_scale, std::optional<Tensor> a_zero_point, std::optional<Tensor> bias,
+    std::optional<std::string> activation, std::optional<Tensor> gate,
+    std::optional<Tensor> residual, std::optional<Tensor> out_scale, bool symmetric) {
+  constexpr const char* kOp = "gemm_int8_quantized";
+  const Inputs inputs{a,    w,    w_sums,   a_scale,  w_scale, a_zero_point,
+                      bias, gate, residual, out_scale};
+  gemm_int8::QuantizedParams params;
+  const std::optional<Accelerator> accelerator = read_inputs(kOp, inputs, activation, params.gemm);
+  require(!out_scale || symmetric, kOp,
+          "out_scale was given; it is allowed only with symmetric = True");
+  const int64_t m = inputs.m(), n = inputs.n();
+  Tensor q = new_tensor(a, {m, n}, ScalarType::Char);
+  Tensor scale = new_tensor(a, {m, 1}, ScalarType::Float);
+  Tensor zero_point = new_tensor(a, {symmetric ? 0 : m, 1}, ScalarType::Char);
+  params.quantize.m = m;
+  params.quantize.k = n;
+  params.quantize.symmetric = symmetric;
+  params.quantize.static_scale = params.gemm.out_scale;
+  params.quantize.q = static_cast<int8_t*>(q.data_ptr());
+  params.quantize.scale = static_cast<float*>(scale.data_ptr());
+  params.quantize.zero_point = static_cast<int8_t*>(zero_point.data_ptr());
+  Tensor workspace = new_tensor(a, {params.workspace_bytes()}, ScalarType::Char);
+  params.connect(workspace.data_ptr());
+  if (accelerator) {
+    run_on(*accelerator, params, a);
+  } else {
+    raise_if_bad(gemm_int8::run_quantized(params, TorchParallel()));
+  }
+  return {q, scale, zero_point};
 }
 
 std::tuple<Tensor, Tensor> pack(const Tensor& w) {
@@ -153,11 +246,13 @@ std::string explain(int64_t m, int64_t n, int64_t k) {
 
 LAMINA_IMPL(CPU, m) {
   m.impl("gemm_int8", TORCH_BOX(&gemm));
+  m.impl("gemm_int8_quantized", TORCH_BOX(&gemm_quantized));
   m.impl("pack_int8", TORCH_BOX(&pack));
   m.impl("unpack_int8", TORCH_BOX(&unpack));
 }
 LAMINA_IMPL(CUDA, m) {
   m.impl("gemm_int8", TORCH_BOX(&gemm));
+  m.impl("gemm_int8_quantized", TORCH_BOX(&gemm_quantized));
   m.impl("pack_int8", TORCH_BOX(&pack_cuda));
   m.impl("unpack_int8", TORCH_BOX(&unpack_cuda));
 }

@@ -60,6 +60,11 @@ void Argument::is_vector(const char* size, int64_t count) const {
   require(tensor.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
 }
 
+void Argument::has_shape(const char* dims, int64_t rows, int64_t columns) const {
+  require(tensor.size(0) == rows && tensor.size(1) == columns, op, name, " must be 2-D ", dims,
+          " = [", rows, ", ", columns, "], got ", shape_text(tensor));
+}
+
 int64_t Argument::row_stride() const { return tensor.size(0) <= 1 ? 0 : tensor.stride(0); }
 
 int64_t Argument::broadcast_stride(int64_t count, const char* dims) const {

@@ -65,9 +65,10 @@ struct Argument {
   const Tensor& tensor;
 
   void has_dtype(ScalarType dtype) const;
-  void is_2d(const char* dims) const;                     // and unit column stride
-  void is_vector(const char* size, int64_t count) const;  // and contiguous
-  DType float_dtype() const;                              // f32, f16 or bf16
+  void is_2d(const char* dims) const;                                     // and unit column stride
+  void is_vector(const char* size, int64_t count) const;                  // and contiguous
+  void has_shape(const char* dims, int64_t rows, int64_t columns) const;  // of what is_2d
+  DType float_dtype() const;                                              // f32, f16 or bf16
   int64_t row_stride() const;  // of a 2-D tensor; 0 where no second row is read
   int64_t broadcast_stride(int64_t count,
                            const char* dims) const;  // one element, or `count` of them

@@ -78,7 +78,13 @@ LAMINA_LIBRARY(m) {
   m.def(
       "gemm_int8(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, Tensor? "
       "a_zero_point=None, "
-      "Tensor? bias=None, ScalarType out_dtype=float) -> Tensor");
+      "Tensor? bias=None, ScalarType out_dtype=float, str? activation=None, Tensor? gate=None, "
+      "Tensor? residual=None) -> Tensor");
+  m.def(
+      "gemm_int8_quantized(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, "
+      "Tensor? a_zero_point=None, Tensor? bias=None, str? activation=None, Tensor? gate=None, "
+      "Tensor? residual=None, Tensor? out_scale=None, bool symmetric=True) "
+      "-> (Tensor q, Tensor scale, Tensor zero_point)");
   m.def("explain_quantize_int8(int m, int k) -> str");
   m.def("explain_gemm_int8(int m, int n, int k) -> str");
   m.def("explain_gemm_int8_cuda(int m, int n, int k, int compute_capability, int sm_count) -> str");

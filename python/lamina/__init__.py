@@ -8,7 +8,7 @@ _library.load()
 
 from lamina import nn, ops, quant  # noqa: E402  (the ops must be registered before their fakes)
 from lamina.compression import compress  # noqa: E402
-from lamina.ops import QuantizedInt8, gemm_int8, quantize_int8  # noqa: E402
+from lamina.ops import QuantizedInt8, gemm_int8, gemm_int8_quantized, quantize_int8  # noqa: E402
 from lamina.pack import PackedInt8, pack_int8  # noqa: E402
 from lamina.report import CompressionReport  # noqa: E402
 
@@ -20,6 +20,7 @@ __all__ = [
     "QuantizedInt8",
     "compress",
     "gemm_int8",
+    "gemm_int8_quantized",
     "nn",
     "ops",
     "pack_int8",

@@ -14,7 +14,7 @@ from tests.support.backends import emulated_ops
 from tests.support.cases import GEMM_BY_NAME, GemmCase, generator, random_int8
 from tests.support.compare import assert_equal
 
-TENSOR_OPS = ("gemm_int8", "pack_int8", "quantize_int8", "unpack_int8")
+TENSOR_OPS = ("gemm_int8", "gemm_int8_quantized", "pack_int8", "quantize_int8", "unpack_int8")
 
 
 def gemm_arguments(m: int, n: int, k: int, zero_point: str, bias: torch.dtype | None) -> tuple[Any, ...]:
@@ -39,8 +39,17 @@ def sample_calls(op: str) -> Iterator[tuple[Any, ...]]:
     elif op == "unpack_int8":
         for n, k in ((33, 70), (48, 128), (33, 65)):
             yield (torch.ops.lamina.pack_int8(torch.zeros(n, k, dtype=torch.int8))[0], n, k)
+    elif op == "gemm_int8_quantized":
+        base = gemm_arguments(7, 37, 70, "token", torch.float32)
+        gate = torch.randn(7, 40, generator=g)[:, :37]
+        yield base
+        yield (*base, "gelu", gate.half(), gate, None, False)
+        yield (*base, None, None, gate.bfloat16(), torch.tensor([0.1]))
+        yield (*gemm_arguments(0, 5, 7, "none", None), "silu", None, None, torch.ones(0, 1))
     else:
+        gate = torch.randn(7, 40, generator=g)[:, :37]
         yield gemm_arguments(7, 37, 70, "token", torch.float32)
+        yield (*gemm_arguments(7, 37, 70, "token", torch.float32), torch.half, "silu", gate, gate.bfloat16())
         yield (*gemm_arguments(1, 16, 64, "none", None), torch.bfloat16)
         yield (*gemm_arguments(0, 5, 7, "tensor", torch.float16), torch.float16)
         a, *rest = gemm_arguments(6, 33, 70, "token", torch.bfloat16)
@@ -113,6 +122,13 @@ def linear(x: torch.Tensor, packed: lamina.PackedInt8, w_scale: torch.Tensor) ->
     return y * 2
 
 
+def gated(x: torch.Tensor, packed: lamina.PackedInt8, w_scale: torch.Tensor) -> torch.Tensor:
+    q = lamina.quantize_int8(x)
+    up = lamina.gemm_int8(q.q, packed, q.scale, w_scale, out_dtype=torch.bfloat16)
+    y = lamina.gemm_int8_quantized(q.q, packed, q.scale, w_scale, activation="silu", gate=up, residual=up)
+    return y.q * y.scale
+
+
 @pytest.fixture
 def fresh_dynamo() -> Iterator[None]:
     torch._dynamo.reset()
@@ -121,8 +137,9 @@ def fresh_dynamo() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("fresh_dynamo")
+@pytest.mark.parametrize("layer", [linear, gated])
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
-def test_compiles_to_one_graph_for_every_m(backend: str) -> None:
+def test_compiles_to_one_graph_for_every_m(backend: str, layer: Callable[..., torch.Tensor]) -> None:
     inputs = GEMM_BY_NAME["seven_rows"].inputs()
     packed, w_scale = lamina.pack_int8(inputs.w), inputs.w_scale.flatten()
     graphs = 0
@@ -134,11 +151,11 @@ def test_compiles_to_one_graph_for_every_m(backend: str) -> None:
         compiled: Callable[..., Any] = compiler(graph, examples)
         return compiled
 
-    compiled = torch.compile(linear, fullgraph=True, dynamic=True, backend=counted)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counted)
     g = generator("compile")
     for m in (7, 2, 33, 130):
         x = torch.randn(m, inputs.w.shape[1], generator=g)
-        assert_equal(compiled(x, packed, w_scale), linear(x, packed, w_scale), f"m = {m}")
+        assert_equal(compiled(x, packed, w_scale), layer(x, packed, w_scale), f"m = {m}")
     assert graphs == 1
 
 

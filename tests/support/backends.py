@@ -105,12 +105,30 @@ class Backend:
         out_dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
         i = inputs
+        with self.active() as ops:
+            out: torch.Tensor = ops.gemm_int8(
+                *self._operands(i, data, sums),
+                out_dtype,
+                i.activation,
+                *self._place_all((i.gate, i.residual)),
+            )
+        return out.cpu()
+
+    def gemm_quantized(
+        self, inputs: GemmInputs, out_scale: torch.Tensor | None = None, symmetric: bool = True
+    ) -> tuple[torch.Tensor, ...]:
+        i, place = inputs, self._place_all
+        operands = self._operands(i, *self.pack(i.w))
+        with self.active() as ops:
+            results = ops.gemm_int8_quantized(
+                *operands, i.activation, *place((i.gate, i.residual, out_scale)), symmetric
+            )
+        return tuple(result.cpu() for result in results)
+
+    def _operands(self, i: GemmInputs, data: torch.Tensor, sums: torch.Tensor) -> list[Any]:
         # TMA wants aligned rows; others are the planner's to send elsewhere (tests/ops/test_twin.py).
         a = in_aligned_rows(i.a) if self.isa.startswith("sm90a") else i.a
-        operands = self._place_all((a, data, sums, i.a_scale, i.w_scale, i.a_zero_point, i.bias))
-        with self.active() as ops:
-            out: torch.Tensor = ops.gemm_int8(*operands, out_dtype)
-        return out.cpu()
+        return self._place_all((a, data, sums, i.a_scale, i.w_scale, i.a_zero_point, i.bias))
 
     def _place_all(self, arguments: Iterable[Any]) -> list[Any]:
         return [self.place(arg) if isinstance(arg, torch.Tensor) else arg for arg in arguments]

@@ -51,7 +51,7 @@ M, N, K = 3, 5, 70
 PACKED = lamina.pack_int8(bytes_(N, K))
 
 
-def gemm(**changed: Any) -> Callable[[], Any]:
+def gemm(op: Callable[..., Any] = lamina.gemm_int8, **changed: Any) -> Callable[[], Any]:
     """lamina.gemm_int8 of a good problem with some arguments replaced."""
     arguments: dict[str, Any] = {
         "a": bytes_(M, K),
@@ -61,7 +61,7 @@ def gemm(**changed: Any) -> Callable[[], Any]:
         "a_zero_point": bytes_(M, 1),
         "bias": torch.ones(N),
     } | changed
-    return lambda: lamina.gemm_int8(**arguments)
+    return lambda: op(**arguments)
 
 
 def raw_gemm(data: torch.Tensor, sums: torch.Tensor) -> Callable[[], Any]:
@@ -102,6 +102,16 @@ def bad_gemm_inputs() -> Iterator[BadInput]:
     yield bad("w a plain tensor", gemm(w=bytes_(N, K)), "w ", "Tensor", "PackedInt8")
     yield bad("out_dtype a name", gemm(out_dtype="float16"), "out_dtype", "str 'float16'", "torch.dtype")
     yield bad("out_dtype f64", gemm(out_dtype=torch.float64), "out_dtype", "float64", "bfloat16")
+    yield bad("activation unknown", gemm(activation="relu"), "activation", '"relu"', '"gelu_tanh"')
+    yield bad("activation a function", gemm(activation=abs), "activation", "built-in", "str or None")
+    for name in ("gate", "residual"):
+        good = torch.ones(M, N)
+        yield bad(f"{name} a number", gemm(**{name: 2.0}), name, "float 2.0", "torch.Tensor or None")
+        yield bad(f"{name} int8", gemm(**{name: bytes_(M, N)}), name, "int8", "bfloat16")
+        yield bad(f"{name} 1-D", gemm(**{name: good[0]}), name, "1-D [5]", "2-D [m, n]")
+        yield bad(f"{name} of one row", gemm(**{name: good[:1]}), name, "2-D [1, 5]", "[m, n] = [3, 5]")
+        yield bad(f"{name} transposed", gemm(**{name: torch.ones(N, M).T}), name, "3", "column stride 1")
+        yield bad(f"{name} on another device", gemm(**{name: good.to("meta")}), name, "meta", "cpu")
     data, sums = PACKED.data, PACKED.column_sums
     yield bad("w not packed", raw_gemm(bytes_(N, K), sums), "w ", "2-D [5, 70]", "5-D [1, 2, 16, 16, 4]")
     yield bad("w of floats", raw_gemm(data.float(), sums), "w ", "float32", "int8")
@@ -125,6 +135,28 @@ def bad_gemm_inputs() -> Iterator[BadInput]:
     )
     for name, value in (("a_scale", torch.ones(1)), ("w_scale", torch.ones(N)), ("bias", torch.ones(N))):
         yield bad(f"{name} on another device", gemm(**{name: value.to("meta")}), name, "meta", "cpu")
+
+
+def bad_quantized_inputs() -> Iterator[BadInput]:
+    """What gemm_int8 does not have; the rest is the same code."""
+
+    def bad(what: str, argument: str, got: str, allowed: str, **changed: Any) -> BadInput:
+        call = gemm(lamina.gemm_int8_quantized, **changed)
+        return BadInput("gemm_int8_quantized", what, call, argument, got, allowed)
+
+    one = torch.ones(1)
+    yield bad("a of floats", "a ", "float32", "int8", a=torch.ones(M, K))
+    yield bad("gate of m", "gate", "2-D [3, 1]", "[m, n] = [3, 5]", gate=torch.ones(M, 1))
+    yield bad("out_scale a number", "out_scale", "float 0.1", "torch.Tensor or None", out_scale=0.1)
+    yield bad("out_scale f64", "out_scale", "float64", "float32", out_scale=one.double())
+    yield bad("out_scale of n", "out_scale", "1-D [5]", "m = 3", out_scale=torch.ones(N))
+    yield bad("out_scale 0", "out_scale[0]", "0", "finite", out_scale=torch.zeros(1))
+    late = torch.tensor([[1.0], [2.0], [torch.inf]])
+    yield bad("out_scale of the last row Inf", "out_scale[2]", "inf", "finite", out_scale=late)
+    yield bad("out_scale on another device", "out_scale", "meta", "cpu", out_scale=one.to("meta"))
+    asymmetric: dict[str, Any] = {"out_scale": one, "symmetric": False}
+    yield bad("out_scale when asymmetric", "out_scale", "given", "symmetric = True", **asymmetric)
+    yield bad("symmetric a number", "symmetric", "int 1", "bool", symmetric=1)
 
 
 def bad_quantize_inputs() -> Iterator[BadInput]:
@@ -214,7 +246,8 @@ def bad_settings() -> Iterator[BadInput]:
 
 
 def bad_inputs() -> list[BadInput]:
-    return [*bad_quantize_inputs(), *bad_gemm_inputs(), *bad_pack_inputs(), *bad_settings()]
+    gemm_inputs = (*bad_gemm_inputs(), *bad_quantized_inputs())
+    return [*bad_quantize_inputs(), *gemm_inputs, *bad_pack_inputs(), *bad_settings()]
 
 
 def document() -> str:

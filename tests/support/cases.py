@@ -3,6 +3,7 @@ row, tile or scale cannot cancel."""
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,9 @@ class GemmInputs:
     w_scale: torch.Tensor
     a_zero_point: torch.Tensor | None
     bias: torch.Tensor | None
+    activation: str | None = None
+    gate: torch.Tensor | None = None
+    residual: torch.Tensor | None = None
 
     def rows(self, begin: int, end: int) -> GemmInputs:
         """The same problem for a slice of the batch."""
@@ -37,22 +41,34 @@ class GemmInputs:
         def cut(t: torch.Tensor) -> torch.Tensor:
             return t if t.numel() == 1 else t[begin:end]
 
-        zero_point = None if self.a_zero_point is None else cut(self.a_zero_point)
-        return GemmInputs(self.a[begin:end], self.w, cut(self.a_scale), self.w_scale, zero_point, self.bias)
+        def cut_matrix(t: torch.Tensor | None) -> torch.Tensor | None:
+            return None if t is None else t[begin:end]
+
+        return dataclasses.replace(
+            self,
+            a=self.a[begin:end],
+            a_scale=cut(self.a_scale),
+            a_zero_point=None if self.a_zero_point is None else cut(self.a_zero_point),
+            gate=cut_matrix(self.gate),
+            residual=cut_matrix(self.residual),
+        )
 
     def accumulated(self) -> NDArray[np.int64]:
         zero_point = None if self.a_zero_point is None else self.a_zero_point.numpy()
         return reference.accumulate(self.a.numpy(), self.w.numpy(), zero_point)
 
-    def _epilogue(self) -> tuple[Any, Any, Any]:
-        bias = None if self.bias is None else self.bias.float().numpy()
-        return self.a_scale.numpy(), self.w_scale.numpy(), bias
+    def _epilogue(self, out_dtype: torch.dtype) -> tuple[Any, ...]:
+        def widened(t: torch.Tensor | None) -> Any:
+            return None if t is None else t.float().numpy()
+
+        then = reference.Steps(self.activation, widened(self.gate), widened(self.residual))
+        return self.a_scale.numpy(), self.w_scale.numpy(), widened(self.bias), out_dtype, then
 
     def expected(self, acc: NDArray[np.int64], out_dtype: torch.dtype) -> reference.Expected:
-        return reference.gemm_int8(acc, *self._epilogue(), out_dtype)
+        return reference.gemm_int8(acc, *self._epilogue(out_dtype))
 
     def expected_bits(self, acc: NDArray[np.int64], out_dtype: torch.dtype) -> torch.Tensor:
-        return reference.gemm_int8_steps(acc, *self._epilogue(), out_dtype)
+        return reference.gemm_int8_steps(acc, *self._epilogue(out_dtype))
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,18 @@
 // The one definition of the epilogue maths: plain f32 in a fixed order, no contraction, so that
-// every backend rounds alike.
+// every backend rounds alike. What is not given is left out:
+//
+//   y = scale(acc, a_scale[i], w_scale[j], bias[j])
+//   y = activate<kActivation>(y)                           base/activation.h
+//   y = y * gate[i,j]
+//   y = y + residual[i,j]
+//   out[i,j] = from_f32<Out>(y), or requantize(quantizer, y)
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 
 #include "base/numeric.h"
+#include "ops/quantize_int8/maths.h"
 
 namespace lamina::gemm_int8 {
 
@@ -22,9 +29,18 @@ constexpr int64_t correct(int64_t acc, int32_t zero_point, int32_t w_sum) {
 // -0.0f is the neutral element of IEEE addition: a missing bias is kNoBias.
 inline constexpr float kNoBias = -0.0f;
 
-template <class Out, class Acc>
-constexpr Out finish(Acc acc, float a_scale, float w_scale, float bias) {
-  return from_f32<Out>(static_cast<float>(acc) * a_scale * w_scale + bias);
+template <class Acc>
+constexpr float scale(Acc acc, float a_scale, float w_scale, float bias) {
+  return static_cast<float>(acc) * a_scale * w_scale + bias;
+}
+
+// A row with a NaN has no int8 form (quantize_int8.h), but whoever computes a part of a row cannot know.
+// So a NaN becomes the code that symmetric quantisation leaves free, and settling the row follows: quantized.h
+inline constexpr int8_t kLost = -128;
+
+constexpr int8_t requantize(const quantize_int8::Quantizer& symmetric, float y) {
+  const int8_t q = symmetric(y);
+  return y == y ? q : kLost;
 }
 
 }  // namespace lamina::gemm_int8

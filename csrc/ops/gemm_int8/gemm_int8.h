@@ -1,6 +1,9 @@
 // gemm_int8:   out[i,j] = (float(acc[i,j]) * a_scale[i]) * w_scale[j] + bias[j]
 //              acc[i,j] = sum_p (a[i,p] - a_zero_point[i]) * w[j,p]            exact integer
 //
+// and, where they are given, in this order: activation(out), * gate[i,j], + residual[i,j], to int8 on a static scale
+// (epilogue.h). gemm_int8_quantized, in quantized.h, is the op around the last.
+//
 // int8 activations times int8 weights. The integer part is bit-exact for every int8 value on every
 // ISA, so results do not depend on the ISA, the tile, the batch or the thread count.
 // Reference: tests/reference/gemm.py
@@ -9,6 +12,7 @@
 #include <cstdint>
 #include <string>
 
+#include "base/activation.h"
 #include "base/broadcast.h"
 #include "base/numeric.h"
 #include "base/parallel.h"
@@ -28,6 +32,15 @@ struct Problem {
   int64_t k = 0;  // input features
 };
 
+// A float operand [m, n] of the epilogue, unit column stride.
+struct Operand {
+  const void* data = nullptr;  // of dtype, or not given
+  int64_t stride = 0;          // elements between rows
+  DType dtype = DType::kF32;
+
+  constexpr bool is_given() const { return data != nullptr; }
+};
+
 struct Params {
   Problem problem;
   const int8_t* a = nullptr;        // [m, k], unit column stride
@@ -39,9 +52,18 @@ struct Params {
   Broadcast<int8_t> a_zero_point;   // [m], or not given
   const void* bias = nullptr;       // [n] of bias_dtype, or nullptr
   DType bias_dtype = DType::kF32;
-  void* out = nullptr;  // [m, n] of out_dtype
+  Activation activation = Activation::kNone;
+  Operand gate, residual;
+  Broadcast<float> out_scale;  // [m]; given: out is int8, what is NaN becomes kLost
+  void* out = nullptr;         // [m, n] of out_dtype, or int8
   int64_t out_stride = 0;
   DType out_dtype = DType::kF32;
+
+  // Scales and bias are the whole epilogue.
+  constexpr bool is_plain() const {
+    return activation == Activation::kNone && !gate.is_given() && !residual.is_given() &&
+           !out_scale.is_given();
+  }
 };
 
 Status run(const Params& params, const Parallel& parallel);

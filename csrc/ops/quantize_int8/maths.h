@@ -63,23 +63,26 @@ constexpr Grid dynamic_grid(Range range, bool symmetric) {
   return {scale, round_to_int(clamp(-128.0f - range.low * (1.0f / scale), -128.0f, 127.0f))};
 }
 
-// x -> q on a grid.
+// x -> q on a grid. Rounded first, then clamped as an integer: the bits of x / scale + kRound order like the numbers,
+// also where those are too large for the trick. NaN has no q.
 class Quantizer {
  public:
   constexpr Quantizer(Grid grid, bool symmetric)
       : inverse_(1.0f / grid.scale),
-        low_(static_cast<float>((symmetric ? -127 : -128) - grid.zero_point)),
-        high_(static_cast<float>(127 - grid.zero_point)),
-        zero_point_(grid.zero_point) {}
+        low_(kZero + (symmetric ? -127 : -128) - grid.zero_point),
+        high_(kZero + 127 - grid.zero_point),
+        offset_(grid.zero_point - kZero) {}
 
-  // Clamping to whole numbers before rounding equals clamping after it.
   constexpr int8_t operator()(float x) const {
-    return static_cast<int8_t>(round_to_int(clamp(x * inverse_, low_, high_)) + zero_point_);
+    const int32_t rounded = std::bit_cast<int32_t>(x * inverse_ + kRound);
+    return static_cast<int8_t>(clamp(rounded, low_, high_) + offset_);
   }
 
  private:
-  float inverse_, low_, high_;
-  int32_t zero_point_;
+  static constexpr int32_t kZero = std::bit_cast<int32_t>(kRound);
+
+  float inverse_;
+  int32_t low_, high_, offset_;
 };
 
 }  // namespace lamina::quantize_int8

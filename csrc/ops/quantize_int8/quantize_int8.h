@@ -33,6 +33,9 @@ struct Params {
   int8_t* zero_point = nullptr;         // [m], used when !symmetric
 };
 
+// Whether every value is finite and at least FLT_MIN. `what` opens the message: "op: argument".
+Status check_scale(const char* what, const Broadcast<float>& scale, int64_t m);
+
 Status run(const Params& params, const Parallel& parallel);
 
 Status explain(int64_t m, int64_t k, int threads, std::string& text);

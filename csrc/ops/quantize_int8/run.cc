@@ -39,20 +39,22 @@ int64_t grain_rows(int64_t k) {
   return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, k));
 }
 
-Status check(const Params& p) {
-  if (!p.static_scale.is_given()) return Status::ok();
-  for (int64_t i = 0; i < (p.static_scale.stride == 0 ? std::min<int64_t>(p.m, 1) : p.m); ++i)
-    if (const float scale = p.static_scale[i]; !(scale >= FLT_MIN && scale <= FLT_MAX))
-      return Status::error("quantize_int8: scale[", i, "] = ", scale,
-                           " must be finite and at least ", FLT_MIN);
+}  // namespace
+
+Status check_scale(const char* what, const Broadcast<float>& scale, int64_t m) {
+  for (int64_t i = 0; i < (scale.stride == 0 ? std::min<int64_t>(m, 1) : m); ++i)
+    if (!(scale[i] >= FLT_MIN && scale[i] <= FLT_MAX))
+      return Status::error(what, "[", i, "] = ", scale[i], " must be finite and at least ",
+                           FLT_MIN);
   return Status::ok();
 }
 
-}  // namespace
-
 Status run(const Params& params, const Parallel& parallel) {
   CpuInfo cpu;
-  if (Status status = check(params); !status.is_ok()) return status;
+  if (params.static_scale.is_given())
+    if (Status status = check_scale("quantize_int8: scale", params.static_scale, params.m);
+        !status.is_ok())
+      return status;
   if (Status status = cpu_info(cpu); !status.is_ok()) return status;
   const CpuKernel& kernel = choose_kernel(cpu.isa);
   parallel.for_range(params.m, grain_rows(params.k),

@@ -1,4 +1,4 @@
-"""W8A8 matrix product: int8 activations times packed int8 weights."""
+"""W8A8 matrix product: int8 activations times packed int8 weights, and what follows it in the same pass."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from torch import Tensor
 from lamina._checks import (
     call,
     require_2d,
+    require_bool,
     require_device,
     require_dtype,
+    require_optional_str,
     require_optional_tensors,
     require_tensors,
 )
+from lamina.ops.quantize_int8 import QuantizedInt8, fake_quantized
 from lamina.pack import PackedInt8
 
 
@@ -25,8 +28,11 @@ def gemm_int8(
     a_zero_point: Tensor | None = None,
     bias: Tensor | None = None,
     out_dtype: torch.dtype = torch.float32,
+    activation: str | None = None,
+    gate: Tensor | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """((a - a_zero_point) @ w.T) * a_scale * w_scale + bias: int8 matrix product, exact up to the scaling.
+    """activation(((a - a_zero_point) @ w.T) * a_scale * w_scale + bias) * gate + residual, the product exact.
 
     a             [m, k]  int8, any row stride, m >= 0
     w             PackedInt8 of an int8 [n, k] weight (lamina.pack_int8)
@@ -35,29 +41,94 @@ def gemm_int8(
     a_zero_point  int8, 1 element or [m, 1]; None is 0
     bias          [n]  f32 | f16 | bf16
     out_dtype     f32 | f16 | bf16
-    returns       [m, n]  out_dtype: ((float(acc) * a_scale) * w_scale) + bias in f32, then one rounding
-    Error    acc is the exact integer. Per element, with u = 2^-24, u_out = 0 | 2^-11 | 2^-8 for
-             f32 | f16 | bf16, tiny the smallest subnormal of out_dtype, p = |acc * a_scale * w_scale| and
-             y the exact result: |out - y| <= 4 u p + u |y| + u_out |y| + tiny where no f32 step overflows;
-             the tests use this expression
-    Raises   ValueError or, for what is not a tensor, TypeError, naming argument, value and allowed values
-             (docs/errors.md)
+    activation    None | "gelu" (with erf) | "gelu_tanh" | "silu"
+    gate          [m, n]  f32 | f16 | bf16, any row stride: the up projection of a gated MLP
+    residual      [m, n]  f32 | f16 | bf16, any row stride
+    returns       [m, n]  out_dtype: ((float(acc) * a_scale) * w_scale) + bias, activation, * gate,
+                  + residual, step by step in f32, then one rounding; what is not given is left out
+    Error    acc is the exact integer. Per element, with u = 2^-24, u_out = 0 | 2^-11 | 2^-8 for f32 | f16 |
+             bf16, tiny the smallest subnormal of out_dtype, p = |acc * a_scale * w_scale|, and y, s =
+             activation(y), z = s * gate, r = z + residual exact:
+             |out - r| <= |gate| (L (4 u p + u |y|) + e) + u (|z| + |r|) + u_out |r| + tiny
+             where no f32 step overflows. Without activation L = 1, e = 0; with one L = 1.13 and
+             e = 6 u |s| (1 + c min(y, 0)^2) + 2^-148, c = 0 for silu, 1 for gelu and gelu_tanh. Without gate
+             |gate| = 1 and |z| is left out, without residual |r| of the second term. The tests use this
+             expression
+    NaN, Inf propagate; the activations of -Inf are -0
+    Raises   ValueError or, for what is of a wrong Python type, TypeError, naming argument, value and allowed
+             values (docs/errors.md)
     Devices  CPU (generic, avx2, avx512_vnni, amx_int8), CUDA sm_80 and newer with m <= 2^31 - 1 and
              n <= 65535 * 64; all tensors on one; bitwise equal on all.  Row-invariant, independent of the
              thread count
     Source   csrc/ops/gemm_int8/gemm_int8.h
     """
-    require_tensors("gemm_int8", a=a, a_scale=a_scale, w_scale=w_scale)
-    require_optional_tensors("gemm_int8", a_zero_point=a_zero_point, bias=bias)
+    _check("gemm_int8", a, w, a_scale, w_scale, activation, (a_zero_point, bias, gate, residual))
     require_dtype("gemm_int8", "out_dtype", out_dtype)
-    if not isinstance(w, PackedInt8):
-        raise TypeError(f"lamina::gemm_int8: w must be PackedInt8 (lamina.pack_int8), got {type(w).__name__}")
-    if a.dim() == 2 and a.shape[1] != w.k:
-        raise ValueError(f"lamina::gemm_int8: a must be 2-D [m, k] with k = {w.k} of w, got {list(a.shape)}")
     out: Tensor = call(
-        torch.ops.lamina.gemm_int8, a, w.data, w.column_sums, a_scale, w_scale, a_zero_point, bias, out_dtype
-    )
+        torch.ops.lamina.gemm_int8, a, w.data, w.column_sums, a_scale, w_scale, a_zero_point, bias, out_dtype,
+        activation, gate, residual,
+    )  # fmt: skip
     return out
+
+
+def gemm_int8_quantized(
+    a: Tensor,
+    w: PackedInt8,
+    a_scale: Tensor,
+    w_scale: Tensor,
+    *,
+    a_zero_point: Tensor | None = None,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    gate: Tensor | None = None,
+    residual: Tensor | None = None,
+    out_scale: Tensor | None = None,
+    symmetric: bool = True,
+) -> QuantizedInt8:
+    """quantize_int8(gemm_int8(...), scale=out_scale, symmetric=symmetric) as one op.
+
+    a ... residual  as in gemm_int8
+    out_scale       f32, 1 element or [m, 1], finite and >= 2^-126: static, only with symmetric=True; the int8
+                    is made in the product's epilogue. None: per token, from f32 rows in a workspace
+    symmetric       as in quantize_int8
+    returns         QuantizedInt8: q [m, n] int8, scale [m, 1] f32, zero_point [m, 1] int8 or None
+    Error    bitwise equal to the two ops, the product in f32; their bounds hold
+    Raises   ValueError or, for what is of a wrong Python type, TypeError, naming argument, value and allowed
+             values (docs/errors.md).  On CUDA an out_scale that is not allowed gives its row q = 0,
+             scale = NaN
+    Devices  as gemm_int8
+    Source   csrc/ops/gemm_int8/quantized.h
+    """
+    op = "gemm_int8_quantized"
+    _check(op, a, w, a_scale, w_scale, activation, (a_zero_point, bias, gate, residual, out_scale))
+    require_bool(op, "symmetric", symmetric)
+    q, scale, zero_point = call(
+        torch.ops.lamina.gemm_int8_quantized, a, w.data, w.column_sums, a_scale, w_scale, a_zero_point, bias,
+        activation, gate, residual, out_scale, symmetric,
+    )  # fmt: skip
+    return QuantizedInt8(q, scale, None if symmetric else zero_point)
+
+
+_OPTIONAL = ("a_zero_point", "bias", "gate", "residual", "out_scale")
+
+
+def _check(
+    op: str,
+    a: Tensor,
+    w: PackedInt8,
+    a_scale: Tensor,
+    w_scale: Tensor,
+    activation: str | None,
+    optional: tuple[Tensor | None, ...],
+) -> None:
+    """What torch would refuse without naming the argument; `optional` is in the order of _OPTIONAL."""
+    require_tensors(op, a=a, a_scale=a_scale, w_scale=w_scale)
+    require_optional_tensors(op, **dict(zip(_OPTIONAL, optional, strict=False)))
+    require_optional_str(op, "activation", activation)
+    if not isinstance(w, PackedInt8):
+        raise TypeError(f"lamina::{op}: w must be PackedInt8 (lamina.pack_int8), got {type(w).__name__}")
+    if a.dim() == 2 and a.shape[1] != w.k:
+        raise ValueError(f"lamina::{op}: a must be 2-D [m, k] with k = {w.k} of w, got {list(a.shape)}")
 
 
 def _fake_gemm_int8(
@@ -69,10 +140,46 @@ def _fake_gemm_int8(
     a_zero_point: Tensor | None = None,
     bias: Tensor | None = None,
     out_dtype: torch.dtype = torch.float32,
+    activation: str | None = None,
+    gate: Tensor | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    require_2d("gemm_int8", "a", a, "[m, k]")
+    m, n = _fake_sizes("gemm_int8", a, w, w_sums, a_scale, w_scale, a_zero_point, bias, gate, residual)
+    return a.new_empty((m, n), dtype=out_dtype)
+
+
+def _fake_gemm_int8_quantized(
+    a: Tensor,
+    w: Tensor,
+    w_sums: Tensor,
+    a_scale: Tensor,
+    w_scale: Tensor,
+    a_zero_point: Tensor | None = None,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    gate: Tensor | None = None,
+    residual: Tensor | None = None,
+    out_scale: Tensor | None = None,
+    symmetric: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    op = "gemm_int8_quantized"
+    m, n = _fake_sizes(op, a, w, w_sums, a_scale, w_scale, a_zero_point, bias, gate, residual, out_scale)
+    return fake_quantized(a, m, n, symmetric)
+
+
+def _fake_sizes(
+    op: str,
+    a: Tensor,
+    w: Tensor,
+    w_sums: Tensor,
+    a_scale: Tensor,
+    w_scale: Tensor,
+    *optional: Tensor | None,
+) -> tuple[int, int]:
+    """m and n; `optional` is in the order of _OPTIONAL."""
+    require_2d(op, "a", a, "[m, k]")
     if w_sums.dim() != 1:
-        raise ValueError(f"lamina::gemm_int8: w_sums must be 1-D [n], got {w_sums.dim()}-D")
-    scales = {"a_scale": a_scale, "w_scale": w_scale, "a_zero_point": a_zero_point}
-    require_device("gemm_int8", a, w=w, w_sums=w_sums, bias=bias, **scales)
-    return a.new_empty((a.size(0), w_sums.size(0)), dtype=out_dtype)
+        raise ValueError(f"lamina::{op}: w_sums must be 1-D [n], got {w_sums.dim()}-D")
+    named = dict(zip(_OPTIONAL, optional, strict=False))
+    require_device(op, a, w=w, w_sums=w_sums, a_scale=a_scale, w_scale=w_scale, **named)
+    return a.size(0), w_sums.size(0)

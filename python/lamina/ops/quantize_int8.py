@@ -63,8 +63,13 @@ def _fake_quantize_int8(
     require_2d("quantize_int8", "x", x, "[m, k]")
     require_device("quantize_int8", x, scale=scale, zero_point=zero_point)
     m, k = x.shape
+    return fake_quantized(x, m, k, symmetric)
+
+
+def fake_quantized(like: Tensor, m: int, k: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """What the ops that quantise [m, k] values return, for fake kernels."""
     return (
-        x.new_empty((m, k), dtype=torch.int8),
-        x.new_empty((m, 1), dtype=torch.float32),
-        x.new_empty((0 if symmetric else m, 1), dtype=torch.int8),
+        like.new_empty((m, k), dtype=torch.int8),
+        like.new_empty((m, 1), dtype=torch.float32),
+        like.new_empty((0 if symmetric else m, 1), dtype=torch.int8),
     )

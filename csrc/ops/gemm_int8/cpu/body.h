@@ -200,23 +200,110 @@ struct Nest {
     return c;
   }
 
+  // A constant count compiles to whole vectors without a remainder loop.
+  using WholeStrip = std::integral_constant<int, Tile::kTileN>;
+  using OneTile = std::integral_constant<int, int8_tile::kTileN>;
+
+  // Row i of the columns c, up to its activation.
+  template <Activation kActivation, class Out, class Acc, class Count>
+  LAMINA_INLINE void scale_row(const Acc* __restrict sum, int64_t i, Count count, const Columns& c,
+                               Out* __restrict out) const {
+    const float a_scale = p.a_scale[i];
+    const int32_t zero = Tile::kOffset + (p.a_zero_point.is_given() ? p.a_zero_point[i] : 0);
+    for (int j = 0; j < count; ++j)
+      out[j] = from_f32<Out>(activate<kActivation>(
+          scale(correct(sum[j], zero, c.sum[j]), a_scale, c.scale[j], c.bias[j])));
+  }
+
+  template <class Out>
+  Out* out_at(int64_t i, int64_t j) const {
+    return static_cast<Out*>(p.out) + i * p.out_stride + j;
+  }
+
   template <class Out, class Acc>
-  void store_rows(const Acc* sums, int64_t m0, int64_t rows, int64_t n0, int count,
-                  const Columns& c) const {
-    for (int64_t i = 0; i < rows; ++i) {
-      const Acc* const __restrict sum = sums + i * Tile::kTileN;
-      Out* const __restrict out = static_cast<Out*>(p.out) + (m0 + i) * p.out_stride + n0;
-      const float scale = p.a_scale[m0 + i];
-      const int32_t zero = Tile::kOffset + (p.a_zero_point.is_given() ? p.a_zero_point[m0 + i] : 0);
+  void store_plain(const Acc* sums, int64_t m0, int64_t rows, int64_t n0, int count,
+                   const Columns& c) const {
+    for (int64_t r = 0; r < rows; ++r) {
       const auto store_columns = [&](auto columns) LAMINA_INLINE {
-        for (int j = 0; j < columns; ++j)
-          out[j] = finish<Out>(correct(sum[j], zero, c.sum[j]), scale, c.scale[j], c.bias[j]);
+        scale_row<Activation::kNone>(sums + r * Tile::kTileN, m0 + r, columns, c,
+                                     out_at<Out>(m0 + r, n0));
       };
-      // A constant count compiles to whole vectors without a remainder loop.
       if (count == Tile::kTileN) {
-        store_columns(std::integral_constant<int, Tile::kTileN>{});
+        store_columns(WholeStrip{});
       } else {
         store_columns(count);
+      }
+    }
+  }
+
+  // The steps of store_steps are functions of their own: inlined, GCC 12 forgets that their operands
+  // do not overlap, and leaves loops scalar: 200 instead of 137 us for 64 x 1024 x 64 with silu to bf16
+  // (2026-11, AVX2, one thread).
+  template <Activation kActivation, class Acc, class Count>
+  LAMINA_NOINLINE void activate_row(const Acc* __restrict sum, int64_t i, Count count,
+                                    const Columns& c, float* __restrict y) const {
+    scale_row<kActivation>(sum, i, count, c, y);
+  }
+
+  template <class T, class Count>
+  LAMINA_NOINLINE static void multiply_row(const T* __restrict gate, Count count,
+                                           float* __restrict y) {
+    for (int j = 0; j < count; ++j) y[j] = y[j] * to_f32(gate[j]);
+  }
+
+  template <class T, class Count>
+  LAMINA_NOINLINE static void add_row(const T* __restrict residual, Count count,
+                                      float* __restrict y) {
+    for (int j = 0; j < count; ++j) y[j] = y[j] + to_f32(residual[j]);
+  }
+
+  template <class Out, class Count>
+  LAMINA_NOINLINE static void round_row(const float* __restrict y, Count count,
+                                        Out* __restrict out) {
+    for (int j = 0; j < count; ++j) out[j] = from_f32<Out>(y[j]);
+  }
+
+  template <class Count>
+  LAMINA_NOINLINE void requantize_row(const float* __restrict y, int64_t i, Count count,
+                                      int8_t* __restrict out) const {
+    const quantize_int8::Quantizer quantizer({p.out_scale[i], 0}, true);
+    for (int j = 0; j < count; ++j) out[j] = requantize(quantizer, y[j]);
+  }
+
+  // body(elements of the operand from [i, j])
+  template <class Body>
+  static void with_elements(const Operand& operand, int64_t i, int64_t j, const Body& body) {
+    const int64_t at = i * operand.stride + j;
+    if (!operand.is_given()) return;
+    if (operand.dtype == DType::kF32) body(static_cast<const float*>(operand.data) + at);
+    if (operand.dtype == DType::kF16) body(static_cast<const F16*>(operand.data) + at);
+    if (operand.dtype == DType::kBF16) body(static_cast<const BF16*>(operand.data) + at);
+  }
+
+  // The whole epilogue, a step at a time over a row in f32: it stays in L1, and the steps add up
+  // in code size instead of multiplying.
+  template <class Acc, class Count>
+  void store_steps(const Acc* sums, int64_t m0, int64_t rows, int64_t n0, Count count,
+                   const Columns& c) const {
+    const bool is_int8 = p.out_scale.is_given();
+    alignas(64) float buffer[Tile::kTileN];
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t i = m0 + r;
+      const Acc* const sum = sums + r * Tile::kTileN;
+      float* const y = is_int8 || p.out_dtype != DType::kF32 ? buffer : out_at<float>(i, n0);
+      if (p.activation == Activation::kNone) activate_row<Activation::kNone>(sum, i, count, c, y);
+      if (p.activation == Activation::kGelu) activate_row<Activation::kGelu>(sum, i, count, c, y);
+      if (p.activation == Activation::kGeluTanh)
+        activate_row<Activation::kGeluTanh>(sum, i, count, c, y);
+      if (p.activation == Activation::kSilu) activate_row<Activation::kSilu>(sum, i, count, c, y);
+      with_elements(p.gate, i, n0, [&](const auto* gate) { multiply_row(gate, count, y); });
+      with_elements(p.residual, i, n0, [&](const auto* residual) { add_row(residual, count, y); });
+      if (is_int8) {
+        requantize_row(y, i, count, out_at<int8_t>(i, n0));
+      } else if (p.out_dtype == DType::kF16) {
+        round_row(y, count, out_at<F16>(i, n0));
+      } else if (p.out_dtype == DType::kBF16) {
+        round_row(y, count, out_at<BF16>(i, n0));
       }
     }
   }
@@ -224,9 +311,17 @@ struct Nest {
   template <class Acc>
   void store(const Acc* sums, int64_t m0, int64_t rows, int64_t n0, int count,
              const Columns& c) const {
-    if (p.out_dtype == DType::kF32) store_rows<float>(sums, m0, rows, n0, count, c);
-    if (p.out_dtype == DType::kF16) store_rows<F16>(sums, m0, rows, n0, count, c);
-    if (p.out_dtype == DType::kBF16) store_rows<BF16>(sums, m0, rows, n0, count, c);
+    if (p.is_plain()) {
+      if (p.out_dtype == DType::kF32) store_plain<float>(sums, m0, rows, n0, count, c);
+      if (p.out_dtype == DType::kF16) store_plain<F16>(sums, m0, rows, n0, count, c);
+      if (p.out_dtype == DType::kBF16) store_plain<BF16>(sums, m0, rows, n0, count, c);
+    } else if (count == WholeStrip::value) {
+      store_steps(sums, m0, rows, n0, WholeStrip{}, c);
+    } else if (count == OneTile::value) {
+      store_steps(sums, m0, rows, n0, OneTile{}, c);
+    } else {
+      store_steps(sums, m0, rows, n0, count, c);
+    }
   }
 
   void run() {

@@ -24,6 +24,26 @@ struct Run {
   T value[kCount];
 };
 
+// The first `count` >= 1 of a run, then the first again; in whole words where they are all there and `from` allows them.
+template <class T, int kCount>
+LAMINA_DEVICE Run<T, kCount> load_run(const T* from, int64_t count) {
+  using Word = typename Run<T, kCount>::Word;
+  struct Words {
+    Word word[Run<T, kCount>::kWords];
+  };
+  if (count >= kCount && reinterpret_cast<uintptr_t>(from) % sizeof(Word) == 0) {
+    Words words;
+#pragma unroll
+    for (int v = 0; v < Run<T, kCount>::kWords; ++v)
+      words.word[v] = dev::load_global(reinterpret_cast<const Word*>(from) + v);
+    return std::bit_cast<Run<T, kCount>>(words);
+  }
+  Run<T, kCount> run;
+#pragma unroll
+  for (int e = 0; e < kCount; ++e) run.value[e] = dev::load_global(from + (e < count ? e : 0));
+  return run;
+}
+
 // The first `count` of a run; in whole words where all of it is stored and `to` allows them.
 template <class T, int kCount>
 LAMINA_DEVICE void store_run(T* to, const Run<T, kCount>& run, int64_t count) {
@@ -80,6 +100,63 @@ LAMINA_DEVICE Out round_to(float value) {
   }
 }
 
+// All values, a few at a time: the code of an activation is long, and a kernel stores rows in many
+// places. The values move through the registers that are worked on, for registers have no index.
+template <Activation kActivation, int kCount>
+LAMINA_DEVICE void activate_all(float (&value)[kCount]) {
+  constexpr int kAtOnce = kCount % 4 == 0 ? 4 : kCount % 2 == 0 ? 2 : 1;
+#pragma unroll 1
+  for (int step = 0; step < kCount / kAtOnce; ++step) {
+    float done[kAtOnce];
+#pragma unroll
+    for (int e = 0; e < kAtOnce; ++e) done[e] = activate<kActivation>(value[e]);
+#pragma unroll
+    for (int e = 0; e < kCount - kAtOnce; ++e) value[e] = value[e + kAtOnce];
+#pragma unroll
+    for (int e = 0; e < kAtOnce; ++e) value[kCount - kAtOnce + e] = done[e];
+  }
+}
+
+// combine(value, element of the operand in f32), for the columns of row i.
+template <class T, int kCount, class Combine>
+LAMINA_DEVICE void combine_as(const Operand& operand, int64_t i, const Columns<kCount>& columns,
+                              float (&value)[kCount], const Combine& combine) {
+  const Run<T, kCount> run = load_run<T, kCount>(
+      static_cast<const T*>(operand.data) + i * operand.stride + columns.j0, columns.left);
+#pragma unroll
+  for (int e = 0; e < kCount; ++e) value[e] = combine(value[e], to_f32(run.value[e]));
+}
+
+template <int kCount, class Combine>
+LAMINA_DEVICE void combine_all(const Operand& operand, int64_t i, const Columns<kCount>& columns,
+                               float (&value)[kCount], const Combine& combine) {
+  if (!operand.is_given()) return;
+  if (operand.dtype == DType::kF32) return combine_as<float>(operand, i, columns, value, combine);
+  if (operand.dtype == DType::kF16) return combine_as<F16>(operand, i, columns, value, combine);
+  combine_as<BF16>(operand, i, columns, value, combine);
+}
+
+// The steps between bias and rounding.
+template <int kCount>
+LAMINA_DEVICE void apply_steps(const Params& p, int64_t i, const Columns<kCount>& columns,
+                               float (&value)[kCount]) {
+  if (p.activation == Activation::kGelu) activate_all<Activation::kGelu>(value);
+  if (p.activation == Activation::kGeluTanh) activate_all<Activation::kGeluTanh>(value);
+  if (p.activation == Activation::kSilu) activate_all<Activation::kSilu>(value);
+  combine_all(p.gate, i, columns, value, [](float a, float b) { return a * b; });
+  combine_all(p.residual, i, columns, value, [](float a, float b) { return a + b; });
+}
+
+template <int kCount>
+LAMINA_DEVICE void store_int8(const Params& p, const float (&value)[kCount], int64_t i,
+                              const Columns<kCount>& columns) {
+  const quantize_int8::Quantizer quantizer({p.out_scale[i], 0}, true);
+  Run<int8_t, kCount> run;
+#pragma unroll
+  for (int e = 0; e < kCount; ++e) run.value[e] = requantize(quantizer, value[e]);
+  store_run(static_cast<int8_t*>(p.out) + i * p.out_stride + columns.j0, run, columns.left);
+}
+
 template <class Out, int kCount>
 LAMINA_DEVICE void store_as(const Params& p, const float (&value)[kCount], int64_t i,
                             const Columns<kCount>& columns) {
@@ -98,8 +175,10 @@ LAMINA_DEVICE void store_row(const Params& p, const Acc (&acc)[kCount], int64_t 
   float value[kCount];
 #pragma unroll
   for (int e = 0; e < kCount; ++e)
-    value[e] = finish<float>(correct(acc[e], zero, columns.w_sum[e]), a_scale, columns.w_scale[e],
-                             columns.bias[e]);
+    value[e] = scale(correct(acc[e], zero, columns.w_sum[e]), a_scale, columns.w_scale[e],
+                     columns.bias[e]);
+  if (!p.is_plain()) apply_steps(p, i, columns, value);
+  if (p.out_scale.is_given()) return store_int8(p, value, i, columns);
   if (p.out_dtype == DType::kF32) return store_as<float>(p, value, i, columns);
   if (p.out_dtype == DType::kF16) return store_as<F16>(p, value, i, columns);
   store_as<BF16>(p, value, i, columns);
