@@ -203,8 +203,26 @@ CUDA_MUTANTS = (
     Mutant(
         "sm90a: both halves of a product's sums from the upper rows",
         SM90A,
-        "sums[group * 4 + 2 + e]",
-        "sums[group * 4 + e]",
+        "static_cast<uint32_t>(sums[i + 2])",
+        "static_cast<uint32_t>(sums[i])",
+    ),
+    Mutant(
+        "sm90a: rows on their way out overwritten while they are read",
+        SM90A,
+        "dev::warp_sync();  // what was there is read",
+        "",
+    ),
+    Mutant(
+        "sm90a: rows on their way out read before they are written",
+        SM90A,
+        "stage_sums(rows, chunk, sums); dev::warp_sync();",
+        "stage_sums(rows, chunk, sums);",
+    ),
+    Mutant(
+        "sm90a: odd tokens stored one row too far",
+        SM90A,
+        "is_odd ? kOutTokens - 1 : 0",
+        "is_odd ? kOutTokens : 0",
     ),
     Mutant(
         "reduce: last split forgotten",

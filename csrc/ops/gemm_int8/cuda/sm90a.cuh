@@ -6,8 +6,7 @@
 //            Sums are exact integers: neither the tile nor a split of k shows.
 // Layouts    a [m,k] row-major.  w: layout/int8_tile.h, the layout of all kernels.  out [m,n] row-major.
 // Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 8-byte loads -> its register operand -> s32 -> out
-// Features   lane q = lane / 4 holds two neighbours of a warp's 16 (lane_pair), as rows q and q + 8 of the product: so
-//            its sums of a token are neighbours in out, and the 8 lanes of a token fill a sector.
+// Features   lane q = lane / 4 holds two neighbours of a warp's 16 (lane_pair), as rows q and q + 8 of the product
 // Budget     regs <= 168; 0 spills; 0 bank conflicts (layout/swizzle.h)
 //            requires SASS: IGMMA, UTMALDG
 // Requires   rows of a that start at multiples of 16 bytes: plan.cc
@@ -43,7 +42,7 @@ struct Sm90a {
   static constexpr int kWgmmaRows = 64, kWgmmaK = 32;
   static constexpr int kFeatures = kConfig.warpgroups * kWgmmaRows;
   static constexpr int kCluster = kConfig.cluster;
-  static constexpr int kLaneFeatures = 2;
+  static constexpr int kLaneColumns = 8;  // that a lane stores of a token
 
   // A stage of the ring: tiles of w, [feature / 16][k / 64], then rows of a of one swizzle atom's width.
   static constexpr int kStepK = 128, kStepTiles = kStepK / int8_tile::kTileK;
@@ -65,7 +64,11 @@ struct Sm90a {
     dev::MBarrier full[kConfig.stages], empty[kConfig.stages];
   };
   static constexpr int kRingBytes = kConfig.stages * kStageBytes;
-  static constexpr int kSmemBytes = kRingBytes + static_cast<int>(sizeof(Barriers));
+  // Behind the ring: rows of each warp's sums on their way out.
+  static constexpr int kOutTokens = kTokens < 32 ? kTokens : 32;
+  static constexpr int kOutRowBytes = int8_tile::kTileN * 4;
+  static constexpr int kOutBytes = kConfig.warpgroups * kWarpgroupWarps * kOutTokens * kOutRowBytes;
+  static constexpr int kSmemBytes = kRingBytes + kOutBytes + static_cast<int>(sizeof(Barriers));
   static_assert(kSmemBytes <= 227 * 1024);
 
   // Registers that the producer hands to two warpgroups that multiply; one has all it can use.
@@ -128,7 +131,7 @@ struct Sm90a {
     return dev::dynamic_smem() + stage * kStageBytes;
   }
   LAMINA_DEVICE static Barriers& barriers() {
-    return *reinterpret_cast<Barriers*>(dev::dynamic_smem() + kRingBytes);
+    return *reinterpret_cast<Barriers*>(dev::dynamic_smem() + kRingBytes + kOutBytes);
   }
 
   LAMINA_DEVICE static void produce(const Args& args, const Schedule& schedule) {
@@ -231,25 +234,62 @@ struct Sm90a {
     }
   }
 
+  // A warp's sums leave through rows of 16 features in shared memory, kOutTokens at a time, so that a lane has eight
+  // neighbours to store, and one loop stores what is in many registers. Even tokens are the first half of the rows:
+  // the four that a warp writes at once, and the four that eight lanes read, are neighbours, in different banks.
+  LAMINA_DEVICE static int out_pair(int row, int pair) { return pair ^ row / 2 % 2 * 2; }
+
+  LAMINA_DEVICE static void stage_sums(std::byte* rows, int chunk, const Sums& sums) {
+    const int g = dev::lane() % 4, pair = lane_pair(dev::lane() / 4);
+#pragma unroll
+    for (int c = 0; c < kTokens / kOutTokens; ++c) {
+      if (c != chunk) continue;  // registers have no index
+#pragma unroll
+      for (int at = 0; at < kOutTokens / kTokenGroup; ++at)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int row = at * 4 + g + e * (kOutTokens / 2);
+          const int i = (c * (kOutTokens / kTokenGroup) + at) * 4 + e;
+          dev::store_shared(
+              reinterpret_cast<dev::U32x2*>(rows + row * kOutRowBytes) + out_pair(row, pair),
+              {{static_cast<uint32_t>(sums[i]), static_cast<uint32_t>(sums[i + 2])}});
+        }
+    }
+  }
+
   LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, const Sums& sums) {
     const Params& p = args.p;
-    const int64_t j =
-        tile.n0 + warp * int8_tile::kTileN + lane_pair(dev::lane() / 4) * kLaneFeatures;
-    if (j >= p.problem.n) return;
-    const Columns<kLaneFeatures> columns(p, j);
+    std::byte* const rows = dev::dynamic_smem() + kRingBytes + warp * kOutTokens * kOutRowBytes;
+    const int half = dev::lane() % 2;
+    const int64_t j = tile.n0 + warp * int8_tile::kTileN + half * kLaneColumns;
+    const Columns<kLaneColumns> columns(p, j < p.problem.n ? j : 0);
+#pragma unroll 1
+    for (int chunk = 0; chunk < kTokens / kOutTokens; ++chunk) {
+      const int64_t m0 = tile.m0 + chunk * kOutTokens;
+      if (m0 >= p.problem.m) return;
+      dev::warp_sync();  // what was there is read
+      stage_sums(rows, chunk, sums);
+      dev::warp_sync();
+#pragma unroll 1
+      for (int row = dev::lane() / 2; row < kOutTokens; row += dev::kWarpLanes / 2) {
+        const bool is_odd = row >= kOutTokens / 2;
+        const int64_t i = m0 + 2 * row - (is_odd ? kOutTokens - 1 : 0);
+        Run<int32_t, kLaneColumns> octet;
 #pragma unroll
-    for (int group = 0; group < kTokens / kTokenGroup; ++group)
+        for (int v = 0; v < 2; ++v) {
+          const dev::U32x4 four = dev::load_shared(reinterpret_cast<const dev::U32x4*>(
+              rows + row * kOutRowBytes + out_pair(row, half * 4 + v * 2) * 8));
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int64_t i = tile.m0 + group * kTokenGroup + dev::lane() % 4 * 2 + e;
-        if (i >= p.problem.m) continue;
-        const Run<int32_t, kLaneFeatures> pair{{sums[group * 4 + e], sums[group * 4 + 2 + e]}};
+          for (int e = 0; e < 4; ++e) octet.value[v * 4 + e] = static_cast<int32_t>(four.x[e]);
+        }
+        if (i >= p.problem.m || j >= p.problem.n) continue;
         if (args.split.count == 1) {
-          store_row(p, pair.value, i, columns);
+          store_row(p, octet.value, i, columns);
         } else {
-          store_run(partial_at(args.split, p.problem, tile.split, i, j), pair, kLaneFeatures);
+          store_run(partial_at(args.split, p.problem, tile.split, i, j), octet, kLaneColumns);
         }
       }
+    }
   }
 
   LAMINA_DEVICE static void run(const Args& args) {
