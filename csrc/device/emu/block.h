@@ -121,9 +121,12 @@ void wake_lanes(Warp& warp, uint32_t mask);  // but not the caller
 // Accesses of a block's shared memory: what goes wrong is told as of this thread at `where`.
 void read_block(Block& block, const Clock& viewer, const Access& by, int offset, int bytes,
                 const char* name, Where where);
-// Along with another who has read there: what that one could not know.
-void read_block_along(Block& block, const Clock& viewer, int offset, int bytes, const char* name,
-                      Where where);
+// That would read there, or will, and counts as no reader.
+void look_at_block(Block& block, const Clock& viewer, int offset, int bytes, const char* name,
+                   Where where);
+// What was written must be known to `viewer`.
+void know_write(const Block& block, const Clock& viewer, const Access& write, const char* name,
+                Where where);
 void write_block(Block& block, const Clock& viewer, const Access& by, int offset, int bytes,
                  bool starts_copy, const char* name, Where where);
 

@@ -42,7 +42,7 @@ void end_phase_if_complete(Block& block, MBarrierState& barrier) {
 
 // As this thread knows.
 void check_initialised(Block& block, uint32_t offset, const char* name, Where where) {
-  read_block_along(block, self().clock, static_cast<int>(offset), sizeof(MBarrier), name, where);
+  look_at_block(block, self().clock, static_cast<int>(offset), sizeof(MBarrier), name, where);
 }
 
 // Whether the phase is over, if need be after letting others run.

@@ -9,9 +9,11 @@
 namespace lamina::dev::emu {
 namespace {
 
+bool is_same_text(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
+
 bool is_same_place(Where a, Where b) {
   return a.line() == b.line() && a.column() == b.column() &&
-         std::strcmp(a.file_name(), b.file_name()) == 0;
+         is_same_text(a.file_name(), b.file_name());
 }
 
 // f(lane) for each lane of the mask.
@@ -30,7 +32,7 @@ bool come_together(uint32_t mask, const char* name, Where where, void* arguments
                               [&](const Warp::Meeting& open) { return open.mask == mask; });
   if (meeting == warp.meetings.end())
     meeting = warp.meetings.insert(meeting, {mask, 0, name, where, {}});
-  if (std::strcmp(meeting->name, name) != 0 || !is_same_place(meeting->where, where))
+  if (!is_same_text(meeting->name, name) || !is_same_place(meeting->where, where))
     fail("the warp diverged: other lanes wait in " + place(meeting->name, meeting->where) +
              ", this one is in " + name,
          where);

@@ -59,10 +59,15 @@ void read_block(Block& block, const Clock& viewer, const Access& by, int offset,
   if (const SharedTrouble trouble = block.log.read(viewer, by, offset, bytes))
     fail_shared(trouble, block, name, where);
 }
-void read_block_along(Block& block, const Clock& viewer, int offset, int bytes, const char* name,
-                      Where where) {
-  if (const SharedTrouble trouble = block.log.read_along(viewer, offset, bytes))
+void look_at_block(Block& block, const Clock& viewer, int offset, int bytes, const char* name,
+                   Where where) {
+  if (const SharedTrouble trouble = block.log.look(viewer, offset, bytes))
     fail_shared(trouble, block, name, where);
+}
+void know_write(const Block& block, const Clock& viewer, const Access& write, const char* name,
+                Where where) {
+  if (!viewer.knows(write.actor, write.time))
+    fail(describe(Trouble::kWrite, write, block.cluster->number, name), where);
 }
 void write_block(Block& block, const Clock& viewer, const Access& by, int offset, int bytes,
                  bool starts_copy, const char* name, Where where) {

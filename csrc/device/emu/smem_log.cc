@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <new>
+#include <utility>
 
 namespace lamina::dev::emu {
 namespace {
@@ -14,7 +15,7 @@ bool replaces(const Access& now, const Access& old, const Clock& viewer) {
 
 }  // namespace
 
-SmemLog::SmemLog(int bytes) : words_(nullptr, std::free), more_reads_(1) {
+SmemLog::SmemLog(int bytes) : words_(nullptr, std::free), reads_(1) {
   const size_t count = static_cast<size_t>(bytes) / 4 + 1;
   words_.reset(static_cast<Word*>(std::calloc(count, sizeof(Word))));
   if (!words_) throw std::bad_alloc();
@@ -27,18 +28,37 @@ SharedTrouble SmemLog::find_write(const Word& word, const Clock& viewer, uint32_
   return {};
 }
 
+void SmemLog::push(uint32_t& list, const Access& access) {
+  uint32_t made = free_;
+  if (made) {
+    free_ = reads_[made].next;
+  } else {
+    made = static_cast<uint32_t>(reads_.size());
+    reads_.emplace_back();
+  }
+  reads_[made] = {access, list};
+  list = made;
+}
+
+void SmemLog::erase_if(uint32_t& list, const auto& is_to_go) {
+  for (uint32_t* link = &list; *link;) {
+    Read& read = reads_[*link];
+    if (is_to_go(read.access)) {
+      const uint32_t gone = std::exchange(*link, read.next);
+      read.next = std::exchange(free_, gone);
+    } else {
+      link = &read.next;
+    }
+  }
+}
+
 void SmemLog::note_read(Word& word, const Clock& viewer, const Access& by) {
   if (word.read.time == 0 || replaces(by, word.read, viewer)) {
     word.read = by;
     return;
   }
-  if (word.more_reads == 0) {
-    word.more_reads = static_cast<uint32_t>(more_reads_.size());
-    more_reads_.emplace_back();
-  }
-  std::vector<Access>& reads = more_reads_[word.more_reads];
-  std::erase_if(reads, [&](const Access& old) { return replaces(by, old, viewer); });
-  reads.push_back(by);
+  erase_if(word.more_reads, [&](const Access& old) { return replaces(by, old, viewer); });
+  push(word.more_reads, by);
 }
 
 SharedTrouble SmemLog::read(const Clock& viewer, const Access& by, int offset, int bytes) {
@@ -58,7 +78,7 @@ SharedTrouble SmemLog::read(const Clock& viewer, const Access& by, int offset, i
   return trouble;
 }
 
-SharedTrouble SmemLog::read_along(const Clock& viewer, int offset, int bytes) const {
+SharedTrouble SmemLog::look(const Clock& viewer, int offset, int bytes) const {
   SharedTrouble trouble;
   for_words(static_cast<uintptr_t>(offset), bytes, [&](uintptr_t at, uint32_t mask) {
     trouble = find_write(words_[at], viewer, mask);
@@ -79,9 +99,7 @@ SharedTrouble SmemLog::write(const Clock& viewer, const Access& by, int offset, 
         trouble = {Trouble::kRead, read};
     };
     if (!trouble) check(word.read);
-    std::vector<Access>& reads = more_reads_[word.more_reads];
-    for (const Access& read : reads)
-      if (!trouble) check(read);
+    for (uint32_t i = word.more_reads; i && !trouble; i = reads_[i].next) check(reads_[i].access);
     trouble.offset = static_cast<int>(4 * at);
     if (trouble) return false;
 
@@ -93,7 +111,7 @@ SharedTrouble SmemLog::write(const Clock& viewer, const Access& by, int offset, 
     word.written |= static_cast<uint8_t>(mask);
     if (starts_copy) word.in_flight |= static_cast<uint8_t>(mask);
     if ((word.read.bytes & ~mask) == 0) word.read = {};
-    std::erase_if(reads, [&](const Access& read) { return (read.bytes & ~mask) == 0; });
+    erase_if(word.more_reads, [&](const Access& read) { return (read.bytes & ~mask) == 0; });
     return true;
   });
   return trouble;

@@ -67,8 +67,13 @@ class SmemLog {
   SharedTrouble read(const Clock& viewer, const Access& by, int offset, int bytes);
   SharedTrouble write(const Clock& viewer, const Access& by, int offset, int bytes, uint32_t fences,
                       bool starts_copy = false);
-  // As read(), for one who reads along with another.
-  SharedTrouble read_along(const Clock& viewer, int offset, int bytes) const;
+  // visit(last write of a word) for each of those that were written.
+  void for_writes(int offset, int bytes, const auto& visit) const {
+    for (int at = offset / 4; 4 * at < offset + bytes; ++at)
+      if (words_[static_cast<size_t>(at)].write.time) visit(words_[static_cast<size_t>(at)].write);
+  }
+  // What a read would find, if it does not count as one.
+  SharedTrouble look(const Clock& viewer, int offset, int bytes) const;
   // The copy that write() started is there.
   void deliver(int actor, uint32_t time, int offset, int bytes, uint32_t fences);
 
@@ -91,16 +96,25 @@ class SmemLog {
   struct Word {
     Access write, read;
     uint32_t fences;             // of the writing thread, before it wrote
-    uint32_t more_reads;         // in more_reads_
+    uint32_t more_reads;         // a list
     uint8_t written, in_flight;  // bytes
   };
 
   SharedTrouble find_write(const Word& word, const Clock& viewer, uint32_t bytes) const;
   void note_read(Word& word, const Clock& viewer, const Access& by);
 
+  // Lists of reads, for words with several readers: no allocation for each.
+  struct Read {
+    Access access;
+    uint32_t next;  // 0: none
+  };
+  void push(uint32_t& list, const Access& access);
+  void erase_if(uint32_t& list, const auto& is_to_go);
+
   // Zeros from calloc: most blocks touch little of their memory.
   std::unique_ptr<Word[], void (*)(void*)> words_{nullptr, nullptr};
-  std::vector<std::vector<Access>> more_reads_;  // of words with several readers; 0 is nobody's
+  std::vector<Read> reads_;  // 0 is nobody's
+  uint32_t free_ = 0;        // a list, too
 };
 
 }  // namespace lamina::dev::emu

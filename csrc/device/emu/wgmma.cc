@@ -30,8 +30,9 @@ struct Product {
   SmemTile smem_b;
   std::array<SmemTile, kWarpgroupWarps> smem_a;  // rows of each warp; empty where in registers
   Dense b;
-  uint32_t number = 0;  // of the warpgroup's, from 1 on: the time of its reads
-  int issued = 0;       // warps
+  uint32_t number = 0;           // of the warpgroup's, from 1 on: the time of its reads
+  int issued = 0;                // warps
+  std::vector<Access> writes_b;  // of the words of b
   bool is_over = false;
 
   std::string text() const { return place(name, where); }
@@ -87,8 +88,8 @@ struct WgmmaState {
 
  private:
   std::shared_ptr<Product> join(const Wgmma& what, const char* name, Where where);
-  void note_reads(const SmemTile& tile, const Product& product, bool is_first, const char* what,
-                  Where where);
+  void note_reads(const SmemTile& tile, const Product& product, std::vector<Access>& writes,
+                  const char* what, Where where);
   FragmentA read_frag_a(const Pending& next, Where where);
   std::shared_ptr<Accumulator> accumulator_at(const Lanes& d, const Wgmma& what, Where where);
   void finish(const Pending& pending, Where where);
@@ -168,8 +169,7 @@ std::vector<std::byte> rows_of(const FragmentA& values, bool is_integer) {
 // The first warp to issue number i says what it is, and reads B for all.
 std::shared_ptr<Product> WgmmaState::join(const Wgmma& what, const char* name, Where where) {
   std::shared_ptr<Product>& product = warpgroup->partial[issued];
-  const bool is_first = !product;
-  if (is_first) {
+  if (!product) {
     product = std::make_shared<Product>(what, name, where);
     product->number = static_cast<uint32_t>(issued + 1);
     product->smem_b = SmemTile(what.b, what.b_is_n_major, 0, what.n, "wgmma: b", where);
@@ -181,7 +181,7 @@ std::shared_ptr<Product> WgmmaState::join(const Wgmma& what, const char* name, W
              (product->where.line() == where.line() ? " with other operands" : ""),
          where);
   }
-  note_reads(product->smem_b, *product, is_first, "wgmma: b", where);
+  note_reads(product->smem_b, *product, product->writes_b, "wgmma: b", where);
   std::shared_ptr<Product> joined = product;
   if (++joined->issued == kWarpgroupWarps) warpgroup->partial.erase(issued);
   ++issued;
@@ -189,21 +189,25 @@ std::shared_ptr<Product> WgmmaState::join(const Wgmma& what, const char* name, W
 }
 
 // Operands are read until the product is over, which a thread knows that has waited for it. All lanes
-// must know of what was written there.
-void WgmmaState::note_reads(const SmemTile& tile, const Product& product, bool is_first,
-                            const char* what, Where where) {
+// must know of what was written there: `writes`, which the first warp that comes finds out.
+void WgmmaState::note_reads(const SmemTile& tile, const Product& product,
+                            std::vector<Access>& writes, const char* what, Where where) {
   Block& block = *warp->block;
   const Access by =
       Access::by(warp->lane(0).clock, warpgroup->actor, product.number, product.where);
-  for (const Clock& viewer : viewers_of(*warp)) {
+  const std::vector<Clock> viewers = viewers_of(*warp);
+  if (writes.empty())
     tile.each_chunk([&](const std::byte* at, int bytes) {
-      if (is_first)
-        read_block(block, viewer, by, block.offset_of(at, bytes), bytes, what, where);
-      else
-        read_block_along(block, viewer, block.offset_of(at, bytes), bytes, what, where);
+      const int offset = block.offset_of(at, bytes);
+      read_block(block, viewers[0], by, offset, bytes, what, where);
+      block.log.for_writes(offset, bytes, [&](const Access& write) {
+        if (writes.empty() || write.actor != writes.back().actor ||
+            write.time != writes.back().time)
+          writes.push_back(write);
+      });
     });
-    is_first = false;
-  }
+  for (const Clock& viewer : viewers)
+    for (const Access& write : writes) know_write(block, viewer, write, what, where);
 }
 
 FragmentA WgmmaState::read_frag_a(const Pending& next, Where where) {
@@ -256,7 +260,8 @@ void WgmmaState::issue(const Wgmma& what, const Lanes& d, const Lanes& frag_a, c
     SmemTile& rows = next.product->smem_a[static_cast<size_t>(warp_in_group)];
     rows = SmemTile(what.a, what.a_is_m_major, warp_in_group * kWarpRows, kWarpRows, "wgmma: a",
                     where);
-    note_reads(rows, *next.product, true, "wgmma: a", where);
+    std::vector<Access> writes_a;
+    note_reads(rows, *next.product, writes_a, "wgmma: a", where);
     a = dense_a(rows.bytes(), what.a_is_m_major, what.a_element);
   }
   next.accumulator = accumulator_at(d, what, where);
