@@ -5,6 +5,12 @@
 
 #include "base/int_math.h"
 
+#if defined(LAMINA_TWIN)
+#include <cstring>
+
+#include "device/emu/executor.h"
+#endif
+
 namespace lamina::interop {
 
 std::string shape_text(const Tensor& tensor) {
@@ -101,7 +107,15 @@ Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, Scal
           torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
           torch::stable::detail::to<int32_t>(torch::stable::detail::from(like.device().type())),
           like.device().index(), &handle) == AOTI_TORCH_SUCCESS;
-  if (is_made) return Tensor(handle);
+  if (is_made) {
+    Tensor made(handle);
+#if defined(LAMINA_TWIN)
+    // Like the twin's shared memory: what a kernel forgets to write shows.
+    std::memset(made.data_ptr(), dev::emu::poison(),
+                static_cast<size_t>(made.numel()) * made.element_size());
+#endif
+    return made;
+  }
   std::ostringstream text;
   text << "out of memory: lamina asked for a tensor of shape [";
   for (size_t i = 0; i < sizes.size(); ++i) text << (i ? ", " : "") << sizes.begin()[i];

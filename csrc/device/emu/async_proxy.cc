@@ -4,13 +4,6 @@
 #include "device/emu/index.h"
 
 namespace lamina::dev::emu {
-namespace {
-
-constexpr int kMaxThreads = 1024;  // of a block
-
-int writer_of(const Fiber& fiber) { return fiber.block->rank * kMaxThreads + fiber.thread; }
-
-}  // namespace
 
 uint32_t offset_in_smem(const void* smem, int bytes, const char* name, Where where) {
   const int64_t offset =
@@ -36,31 +29,25 @@ std::byte* smem_pointer(uint32_t address, int bytes, const char* name, Where whe
   return smem_of(self()) + offset;
 }
 
-void note_generic_write(const void* smem, int bytes) {
-  Fiber& fiber = self();
-  Cluster& cluster = *fiber.block->cluster;
-  for (Block* block : cluster.blocks) {
-    if (!block) continue;
-    const int64_t offset =
-        reinterpret_cast<intptr_t>(smem) - reinterpret_cast<intptr_t>(block->smem.get());
-    if (offset >= 0 && offset + bytes <= block->smem_bytes)
-      block->writes.note(static_cast<int>(offset), bytes, writer_of(fiber), fiber.fences.async);
-  }
-}
-
 void check_fenced(Block& block, uint32_t offset, int bytes, const char* name, Where where) {
-  const int first = static_cast<int>(offset);
-  for (int at = first / 4 * 4; at < first + bytes; at += 4) {
-    const int writer = block.writes.writer(at);
-    if (writer < 0) continue;
-    const Block* const home = block.cluster->blocks[static_cast<size_t>(writer / kMaxThreads)];
-    if (!home) continue;
-    const Fiber& fiber = home->fibers[static_cast<size_t>(writer % kMaxThreads)];
-    if (!block.writes.is_fenced(at, fiber.fences.async))
-      fail(std::string(name) + ": thread " + std::to_string(fiber.thread) + " wrote smem + " +
-               std::to_string(at) + " and has not called fence_proxy_async since",
-           where);
-  }
+  const Cluster& cluster = *block.cluster;
+  const auto writer_of = [&](int thread) -> const Fiber* {
+    const Block* const home = cluster.blocks[static_cast<size_t>(thread / cluster.threads)];
+    return home ? &home->fibers[static_cast<size_t>(thread % cluster.threads)] : nullptr;
+  };
+  // PTX would also accept a fence by another thread that synchronised with the writer, which nobody
+  // should rely on.
+  const auto is_fenced = [&](int thread, uint32_t fences) {
+    const Fiber* const writer = writer_of(thread);
+    return !writer || writer->fences.async != fences;
+  };
+  const SmemLog::Unfenced found =
+      block.log.find_unfenced(static_cast<int>(offset), bytes, cluster.all_threads(), is_fenced);
+  if (found.offset >= 0)
+    fail(std::string(name) + ": thread " + std::to_string(found.thread % cluster.threads) +
+             " wrote smem + " + std::to_string(found.offset) +
+             " and has not called fence_proxy_async since",
+         where);
 }
 
 void check_async_access(const void* smem, int bytes, const char* name, Where where) {

@@ -1,39 +1,53 @@
 // Twin of ptx/atomic.cuh. One host thread runs all fibers: plain accesses are atomic. A load that
-// acquires is how kernels wait for other blocks, so it lets others run first.
+// acquires is how kernels wait for other blocks, so it lets others run first; what they wait for must
+// change now and then, or it is a deadlock.
 #pragma once
 
 #include <cfloat>
 #include <cmath>
 
-#include "device/emu/executor.h"
+#include "device/emu/memory.h"
 
 namespace lamina::dev {
+namespace emu {
+
+template <class T>
+void change(T* at, T value) {
+  if (*at != value) note_progress();
+  *at = value;
+}
+inline int32_t add(int32_t* at, int32_t value) {
+  const int32_t old = *at;
+  change(at, static_cast<int32_t>(static_cast<uint32_t>(old) + static_cast<uint32_t>(value)));
+  return old;
+}
+
+}  // namespace emu
 
 inline int32_t atomic_add(int32_t* at, int32_t value, emu::Where where = emu::Where::current()) {
-  emu::check_access(at, 4, "atomic_add", where);
-  const int32_t old = *at;
-  *at = static_cast<int32_t>(static_cast<uint32_t>(old) + static_cast<uint32_t>(value));
-  return old;
+  emu::update_global(at, false, "atomic_add", where);
+  return emu::add(at, value);
 }
 // atom.add.f32 on global memory takes subnormals, its own included, for zeros of their sign.
 inline float atomic_add(float* at, float value, emu::Where where = emu::Where::current()) {
-  emu::check_access(at, 4, "atomic_add", where);
+  emu::update_global(at, false, "atomic_add", where);
   const auto flush = [](float v) { return std::abs(v) < FLT_MIN ? std::copysign(0.0f, v) : v; };
   const float old = *at;
-  *at = flush(flush(old) + flush(value));
+  emu::change(at, flush(flush(old) + flush(value)));
   return old;
 }
 inline int32_t load_acquire(const int32_t* at, emu::Where where = emu::Where::current()) {
-  emu::check_access(at, 4, "load_acquire", where);
   emu::poll("load_acquire", where);
+  emu::acquire_global(at, "load_acquire", where);
   return *at;
 }
 inline void store_release(int32_t* at, int32_t value, emu::Where where = emu::Where::current()) {
-  emu::check_access(at, 4, "store_release", where);
-  *at = value;
+  emu::release_global(at, "store_release", where);
+  emu::change(at, value);
 }
 inline void reduce_release(int32_t* at, int32_t value, emu::Where where = emu::Where::current()) {
-  (void)atomic_add(at, value, where);
+  emu::update_global(at, true, "reduce_release", where);
+  (void)emu::add(at, value);
 }
 
 }  // namespace lamina::dev

@@ -11,8 +11,10 @@
 #include <vector>
 
 #include "device/emu/async_proxy.h"
+#include "device/emu/clock.h"
 #include "device/emu/executor.h"
 #include "device/emu/fiber.h"
+#include "device/emu/smem_log.h"
 
 namespace lamina::dev::emu {
 
@@ -26,10 +28,13 @@ struct Fiber {
   Block* block = nullptr;
   const char* waits_in = "";
   Where where;
+  Clock clock;
   std::vector<AsyncCopy> open_group;
   std::deque<std::vector<AsyncCopy>> groups;
   std::vector<BulkStore> open_stores;
   std::deque<std::vector<BulkStore>> store_groups;
+  uint32_t committed_stores = 0;  // groups
+  int store_actor = -1;           // that reads their sources; the next one writes
   ProxyFences fences;
   const MBarrierState* waits_for = nullptr;
   bool is_in_cluster_barrier = false;  // arrived, has not waited
@@ -49,19 +54,28 @@ class Warp {
     std::array<void*, kWarpLanes> arguments;
   };
 
-  uint32_t ready = 0, polling = 0, live = 0;  // lanes
+  uint32_t all = 0, ready = 0, polling = 0, live = 0;  // lanes
   Block* block = nullptr;
   int first_thread = 0;
   std::vector<Meeting> meetings;
   std::shared_ptr<WgmmaState> wgmma;
+
+  Fiber& lane(int number);
 };
 
 // Blocks that run together; one alone is a cluster too.
 struct Cluster {
+  int64_t number = 0;          // of its first block
   std::vector<Block*> blocks;  // by rank; null when it has ended
+  int threads = 0;             // of a block
+  int actors = 0;              // so far; the first are all threads
   int arrived = 0;             // threads at the cluster's barrier
   uint32_t phase = 0;          // of that barrier
   std::vector<Fiber*> waiting;
+  Gathering arriving;  // at that barrier
+  View before;         // what all knew who arrived for the phase before
+
+  int all_threads() const { return static_cast<int>(blocks.size()) * threads; }
 };
 
 class Block {
@@ -69,14 +83,15 @@ class Block {
   static constexpr int kBarriers = 16;  // PTX
 
   struct Barrier {
-    int expected = 0, arrived = 0;
+    int expected = 0, arrived = 0;  // threads, in whole warps
     std::vector<Fiber*> waiting;
+    Gathering clock;
   };
 
   Index3 index;
   std::unique_ptr<std::byte[], void (*)(std::byte*)> smem{nullptr, nullptr};
   int smem_bytes = 0;
-  WriteLog writes;
+  SmemLog log;
   std::map<uint32_t, MBarrierState> mbarriers;  // by offset in shared memory
   int loads_in_flight = 0;
   std::shared_ptr<Cluster> cluster;
@@ -85,7 +100,43 @@ class Block {
   std::vector<Warp> warps;
   std::array<Barrier, kBarriers> barriers;
   int live = 0;
+
+  // In its shared memory, or -1.
+  int offset_of(const void* at, int bytes) const {
+    const int64_t offset = reinterpret_cast<intptr_t>(at) - reinterpret_cast<intptr_t>(smem.get());
+    return offset >= 0 && offset + bytes <= smem_bytes ? static_cast<int>(offset) : -1;
+  }
 };
+
+inline Fiber& Warp::lane(int number) {
+  return block->fibers[static_cast<size_t>(first_thread + number)];
+}
+
+// The lanes of `mask` meet, and wait for who calls this last. To that one, which must wake them, the
+// result is true; to the others it is false, once they are woken. It also gets their arguments.
+bool come_together(uint32_t mask, const char* name, Where where, void* arguments,
+                   std::array<void*, kWarpLanes>& all);
+void wake_lanes(Warp& warp, uint32_t mask);  // but not the caller
+
+// Accesses of a block's shared memory: what goes wrong is told as of this thread at `where`.
+void read_block(Block& block, const Clock& viewer, const Access& by, int offset, int bytes,
+                const char* name, Where where);
+// That would read there, or will, and counts as no reader.
+void look_at_block(Block& block, const Clock& viewer, int offset, int bytes, const char* name,
+                   Where where);
+// What was written must be known to `viewer`.
+void know_write(const Block& block, const Clock& viewer, const Access& write, const char* name,
+                Where where);
+void write_block(Block& block, const Clock& viewer, const Access& by, int offset, int bytes,
+                 bool starts_copy, const char* name, Where where);
+
+// Of the launch.
+class GmemLog;
+GmemLog& gmem_log();
+const char* space_of(const void* at, int bytes);  // what it is if not global memory, or null
+std::string thread_text(int64_t cluster, int thread);
+bool reads_sources_early();   // copies from global memory, in this launch: when they start
+void let_others_interfere();  // perhaps
 
 // A block of this thread's cluster whose shared memory is there.
 Block& block_of_rank(int rank, const char* name, Where where);

@@ -1,5 +1,6 @@
 #include "device/emu/cluster.h"
 
+#include <bit>
 #include <utility>
 
 #include "device/emu/block.h"
@@ -16,6 +17,8 @@ int live_threads(const Cluster& cluster) {
 void end_phase(Cluster& cluster) {
   cluster.arrived = 0;
   ++cluster.phase;
+  cluster.before = cluster.arriving.view();
+  cluster.arriving.clear();
   for (Fiber* fiber : std::exchange(cluster.waiting, {})) wake(*fiber);
 }
 
@@ -48,14 +51,22 @@ void* cluster_pointer(const void* smem, int bytes, int rank, const char* name, W
   return block_of_rank(rank, name, where).smem.get() + offset;
 }
 
-void arrive_cluster(Where where) {
-  Fiber& fiber = self();
-  Cluster& cluster = *fiber.block->cluster;
-  if (fiber.is_in_cluster_barrier)
-    fail("cluster_arrive: this thread has arrived before and not waited", where);
-  fiber.is_in_cluster_barrier = true;
-  fiber.cluster_phase = cluster.phase;
-  if (++cluster.arrived == live_threads(cluster)) end_phase(cluster);
+// barrier.cluster.arrive is .aligned: the warp comes with all lanes it began with.
+void arrive_cluster(const char* name, Where where) {
+  Warp& warp = *self().warp;
+  Cluster& cluster = *self().block->cluster;
+  if (self().is_in_cluster_barrier)
+    fail(std::string(name) + ": this thread has arrived before and not waited", where);
+  meet(warp.all, name, where, nullptr, [&](const auto&) {
+    for (uint32_t lanes = warp.all; lanes; lanes &= lanes - 1) {
+      Fiber& lane = warp.lane(std::countr_zero(lanes));
+      lane.is_in_cluster_barrier = true;
+      lane.cluster_phase = cluster.phase;
+      cluster.arriving.add(lane.clock);
+    }
+    cluster.arrived += std::popcount(warp.all);
+    if (cluster.arrived == live_threads(cluster)) end_phase(cluster);
+  });
 }
 
 void wait_cluster(const char* name, Where where) {
@@ -63,11 +74,13 @@ void wait_cluster(const char* name, Where where) {
   Cluster& cluster = *fiber.block->cluster;
   if (!fiber.is_in_cluster_barrier)
     fail(std::string(name) + ": this thread has not arrived", where);
+  meet(fiber.warp->all, name, where, nullptr, [](const auto&) {});  // .aligned
   if (fiber.cluster_phase == cluster.phase) {
     cluster.waiting.push_back(&fiber);
     suspend(name, where);
   }
   fiber.is_in_cluster_barrier = false;
+  fiber.clock.view.join(cluster.before);
 }
 
 // Threads that have ended are not waited for.

@@ -1,11 +1,12 @@
 // Twin of ptx/copy.cuh. A cp.async poisons its destination when it is issued and delivers when it is
-// waited for, never earlier.
+// waited for, never earlier; its source it reads then, or by other seeds at once.
 #pragma once
 
 #include <cstring>
 #include <type_traits>
 
 #include "device/emu/index.h"
+#include "device/emu/memory.h"
 #include "layout/fragment.h"
 
 namespace lamina::dev {
@@ -21,7 +22,7 @@ void cp_async(void* smem, const void* gmem, int valid_bytes = kBytes,
     emu::fail("cp_async: valid_bytes = " + std::to_string(valid_bytes), where);
   emu::note_shared_access(smem, kBytes, "cp_async", where);
   emu::start_copy(
-      {static_cast<std::byte*>(smem), static_cast<const std::byte*>(gmem), kBytes, valid_bytes},
+      {static_cast<std::byte*>(smem), static_cast<const std::byte*>(gmem), kBytes, valid_bytes, {}},
       where);
 }
 
@@ -41,8 +42,9 @@ void ldmatrix(uint32_t (&d)[kCount], const void* smem_row, const char* name, Whe
     uint32_t* d;
     const void* row;
   } mine{d, smem_row};
-  // With fewer than four matrices the addresses of the lanes beyond them are not used.
-  if (lane() < 8 * kCount) check_access(smem_row, 16, name, where);
+  // With fewer than four matrices the addresses of the lanes beyond them are not used. The others' lanes
+  // answer for their rows.
+  if (lane() < 8 * kCount) read_shared(smem_row, 16, name, where);
   meet(kFullWarp, name, where, &mine, [&](const std::array<void*, kWarpLanes>& lanes) {
     const auto at = [&](int lane) {
       return static_cast<Arguments*>(lanes[static_cast<size_t>(lane)]);
@@ -72,10 +74,7 @@ void stmatrix(void* smem_row, const uint32_t (&d)[kCount], const char* name, Whe
     void* row;
     const uint32_t* d;
   } mine{smem_row, d};
-  if (lane() < 8 * kCount) {
-    check_access(smem_row, 16, name, where);
-    note_generic_write(smem_row, 16);
-  }
+  if (lane() < 8 * kCount) write_shared(smem_row, 16, name, where);
   meet(kFullWarp, name, where, &mine, [&](const std::array<void*, kWarpLanes>& lanes) {
     const auto at = [&](int lane) {
       return static_cast<Arguments*>(lanes[static_cast<size_t>(lane)]);
@@ -128,28 +127,27 @@ void stmatrix_trans(void* smem_row, const uint32_t (&d)[kCount],
 template <class V, Cache kCache = Cache::kDefault>
 V load_global(const V* from, emu::Where where = emu::Where::current()) {
   static_assert(emu::kIsWord<V>);
-  emu::check_access(from, sizeof(V), "load_global", where);
+  emu::read_global(from, sizeof(V), "load_global", where);
   return *from;
 }
 template <class V>
 void store_global(V* to, V value, emu::Where where = emu::Where::current()) {
   static_assert(emu::kIsWord<V>);
-  emu::check_access(to, sizeof(V), "store_global", where);
+  emu::write_global(to, sizeof(V), "store_global", where);
   *to = value;
 }
 template <class V>
 V load_shared(const V* from, emu::Where where = emu::Where::current()) {
   static_assert(emu::kIsWord<V>);
-  emu::check_access(from, sizeof(V), "load_shared", where);
+  emu::read_shared(from, sizeof(V), "load_shared", where);
   emu::note_shared_access(from, sizeof(V), "load_shared", where);
   return *from;
 }
 template <class V>
 void store_shared(V* to, V value, emu::Where where = emu::Where::current()) {
   static_assert(emu::kIsWord<V>);
-  emu::check_access(to, sizeof(V), "store_shared", where);
+  emu::write_shared(to, sizeof(V), "store_shared", where);
   emu::note_shared_access(to, sizeof(V), "store_shared", where);
-  emu::note_generic_write(to, sizeof(V));
   *to = value;
 }
 

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <span>
 #include <utility>
 
 #include "device/emu/access_log.h"
 #include "device/emu/block.h"
+#include "device/emu/gmem_log.h"
 #include "device/emu/wgmma.h"
 #include "device/launch_shape.h"
 
@@ -40,12 +40,18 @@ class Machine {
 
   Status run() {
     const int64_t blocks = int64_t{1} * shape_.grid.x * shape_.grid.y * shape_.grid.z;
-    int64_t next = 0;
+    // First blocks of clusters, the last to start first. CUDA promises no order.
+    std::vector<int64_t> waiting(static_cast<size_t>(blocks / shape_.cluster));
+    for (size_t i = 0; i < waiting.size(); ++i)
+      waiting[i] = blocks - static_cast<int64_t>(i + 1) * shape_.cluster;
+    if (current_options.seed % 2) std::shuffle(waiting.begin(), waiting.end(), random_);
     Machine* const outer = std::exchange(current(), this);
-    while (error_.empty() && (next < blocks || !resident_.empty())) {
-      while (next < blocks &&
-             static_cast<int>(resident_.size()) < std::max(1, current_options.resident_blocks))
-        next = start_cluster(next);
+    while (error_.empty() && (!waiting.empty() || !resident_.empty())) {
+      while (!waiting.empty() &&
+             static_cast<int>(resident_.size()) < std::max(1, current_options.resident_blocks)) {
+        start_cluster(waiting.back());
+        waiting.pop_back();
+      }
       if (Warp* warp = choose_warp()) {
         run_warp(*warp);
         std::erase_if(resident_,
@@ -57,10 +63,12 @@ class Machine {
     cancel();
     current() = outer;
     totals.launches += 1;
-    totals.blocks += next;
+    totals.blocks += blocks - static_cast<int64_t>(waiting.size()) * shape_.cluster;
     access_log.end_launch();
     return error_.empty() ? Status::ok() : Status::error(error_);
   }
+
+  GmemLog gmem_log;
 
   Fiber& self() { return *self_; }
   Index3 grid() const { return shape_.grid; }
@@ -88,6 +96,32 @@ class Machine {
     if (!error_.empty()) throw Cancelled{};
   }
 
+  void check_is_getting_on(const char* name, Where where) {
+    if (++accesses_ > kManyAccesses)
+      fail(std::string(name) + ": waits for memory without load_acquire", where);
+  }
+  void note_progress() { idle_polls_ = 0; }
+
+  // On some seeds, now and then: another warp goes on, and this thread later.
+  void let_others_interfere() {
+    if (current_options.seed % 4 < 2 || random_() % 16 != 0) return;
+    is_interrupted_ = true;
+    switch_to(self_->context, scheduler_);
+    if (!error_.empty()) throw Cancelled{};
+  }
+
+  const char* space_of(const void* at, int bytes) const {
+    for (const std::unique_ptr<Block>& block : resident_)
+      if (block->offset_of(at, bytes) >= 0) return "shared memory";
+    return self_->context.owns(at) ? "the thread's own memory" : nullptr;
+  }
+
+  // "thread 5 of block (1, 0, 0)"; `thread` counts all of the cluster.
+  std::string thread_text(int64_t cluster, int thread) const {
+    return "thread " + std::to_string(thread % threads_) + " of block " +
+           text(index_of(cluster + thread / threads_));
+  }
+
   static void wake(Fiber& fiber) {
     fiber.state = Fiber::State::kReady;
     fiber.warp->ready |= fiber.bit();
@@ -95,26 +129,29 @@ class Machine {
   }
 
  private:
-  int64_t start_cluster(int64_t number) {
-    const auto cluster = std::make_shared<Cluster>();
-    for (int rank = 0; rank < shape_.cluster; ++rank) {
-      start_block(number++);
-      Block& block = *resident_.back();
-      block.cluster = cluster;
-      block.rank = rank;
-      cluster->blocks.push_back(&block);
-    }
-    return number;
+  Index3 index_of(int64_t block) const {
+    return {static_cast<int>(block % shape_.grid.x),
+            static_cast<int>(block / shape_.grid.x % shape_.grid.y),
+            static_cast<int>(block / shape_.grid.x / shape_.grid.y)};
   }
 
-  void start_block(int64_t number) {
+  void start_cluster(int64_t number) {
+    const auto cluster = std::make_shared<Cluster>();
+    cluster->number = number;
+    cluster->threads = threads_;
+    cluster->actors = shape_.cluster * threads_;
+    for (int rank = 0; rank < shape_.cluster; ++rank) start_block(cluster, rank);
+  }
+
+  void start_block(const std::shared_ptr<Cluster>& cluster, int rank) {
     auto block = std::make_unique<Block>();
-    block->index = {static_cast<int>(number % shape_.grid.x),
-                    static_cast<int>(number / shape_.grid.x % shape_.grid.y),
-                    static_cast<int>(number / shape_.grid.x / shape_.grid.y)};
+    block->index = index_of(cluster->number + rank);
+    block->cluster = cluster;
+    block->rank = rank;
+    cluster->blocks.push_back(block.get());
     block->smem = allocate_smem(shape_.smem_bytes, poison());
     block->smem_bytes = shape_.smem_bytes;
-    block->writes = WriteLog(shape_.smem_bytes);
+    block->log = SmemLog(shape_.smem_bytes);
     block->fibers = std::vector<Fiber>(static_cast<size_t>(threads_));
     block->warps = std::vector<Warp>(static_cast<size_t>((threads_ + kWarpLanes - 1) / kWarpLanes));
     block->live = threads_;
@@ -122,9 +159,12 @@ class Machine {
       Fiber& fiber = block->fibers[static_cast<size_t>(thread)];
       fiber.thread = thread;
       fiber.block = block.get();
+      fiber.clock.actor = rank * threads_ + thread;
+      fiber.clock.cluster = cluster->number;
       fiber.warp = &block->warps[static_cast<size_t>(thread / kWarpLanes)];
       fiber.warp->block = block.get();
       fiber.warp->first_thread = thread / kWarpLanes * kWarpLanes;
+      fiber.warp->all |= fiber.bit();
       fiber.warp->live |= fiber.bit();
       fiber.warp->ready |= fiber.bit();
       fiber.context.start(&Machine::enter);
@@ -202,7 +242,9 @@ class Machine {
       const int lane = (std::countr_zero(std::rotr(warp.ready, turn)) + turn) % kWarpLanes;
       self_ = &fibers[static_cast<size_t>(lane)];
       ++totals.switches;
+      accesses_ = 0;
       switch_to(scheduler_, self_->context);
+      if (std::exchange(is_interrupted_, false)) return;
     }
   }
 
@@ -218,6 +260,7 @@ class Machine {
   }
 
   static constexpr int kPatience = 10000;
+  static constexpr int kManyAccesses = 1 << 24;
 
   const char* kernel_;
   LaunchShape shape_;
@@ -229,6 +272,8 @@ class Machine {
   Fiber* self_ = nullptr;
   std::vector<std::unique_ptr<Block>> resident_;
   int idle_polls_ = 0;
+  int accesses_ = 0;  // since the last switch
+  bool is_interrupted_ = false;
   bool has_waited_for_previous_ = false;
   std::string error_;
 };
@@ -266,80 +311,21 @@ void suspend(const char* name, Where where) { machine().wait(Fiber::State::kWait
 void wake(Fiber& fiber) { Machine::wake(fiber); }
 int poison() { return current_options.seed % 2 ? 0x7f : 0xff; }
 
-void meet(uint32_t mask, const char* name, Where where, void* arguments,
-          const std::function<void(const std::array<void*, kWarpLanes>&)>& compute) {
-  Fiber& fiber = self();
-  Warp& warp = *fiber.warp;
-  if (!(mask & fiber.bit())) fail(std::string(name) + ": this lane is not in the mask", where);
-  auto meeting = std::find_if(warp.meetings.begin(), warp.meetings.end(),
-                              [&](const Warp::Meeting& open) { return open.mask == mask; });
-  if (meeting == warp.meetings.end())
-    meeting = warp.meetings.insert(meeting, {mask, 0, name, where, {}});
-  if (std::strcmp(meeting->name, name) != 0 || meeting->where.line() != where.line())
-    fail("the warp diverged: other lanes wait in " + place(meeting->name, meeting->where) +
-             ", this one is in " + name,
-         where);
-  meeting->arrived |= fiber.bit();
-  meeting->arguments[static_cast<size_t>(fiber.thread % kWarpLanes)] = arguments;
-  if (meeting->arrived != mask) return machine().wait(Fiber::State::kWaiting, name, where);
-  const std::array<void*, kWarpLanes> all = meeting->arguments;
-  warp.meetings.erase(meeting);
-  compute(all);
-  for (uint32_t lanes = mask & ~fiber.bit(); lanes; lanes &= lanes - 1)
-    Machine::wake(
-        fiber.block->fibers[static_cast<size_t>(warp.first_thread + std::countr_zero(lanes))]);
-}
-
-void barrier(int id, int threads, bool waits, const char* name, Where where) {
-  Fiber& fiber = self();
-  const int all = static_cast<int>(fiber.block->fibers.size());
-  if (threads == kAllThreads) threads = round_up_warps(all);
-  if (id < 0 || id >= Block::kBarriers)
-    fail(std::string(name) + ": no barrier " + std::to_string(id), where);
-  if (threads % kWarpLanes != 0 || threads > round_up_warps(all))
-    fail(std::string(name) + ": " + std::to_string(threads) + " of " + std::to_string(all) +
-             " threads",
-         where);
-  Block::Barrier& barrier = fiber.block->barriers[static_cast<size_t>(id)];
-  if (barrier.arrived == 0) barrier.expected = std::min(threads, all);
-  if (barrier.expected != std::min(threads, all))
-    fail(std::string(name) + ": barrier " + std::to_string(id) + " already expects " +
-             std::to_string(barrier.expected) + " threads, not " + std::to_string(threads),
-         where);
-  if (++barrier.arrived == barrier.expected) {
-    barrier.arrived = 0;
-    for (Fiber* other : std::exchange(barrier.waiting, {})) Machine::wake(*other);
-  } else if (waits) {
-    barrier.waiting.push_back(&fiber);
-    machine().wait(Fiber::State::kWaiting, name, where);
-  }
-}
-
 void poll(const char* name, Where where) { machine().wait(Fiber::State::kPolling, name, where); }
+void note_progress() { machine().note_progress(); }
+void let_others_interfere() { machine().let_others_interfere(); }
+bool reads_sources_early() { return current_options.seed % 3 == 1; }
 
-void start_copy(const AsyncCopy& copy, Where) {
-  std::memset(copy.to, poison(), static_cast<size_t>(copy.bytes));
-  self().open_group.push_back(copy);
-}
-
-void commit_copies() { self().groups.push_back(std::exchange(self().open_group, {})); }
-
-void finish_copies(int pending_groups) {
-  auto& groups = self().groups;
-  while (groups.size() > static_cast<size_t>(pending_groups)) {
-    for (const AsyncCopy& copy : groups.front()) {
-      std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.valid_bytes));
-      std::memset(copy.to + copy.valid_bytes, 0,
-                  static_cast<size_t>(copy.bytes - copy.valid_bytes));
-      note_generic_write(copy.to, copy.bytes);
-    }
-    groups.pop_front();
-  }
+GmemLog& gmem_log() { return machine().gmem_log; }
+const char* space_of(const void* at, int bytes) { return machine().space_of(at, bytes); }
+std::string thread_text(int64_t cluster, int thread) {
+  return machine().thread_text(cluster, thread);
 }
 
 void check_access(const void* at, int bytes, const char* name, Where where) {
   if (reinterpret_cast<uintptr_t>(at) % static_cast<uintptr_t>(bytes) != 0)
     fail(std::string(name) + ": address not a multiple of " + std::to_string(bytes), where);
+  machine().check_is_getting_on(name, where);
 }
 
 void note_shared_access(const void* at, int bytes, const char* name, Where where) {
@@ -357,7 +343,7 @@ void note_wait_for_previous() { machine().note_wait_for_previous(); }
 
 Status run_grid(const char* kernel, const LaunchShape& shape, int threads, Body body,
                 const void* arguments) {
-  if (Status status = check_shape(kernel, shape); !status.is_ok()) return status;
+  if (Status status = check_shape(kernel, shape, threads); !status.is_ok()) return status;
   return Machine(kernel, shape, threads, body, arguments).run();
 }
 

@@ -55,6 +55,7 @@ struct AsyncCopy {
   std::byte* to;
   const std::byte* from;
   int bytes, valid_bytes;
+  std::array<std::byte, 16> early;  // the source, if it was read when the copy was issued
 };
 
 struct Fiber;
@@ -89,8 +90,12 @@ inline constexpr int kAllThreads = 0;
 // Barrier `id` of the block for `threads` of its threads; `waits` is false for an arrival only.
 void barrier(int id, int threads, bool waits, const char* name, Where where);
 
+// What these lanes of the warp did before is ordered before what any of them does after.
+void order_lanes(uint32_t mask);
+
 // Lets other warps run before this thread goes on: it is polling memory.
 void poll(const char* name, Where where);
+void note_progress();  // something has changed that others may poll
 
 void start_copy(const AsyncCopy& copy, Where where);
 void commit_copies();
@@ -99,12 +104,14 @@ void finish_copies(int pending_groups);  // all but the newest groups
 // Shared memory as the async proxy reads or writes it: fails where a thread wrote these bytes in the
 // generic proxy and has not fenced since.
 void check_async_access(const void* smem, int bytes, const char* name, Where where);
-void note_generic_write(const void* smem, int bytes);
 
 // Inverse of dev::smem_address(); fails outside the block's shared memory.
 std::byte* smem_pointer(uint32_t address, int bytes, const char* name, Where where);
+// Offset in the block's shared memory of what must lie within it.
+uint32_t offset_in_smem(const void* smem, int bytes, const char* name, Where where);
 
-// A lane's access of `bytes` at `at`, naturally aligned or the launch fails.
+// A lane's access of `bytes` at `at`, naturally aligned or the launch fails. So it does where a thread
+// makes more of them in a row than any needs: it waits for memory that nobody else gets to write.
 void check_access(const void* at, int bytes, const char* name, Where where);
 void note_shared_access(const void* at, int bytes, const char* name, Where where);
 // One phase of a collective: `count` rows of `bytes` that are read at once.

@@ -1,3 +1,6 @@
+// Its checked longjmp would take a switch to another stack for an error.
+#undef _FORTIFY_SOURCE
+
 #include "device/emu/fiber.h"
 
 #include <sys/mman.h>
@@ -50,6 +53,12 @@ std::unique_ptr<std::byte[], void (*)(std::byte*)> allocate_smem(int bytes, int 
   if (posix_memalign(&memory, kAlignment, size ? size : 1) != 0) throw std::bad_alloc();
   std::memset(memory, poison, size);
   return {static_cast<std::byte*>(memory), [](std::byte* at) { std::free(at); }};
+}
+
+bool Context::owns(const void* at) const {
+  const std::byte *const byte = static_cast<const std::byte*>(at),
+                         *const stack = static_cast<const std::byte*>(stack_);
+  return byte >= stack && byte < stack + kStackBytes;
 }
 
 Context::~Context() {

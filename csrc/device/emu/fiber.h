@@ -40,6 +40,7 @@ class Context {
   // The first switch here calls entry() on a stack of its own; it must leave with leave_for().
   void start(void (*entry)());
   bool has_started() const { return has_started_; }
+  bool owns(const void* at) const;  // on its stack
 
  private:
   friend void switch_to(Context& from, Context& to);

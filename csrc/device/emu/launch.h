@@ -3,11 +3,13 @@
 #pragma once
 
 #include "device/emu/executor.h"
+#include "device/launch_shape.h"
 
 namespace lamina::dev {
 
 template <class Kernel>
 Status launch(const LaunchShape& shape, void* /*stream*/, const typename Kernel::Args& args) {
+  static_assert(Kernel::kThreads >= 1 && Kernel::kThreads <= kMaxThreads);
   return emu::run_grid(
       Kernel::kName, shape, Kernel::kThreads,
       [](const void* arguments) {

@@ -33,9 +33,16 @@ uint32_t offset_of(const MBarrier* barrier, const char* name, Where where) {
 void end_phase_if_complete(Block& block, MBarrierState& barrier) {
   if (barrier.pending > 0 || barrier.missing_bytes != 0) return;
   ++barrier.phase;
+  barrier.arriving.add(barrier.actor, barrier.phase);
+  barrier.before = barrier.arriving.view();
   barrier.pending = barrier.expected;
   write_seal(block, barrier);
   for (Fiber* fiber : std::exchange(barrier.waiting, {})) wake(*fiber);
+}
+
+// As this thread knows.
+void check_initialised(Block& block, uint32_t offset, const char* name, Where where) {
+  look_at_block(block, self().clock, static_cast<int>(offset), sizeof(MBarrier), name, where);
 }
 
 // Whether the phase is over, if need be after letting others run.
@@ -46,7 +53,12 @@ bool wait_once(const MBarrier* at, int parity, const char* name, Where where,
     fail(std::string(name) + ": parity " + std::to_string(parity) + "; 0 or 1", where);
   Fiber& fiber = self();
   MBarrierState& barrier = find_mbarrier(*fiber.block, offset, name, where);
-  const auto is_over = [&] { return static_cast<int>(barrier.phase % 2) != parity; };
+  check_initialised(*fiber.block, offset, name, where);
+  const auto is_over = [&] {
+    const bool is = static_cast<int>(barrier.phase % 2) != parity;
+    if (is) fiber.clock.view.join(barrier.before);
+    return is;
+  };
   if (is_over()) return true;
   barrier.waiting.push_back(&fiber);
   fiber.waits_for = &barrier;
@@ -88,12 +100,14 @@ void init_mbarrier(MBarrier* at, int arrivals, Where where) {
   if (const auto old = block.mbarriers.find(offset);
       old != block.mbarriers.end() && is_sealed(block, old->second))
     fail(std::string(name) + ": " + smem_text(offset) + " is in use already", where);
-  block.writes.forget(static_cast<int>(offset), sizeof(MBarrier));
+  write_block(block, fiber.clock, Access::by(fiber.clock, where), static_cast<int>(offset),
+              sizeof(MBarrier), false, name, where);
   MBarrierState& barrier = block.mbarriers[offset];
   barrier = {};
   barrier.offset = offset;
   barrier.expected = barrier.pending = arrivals;
   barrier.initialiser = fiber.thread;
+  barrier.actor = block.cluster->actors++;
   barrier.init_fences = fiber.fences.init;
   write_seal(block, barrier);
 }
@@ -107,11 +121,14 @@ void signal_mbarrier(MBarrier* at, int rank, int bytes, int arrivals, const char
     fail(std::string(name) + ": " + std::to_string(bytes) + " more bytes; " + barrier.describe() +
              ", at most 2^20 - 1 can be",
          where);
+  check_initialised(block, offset, name, where);
+  note_progress();
   barrier.missing_bytes += bytes;
   if (arrivals == 0) return;
   if (arrivals > barrier.pending)
     fail(std::string(name) + ": more arrivals than expected; " + barrier.describe(), where);
   barrier.pending -= arrivals;
+  barrier.arriving.add(self().clock);
   end_phase_if_complete(block, barrier);
 }
 

@@ -1,6 +1,7 @@
 // Twin of ptx/mbarrier.cuh. A barrier counts as initialised for the async proxy only when the thread that
-// did it has fenced; for other threads that is not checked: without a barrier in between they find it
-// uninitialised in some schedules.
+// did it has fenced, and for a thread when something orders it after that. What a thread did before it
+// arrives is ordered before what comes after a wait for that phase or a later one, and so are the copies
+// that the phase counts. Scopes are not checked: an arrival at another block's barrier orders memory too.
 #pragma once
 
 #include "device/emu/executor.h"

@@ -1,7 +1,8 @@
-// Twin of ptx/sync.cuh.
+// Twin of ptx/sync.cuh. These order memory between threads, and mbarriers and flags do; shuffles, votes and
+// products do not.
 #pragma once
 
-#include "device/emu/executor.h"
+#include "device/emu/memory.h"
 
 namespace lamina::dev {
 
@@ -17,10 +18,9 @@ inline void block_sync(emu::Where where = emu::Where::current()) {
 }
 
 inline void warp_sync(uint32_t mask = kFullWarp, emu::Where where = emu::Where::current()) {
-  emu::meet(mask, "warp_sync", where, nullptr, [](const auto&) {});
+  emu::meet(mask, "warp_sync", where, nullptr, [&](const auto&) { emu::order_lanes(mask); });
 }
 
-// One host thread runs all fibers, so memory is in order already.
-inline void fence_device() {}
+inline void fence_device() { emu::fence_global(); }
 
 }  // namespace lamina::dev

@@ -79,6 +79,19 @@ void Box::load(std::byte* smem, uint32_t address) const {
                  });
 }
 
+void Box::each_run(const std::function<void(std::byte*, int)>& visit) const {
+  std::byte *begin = nullptr, *end = nullptr;
+  for_each_chunk(*this, 0, [&](uint32_t, std::byte* at, size_t, size_t count) {
+    if (count == 0) return;
+    if (at != end) {
+      if (begin) visit(begin, static_cast<int>(end - begin));
+      begin = at;
+    }
+    end = at + count;
+  });
+  if (begin) visit(begin, static_cast<int>(end - begin));
+}
+
 void Box::store(const std::byte* smem, uint32_t address) const {
   for_each_chunk(*this, address, [&](uint32_t from, std::byte* to, size_t skip, size_t count) {
     if (count) std::memcpy(to, smem + from + skip, count);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "device/emu/block.h"
+#include "device/emu/memory.h"
 
 namespace lamina::dev::emu {
 namespace {
@@ -43,9 +44,16 @@ void start_load_to(Block& block, uint32_t offset, uint32_t barrier_offset, const
         fail(
             place(std::string(name) + ": the destination has a copy in flight, issued", load.where),
             where);
+  const Clock& clock = self().clock;
+  write_block(block, clock, Access::by(clock, barrier.actor, barrier.phase + 1, where),
+              static_cast<int>(offset), bytes, true, name, where);
   std::memset(block.smem.get() + offset, poison(), static_cast<size_t>(bytes));
-  block.writes.forget(static_cast<int>(offset), bytes);
-  barrier.loads.push_back({offset, from, where});
+  barrier.loads.push_back({offset, from, where, {}});
+  if (reads_sources_early()) {
+    std::vector<std::byte>& early = barrier.loads.back().early;
+    early.resize(static_cast<size_t>(bytes));
+    from.load(early.data(), offset);
+  }
   ++block.loads_in_flight;
 }
 
@@ -85,6 +93,7 @@ void start_bulk_load(void* smem, const Box& from, MBarrier* full, uint16_t ranks
   const uint32_t offset = checked_offset(smem, from, name, where);
   check_access(full, sizeof(MBarrier), name, where);
   const uint32_t barrier = offset_in_smem(full, sizeof(MBarrier), name, where);
+  from.each_run([&](std::byte* at, int bytes) { read_global_async(at, bytes, name, where); });
   if (ranks == 0) return start_load_to(*self().block, offset, barrier, from, name, where);
   for (int rank = 0; rank < 16; ++rank)
     if (ranks >> rank & 1)
@@ -107,24 +116,48 @@ void deliver(const DueLoad& due) {
   const BulkLoad load = *at;
   due.barrier->loads.erase(at);
   --due.block->loads_in_flight;
-  load.from.load(due.block->smem.get() + load.offset, load.offset);
-  due.block->writes.forget(static_cast<int>(load.offset), load.from.bytes());
+  std::byte* const to = due.block->smem.get() + load.offset;
+  if (load.early.empty())
+    load.from.load(to, load.offset);
+  else
+    std::copy(load.early.begin(), load.early.end(), to);
+  due.block->log.deliver(due.barrier->actor, due.barrier->phase + 1, static_cast<int>(load.offset),
+                         load.from.bytes(), 0);
   complete_bytes(*due.block, *due.barrier, load.from.bytes());
 }
 
 void start_bulk_store(const Box& to, const void* smem, const char* name, Where where) {
   const uint32_t offset = checked_offset(smem, to, name, where);
   check_fenced(*self().block, offset, to.bytes(), name, where);
+  Fiber& fiber = self();
+  if (fiber.store_actor < 0) {
+    fiber.store_actor = fiber.block->cluster->actors;
+    fiber.block->cluster->actors += 2;
+  }
+  const uint32_t group = fiber.committed_stores + 1;
+  read_block(*fiber.block, fiber.clock, Access::by(fiber.clock, fiber.store_actor, group, where),
+             static_cast<int>(offset), to.bytes(), name, where);
+  to.each_run([&](std::byte* at, int bytes) {
+    write_global_async(at, bytes, fiber.store_actor + 1, group, name, where);
+  });
   const std::byte* const from = static_cast<const std::byte*>(smem);
   self().open_stores.push_back({offset, to, {from, from + to.bytes()}, false, where});
 }
 
-void commit_bulk_stores() { self().store_groups.push_back(std::exchange(self().open_stores, {})); }
+void commit_bulk_stores() {
+  self().store_groups.push_back(std::exchange(self().open_stores, {}));
+  ++self().committed_stores;
+}
 
 void finish_bulk_stores(int pending_groups, bool writes) {
-  auto& groups = self().store_groups;
+  Fiber& fiber = self();
+  auto& groups = fiber.store_groups;
   for (size_t i = 0; i + static_cast<size_t>(pending_groups) < groups.size(); ++i)
     for (BulkStore& store : groups[i]) read_source(store);
+  const uint32_t pending = static_cast<uint32_t>(pending_groups);
+  if (fiber.store_actor >= 0 && fiber.committed_stores > pending)
+    for (int actor = fiber.store_actor; actor <= fiber.store_actor + int{writes}; ++actor)
+      fiber.clock.view.learn(actor, fiber.committed_stores - pending);
   while (writes && groups.size() > static_cast<size_t>(pending_groups)) {
     write_out(groups.front());
     groups.pop_front();

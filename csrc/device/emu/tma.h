@@ -1,6 +1,6 @@
 // Twin of ptx/tma.cuh. A load poisons its destination when it is issued and is delivered, at a time and in
-// an order that the seed decides, only when somebody waits for its mbarrier; the source is read then. A
-// store keeps its source, which must not change before it was waited for, and arrives at the last moment.
+// an order that the seed decides, only when somebody waits for its mbarrier; the source is read then, or
+// by other seeds at once. A store keeps its source, which must not change before it was waited for, and arrives at the last moment.
 #pragma once
 
 #include "device/emu/async_proxy.h"

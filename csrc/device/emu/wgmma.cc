@@ -18,12 +18,6 @@ namespace {
 
 using Lanes = std::array<void*, kWarpLanes>;
 
-std::string place(const char* name, Where where) {
-  const std::string path = where.file_name();
-  return std::string(name) + " at " + path.substr(path.rfind('/') + 1) + ":" +
-         std::to_string(where.line());
-}
-
 // One wgmma of a warpgroup. It is over when all four warps have issued it and one has waited for it:
 // from then on its operands in shared memory may be overwritten, though the other warps have yet to wait.
 struct Product {
@@ -36,7 +30,9 @@ struct Product {
   SmemTile smem_b;
   std::array<SmemTile, kWarpgroupWarps> smem_a;  // rows of each warp; empty where in registers
   Dense b;
-  int issued = 0;  // warps
+  uint32_t number = 0;           // of the warpgroup's, from 1 on: the time of its reads
+  int issued = 0;                // warps
+  std::vector<Access> writes_b;  // of the words of b
   bool is_over = false;
 
   std::string text() const { return place(name, where); }
@@ -68,12 +64,15 @@ struct Pending {
   FragmentA values_a;
 };
 
-// By number, what some but not all warps have issued.
-using Warpgroup = std::map<int64_t, std::shared_ptr<Product>>;
+struct Warpgroup {
+  int actor;                                            // that reads operands
+  std::map<int64_t, std::shared_ptr<Product>> partial;  // by number, not issued by all warps
+};
 
 }  // namespace
 
 struct WgmmaState {
+  Warp* warp = nullptr;
   std::shared_ptr<Warpgroup> warpgroup;
   int warp_in_group = 0;
   int64_t issued = 0;
@@ -89,6 +88,8 @@ struct WgmmaState {
 
  private:
   std::shared_ptr<Product> join(const Wgmma& what, const char* name, Where where);
+  void note_reads(const SmemTile& tile, const Product& product, std::vector<Access>& writes,
+                  const char* what, Where where);
   FragmentA read_frag_a(const Pending& next, Where where);
   std::shared_ptr<Accumulator> accumulator_at(const Lanes& d, const Wgmma& what, Where where);
   void finish(const Pending& pending, Where where);
@@ -100,10 +101,12 @@ WgmmaState& state_of(Warp& warp) {
   if (!warp.wgmma) {
     warp.wgmma = std::make_shared<WgmmaState>();
     const int number = warp.first_thread / kWarpLanes;
+    warp.wgmma->warp = &warp;
     warp.wgmma->warp_in_group = number % kWarpgroupWarps;
     Warp& first = warp.block->warps[static_cast<size_t>(number - number % kWarpgroupWarps)];
     warp.wgmma->warpgroup =
-        &first == &warp ? std::make_shared<Warpgroup>() : state_of(first).warpgroup;
+        &first == &warp ? std::make_shared<Warpgroup>(Warpgroup{warp.block->cluster->actors++, {}})
+                        : state_of(first).warpgroup;
   }
   return *warp.wgmma;
 }
@@ -128,6 +131,22 @@ void each_sum(const Accumulator& accumulator, const F& f) {
     }
 }
 
+// One for all lanes that know the same: that none of them wrote an operand without telling the others.
+std::vector<Clock> viewers_of(Warp& warp) {
+  std::vector<Clock> viewers;
+  for (int lane = 0; lane < kWarpLanes; ++lane) {
+    const Clock& clock = warp.lane(lane).clock;
+    const auto same = std::find_if(viewers.begin(), viewers.end(), [&](const Clock& other) {
+      return other.view.here == clock.view.here;
+    });
+    if (same == viewers.end())
+      viewers.push_back(clock);
+    else
+      same->actor = -1;
+  }
+  return viewers;
+}
+
 std::vector<std::byte> rows_of(const FragmentA& values, bool is_integer) {
   std::vector<std::byte> rows(kWarpRows * kRunBytes);
   const int per = is_integer ? 4 : 2, bytes = 4 / per;
@@ -149,9 +168,10 @@ std::vector<std::byte> rows_of(const FragmentA& values, bool is_integer) {
 
 // The first warp to issue number i says what it is, and reads B for all.
 std::shared_ptr<Product> WgmmaState::join(const Wgmma& what, const char* name, Where where) {
-  std::shared_ptr<Product>& product = (*warpgroup)[issued];
+  std::shared_ptr<Product>& product = warpgroup->partial[issued];
   if (!product) {
     product = std::make_shared<Product>(what, name, where);
+    product->number = static_cast<uint32_t>(issued + 1);
     product->smem_b = SmemTile(what.b, what.b_is_n_major, 0, what.n, "wgmma: b", where);
     product->b = dense_b(product->smem_b.bytes(), what.b_is_n_major, what.b_element, what.n);
   } else if (product->what != what || std::strcmp(product->name, name) != 0 ||
@@ -161,10 +181,33 @@ std::shared_ptr<Product> WgmmaState::join(const Wgmma& what, const char* name, W
              (product->where.line() == where.line() ? " with other operands" : ""),
          where);
   }
+  note_reads(product->smem_b, *product, product->writes_b, "wgmma: b", where);
   std::shared_ptr<Product> joined = product;
-  if (++joined->issued == kWarpgroupWarps) warpgroup->erase(issued);
+  if (++joined->issued == kWarpgroupWarps) warpgroup->partial.erase(issued);
   ++issued;
   return joined;
+}
+
+// Operands are read until the product is over, which a thread knows that has waited for it. All lanes
+// must know of what was written there: `writes`, which the first warp that comes finds out.
+void WgmmaState::note_reads(const SmemTile& tile, const Product& product,
+                            std::vector<Access>& writes, const char* what, Where where) {
+  Block& block = *warp->block;
+  const Access by =
+      Access::by(warp->lane(0).clock, warpgroup->actor, product.number, product.where);
+  const std::vector<Clock> viewers = viewers_of(*warp);
+  if (writes.empty())
+    tile.each_chunk([&](const std::byte* at, int bytes) {
+      const int offset = block.offset_of(at, bytes);
+      read_block(block, viewers[0], by, offset, bytes, what, where);
+      block.log.for_writes(offset, bytes, [&](const Access& write) {
+        if (writes.empty() || write.actor != writes.back().actor ||
+            write.time != writes.back().time)
+          writes.push_back(write);
+      });
+    });
+  for (const Clock& viewer : viewers)
+    for (const Access& write : writes) know_write(block, viewer, write, what, where);
 }
 
 FragmentA WgmmaState::read_frag_a(const Pending& next, Where where) {
@@ -217,6 +260,8 @@ void WgmmaState::issue(const Wgmma& what, const Lanes& d, const Lanes& frag_a, c
     SmemTile& rows = next.product->smem_a[static_cast<size_t>(warp_in_group)];
     rows = SmemTile(what.a, what.a_is_m_major, warp_in_group * kWarpRows, kWarpRows, "wgmma: a",
                     where);
+    std::vector<Access> writes_a;
+    note_reads(rows, *next.product, writes_a, "wgmma: a", where);
     a = dense_a(rows.bytes(), what.a_is_m_major, what.a_element);
   }
   next.accumulator = accumulator_at(d, what, where);
@@ -224,6 +269,7 @@ void WgmmaState::issue(const Wgmma& what, const Lanes& d, const Lanes& frag_a, c
   if (!what.accumulate) std::fill(sums.begin(), sums.end(), 0u);
   multiply_add(a, next.product->b, what.n, sums.data());
   ++next.accumulator->in_flight;
+  note_progress();
   open.push_back(std::move(next));
 }
 
@@ -265,8 +311,15 @@ void WgmmaState::finish(const Pending& pending, Where where) {
 }
 
 void WgmmaState::finish(int pending, Where where) {
+  uint32_t last = 0;
   for (; groups.size() > static_cast<size_t>(pending); groups.pop_front())
-    for (const Pending& each : groups.front()) finish(each, where);
+    for (const Pending& each : groups.front()) {
+      finish(each, where);
+      last = each.product->number;
+    }
+  View over;
+  if (last > 0) over.learn(warpgroup->actor, last);
+  for (int lane = 0; lane < kWarpLanes; ++lane) warp->lane(lane).clock.view.join(over);
   is_fenced = false;
 }
 

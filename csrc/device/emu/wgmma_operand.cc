@@ -10,7 +10,7 @@
 namespace lamina::dev::emu {
 namespace {
 
-constexpr int kChunkBytes = 16, kHalvesK = 16;
+constexpr int kHalvesK = 16;
 
 // What the hardware would do with these is not documented, or has no use.
 void check_layout(const MatrixDescriptor& d, bool is_mn_major, int end, const char* what,

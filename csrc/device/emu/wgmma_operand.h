@@ -28,9 +28,14 @@ class SmemTile {
            Where where);
 
   const std::byte* bytes() const { return bytes_.data(); }
-  bool is_unchanged() const;  // in shared memory
+  bool is_unchanged() const;                  // in shared memory
+  void each_chunk(const auto& visit) const {  // visit(first byte, bytes)
+    for (const std::byte* at : chunks_) visit(at, kChunkBytes);
+  }
 
  private:
+  static constexpr int kChunkBytes = 16;
+
   std::vector<const std::byte*> chunks_;  // where each 16 of bytes_ came from
   std::vector<std::byte> bytes_;
 };

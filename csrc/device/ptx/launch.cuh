@@ -89,7 +89,9 @@ inline cudaError_t put(const void* kernel, const LaunchShape& shape, int threads
 template <class Kernel>
 Status launch(const LaunchShape& shape, void* stream, const typename Kernel::Args& args) {
   static_assert(std::is_trivially_copyable_v<typename Kernel::Args>);
-  if (Status status = check_shape(Kernel::kName, shape); !status.is_ok()) return status;
+  static_assert(Kernel::kThreads >= 1 && Kernel::kThreads <= kMaxThreads);
+  if (Status status = check_shape(Kernel::kName, shape, Kernel::kThreads); !status.is_ok())
+    return status;
   const void* const kernel = reinterpret_cast<const void*>(&detail::entry<Kernel>);
   if (shape.smem_bytes > detail::kDefaultSmemBytes) {
     static detail::SmemLimit limit;

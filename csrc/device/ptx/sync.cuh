@@ -5,7 +5,7 @@
 
 namespace lamina::dev {
 
-// barrier.sync 0;                                                         PTX ISA 6.0, sm_30
+// bar.sync 0;                                                             PTX ISA 1.0, sm_10
 // Waits for all threads of the block; what they wrote before is visible to all after.
 LAMINA_DEVICE void block_sync() { __syncthreads(); }
 

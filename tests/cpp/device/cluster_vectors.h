@@ -19,6 +19,7 @@ struct ClusterIndexKernel : OneWarp {
     int32_t* out;  // [y][x][rank, size]
   };
   LAMINA_DEVICE static void run(const Args& args) {
+    if (dev::lane() != 0) return;
     const dev::Index3 block = dev::block_index();
     int32_t* const out = args.out + 2 * (block.y * dev::grid_size().x + block.x);
     dev::store_global(out, dev::cluster_rank());

@@ -4,7 +4,16 @@
 namespace lamina::test {
 namespace {
 
-enum class Mistake { kNone, kNoFence, kChanged, kChangedTooEarly, kNotWaited, kNotCommitted };
+enum class Mistake {
+  kNone,
+  kNoFence,
+  kChanged,
+  kOverwritten,
+  kChangedTooEarly,
+  kReadTooEarly,
+  kNotWaited,
+  kNotCommitted
+};
 
 struct Store : BlockOf<32> {
   static constexpr const char* kName = "store";
@@ -24,12 +33,14 @@ struct Store : BlockOf<32> {
     if (lane != 0) return;
     dev::bulk_store(args.out, smem, 128);
     dev::bulk_commit();
-    if (mistake == Mistake::kChanged) dev::store_shared(smem + 5, 77u);
+    if (mistake == Mistake::kChanged) smem[5] = 77;  // unseen before the wait
+    if (mistake == Mistake::kOverwritten) dev::store_shared(smem + 5, 77u);
     dev::bulk_store(args.out + 32, smem + 32, 128);
     if (mistake == Mistake::kNotCommitted) return;
     dev::bulk_commit();
     dev::bulk_wait_read<1>();
-    args.seen[0] = dev::load_global(args.out);
+    args.seen[0] = *args.out;  // too early: load_global would report it
+    if (mistake == Mistake::kReadTooEarly) (void)dev::load_global(args.out);
     if (mistake == Mistake::kNone) dev::store_shared(smem, 77u);
     if (mistake == Mistake::kChangedTooEarly) dev::store_shared(smem + 32, 77u);
     dev::bulk_wait<1>();
@@ -62,7 +73,9 @@ TEST(twin_reports_misuse_of_bulk_stores) {
   };
   expect(Mistake::kNoFence, "has not called fence_proxy_async since");
   expect(Mistake::kChanged, "changed while it was in flight");
-  expect(Mistake::kChangedTooEarly, "changed while it was in flight");
+  expect(Mistake::kOverwritten, "smem + 20: the read by thread 0 of block (0, 0, 0) at");
+  expect(Mistake::kChangedTooEarly, "smem + 128: the read by thread 0 of block (0, 0, 0) at");
+  expect(Mistake::kReadTooEarly, "global memory: the write by thread 0 of block (0, 0, 0) at");
   expect(Mistake::kNotWaited, "may not have been read");
   expect(Mistake::kNotCommitted, "never committed");
 }

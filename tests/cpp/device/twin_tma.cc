@@ -183,6 +183,7 @@ struct TwoLoads : BlockOf<64> {
   struct Args {
     const std::byte* in;
     uint32_t* out;  // [4]: the first waited for, the other, the other waited for, before any wait
+    bool reads_too_early;
   };
   LAMINA_DEVICE static void run(const Args& args) {
     uint32_t* const smem = reinterpret_cast<uint32_t*>(dev::dynamic_smem());
@@ -196,13 +197,14 @@ struct TwoLoads : BlockOf<64> {
       }
     }
     for (int i = 0; i < 20; ++i) dev::block_sync();
-    if (dev::thread_index() == 0) args.out[3] = dev::load_shared(smem);
+    if (dev::thread_index() == 0) args.out[3] = smem[0];  // load_shared would report it
     dev::block_sync();
     dev::mbarrier_wait(barriers, 0);
     for (int i = 0; i < 20; ++i) dev::block_sync();
     if (dev::thread_index() != 0) return;
     args.out[0] = dev::load_shared(smem);
-    args.out[1] = dev::load_shared(smem + 4);
+    args.out[1] = smem[4];
+    if (args.reads_too_early) (void)dev::load_shared(smem + 4);
     dev::mbarrier_wait(barriers + 1, 0);
     args.out[2] = dev::load_shared(smem + 4);
   }
@@ -213,8 +215,8 @@ TEST(twin_delivers_only_what_is_waited_for) {
   for (uint64_t seed = 0; seed < kSeeds; ++seed) {
     uint32_t out[4] = {};
     const Seed now(seed);
-    const Status status = dev::launch<TwoLoads>({{1, 1, 1}, 48}, nullptr,
-                                                {reinterpret_cast<const std::byte*>(in), out});
+    const Status status = dev::launch<TwoLoads>(
+        {{1, 1, 1}, 48}, nullptr, {reinterpret_cast<const std::byte*>(in), out, false});
     at("seed ", seed, ": ", status.message());
     CHECK(status.is_ok());
     const uint32_t poison = seed % 2 ? 0x7f7f7f7fu : 0xffffffffu;
@@ -223,6 +225,10 @@ TEST(twin_delivers_only_what_is_waited_for) {
     CHECK_EQ(out[2], 2u);
     CHECK_EQ(out[3], poison);
   }
+  uint32_t out[4];
+  const std::byte* const from = reinterpret_cast<const std::byte*>(in);
+  expect_error([&] { return dev::launch<TwoLoads>({{1, 1, 1}, 48}, nullptr, {from, out, true}); },
+               "smem + 16: the copy of thread 0 of block (0, 0, 0) at", "twin_tma.cc");
 }
 
 struct Tile : BlockOf<32> {

@@ -186,6 +186,7 @@ struct Sm90a {
   // Tells every block that fetches for this one that a stage may be filled again.
   LAMINA_DEVICE static void release(int stage) {
     dev::MBarrier* const empty = &barriers().empty[stage];
+    dev::warp_sync();  // the lanes that arrive answer for what all have read
     if constexpr (kCluster > 1) {
       if (dev::lane() < kCluster) dev::mbarrier_arrive_remote(empty, dev::lane());
     } else {
