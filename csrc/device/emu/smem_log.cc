@@ -1,5 +1,6 @@
 #include "device/emu/smem_log.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 #include <utility>
@@ -40,7 +41,8 @@ void SmemLog::push(uint32_t& list, const Access& access) {
   list = made;
 }
 
-void SmemLog::erase_if(uint32_t& list, const auto& is_to_go) {
+int SmemLog::erase_if(uint32_t& list, const auto& is_to_go) {
+  int left = 0;
   for (uint32_t* link = &list; *link;) {
     Read& read = reads_[*link];
     if (is_to_go(read.access)) {
@@ -48,8 +50,10 @@ void SmemLog::erase_if(uint32_t& list, const auto& is_to_go) {
       read.next = std::exchange(free_, gone);
     } else {
       link = &read.next;
+      ++left;
     }
   }
+  return left;
 }
 
 void SmemLog::note_read(Word& word, const Clock& viewer, const Access& by) {
@@ -57,7 +61,12 @@ void SmemLog::note_read(Word& word, const Clock& viewer, const Access& by) {
     word.read = by;
     return;
   }
-  erase_if(word.more_reads, [&](const Access& old) { return replaces(by, old, viewer); });
+  // Looked through when it has doubled: many threads may read a word before anybody writes it.
+  if (word.pushes_left == 0)
+    word.pushes_left = static_cast<uint16_t>(std::min(
+        4 + erase_if(word.more_reads, [&](const Access& old) { return replaces(by, old, viewer); }),
+        1 << 15));
+  --word.pushes_left;
   push(word.more_reads, by);
 }
 

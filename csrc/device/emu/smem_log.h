@@ -98,6 +98,7 @@ class SmemLog {
     uint32_t fences;             // of the writing thread, before it wrote
     uint32_t more_reads;         // a list
     uint8_t written, in_flight;  // bytes
+    uint16_t pushes_left;        // before that list is looked through
   };
 
   SharedTrouble find_write(const Word& word, const Clock& viewer, uint32_t bytes) const;
@@ -109,7 +110,7 @@ class SmemLog {
     uint32_t next;  // 0: none
   };
   void push(uint32_t& list, const Access& access);
-  void erase_if(uint32_t& list, const auto& is_to_go);
+  int erase_if(uint32_t& list, const auto& is_to_go);  // how many are left
 
   // Zeros from calloc: most blocks touch little of their memory.
   std::unique_ptr<Word[], void (*)(void*)> words_{nullptr, nullptr};
