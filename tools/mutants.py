@@ -8,8 +8,10 @@ hole in the tests; a patch that no longer applies is an error.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -145,9 +147,12 @@ def main() -> int:
     """One line a mutant, `caught N of N` last; 1 if one survives."""
     parser = argparse.ArgumentParser(prog="python -m tools.mutants", description=__doc__)
     parser.add_argument("--only", default="", help="part of the name of the mutants to try")
+    parser.add_argument("--minutes", type=float, help="begin no mutant after so many; others each day")
     parser.add_argument("--json", type=Path, help="also write the outcomes to this file")
     options = parser.parse_args()
     chosen = [mutant for mutant in MUTANTS if options.only in mutant.name]
+    if options.minutes is not None:
+        random.Random(datetime.date.today().toordinal()).shuffle(chosen)
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="lamina_mutants_") as folder:
         shop = Workshop(Path(folder))
@@ -161,14 +166,17 @@ def main() -> int:
         outcomes = {}
         for mutant in chosen:
             begin = time.monotonic()
+            if options.minutes is not None and begin - start > 60 * options.minutes:
+                break
             outcome = outcomes[mutant.name] = shop.try_mutant(mutant)
             verdict = "caught  " if outcome.caught else "SURVIVED"
             print(f"{verdict} {mutant.name:<46} {time.monotonic() - begin:3.0f} s  {outcome.by}", flush=True)
     if options.json:
         options.json.write_text(json.dumps({name: vars(o) for name, o in outcomes.items()}, indent=1) + "\n")
     caught = sum(outcome.caught for outcome in outcomes.values())
-    print(f"caught {caught} of {len(chosen)}")
-    return 0 if caught == len(chosen) and chosen else 1
+    left = len(chosen) - len(outcomes)
+    print(f"caught {caught} of {len(outcomes)}{f', {left} not tried' if left else ''}")
+    return 0 if caught == len(outcomes) and chosen else 1
 
 
 if __name__ == "__main__":

@@ -171,6 +171,12 @@ CUDA_MUTANTS = (
         "dev::mbarrier_arrive_remote(empty, dev::cluster_rank());",
     ),
     Mutant(
+        "sm90a: a stage is given back before all lanes have read it",
+        SM90A,
+        "dev::warp_sync();  // the lanes that arrive answer for what all have read",
+        "",
+    ),
+    Mutant(
         "sm90a: a block leaves while others still write to it",
         SM90A,
         "if constexpr (kCluster > 1) sync();",
