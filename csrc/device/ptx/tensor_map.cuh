@@ -55,7 +55,8 @@ inline Status make_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
   if (Status status = check_tensor_map(spec); !status.is_ok()) return status;
   const auto encode = detail::tensor_map_encoder();
   if (!encode)
-    return Status::device_error("tensor map: this driver has no cuTensorMapEncodeTiled: CUDA 12.0 has it");
+    return Status::device_error(
+        "tensor map: this driver has no cuTensorMapEncodeTiled: CUDA 12.0 has it");
   cuuint64_t extent[kMaxTensorRank], stride[kMaxTensorRank];
   cuuint32_t box[kMaxTensorRank], element_stride[kMaxTensorRank];
   for (int i = 0; i < spec.rank; ++i) {
@@ -71,7 +72,7 @@ inline Status make_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS)
     return Status::device_error("tensor map: cuTensorMapEncodeTiled: CUDA error ",
-                         static_cast<int>(result));
+                                static_cast<int>(result));
   return Status::ok();
 }
 
