@@ -54,7 +54,7 @@ using lamina::Swizzle;
 using lamina::swizzle_bytes;
 
 // What TMA knows of a tensor in global memory; opaque. A kernel takes it as a part of its Args.
-struct alignas(64) TensorMap {
+struct alignas(128) TensorMap {
   std::byte opaque[128];
 };
 

@@ -65,11 +65,20 @@ inline Status make_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
     box[i] = static_cast<cuuint32_t>(spec.box[i]);
     element_stride[i] = 1;
   }
-  const CUresult result = encode(
-      reinterpret_cast<CUtensorMap*>(&map), detail::tensor_map_type(spec.element_bytes),
-      static_cast<cuuint32_t>(spec.rank), const_cast<void*>(spec.base), extent, stride, box,
-      element_stride, CU_TENSOR_MAP_INTERLEAVE_NONE, detail::tensor_map_swizzle(spec.swizzle),
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  static_assert(alignof(TensorMap) >= alignof(CUtensorMap));
+  const auto try_encode = [&] {
+    return encode(reinterpret_cast<CUtensorMap*>(&map), detail::tensor_map_type(spec.element_bytes),
+                  static_cast<cuuint32_t>(spec.rank), const_cast<void*>(spec.base), extent, stride,
+                  box, element_stride, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                  detail::tensor_map_swizzle(spec.swizzle), CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  };
+  CUresult result = try_encode();
+  // A thread that the CUDA runtime has not met has no context yet, which a call of the driver may want.
+  if (result == CUDA_ERROR_INVALID_CONTEXT || result == CUDA_ERROR_NOT_INITIALIZED) {
+    (void)cudaFree(nullptr);
+    result = try_encode();
+  }
   if (result != CUDA_SUCCESS)
     return Status::device_error("tensor map: cuTensorMapEncodeTiled: CUDA error ",
                                 static_cast<int>(result));

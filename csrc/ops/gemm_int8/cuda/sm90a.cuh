@@ -296,6 +296,10 @@ struct Sm90a {
   LAMINA_DEVICE static void run(const Args& args) {
     const Schedule schedule(args);
     if (dev::thread_index() == 0) {
+      if (schedule.all_steps > 0) {
+        dev::tma_prefetch(&args.map_w);
+        dev::tma_prefetch(&args.map_a);
+      }
       for (int s = 0; s < kConfig.stages; ++s) {
         dev::mbarrier_init(&barriers().full[s], 1);
         dev::mbarrier_init(&barriers().empty[s], kCluster * kConfig.warpgroups * kWarpgroupWarps);
