@@ -224,6 +224,32 @@ def _gemm_case(
     return Outcome(label, _worst_ratio(out, exact, bound))
 
 
+def _check_gemm_int8_quantized(device: torch.device) -> Iterator[Outcome]:
+    """Half a step from silu(product) * gate + residual, and a hundredth for its f32 steps."""
+    seed = torch.Generator().manual_seed(5)
+    for m, n, k in ((1, 100, 300), (5, 33, 63), (17, 31, 129)):
+        a = torch.randint(-128, 128, (m, k), dtype=torch.int8, generator=seed)
+        w = torch.randint(-128, 128, (n, k), dtype=torch.int8, generator=seed)
+        scales = torch.full((m, 1), 2.0**-9), torch.rand(n, generator=seed) * 0.01 + 0.001
+        gate, residual = torch.randn(2, m, n, generator=seed)
+        product = a.double() @ w.double().T * scales[0].double() * scales[1].double()
+        exact = torch.nn.functional.silu(product) * gate.double() + residual.double()
+        for kind, out_scale in (("per token", None), ("static", (exact.abs().amax(1, True) / 127).float())):
+            got = ops.gemm_int8_quantized(
+                a.to(device),
+                pack_int8(w.to(device)),
+                scales[0].to(device),
+                scales[1].to(device),
+                activation="silu",
+                gate=gate.to(device),
+                residual=residual.to(device),
+                out_scale=_on(device, out_scale),
+            )
+            steps = got.scale.cpu().double()
+            ratio = _worst_ratio(got.q.cpu().double() * steps, exact, (0.51 * steps).expand(m, n))
+            yield Outcome(f"silu, gate, residual, {kind} m = {m}, n = {n}, k = {k}", ratio)
+
+
 def _layer(device: torch.device) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """An input and an int8 layer, from f32 to f32, both on the device."""
     seed = torch.Generator().manual_seed(4)
@@ -302,4 +328,5 @@ CHECKS: dict[str, DeviceCheck] = {
     "quantize_int8": _check_quantize_int8,
     "pack_int8": _check_pack_int8,
     "gemm_int8": _check_gemm_int8,
+    "gemm_int8_quantized": _check_gemm_int8_quantized,
 }
