@@ -6,6 +6,8 @@
 #   make bench ARGS="gemm_int8 --m 1 --n 4096 --k 4096"
 VENV ?= .venv
 ARGS ?=
+# A process a core; PARALLEL= keeps them in this one, as ARGS=--pdb needs.
+PARALLEL ?= -n auto --dist worksteal
 BENCH_DEFAULT := gemm_int8 --device cpu --m 1,16,64,256 --n 4096 --k 4096 --peers onnxruntime,torch
 PY := $(VENV)/bin/python
 # cmake, ninja and clang-format come from the environment too.
@@ -46,10 +48,10 @@ demo: build
 	$(RUN) lamina demo $(ARGS)
 
 test: build
-	$(RUN) $(PY) -m pytest $(ARGS)
+	$(RUN) $(PY) -m pytest $(PARALLEL) $(ARGS)
 
 test-all: build
-	$(RUN) $(PY) -m pytest -m "" $(ARGS)
+	$(RUN) $(PY) -m pytest -m "" $(PARALLEL) $(ARGS)
 
 mutants: build
 	$(RUN) $(PY) -m tools.mutants $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -53,8 +54,11 @@ def programs() -> list[Path]:
         "CUDA": "OFF",
     }
     flags = [f"-DLAMINA_{option}={value}" for option, value in options.items()]
-    run([cmake, "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", *flags])
-    run([cmake, "--build", str(BUILD)])
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:  # of the processes of one test run
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run([cmake, "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", *flags])
+        run([cmake, "--build", str(BUILD)])
     folder = BUILD / "tests" / "cpp"
     optional = [folder / "lamina_tests_emu"]
     return [folder / "lamina_tests", folder / "lamina_tests_twin", *filter(Path.exists, optional)]
