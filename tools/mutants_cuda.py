@@ -21,6 +21,42 @@ CUDA_MUTANTS = (
         "dev::block_sync();  // step s has arrived",
         "// step s has arrived",
     ),
+    Mutant(
+        "sm80: the next tile's copies into a ring that is being read",
+        SM80,
+        "dev::block_sync();  // the ring is read",
+        "{}",
+    ),
+    Mutant(
+        "sm80: the last tile of a capped grid forgotten",
+        SM80,
+        "unit < args.units; unit += stride",
+        "unit + 1 < args.units + (unit < stride); unit += stride",
+    ),
+    Mutant(
+        "reduce: a capped grid adds every other stripe",
+        f"{GEMM}/cuda/reduce.cu",
+        "at += stride)",
+        "at += 2 * stride)",
+    ),
+    Mutant(
+        "settle: the next row's finds over those being read",
+        f"{GEMM}/cuda/settle.cu",
+        "dev::block_sync();  // all have read what the warps found",
+        "{}",
+    ),
+    Mutant(
+        "rows: the next row's extremes over those being read",
+        "csrc/ops/quantize_int8/cuda/rows.cu",
+        "dev::block_sync();  // all have read the extremes",
+        "{}",
+    ),
+    Mutant(
+        "plan: a cap on SMs forgotten behind the product",
+        f"{GEMM}/cuda/plan.h",
+        "return is_capped ? sms : INT_MAX;",
+        "return INT_MAX;",
+    ),
     Mutant("sm80: halves of k swapped in b", SM80, "{b[0].x[j], b[1].x[j]}", "{b[1].x[j], b[0].x[j]}"),
     Mutant(
         "sm80: weights swizzled by the next row",
@@ -50,8 +86,8 @@ CUDA_MUTANTS = (
     Mutant(
         "sm80: splits overlap by a step",
         SM80,
-        "static_cast<int64_t>(block.z) * args.split.steps",
-        "static_cast<int64_t>(block.z) * (args.split.steps - 1)",
+        "static_cast<int64_t>(split) * args.split.steps",
+        "static_cast<int64_t>(split) * (args.split.steps - 1)",
     ),
     Mutant(
         "sm80: next step into the stage that is being read",
@@ -245,7 +281,7 @@ CUDA_MUTANTS = (
     Mutant(
         "rows: extremes of other warps read before they are there",
         "csrc/ops/quantize_int8/cuda/rows.cu",
-        "dev::block_sync();",
-        "dev::warp_sync();",
+        "dev::block_sync();\n#pragma",
+        "dev::warp_sync();\n#pragma",
     ),
 )

@@ -106,7 +106,7 @@ EPILOGUE_MUTANTS = (
     Mutant(
         "settle: what other warps found is read before it is there",
         SETTLE,
-        "dev::block_sync();",
-        "dev::warp_sync();",
+        "dev::block_sync();\n    int32_t",
+        "dev::warp_sync();\n    int32_t",
     ),
 )

@@ -46,7 +46,8 @@ std::string take_twin_report() {
   dev::emu::reset_report();
   std::ostringstream json;
   json << "{\"launches\": " << report.launches << ", \"blocks\": " << report.blocks
-       << ", \"switches\": " << report.switches << ", \"sites\": [";
+       << ", \"most_blocks\": " << report.most_blocks << ", \"switches\": " << report.switches
+       << ", \"sites\": [";
   for (size_t i = 0; i < report.sites.size(); ++i) {
     const dev::emu::Site& site = report.sites[i];
     json << (i ? ", " : "") << "{\"function\": \"" << site.function << "\", \"file\": \""

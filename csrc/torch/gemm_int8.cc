@@ -1,5 +1,7 @@
 #include "ops/gemm_int8/gemm_int8.h"
 
+#include <algorithm>
+#include <climits>
 #include <tuple>
 
 #include "base/huge_pages.h"
@@ -29,29 +31,30 @@ void require_packed(const char* op, const char* name, const Tensor& w, int64_t n
 #if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
 // launch(plan, its workspace)
 template <class Launch>
-void run_on(const Accelerator& accelerator, const gemm_int8::Params& params, const Tensor& like,
-            const Launch& launch) {
+void run_on(const Accelerator& accelerator, const gemm_int8::Params& params, int max_sms,
+            const Tensor& like, const Launch& launch) {
   raise_if_bad(gemm_int8::check_cuda(params.problem, accelerator.device));
-  const gemm_int8::CudaPlan plan = gemm_int8::plan_cuda(
-      params.problem, accelerator.device, gemm_int8::row_alignment(params), accelerator.kernel);
+  const gemm_int8::Limits limits{gemm_int8::row_alignment(params), max_sms, accelerator.kernel};
+  const gemm_int8::CudaPlan plan = gemm_int8::plan_cuda(params.problem, accelerator.device, limits);
   require(plan.kernel.launch != nullptr, "set_cuda_kernel", "name = \"", accelerator.kernel,
           "\": no CUDA kernel of this name for compute capability ",
-          accelerator.device.compute_capability, " and an a whose rows start at multiples of ",
-          gemm_int8::row_alignment(params), " bytes");
+          accelerator.device.compute_capability, ", an a whose rows start at multiples of ",
+          limits.a_alignment, " bytes, and ", plan.sms, plan.sms == 1 ? " SM" : " SMs");
   const Tensor workspace =
       new_tensor(like, {plan.workspace_bytes(params.problem)}, ScalarType::Char);
   raise_if_bad(launch(plan, workspace.data_ptr()));
 }
 
-void run_on(const Accelerator& accelerator, const gemm_int8::Params& params, const Tensor& like) {
-  run_on(accelerator, params, like, [&](const auto& plan, void* workspace) {
+void run_on(const Accelerator& accelerator, const gemm_int8::Params& params, int max_sms,
+            const Tensor& like) {
+  run_on(accelerator, params, max_sms, like, [&](const auto& plan, void* workspace) {
     return gemm_int8::run_cuda(params, plan, workspace, accelerator.stream);
   });
 }
 
-void run_on(const Accelerator& accelerator, const gemm_int8::QuantizedParams& params,
+void run_on(const Accelerator& accelerator, const gemm_int8::QuantizedParams& params, int max_sms,
             const Tensor& like) {
-  run_on(accelerator, params.gemm, like, [&](const auto& plan, void* workspace) {
+  run_on(accelerator, params.gemm, max_sms, like, [&](const auto& plan, void* workspace) {
     return gemm_int8::run_quantized_cuda(params, plan, workspace, accelerator.stream);
   });
 }
@@ -67,11 +70,11 @@ std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capabi
   const DeviceInfo device =
       typical_device(static_cast<int>(compute_capability), static_cast<int>(sm_count));
   raise_if_bad(gemm_int8::check_cuda(problem, device));
-  return gemm_int8::plan_cuda(problem, device, 16).describe(problem, device);
+  return gemm_int8::plan_cuda(problem, device, {}).describe(problem, device);
 }
 #else
 template <class Params>
-[[noreturn]] void run_on(const Accelerator&, const Params&, const Tensor&) {
+[[noreturn]] void run_on(const Accelerator&, const Params&, int, const Tensor&) {
   fail("gemm_int8", "no CUDA kernel is built");
 }
 
@@ -86,6 +89,13 @@ Activation activation_of(const char* op, const std::optional<std::string>& name)
   if (*name == "gelu_tanh") return Activation::kGeluTanh;
   if (*name == "silu") return Activation::kSilu;
   fail(op, "activation = \"", *name, "\"; allowed: None, \"gelu\", \"gelu_tanh\", \"silu\"");
+}
+
+// What a device need not keep idle is INT_MAX.
+int checked_sms(const char* op, std::optional<int64_t> max_sms) {
+  require(!max_sms || *max_sms >= 1, op, "max_sms = ", max_sms.value_or(0),
+          "; must be at least 1, or None for all");
+  return static_cast<int>(std::min<int64_t>(max_sms.value_or(INT_MAX), INT_MAX));
 }
 
 gemm_int8::Operand operand(const Argument& argument, int64_t m, int64_t n) {
@@ -153,8 +163,9 @@ std::optional<Accelerator> read_inputs(const char* op, const Inputs& in,
 Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor& a_scale,
             const Tensor& w_scale, std::optional<Tensor> a_zero_point, std::optional<Tensor> bias,
             ScalarType out_dtype, std::optional<std::string> activation, std::optional<Tensor> gate,
-            std::optional<Tensor> residual) {
+            std::optional<Tensor> residual, std::optional<int64_t> max_sms) {
   constexpr const char* kOp = "gemm_int8";
+  const int sms = checked_sms(kOp, max_sms);
   const Inputs inputs{a, w, w_sums, a_scale, w_scale, a_zero_point, bias, gate, residual};
   gemm_int8::Params params;
   const std::optional<Accelerator> accelerator = read_inputs(kOp, inputs, activation, params);
@@ -163,7 +174,7 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor
   params.out = out.data_ptr();
   params.out_stride = inputs.n();
   if (accelerator) {
-    run_on(*accelerator, params, a);
+    run_on(*accelerator, params, sms, a);
   } else {
     raise_if_bad(gemm_int8::run(params, TorchParallel()));
   }
@@ -174,8 +185,10 @@ std::tuple<Tensor, Tensor, Tensor> gemm_quantized(
     const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor& a_scale,
     const Tensor& w_scale, std::optional<Tensor> a_zero_point, std::optional<Tensor> bias,
     std::optional<std::string> activation, std::optional<Tensor> gate,
-    std::optional<Tensor> residual, std::optional<Tensor> out_scale, bool symmetric) {
+    std::optional<Tensor> residual, std::optional<Tensor> out_scale, bool symmetric,
+    std::optional<int64_t> max_sms) {
   constexpr const char* kOp = "gemm_int8_quantized";
+  const int sms = checked_sms(kOp, max_sms);
   const Inputs inputs{a,    w,    w_sums,   a_scale,  w_scale, a_zero_point,
                       bias, gate, residual, out_scale};
   gemm_int8::QuantizedParams params;
@@ -196,7 +209,7 @@ std::tuple<Tensor, Tensor, Tensor> gemm_quantized(
   Tensor workspace = new_tensor(a, {params.workspace_bytes()}, ScalarType::Char);
   params.connect(workspace.data_ptr());
   if (accelerator) {
-    run_on(*accelerator, params, a);
+    run_on(*accelerator, params, sms, a);
   } else {
     raise_if_bad(gemm_int8::run_quantized(params, TorchParallel()));
   }

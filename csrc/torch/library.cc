@@ -79,11 +79,11 @@ LAMINA_LIBRARY(m) {
       "gemm_int8(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, Tensor? "
       "a_zero_point=None, "
       "Tensor? bias=None, ScalarType out_dtype=float, str? activation=None, Tensor? gate=None, "
-      "Tensor? residual=None) -> Tensor");
+      "Tensor? residual=None, int? max_sms=None) -> Tensor");
   m.def(
       "gemm_int8_quantized(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, "
       "Tensor? a_zero_point=None, Tensor? bias=None, str? activation=None, Tensor? gate=None, "
-      "Tensor? residual=None, Tensor? out_scale=None, bool symmetric=True) "
+      "Tensor? residual=None, Tensor? out_scale=None, bool symmetric=True, int? max_sms=None) "
       "-> (Tensor q, Tensor scale, Tensor zero_point)");
   m.def("explain_quantize_int8(int m, int k) -> str");
   m.def("explain_gemm_int8(int m, int n, int k) -> str");

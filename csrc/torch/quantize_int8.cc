@@ -1,5 +1,6 @@
 #include "ops/quantize_int8/quantize_int8.h"
 
+#include <climits>
 #include <tuple>
 
 #include "torch/accelerator.h"
@@ -16,7 +17,7 @@ constexpr const char* kOp = "quantize_int8";
 
 #if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
 void run_on(const Accelerator& accelerator, const quantize_int8::Params& params) {
-  raise_if_bad(quantize_int8::run_cuda(params, accelerator.stream));
+  raise_if_bad(quantize_int8::run_cuda(params, INT_MAX, accelerator.stream));
 }
 #else
 [[noreturn]] void run_on(const Accelerator&, const quantize_int8::Params&) {

@@ -41,6 +41,12 @@ def require_optional_str(op: str, name: str, value: object) -> None:
         raise TypeError(f"lamina::{op}: {name} must be a str or None, got {_kind(value)}")
 
 
+def require_optional_int(op: str, name: str, value: object) -> None:
+    """The argument must be an int or None."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise TypeError(f"lamina::{op}: {name} must be an int or None, got {_kind(value)}")
+
+
 def require_dtype(op: str, name: str, value: object) -> None:
     """The argument must be a torch.dtype."""
     if not isinstance(value, torch.dtype):

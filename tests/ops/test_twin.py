@@ -104,8 +104,59 @@ def test_rows_that_tma_cannot_fetch_go_to_another_kernel() -> None:
     ops.set_twin(90, TWIN_SMS)
     assert_equal(ops.gemm_int8(*operands), want)
     ops.set_cuda_kernel("gemm_int8_sm90a_m16")
-    with pytest.raises(ValueError, match=r'set_cuda_kernel: name = "gemm_int8_sm90a_m16": .* of 1 bytes'):
+    with pytest.raises(
+        ValueError, match=r'set_cuda_kernel: name = "gemm_int8_sm90a_m16": .* of 1 bytes, and'
+    ):
         ops.gemm_int8(*operands)
+
+
+@pytest.mark.parametrize("max_sms", [1, 2, 3])
+@pytest.mark.parametrize("twin", KERNELS)
+def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin, max_sms: int) -> None:
+    """Blocks that stay until the work is done, at most one for each SM, in every launch of both ops."""
+    ops, inputs = emulated_ops(), GemmCase("capped", 150, 140, 700).inputs(zero_point="token")
+
+    def results(max_sms: int | None) -> list[torch.Tensor]:
+        limited = dataclasses.replace(inputs, max_sms=max_sms)
+        return [
+            twin.gemm(limited),
+            *twin.gemm_quantized(limited, None, symmetric=False),
+            *twin.gemm_quantized(limited, torch.tensor([0.05])),
+        ]
+
+    want = results(None)
+    assert json.loads(ops.take_twin_report())["most_blocks"] > 3
+    if max_sms == 1 and twin.isa in ("sm90a_m64", "sm90a_m128", "sm90a_m256"):  # clusters of two blocks
+        with pytest.raises(ValueError, match=r"no CUDA kernel of this name .*, and 1 SM$"):
+            results(max_sms)
+        return
+    got = results(max_sms)
+    report = json.loads(ops.take_twin_report())
+    assert report["launches"] >= 5
+    assert report["most_blocks"] <= max_sms
+    for a, b in zip(got, want, strict=True):
+        assert_equal(a, b)
+
+
+def test_a_cap_on_sms_caps_the_blocks_that_add_splits() -> None:
+    (twin,) = (twin for twin in twins("gemm_int8") if twin.isa == "sm80_m32")
+    inputs = GemmCase("capped sums", 40, 100, 66000).inputs()
+    ops, limited = emulated_ops(), dataclasses.replace(inputs, max_sms=2)
+    ops.take_twin_report()
+    check_gemm(twin, limited, inputs.accumulated(), "capped")
+    report = json.loads(ops.take_twin_report())
+    assert report["launches"] > 1
+    assert report["most_blocks"] == 2
+
+
+@pytest.mark.parametrize("max_sms", [1, 2, 131, 132, 10**12])
+def test_some_kernel_fits_every_cap(max_sms: int) -> None:
+    ops, inputs = emulated_ops(), GemmCase("capped", 40, 70, 300).inputs()
+    operands = (inputs.a, *ops.pack_int8(inputs.w), inputs.a_scale, inputs.w_scale)
+    want = torch.ops.lamina.gemm_int8(*operands)
+    for arch in (80, 90, 120):
+        ops.set_twin(arch, 132)
+        assert_equal(ops.gemm_int8(*operands, max_sms=max_sms), want)
 
 
 def test_old_devices_are_refused() -> None:

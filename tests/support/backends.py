@@ -111,6 +111,7 @@ class Backend:
                 out_dtype,
                 i.activation,
                 *self._place_all((i.gate, i.residual)),
+                i.max_sms,
             )
         return out.cpu()
 
@@ -121,7 +122,7 @@ class Backend:
         operands = self._operands(i, *self.pack(i.w))
         with self.active() as ops:
             results = ops.gemm_int8_quantized(
-                *operands, i.activation, *place((i.gate, i.residual, out_scale)), symmetric
+                *operands, i.activation, *place((i.gate, i.residual, out_scale)), symmetric, i.max_sms
             )
         return tuple(result.cpu() for result in results)
 

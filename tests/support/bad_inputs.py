@@ -103,6 +103,8 @@ def bad_gemm_inputs() -> Iterator[BadInput]:
     yield bad("out_dtype a name", gemm(out_dtype="float16"), "out_dtype", "str 'float16'", "torch.dtype")
     yield bad("out_dtype f64", gemm(out_dtype=torch.float64), "out_dtype", "float64", "bfloat16")
     yield bad("activation unknown", gemm(activation="relu"), "activation", '"relu"', '"gelu_tanh"')
+    yield bad("max_sms 0", gemm(max_sms=0), "max_sms", "max_sms = 0", "at least 1")
+    yield bad("max_sms a bool", gemm(max_sms=True), "max_sms", "bool True", "int or None")
     yield bad("activation a function", gemm(activation=abs), "activation", "built-in", "str or None")
     for name in ("gate", "residual"):
         good = torch.ones(M, N)

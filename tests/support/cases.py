@@ -34,6 +34,7 @@ class GemmInputs:
     activation: str | None = None
     gate: torch.Tensor | None = None
     residual: torch.Tensor | None = None
+    max_sms: int | None = None
 
     def rows(self, begin: int, end: int) -> GemmInputs:
         """The same problem for a slice of the batch."""

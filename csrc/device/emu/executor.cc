@@ -63,6 +63,7 @@ class Machine {
     cancel();
     current() = outer;
     totals.launches += 1;
+    totals.most_blocks = std::max(totals.most_blocks, blocks);
     totals.blocks += blocks - static_cast<int64_t>(waiting.size()) * shape_.cluster;
     access_log.end_launch();
     return error_.empty() ? Status::ok() : Status::error(error_);

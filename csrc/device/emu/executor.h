@@ -39,7 +39,7 @@ struct Site {
 };
 
 struct Report {
-  int64_t launches = 0, blocks = 0, switches = 0;
+  int64_t launches = 0, blocks = 0, most_blocks = 0, switches = 0;  // most: of one launch
   std::vector<Site> sites;
 };
 

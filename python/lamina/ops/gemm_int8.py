@@ -11,6 +11,7 @@ from lamina._checks import (
     require_bool,
     require_device,
     require_dtype,
+    require_optional_int,
     require_optional_str,
     require_optional_tensors,
     require_tensors,
@@ -31,6 +32,7 @@ def gemm_int8(
     activation: str | None = None,
     gate: Tensor | None = None,
     residual: Tensor | None = None,
+    max_sms: int | None = None,
 ) -> Tensor:
     """activation(((a - a_zero_point) @ w.T) * a_scale * w_scale + bias) * gate + residual, the product exact.
 
@@ -44,6 +46,8 @@ def gemm_int8(
     activation    None | "gelu" (with erf) | "gelu_tanh" | "silu"
     gate          [m, n]  f32 | f16 | bf16, any row stride: the up projection of a gated MLP
     residual      [m, n]  f32 | f16 | bf16, any row stride
+    max_sms       >= 1: on CUDA the most SMs that the call occupies, so that something else can run beside it;
+                  None: all. The result does not depend on it. A CPU's threads are torch's
     returns       [m, n]  out_dtype: ((float(acc) * a_scale) * w_scale) + bias, activation, * gate,
                   + residual, step by step in f32, then one rounding; what is not given is left out
     Error    acc is the exact integer. Per element, with u = 2^-24, u_out = 0 | 2^-11 | 2^-8 for f32 | f16 |
@@ -59,14 +63,15 @@ def gemm_int8(
              values (docs/errors.md)
     Devices  CPU (generic, avx2, avx512_vnni, amx_int8), CUDA sm_80 and newer with m <= 2^31 - 1 and
              n <= 65535 * 64; all tensors on one; bitwise equal on all.  Row-invariant, independent of the
-             thread count
+             thread count and of max_sms
     Source   csrc/ops/gemm_int8/gemm_int8.h
     """
     _check("gemm_int8", a, w, a_scale, w_scale, activation, (a_zero_point, bias, gate, residual))
+    require_optional_int("gemm_int8", "max_sms", max_sms)
     require_dtype("gemm_int8", "out_dtype", out_dtype)
     out: Tensor = call(
         torch.ops.lamina.gemm_int8, a, w.data, w.column_sums, a_scale, w_scale, a_zero_point, bias, out_dtype,
-        activation, gate, residual,
+        activation, gate, residual, max_sms,
     )  # fmt: skip
     return out
 
@@ -84,6 +89,7 @@ def gemm_int8_quantized(
     residual: Tensor | None = None,
     out_scale: Tensor | None = None,
     symmetric: bool = True,
+    max_sms: int | None = None,
 ) -> QuantizedInt8:
     """quantize_int8(gemm_int8(...), scale=out_scale, symmetric=symmetric) as one op.
 
@@ -91,6 +97,7 @@ def gemm_int8_quantized(
     out_scale       f32, 1 element or [m, 1], finite and >= 2^-126: static, only with symmetric=True; the int8
                     is made in the product's epilogue. None: per token, from f32 rows in a workspace
     symmetric       as in quantize_int8
+    max_sms         as in gemm_int8
     returns         QuantizedInt8: q [m, n] int8, scale [m, 1] f32, zero_point [m, 1] int8 or None
     Error    bitwise equal to the two ops, the product in f32; their bounds hold
     Raises   ValueError or, for what is of a wrong Python type, TypeError, naming argument, value and allowed
@@ -102,9 +109,10 @@ def gemm_int8_quantized(
     op = "gemm_int8_quantized"
     _check(op, a, w, a_scale, w_scale, activation, (a_zero_point, bias, gate, residual, out_scale))
     require_bool(op, "symmetric", symmetric)
+    require_optional_int(op, "max_sms", max_sms)
     q, scale, zero_point = call(
         torch.ops.lamina.gemm_int8_quantized, a, w.data, w.column_sums, a_scale, w_scale, a_zero_point, bias,
-        activation, gate, residual, out_scale, symmetric,
+        activation, gate, residual, out_scale, symmetric, max_sms,
     )  # fmt: skip
     return QuantizedInt8(q, scale, None if symmetric else zero_point)
 
@@ -143,6 +151,7 @@ def _fake_gemm_int8(
     activation: str | None = None,
     gate: Tensor | None = None,
     residual: Tensor | None = None,
+    max_sms: int | None = None,
 ) -> Tensor:
     m, n = _fake_sizes("gemm_int8", a, w, w_sums, a_scale, w_scale, a_zero_point, bias, gate, residual)
     return a.new_empty((m, n), dtype=out_dtype)
@@ -161,6 +170,7 @@ def _fake_gemm_int8_quantized(
     residual: Tensor | None = None,
     out_scale: Tensor | None = None,
     symmetric: bool = True,
+    max_sms: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     op = "gemm_int8_quantized"
     m, n = _fake_sizes(op, a, w, w_sums, a_scale, w_scale, a_zero_point, bias, gate, residual, out_scale)

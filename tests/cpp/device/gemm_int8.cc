@@ -23,6 +23,8 @@ using gemm_int8::Params;
 template <class T>
 using Exact = std::vector<T>;
 
+constexpr int kSms = 3;
+
 void check_problem(const CudaKernel& kernel, int64_t m, int64_t n, int64_t k, int64_t pad,
                    int splits) {
   at(kernel.name, " ", m, " x ", n, " x ", k, ", pad ", pad, ", splits ", splits);
@@ -49,7 +51,8 @@ void check_problem(const CudaKernel& kernel, int64_t m, int64_t n, int64_t k, in
   const int64_t steps = std::max<int64_t>(1, ceil_div(k, kernel.step_k));
   CudaPlan plan;
   plan.kernel = kernel;
-  plan.sms = 3;
+  plan.sms = kSms;
+  plan.is_capped = k % 2 == 0;
   plan.split = {splits, static_cast<int>(ceil_div(steps, splits)), nullptr};
   Exact<int32_t> workspace(static_cast<size_t>(plan.workspace_bytes(params.problem) / 4), -7);
   const Status status = gemm_int8::run_cuda(params, plan, workspace.data(), nullptr);
@@ -73,6 +76,16 @@ TEST(gemm_int8_on_the_twin_stays_in_its_buffers) {
           // Rows that allow copies of 16 bytes, of 4, and of 1.
           for (int64_t pad : {(16 - k % 16) % 16, (4 - k % 4) % 4 + 4, (k + 1) % 2 + int64_t{2}})
             if ((m + n + k + pad) % 3 == 0) check_problem(kernel, m, n, k, pad, k == 300 ? 2 : 1);
+}
+
+TEST(gemm_int8_on_the_twin_uses_few_blocks_for_much_work) {
+  dev::emu::options() = {};
+  for (const CudaKernel& kernel : gemm_int8::cuda_kernels()) {
+    dev::emu::reset_report();
+    check_problem(kernel, 100, 40, 300, 4, 2);  // the reduction alone would be four blocks
+    CHECK_EQ(dev::emu::report().launches, 2);
+    CHECK(dev::emu::report().most_blocks <= kSms);
+  }
 }
 
 }  // namespace

@@ -33,7 +33,10 @@ struct CudaKernel {
   int a_alignment;     // of row_alignment, that it needs
   int macs_per_cycle;  // of an SM, at best
   int step_cycles;     // barrier and latency of a step that nothing hides
-  Status (*launch)(const Params&, const Split&, int sms, void* stream);
+  bool
+      is_persistent;  // its blocks take tiles until none is left: more of them than SMs gain nothing
+  // At most max_blocks blocks, at least `cluster`.
+  Status (*launch)(const Params&, const Split&, int max_blocks, void* stream);
 
   bool runs_on(int compute_capability) const {
     return arch == 90 ? compute_capability == 90 : compute_capability >= arch;
@@ -51,6 +54,6 @@ inline int row_alignment(const Params& p) {
 }
 
 // out from the partial sums.
-Status launch_reduce(const Params& params, const Split& split, void* stream);
+Status launch_reduce(const Params& params, const Split& split, int max_blocks, void* stream);
 
 }  // namespace lamina::gemm_int8

@@ -44,11 +44,11 @@ int64_t resident_blocks(const CudaKernel& kernel, const DeviceInfo& device) {
 }
 
 // Doubles cannot overflow; sizes near 2^63 only need to rank.
-double cost(const CudaKernel& kernel, const Problem& p, const DeviceInfo& device, int64_t splits) {
+double cost(const CudaKernel& kernel, const Problem& p, int64_t sms, int64_t resident,
+            int64_t splits) {
   const Grid grid = grid_of(kernel, p);
   const double blocks =
       static_cast<double>(grid.m) * static_cast<double>(grid.n) * static_cast<double>(splits);
-  const int64_t sms = std::max(1, device.sm_count), resident = resident_blocks(kernel, device);
   const int64_t slots = sms * resident;
   const double waves = std::max(1.0, blocks / static_cast<double>(slots));
   const double whole_waves =
@@ -100,21 +100,25 @@ Status check_cuda(const Problem& p, const DeviceInfo& device) {
   return Status::ok();
 }
 
-CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, int a_alignment,
-                   std::string_view only) {
+CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, const Limits& limits) {
   CudaPlan best;
+  best.is_capped = limits.max_sms < device.sm_count;
+  best.sms = std::max(1, std::min(device.sm_count, limits.max_sms));
   double best_cost = 1e300;
   for (const CudaKernel& kernel : cuda_kernels()) {
-    if (!kernel.runs_on(device.compute_capability) || kernel.a_alignment > a_alignment ||
-        resident_blocks(kernel, device) == 0 || (!only.empty() && only != kernel.name))
+    const int64_t fit = resident_blocks(kernel, device);
+    if (!kernel.runs_on(device.compute_capability) || fit == 0 || kernel.cluster > best.sms ||
+        kernel.a_alignment > limits.a_alignment ||
+        (!limits.only.empty() && limits.only != kernel.name))
       continue;
+    const int64_t resident = best.is_capped ? 1 : fit;
     const int64_t steps = std::max<int64_t>(1, steps_of(kernel, p));
     // A split's sums stay in int32.
     const int64_t fewest = ceil_div(steps * kernel.step_k, kMaxExactK);
     const int64_t most = std::max(fewest, std::min(kMaxSplits, steps));
     for (int64_t wanted = fewest; wanted <= most; ++wanted) {
       const int64_t each = ceil_div(steps, wanted), splits = ceil_div(steps, each);
-      const double cycles = cost(kernel, p, device, splits);
+      const double cycles = cost(kernel, p, best.sms, resident, splits);
       if (each * kernel.step_k > kMaxExactK || cycles >= best_cost) continue;
       best_cost = cycles;
       best.kernel = kernel;
@@ -122,7 +126,6 @@ CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, int a_alignment,
     }
   }
   if (best.kernel.launch == nullptr) return best;
-  best.sms = device.sm_count;
   const Grid grid = grid_of(best.kernel, p);
   best.blocks_m = grid.m;
   best.blocks_n = grid.n;
@@ -139,7 +142,9 @@ std::string CudaPlan::describe(const Problem& p, const DeviceInfo& device) const
   text << "gemm_int8  m = " << p.m << ", n = " << p.n << ", k = " << p.k << "\n"
        << "kernel     " << kernel.name << " on compute capability "
        << device.compute_capability / 10 << "." << device.compute_capability % 10 << " with "
-       << device.sm_count << " SMs\n"
+       << device.sm_count << " SMs";
+  if (is_capped) text << ", of which it uses " << sms;
+  text << "\n"
        << "tile       " << kernel.tile_m << " x " << kernel.tile_n << " outputs a block, "
        << kernel.step_k << " input features a step\n"
        << "grid       " << blocks_m << " x " << blocks_n << " blocks x " << split.count
@@ -155,9 +160,10 @@ Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, voi
     return Status::error("gemm_int8: w must start at a multiple of 16 bytes");
   Split split = plan.split;
   split.partial = static_cast<int32_t*>(workspace);
-  if (Status status = plan.kernel.launch(params, split, plan.sms, stream); !status.is_ok())
+  const int blocks = plan.kernel.is_persistent ? plan.sms : plan.max_blocks();
+  if (Status status = plan.kernel.launch(params, split, blocks, stream); !status.is_ok())
     return status;
-  return split.count == 1 ? Status::ok() : launch_reduce(params, split, stream);
+  return split.count == 1 ? Status::ok() : launch_reduce(params, split, plan.max_blocks(), stream);
 }
 
 }  // namespace lamina::gemm_int8

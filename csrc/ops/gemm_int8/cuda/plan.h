@@ -1,6 +1,7 @@
 // Which CUDA kernel computes a gemm_int8 problem, and how k is split. Pure, host-only.
 #pragma once
 
+#include <climits>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -16,8 +17,12 @@ struct CudaPlan {
   CudaKernel kernel = {};
   Split split;
   int64_t blocks_m = 0, blocks_n = 0;
-  int sms = 0;
-  int64_t cycles = 0;  // what the model expects
+  int sms = 0;             // that it may use
+  bool is_capped = false;  // because the caller keeps others for something else
+  int64_t cycles = 0;      // what the model expects
+
+  // Blocks that stay go to SMs that are idle, one each: as many as SMs.
+  int max_blocks() const { return is_capped ? sms : INT_MAX; }
 
   // For the partial sums of split k; 0 when k is not split.
   int64_t workspace_bytes(const Problem& problem) const;
@@ -28,10 +33,16 @@ struct CudaPlan {
 const std::vector<CudaKernel>& cuda_kernels();
 
 Status check_cuda(const Problem& problem, const DeviceInfo& device);
-// a_alignment: row_alignment(). `only` names the one kernel to choose from, for tests; empty: any. Where that
-// one cannot compute the problem, the plan has no kernel.
-CudaPlan plan_cuda(const Problem& problem, const DeviceInfo& device, int a_alignment,
-                   std::string_view only = {});
+
+// What a call leaves the planner to choose from.
+struct Limits {
+  int a_alignment = 16;   // row_alignment()
+  int max_sms = INT_MAX;  // at least 1
+  std::string_view only;  // the one kernel, for tests; empty: any
+};
+
+// Without a kernel where `only` names one that cannot compute the problem.
+CudaPlan plan_cuda(const Problem& problem, const DeviceInfo& device, const Limits& limits);
 
 // Launches the plan; workspace: plan.workspace_bytes(), 16-byte aligned.
 Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, void* stream);

@@ -11,6 +11,6 @@ namespace lamina::gemm_int8 {
 Status run_quantized_cuda(const QuantizedParams& connected, const CudaPlan& plan, void* workspace,
                           void* stream);
 
-Status launch_settle(const quantize_int8::Params& params, void* stream);  // 0 < m < 2^31
+Status launch_settle(const quantize_int8::Params& params, int max_blocks, void* stream);  // m > 0
 
 }  // namespace lamina::gemm_int8

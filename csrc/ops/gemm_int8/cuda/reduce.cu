@@ -2,6 +2,8 @@
 //
 // Algorithm  a thread owns eight columns of a row and adds their splits, in int64 where k asks for it
 // Budget     <= 128 regs; 0 spills; reads 4 bytes a split and output, written moments before: mostly from L2
+#include <algorithm>
+
 #include "base/int_math.h"
 #include "ops/gemm_int8/cuda/epilogue.cuh"
 #include "ops/gemm_int8/cuda/kernel.h"
@@ -34,23 +36,25 @@ struct Reduce {
 
   LAMINA_DEVICE static void run(const Args& args) {
     const int64_t octets = partial_stride(args.p.problem.n) / kColumns;
-    const int64_t at = static_cast<int64_t>(dev::block_index().x) * kThreads + dev::thread_index();
-    if (at >= args.p.problem.m * octets) return;
-    const int64_t i = at / octets, j = at % octets * kColumns;
-    if (args.p.problem.k > kMaxExactK) {
-      reduce<int64_t>(args, i, j);
-    } else {
-      reduce<int32_t>(args, i, j);
+    const int64_t first = static_cast<int64_t>(dev::block_index().x) * kThreads;
+    const int64_t stride = static_cast<int64_t>(dev::grid_size().x) * kThreads;
+    for (int64_t at = first + dev::thread_index(); at < args.p.problem.m * octets; at += stride) {
+      const int64_t i = at / octets, j = at % octets * kColumns;
+      if (args.p.problem.k > kMaxExactK) {
+        reduce<int64_t>(args, i, j);
+      } else {
+        reduce<int32_t>(args, i, j);
+      }
     }
   }
 };
 
 }  // namespace
 
-Status launch_reduce(const Params& params, const Split& split, void* stream) {
+Status launch_reduce(const Params& params, const Split& split, int max_blocks, void* stream) {
   const int64_t octets = params.problem.m * (partial_stride(params.problem.n) / Reduce::kColumns);
-  return dev::launch<Reduce>({{static_cast<int>(ceil_div(octets, Reduce::kThreads)), 1, 1}, 0},
-                             stream, {params, split});
+  const int64_t blocks = std::min<int64_t>(ceil_div(octets, Reduce::kThreads), max_blocks);
+  return dev::launch<Reduce>({{static_cast<int>(blocks), 1, 1}, 0}, stream, {params, split});
 }
 
 }  // namespace lamina::gemm_int8

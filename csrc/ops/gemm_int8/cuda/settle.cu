@@ -1,8 +1,9 @@
 // gemm_int8 / settle:   a row of q that holds kLost becomes 0 with scale NaN; the others get their static scale
 //
-// Algorithm  a block owns a row and looks for the byte, 16 at a time where the row is aligned
-// Budget     <= 32 regs; 0 spills; reads a byte an output, written moments before: mostly from L2
+// Algorithm  a block owns a row at a time and looks for the byte, 16 at a time where the row is aligned
+// Budget     <= 40 regs; 0 spills; reads a byte an output, written moments before: mostly from L2
 // Reference  tests/reference/quantize.py
+#include <algorithm>
 #include <cfloat>
 #include <limits>
 
@@ -18,7 +19,7 @@ struct Settle {
     quantize_int8::Params p;
   };
   static constexpr const char* kName = "gemm_int8_settle";
-  static constexpr int kThreads = 256, kMinBlocks = 8, kWarps = kThreads / dev::kWarpLanes;
+  static constexpr int kThreads = 256, kMinBlocks = 6, kWarps = kThreads / dev::kWarpLanes;
   static constexpr int kSmemBytes = kWarps * static_cast<int>(sizeof(int32_t));
 
   // The usual test for a zero byte, after kLost has become zero.
@@ -55,8 +56,14 @@ struct Settle {
   }
 
   LAMINA_DEVICE static void run(const Args& args) {
-    const quantize_int8::Params& p = args.p;
-    const int64_t i = dev::block_index().x;
+    const int64_t stride = dev::grid_size().x;
+    for (int64_t i = dev::block_index().x; i < args.p.m; i += stride) {
+      settle(args.p, i);
+      if (i + stride < args.p.m) dev::block_sync();  // all have read what the warps found
+    }
+  }
+
+  LAMINA_DEVICE static void settle(const quantize_int8::Params& p, int64_t i) {
     int8_t* const row = p.q + i * p.k;
     const float scale = p.static_scale[i];
     // Nobody can check a static scale's value before the launch.
@@ -72,8 +79,9 @@ struct Settle {
 
 }  // namespace
 
-Status launch_settle(const quantize_int8::Params& params, void* stream) {
-  return dev::launch<Settle>({{static_cast<int>(params.m), 1, 1}, Settle::kSmemBytes}, stream,
+Status launch_settle(const quantize_int8::Params& params, int max_blocks, void* stream) {
+  const int64_t blocks = std::min<int64_t>(params.m, max_blocks);
+  return dev::launch<Settle>({{static_cast<int>(blocks), 1, 1}, Settle::kSmemBytes}, stream,
                              {params});
 }
 

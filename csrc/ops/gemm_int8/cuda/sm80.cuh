@@ -1,17 +1,22 @@
 // gemm_int8 / sm80:   out[i,j] = epilogue(sum_p a[i,p] * w[j,p]), epilogue: ../epilogue.h
 //
-// Algorithm  a block owns block_m x block_n outputs and one split of k; the warps of a block tile the
+// Algorithm  a block owns block_m x block_n outputs and one split of k at a time; the warps of a block tile the
 //            outputs and, for few rows, also k. Sums are exact integers: neither division shows.
 // Layouts    a [m,k] row-major.  w: layout/int8_tile.h, the layout of the CPU kernels.  out [m,n] row-major.
 // Data path  gmem -cp.async-> smem ring -ldmatrix (a), 16-byte loads (w)-> regs -mma m16n8k32-> s32 -> out
 // Columns    lane q = lane / 4 reads 4 columns x 4 k at once: column 4 q + c is column q of the c-th of four
 //            mmas. So a lane's sums are 8 neighbouring columns, stored as one or two 16-byte words.
-// Budget     regs <= 144; 0 spills; 0 bank conflicts (layout/swizzle.h)
+// Budget     regs <= 160; 0 spills; 0 bank conflicts (layout/swizzle.h)
 //            requires SASS: IMMA, LDGSTS, LDSM
 // Requires   nothing of a's alignment: 16-byte copies where its rows allow them, else 4-byte, else bytes
 // Source     own; ring as in CUTLASS's multistage mainloop. Reference: tests/reference/gemm.py
 #pragma once
 
+#include <algorithm>
+#include <climits>
+#include <optional>
+
+#include "base/int_math.h"
 #include "device/device.h"
 #include "layout/int8_tile.h"
 #include "layout/swizzle.h"
@@ -64,6 +69,8 @@ struct Sm80 {
     Params p;
     Split split;
     int a_copy_bytes;  // 16, 4 or 1: what the alignment of a's rows allows
+    int blocks_m, blocks_n;
+    uint32_t units;  // of work of a block: block_m x block_n outputs, one split
   };
 
   using Sums = int32_t[kRowTiles][kColumnGroups][kMmasPerGroup][4];
@@ -71,19 +78,22 @@ struct Sm80 {
   // Where a block, and a warp in it, is.
   struct Place {
     int64_t m0, n0;
+    int split;
     int64_t first_step;
     int steps;
     int warp_m, warp_n, warp_k;
   };
 
-  LAMINA_DEVICE static Place find_place(const Args& args) {
-    const dev::Index3 block = dev::block_index();
+  // Neighbouring units share weights.
+  LAMINA_DEVICE static Place find_place(const Args& args, int unit) {
+    const int column = unit / args.blocks_m, split = column / args.blocks_n;
     const int warp = dev::warp();
     const int64_t all = ceil_div(int8_tile::tiles_k(args.p.problem.k), kConfig.step_tiles);
-    const int64_t first = static_cast<int64_t>(block.z) * args.split.steps;
+    const int64_t first = static_cast<int64_t>(split) * args.split.steps;
     const int64_t left = all > first ? all - first : 0;
-    return {static_cast<int64_t>(block.x) * kConfig.block_m,
-            static_cast<int64_t>(block.y) * kConfig.block_n,
+    return {static_cast<int64_t>(unit % args.blocks_m) * kConfig.block_m,
+            static_cast<int64_t>(column % args.blocks_n) * kConfig.block_n,
+            split,
             first,
             static_cast<int>(left < args.split.steps ? left : args.split.steps),
             warp % kConfig.warps_m,
@@ -280,16 +290,22 @@ struct Sm80 {
           if (args.split.count == 1) {
             store_row(p, octet.value, i, columns);
           } else {
-            store_run(partial_at(args.split, p.problem, dev::block_index().z, i, j), octet,
-                      kLaneColumns);
+            store_run(partial_at(args.split, p.problem, at.split, i, j), octet, kLaneColumns);
           }
         }
     }
   }
 
   LAMINA_DEVICE static void run(const Args& args) {
+    const uint32_t stride = static_cast<uint32_t>(dev::grid_size().x);
+    for (uint32_t unit = dev::block_index().x; unit < args.units; unit += stride) {
+      compute(args, find_place(args, static_cast<int>(unit)));
+      if (args.units - unit > stride) dev::block_sync();  // the ring is read
+    }
+  }
+
+  LAMINA_DEVICE static void compute(const Args& args, const Place& at) {
     std::byte* const smem = dev::dynamic_smem();
-    const Place at = find_place(args);
     const auto stage = [&](int step) { return smem + step % kConfig.stages * kStageBytes; };
     Source from = find_source(args, at);
     Sums sums = {};
@@ -310,15 +326,21 @@ struct Sm80 {
     if (at.warp_k == 0) store(args, at, sums);
   }
 
-  static Status launch(const Params& params, const Split& split, int /*sms*/, void* stream) {
+  static Status launch(const Params& params, const Split& split, int max_blocks, void* stream) {
     const Problem& problem = params.problem;
     const int alignment = row_alignment(params);
-    const dev::LaunchShape shape{
-        {static_cast<int>(ceil_div(problem.m, kConfig.block_m)),
-         static_cast<int>(ceil_div(problem.n, kConfig.block_n)), split.count},
-        kSmemBytes};
     const int a_copy_bytes = alignment >= 16 ? 16 : alignment >= 4 ? 4 : 1;
-    return dev::launch<Sm80>(shape, stream, {params, split, a_copy_bytes});
+    const int64_t blocks_m = ceil_div(problem.m, kConfig.block_m);
+    const int64_t blocks_n = ceil_div(problem.n, kConfig.block_n);
+    const std::optional<int64_t> units = checked_product(blocks_m, blocks_n, split.count);
+    if (!units || *units > INT_MAX)
+      return Status::error("gemm_int8: m = ", problem.m, ", n = ", problem.n, ": more than ",
+                           INT_MAX, " tiles of ", kConfig.block_m, " x ", kConfig.block_n);
+    const dev::LaunchShape shape{{static_cast<int>(std::min<int64_t>(*units, max_blocks)), 1, 1},
+                                 kSmemBytes};
+    return dev::launch<Sm80>(shape, stream,
+                             {params, split, a_copy_bytes, static_cast<int>(blocks_m),
+                              static_cast<int>(blocks_n), static_cast<uint32_t>(*units)});
   }
 
   static CudaKernel kernel(const char* name) {
@@ -333,6 +355,7 @@ struct Sm80 {
             .a_alignment = 1,
             .macs_per_cycle = 2048,
             .step_cycles = 100,
+            .is_persistent = false,
             .launch = &launch};
   }
 };

@@ -328,11 +328,11 @@ struct Sm90a {
     }
   }
 
-  static Status launch(const Params& params, const Split& split, int sms, void* stream) {
+  static Status launch(const Params& params, const Split& split, int max_blocks, void* stream) {
     const Problem& problem = params.problem;
     const int64_t tiles_k = int8_tile::tiles_k(problem.k), tiles_n = int8_tile::tiles_n(problem.n);
     Args args{{}, {}, params, split};
-    if (problem.k == 0) return start(args, sms, stream);
+    if (problem.k == 0) return start(args, max_blocks, stream);
     // What lies beyond the edges arrives as zeros.
     if (Status status = dev::make_tensor_map(
             {params.w,
@@ -357,11 +357,11 @@ struct Sm90a {
                                              args.map_a);
         !status.is_ok())
       return status;
-    return start(args, sms, stream);
+    return start(args, max_blocks, stream);
   }
 
-  static Status start(const Args& args, int sms, void* stream) {
-    const int64_t units = Schedule(args).units, clusters = std::max(1, sms / kCluster);
+  static Status start(const Args& args, int max_blocks, void* stream) {
+    const int64_t units = Schedule(args).units, clusters = max_blocks / kCluster;
     const dev::LaunchShape shape{
         {static_cast<int>(std::min(units, clusters)) * kCluster, 1, 1}, kSmemBytes, kCluster};
     return dev::launch<Sm90a>(shape, stream, args);
@@ -379,6 +379,7 @@ struct Sm90a {
             .a_alignment = 16,
             .macs_per_cycle = 4096,
             .step_cycles = 20,
+            .is_persistent = true,
             .launch = &launch};
   }
 };

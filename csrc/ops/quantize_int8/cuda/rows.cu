@@ -1,6 +1,6 @@
 // quantize_int8 / rows:   q[i,j] = clamp(rint(x[i,j] / scale[i]) + zero_point[i]), scale: ../maths.h
 //
-// Algorithm  a block owns a row: its extremes, as integers, by shuffles and shared memory; then its values
+// Algorithm  a block owns a row at a time: its extremes, as integers, by shuffles and shared memory; then its values
 // Data path  gmem -> regs (16 bytes a lane where x's rows are aligned) twice, the second time from cache -> q
 // Budget     <= 64 regs; 0 spills
 // Reference  tests/reference/quantize.py
@@ -76,8 +76,14 @@ struct Rows {
   }
 
   LAMINA_DEVICE static void run(const Args& args) {
-    const Params& p = args.p;
-    const int64_t i = dev::block_index().x;
+    const int64_t stride = dev::grid_size().x;
+    for (int64_t i = dev::block_index().x; i < args.p.m; i += stride) {
+      quantize_row(args.p, i);
+      if (i + stride < args.p.m) dev::block_sync();  // all have read the extremes
+    }
+  }
+
+  LAMINA_DEVICE static void quantize_row(const Params& p, int64_t i) {
     const In* const x = static_cast<const In*>(p.x) + i * p.x_stride;
     int8_t* const q = p.q + i * p.k;
     int32_t low = 0, high = 0;
@@ -120,17 +126,18 @@ struct Rows {
 };
 
 template <class In>
-Status launch_as(const Params& params, void* stream) {
-  return dev::launch<Rows<In>>({{static_cast<int>(params.m), 1, 1}, Rows<In>::kSmemBytes}, stream,
+Status launch_as(const Params& params, int max_blocks, void* stream) {
+  const int64_t blocks = std::min<int64_t>(params.m, max_blocks);
+  return dev::launch<Rows<In>>({{static_cast<int>(blocks), 1, 1}, Rows<In>::kSmemBytes}, stream,
                                {params});
 }
 
 }  // namespace
 
-Status launch_rows(const Params& params, void* stream) {
-  if (params.x_dtype == DType::kF32) return launch_as<float>(params, stream);
-  if (params.x_dtype == DType::kF16) return launch_as<F16>(params, stream);
-  return launch_as<BF16>(params, stream);
+Status launch_rows(const Params& params, int max_blocks, void* stream) {
+  if (params.x_dtype == DType::kF32) return launch_as<float>(params, max_blocks, stream);
+  if (params.x_dtype == DType::kF16) return launch_as<F16>(params, max_blocks, stream);
+  return launch_as<BF16>(params, max_blocks, stream);
 }
 
 }  // namespace lamina::quantize_int8
