@@ -91,7 +91,7 @@ Activation activation_of(const char* op, const std::optional<std::string>& name)
   fail(op, "activation = \"", *name, "\"; allowed: None, \"gelu\", \"gelu_tanh\", \"silu\"");
 }
 
-// What a device need not keep idle is INT_MAX.
+// None is INT_MAX.
 int checked_sms(const char* op, std::optional<int64_t> max_sms) {
   require(!max_sms || *max_sms >= 1, op, "max_sms = ", max_sms.value_or(0),
           "; must be at least 1, or None for all");

@@ -33,8 +33,7 @@ struct CudaKernel {
   int a_alignment;     // of row_alignment, that it needs
   int macs_per_cycle;  // of an SM, at best
   int step_cycles;     // barrier and latency of a step that nothing hides
-  bool
-      is_persistent;  // its blocks take tiles until none is left: more of them than SMs gain nothing
+  bool is_persistent;  // a block an SM, that takes tiles until none is left
   // At most max_blocks blocks, at least `cluster`.
   Status (*launch)(const Params&, const Split&, int max_blocks, void* stream);
 

@@ -142,9 +142,7 @@ std::string CudaPlan::describe(const Problem& p, const DeviceInfo& device) const
   text << "gemm_int8  m = " << p.m << ", n = " << p.n << ", k = " << p.k << "\n"
        << "kernel     " << kernel.name << " on compute capability "
        << device.compute_capability / 10 << "." << device.compute_capability % 10 << " with "
-       << device.sm_count << " SMs";
-  if (is_capped) text << ", of which it uses " << sms;
-  text << "\n"
+       << device.sm_count << " SMs\n"
        << "tile       " << kernel.tile_m << " x " << kernel.tile_n << " outputs a block, "
        << kernel.step_k << " input features a step\n"
        << "grid       " << blocks_m << " x " << blocks_n << " blocks x " << split.count
