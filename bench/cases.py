@@ -145,7 +145,8 @@ class OpBench(Protocol):
         """Allowed --dtype values, the default first."""
 
     @property
-    def has_groups(self) -> bool: ...
+    def groups(self) -> tuple[int, ...]:
+        """Allowed --group values; none is always allowed."""
 
     def peers_on(self, device: str) -> tuple[str, ...]: ...
 
@@ -175,8 +176,9 @@ def make_cases(
         )
     if dtype is not None and dtype not in op.dtypes:
         raise BenchError(f"--dtype: got {dtype!r}; {op.name} allows {', '.join(op.dtypes)}")
-    if group is not None and not op.has_groups:
-        raise BenchError(f"--group: {op.name} has no groups")
+    if group is not None and group not in op.groups:
+        allowed = ", ".join(map(str, op.groups)) or "no groups"
+        raise BenchError(f"--group: got {group}; {op.name} allows {allowed}")
     for name, sizes in (("m", ms), ("n", [n]), ("k", [k])):
         if any(size < 1 for size in sizes):
             raise BenchError(f"--{name}: got {min(sizes)}; a benchmark needs at least 1")

@@ -14,6 +14,7 @@ class Mutant:
     file: str
     old: str
     new: str
+    tests: tuple[str, ...] = ()  # that must show it; by default those of what is in its folder
 
     def apply(self, text: str) -> str:
         """The patched text; ValueError unless `old` is there exactly once."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from tools.mutant import Mutant
 from tools.mutants_cuda import CUDA_MUTANTS
 from tools.mutants_epilogue import EPILOGUE_MUTANTS
+from tools.mutants_groups import GROUP_MUTANTS
 
 GEMM = "csrc/ops/gemm_int8"
 QUANTIZE = "csrc/ops/quantize_int8/cpu/body.h"
@@ -16,6 +17,7 @@ MATHS = "csrc/ops/quantize_int8/maths.h"
 MUTANTS = (
     *CUDA_MUTANTS,
     *EPILOGUE_MUTANTS,
+    *GROUP_MUTANTS,
     # Packers and layout
     Mutant(
         "pack: last k tile missing",
@@ -30,7 +32,10 @@ MUTANTS = (
         "std::memcpy(out, in + p, static_cast<size_t>(count - (count < kGroupK)));",
     ),
     Mutant(
-        "pack: column sums of the last tile only", f"{GEMM}/pack.cc", "sums[row] += sum;", "sums[row] = sum;"
+        "pack: column sums of the last tile only",
+        f"{GEMM}/pack.cc",
+        "* n + row] += sum;",
+        "* n + row] = sum;",
     ),
     Mutant(
         "pack: column 3 of a tile is column 2",
@@ -48,8 +53,8 @@ MUTANTS = (
     Mutant(
         "gemm: row stride of a ignored",
         f"{GEMM}/cpu/body.h",
-        "p.a + (m0 + panel.row) * p.a_stride, p.a_stride,",
-        "p.a + (m0 + panel.row) * p.problem.k, p.problem.k,",
+        "pack(p.a + (m0 + panel.row) * p.a_stride, panel);",
+        "pack(p.a + (m0 + panel.row) * p.problem.k, panel);",
     ),
     Mutant(
         "gemm: last k tile missing",

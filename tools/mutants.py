@@ -138,7 +138,7 @@ class Workshop:
                 return Outcome(True, "a static_assert")
             if errors:
                 raise SystemExit(f"mutants: {mutant.name} does not compile\n{errors[-4000:]}")
-            return self.test(TWIN_TESTS if "/cuda/" in mutant.file else TESTS)
+            return self.test(mutant.tests or (TWIN_TESTS if "/cuda/" in mutant.file else TESTS))
         finally:
             path.write_text(original)
 

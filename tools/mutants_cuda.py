@@ -7,6 +7,7 @@ from tools.mutant import Mutant
 GEMM = "csrc/ops/gemm_int8"
 SM80 = f"{GEMM}/cuda/sm80.cuh"
 SM90A = f"{GEMM}/cuda/sm90a.cuh"
+SM90A_OUT = f"{GEMM}/cuda/sm90a_out.cuh"
 
 CUDA_MUTANTS = (
     Mutant(
@@ -92,8 +93,8 @@ CUDA_MUTANTS = (
     Mutant(
         "sm80: next step into the stage that is being read",
         SM80,
-        "load_step(args, from, at.first_step + next, stage(next));",
-        "load_step(args, from, at.first_step + next, stage(next + 1));",
+        "load_step(args, at, from, at.first_step + next, stage(next));",
+        "load_step(args, at, from, at.first_step + next, stage(next + 1));",
     ),
     Mutant(
         "sm80: sums of warps stored over the ring in use",
@@ -244,33 +245,33 @@ CUDA_MUTANTS = (
     ),
     Mutant(
         "sm90a: both halves of a product's sums from the upper rows",
-        SM90A,
-        "static_cast<uint32_t>(sums[i + 2])",
-        "static_cast<uint32_t>(sums[i])",
+        SM90A_OUT,
+        "std::bit_cast<uint32_t>(sums[i + 2])",
+        "std::bit_cast<uint32_t>(sums[i])",
     ),
     Mutant(
         "sm90a: rows on their way out overwritten while they are read",
-        SM90A,
+        SM90A_OUT,
         "dev::warp_sync();  // what was there is read",
         "",
     ),
     Mutant(
         "sm90a: rows on their way out read before they are written",
-        SM90A,
-        "stage_sums(rows, chunk, sums); dev::warp_sync();",
-        "stage_sums(rows, chunk, sums);",
+        SM90A_OUT,
+        "stage(rows, chunk, pair, sums); dev::warp_sync();",
+        "stage(rows, chunk, pair, sums);",
     ),
     Mutant(
         "sm90a: odd tokens stored one row too far",
-        SM90A,
-        "is_odd ? kOutTokens - 1 : 0",
-        "is_odd ? kOutTokens : 0",
+        SM90A_OUT,
+        "is_odd ? kRows - 1 : 0",
+        "is_odd ? kRows : 0",
     ),
     Mutant(
         "reduce: last split forgotten",
         f"{GEMM}/cuda/reduce.cu",
-        "s < args.split.count",
-        "s < args.split.count - 1",
+        "slab < slabs(args.split, problem)",
+        "slab < slabs(args.split, problem) - 1",
     ),
     Mutant(
         "rows: neighbouring lanes not compared",

@@ -12,7 +12,7 @@ SETTLE = f"{GEMM}/cuda/settle.cu"
 EPILOGUE_MUTANTS = (
     Mutant(
         "epilogue: gate in the residual's place",
-        f"{GEMM}/cpu/body.h",
+        f"{GEMM}/cpu/rows.h",
         "y[j] = y[j] * to_f32(gate[j])",
         "y[j] = y[j] + to_f32(gate[j])",
     ),

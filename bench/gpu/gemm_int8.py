@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from bench.cases import Accuracy, Candidate, Case, Context
-from bench.ops.gemm_int8 import DTYPES, least_work
+from bench.ops.gemm_int8 import DTYPES, least_work, refuse_groups
 from bench.peers import PeerUnavailable
-from tests.reference.gemm import TINY, U_OUT, U
+from tests.reference.gemm import TINY, U_OUT, U, roundings
 
 CHECK_ROWS = 512  # float64 copies of so many rows at a time
 INT_MM_MIN_M = 17
@@ -29,9 +29,10 @@ class Inputs:
 
     a: Tensor  # [m, k] int8
     w: Tensor  # [n, k] int8
-    a_scale: Tensor  # [m, 1] f32
-    w_scale: Tensor  # [n] f32
+    a_scale: Tensor  # [m, groups] f32, one without scales along k
+    w_scale: Tensor  # [groups, n] f32
     out_dtype: torch.dtype
+    group: int | None = None
 
     def accuracy(self, out: object, *, is_scaled: bool = True) -> Accuracy:
         """Of [m, n]. Not scaled: int32 sums, whose absolute error counts in integer units."""
@@ -42,19 +43,40 @@ class Inputs:
         worst, worst_ratio = 0.0, 0.0
         for begin in range(0, self.a.shape[0], CHECK_ROWS):
             rows = slice(begin, begin + CHECK_ROWS)
-            factor = self.a_scale[rows].double() * self.w_scale.double()
-            exact = (self.a[rows].double() @ w) * factor
+            exact = torch.zeros_like(out[rows], dtype=torch.float64)
+            sizes = exact.clone()
+            for g, k in enumerate(self.cuts()):
+                factor = self.a_scale[rows, g : g + 1].double() * self.w_scale[g].double()
+                product = (self.a[rows, k].double() @ w[k]) * factor
+                exact += product
+                sizes += product.abs()
             got = out[rows].double() if is_scaled else out[rows].double() * factor
             error = (got - exact).abs()
-            ratio = error / error_bound(exact, self.out_dtype)
+            ratio = error / error_bound(exact, sizes, self.out_dtype, self.group and len(self.cuts()))
             worst = max(worst, _largest(error if is_scaled else error / factor))
             worst_ratio = max(worst_ratio, _largest(ratio))
         return Accuracy(worst if is_scaled else round(worst), worst_ratio)
 
+    def cuts(self) -> list[slice]:
+        """The groups of k; without scales along k, all of it."""
+        k = self.a.shape[1]
+        group = self.group or k
+        return [slice(first, first + group) for first in range(0, k, group)]
 
-def error_bound(exact: Tensor, out_dtype: torch.dtype) -> Tensor:
-    """The documented bound without bias, as tests/reference/gemm.py has it for arrays."""
-    return (4 * U + U + U_OUT[out_dtype]) * exact.abs() + TINY[out_dtype]
+    def dequantised(self) -> tuple[Tensor, Tensor]:
+        """a [m, k] and w [n, k], scaled."""
+        k = self.a.shape[1]
+        group = self.group or k
+        a_scale, w_scale = (s.repeat_interleave(group, 1)[:, :k] for s in (self.a_scale, self.w_scale.t()))
+        return self.a * a_scale, self.w * w_scale
+
+
+def error_bound(exact: Tensor, sizes: Tensor, out_dtype: torch.dtype, groups: int | None) -> Tensor:
+    """The documented bound without bias, as tests/reference/gemm.py has it for arrays.
+
+    sizes: the sum of the groups' absolute products.
+    """
+    return roundings(groups) * U * sizes + (U + U_OUT[out_dtype]) * exact.abs() + TINY[out_dtype]
 
 
 def _largest(x: Tensor) -> float:
@@ -82,16 +104,17 @@ def _scales(g: torch.Generator, *shape: int) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def _weight(n: int, k: int, values: str, device: str) -> tuple[Tensor, Tensor]:
+def _weight(n: int, k: int, values: str, groups: int, device: str) -> tuple[Tensor, Tensor]:
     g = _generator(device, n, k)
-    return _rows(g, n, k, values, -127), _scales(g, n)
+    return _rows(g, n, k, values, -127), _scales(g, groups, n)
 
 
 def make_inputs(case: Case) -> Inputs:
-    w, w_scale = _weight(case.n, case.k, case.values, case.device)
+    groups = -(-case.k // (case.group or case.k))
+    w, w_scale = _weight(case.n, case.k, case.values, groups, case.device)
     g = _generator(case.device, case.m, case.n, case.k)
     a = _rows(g, case.m, case.k, case.values, -128)
-    return Inputs(a, w, _scales(g, case.m, 1), w_scale, DTYPES[case.dtype])
+    return Inputs(a, w, _scales(g, case.m, groups), w_scale, DTYPES[case.dtype], case.group)
 
 
 def _lamina(case: Case, inputs: Inputs, context: Context) -> Candidate:
@@ -101,15 +124,14 @@ def _lamina(case: Case, inputs: Inputs, context: Context) -> Candidate:
 
     def make() -> lamina.PackedInt8:
         if not first:
-            first.append(lamina.pack_int8(inputs.w.cpu()).to(case.device))
+            first.append(lamina.pack_int8(inputs.w.cpu(), case.group).to(case.device))
         return replace(first[0], data=first[0].data.clone(), column_sums=first[0].column_sums.clone())
 
-    ring = context.rotation.ring(("lamina", case.n, case.k), case.n * case.k, make)
+    ring = context.rotation.ring(("lamina", case.n, case.k, case.group), case.n * case.k, make)
+    w_scale = inputs.w_scale if case.group else inputs.w_scale[0]
 
     def call() -> Tensor:
-        return lamina.gemm_int8(
-            inputs.a, next(ring), inputs.a_scale, inputs.w_scale, out_dtype=inputs.out_dtype
-        )
+        return lamina.gemm_int8(inputs.a, next(ring), inputs.a_scale, w_scale, out_dtype=inputs.out_dtype)
 
     work = least_work(case, "int8", 1, inputs.out_dtype.itemsize)
     computes = f"quantised product, scaled to {case.dtype}"
@@ -120,20 +142,19 @@ def plan(case: Case) -> str:
     """What lamina's planner says for this device; empty where it has no answer."""
     try:
         if case.device != "cuda":
-            return str(torch.ops.lamina.explain_gemm_int8(case.m, case.n, case.k))
+            return str(torch.ops.lamina.explain_gemm_int8(case.m, case.n, case.k, case.group))
         p = torch.cuda.get_device_properties(torch.cuda.current_device())
         explain = torch.ops.lamina.explain_gemm_int8_cuda
-        return str(explain(case.m, case.n, case.k, 10 * p.major + p.minor, p.multi_processor_count))
+        arch, sms = 10 * p.major + p.minor, p.multi_processor_count
+        return str(explain(case.m, case.n, case.k, arch, sms, case.group))
     except (AttributeError, RuntimeError, TypeError):
         return ""
 
 
 def _linear(case: Case, inputs: Inputs, context: Context, *, impl: str, dtype: torch.dtype) -> Candidate:
-    a = (inputs.a * inputs.a_scale).to(dtype)
+    a, w = (x.to(dtype) for x in inputs.dequantised())
     nbytes = inputs.w.numel() * dtype.itemsize
-    ring = context.rotation.ring(
-        (impl, case.n, case.k), nbytes, lambda: (inputs.w * inputs.w_scale[:, None]).to(dtype)
-    )
+    ring = context.rotation.ring((impl, case.n, case.k, case.group), nbytes, w.clone)
 
     def call() -> Tensor:
         return torch.nn.functional.linear(a, next(ring))
@@ -154,6 +175,7 @@ def int_mm_refusal(case: Case) -> str | None:
 
 
 def _int_mm(case: Case, inputs: Inputs, context: Context) -> Candidate:
+    refuse_groups(case)
     if why := int_mm_refusal(case):
         raise PeerUnavailable(why)
     ring = context.rotation.ring(("torch_int_mm", case.n, case.k), inputs.w.nbytes, inputs.w.clone)

@@ -1,6 +1,7 @@
 """gemm_int8 beside onnxruntime's MatMulInteger and torch's products; on a GPU bench/gpu/gemm_int8.py.
 
-All get the same numbers: int8 activations and weights, f32 scales per token and channel.
+All get the same numbers: int8 activations and weights, f32 scales per token and channel, with --group of each
+group of k too.
 Only lamina applies the scales in the call; the integer peers stop at int32 and their check scales the result
 in float64, so that one bound measures all. The float peers multiply the dequantised operands.
 """
@@ -33,9 +34,18 @@ class Inputs:
 
     a: NDArray[np.int8]  # [m, k]
     w: NDArray[np.int8]  # [n, k]
-    a_scale: NDArray[np.float32]  # [m, 1]
-    w_scale: NDArray[np.float32]  # [n]
+    a_scale: NDArray[np.float32]  # [m, 1] or [m, groups]
+    w_scale: NDArray[np.float32]  # [n] or [groups, n]
     expected: reference.Expected
+    group: int | None = None
+
+    def dequantised(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """a [m, k] and w [n, k], scaled."""
+        if self.group is None:
+            return self.a * self.a_scale, self.w * self.w_scale[:, None]
+        k = self.a.shape[1]
+        a_scale, w_scale = (s.repeat(self.group, 1)[:, :k] for s in (self.a_scale, self.w_scale.T))
+        return self.a * a_scale, self.w * w_scale
 
     def accuracy(self, out: F64) -> Accuracy:
         error = np.abs(out - self.expected.exact)
@@ -62,20 +72,24 @@ def _rows(rng: np.random.Generator, shape: tuple[int, int], values: str, lowest:
 
 
 @lru_cache(maxsize=1)
-def _weight(n: int, k: int, values: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def _weight(n: int, k: int, values: str, groups: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """groups: 0 for scales of all k."""
     rng = np.random.default_rng([n, k])
-    return _rows(rng, (n, k), values, -127), _scales(rng, (n,))
+    return _rows(rng, (n, k), values, -127), _scales(rng, (groups, n) if groups else (n,))
 
 
 def make_inputs(case: Case) -> Inputs:
     rng = np.random.default_rng([case.m, case.n, case.k])
-    w, w_scale = _weight(case.n, case.k, case.values)
+    group = case.group or case.k
+    cuts = [slice(first, first + group) for first in range(0, case.k, group)]
+    w, w_scale = _weight(case.n, case.k, case.values, len(cuts) if case.group else 0)
     a = _rows(rng, (case.m, case.k), case.values, -128)
-    a_scale = _scales(rng, (case.m, 1))
+    a_scale = _scales(rng, (case.m, len(cuts)))
     # Whole numbers below 2^53 add exactly in float64, and BLAS is fast enough for a benchmark's sizes.
-    acc = (a.astype(np.float64) @ w.astype(np.float64).T).astype(np.int64)
+    sums = [(a[:, cut].astype(np.float64) @ w[:, cut].astype(np.float64).T).astype(np.int64) for cut in cuts]
+    acc = np.stack(sums) if case.group else sums[0]
     expected = reference.gemm_int8(acc, a_scale, w_scale, None, DTYPES[case.dtype])
-    return Inputs(a, w, a_scale, w_scale, expected)
+    return Inputs(a, w, a_scale, w_scale, expected, case.group)
 
 
 def least_work(case: Case, arithmetic: Arithmetic, operand_bytes: int, out_bytes: int) -> Work:
@@ -87,10 +101,12 @@ def _lamina(case: Case, inputs: Inputs, context: Context, isa: str) -> Candidate
     import lamina
 
     weight = torch.from_numpy(inputs.w)
-    packed = lamina.pack_int8(weight)
+    packed = lamina.pack_int8(weight, case.group)
     # Packed anew, not cloned: pack_int8 asks for huge pages.
     ring = context.rotation.ring(
-        ("lamina", case.n, case.k), packed.data.nbytes, lambda: lamina.pack_int8(weight)
+        ("lamina", case.n, case.k, case.group),
+        packed.data.nbytes,
+        lambda: lamina.pack_int8(weight, case.group),
     )
     a, a_scale, w_scale = (torch.from_numpy(x) for x in (inputs.a, inputs.a_scale, inputs.w_scale))
     out_dtype = DTYPES[case.dtype]
@@ -111,12 +127,13 @@ def _lamina(case: Case, inputs: Inputs, context: Context, isa: str) -> Candidate
         ring,
         isa,
         select,
-        torch.ops.lamina.explain_gemm_int8(case.m, case.n, case.k),
+        torch.ops.lamina.explain_gemm_int8(case.m, case.n, case.k, case.group),
     )
 
 
 def _onnxruntime(case: Case, inputs: Inputs, context: Context, *, impl: str, is_unsigned: bool) -> Candidate:
     """MatMulInteger with a constant weight. u8 x s8: activations shifted by 128, their zero point."""
+    refuse_groups(case)
     a_type: type[np.generic] = np.uint8 if is_unsigned else np.int8
     zero_point = 128 if is_unsigned else 0
 
@@ -149,9 +166,8 @@ def _onnxruntime(case: Case, inputs: Inputs, context: Context, *, impl: str, is_
 def _torch_linear(
     case: Case, inputs: Inputs, context: Context, *, impl: str, dtype: torch.dtype
 ) -> Candidate:
-    a = torch.from_numpy(inputs.a * inputs.a_scale).to(dtype)
-    w = torch.from_numpy(inputs.w * inputs.w_scale[:, None]).to(dtype)
-    ring = context.rotation.ring((impl, case.n, case.k), w.nbytes, w.clone)
+    a, w = (torch.from_numpy(x).to(dtype) for x in inputs.dequantised())
+    ring = context.rotation.ring((impl, case.n, case.k, case.group), w.nbytes, w.clone)
 
     def call() -> Tensor:
         return torch.nn.functional.linear(a, next(ring))
@@ -167,7 +183,14 @@ def _torch_linear(
     )
 
 
+def refuse_groups(case: Case) -> None:
+    """For peers that add up all of k in integers."""
+    if case.group is not None:
+        raise PeerUnavailable("its int32 sums are of all k: no scales along k")
+
+
 def _torch_int_mm(case: Case, inputs: Inputs, context: Context) -> Candidate:
+    refuse_groups(case)
     a = torch.from_numpy(inputs.a)
     w = torch.from_numpy(inputs.w)
     ring = context.rotation.ring(("torch_int_mm", case.n, case.k), w.nbytes, w.clone)
@@ -203,7 +226,7 @@ class GemmInt8Bench:
     name = "gemm_int8"
     devices = ("cpu", "cuda")
     dtypes = tuple(DTYPES)
-    has_groups = False
+    groups = (reference.GROUP,)
 
     def peers_on(self, device: str) -> tuple[str, ...]:
         from bench.gpu import gemm_int8 as gpu

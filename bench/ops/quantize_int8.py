@@ -137,7 +137,7 @@ class QuantizeInt8Bench:
     name = "quantize_int8"
     devices = ("cpu", "cuda")
     dtypes = tuple(DTYPES)
-    has_groups = False
+    groups: tuple[int, ...] = ()
 
     def peers_on(self, device: str) -> tuple[str, ...]:
         return tuple(peer for peer in _PEERS if device == "cpu" or peer.startswith("torch_"))

@@ -50,7 +50,7 @@ bool can_run(Isa isa) {
     case Isa::kGeneric:
       return true;
     case Isa::kAvx2:
-      return __builtin_cpu_supports("avx2");
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #if defined(LAMINA_EMULATE)
     case Isa::kAvx512Vnni:
     case Isa::kAmxInt8:

@@ -28,6 +28,19 @@ void require_packed(const char* op, const char* name, const Tensor& w, int64_t n
   require(w.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
 }
 
+// None is INT_MAX.
+int checked_sms(const char* op, std::optional<int64_t> max_sms) {
+  require(!max_sms || *max_sms >= 1, op, "max_sms = ", max_sms.value_or(0),
+          "; must be at least 1, or None for all");
+  return static_cast<int>(std::min<int64_t>(max_sms.value_or(INT_MAX), INT_MAX));
+}
+
+bool is_grouped(const char* op, std::optional<int64_t> group) {
+  require(!group || *group == gemm_int8::kScaleGroup, op, "group = ", group.value_or(0),
+          "; allowed: None, ", gemm_int8::kScaleGroup);
+  return group.has_value();
+}
+
 #if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
 // launch(plan, its workspace)
 template <class Launch>
@@ -39,7 +52,8 @@ void run_on(const Accelerator& accelerator, const gemm_int8::Params& params, int
   require(plan.kernel.launch != nullptr, "set_cuda_kernel", "name = \"", accelerator.kernel,
           "\": no CUDA kernel of this name for compute capability ",
           accelerator.device.compute_capability, ", an a whose rows start at multiples of ",
-          limits.a_alignment, " bytes, and ", plan.sms, plan.sms == 1 ? " SM" : " SMs");
+          limits.a_alignment, " bytes, and ", plan.sms, plan.sms == 1 ? " SM" : " SMs", ", ",
+          params.problem.is_grouped ? "with" : "without", " scales along k");
   const Tensor workspace =
       new_tensor(like, {plan.workspace_bytes(params.problem)}, ScalarType::Char);
   raise_if_bad(launch(plan, workspace.data_ptr()));
@@ -60,17 +74,20 @@ void run_on(const Accelerator& accelerator, const gemm_int8::QuantizedParams& pa
 }
 
 std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capability,
-                         int64_t sm_count) {
+                         int64_t sm_count, std::optional<int64_t> group,
+                         std::optional<int64_t> max_sms) {
   constexpr const char* kExplain = "explain_gemm_int8_cuda";
   require(compute_capability >= 0 && compute_capability < 1000, kExplain,
           "compute_capability = ", compute_capability, "; 80 stands for 8.0");
   require(sm_count > 0 && sm_count < 100000, kExplain, "sm_count = ", sm_count,
           " must be between 1 and 99999");
-  const gemm_int8::Problem problem{m, n, k};
+  gemm_int8::Limits limits;
+  limits.max_sms = checked_sms(kExplain, max_sms);
+  const gemm_int8::Problem problem{m, n, k, is_grouped(kExplain, group)};
   const DeviceInfo device =
       typical_device(static_cast<int>(compute_capability), static_cast<int>(sm_count));
   raise_if_bad(gemm_int8::check_cuda(problem, device));
-  return gemm_int8::plan_cuda(problem, device, {}).describe(problem, device);
+  return gemm_int8::plan_cuda(problem, device, limits).describe(problem, device);
 }
 #else
 template <class Params>
@@ -78,7 +95,8 @@ template <class Params>
   fail("gemm_int8", "no CUDA kernel is built");
 }
 
-std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t) {
+std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t, std::optional<int64_t>,
+                         std::optional<int64_t>) {
   fail("explain_gemm_int8_cuda", "no CUDA kernel is built");
 }
 #endif
@@ -91,17 +109,26 @@ Activation activation_of(const char* op, const std::optional<std::string>& name)
   fail(op, "activation = \"", *name, "\"; allowed: None, \"gelu\", \"gelu_tanh\", \"silu\"");
 }
 
-// None is INT_MAX.
-int checked_sms(const char* op, std::optional<int64_t> max_sms) {
-  require(!max_sms || *max_sms >= 1, op, "max_sms = ", max_sms.value_or(0),
-          "; must be at least 1, or None for all");
-  return static_cast<int>(std::min<int64_t>(max_sms.value_or(INT_MAX), INT_MAX));
-}
-
 gemm_int8::Operand operand(const Argument& argument, int64_t m, int64_t n) {
   argument.is_2d("[m, n]");
   argument.has_shape("[m, n]", m, n);
   return {argument.tensor.data_ptr(), argument.row_stride(), argument.float_dtype()};
+}
+
+// Scales along k. `along` is the dimension of the m or n that the scales belong to, the other that of groups.
+void read_group_scales(const Argument& argument, int along, int64_t count, int64_t groups,
+                       const char* dims, Broadcast<float>& scale, int64_t& group_stride) {
+  const Tensor& tensor = argument.tensor;
+  argument.has_dtype(ScalarType::Float);
+  if (tensor.dim() == 2 && tensor.size(along) == count && tensor.size(1 - along) == groups) {
+    scale = {static_cast<const float*>(tensor.data_ptr()), tensor.stride(along)};
+    group_stride = tensor.stride(1 - along);
+    return;
+  }
+  require(argument.is_broadcast(count), argument.op, argument.name, " must be ", dims, " = [",
+          along == 0 ? count : groups, ", ", along == 0 ? groups : count,
+          "], have 1 element, or be a vector of ", count, ", got ", shape_text(tensor));
+  scale = {static_cast<const float*>(tensor.data_ptr()), argument.broadcast_stride(count, "")};
 }
 
 // The tensors that both products take, in the order of their schemas.
@@ -111,7 +138,7 @@ struct Inputs {
   std::optional<Tensor> out_scale = std::nullopt;  // of gemm_int8_quantized
 
   int64_t m() const { return a.size(0); }
-  int64_t n() const { return w_sums.numel(); }
+  int64_t n() const { return w_sums.dim() == 2 ? w_sums.size(1) : w_sums.numel(); }
 };
 
 // Checks everything; where the call runs, and the Params but for what is written.
@@ -132,18 +159,29 @@ std::optional<Accelerator> read_inputs(const char* op, const Inputs& in,
   a.is_2d("[m, k]");
   const int64_t m = in.m(), n = in.n(), k = in.a.size(1);
   w_sums.has_dtype(ScalarType::Int);
-  w_sums.is_vector("n", n);
+  params.problem = {m, n, k, in.w_sums.dim() == 2};
+  const int64_t groups = params.problem.groups();
+  if (params.problem.is_grouped) {
+    w_sums.has_shape("[k / 128, n]", groups, n);
+    require(in.w_sums.is_contiguous(), op, "w_sums must be contiguous; call .contiguous()");
+  } else {
+    w_sums.is_vector("n", n);
+  }
   require_packed(op, "w", in.w, n, k);
   std::optional<Accelerator> accelerator =
       accelerator_of({a, w, w_sums, a_scale, w_scale, zero_point, bias, gate, residual, out_scale});
 
-  params.problem = {m, n, k};
   params.a = static_cast<const int8_t*>(in.a.data_ptr());
   params.a_stride = a.row_stride();
   params.w = static_cast<const int8_t*>(in.w.data_ptr());
   params.w_sums = static_cast<const int32_t*>(in.w_sums.data_ptr());
-  params.a_scale = broadcast<float>(a_scale, ScalarType::Float, m, "[m] or [m, 1] with m");
-  params.w_scale = broadcast<float>(w_scale, ScalarType::Float, n, "[n] or [n, 1] with n");
+  if (params.problem.is_grouped) {
+    read_group_scales(a_scale, 0, m, groups, "[m, k / 128]", params.a_scale, params.a_scale_group);
+    read_group_scales(w_scale, 1, n, groups, "[k / 128, n]", params.w_scale, params.w_scale_group);
+  } else {
+    params.a_scale = broadcast<float>(a_scale, ScalarType::Float, m, "[m] or [m, 1] with m");
+    params.w_scale = broadcast<float>(w_scale, ScalarType::Float, n, "[n] or [n, 1] with n");
+  }
   if (in.a_zero_point)
     params.a_zero_point =
         broadcast<int8_t>(zero_point, ScalarType::Char, m, "[m] or [m, 1] with m");
@@ -216,19 +254,21 @@ std::tuple<Tensor, Tensor, Tensor> gemm_quantized(
   return {q, scale, zero_point};
 }
 
-std::tuple<Tensor, Tensor> pack(const Tensor& w) {
+std::tuple<Tensor, Tensor> pack(const Tensor& w, std::optional<int64_t> group) {
   const Argument w_arg{"pack_int8", "w", w};
   w_arg.has_dtype(ScalarType::Char);
   w_arg.is_2d("[n, k]");
   const int64_t n = w.size(0), k = w.size(1);
+  const gemm_int8::Problem problem{0, n, k, is_grouped("pack_int8", group)};
   Tensor data = new_tensor(w,
                            {int8_tile::tiles_n(n), int8_tile::tiles_k(k), int8_tile::kGroups,
                             int8_tile::kTileN, int8_tile::kGroupK},
                            ScalarType::Char);
-  Tensor sums = new_tensor(w, {n}, ScalarType::Int);
+  Tensor sums = problem.is_grouped ? new_tensor(w, {problem.groups(), n}, ScalarType::Int)
+                                   : new_tensor(w, {n}, ScalarType::Int);
   advise_huge_pages(data.data_ptr(), data.numel());  // one byte each
-  raise_if_bad(gemm_int8::pack(static_cast<const int8_t*>(w.data_ptr()), n, k, w_arg.row_stride(),
-                               static_cast<int8_t*>(data.data_ptr()),
+  raise_if_bad(gemm_int8::pack(static_cast<const int8_t*>(w.data_ptr()), problem,
+                               w_arg.row_stride(), static_cast<int8_t*>(data.data_ptr()),
                                static_cast<int32_t*>(sums.data_ptr()), TorchParallel()));
   return {data, sums};
 }
@@ -242,16 +282,17 @@ Tensor unpack(const Tensor& data, int64_t n, int64_t k) {
   return w;
 }
 
-std::tuple<Tensor, Tensor> pack_cuda(const Tensor&) {
+std::tuple<Tensor, Tensor> pack_cuda(const Tensor&, std::optional<int64_t>) {
   fail("pack_int8", "packs on the CPU only: move w there, and the packed weight back");
 }
 Tensor unpack_cuda(const Tensor&, int64_t, int64_t) {
   fail("unpack_int8", "unpacks on the CPU only: move data there");
 }
 
-std::string explain(int64_t m, int64_t n, int64_t k) {
+std::string explain(int64_t m, int64_t n, int64_t k, std::optional<int64_t> group) {
   std::string text;
-  raise_if_bad(gemm_int8::explain({m, n, k}, TorchParallel().threads(), text));
+  const gemm_int8::Problem problem{m, n, k, is_grouped("explain_gemm_int8", group)};
+  raise_if_bad(gemm_int8::explain(problem, TorchParallel().threads(), text));
   return text;
 }
 

@@ -73,12 +73,16 @@ void Argument::has_shape(const char* dims, int64_t rows, int64_t columns) const 
 
 int64_t Argument::row_stride() const { return tensor.size(0) <= 1 ? 0 : tensor.stride(0); }
 
-int64_t Argument::broadcast_stride(int64_t count, const char* dims) const {
+bool Argument::is_broadcast(int64_t count) const {
   const int64_t numel = tensor.numel();
   const bool is_vector = tensor.dim() <= 1 || (tensor.dim() == 2 && tensor.size(1) == 1);
-  require(numel == 1 || (is_vector && numel == count), op, name, " must have 1 element or be ",
-          dims, " = ", count, ", got ", shape_text(tensor));
-  return numel == 1 || tensor.dim() == 0 ? 0 : tensor.stride(0);
+  return numel == 1 || (is_vector && numel == count);
+}
+
+int64_t Argument::broadcast_stride(int64_t count, const char* dims) const {
+  require(is_broadcast(count), op, name, " must have 1 element or be ", dims, " = ", count,
+          ", got ", shape_text(tensor));
+  return tensor.numel() == 1 || tensor.dim() == 0 ? 0 : tensor.stride(0);
 }
 
 DType Argument::float_dtype() const { return interop::float_dtype(op, name, tensor.scalar_type()); }

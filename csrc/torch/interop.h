@@ -69,9 +69,9 @@ struct Argument {
   void is_vector(const char* size, int64_t count) const;                  // and contiguous
   void has_shape(const char* dims, int64_t rows, int64_t columns) const;  // of what is_2d
   DType float_dtype() const;                                              // f32, f16 or bf16
-  int64_t row_stride() const;  // of a 2-D tensor; 0 where no second row is read
-  int64_t broadcast_stride(int64_t count,
-                           const char* dims) const;  // one element, or `count` of them
+  int64_t row_stride() const;              // of a 2-D tensor; 0 where no second row is read
+  bool is_broadcast(int64_t count) const;  // one element, or `count` of them
+  int64_t broadcast_stride(int64_t count, const char* dims) const;  // of what must be
 };
 
 template <class T>

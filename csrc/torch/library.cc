@@ -73,7 +73,7 @@ LAMINA_LIBRARY(m) {
   m.def(
       "quantize_int8(Tensor x, Tensor? scale=None, Tensor? zero_point=None, bool symmetric=True) "
       "-> (Tensor q, Tensor scale, Tensor zero_point)");
-  m.def("pack_int8(Tensor w) -> (Tensor data, Tensor column_sums)");
+  m.def("pack_int8(Tensor w, int? group=None) -> (Tensor data, Tensor column_sums)");
   m.def("unpack_int8(Tensor data, SymInt n, SymInt k) -> Tensor");
   m.def(
       "gemm_int8(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, Tensor? "
@@ -86,8 +86,10 @@ LAMINA_LIBRARY(m) {
       "Tensor? residual=None, Tensor? out_scale=None, bool symmetric=True, int? max_sms=None) "
       "-> (Tensor q, Tensor scale, Tensor zero_point)");
   m.def("explain_quantize_int8(int m, int k) -> str");
-  m.def("explain_gemm_int8(int m, int n, int k) -> str");
-  m.def("explain_gemm_int8_cuda(int m, int n, int k, int compute_capability, int sm_count) -> str");
+  m.def("explain_gemm_int8(int m, int n, int k, int? group=None) -> str");
+  m.def(
+      "explain_gemm_int8_cuda(int m, int n, int k, int compute_capability, int sm_count, int? "
+      "group=None, int? max_sms=None) -> str");
   m.def("build_info() -> str");
   m.def("cuda_devices() -> str");
   m.def("cpu_isas() -> str");

@@ -45,6 +45,8 @@ def require_optional_int(op: str, name: str, value: object) -> None:
     """The argument must be an int or None."""
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
         raise TypeError(f"lamina::{op}: {name} must be an int or None, got {_kind(value)}")
+    if value is not None and not -(2**63) <= value < 2**63:
+        raise ValueError(f"lamina::{op}: {name} = {value}; must be None or fit in 64 bits")
 
 
 def require_dtype(op: str, name: str, value: object) -> None:

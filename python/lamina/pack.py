@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lamina._checks import call, require_2d, require_tensors
+from lamina._checks import call, require_2d, require_optional_int, require_tensors
 
 TILE_N = 16  # csrc/layout/int8_tile.h
 TILE_K = 64
+GROUP = 128  # csrc/ops/gemm_int8/gemm_int8.h
 MAX_K = (1 << 24) - 1  # csrc/ops/gemm_int8/gemm_int8.h: int32 column sums
 
 
@@ -19,7 +20,8 @@ class PackedInt8:
     """An int8 weight [n, k] in the layout `int8_tile` v1 (docs/layouts.md).
 
     data         [ceil(n/16), ceil(k/64), 16, 16, 4] int8, padding zero
-    column_sums  [n] int32, sum over k: what an activation zero point is multiplied with
+    column_sums  [n] int32, sum over k: what an activation zero point is multiplied with; with scales along k
+                 [ceil(k/128), n], over each group of 128
     """
 
     data: Tensor
@@ -29,6 +31,11 @@ class PackedInt8:
 
     FORMAT = "int8_tile"
     VERSION = 1
+
+    @property
+    def group(self) -> int | None:
+        """Input features that share scales: 128, or None for all."""
+        return GROUP if self.column_sums.dim() == 2 else None
 
     @property
     def nbytes(self) -> int:
@@ -59,14 +66,18 @@ class PackedInt8:
         return self.to("cpu")
 
 
-def pack_int8(w: Tensor) -> PackedInt8:
+def pack_int8(w: Tensor, group: int | None = None) -> PackedInt8:
     """Packs an int8 weight [n, k], any row stride, for gemm_int8; any value from -128 to 127 is kept.
 
+    group = 128 is for scales along k: gemm_int8 then takes an a_scale [m, ceil(k/128)], a w_scale
+    [ceil(k/128), n] or both. The packed bytes are the same, the column sums those of each group. None: scales
+    of all k.
     The result is on the device of w. A weight on a CUDA device is packed on the CPU and moved back, which
     waits for the GPU and costs a copy each way, once per weight; the bytes are the same on every device.
     """
     require_tensors("pack_int8", w=w)
-    data, column_sums = call(torch.ops.lamina.pack_int8, w.cpu() if w.is_cuda else w)
+    require_optional_int("pack_int8", "group", group)
+    data, column_sums = call(torch.ops.lamina.pack_int8, w.cpu() if w.is_cuda else w, group)
     return PackedInt8(data, column_sums, w.shape[0], w.shape[1]).to(w.device)
 
 
@@ -75,9 +86,11 @@ def packed_shape(n: int, k: int) -> tuple[int, int, int, int, int]:
     return -(-n // TILE_N), -(-k // TILE_K), TILE_K // 4, TILE_N, 4
 
 
-def _fake_pack_int8(w: Tensor) -> tuple[Tensor, Tensor]:
+def _fake_pack_int8(w: Tensor, group: int | None = None) -> tuple[Tensor, Tensor]:
     require_2d("pack_int8", "w", w, "[n, k]")
-    return w.new_empty(packed_shape(w.shape[0], w.shape[1])), w.new_empty((w.shape[0],), dtype=torch.int32)
+    n, k = w.shape
+    sums = (n,) if group is None else (-(-k // GROUP), n)
+    return w.new_empty(packed_shape(n, k)), w.new_empty(sums, dtype=torch.int32)
 
 
 def _fake_unpack_int8(data: Tensor, n: int, k: int) -> Tensor:

@@ -29,7 +29,7 @@ QUICK = GpuProtocol(samples=30, warm_up_s=1e-5, replay_s=1e-5)
 class OnCpu:
     """The GPU's candidates, on CPU tensors."""
 
-    name, dtypes, has_groups, devices = "gemm_int8", ("bf16",), False, ("cpu",)
+    name, dtypes, groups, devices = "gemm_int8", ("bf16",), (), ("cpu",)
 
     def peers_on(self, device: str) -> tuple[str, ...]:
         return gemm_int8.PEERS
@@ -217,11 +217,26 @@ def test_the_check_is_exact_and_agrees_with_the_reference() -> None:
     assert wrong.over_bound > 1
     a, w, a_scale, w_scale = (x.numpy() for x in (inputs.a, inputs.w, inputs.a_scale, inputs.w_scale))
     expected = reference.gemm_int8(reference.accumulate(a, w), a_scale, w_scale, None, torch.float32)
-    bound = gemm_int8.error_bound(torch.from_numpy(expected.exact), torch.float32).numpy()
+    exact = torch.from_numpy(expected.exact)
+    bound = gemm_int8.error_bound(exact, exact.abs(), torch.float32, None).numpy()
     assert np.allclose(bound, expected.bound, rtol=1e-12, atol=0)
     out = torch.from_numpy(expected.exact)
     out[3, 5] = float("nan")
     assert inputs.accuracy(out).over_bound == float("inf")
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_scales_along_k_are_within_their_bound_and_only_there(dtype: str) -> None:
+    case = replace(CASES[1], k=300, dtype=dtype, group=128)
+    inputs = gemm_int8.make_inputs(case)
+    doubled = replace(inputs, a_scale=inputs.a_scale.double(), w_scale=inputs.w_scale.double())
+    a, w = doubled.dequantised()
+    lamina, *floats = gemm_int8.candidates(case, make_context(1, ["lamina", "torch_f16"], (), hot=False))
+    assert 0 < lamina.check().over_bound <= 1
+    assert [peer.impl for peer in floats] == ["torch_f16"]
+    exact = a @ w.T
+    assert inputs.accuracy(exact).over_bound < 1e-6
+    assert inputs.accuracy(exact + 1e-2 * exact.abs()).over_bound > 1
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_report_draws_tables(result_path: Path, options: list[str]) -> None:
         (["gemm_int8", "--device", "tpu"], "--device: got 'tpu'; allowed: cpu, cuda"),
         (["gemm_int8", "--peers", "mkl"], "--peers: got 'mkl'"),
         (["gemm_int8", "--dtype", "f64"], "--dtype: got 'f64'; gemm_int8 allows f32, bf16, f16"),
-        (["gemm_int8", "--group", "32"], "gemm_int8 has no groups"),
+        (["gemm_int8", "--group", "32"], "gemm_int8 allows 128"),
         (["gemm_int8", "--m", "0"], "--m: got 0"),
         (["gemm_int8", "--m", "a"], "got 'a'"),
         (["gemm_int8", "--isa", "mmx"], "--isa: got 'mmx'; allowed here: generic"),
@@ -123,6 +123,17 @@ def test_the_gemm_check_notices_one_unit(case: Case) -> None:
     wrong = inputs.accuracy_of_integers(acc)
     assert wrong.max_error == 1.0
     assert wrong.over_bound > 1
+
+
+def test_scales_along_k_beside_the_peers_that_have_them(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    options = ["--group", "128", "--peers", "torch_f32,onnxruntime", "--json", str(path)]
+    done = invoke("gemm_int8", "--n", "48", "--k", "300", "--m", "3", *options)
+    assert done.exit_code == 0, done.output
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
+    assert {row["impl"] for row in rows} == {"lamina", "torch_f32"}
+    assert all(row["case"]["group"] == 128 for row in rows)
+    assert all(row["error_over_bound"] <= 1 for row in rows if row["impl"] == "lamina")
 
 
 def test_every_op_declares_what_the_command_line_needs() -> None:

@@ -19,6 +19,7 @@ struct Inputs {
   Problem problem;
   int64_t a_stride;
   Exact<int8_t> a, w;
+  int64_t groups;  // of scales; 1 where they are not along k
   Exact<float> a_scale, w_scale, bias;
   Exact<int8_t> zero_point;
   Exact<int8_t> packed;
@@ -32,32 +33,48 @@ struct Inputs {
         a_stride(p.k + extra),
         a(p.m == 0 ? 0 : (p.m - 1) * (p.k + extra) + p.k),
         w(p.n * p.k),
-        a_scale(p.m),
-        w_scale(p.n),
+        groups(p.is_grouped ? p.groups() : 1),
+        a_scale(p.m * groups),
+        w_scale(p.n * groups),
         bias(p.n),
         zero_point(p.m),
         packed(*int8_tile::packed_bytes(p.n, p.k)),
-        sums(p.n),
-        acc(static_cast<size_t>(p.m * p.n), 0) {
+        sums(p.n * groups),
+        acc(static_cast<size_t>(p.m * p.n * groups), 0) {
     Random random(seed);
     for (int64_t i = 0; i < a.count(); ++i)
       a[i] = static_cast<int8_t>(random.int8() / (random.next() % loud == 0 ? 1 : 4));
     for (int64_t i = 0; i < w.count(); ++i) w[i] = random.int8();
-    for (int64_t i = 0; i < p.m; ++i) a_scale[i] = random.scale(), zero_point[i] = random.int8();
-    for (int64_t j = 0; j < p.n; ++j)
-      w_scale[j] = random.scale(), bias[j] = random.scale() - 0.005f;
-    CHECK(gemm_int8::pack(w.data(), p.n, p.k, p.k, packed.data(), sums.data(), Serial()).is_ok());
+    for (int64_t i = 0; i < a_scale.count(); ++i) a_scale[i] = random.scale();
+    for (int64_t i = 0; i < p.m; ++i) zero_point[i] = random.int8();
+    for (int64_t j = 0; j < w_scale.count(); ++j) w_scale[j] = random.scale();
+    for (int64_t j = 0; j < p.n; ++j) bias[j] = random.scale() - 0.005f;
+    CHECK(gemm_int8::pack(w.data(), p, p.k, packed.data(), sums.data(), Serial()).is_ok());
     for (int64_t i = 0; i < p.m; ++i)
       for (int64_t j = 0; j < p.n; ++j)
         for (int64_t q = 0; q < p.k; ++q)
-          acc[static_cast<size_t>(i * p.n + j)] +=
+          acc[at(p.is_grouped ? q / gemm_int8::kScaleGroup : 0, i, j)] +=
               (a[i * a_stride + q] - zero_point[i]) * w[j * p.k + q];
+  }
+
+  size_t at(int64_t g, int64_t i, int64_t j) const {
+    return static_cast<size_t>((g * problem.m + i) * problem.n + j);
   }
 
   float expected(int64_t i, int64_t j) const {
     Inputs& self = const_cast<Inputs&>(*this);
-    const float sum = static_cast<float>(acc[static_cast<size_t>(i * problem.n + j)]);
-    return sum * self.a_scale[i] * self.w_scale[j] + self.bias[j];
+    const auto product = [&](int64_t g) {
+      return static_cast<float>(acc[at(g, i, j)]) * self.a_scale[i * groups + g];
+    };
+    if (!problem.is_grouped) return product(0) * self.w_scale[j] + self.bias[j];
+    float total = groups == 0 ? 0.0f : -0.0f, segment = -0.0f;
+    for (int64_t g = 0; g < groups; ++g) {
+      segment = std::fma(product(g), self.w_scale[g * problem.n + j], segment);
+      if ((g + 1) % gemm_int8::kSegmentGroups != 0 && g + 1 < groups) continue;
+      total += segment;
+      segment = -0.0f;
+    }
+    return total + self.bias[j];
   }
 
   Params params(void* out, int64_t out_stride, DType out_dtype) {
@@ -67,8 +84,10 @@ struct Inputs {
     p.a_stride = a_stride;
     p.w = packed.data();
     p.w_sums = sums.data();
-    p.a_scale = {a_scale.data(), 1};
+    p.a_scale = {a_scale.data(), groups};
     p.w_scale = {w_scale.data(), 1};
+    p.a_scale_group = 1;
+    p.w_scale_group = problem.n;
     p.a_zero_point = {zero_point.data(), 1};
     p.bias = bias.data();
     p.out = out;
@@ -86,7 +105,7 @@ bool is_poison(const void* value, int64_t bytes) {
 // Runs into NaN-poisoned rows with gaps between them: outputs are right, gaps and guards untouched.
 template <class Out>
 void check_run(Inputs& inputs, DType dtype, const Parallel& parallel) {
-  const auto [m, n, k] = inputs.problem;
+  const auto [m, n, k, is_grouped] = inputs.problem;
   const int64_t stride = n + 5;
   Guarded<Out> out(m * stride);
   const Status status = gemm_int8::run(inputs.params(out.data(), stride, dtype), parallel);
@@ -118,6 +137,20 @@ TEST(every_isa_equals_the_loop) {
            ", loud 1 in ", loud);
         check_run<float>(inputs, DType::kF32, Serial());
         check_run<F16>(inputs, DType::kF16, Backwards(3));
+        check_run<BF16>(inputs, DType::kBF16, Threads(4));
+      });
+    }
+}
+
+TEST(scales_along_k) {
+  for (const Problem& problem :
+       {Problem{1, 17, 300, true}, Problem{3, 5, 0, true}, Problem{0, 5, 200, true},
+        Problem{7, 31, 1024, true}, Problem{33, 70, 129, true}, Problem{40, 33, 2200, true}})
+    for (uint32_t loud : {1u, 40u}) {
+      Inputs inputs(problem, 3, 11, loud);
+      for_each_isa([&](Isa isa) {
+        at(isa_name(isa), " ", problem.m, " x ", problem.n, " x ", problem.k, ", loud 1 in ", loud);
+        check_run<float>(inputs, DType::kF32, Serial());
         check_run<BF16>(inputs, DType::kBF16, Threads(4));
       });
     }
@@ -157,7 +190,8 @@ TEST(saturation_never_happens) {
         Exact<int8_t> rows(7 * k), weights(17 * k), packed(*int8_tile::packed_bytes(17, k));
         std::memset(rows.data(), a, static_cast<size_t>(7 * k));
         std::memset(weights.data(), w, static_cast<size_t>(17 * k));
-        CHECK(gemm_int8::pack(weights.data(), 17, k, k, packed.data(), inputs.sums.data(), Serial())
+        CHECK(gemm_int8::pack(weights.data(), {0, 17, k}, k, packed.data(), inputs.sums.data(),
+                              Serial())
                   .is_ok());
         for (int64_t i = 0; i < 7; ++i) inputs.zero_point[i] = a < 0 ? 127 : -128;
         for_each_isa([&](Isa isa) {
@@ -195,7 +229,7 @@ TEST(operands_beyond_2_to_31_bytes) {
   std::vector<int8_t> columns(static_cast<size_t>(3 * k));
   Random random(10);
   for (int8_t& value : columns) value = random.int8();
-  CHECK(gemm_int8::pack(columns.data(), 3, k, k,
+  CHECK(gemm_int8::pack(columns.data(), {0, 3, k}, k,
                         w.as<int8_t>() + int8_tile::offset(first, 0, k / 64), sums.data() + first,
                         Serial())
             .is_ok());
@@ -214,7 +248,7 @@ TEST(operands_beyond_2_to_31_bytes) {
   for (const gemm_int8::CpuKernel& kernel : gemm_int8::kernels()) {
     if (kernel.isa > available_isas().back()) continue;
     at(kernel.name);
-    const int64_t bytes = kernel.scratch_bytes(kernel.tile_m, k);
+    const int64_t bytes = kernel.scratch_bytes(kernel.tile_m, params.problem);
     void* const scratch = std::aligned_alloc(64, static_cast<size_t>((bytes + 63) / 64 * 64));
     kernel.compute(params, {0, 3, first, n, kernel.tile_m, false}, scratch);
     std::free(scratch);

@@ -47,8 +47,8 @@ TEST(pack_places_every_weight_and_zeroes_the_rest) {
       const int64_t bytes = *int8_tile::packed_bytes(n, k);
       Guarded<int8_t> data(bytes);
       Guarded<int32_t> sums(n);
-      CHECK(
-          gemm_int8::pack(w.data(), n, k, stride, data.data(), sums.data(), Backwards(3)).is_ok());
+      CHECK(gemm_int8::pack(w.data(), {0, n, k}, stride, data.data(), sums.data(), Backwards(3))
+                .is_ok());
       std::vector<int8_t> want(static_cast<size_t>(bytes), 0);
       for (int64_t i = 0; i < n; ++i) {
         int64_t sum = 0;
@@ -73,17 +73,18 @@ TEST(pack_places_every_weight_and_zeroes_the_rest) {
 TEST(pack_of_nothing_touches_nothing) {
   Guarded<int8_t> data(0);
   Guarded<int32_t> sums(20);
-  CHECK(gemm_int8::pack(nullptr, 0, 70, 70, data.data(), sums.data(), Serial()).is_ok());
+  CHECK(gemm_int8::pack(nullptr, {0, 0, 70}, 70, data.data(), sums.data(), Serial()).is_ok());
   CHECK_EQ(sums[0], -1);
-  CHECK(gemm_int8::pack(nullptr, 20, 0, 0, data.data(), sums.data(), Serial()).is_ok());
+  CHECK(gemm_int8::pack(nullptr, {0, 20, 0}, 0, data.data(), sums.data(), Serial()).is_ok());
   for (int64_t i = 0; i < 20; ++i) CHECK_EQ(sums[i], 0);
   CHECK(gemm_int8::unpack(data.data(), 20, 0, nullptr, Serial()).is_ok());
   CHECK(data.guards_are_intact() && sums.guards_are_intact());
 }
 
 TEST(pack_refuses_what_cannot_be) {
-  CHECK(!gemm_int8::pack(nullptr, 1, gemm_int8::kMaxK + 1, 0, nullptr, nullptr, Serial()).is_ok());
-  CHECK(!gemm_int8::pack(nullptr, INT64_MAX, 64, 64, nullptr, nullptr, Serial()).is_ok());
+  CHECK(!gemm_int8::pack(nullptr, {0, 1, gemm_int8::kMaxK + 1}, 0, nullptr, nullptr, Serial())
+             .is_ok());
+  CHECK(!gemm_int8::pack(nullptr, {0, INT64_MAX, 64}, 64, nullptr, nullptr, Serial()).is_ok());
   CHECK(!gemm_int8::unpack(nullptr, -1, 64, nullptr, Serial()).is_ok());
 }
 

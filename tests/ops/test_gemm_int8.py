@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 
@@ -170,6 +171,14 @@ def test_independent_of_the_thread_count(shape: tuple[int, int, int], backend: B
     for threads in (1, 2, 3, 7, 16):
         torch.set_num_threads(threads)
         assert_equal(backend.gemm(inputs), want, f"{threads} threads")
+
+
+@BACKENDS
+def test_independent_of_the_sms_it_may_use(backend: Backend) -> None:
+    """Blocks that take unit after unit. Two SMs: a kernel of clusters needs as many."""
+    inputs = GemmCase("capped", 150, 140, 700).inputs(zero_point="token", bias=torch.float32)
+    want = inputs.expected_bits(inputs.accumulated(), torch.float32)
+    assert_equal(backend.gemm(dataclasses.replace(inputs, max_sms=2)), want)
 
 
 @pytest.mark.parametrize("case", [c for c in GEMM_CASES if c.m * c.n * c.k], ids=str)

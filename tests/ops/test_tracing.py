@@ -35,7 +35,7 @@ def sample_calls(op: str) -> Iterator[tuple[Any, ...]]:
         yield (x, torch.rand(9, 1) + 0.1, torch.zeros(9, 1, dtype=torch.int8), False)
         yield (x[:0],)
     elif op == "pack_int8":
-        yield from ((w,), (w[:5, :64],), (w[:0],), (w[:, :0],))
+        yield from ((w,), (w[:5, :64],), (w[:0],), (w[:, :0],), (w, 128))
     elif op == "unpack_int8":
         for n, k in ((33, 70), (48, 128), (33, 65)):
             yield (torch.ops.lamina.pack_int8(torch.zeros(n, k, dtype=torch.int8))[0], n, k)
@@ -50,10 +50,13 @@ def sample_calls(op: str) -> Iterator[tuple[Any, ...]]:
         gate = torch.randn(7, 40, generator=g)[:, :37]
         yield gemm_arguments(7, 37, 70, "token", torch.float32)
         yield (*gemm_arguments(7, 37, 70, "token", torch.float32), torch.half, "silu", gate, gate.bfloat16())
-        yield (*gemm_arguments(1, 16, 64, "none", None), torch.bfloat16)
+        yield (*gemm_arguments(1, 16, 64, "none", None), torch.bfloat16, None, None, None, 2)
         yield (*gemm_arguments(0, 5, 7, "tensor", torch.float16), torch.float16)
         a, *rest = gemm_arguments(6, 33, 70, "token", torch.bfloat16)
         yield (torch.cat([a, a], 1)[:, :70], *rest)
+        groups = torch.rand(3, 33, generator=g)
+        wide = random_int8(g, 33, 300)
+        yield (wide[:4], *torch.ops.lamina.pack_int8(wide, 128), groups[:, :4].T, groups)
 
 
 CALLS = [

@@ -33,6 +33,55 @@ def accumulate(a: Int8, w: Int8, a_zero_point: Int8 | None = None) -> Int64:
     return centred @ w.astype(np.int64).T
 
 
+GROUP, SEGMENT = 128, 8  # input features that share scales, groups of a segment
+
+
+def accumulate_groups(a: Int8, w: Int8, a_zero_point: Int8 | None = None) -> Int64:
+    """accumulate() of every group of k: [groups, m, n]."""
+    cuts = [slice(first, first + GROUP) for first in range(0, a.shape[1], GROUP)]
+    groups = [accumulate(a[:, cut], w[:, cut], a_zero_point) for cut in cuts]
+    return np.stack(groups) if groups else np.zeros((0, a.shape[0], w.shape[0]), np.int64)
+
+
+def _by_group(acc: Int64, a_scale: F32, w_scale: F32) -> tuple[Int64, F32, F32]:
+    """What broadcasts to [groups, m, n]: a_scale may be [m, groups], w_scale [groups, n]. No groups: one."""
+    if acc.ndim == 2:
+        return acc[None], a_scale.reshape(1, -1, 1), w_scale.reshape(1, 1, -1)
+    groups, m, n = acc.shape
+    a = a_scale.T[:, :, None] if a_scale.shape == (m, groups) else a_scale.reshape(1, -1, 1)
+    w = w_scale[:, None, :] if w_scale.shape == (groups, n) else w_scale.reshape(1, 1, -1)
+    return acc, a, w
+
+
+def fused_multiply_add(x: F32, y: F32, z: F32) -> F32:
+    """x * y + z, rounded once: in float64, to odd, which a second rounding to f32 cannot spoil."""
+    product = x.astype(np.float64) * y  # exact
+    total = product + z
+    back = total - product
+    error = (product - (total - back)) + (z - back)
+    is_even = total.view(np.int64) % 2 == 0
+    neighbour = np.nextafter(total, np.copysign(np.inf, error))
+    return np.where(np.isfinite(total) & (error != 0) & is_even, neighbour, total).astype(np.float32)
+
+
+def _add_groups(acc: Int64, a_scale: F32, w_scale: F32) -> F32:
+    """The documented f32 sum over groups; each argument broadcasts to [groups, m, n]."""
+    groups, *shape = acc.shape
+    a_scale, w_scale = (np.broadcast_to(s, (groups, *s.shape[1:])) for s in (a_scale, w_scale))
+    total = np.full(shape, -0.0 if groups else 0.0, np.float32)
+    for first in range(0, groups, SEGMENT):
+        segment = np.full(shape, -0.0, np.float32)
+        for g in range(first, min(first + SEGMENT, groups)):
+            segment = fused_multiply_add(acc[g].astype(np.float32) * a_scale[g], w_scale[g], segment)
+        total = total + segment
+    return total
+
+
+def roundings(groups: int | None) -> int:
+    """Of the f32 steps up to the bias: h of the documented bound."""
+    return 4 if groups is None else 4 + min(groups, SEGMENT) + -(-groups // SEGMENT)
+
+
 class Steps(NamedTuple):
     """What follows scales and bias: an activation's name, gate and residual [m, n]."""
 
@@ -51,13 +100,15 @@ def gemm_int8(
 ) -> Expected:
     """activation(acc * a_scale * w_scale + bias) * gate + residual in float64.
 
-    Scales [1] or one a row / column, bias [n]; what is None is left out.
+    acc [m, n], or [groups, m, n] to be added up. Scales [1], one a row / column, or of each group too;
+    bias [n]; what is None is left out.
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        product = acc * a_scale.reshape(-1, 1).astype(np.float64) * w_scale.reshape(1, -1)
-        y: F64 = product.astype(np.float64)
+        sums, a, w = _by_group(acc, a_scale, w_scale)
+        products = sums * a.astype(np.float64) * w
+        y: F64 = products.sum(0)
         y = y if bias is None else y + bias.astype(np.float64)
-        bound = 4 * U * np.abs(product) + U * np.abs(y)
+        bound = roundings(None if acc.ndim == 2 else len(acc)) * U * np.abs(products).sum(0) + U * np.abs(y)
         if then.activation is not None:
             s = activations.exact(then.activation, y)
             bound = activations.LIPSCHITZ * bound + activations.bound(then.activation, y, s)
@@ -82,7 +133,8 @@ def gemm_int8_steps(
 ) -> torch.Tensor:
     """The documented f32 steps, each rounded once: the exact bits."""
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-        y = acc.astype(np.float32) * a_scale.reshape(-1, 1) * w_scale.reshape(1, -1)
+        sums, a, w = _by_group(acc, a_scale, w_scale)
+        y = (sums[0].astype(np.float32) * a[0]) * w[0] if acc.ndim == 2 else _add_groups(sums, a, w)
         y = y if bias is None else y + bias.reshape(1, -1)
         y = y if then.activation is None else activations.steps(then.activation, y)
         y = y if then.gate is None else y * then.gate

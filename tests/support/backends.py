@@ -26,7 +26,7 @@ TWIN_SMS = 4
 
 
 def _kernels(op: str, kind: str) -> list[str]:
-    text = (ROOT / "csrc" / "ops" / op / "kernels.inc").read_text()
+    text = (ROOT / "csrc" / "ops" / op.removesuffix("_grouped") / "kernels.inc").read_text()
     rows = [match.groups() for line in text.splitlines() if (match := ROW.match(line))]
     return [kernel for row_kind, name, kernel in rows if (row_kind, name) == (kind, op)]
 
@@ -89,13 +89,13 @@ class Backend:
             results = ops.quantize_int8(self.place(x), *placed, **dict(zip(options, named, strict=True)))
         return tuple(result.cpu() for result in results)
 
-    def pack(self, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def pack(self, w: torch.Tensor, group: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         with self.active() as ops:
-            data, sums = ops.pack_int8(w)
+            data, sums = ops.pack_int8(w, group)
         return data, sums
 
     def gemm(self, inputs: GemmInputs, out_dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return self.gemm_packed(inputs, *self.pack(inputs.w), out_dtype)
+        return self.gemm_packed(inputs, *self.pack(inputs.w, inputs.group), out_dtype)
 
     def gemm_packed(
         self,
@@ -119,7 +119,7 @@ class Backend:
         self, inputs: GemmInputs, out_scale: torch.Tensor | None = None, symmetric: bool = True
     ) -> tuple[torch.Tensor, ...]:
         i, place = inputs, self._place_all
-        operands = self._operands(i, *self.pack(i.w))
+        operands = self._operands(i, *self.pack(i.w, i.group))
         with self.active() as ops:
             results = ops.gemm_int8_quantized(
                 *operands, i.activation, *place((i.gate, i.residual, out_scale)), symmetric, i.max_sms
@@ -260,6 +260,12 @@ def cpu_backends(op: str) -> list[Any]:
 def backends(op: str) -> list[Any]:
     """The CPU kernels of `op`, its CUDA kernels on the twin, and a GPU where there is one."""
     return [*cpu_backends(op), *(pytest.param(twin, id=str(twin)) for twin in twins(op)), *gpus(op)]
+
+
+def grouped_backends() -> list[Any]:
+    """The backends of gemm_int8 with scales along k: the same kernels on a CPU, others on CUDA."""
+    op = "gemm_int8_grouped"
+    return [*cpu_backends("gemm_int8"), *(pytest.param(twin, id=str(twin)) for twin in twins(op)), *gpus(op)]
 
 
 def available(op: str) -> list[Backend]:

@@ -6,6 +6,7 @@ python -m tests.support.bad_inputs > docs/errors.md
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -104,6 +105,7 @@ def bad_gemm_inputs() -> Iterator[BadInput]:
     yield bad("out_dtype f64", gemm(out_dtype=torch.float64), "out_dtype", "float64", "bfloat16")
     yield bad("activation unknown", gemm(activation="relu"), "activation", '"relu"', '"gelu_tanh"')
     yield bad("max_sms 0", gemm(max_sms=0), "max_sms", "max_sms = 0", "at least 1")
+    yield bad("max_sms of 65 bits", gemm(max_sms=2**63), "max_sms", "9223372036854775808", "64 bits")
     yield bad("max_sms a bool", gemm(max_sms=True), "max_sms", "bool True", "int or None")
     yield bad("activation a function", gemm(activation=abs), "activation", "built-in", "str or None")
     for name in ("gate", "residual"):
@@ -127,6 +129,16 @@ def bad_gemm_inputs() -> Iterator[BadInput]:
     yield bad(
         "sums strided", raw_gemm(data, torch.zeros(10).int()[::2]), "w_sums", "contiguous", ".contiguous()"
     )
+    three = torch.zeros(3, N).int()
+    yield bad("sums of more groups", raw_gemm(data, three), "w_sums", "2-D [3, 5]", "[k / 128, n] = [1, 5]")
+    yield bad("sums 3-D", raw_gemm(data, three[None]), "w_sums", "3-D [1, 3, 5]", "1-D [n] with n = 15")
+    yield bad(
+        "group sums strided",
+        raw_gemm(data, torch.zeros(1, 10).int()[:, ::2]),
+        "w_sums",
+        "contiguous",
+        ".contiguous()",
+    )
     deep = bytes_(1, 2**24)
     yield bad(
         "k beyond exact column sums",
@@ -137,6 +149,35 @@ def bad_gemm_inputs() -> Iterator[BadInput]:
     )
     for name, value in (("a_scale", torch.ones(1)), ("w_scale", torch.ones(N)), ("bias", torch.ones(N))):
         yield bad(f"{name} on another device", gemm(**{name: value.to("meta")}), name, "meta", "cpu")
+
+
+def bad_grouped_inputs() -> Iterator[BadInput]:
+    """Scales along k: five columns, three groups."""
+    k = 300
+    good: dict[str, Any] = {
+        "a": bytes_(M, k),
+        "w": lamina.pack_int8(bytes_(N, k), group=128),
+        "a_scale": torch.ones(M, 3),
+        "w_scale": torch.ones(3, N),
+    }
+
+    def bad(what: str, argument: str, got: str, allowed: str, **changed: Any) -> BadInput:
+        return BadInput("gemm_int8", what, gemm(**(good | changed)), argument, got, allowed)
+
+    transposed = torch.ones(N, 3)
+    yield bad("w_scale as [n, groups]", "w_scale", "2-D [5, 3]", "[k / 128, n] = [3, 5]", w_scale=transposed)
+    yield bad("a_scale of two groups", "a_scale", "[3, 2]", "[m, k / 128] = [3, 3]", a_scale=torch.ones(M, 2))
+    half = torch.ones(3, N).half()
+    yield bad("w_scale of groups in f16", "w_scale", "float16", "float32", w_scale=half)
+    plain = lamina.pack_int8(bytes_(N, k))
+    yield bad(
+        "w_scale of groups, w without",
+        "w_scale",
+        "2-D [3, 5]",
+        "[n, 1] with n = 5",
+        w=plain,
+        a_scale=torch.ones(1),
+    )
 
 
 def bad_quantized_inputs() -> Iterator[BadInput]:
@@ -159,6 +200,7 @@ def bad_quantized_inputs() -> Iterator[BadInput]:
     asymmetric: dict[str, Any] = {"out_scale": one, "symmetric": False}
     yield bad("out_scale when asymmetric", "out_scale", "given", "symmetric = True", **asymmetric)
     yield bad("symmetric a number", "symmetric", "int 1", "bool", symmetric=1)
+    yield bad("max_sms -1", "max_sms", "max_sms = -1", "at least 1", max_sms=-1)
 
 
 def bad_quantize_inputs() -> Iterator[BadInput]:
@@ -204,6 +246,12 @@ def bad_pack_inputs() -> Iterator[BadInput]:
     yield bad("pack_int8", "w of floats", lambda: lamina.pack_int8(w.float()), "w ", "float32", "int8")
     rows: Any = [[1]]
     yield bad("pack_int8", "w a list", lambda: lamina.pack_int8(rows), "w ", "list [[1]]", "torch.Tensor")
+    for group in (0, 64, -1):
+        call = functools.partial(lamina.pack_int8, w, group=group)
+        yield bad("pack_int8", f"group {group}", call, "group", f"group = {group}", "None, 128")
+    number: Any = 128.0
+    call = functools.partial(lamina.pack_int8, w, group=number)
+    yield bad("pack_int8", "group a float", call, "group", "float 128.0", "int or None")
     yield bad("pack_int8", "w 3-D", lambda: lamina.pack_int8(w[None]), "w ", "3-D [1, 5, 70]", "2-D [n, k]")
     yield bad("pack_int8", "w transposed", lambda: lamina.pack_int8(w.T), "w ", "70", "column stride 1")
     yield bad("unpack_int8", "negative n", lambda: RAW.unpack_int8(data, -5, K), "n = ", "-5", "negative")
@@ -236,6 +284,7 @@ def bad_settings() -> Iterator[BadInput]:
     yield bad("set_cpu_isa", "unknown", lambda: RAW.set_cpu_isa("sse9"), "name", "sse9", "allowed: auto")
     yield bad("explain_gemm_int8", "negative m", explain(-1, 2, 3), "m = ", "-1", "negative")
     yield bad("explain_gemm_int8", "deep k", explain(1, 2, 2**24), "k = ", "16777216", "at most 16777215")
+    yield bad("explain_gemm_int8", "group 7", lambda: RAW.explain_gemm_int8(1, 2, 3, 7), "group", "7", "128")
     yield bad("explain_gemm_int8", "huge", explain(2**40, 2**40, 3), "m = ", "1099511627776", "2^63 bytes")
     yield bad(
         "explain_quantize_int8",
@@ -248,7 +297,7 @@ def bad_settings() -> Iterator[BadInput]:
 
 
 def bad_inputs() -> list[BadInput]:
-    gemm_inputs = (*bad_gemm_inputs(), *bad_quantized_inputs())
+    gemm_inputs = (*bad_gemm_inputs(), *bad_grouped_inputs(), *bad_quantized_inputs())
     return [*bad_quantize_inputs(), *gemm_inputs, *bad_pack_inputs(), *bad_settings()]
 
 

@@ -35,6 +35,7 @@ class GemmInputs:
     gate: torch.Tensor | None = None
     residual: torch.Tensor | None = None
     max_sms: int | None = None
+    group: int | None = None
 
     def rows(self, begin: int, end: int) -> GemmInputs:
         """The same problem for a slice of the batch."""
@@ -56,7 +57,8 @@ class GemmInputs:
 
     def accumulated(self) -> NDArray[np.int64]:
         zero_point = None if self.a_zero_point is None else self.a_zero_point.numpy()
-        return reference.accumulate(self.a.numpy(), self.w.numpy(), zero_point)
+        accumulate = reference.accumulate if self.group is None else reference.accumulate_groups
+        return accumulate(self.a.numpy(), self.w.numpy(), zero_point)
 
     def _epilogue(self, out_dtype: torch.dtype) -> tuple[Any, ...]:
         def widened(t: torch.Tensor | None) -> Any:

@@ -1,13 +1,14 @@
 // The one definition of the epilogue maths: plain f32 in a fixed order, no contraction, so that
 // every backend rounds alike. What is not given is left out:
 //
-//   y = scale(acc, a_scale[i], w_scale[j], bias[j])
+//   y = scale(acc, a_scale[i], w_scale[j], bias[j]), or the groups' sum + bias[j]
 //   y = activate<kActivation>(y)                           base/activation.h
 //   y = y * gate[i,j]
 //   y = y + residual[i,j]
 //   out[i,j] = from_f32<Out>(y), or requantize(quantizer, y)
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <type_traits>
 
@@ -33,6 +34,15 @@ template <class Acc>
 constexpr float scale(Acc acc, float a_scale, float w_scale, float bias) {
   return static_cast<float>(acc) * a_scale * w_scale + bias;
 }
+
+// One more group of a segment, which starts at kNoSum; so a single group rounds like scale().
+constexpr float add_group(int32_t acc, float a_scale, float w_scale, float segment) {
+  return std::fma(static_cast<float>(acc) * a_scale, w_scale, segment);
+}
+
+// The neutral element again; what has no groups at all is 0.
+constexpr float kNoSum = -0.0f;
+constexpr float empty_sum(int64_t groups) { return groups == 0 ? 0.0f : kNoSum; }
 
 // A row with a NaN has no int8 form (quantize_int8.h), but whoever computes a part of a row cannot know.
 // So a NaN becomes the code that symmetric quantisation leaves free, and settling the row follows: quantized.h

@@ -1,6 +1,12 @@
 // gemm_int8:   out[i,j] = (float(acc[i,j]) * a_scale[i]) * w_scale[j] + bias[j]
 //              acc[i,j] = sum_p (a[i,p] - a_zero_point[i]) * w[j,p]            exact integer
 //
+// or, with scales along k, acc[i,j,g] the sum over group g, the kScaleGroup input features from g * kScaleGroup:
+//
+//              out[i,j] = sum_g (float(acc[i,j,g]) * a_scale[i,g]) * w_scale[g,j] + bias[j]
+//              in f32: a product is added to the sum of its segment, kSegmentGroups groups, with one rounding; then
+//              segments are added in order. So a split of k between segments does not show.
+//
 // and, where they are given, in this order: activation(out), * gate[i,j], + residual[i,j], to int8 on a static scale
 // (epilogue.h). gemm_int8_quantized, in quantized.h, is the op around the last.
 //
@@ -14,6 +20,7 @@
 
 #include "base/activation.h"
 #include "base/broadcast.h"
+#include "base/int_math.h"
 #include "base/numeric.h"
 #include "base/parallel.h"
 #include "base/status.h"
@@ -26,10 +33,16 @@ inline constexpr int64_t kMaxExactK = 65536;
 // Column sums are int32: 128 * 2^24 = 2^31.
 inline constexpr int64_t kMaxK = (int64_t{1} << 24) - 1;
 
+inline constexpr int64_t kScaleGroup = 128;   // input features that share scales
+inline constexpr int64_t kSegmentGroups = 8;  // groups whose products are one chain of sums
+
 struct Problem {
-  int64_t m = 0;  // tokens
-  int64_t n = 0;  // output features
-  int64_t k = 0;  // input features
+  int64_t m = 0;            // tokens
+  int64_t n = 0;            // output features
+  int64_t k = 0;            // input features
+  bool is_grouped = false;  // scales along k
+
+  constexpr int64_t groups() const { return ceil_div(k, kScaleGroup); }
 };
 
 // A float operand [m, n] of the epilogue, unit column stride.
@@ -46,11 +59,13 @@ struct Params {
   const int8_t* a = nullptr;        // [m, k], unit column stride
   int64_t a_stride = 0;             // elements between rows of a
   const int8_t* w = nullptr;        // layout/int8_tile.h of [n, k]
-  const int32_t* w_sums = nullptr;  // [n] sum over k of w
-  Broadcast<float> a_scale;         // [m]
-  Broadcast<float> w_scale;         // [n]
-  Broadcast<int8_t> a_zero_point;   // [m], or not given
-  const void* bias = nullptr;       // [n] of bias_dtype, or nullptr
+  const int32_t* w_sums = nullptr;  // [n] sum over k of w; grouped: [groups, n] over each group
+  Broadcast<float> a_scale;         // [m], of the first group
+  Broadcast<float> w_scale;         // [n], of the first group
+  int64_t a_scale_group = 0;        // elements between groups
+  int64_t w_scale_group = 0;
+  Broadcast<int8_t> a_zero_point;  // [m], or not given
+  const void* bias = nullptr;      // [n] of bias_dtype, or nullptr
   DType bias_dtype = DType::kF32;
   Activation activation = Activation::kNone;
   Operand gate, residual;
@@ -58,6 +73,13 @@ struct Params {
   void* out = nullptr;         // [m, n] of out_dtype, or int8
   int64_t out_stride = 0;
   DType out_dtype = DType::kF32;
+
+  constexpr Broadcast<float> a_scale_of(int64_t group) const {
+    return {a_scale.data + group * a_scale_group, a_scale.stride};
+  }
+  constexpr Broadcast<float> w_scale_of(int64_t group) const {
+    return {w_scale.data + group * w_scale_group, w_scale.stride};
+  }
 
   // Scales and bias are the whole epilogue.
   constexpr bool is_plain() const {

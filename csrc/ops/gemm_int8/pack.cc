@@ -5,7 +5,6 @@
 
 #include "base/int_math.h"
 #include "layout/int8_tile.h"
-#include "ops/gemm_int8/gemm_int8.h"
 #include "ops/gemm_int8/plan.h"
 
 namespace lamina::gemm_int8 {
@@ -29,14 +28,18 @@ void for_tile_rows(Byte* data, int64_t n, int64_t k, int64_t tile_begin, int64_t
 
 }  // namespace
 
-Status pack(const int8_t* w, int64_t n, int64_t k, int64_t stride, int8_t* data, int32_t* sums,
+Status pack(const int8_t* w, const Problem& problem, int64_t stride, int8_t* data, int32_t* sums,
             const Parallel& parallel) {
-  if (Status status = check(Problem{0, n, k}); !status.is_ok()) return status;
-  const int64_t tiles_k = int8_tile::tiles_k(k);
+  if (Status status = check(problem); !status.is_ok()) return status;
+  const int64_t n = problem.n, k = problem.k, tiles_k = int8_tile::tiles_k(k);
+  const int64_t groups = problem.is_grouped ? problem.groups() : 1;
+  const int64_t group_k = problem.is_grouped ? kScaleGroup : kMaxK;
   parallel.for_range(int8_tile::tiles_n(n), 1, [&](int64_t tile_begin, int64_t tile_end) {
     std::fill(data + tile_begin * tiles_k * kTileBytes, data + tile_end * tiles_k * kTileBytes,
               int8_t{0});
-    std::fill(sums + tile_begin * kTileN, sums + std::min(n, tile_end * kTileN), 0);
+    for (int64_t g = 0; g < groups; ++g)
+      std::fill(sums + g * n + tile_begin * kTileN, sums + g * n + std::min(n, tile_end * kTileN),
+                0);
     for_tile_rows(data, n, k, tile_begin, tile_end,
                   [&](int64_t row, int64_t begin, int64_t end, int8_t* out) {
                     const int8_t* const in = w + row * stride;
@@ -46,7 +49,7 @@ Status pack(const int8_t* w, int64_t n, int64_t k, int64_t stride, int8_t* data,
                       std::memcpy(out, in + p, static_cast<size_t>(count));
                       for (int64_t q = 0; q < count; ++q) sum += in[p + q];
                     }
-                    sums[row] += sum;
+                    sums[begin / group_k * n + row] += sum;
                   });
   });
   return Status::ok();

@@ -5,11 +5,13 @@
 
 #include "base/parallel.h"
 #include "base/status.h"
+#include "ops/gemm_int8/gemm_int8.h"
 
 namespace lamina::gemm_int8 {
 
-// w: n rows of k elements, `stride` elements apart. data: int8_tile::packed_bytes(n, k). sums: [n].
-Status pack(const int8_t* w, int64_t n, int64_t k, int64_t stride, int8_t* data, int32_t* sums,
+// w: n rows of k elements, `stride` elements apart. data: int8_tile::packed_bytes(n, k). sums: [n] or, of each group
+// of kScaleGroup, [groups, n].
+Status pack(const int8_t* w, const Problem& problem, int64_t stride, int8_t* data, int32_t* sums,
             const Parallel& parallel);
 
 // The inverse: w becomes n contiguous rows of k elements.

@@ -27,17 +27,17 @@ struct Cost {
   int64_t cycles() const { return std::max(compute, weights) + pack; }
 };
 
-int64_t panel_rows(const CpuKernel& kernel, int64_t rows, int64_t k, int64_t l2_bytes) {
+int64_t panel_rows(const CpuKernel& kernel, int64_t rows, const Problem& p, int64_t l2_bytes) {
   // The packed rows and their sums.
-  const int64_t tile_bytes = std::max<int64_t>(1, kernel.scratch_bytes(kernel.tile_m, k));
+  const int64_t tile_bytes = std::max<int64_t>(1, kernel.scratch_bytes(kernel.tile_m, p));
   const int64_t fitting = l2_bytes / 2 / tile_bytes * kernel.tile_m;
   return std::clamp<int64_t>(fitting, kernel.tile_m,
                              round_up(std::max<int64_t>(rows, 1), kernel.tile_m));
 }
 
-Cost task_cost(const CpuKernel& kernel, int64_t rows, int64_t columns, int64_t k,
+Cost task_cost(const CpuKernel& kernel, int64_t rows, int64_t columns, const Problem& p,
                int64_t l2_bytes) {
-  const int64_t passes = ceil_div(rows, panel_rows(kernel, rows, k, l2_bytes));
+  const int64_t passes = ceil_div(rows, panel_rows(kernel, rows, p, l2_bytes)), k = p.k;
   // Doubles cannot overflow; sizes near 2^63 only need to rank.
   const double work =
       static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(k);
@@ -91,7 +91,7 @@ Plan plan(const Problem& p, const CpuInfo& cpu, int threads) {
     const int64_t columns = round_up(ceil_div(p.n, grid_n), kernel.tile_n);
     if (rows <= 0 || columns <= 0) return;
     const int64_t fork = grid_m * grid_n > 1 ? kForkCycles : 0;
-    const int64_t cycles = task_cost(kernel, rows, columns, p.k, cpu.l2_bytes).cycles() + fork;
+    const int64_t cycles = task_cost(kernel, rows, columns, p, cpu.l2_bytes).cycles() + fork;
     if (cycles >= best_cycles) return;
     best_cycles = cycles;
     best.block_m = rows;
@@ -103,8 +103,7 @@ Plan plan(const Problem& p, const CpuInfo& cpu, int threads) {
   for (int64_t grid_m = 1; grid_m <= threads; ++grid_m) consider(grid_m, threads / grid_m);
   best.workers = best.tasks();
   // One panel a task: a worker packs it for the first of a row's tasks and keeps it for the others.
-  const int64_t panels =
-      ceil_div(best.block_m, panel_rows(kernel, best.block_m, p.k, cpu.l2_bytes));
+  const int64_t panels = ceil_div(best.block_m, panel_rows(kernel, best.block_m, p, cpu.l2_bytes));
   best.block_m = round_up(ceil_div(best.block_m, panels), kernel.tile_m);
   best.grid_m = ceil_div(p.m, best.block_m);
   if (best.workers > 1) {
@@ -113,7 +112,7 @@ Plan plan(const Problem& p, const CpuInfo& cpu, int threads) {
     best.block_n = round_up(ceil_div(best.block_n, pieces), kernel.tile_n);
     best.grid_n = ceil_div(p.n, best.block_n);
   }
-  best.scratch_bytes = kernel.scratch_bytes(best.block_m, p.k);
+  best.scratch_bytes = kernel.scratch_bytes(best.block_m, p);
   return best;
 }
 
@@ -126,10 +125,11 @@ Block Plan::block(int64_t task, const Problem& problem) const {
 }
 
 std::string Plan::describe(const Problem& p, const CpuInfo& cpu) const {
-  const Cost cost = task_cost(kernel, block_m, block_n, p.k, cpu.l2_bytes);
+  const Cost cost = task_cost(kernel, block_m, block_n, p, cpu.l2_bytes);
   std::ostringstream text;
-  text << "gemm_int8  m = " << p.m << ", n = " << p.n << ", k = " << p.k << "\n"
-       << "kernel     " << kernel.name << " on a CPU with " << isa_name(cpu.isa) << "\n";
+  text << "gemm_int8  m = " << p.m << ", n = " << p.n << ", k = " << p.k
+       << (p.is_grouped ? ", scales along k\n" : "\n") << "kernel     " << kernel.name
+       << " on a CPU with " << isa_name(cpu.isa) << "\n";
   for (const CpuKernel& other : kernels())
     if (other.isa > kernel.isa)
       text << "not        " << other.name << ": "

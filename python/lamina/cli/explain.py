@@ -28,11 +28,13 @@ class Explainable:
     name: str
     extents: tuple[str, ...]  # that the plan depends on
     has_cuda: bool  # a plan for CUDA too
+    options: tuple[str, ...]  # that it may depend on, on some device
 
     @property
     def usage(self) -> str:
         """How to ask for it."""
         line = f"lamina explain {self.name} {_options(self.extents)}"
+        line += "".join(f" [{_options([option])}]" for option in self.options)
         return f"{line} [--device cpu|cuda] [--arch 80 --sms 108]" if self.has_cuda else line
 
 
@@ -41,6 +43,8 @@ class Explainable:
 @click.option("--m", type=Extent, help="Tokens.")
 @click.option("--n", type=Extent, help="Output features.")
 @click.option("--k", type=Extent, help="Input features.")
+@click.option("--group", type=int, help="Input features that share scales.")
+@click.option("--max-sms", type=int, help="SMs that the call may use on CUDA.")
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),
@@ -57,7 +61,13 @@ class Explainable:
     help="Its number of SMs. By default 108 for 80 and 132 for 90.",
 )
 def explain(
-    op: str | None, device: str | None, arch: int | None, sms: int | None, **extents: int | None
+    op: str | None,
+    device: str | None,
+    arch: int | None,
+    sms: int | None,
+    group: int | None,
+    max_sms: int | None,
+    **extents: int | None,
 ) -> None:
     """The plan for OP: kernel, blocks, reason; or why there is none.
 
@@ -80,27 +90,44 @@ def explain(
         got = _options(sorted(given)) or "nothing"
         raise click.UsageError(f"{name} takes {_options(wanted.extents)}, got {got}")
     arguments: list[Any] = [extents[extent] for extent in wanted.extents]
-    click.echo(_plan(wanted, arguments, device, arch, sms))
+    options = {"group": group, "max_sms": max_sms}
+    chosen = {option: value for option, value in options.items() if value is not None}
+    for option in chosen:
+        if option not in wanted.options:
+            raise click.UsageError(f"{name} has no {_options([option])}")
+    click.echo(_plan(wanted, arguments, chosen, device, arch, sms))
 
 
 def explainable_ops() -> dict[str, Explainable]:
     """The ops that can print a plan, by name."""
     every = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith(PREFIX)]
-    return {
-        name: Explainable(
-            name,
-            tuple(argument.name for argument in _explainer(name).default._schema.arguments),
-            f"{PREFIX}{name}{CUDA_SUFFIX}" in every,
-        )
-        for name in sorted(full.removeprefix(PREFIX) for full in every if not full.endswith(CUDA_SUFFIX))
-    }
+    names = sorted(full.removeprefix(PREFIX) for full in every if not full.endswith(CUDA_SUFFIX))
+    return {name: _explainable(name, f"{PREFIX}{name}{CUDA_SUFFIX}" in every) for name in names}
+
+
+def _explainable(name: str, has_cuda: bool) -> Explainable:
+    widest = _explainer(name + CUDA_SUFFIX if has_cuda else name).default._schema.arguments
+    extents = (argument.name for argument in _arguments(name) if not argument.has_default_value())
+    options = (argument.name for argument in widest if argument.has_default_value())
+    return Explainable(name, tuple(extents), has_cuda, tuple(options))
+
+
+def _arguments(name: str) -> list[Any]:
+    return list(_explainer(name).default._schema.arguments)
 
 
 def _explainer(name: str) -> Any:
     return getattr(torch.ops.lamina, f"explain_{name}")
 
 
-def _plan(op: Explainable, extents: list[Any], device: str | None, arch: int | None, sms: int | None) -> str:
+def _plan(
+    op: Explainable,
+    extents: list[Any],
+    options: dict[str, int],
+    device: str | None,
+    arch: int | None,
+    sms: int | None,
+) -> str:
     is_described = arch is not None or sms is not None
     if device == "cpu" and is_described:
         raise click.UsageError("--arch and --sms describe a CUDA device, --device is cpu")
@@ -112,7 +139,10 @@ def _plan(op: Explainable, extents: list[Any], device: str | None, arch: int | N
     if device is None:
         device = "cuda" if is_described or present else "cpu"
     if device == "cpu":
-        return str(_asked(lambda: _explainer(op.name)(*extents)))
+        understood = {argument.name for argument in _arguments(op.name)}
+        if unknown := [option for option in options if option not in understood]:
+            raise click.UsageError(f"{_options(unknown)} is of a plan for CUDA, --device is cpu")
+        return str(_asked(lambda: _explainer(op.name)(*extents, **options)))
     if present and not is_described:
         here = present[0]
         note, arch, sms = f"this machine's CUDA device {here}", here.compute_capability, here.sm_count
@@ -124,7 +154,7 @@ def _plan(op: Explainable, extents: list[Any], device: str | None, arch: int | N
             raise click.UsageError(f"--arch {arch} needs --sms; there is a default for {known}")
         why = "as --arch and --sms have it" if is_described else "this machine has no CUDA device"
         note = f"hypothetical, {why}"
-    plan = _asked(lambda: _explainer(op.name + CUDA_SUFFIX)(*extents, arch, sms))
+    plan = _asked(lambda: _explainer(op.name + CUDA_SUFFIX)(*extents, arch, sms, **options))
     return f"{plan}\ndevice     {note}"
 
 
@@ -137,4 +167,4 @@ def _asked(question: Callable[[], Any]) -> Any:
 
 
 def _options(names: tuple[str, ...] | list[str]) -> str:
-    return " ".join(f"--{name} {name.upper()}" for name in names)
+    return " ".join(f"--{name.replace('_', '-')} {name.upper()}" for name in names)

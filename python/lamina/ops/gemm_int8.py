@@ -38,23 +38,31 @@ def gemm_int8(
 
     a             [m, k]  int8, any row stride, m >= 0
     w             PackedInt8 of an int8 [n, k] weight (lamina.pack_int8)
-    a_scale       f32, 1 element (per tensor) or [m, 1] (per token)
-    w_scale       f32, 1 element (per tensor) or [n] (per output channel)
+    a_scale       f32, 1 element (per tensor) or [m, 1] (per token); with w.group = 128 also [m, G],
+                  G = ceil(k/128): scales along k, any strides. quantize_int8(x.view(-1, 128)) makes them
+                  where 128 divides k
+    w_scale       f32, 1 element (per tensor) or [n] (per output channel); with w.group = 128 also [G, n],
+                  any strides
     a_zero_point  int8, 1 element or [m, 1]; None is 0
     bias          [n]  f32 | f16 | bf16
     out_dtype     f32 | f16 | bf16
     activation    None | "gelu" (with erf) | "gelu_tanh" | "silu"
     gate          [m, n]  f32 | f16 | bf16, any row stride: the up projection of a gated MLP
     residual      [m, n]  f32 | f16 | bf16, any row stride
-    max_sms       >= 1: on CUDA the most SMs that the call occupies, so that something else can run beside it;
-                  None: all. The result does not depend on it. A CPU's threads are torch's
+    max_sms       >= 1: on CUDA the most SMs that the call occupies, so that something else can run beside
+                  it; None: all. The result does not depend on it; torch.compile compiles each value anew.
+                  A CPU's threads are torch's
     returns       [m, n]  out_dtype: ((float(acc) * a_scale) * w_scale) + bias, activation, * gate,
                   + residual, step by step in f32, then one rounding; what is not given is left out
+    Groups   with w.group = 128 the product is sum_g (float(acc_g) * a_scale[:, g]) * w_scale[g], acc_g the
+             exact integer of group g: a fused multiply-add adds a group to the f32 sum of its segment of 8
+             groups, then segments are added, both in order
     Error    acc is the exact integer. Per element, with u = 2^-24, u_out = 0 | 2^-11 | 2^-8 for f32 | f16 |
              bf16, tiny the smallest subnormal of out_dtype, p = |acc * a_scale * w_scale|, and y, s =
              activation(y), z = s * gate, r = z + residual exact:
-             |out - r| <= |gate| (L (4 u p + u |y|) + e) + u (|z| + |r|) + u_out |r| + tiny
-             where no f32 step overflows. Without activation L = 1, e = 0; with one L = 1.13 and
+             |out - r| <= |gate| (L (h u p + u |y|) + e) + u (|z| + |r|) + u_out |r| + tiny
+             where no f32 step overflows, h = 4 and, with groups, p = sum_g |acc_g * a_scale_g * w_scale_g|,
+             h = 4 + min(G, 8) + ceil(G / 8). Without activation L = 1, e = 0; with one L = 1.13 and
              e = 6 u |s| (1 + c min(y, 0)^2) + 2^-148, c = 0 for silu, 1 for gelu and gelu_tanh. Without gate
              |gate| = 1 and |z| is left out, without residual |r| of the second term. The tests use this
              expression
@@ -188,8 +196,8 @@ def _fake_sizes(
 ) -> tuple[int, int]:
     """m and n; `optional` is in the order of _OPTIONAL."""
     require_2d(op, "a", a, "[m, k]")
-    if w_sums.dim() != 1:
-        raise ValueError(f"lamina::{op}: w_sums must be 1-D [n], got {w_sums.dim()}-D")
+    if w_sums.dim() not in (1, 2):
+        raise ValueError(f"lamina::{op}: w_sums must be 1-D [n] or 2-D [k / 128, n], got {w_sums.dim()}-D")
     named = dict(zip(_OPTIONAL, optional, strict=False))
     require_device(op, a, w=w, w_sums=w_sums, a_scale=a_scale, w_scale=w_scale, **named)
-    return a.size(0), w_sums.size(0)
+    return a.size(0), w_sums.size(-1)

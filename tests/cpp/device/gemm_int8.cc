@@ -34,12 +34,13 @@ void check_problem(const CudaKernel& kernel, int64_t m, int64_t n, int64_t k, in
   for (int8_t& value : a) value = random.int8();
   for (int8_t& value : w) value = random.int8();
   Exact<int8_t> packed(static_cast<size_t>(*int8_tile::packed_bytes(n, k)));
-  Exact<int32_t> sums(static_cast<size_t>(n));
-  CHECK(gemm_int8::pack(w.data(), n, k, k, packed.data(), sums.data(), Serial()).is_ok());
+  const gemm_int8::Problem problem{m, n, k, kernel.is_grouped};
+  Exact<int32_t> sums(static_cast<size_t>(kernel.is_grouped ? problem.groups() * n : n));
+  CHECK(gemm_int8::pack(w.data(), problem, k, packed.data(), sums.data(), Serial()).is_ok());
   Exact<float> out(static_cast<size_t>(m * n), -1.0f);
   const float one = 1;
   Params params;
-  params.problem = {m, n, k};
+  params.problem = problem;
   params.a = a.data();
   params.a_stride = a_stride;
   params.w = packed.data();
@@ -53,7 +54,9 @@ void check_problem(const CudaKernel& kernel, int64_t m, int64_t n, int64_t k, in
   plan.kernel = kernel;
   plan.sms = kSms;
   plan.is_capped = k % 2 == 0;
-  plan.split = {splits, static_cast<int>(ceil_div(steps, splits)), nullptr};
+  const int64_t each =
+      round_up(ceil_div(steps, splits), kernel.is_grouped ? gemm_int8::kSegmentGroups : 1);
+  plan.split = {static_cast<int>(ceil_div(steps, each)), static_cast<int>(each), nullptr};
   Exact<int32_t> workspace(static_cast<size_t>(plan.workspace_bytes(params.problem) / 4), -7);
   const Status status = gemm_int8::run_cuda(params, plan, workspace.data(), nullptr);
   at(kernel.name, " ", m, " x ", n, " x ", k, ": ", status.message());
@@ -75,14 +78,16 @@ TEST(gemm_int8_on_the_twin_stays_in_its_buffers) {
         for (int64_t k : {1, 61, 64, 300})
           // Rows that allow copies of 16 bytes, of 4, and of 1.
           for (int64_t pad : {(16 - k % 16) % 16, (4 - k % 4) % 4 + 4, (k + 1) % 2 + int64_t{2}})
-            if ((m + n + k + pad) % 3 == 0) check_problem(kernel, m, n, k, pad, k == 300 ? 2 : 1);
+            if ((m + n + k + pad) % 3 == 0)
+              check_problem(kernel, m, n, kernel.is_grouped ? k * 4 : k, pad, k == 300 ? 2 : 1);
 }
 
 TEST(gemm_int8_on_the_twin_uses_few_blocks_for_much_work) {
   dev::emu::options() = {};
   for (const CudaKernel& kernel : gemm_int8::cuda_kernels()) {
     dev::emu::reset_report();
-    check_problem(kernel, 100, 40, 300, 4, 2);  // the reduction alone would be four blocks
+    const int64_t k = kernel.is_grouped ? 1100 : 300;
+    check_problem(kernel, 100, 40, k, 4, 2);  // the reduction alone would be four blocks
     CHECK_EQ(dev::emu::report().launches, 2);
     CHECK(dev::emu::report().most_blocks <= kSms);
   }

@@ -13,7 +13,7 @@
 //         k is padded to whole tiles; weights are 0 there
 //     static multiply(rows, packed, w, w_stride, tiles_n, tiles_k, acc, accumulate, ahead)
 //         acc[rows][kTileN] (+)= panel * weight tiles; w_stride: bytes between tiles of adjacent n.
-//         Starts at a multiple of kBlockTilesK. May write garbage to the acc rows up to kRowStep.
+//         Starts at a multiple of kBlockTilesK, or of a group that was packed by itself. May write garbage to the acc rows up to kRowStep.
 //   };
 //
 // The rows of a block are packed once, in panels of up to kTileM rows, and stay in L2. For a strip of
@@ -30,6 +30,7 @@
 #include "base/unroll.h"
 #include "layout/int8_tile.h"
 #include "ops/gemm_int8/cpu/kernel.h"
+#include "ops/gemm_int8/cpu/rows.h"
 #include "ops/gemm_int8/epilogue.h"
 
 namespace lamina::gemm_int8 {
@@ -40,6 +41,7 @@ inline constexpr int64_t kBlockTilesK = 8;
 inline constexpr int64_t kBlockK = kBlockTilesK * int8_tile::kTileK;
 inline constexpr int64_t kChunkTilesK = kMaxExactK / int8_tile::kTileK;
 static_assert(kChunkTilesK % kBlockTilesK == 0, "a chunk is whole blocks");
+inline constexpr int64_t kGroupTilesK = kScaleGroup / int8_tile::kTileK;
 
 // How far ahead in its own weights a single panel reads: 1 to 2 KiB do best, half or twice as much
 // costs 3 to 5 % (2026-11, Xeon, 1 x 4096 x 4096).
@@ -93,16 +95,19 @@ struct Nest {
   int8_t* const packed;
   int32_t* const acc;
   int64_t* const wide_acc;  // used only when k > kMaxExactK
+  float* const segment;     // these two, in its place, only with scales along k
+  float* const total;
 
   static int64_t packed_panel_bytes(int64_t tiles_k) {
     return tiles_k * Tile::packed_bytes(Tile::kTileM);
   }
 
   // panel_m is a multiple of kTileM.
-  static int64_t scratch_bytes(int64_t panel_m, int64_t k) {
-    const int64_t tiles_k = int8_tile::tiles_k(k);
+  static int64_t scratch_bytes(int64_t panel_m, const Problem& problem) {
+    const int64_t tiles_k = int8_tile::tiles_k(problem.k);
+    const bool has_more = tiles_k > kChunkTilesK || problem.is_grouped;
     return panel_m / Tile::kTileM * packed_panel_bytes(tiles_k) +
-           panel_m * Tile::kTileN * static_cast<int64_t>(tiles_k > kChunkTilesK ? 4 + 8 : 4);
+           panel_m * Tile::kTileN * static_cast<int64_t>(has_more ? 4 + 8 : 4);
   }
 
   Nest(const Params& params, const Block& where, void* scratch)
@@ -112,7 +117,9 @@ struct Nest {
         packed(static_cast<int8_t*>(scratch)),
         acc(reinterpret_cast<int32_t*>(packed +
                                        where.panel_m / Tile::kTileM * packed_panel_bytes(tiles_k))),
-        wide_acc(reinterpret_cast<int64_t*>(acc + where.panel_m * Tile::kTileN)) {}
+        wide_acc(reinterpret_cast<int64_t*>(acc + where.panel_m * Tile::kTileN)),
+        segment(reinterpret_cast<float*>(wide_acc)),
+        total(segment + where.panel_m * Tile::kTileN) {}
 
   struct Panel {
     int64_t index, row;
@@ -132,14 +139,17 @@ struct Nest {
       body(Panel{i, row, static_cast<int>(std::min(each, rows - row)), packed + i * bytes});
   }
 
-  // acc[rows][kTileN] = a[rows, k] * w[n0 .. n0 + 16 tiles_n, k]; in wide_acc when k > kMaxExactK.
-  void multiply_strip(int64_t n0, int tiles_n, int64_t rows) {
+  // acc[rows][kTileN] = a[m0 .. m0 + rows, k] * w[n0 .. n0 + 16 tiles_n, k]; in wide_acc when k > kMaxExactK, scaled
+  // in total with scales along k.
+  void multiply_strip(int64_t m0, int64_t n0, int tiles_n, int64_t rows) {
     const int64_t w_stride = tiles_k * int8_tile::kTileBytes;
     const int8_t* const w = p.w + n0 / int8_tile::kTileN * w_stride;
     const int64_t panels = ceil_div(rows, panel_rows(rows));
-    const int64_t step = panels == 1 ? kChunkTilesK : kBlockTilesK;
+    const bool is_grouped = p.problem.is_grouped;
+    const int64_t step = is_grouped ? kGroupTilesK : panels == 1 ? kChunkTilesK : kBlockTilesK;
     const int at_once = Tile::tiles_at_once(rows);
     if (tiles_k == 0) std::fill_n(acc, rows * Tile::kTileN, 0);
+    if (is_grouped) std::fill_n(total, rows * Tile::kTileN, empty_sum(p.problem.groups()));
     for (int64_t k0 = 0; k0 < tiles_k; k0 += step) {
       const int64_t count = std::min(step, tiles_k - k0);
       for (int tile = 0; tile < tiles_n; tile += at_once) {
@@ -157,10 +167,14 @@ struct Nest {
           Tile::multiply(panel.rows, panel.packed + k0 * Tile::packed_bytes(panel.rows), at,
                          w_stride, std::min(at_once, tiles_n - tile), count,
                          acc + panel.row * Tile::kTileN + tile * int8_tile::kTileN,
-                         k0 % kChunkTilesK != 0,
+                         !is_grouped && k0 % kChunkTilesK != 0,
                          panels == 1 ? Ahead{at + kStreamAhead, 1}
                                      : share(is_last ? at : next, count, panel.index, panels));
         });
+      }
+      if (is_grouped) {
+        add_group(k0 / kGroupTilesK, m0, rows, n0, tiles_n * int8_tile::kTileN);
+        continue;
       }
       const bool chunk_ends = k0 + count == tiles_k || (k0 + count) % kChunkTilesK == 0;
       if (tiles_k > kChunkTilesK && chunk_ends) {
@@ -169,6 +183,32 @@ struct Nest {
           wide_acc[i] = (first ? 0 : wide_acc[i]) + acc[i];
       }
     }
+  }
+
+  // The sums in acc are those of group g: on to the segment, and when it ends to the total.
+  void add_group(int64_t g, int64_t m0, int64_t rows, int64_t n0, int count) {
+    const Broadcast<float> a_scale = p.a_scale_of(g), w_scale = p.w_scale_of(g);
+    const int64_t there = std::min<int64_t>(count, p.problem.n - n0);
+    alignas(64) float scale[Tile::kTileN] = {};
+    alignas(64) int32_t sum[Tile::kTileN] = {};
+    for (int64_t j = 0; j < there; ++j) {
+      scale[j] = w_scale[n0 + j];
+      sum[j] = p.w_sums[g * p.problem.n + n0 + j];
+    }
+    const bool begins = g % kSegmentGroups == 0;
+    const bool ends = (g + 1) % kSegmentGroups == 0 || g + 1 == p.problem.groups();
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t at = r * Tile::kTileN;
+      if (begins) std::fill_n(segment + at, count, kNoSum);
+      add_products(acc + at, zero_point(m0 + r), sum, a_scale[m0 + r], scale, count, segment + at);
+      if (ends)
+        for (int j = 0; j < count; ++j) total[at + j] += segment[at + j];
+    }
+  }
+
+  // What the sums of row i have too much, in units of the column sums.
+  int32_t zero_point(int64_t i) const {
+    return Tile::kOffset + (p.a_zero_point.is_given() ? p.a_zero_point[i] : 0);
   }
 
   // One of several panels prefetches its part of the next `tiles` of k.
@@ -186,9 +226,10 @@ struct Nest {
   Columns load_columns(int64_t n0, int count) const {
     Columns c;
     for (int j = 0; j < count; ++j) {
+      c.bias[j] = kNoBias;
+      if (p.problem.is_grouped) continue;  // both are done with
       c.scale[j] = p.w_scale[n0 + j];
       c.sum[j] = p.w_sums[n0 + j];
-      c.bias[j] = kNoBias;
     }
     const auto load_bias = [&](auto* bias) {
       for (int j = 0; j < count; ++j) c.bias[j] = to_f32(bias[n0 + j]);
@@ -208,11 +249,16 @@ struct Nest {
   template <Activation kActivation, class Out, class Acc, class Count>
   LAMINA_INLINE void scale_row(const Acc* __restrict sum, int64_t i, Count count, const Columns& c,
                                Out* __restrict out) const {
-    const float a_scale = p.a_scale[i];
-    const int32_t zero = Tile::kOffset + (p.a_zero_point.is_given() ? p.a_zero_point[i] : 0);
-    for (int j = 0; j < count; ++j)
-      out[j] = from_f32<Out>(activate<kActivation>(
-          scale(correct(sum[j], zero, c.sum[j]), a_scale, c.scale[j], c.bias[j])));
+    if constexpr (std::is_same_v<Acc, float>) {  // scaled already
+      for (int j = 0; j < count; ++j)
+        out[j] = from_f32<Out>(activate<kActivation>(sum[j] + c.bias[j]));
+    } else {
+      const float a_scale = p.a_scale[i];
+      const int32_t zero = zero_point(i);
+      for (int j = 0; j < count; ++j)
+        out[j] = from_f32<Out>(activate<kActivation>(
+            scale(correct(sum[j], zero, c.sum[j]), a_scale, c.scale[j], c.bias[j])));
+    }
   }
 
   template <class Out>
@@ -236,31 +282,11 @@ struct Nest {
     }
   }
 
-  // The steps of store_steps are functions of their own: inlined, GCC 12 forgets that their operands
-  // do not overlap, and leaves loops scalar: 200 instead of 137 us for 64 x 1024 x 64 with silu to bf16
-  // (2026-11, AVX2, one thread).
+  // The steps of store_steps: see rows.h.
   template <Activation kActivation, class Acc, class Count>
   LAMINA_NOINLINE void activate_row(const Acc* __restrict sum, int64_t i, Count count,
                                     const Columns& c, float* __restrict y) const {
     scale_row<kActivation>(sum, i, count, c, y);
-  }
-
-  template <class T, class Count>
-  LAMINA_NOINLINE static void multiply_row(const T* __restrict gate, Count count,
-                                           float* __restrict y) {
-    for (int j = 0; j < count; ++j) y[j] = y[j] * to_f32(gate[j]);
-  }
-
-  template <class T, class Count>
-  LAMINA_NOINLINE static void add_row(const T* __restrict residual, Count count,
-                                      float* __restrict y) {
-    for (int j = 0; j < count; ++j) y[j] = y[j] + to_f32(residual[j]);
-  }
-
-  template <class Out, class Count>
-  LAMINA_NOINLINE static void round_row(const float* __restrict y, Count count,
-                                        Out* __restrict out) {
-    for (int j = 0; j < count; ++j) out[j] = from_f32<Out>(y[j]);
   }
 
   template <class Count>
@@ -324,21 +350,31 @@ struct Nest {
     }
   }
 
+  // A group is multiplied by itself, so it is packed by itself.
+  void pack(const int8_t* a, const Panel& panel) const {
+    const int64_t k = p.problem.k,
+                  each = p.problem.is_grouped ? kScaleGroup : std::max<int64_t>(k, 1);
+    int8_t* to = panel.packed;
+    for (int64_t first = 0; first < k;
+         first += each, to += kGroupTilesK * Tile::packed_bytes(panel.rows))
+      Tile::pack(a + first, p.a_stride, panel.rows, std::min(each, k - first), to);
+  }
+
   void run() {
     [[maybe_unused]] const typename Tile::Session session;
     for (int64_t m0 = block.m_begin; m0 < block.m_end; m0 += block.panel_m) {
       const int64_t rows = std::min(block.panel_m, block.m_end - m0);
       if (!block.is_packed)
-        for_panels(rows, [&](const Panel& panel) {
-          Tile::pack(p.a + (m0 + panel.row) * p.a_stride, p.a_stride, panel.rows, p.problem.k,
-                     panel.packed);
-        });
+        for_panels(rows,
+                   [&](const Panel& panel) { pack(p.a + (m0 + panel.row) * p.a_stride, panel); });
       const int strip = Tile::strip(rows);
       for (int64_t n0 = block.n_begin; n0 < block.n_end; n0 += strip) {
         const int count = static_cast<int>(std::min<int64_t>(strip, block.n_end - n0));
-        multiply_strip(n0, static_cast<int>(int8_tile::tiles_n(count)), rows);
+        multiply_strip(m0, n0, static_cast<int>(int8_tile::tiles_n(count)), rows);
         const Columns columns = load_columns(n0, count);
-        if (tiles_k > kChunkTilesK) {
+        if (p.problem.is_grouped) {
+          store(total, m0, rows, n0, count, columns);
+        } else if (tiles_k > kChunkTilesK) {
           store(wide_acc, m0, rows, n0, count, columns);
         } else {
           store(acc, m0, rows, n0, count, columns);

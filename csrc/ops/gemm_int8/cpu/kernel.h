@@ -24,7 +24,7 @@ struct CpuKernel {
   int packed_bytes;    // of tile_m packed rows of one tile of k
   int macs_per_cycle;  // what the ports allow, for the planner's cost model
   // Bytes of 64-byte aligned scratch that compute() needs for panels of panel_m rows.
-  int64_t (*scratch_bytes)(int64_t panel_m, int64_t k);
+  int64_t (*scratch_bytes)(int64_t panel_m, const Problem&);
   void (*compute)(const Params&, const Block&, void* scratch);
 };
 

@@ -81,8 +81,8 @@ struct Columns {
 #pragma unroll
     for (int e = 0; e < kCount; ++e) {
       const int64_t j = j0 + (e < left ? e : 0);
-      w_sum[e] = p.a_zero_point.is_given() ? p.w_sums[j] : 0;
-      w_scale[e] = p.w_scale[j];
+      w_sum[e] = p.a_zero_point.is_given() && !p.problem.is_grouped ? p.w_sums[j] : 0;
+      w_scale[e] = p.problem.is_grouped ? 1.0f : p.w_scale[j];
       bias[e] = load_bias(p, j);
     }
   }
@@ -166,17 +166,22 @@ LAMINA_DEVICE void store_as(const Params& p, const float (&value)[kCount], int64
   store_run(static_cast<Out*>(p.out) + i * p.out_stride + columns.j0, run, columns.left);
 }
 
-// out[i, columns] from the sums of a * w; i < m. Columns from n on are left out.
+// out[i, columns] from the sums of a * w, in f32 if they are scaled; i < m. Columns from n on are left out.
 template <class Acc, int kCount>
 LAMINA_DEVICE void store_row(const Params& p, const Acc (&acc)[kCount], int64_t i,
                              const Columns<kCount>& columns) {
-  const float a_scale = p.a_scale[i];
-  const int32_t zero = p.a_zero_point.is_given() ? p.a_zero_point[i] : 0;
   float value[kCount];
+  if constexpr (std::is_same_v<Acc, float>) {
 #pragma unroll
-  for (int e = 0; e < kCount; ++e)
-    value[e] = scale(correct(acc[e], zero, columns.w_sum[e]), a_scale, columns.w_scale[e],
-                     columns.bias[e]);
+    for (int e = 0; e < kCount; ++e) value[e] = acc[e] + columns.bias[e];
+  } else {
+    const float a_scale = p.a_scale[i];
+    const int32_t zero = p.a_zero_point.is_given() ? p.a_zero_point[i] : 0;
+#pragma unroll
+    for (int e = 0; e < kCount; ++e)
+      value[e] = scale(correct(acc[e], zero, columns.w_sum[e]), a_scale, columns.w_scale[e],
+                       columns.bias[e]);
+  }
   if (!p.is_plain()) apply_steps(p, i, columns, value);
   if (p.out_scale.is_given()) return store_int8(p, value, i, columns);
   if (p.out_dtype == DType::kF32) return store_as<float>(p, value, i, columns);

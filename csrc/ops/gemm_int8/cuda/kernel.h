@@ -11,15 +11,20 @@ namespace lamina::gemm_int8 {
 // How one launch divides k: split s owns `steps` steps of CudaKernel::step_k from s * steps.
 struct Split {
   int count = 1;
-  int steps = 1;               // of each split
-  int32_t* partial = nullptr;  // [count][m][partial_stride(n)] sums, used when count > 1
+  int steps = 1;            // of each split; with scales along k whole segments
+  void* partial = nullptr;  // [slabs][m][partial_stride(n)] sums, used when count > 1
 };
+
+// With scales along k each segment has a sum of its own, f32; without, each split has one, int32.
+constexpr int64_t slabs(const Split& split, const Problem& p) {
+  return p.is_grouped ? ceil_div(p.groups(), kSegmentGroups) : split.count;
+}
 
 constexpr int64_t partial_stride(int64_t n) { return (n + 7) / 8 * 8; }
 
-constexpr int32_t* partial_at(const Split& split, const Problem& p, int64_t s, int64_t i,
-                              int64_t j) {
-  return split.partial + (s * p.m + i) * partial_stride(p.n) + j;
+template <class T>
+constexpr T* partial_at(const Split& split, const Problem& p, int64_t slab, int64_t i, int64_t j) {
+  return static_cast<T*>(split.partial) + (slab * p.m + i) * partial_stride(p.n) + j;
 }
 
 struct CudaKernel {
@@ -33,6 +38,7 @@ struct CudaKernel {
   int a_alignment;     // of row_alignment, that it needs
   int macs_per_cycle;  // of an SM, at best
   int step_cycles;     // barrier and latency of a step that nothing hides
+  bool is_grouped;     // for scales along k, or for none
   bool is_persistent;  // a block an SM, that takes tiles until none is left
   // At most max_blocks blocks, at least `cluster`.
   Status (*launch)(const Params&, const Split&, int max_blocks, void* stream);

@@ -22,6 +22,8 @@ constexpr int64_t kBytesPerCycle = 24;  // its share of DRAM and L2
 constexpr int64_t kFillCycles =
     1500;  // until the first step of a block is there, and its results are out
 constexpr int64_t kLaunchCycles = 4000;  // the second launch, about 2 us
+// Of the second launch under a cap: one block an SM has that much under way at most.
+constexpr int64_t kCappedBytesPerCycle = 6;
 constexpr int64_t kMaxSplits = 16;
 
 struct Grid {
@@ -45,17 +47,18 @@ int64_t resident_blocks(const CudaKernel& kernel, const DeviceInfo& device) {
 
 // Doubles cannot overflow; sizes near 2^63 only need to rank.
 double cost(const CudaKernel& kernel, const Problem& p, int64_t sms, int64_t resident,
-            int64_t splits) {
+            bool is_capped, const Split& split) {
   const Grid grid = grid_of(kernel, p);
+  const int64_t splits = split.count;
   const double blocks =
       static_cast<double>(grid.m) * static_cast<double>(grid.n) * static_cast<double>(splits);
-  const int64_t slots = sms * resident;
+  const int64_t slots = sms / kernel.cluster * kernel.cluster * resident;
   const double waves = std::max(1.0, blocks / static_cast<double>(slots));
   const double whole_waves =
       blocks > 64.0 * static_cast<double>(slots)
           ? waves
           : static_cast<double>(ceil_div(static_cast<int64_t>(blocks), slots));
-  const int64_t steps = ceil_div(steps_of(kernel, p), splits);
+  const int64_t steps = split.steps;
   // Blocks that share an SM share its rates; the fullest SM counts.
   const int64_t sharing =
       std::clamp<int64_t>(ceil_div(static_cast<int64_t>(std::min(blocks, 1e9)), sms), 1, resident);
@@ -66,11 +69,12 @@ double cost(const CudaKernel& kernel, const Problem& p, int64_t sms, int64_t res
   // Neither hides the other wholly.
   const double step = static_cast<double>(std::max(multiply, load) + std::min(multiply, load) / 4 +
                                           kernel.step_cycles);
+  const int64_t reduce_rate = is_capped ? kCappedBytesPerCycle : kBytesPerCycle;
   const double reduce = splits == 1 ? 0
                                     : static_cast<double>(kLaunchCycles) +
                                           static_cast<double>(p.m) * static_cast<double>(p.n) *
-                                              static_cast<double>(8 * splits) /
-                                              static_cast<double>(sms * kBytesPerCycle);
+                                              static_cast<double>(8 * slabs(split, p)) /
+                                              static_cast<double>(sms * reduce_rate);
   return whole_waves * (static_cast<double>(steps) * step + static_cast<double>(kFillCycles)) +
          reduce;
 }
@@ -108,21 +112,25 @@ CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, const Limits& lim
   for (const CudaKernel& kernel : cuda_kernels()) {
     const int64_t fit = resident_blocks(kernel, device);
     if (!kernel.runs_on(device.compute_capability) || fit == 0 || kernel.cluster > best.sms ||
-        kernel.a_alignment > limits.a_alignment ||
+        kernel.is_grouped != p.is_grouped || kernel.a_alignment > limits.a_alignment ||
         (!limits.only.empty() && limits.only != kernel.name))
       continue;
     const int64_t resident = best.is_capped ? 1 : fit;
     const int64_t steps = std::max<int64_t>(1, steps_of(kernel, p));
-    // A split's sums stay in int32.
-    const int64_t fewest = ceil_div(steps * kernel.step_k, kMaxExactK);
+    // Segments stay whole; without them a split's sums stay in int32.
+    const int64_t unit = p.is_grouped ? kSegmentGroups * kScaleGroup / kernel.step_k : 1;
+    const int64_t longest = p.is_grouped ? steps : kMaxExactK / kernel.step_k;
+    const int64_t fewest = ceil_div(steps, longest);
     const int64_t most = std::max(fewest, std::min(kMaxSplits, steps));
     for (int64_t wanted = fewest; wanted <= most; ++wanted) {
-      const int64_t each = ceil_div(steps, wanted), splits = ceil_div(steps, each);
-      const double cycles = cost(kernel, p, best.sms, resident, splits);
-      if (each * kernel.step_k > kMaxExactK || cycles >= best_cost) continue;
+      const int64_t each = round_up(ceil_div(steps, wanted), unit);
+      const Split split{static_cast<int>(ceil_div(steps, each)), static_cast<int>(each), nullptr};
+      const double cycles = cost(kernel, p, best.sms, resident, best.is_capped, split);
+      if (each > longest && !p.is_grouped) continue;
+      if (cycles >= best_cost) continue;
       best_cost = cycles;
       best.kernel = kernel;
-      best.split = {static_cast<int>(splits), static_cast<int>(each), nullptr};
+      best.split = split;
     }
   }
   if (best.kernel.launch == nullptr) return best;
@@ -134,15 +142,17 @@ CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, const Limits& lim
 }
 
 int64_t CudaPlan::workspace_bytes(const Problem& p) const {
-  return split.count == 1 ? 0 : split.count * p.m * partial_stride(p.n) * int64_t{sizeof(int32_t)};
+  return split.count == 1 ? 0 : slabs(split, p) * p.m * partial_stride(p.n) * 4;
 }
 
 std::string CudaPlan::describe(const Problem& p, const DeviceInfo& device) const {
   std::ostringstream text;
-  text << "gemm_int8  m = " << p.m << ", n = " << p.n << ", k = " << p.k << "\n"
-       << "kernel     " << kernel.name << " on compute capability "
-       << device.compute_capability / 10 << "." << device.compute_capability % 10 << " with "
-       << device.sm_count << " SMs\n"
+  text << "gemm_int8  m = " << p.m << ", n = " << p.n << ", k = " << p.k
+       << (p.is_grouped ? ", scales along k\n" : "\n") << "kernel     " << kernel.name
+       << " on compute capability " << device.compute_capability / 10 << "."
+       << device.compute_capability % 10 << " with " << device.sm_count << " SMs";
+  if (is_capped) text << ", of which it may use " << sms;
+  text << "\n"
        << "tile       " << kernel.tile_m << " x " << kernel.tile_n << " outputs a block, "
        << kernel.step_k << " input features a step\n"
        << "grid       " << blocks_m << " x " << blocks_n << " blocks x " << split.count
@@ -157,7 +167,7 @@ Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, voi
   if (reinterpret_cast<uintptr_t>(params.w) % 16 != 0)
     return Status::error("gemm_int8: w must start at a multiple of 16 bytes");
   Split split = plan.split;
-  split.partial = static_cast<int32_t*>(workspace);
+  split.partial = workspace;
   const int blocks = plan.kernel.is_persistent ? plan.sms : plan.max_blocks();
   if (Status status = plan.kernel.launch(params, split, blocks, stream); !status.is_ok())
     return status;

@@ -22,6 +22,7 @@
 #include "layout/swizzle.h"
 #include "ops/gemm_int8/cuda/epilogue.cuh"
 #include "ops/gemm_int8/cuda/kernel.h"
+#include "ops/gemm_int8/cuda/sm80_groups.cuh"
 
 namespace lamina::gemm_int8 {
 
@@ -31,6 +32,7 @@ struct Sm80Config {
   int step_tiles;                 // tiles of 64 k in a step of the ring
   int stages;
   int blocks_per_sm;
+  bool is_grouped = false;  // scales along k: sm80_groups.cuh
 };
 
 template <Sm80Config kConfig>
@@ -59,11 +61,16 @@ struct Sm80 {
   static constexpr int kTilesN = kConfig.block_n / int8_tile::kTileN;
   static constexpr int kBytesA = kConfig.block_m * kStepK;
   static constexpr int kBytesW = kTilesN * kConfig.step_tiles * int8_tile::kTileBytes;
-  static constexpr int kStageBytes = kBytesA + kBytesW;
+  using Scales = Sm80Scales<kConfig.block_m, kConfig.block_n>;
+  static constexpr int kStageBytes =
+      kBytesA + kBytesW + (kConfig.is_grouped ? static_cast<int>(sizeof(Scales)) : 0);
+  static_assert(!kConfig.is_grouped || (kStepK == kScaleGroup && kConfig.warps_k == 1));
   // After the loop the ring holds the sums of warps that divide k.
   static constexpr int kSumsBytes = (kConfig.warps_k - 1) * kConfig.block_m * kConfig.block_n * 4;
   static constexpr int kRingBytes = kConfig.stages * kStageBytes;
-  static constexpr int kSmemBytes = kRingBytes > kSumsBytes ? kRingBytes : kSumsBytes;
+  static constexpr int kTotalBytes = kConfig.is_grouped ? kConfig.block_m * kConfig.block_n * 4 : 0;
+  static constexpr int kSmemBytes =
+      (kRingBytes > kSumsBytes ? kRingBytes : kSumsBytes) + kTotalBytes;
 
   struct Args {
     Params p;
@@ -74,6 +81,8 @@ struct Sm80 {
   };
 
   using Sums = int32_t[kRowTiles][kColumnGroups][kMmasPerGroup][4];
+
+  using Groups = Sm80Groups<Sm80, kConfig.is_grouped>;
 
   // Where a block, and a warp in it, is.
   struct Place {
@@ -168,7 +177,7 @@ struct Sm80 {
   }
 
   // Starts the copies of one step into a stage; `from` moves on to the next step.
-  LAMINA_DEVICE static void load_step(const Args& args, Source& from, int64_t step,
+  LAMINA_DEVICE static void load_step(const Args& args, const Place& at, Source& from, int64_t step,
                                       std::byte* stage) {
     const Params& p = args.p;
     const int64_t left_k = p.problem.k - step * kStepK - dev::thread_index() % kRowChunks * 16;
@@ -198,8 +207,14 @@ struct Sm80 {
           is_there ? from.w + column * from.w_column + tile_k * int8_tile::kTileBytes : p.w,
           is_there ? 16 : 0);
     }
+    if constexpr (kConfig.is_grouped)
+      Scales::load(p, step, at.m0, at.n0, kThreads, scales_of(stage));
     from.a += kStepK;
     from.w += kConfig.step_tiles * int8_tile::kTileBytes;
+  }
+
+  LAMINA_DEVICE static Scales& scales_of(std::byte* stage) {
+    return *reinterpret_cast<Scales*>(stage + kBytesA + kBytesW);
   }
 
   LAMINA_DEVICE static void multiply_step(const Place& at, const std::byte* stage, Sums& sums) {
@@ -269,7 +284,10 @@ struct Sm80 {
     }
   }
 
-  LAMINA_DEVICE static void store(const Args& args, const Place& at, const Sums& sums) {
+  // Into the slab of a split, or to the epilogue and out.
+  template <bool kToSlab, class Acc>
+  LAMINA_DEVICE static void store(const Args& args, const Place& at, int64_t slab,
+                                  const Acc (&sums)[kRowTiles][kColumnGroups][kMmasPerGroup][4]) {
     const Params& p = args.p;
     const int lane = dev::lane();
 #pragma unroll
@@ -283,14 +301,14 @@ struct Sm80 {
         for (int half = 0; half < 2; ++half) {
           const int64_t i = at.m0 + at.warp_m * kWarpM + r * kMmaM + half * 8 + lane / 4;
           if (i >= p.problem.m) continue;
-          Run<int32_t, kLaneColumns> octet;
+          Run<Acc, kLaneColumns> octet;
 #pragma unroll
           for (int e = 0; e < kLaneColumns; ++e)
             octet.value[e] = sums[r][c][e % kMmasPerGroup][half * 2 + e / kMmasPerGroup];
-          if (args.split.count == 1) {
-            store_row(p, octet.value, i, columns);
+          if constexpr (kToSlab) {
+            store_run(partial_at<Acc>(args.split, p.problem, slab, i, j), octet, kLaneColumns);
           } else {
-            store_run(partial_at(args.split, p.problem, at.split, i, j), octet, kLaneColumns);
+            store_row(p, octet.value, i, columns);
           }
         }
     }
@@ -309,21 +327,32 @@ struct Sm80 {
     const auto stage = [&](int step) { return smem + step % kConfig.stages * kStageBytes; };
     Source from = find_source(args, at);
     Sums sums = {};
+    [[maybe_unused]] Groups groups(args.p, at);
 #pragma unroll
     for (int s = 0; s < kConfig.stages - 1; ++s) {
-      if (s < at.steps) load_step(args, from, at.first_step + s, stage(s));
+      if (s < at.steps) load_step(args, at, from, at.first_step + s, stage(s));
       dev::cp_async_commit();
     }
     for (int s = 0; s < at.steps; ++s) {
       dev::cp_async_wait<kConfig.stages - 2>();
       dev::block_sync();  // step s has arrived for all; the stage of step s - 1 is free
       const int next = s + kConfig.stages - 1;
-      if (next < at.steps) load_step(args, from, at.first_step + next, stage(next));
+      if (next < at.steps) load_step(args, at, from, at.first_step + next, stage(next));
       dev::cp_async_commit();
       multiply_step(at, stage(s), sums);
+      if constexpr (kConfig.is_grouped) groups.add_step(args, at, s, scales_of(stage(s)), sums);
     }
-    add_warps(at, smem, sums);
-    if (at.warp_k == 0) store(args, at, sums);
+    if constexpr (kConfig.is_grouped) {
+      if (args.split.count == 1) store<false>(args, at, 0, groups.segment);
+    } else {
+      add_warps(at, smem, sums);
+      if (at.warp_k > 0) return;
+      if (args.split.count == 1) {
+        store<false>(args, at, 0, sums);
+      } else {
+        store<true>(args, at, at.split, sums);
+      }
+    }
   }
 
   static Status launch(const Params& params, const Split& split, int max_blocks, void* stream) {
@@ -354,7 +383,8 @@ struct Sm80 {
             .cluster = 1,
             .a_alignment = 1,
             .macs_per_cycle = 2048,
-            .step_cycles = 100,
+            .step_cycles = kConfig.is_grouped ? 200 : 100,
+            .is_grouped = kConfig.is_grouped,
             .is_persistent = false,
             .launch = &launch};
   }

@@ -21,6 +21,8 @@
 #include "layout/swizzle.h"
 #include "ops/gemm_int8/cuda/epilogue.cuh"
 #include "ops/gemm_int8/cuda/kernel.h"
+#include "ops/gemm_int8/cuda/sm90a_groups.cuh"
+#include "ops/gemm_int8/cuda/sm90a_out.cuh"
 
 namespace lamina::gemm_int8 {
 
@@ -29,20 +31,21 @@ struct Sm90aConfig {
   int warpgroups;  // that multiply, 64 features each
   int cluster;     // blocks that share tokens
   int stages;
+  bool is_grouped = false;  // scales along k: sm90a_groups.cuh
 };
 
 template <Sm90aConfig kConfig>
 struct Sm90a {
   static constexpr const char* kName = "gemm_int8_sm90a";
   static constexpr int kWarpgroupThreads = 128, kWarpgroupWarps = 4;
-  static constexpr int kThreads = (kConfig.warpgroups + 1) * kWarpgroupThreads;
+  static constexpr int kConsumerThreads = kConfig.warpgroups * kWarpgroupThreads;
+  static constexpr int kThreads = kConsumerThreads + kWarpgroupThreads;
   static constexpr int kMinBlocks = 1;
 
   static constexpr int kTokens = kConfig.tokens, kTokenGroup = 8;
   static constexpr int kWgmmaRows = 64, kWgmmaK = 32;
   static constexpr int kFeatures = kConfig.warpgroups * kWgmmaRows;
   static constexpr int kCluster = kConfig.cluster;
-  static constexpr int kLaneColumns = 8;  // that a lane stores of a token
 
   // A stage of the ring: tiles of w, [feature / 16][k / 64], then rows of a of one swizzle atom's width.
   static constexpr int kStepK = 128, kStepTiles = kStepK / int8_tile::kTileK;
@@ -64,16 +67,23 @@ struct Sm90a {
     dev::MBarrier full[kConfig.stages], empty[kConfig.stages];
   };
   static constexpr int kRingBytes = kConfig.stages * kStageBytes;
-  // Behind the ring: rows of each warp's sums on their way out.
-  static constexpr int kOutTokens = kTokens < 32 ? kTokens : 32;
-  static constexpr int kOutRowBytes = int8_tile::kTileN * 4;
-  static constexpr int kOutBytes = kConfig.warpgroups * kWarpgroupWarps * kOutTokens * kOutRowBytes;
-  static constexpr int kSmemBytes = kRingBytes + kOutBytes + static_cast<int>(sizeof(Barriers));
+  // Behind the ring: each warp's rows on the way out.
+  static constexpr int kOutBytes = kConfig.warpgroups * kWarpgroupWarps * Sm90aOut<kTokens>::kBytes;
+  // With scales along k: those of each stage, and the total of segments.
+  static constexpr bool kIsGrouped = kConfig.is_grouped;
+  using Scales = Sm90aScales<kFeatures, kTokens>;
+  static constexpr int kScalesBytes =
+      kIsGrouped ? kConfig.stages * static_cast<int>(sizeof(Scales)) : 0;
+  static constexpr int kTotalBytes = kIsGrouped ? kFeatures * kTokens * 4 : 0;
+  static constexpr int kBarriersAt = kRingBytes + kOutBytes + kScalesBytes + kTotalBytes;
+  static constexpr int kSmemBytes = kBarriersAt + static_cast<int>(sizeof(Barriers));
+  static_assert(!kIsGrouped || kStepK == kScaleGroup);
   static_assert(kSmemBytes <= 227 * 1024);
 
   // Registers that the producer hands to two warpgroups that multiply; one has all it can use.
   static constexpr bool kMovesRegisters = kConfig.warpgroups > 1;
-  static constexpr int kProducerRegisters = 40, kMathRegisters = 232;
+  static constexpr int kProducerRegisters = kConfig.is_grouped ? 72 : 40;
+  static constexpr int kMathRegisters = kConfig.is_grouped ? 216 : 232;
 
   struct Args {
     dev::TensorMap map_a, map_w;
@@ -131,7 +141,14 @@ struct Sm90a {
     return dev::dynamic_smem() + stage * kStageBytes;
   }
   LAMINA_DEVICE static Barriers& barriers() {
-    return *reinterpret_cast<Barriers*>(dev::dynamic_smem() + kRingBytes + kOutBytes);
+    return *reinterpret_cast<Barriers*>(dev::dynamic_smem() + kBarriersAt);
+  }
+  LAMINA_DEVICE static Scales& scales_at(int stage) {
+    return reinterpret_cast<Scales*>(dev::dynamic_smem() + kRingBytes + kOutBytes)[stage];
+  }
+  LAMINA_DEVICE static dev::U32x4* total() {
+    return reinterpret_cast<dev::U32x4*>(dev::dynamic_smem() + kRingBytes + kOutBytes +
+                                         kScalesBytes);
   }
 
   LAMINA_DEVICE static void produce(const Args& args, const Schedule& schedule) {
@@ -230,67 +247,27 @@ struct Sm90a {
     for (int64_t unit = Schedule::first(); unit < schedule.units; unit += Schedule::stride()) {
       const Tile tile = schedule.tile(unit);
       Sums sums = {};
-      multiply(tile, warp, cursor, sums);
-      store(args, tile, warp, sums);
-    }
-  }
-
-  // A warp's sums leave through rows of 16 features in shared memory, kOutTokens at a time, so that a lane has eight
-  // neighbours to store, and one loop stores what is in many registers. Even tokens are the first half of the rows:
-  // the four that a warp writes at once, and the four that eight lanes read, are neighbours, in different banks.
-  LAMINA_DEVICE static int out_pair(int row, int pair) { return pair ^ row / 2 % 2 * 2; }
-
-  LAMINA_DEVICE static void stage_sums(std::byte* rows, int chunk, const Sums& sums) {
-    const int g = dev::lane() % 4, pair = lane_pair(dev::lane() / 4);
-#pragma unroll
-    for (int c = 0; c < kTokens / kOutTokens; ++c) {
-      if (c != chunk) continue;  // registers have no index
-#pragma unroll
-      for (int at = 0; at < kOutTokens / kTokenGroup; ++at)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int row = at * 4 + g + e * (kOutTokens / 2);
-          const int i = (c * (kOutTokens / kTokenGroup) + at) * 4 + e;
-          dev::store_shared(
-              reinterpret_cast<dev::U32x2*>(rows + row * kOutRowBytes) + out_pair(row, pair),
-              {{static_cast<uint32_t>(sums[i]), static_cast<uint32_t>(sums[i + 2])}});
-        }
-    }
-  }
-
-  LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, const Sums& sums) {
-    const Params& p = args.p;
-    std::byte* const rows = dev::dynamic_smem() + kRingBytes + warp * kOutTokens * kOutRowBytes;
-    const int half = dev::lane() % 2;
-    const int64_t j = tile.n0 + warp * int8_tile::kTileN + half * kLaneColumns;
-    const Columns<kLaneColumns> columns(p, j < p.problem.n ? j : 0);
-#pragma unroll 1
-    for (int chunk = 0; chunk < kTokens / kOutTokens; ++chunk) {
-      const int64_t m0 = tile.m0 + chunk * kOutTokens;
-      if (m0 >= p.problem.m) return;
-      dev::warp_sync();  // what was there is read
-      stage_sums(rows, chunk, sums);
-      dev::warp_sync();
-#pragma unroll 1
-      for (int row = dev::lane() / 2; row < kOutTokens; row += dev::kWarpLanes / 2) {
-        const bool is_odd = row >= kOutTokens / 2;
-        const int64_t i = m0 + 2 * row - (is_odd ? kOutTokens - 1 : 0);
-        Run<int32_t, kLaneColumns> octet;
-#pragma unroll
-        for (int v = 0; v < 2; ++v) {
-          const dev::U32x4 four = dev::load_shared(reinterpret_cast<const dev::U32x4*>(
-              rows + row * kOutRowBytes + out_pair(row, half * 4 + v * 2) * 8));
-#pragma unroll
-          for (int e = 0; e < 4; ++e) octet.value[v * 4 + e] = static_cast<int32_t>(four.x[e]);
-        }
-        if (i >= p.problem.m || j >= p.problem.n) continue;
+      if constexpr (kIsGrouped) {
+        Sm90aGroups<Sm90a>::consume(args, tile, warp, cursor, sums);
+      } else {
+        multiply(tile, warp, cursor, sums);
         if (args.split.count == 1) {
-          store_row(p, octet.value, i, columns);
+          store<false>(args, tile, warp, 0, sums);
         } else {
-          store_run(partial_at(args.split, p.problem, tile.split, i, j), octet, kLaneColumns);
+          store<true>(args, tile, warp, tile.split, sums);
         }
       }
     }
+  }
+
+  // Into the slab of a split, or to the epilogue and out.
+  template <bool kToSlab, class Acc>
+  LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t slab,
+                                  const Acc (&sums)[kTokens / 2]) {
+    using Out = Sm90aOut<kTokens>;
+    Out::template store<kToSlab>(
+        args.p, args.split, {tile.m0, tile.n0 + warp * int8_tile::kTileN, slab},
+        dev::dynamic_smem() + kRingBytes + warp * Out::kBytes, lane_pair(dev::lane() / 4), sums);
   }
 
   LAMINA_DEVICE static void run(const Args& args) {
@@ -301,7 +278,7 @@ struct Sm90a {
         dev::tma_prefetch(&args.map_a);
       }
       for (int s = 0; s < kConfig.stages; ++s) {
-        dev::mbarrier_init(&barriers().full[s], 1);
+        dev::mbarrier_init(&barriers().full[s], kIsGrouped ? 2 : 1);
         dev::mbarrier_init(&barriers().empty[s], kCluster * kConfig.warpgroups * kWarpgroupWarps);
       }
       dev::fence_mbarrier_init();
@@ -314,7 +291,10 @@ struct Sm90a {
       consume(args, schedule, warp);
     } else {
       if constexpr (kMovesRegisters) dev::lower_registers<kProducerRegisters>();
-      if (dev::thread_index() == kConfig.warpgroups * kWarpgroupThreads) produce(args, schedule);
+      if (dev::thread_index() == kConsumerThreads) produce(args, schedule);
+      if constexpr (kIsGrouped)
+        if (warp == kConfig.warpgroups * kWarpgroupWarps + 1)
+          Sm90aGroups<Sm90a>::produce(args, schedule);
     }
     dev::warp_sync();
     if constexpr (kCluster > 1) sync();  // the others write here and arrive here
@@ -378,7 +358,8 @@ struct Sm90a {
             .cluster = kCluster,
             .a_alignment = 16,
             .macs_per_cycle = 4096,
-            .step_cycles = 20,
+            .step_cycles = kIsGrouped ? 250 : 20,
+            .is_grouped = kIsGrouped,
             .is_persistent = true,
             .launch = &launch};
   }

@@ -1,0 +1,63 @@
+// gemm_int8 with scales along k, on any arch: where a thread's sums of a segment go when the segment ends. In the order
+// of ../gemm_int8.h: into the slab of the segment, for the reduction to add, where k is split; else to the total of the
+// segments before, which each thread keeps in shared memory, [word][thread], and the last segment takes up.
+#pragma once
+
+#include <bit>
+
+#include "device/device.h"
+#include "ops/gemm_int8/cuda/kernel.h"
+#include "ops/gemm_int8/epilogue.h"
+
+namespace lamina::gemm_int8 {
+
+// kWords: of four sums. sum(word, e): a reference to one. store(slab): all of them, into the slab.
+template <int kWords, int kThreads, class Sum, class Store>
+struct SegmentEnd {
+  Sum sum;
+  Store store;
+  dev::U32x4* total;
+
+  // After a step of a split; `done` groups of k end with it.
+  LAMINA_DEVICE void operator()(const Split& split, int64_t done, bool is_last) const {
+    if (done % kSegmentGroups != 0 && !is_last) return;
+    if (split.count > 1) {
+      store((done - 1) / kSegmentGroups);
+    } else {
+      if (done > kSegmentGroups) add_total();
+      if (is_last) return;
+      keep_total();
+    }
+    clear(kNoSum);
+  }
+
+  LAMINA_DEVICE void clear(float value) const {
+    for_words([&](int w) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sum(w, e) = value;
+    });
+  }
+
+ private:
+  LAMINA_DEVICE void add_total() const {
+    for_words([&](int w) {
+      const dev::U32x4 word = dev::load_shared(total + w * kThreads + dev::thread_index());
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sum(w, e) = std::bit_cast<float>(word.x[e]) + sum(w, e);
+    });
+  }
+  LAMINA_DEVICE void keep_total() const {
+    for_words([&](int w) {
+      dev::U32x4 word;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) word.x[e] = std::bit_cast<uint32_t>(sum(w, e));
+      dev::store_shared(total + w * kThreads + dev::thread_index(), word);
+    });
+  }
+  LAMINA_DEVICE static void for_words(const auto& body) {
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) body(w);
+  }
+};
+
+}  // namespace lamina::gemm_int8

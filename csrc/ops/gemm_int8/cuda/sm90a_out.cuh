@@ -1,0 +1,86 @@
+// gemm_int8 / sm90a, the way out: a warp's sums of 16 features pass through rows in shared memory, kRows tokens at a
+// time, so that a lane has eight neighbours to store, and one loop stores what is in many registers.
+#pragma once
+
+#include "device/device.h"
+#include "layout/int8_tile.h"
+#include "ops/gemm_int8/cuda/epilogue.cuh"
+#include "ops/gemm_int8/cuda/kernel.h"
+
+namespace lamina::gemm_int8 {
+
+template <int kTokens>
+struct Sm90aOut {
+  static constexpr int kTokenGroup = 8, kLaneColumns = 8;
+  static constexpr int kRows = kTokens < 32 ? kTokens : 32;
+  static constexpr int kRowBytes = int8_tile::kTileN * 4;
+  static constexpr int kBytes = kRows * kRowBytes;  // of a warp
+
+  // Where a warp's sums go: m0, n0 its first output.
+  struct Place {
+    int64_t m0, n0, slab;
+  };
+
+  // Even tokens are the first half of the rows: the four that a warp writes at once, and the four that eight lanes
+  // read, are neighbours, in different banks.
+  LAMINA_DEVICE static int pair_at(int row, int pair) { return pair ^ row / 2 % 2 * 2; }
+
+  // `pair`: of the 16 features, the two that this lane has.
+  template <class Acc>
+  LAMINA_DEVICE static void stage(std::byte* rows, int chunk, int pair,
+                                  const Acc (&sums)[kTokens / 2]) {
+    const int g = dev::lane() % 4;
+#pragma unroll
+    for (int c = 0; c < kTokens / kRows; ++c) {
+      if (c != chunk) continue;  // registers have no index
+#pragma unroll
+      for (int at = 0; at < kRows / kTokenGroup; ++at)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int row = at * 4 + g + e * (kRows / 2);
+          const int i = (c * (kRows / kTokenGroup) + at) * 4 + e;
+          dev::store_shared(
+              reinterpret_cast<dev::U32x2*>(rows + row * kRowBytes) + pair_at(row, pair),
+              {{std::bit_cast<uint32_t>(sums[i]), std::bit_cast<uint32_t>(sums[i + 2])}});
+        }
+    }
+  }
+
+  // Into the slab of a split, or to the epilogue and out.
+  template <bool kToSlab, class Acc>
+  LAMINA_DEVICE static void store(const Params& p, const Split& split, const Place& at,
+                                  std::byte* rows, int pair, const Acc (&sums)[kTokens / 2]) {
+    const int half = dev::lane() % 2;
+    const int64_t j = at.n0 + half * kLaneColumns;
+    const Columns<kLaneColumns> columns(p, j < p.problem.n ? j : 0);
+#pragma unroll 1
+    for (int chunk = 0; chunk < kTokens / kRows; ++chunk) {
+      const int64_t m0 = at.m0 + chunk * kRows;
+      if (m0 >= p.problem.m) return;
+      dev::warp_sync();  // what was there is read
+      stage(rows, chunk, pair, sums);
+      dev::warp_sync();
+#pragma unroll 1
+      for (int row = dev::lane() / 2; row < kRows; row += dev::kWarpLanes / 2) {
+        const bool is_odd = row >= kRows / 2;
+        const int64_t i = m0 + 2 * row - (is_odd ? kRows - 1 : 0);
+        Run<Acc, kLaneColumns> octet;
+#pragma unroll
+        for (int v = 0; v < 2; ++v) {
+          const dev::U32x4 four = dev::load_shared(reinterpret_cast<const dev::U32x4*>(
+              rows + row * kRowBytes + pair_at(row, half * 4 + v * 2) * 8));
+#pragma unroll
+          for (int e = 0; e < 4; ++e) octet.value[v * 4 + e] = std::bit_cast<Acc>(four.x[e]);
+        }
+        if (i >= p.problem.m || j >= p.problem.n) continue;
+        if constexpr (kToSlab) {
+          store_run(partial_at<Acc>(split, p.problem, at.slab, i, j), octet, kLaneColumns);
+        } else {
+          store_row(p, octet.value, i, columns);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace lamina::gemm_int8
