@@ -5,6 +5,8 @@
 #include <bit>
 #include <cstdint>
 
+#include "base/unroll.h"
+
 namespace lamina {
 
 enum class DType : int8_t { kF32, kF16, kBF16 };
@@ -41,12 +43,12 @@ template <class T>
 T from_f32(float value);
 
 template <>
-constexpr float from_f32<float>(float value) {
+LAMINA_INLINE constexpr float from_f32<float>(float value) {
   return value;
 }
 
 template <>
-constexpr BF16 from_f32<BF16>(float value) {
+LAMINA_INLINE constexpr BF16 from_f32<BF16>(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const uint32_t quiet_nan = (bits >> 16) | 0x40u;
@@ -55,7 +57,7 @@ constexpr BF16 from_f32<BF16>(float value) {
 }
 
 template <>
-constexpr F16 from_f32<F16>(float value) {
+LAMINA_INLINE constexpr F16 from_f32<F16>(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;

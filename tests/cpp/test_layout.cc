@@ -99,7 +99,7 @@ TEST(weights_beyond_2_to_31_bytes) {
     for (int64_t p = 0; p < k; ++p) rows[i * stride + p] = random.int8();
   Guarded<int8_t> data(*int8_tile::packed_bytes(3, k));
   Guarded<int32_t> sums(3);
-  CHECK(gemm_int8::pack(rows, 3, k, stride, data.data(), sums.data(), Serial()).is_ok());
+  CHECK(gemm_int8::pack(rows, {0, 3, k}, stride, data.data(), sums.data(), Serial()).is_ok());
   for (int64_t i = 0; i < 3; ++i)
     for (int64_t p = 0; p < k; p += 97) CHECK_EQ(data[place(i, p, k / 64)], rows[i * stride + p]);
 }

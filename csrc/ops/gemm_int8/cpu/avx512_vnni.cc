@@ -8,6 +8,7 @@
 #include "base/avx512.h"
 #include "base/unroll.h"
 #include "ops/gemm_int8/cpu/body.h"
+#include "ops/gemm_int8/cpu/pack_bytes.h"
 
 namespace lamina::gemm_int8 {
 namespace {

@@ -47,29 +47,6 @@ inline constexpr int64_t kGroupTilesK = kScaleGroup / int8_tile::kTileK;
 // costs 3 to 5 % (2026-11, Xeon, 1 x 4096 x 4096).
 inline constexpr int64_t kStreamAhead = 2048;
 
-// Packs byte activations as [group of 4 k][row][4], flipping `mask` in every group of four.
-inline void pack_bytes(const int8_t* a, int64_t a_stride, int rows, int64_t k, uint32_t mask,
-                       void* packed) {
-  uint32_t* const groups = static_cast<uint32_t*>(packed);
-  const int64_t padded = int8_tile::tiles_k(k) * int8_tile::kGroups;
-  for (int r = 0; r < rows; ++r) {
-    const int8_t* const row = a + r * a_stride;
-    const int64_t full = k / int8_tile::kGroupK;
-    for (int64_t g = 0; g < full; ++g) {
-      uint32_t group;
-      std::memcpy(&group, row + g * int8_tile::kGroupK, sizeof group);
-      groups[g * rows + r] = group ^ mask;
-    }
-    for (int64_t g = full; g < padded; ++g) {
-      uint32_t group = 0;
-      if (g == full)
-        std::memcpy(&group, row + g * int8_tile::kGroupK,
-                    static_cast<size_t>(k % int8_tile::kGroupK));
-      groups[g * rows + r] = group ^ mask;
-    }
-  }
-}
-
 struct NoSession {};
 
 // The weights that one multiply() prefetches while it computes: a line of each of its tiles of n for
@@ -231,13 +208,9 @@ struct Nest {
       c.scale[j] = p.w_scale[n0 + j];
       c.sum[j] = p.w_sums[n0 + j];
     }
-    const auto load_bias = [&](auto* bias) {
+    with_floats(p.bias, p.bias_dtype, [&](const auto* bias) {
       for (int j = 0; j < count; ++j) c.bias[j] = to_f32(bias[n0 + j]);
-    };
-    if (p.bias == nullptr) return c;
-    if (p.bias_dtype == DType::kF32) load_bias(static_cast<const float*>(p.bias));
-    if (p.bias_dtype == DType::kF16) load_bias(static_cast<const F16*>(p.bias));
-    if (p.bias_dtype == DType::kBF16) load_bias(static_cast<const BF16*>(p.bias));
+    });
     return c;
   }
 
@@ -296,14 +269,20 @@ struct Nest {
     for (int j = 0; j < count; ++j) out[j] = requantize(quantizer, y[j]);
   }
 
+  // body(data as what it is), if it is given
+  template <class Body>
+  static void with_floats(const void* data, DType dtype, const Body& body) {
+    if (data == nullptr) return;
+    if (dtype == DType::kF32) body(static_cast<const float*>(data));
+    if (dtype == DType::kF16) body(static_cast<const F16*>(data));
+    if (dtype == DType::kBF16) body(static_cast<const BF16*>(data));
+  }
+
   // body(elements of the operand from [i, j])
   template <class Body>
   static void with_elements(const Operand& operand, int64_t i, int64_t j, const Body& body) {
-    const int64_t at = i * operand.stride + j;
-    if (!operand.is_given()) return;
-    if (operand.dtype == DType::kF32) body(static_cast<const float*>(operand.data) + at);
-    if (operand.dtype == DType::kF16) body(static_cast<const F16*>(operand.data) + at);
-    if (operand.dtype == DType::kBF16) body(static_cast<const BF16*>(operand.data) + at);
+    with_floats(operand.data, operand.dtype,
+                [&](const auto* data) { body(data + i * operand.stride + j); });
   }
 
   // The whole epilogue, a step at a time over a row in f32: it stays in L1, and the steps add up

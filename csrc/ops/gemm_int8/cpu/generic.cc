@@ -1,5 +1,6 @@
 // gemm_int8 / generic: the loops as they are, for any CPU.
 #include "ops/gemm_int8/cpu/body.h"
+#include "ops/gemm_int8/cpu/pack_bytes.h"
 
 namespace lamina::gemm_int8 {
 namespace {
