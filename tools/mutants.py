@@ -1,8 +1,8 @@
 """Plants bugs in the kernels one at a time and counts those that the tests catch: make mutants.
 
-Each mutant is a textual patch. It is applied to a copy of the tree, the one library is rebuilt (one build
-folder for all), and the op tests run until the first failure. A bug that changes no test's outcome is a
-hole in the tests; a patch that no longer applies is an error.
+Each mutant is a textual patch. It is applied to a copy of the tree, the one library is rebuilt (a copy and a
+build folder for every job), and the op tests run until the first failure. A bug that changes no test's
+outcome is a hole in the tests; a patch that no longer applies is an error.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 from tools.mutant import Mutant
 from tools.mutant_list import MUTANTS
@@ -62,7 +64,7 @@ class Workshop:
     def __init__(self, folder: Path) -> None:
         self.tree = folder / "tree"
         self.build = folder / "build"
-        self.tree.mkdir()
+        self.tree.mkdir(parents=True)
         skip = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
         for name in COPIED:
             source = ROOT / name
@@ -111,9 +113,9 @@ class Workshop:
         result = self.run("cmake", "--build", self.build)
         return "" if result.returncode == 0 else result.stdout
 
-    def test(self, tests: tuple[str, ...] = TESTS) -> Outcome:
-        """Runs the tests to the first failure."""
-        options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no"]
+    def test(self, tests: tuple[str, ...], *more: str) -> Outcome:
+        """Runs the tests to the first failure; more options of pytest."""
+        options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", *more]
         try:
             result = self.run(sys.executable, "-m", "pytest", *options, *tests, timeout=TEST_SECONDS)
         except subprocess.TimeoutExpired:
@@ -143,34 +145,59 @@ class Workshop:
             path.write_text(original)
 
 
+def open_workshops(folder: Path, count: int) -> SimpleQueue[Workshop]:
+    """So many, built; their unchanged tree passes."""
+    shops = [Workshop(folder / str(number)) for number in range(count)]
+    with ThreadPoolExecutor(count) as pool:
+        for errors in pool.map(lambda shop: shop.configure() or shop.compile(), shops):
+            if errors:
+                raise SystemExit(f"mutants: the unchanged tree does not build\n{errors[-4000:]}")
+    for tests in (TESTS, TWIN_TESTS):
+        if (clean := shops[0].test(tests, "-n", str(count), "--dist", "worksteal")).caught:
+            raise SystemExit(f"mutants: the unchanged tree already fails: {clean.by}")
+    free: SimpleQueue[Workshop] = SimpleQueue()
+    for shop in shops:
+        free.put(shop)
+    return free
+
+
 def main() -> int:
     """One line a mutant, `caught N of N` last; 1 if one survives."""
     parser = argparse.ArgumentParser(prog="python -m tools.mutants", description=__doc__)
     parser.add_argument("--only", default="", help="part of the name of the mutants to try")
     parser.add_argument("--minutes", type=float, help="begin no mutant after so many; others each day")
     parser.add_argument("--json", type=Path, help="also write the outcomes to this file")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="mutants at once")
     options = parser.parse_args()
     chosen = [mutant for mutant in MUTANTS if options.only in mutant.name]
     if options.minutes is not None:
         random.Random(datetime.date.today().toordinal()).shuffle(chosen)
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="lamina_mutants_") as folder:
-        shop = Workshop(Path(folder))
-        errors = shop.configure() or shop.compile()
-        if errors:
-            raise SystemExit(f"mutants: the unchanged tree does not build\n{errors[-4000:]}")
-        for tests in (TESTS, TWIN_TESTS):
-            if (clean := shop.test(tests)).caught:
-                raise SystemExit(f"mutants: the unchanged tree already fails: {clean.by}")
+        shops = open_workshops(Path(folder), options.jobs)
         print(f"unchanged tree passes, {time.monotonic() - start:.0f} s", flush=True)
-        outcomes = {}
-        for mutant in chosen:
+
+        def attempt(mutant: Mutant) -> Outcome | None:
             begin = time.monotonic()
             if options.minutes is not None and begin - start > 60 * options.minutes:
-                break
-            outcome = outcomes[mutant.name] = shop.try_mutant(mutant)
+                return None
+            shop = shops.get()
+            try:
+                outcome = shop.try_mutant(mutant)
+            finally:
+                shops.put(shop)
             verdict = "caught  " if outcome.caught else "SURVIVED"
             print(f"{verdict} {mutant.name:<46} {time.monotonic() - begin:3.0f} s  {outcome.by}", flush=True)
+            return outcome
+
+        with ThreadPoolExecutor(options.jobs) as pool:
+            tried = [pool.submit(attempt, mutant) for mutant in chosen]
+            try:
+                results = [future.result() for future in tried]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    outcomes = {m.name: outcome for m, outcome in zip(chosen, results, strict=True) if outcome}
     if options.json:
         options.json.write_text(json.dumps({name: vars(o) for name, o in outcomes.items()}, indent=1) + "\n")
     caught = sum(outcome.caught for outcome in outcomes.values())

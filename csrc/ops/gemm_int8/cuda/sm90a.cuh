@@ -82,6 +82,9 @@ struct Sm90a {
 
   // Registers that the producer hands to two warpgroups that multiply; one has all it can use.
   static constexpr bool kMovesRegisters = kConfig.warpgroups > 1;
+  // With scales along k nothing hides them in one warpgroup, half of them in two.
+  static constexpr int kScaleCycles = 60 + (kConfig.warpgroups > 1 ? kTokens : 2 * kTokens);
+  static constexpr int kStepCycles = 20 + (kConfig.is_grouped ? kScaleCycles : 0);
   static constexpr int kProducerRegisters = kConfig.is_grouped ? 72 : 40;
   static constexpr int kMathRegisters = kConfig.is_grouped ? 216 : 232;
 
@@ -358,7 +361,7 @@ struct Sm90a {
             .cluster = kCluster,
             .a_alignment = 16,
             .macs_per_cycle = 4096,
-            .step_cycles = kIsGrouped ? 250 : 20,
+            .step_cycles = kStepCycles,
             .is_grouped = kIsGrouped,
             .is_persistent = true,
             .launch = &launch};
