@@ -37,8 +37,8 @@ VECTORS = {
     "": ("tests/cpp/device/vectors.cc",),
     "sm_90a": ("tests/cpp/device/vectors_sm90a.cc", "tests/cpp/device/vectors_wgmma.cc"),
 }
-# Llama-3-8B: qkv, o (4096x4096), gate and up, down.
-GEMM_SHAPES = "8192x8192,4096x4096,6144x4096,28672x4096,4096x14336"
+# Llama-3-8B: qkv, o (4096x4096), gate and up, down. Then with scales along k.
+GEMM_SHAPES = "8192x8192,4096x4096,6144x4096,28672x4096,4096x14336,8192x8192g128"
 SUITES = {
     "gemm_int8": ("1,16,64,256,1024,4096", GEMM_SHAPES, 150.0),
     "quantize_int8": ("1,16,64,256,1024,4096", "4096x4096,8192x8192,14336x14336", 40.0),

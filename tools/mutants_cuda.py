@@ -9,6 +9,15 @@ SM80 = f"{GEMM}/cuda/sm80.cuh"
 SM90A = f"{GEMM}/cuda/sm90a.cuh"
 SM90A_OUT = f"{GEMM}/cuda/sm90a_out.cuh"
 
+# Tests that are the last ones of a whole run.
+CAPPED = (
+    "tests/ops/test_twin.py",
+    "tests/ops/test_quantize_int8.py",
+    "tests/ops/test_gemm_int8.py",
+    "-k",
+    "twin and (cap or sms or the_same_in_every_batch)",
+)
+
 CUDA_MUTANTS = (
     Mutant(
         "sm80: a step is used one too early",
@@ -27,36 +36,42 @@ CUDA_MUTANTS = (
         SM80,
         "dev::block_sync();  // the ring is read",
         "{}",
+        CAPPED,
     ),
     Mutant(
         "sm80: the last tile of a capped grid forgotten",
         SM80,
         "unit < args.units; unit += stride",
         "unit + 1 < args.units + (unit < stride); unit += stride",
+        CAPPED,
     ),
     Mutant(
         "reduce: a capped grid adds every other stripe",
         f"{GEMM}/cuda/reduce.cu",
         "at += stride)",
         "at += 2 * stride)",
+        CAPPED,
     ),
     Mutant(
         "settle: the next row's finds over those being read",
         f"{GEMM}/cuda/settle.cu",
         "dev::block_sync();  // all have read what the warps found",
         "{}",
+        CAPPED,
     ),
     Mutant(
         "rows: the next row's extremes over those being read",
         "csrc/ops/quantize_int8/cuda/rows.cu",
         "dev::block_sync();  // all have read the extremes",
         "{}",
+        CAPPED,
     ),
     Mutant(
         "plan: a cap on SMs forgotten behind the product",
         f"{GEMM}/cuda/plan.h",
         "return is_capped ? sms : INT_MAX;",
         "return INT_MAX;",
+        CAPPED,
     ),
     Mutant("sm80: halves of k swapped in b", SM80, "{b[0].x[j], b[1].x[j]}", "{b[1].x[j], b[0].x[j]}"),
     Mutant(

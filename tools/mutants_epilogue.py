@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tools.mutant import Mutant
 
 GEMM = "csrc/ops/gemm_int8"
@@ -9,7 +11,7 @@ ACTIVATION = "csrc/base/activation.h"
 CUDA = f"{GEMM}/cuda/epilogue.cuh"
 SETTLE = f"{GEMM}/cuda/settle.cu"
 
-EPILOGUE_MUTANTS = (
+_MUTANTS = (
     Mutant(
         "epilogue: gate in the residual's place",
         f"{GEMM}/cpu/rows.h",
@@ -110,3 +112,13 @@ EPILOGUE_MUTANTS = (
         "dev::warp_sync();\n    int32_t",
     ),
 )
+
+
+def _tests(mutant: Mutant) -> tuple[str, ...]:
+    """What requantises is tested last, and all other tests would run before it."""
+    quantized = mutant.file == SETTLE or "static scale" in mutant.name or "quantized" in mutant.name
+    where = "twin" if "/cuda/" in mutant.file else "not twin"
+    return "tests/ops/test_gemm_int8_epilogue.py", "-k", f"{where} and quantized" if quantized else where
+
+
+EPILOGUE_MUTANTS = tuple(replace(mutant, tests=_tests(mutant)) for mutant in _MUTANTS)

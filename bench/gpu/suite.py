@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,15 +31,13 @@ from bench.results_file import save
 EXIT_FAILED, EXIT_LOST, EXIT_NO_TIME = 1, 3, 4
 
 
-def parse_shapes(text: str) -> list[tuple[int, int]]:
-    """ "6144x4096,4096x4096" as [(n, k), ...]."""
-    try:
-        shapes = [tuple(int(extent) for extent in part.split("x")) for part in text.split(",") if part]
-    except ValueError:
-        shapes = [()]
-    if not shapes or any(len(shape) != 2 for shape in shapes):
-        raise argparse.ArgumentTypeError(f"got {text!r}; allowed: NxK, comma separated")
-    return [(shape[0], shape[1]) for shape in shapes]
+def parse_shapes(text: str) -> list[tuple[int, int, int | None]]:
+    """ "6144x4096,4096x4096g128" as [(n, k, group or None), ...]."""
+    found = [re.fullmatch(r"(\d+)x(\d+)(?:g(\d+))?", part) for part in text.split(",") if part]
+    if not found or None in found:
+        raise argparse.ArgumentTypeError(f"got {text!r}; allowed: NxK or NxKgGROUP, comma separated")
+    shapes = [match.groups() for match in found if match]
+    return [(int(n), int(k), int(group) if group else None) for n, k, group in shapes]
 
 
 def parse_sizes(text: str) -> list[int]:
@@ -54,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("op", choices=op_names())
     made.add_argument("--m", type=parse_sizes, default=[1, 16, 64, 256, 1024, 4096])
-    made.add_argument("--shapes", type=parse_shapes, required=True, help="NxK, comma separated")
+    made.add_argument("--shapes", type=parse_shapes, required=True, help="NxK or NxKgGROUP, comma separated")
     made.add_argument("--dtype", default="bf16", help="of activations or output")
     made.add_argument("--peers", default="all", help="names, comma separated; all or none")
     made.add_argument("--values", choices=("normal", "uniform"), default="normal")
@@ -133,8 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         peers = {"all": list(op.peers_on("cuda")), "none": []}.get(wanted.peers, wanted.peers.split(","))
         check_peers(op, "cuda", peers)
         cases: list[Case] = []
-        for n, k in wanted.shapes:
-            made = make_cases(op, "cuda", wanted.m, n, k, wanted.dtype, None)
+        for n, k, group in wanted.shapes:
+            made = make_cases(op, "cuda", wanted.m, n, k, wanted.dtype, group)
             cases.extend(replace(case, values=wanted.values) for case in made)
         device = CudaDevice()
         protocol = GpuProtocol(samples=wanted.samples)

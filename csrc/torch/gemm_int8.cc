@@ -162,7 +162,7 @@ std::optional<Accelerator> read_inputs(const char* op, const Inputs& in,
   params.problem = {m, n, k, in.w_sums.dim() == 2};
   const int64_t groups = params.problem.groups();
   if (params.problem.is_grouped) {
-    w_sums.has_shape("[k / 128, n]", groups, n);
+    w_sums.has_shape("[ceil(k / 128), n]", groups, n);
     require(in.w_sums.is_contiguous(), op, "w_sums must be contiguous; call .contiguous()");
   } else {
     w_sums.is_vector("n", n);
@@ -176,8 +176,10 @@ std::optional<Accelerator> read_inputs(const char* op, const Inputs& in,
   params.w = static_cast<const int8_t*>(in.w.data_ptr());
   params.w_sums = static_cast<const int32_t*>(in.w_sums.data_ptr());
   if (params.problem.is_grouped) {
-    read_group_scales(a_scale, 0, m, groups, "[m, k / 128]", params.a_scale, params.a_scale_group);
-    read_group_scales(w_scale, 1, n, groups, "[k / 128, n]", params.w_scale, params.w_scale_group);
+    read_group_scales(a_scale, 0, m, groups, "[m, ceil(k / 128)]", params.a_scale,
+                      params.a_scale_group);
+    read_group_scales(w_scale, 1, n, groups, "[ceil(k / 128), n]", params.w_scale,
+                      params.w_scale_group);
   } else {
     params.a_scale = broadcast<float>(a_scale, ScalarType::Float, m, "[m] or [m, 1] with m");
     params.w_scale = broadcast<float>(w_scale, ScalarType::Float, n, "[n] or [n, 1] with n");

@@ -130,7 +130,9 @@ def bad_gemm_inputs() -> Iterator[BadInput]:
         "sums strided", raw_gemm(data, torch.zeros(10).int()[::2]), "w_sums", "contiguous", ".contiguous()"
     )
     three = torch.zeros(3, N).int()
-    yield bad("sums of more groups", raw_gemm(data, three), "w_sums", "2-D [3, 5]", "[k / 128, n] = [1, 5]")
+    yield bad(
+        "sums of more groups", raw_gemm(data, three), "w_sums", "2-D [3, 5]", "[ceil(k / 128), n] = [1, 5]"
+    )
     yield bad("sums 3-D", raw_gemm(data, three[None]), "w_sums", "3-D [1, 3, 5]", "1-D [n] with n = 15")
     yield bad(
         "group sums strided",
@@ -165,8 +167,12 @@ def bad_grouped_inputs() -> Iterator[BadInput]:
         return BadInput("gemm_int8", what, gemm(**(good | changed)), argument, got, allowed)
 
     transposed = torch.ones(N, 3)
-    yield bad("w_scale as [n, groups]", "w_scale", "2-D [5, 3]", "[k / 128, n] = [3, 5]", w_scale=transposed)
-    yield bad("a_scale of two groups", "a_scale", "[3, 2]", "[m, k / 128] = [3, 3]", a_scale=torch.ones(M, 2))
+    yield bad(
+        "w_scale as [n, groups]", "w_scale", "2-D [5, 3]", "[ceil(k / 128), n] = [3, 5]", w_scale=transposed
+    )
+    yield bad(
+        "a_scale of two groups", "a_scale", "[3, 2]", "[m, ceil(k / 128)] = [3, 3]", a_scale=torch.ones(M, 2)
+    )
     half = torch.ones(3, N).half()
     yield bad("w_scale of groups in f16", "w_scale", "float16", "float32", w_scale=half)
     plain = lamina.pack_int8(bytes_(N, k))

@@ -61,7 +61,7 @@ def gemm_int8(
              bf16, tiny the smallest subnormal of out_dtype, p = |acc * a_scale * w_scale|, and y, s =
              activation(y), z = s * gate, r = z + residual exact:
              |out - r| <= |gate| (L (h u p + u |y|) + e) + u (|z| + |r|) + u_out |r| + tiny
-             where no f32 step overflows, h = 4 and, with groups, p = sum_g |acc_g * a_scale_g * w_scale_g|,
+             where no f32 step over- or underflows, h = 4 and, with groups, p = sum_g |acc_g * a_scale_g * w_scale_g|,
              h = 4 + min(G, 8) + ceil(G / 8). Without activation L = 1, e = 0; with one L = 1.13 and
              e = 6 u |s| (1 + c min(y, 0)^2) + 2^-148, c = 0 for silu, 1 for gelu and gelu_tanh. Without gate
              |gate| = 1 and |z| is left out, without residual |r| of the second term. The tests use this
@@ -197,7 +197,9 @@ def _fake_sizes(
     """m and n; `optional` is in the order of _OPTIONAL."""
     require_2d(op, "a", a, "[m, k]")
     if w_sums.dim() not in (1, 2):
-        raise ValueError(f"lamina::{op}: w_sums must be 1-D [n] or 2-D [k / 128, n], got {w_sums.dim()}-D")
+        raise ValueError(
+            f"lamina::{op}: w_sums must be 1-D [n] or 2-D [ceil(k / 128), n], got {w_sums.dim()}-D"
+        )
     named = dict(zip(_OPTIONAL, optional, strict=False))
     require_device(op, a, w=w, w_sums=w_sums, a_scale=a_scale, w_scale=w_scale, **named)
     return a.size(0), w_sums.size(-1)

@@ -49,10 +49,11 @@ struct CudaKernel {
 };
 
 // Bytes, a power of two up to 16, at whose multiples all rows of a start. Rows that overlap count as
-// unaligned: TMA may refuse them.
+// unaligned, TMA may refuse them, and so do rows further apart than it can tell.
 inline int row_alignment(const Params& p) {
+  constexpr int64_t kTmaStride = int64_t{1} << 40;
   const bool is_one_row = p.problem.m <= 1;
-  if (!is_one_row && p.a_stride < p.problem.k) return 1;
+  if (!is_one_row && (p.a_stride < p.problem.k || p.a_stride >= kTmaStride)) return 1;
   const uint64_t low =
       reinterpret_cast<uintptr_t>(p.a) | (is_one_row ? 0 : static_cast<uint64_t>(p.a_stride)) | 16;
   return static_cast<int>(low & ~(low - 1));

@@ -25,10 +25,18 @@ constexpr int64_t kLaunchCycles = 4000;  // the second launch, about 2 us
 // Of the second launch under a cap: one block an SM has that much under way at most.
 constexpr int64_t kCappedBytesPerCycle = 6;
 constexpr int64_t kMaxSplits = 16;
+// Of partial sums with scales along k, whose number grows with k.
+constexpr int64_t kMaxWorkspaceBytes = int64_t{64} << 20;
 
 struct Grid {
   int64_t m, n;
 };
+
+// Saturated: sizes near 2^63 only need to rank.
+int64_t workspace_bytes(const Split& split, const Problem& p) {
+  if (split.count == 1) return 0;
+  return checked_product(slabs(split, p), p.m, partial_stride(p.n), 4).value_or(INT64_MAX);
+}
 
 Grid grid_of(const CudaKernel& kernel, const Problem& p) {
   return {ceil_div(p.m, kernel.tile_m), round_up(ceil_div(p.n, kernel.tile_n), kernel.cluster)};
@@ -127,6 +135,7 @@ CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, const Limits& lim
       const Split split{static_cast<int>(ceil_div(steps, each)), static_cast<int>(each), nullptr};
       const double cycles = cost(kernel, p, best.sms, resident, best.is_capped, split);
       if (each > longest && !p.is_grouped) continue;
+      if (p.is_grouped && workspace_bytes(split, p) > kMaxWorkspaceBytes) continue;
       if (cycles >= best_cost) continue;
       best_cost = cycles;
       best.kernel = kernel;
@@ -142,7 +151,7 @@ CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, const Limits& lim
 }
 
 int64_t CudaPlan::workspace_bytes(const Problem& p) const {
-  return split.count == 1 ? 0 : slabs(split, p) * p.m * partial_stride(p.n) * 4;
+  return gemm_int8::workspace_bytes(split, p);
 }
 
 std::string CudaPlan::describe(const Problem& p, const DeviceInfo& device) const {
