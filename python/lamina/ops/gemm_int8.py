@@ -61,8 +61,8 @@ def gemm_int8(
              bf16, tiny the smallest subnormal of out_dtype, p = |acc * a_scale * w_scale|, and y, s =
              activation(y), z = s * gate, r = z + residual exact:
              |out - r| <= |gate| (L (h u p + u |y|) + e) + u (|z| + |r|) + u_out |r| + tiny
-             where no f32 step over- or underflows, h = 4 and, with groups, p = sum_g |acc_g * a_scale_g * w_scale_g|,
-             h = 4 + min(G, 8) + ceil(G / 8). Without activation L = 1, e = 0; with one L = 1.13 and
+             where no f32 step over- or underflows, h = 4 and, with groups, h = 4 + min(G, 8) + ceil(G / 8),
+             p = sum_g |acc_g * a_scale_g * w_scale_g|. Without activation L = 1, e = 0; with one L = 1.13 and
              e = 6 u |s| (1 + c min(y, 0)^2) + 2^-148, c = 0 for silu, 1 for gelu and gelu_tanh. Without gate
              |gate| = 1 and |z| is left out, without residual |r| of the second term. The tests use this
              expression
