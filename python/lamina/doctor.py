@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lamina import ops
 from lamina.devices import cuda_problem
-from lamina.pack import pack_int8
+from lamina.pack import GROUP, pack_int8
 
 CPU = torch.device("cpu")
 FLT_MIN = 2.0**-126
@@ -189,6 +189,10 @@ def _check_gemm_int8(device: torch.device) -> Iterator[Outcome]:
                 wide = torch.randint(-128, 128, (m, k + 5), dtype=torch.int8, generator=seed)
                 w = torch.randint(-128, 128, (n, k), dtype=torch.int8, generator=seed)
                 yield _gemm_case(wide, w, dtype, shifted, seed, device)
+    for m, n, k in ((1, 100, 300), (17, 31, 1100), (70, 50, 1000)):
+        wide = torch.randint(-128, 128, (m, k + 5), dtype=torch.int8, generator=seed)
+        w = torch.randint(-128, 128, (n, k), dtype=torch.int8, generator=seed)
+        yield _gemm_case(wide, w, torch.float32, True, seed, device, GROUP)
     # Every product is the largest there is: an accumulator that saturates shows here.
     for a_value, w_value in ((-128, -128), (127, -128), (-128, 127)):
         wide = torch.full((9, 520), a_value, dtype=torch.int8)
@@ -197,30 +201,45 @@ def _check_gemm_int8(device: torch.device) -> Iterator[Outcome]:
 
 
 def _gemm_case(
-    wide: Tensor, w: Tensor, dtype: torch.dtype, shifted: bool, seed: torch.Generator, device: torch.device
+    wide: Tensor,
+    w: Tensor,
+    dtype: torch.dtype,
+    shifted: bool,
+    seed: torch.Generator,
+    device: torch.device,
+    group: int | None = None,
 ) -> Outcome:
     """One product; a is the first k columns of `wide`, so its rows are further apart."""
     (n, k), m = w.shape, len(wide)
     a = wide[:, :k]
-    a_scale = torch.rand(m, 1, generator=seed) * 0.01 + 0.001
-    w_scale = torch.rand(n, generator=seed) * 0.01 + 0.001
+    cuts = [slice(first, first + (group or k)) for first in range(0, k, group or k)]
+    a_scale = torch.rand(m, len(cuts), generator=seed) * 0.01 + 0.001
+    w_scale = torch.rand(len(cuts), n, generator=seed) * 0.01 + 0.001
     zero_point = torch.randint(-128, 128, (m, 1), dtype=torch.int8, generator=seed) if shifted else None
     bias = torch.randn(n, generator=seed).to(dtype) if shifted else None
     out = ops.gemm_int8(
         wide.to(device)[:, :k],
-        pack_int8(w.to(device)),
+        pack_int8(w.to(device), group),
         a_scale.to(device),
-        w_scale.to(device),
+        (w_scale[0] if group is None else w_scale).to(device),
         a_zero_point=_on(device, zero_point),
         bias=_on(device, bias),
         out_dtype=dtype,
     ).cpu()
     centred = a.double() if zero_point is None else a.double() - zero_point.double()
-    product = centred @ w.double().T * a_scale.double() * w_scale.double()  # the sum is exact: below 2^53
-    exact = product if bias is None else product + bias.double()
+    # The sums are exact: below 2^53.
+    products = torch.stack(
+        [
+            centred[:, cut] @ w[:, cut].double().T * a_scale[:, g : g + 1].double() * w_scale[g].double()
+            for g, cut in enumerate(cuts)
+        ]
+    )
+    exact = products.sum(0) if bias is None else products.sum(0) + bias.double()
     tiny = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
-    bound = 4 * 2.0**-24 * product.abs() + (2.0**-24 + UNIT[dtype]) * exact.abs() + tiny
-    label = f"{_short(dtype)}{' zero point and bias' if shifted else ''} m = {m}, n = {n}, k = {k}"
+    steps = 4 if group is None else 4 + min(len(cuts), 8) + -(-len(cuts) // 8)
+    bound = steps * 2.0**-24 * products.abs().sum(0) + (2.0**-24 + UNIT[dtype]) * exact.abs() + tiny
+    what = " zero point and bias" * shifted + " scales along k" * (group is not None)
+    label = f"{_short(dtype)}{what} m = {m}, n = {n}, k = {k}"
     return Outcome(label, _worst_ratio(out, exact, bound))
 
 
