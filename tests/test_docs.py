@@ -37,9 +37,11 @@ def blocks(name: str, language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def formulas() -> tuple[str, str]:
-    element, offset = blocks("docs/layouts.md", "python")
-    return element.strip(), offset.strip()
+def formulas() -> tuple[str, ...]:
+    """Of int8_tile an element and its offset, of int4_tile and int4_rows the half byte."""
+    found = tuple(block.strip() for block in blocks("docs/layouts.md", "python"))
+    assert len(found) == 4
+    return found
 
 
 def weight(n: int, k: int) -> torch.Tensor:
@@ -48,7 +50,7 @@ def weight(n: int, k: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("n", "k"), SHAPES.values(), ids=SHAPES)
-def test_int8_tile_formula_is_what_pack_int8_does(formulas: tuple[str, str], n: int, k: int) -> None:
+def test_int8_tile_formula_is_what_pack_int8_does(formulas: tuple[str, ...], n: int, k: int) -> None:
     w = weight(n, k)
     packed, sums = torch.ops.lamina.pack_int8(w)
     data = torch.zeros(math.ceil(n / 16), math.ceil(k / 64), 16, 16, 4, dtype=torch.int8)
@@ -61,7 +63,7 @@ def test_int8_tile_formula_is_what_pack_int8_does(formulas: tuple[str, str], n: 
     assert torch.equal(sums, w.sum(1, dtype=torch.int32))
 
 
-def test_int8_tile_offset_is_the_place_of_the_element(formulas: tuple[str, str]) -> None:
+def test_int8_tile_offset_is_the_place_of_the_element(formulas: tuple[str, ...]) -> None:
     n, k = SHAPES["ragged"]
     w = weight(n, k)
     flat = torch.ops.lamina.pack_int8(w)[0].flatten()
@@ -73,6 +75,19 @@ def test_int8_tile_offset_is_the_place_of_the_element(formulas: tuple[str, str])
             assert flat[scope["offset"]] == w[row, column]
             offsets.add(scope["offset"])
     assert len(offsets) == n * k
+
+
+@pytest.mark.parametrize(("layout", "number"), [("int4_tile", 2), ("int4_rows", 3)])
+def test_int4_formula_is_what_pack_int4_does(formulas: tuple[str, ...], layout: str, number: int) -> None:
+    q = (weight(40, 150) % 16).to(torch.uint8)
+    data = torch.zeros(3, 3, 2 * 512, dtype=torch.uint8)
+    for n in range(40):
+        for k in range(150):
+            scope = {"n": n, "k": k}
+            exec(formulas[number], scope)
+            data[n // 16, k // 64, scope["half"]] = q[n, k]
+    packed = data[..., ::2] + 16 * data[..., 1::2]
+    assert torch.equal(torch.ops.lamina.pack_int4(q, layout), packed)
 
 
 def test_int8_tile_diagram_shows_the_tile() -> None:
@@ -132,5 +147,10 @@ def test_readme_names_every_op_that_is_registered() -> None:
     ops = re.findall(r'"(\w+)\(Tensor', library)
     assert ops
     assert [
-        op for op in ops if op not in read("README.md").replace("PackedInt8.unpack()", "unpack_int8")
+        op
+        for op in ops
+        if op
+        not in read("README.md")
+        .replace("PackedInt8.unpack()", "unpack_int8")
+        .replace("PackedInt4.unpack()", "unpack_int4")
     ] == []

@@ -14,6 +14,8 @@ GEMM = "csrc/ops/gemm_int8"
 QUANTIZE = "csrc/ops/quantize_int8/cpu/body.h"
 MATHS = "csrc/ops/quantize_int8/maths.h"
 
+INT4 = ("tests/ops/test_pack_int4.py",)
+
 MUTANTS = (
     *CUDA_MUTANTS,
     *EPILOGUE_MUTANTS,
@@ -36,6 +38,33 @@ MUTANTS = (
         f"{GEMM}/pack.cc",
         "* n + row] += sum;",
         "* n + row] = sum;",
+    ),
+    Mutant(
+        "pack int4: the tile before is not cleared",
+        "csrc/ops/gemm_int4/pack.cc",
+        "std::fill_n(tile, kTileBytes, uint8_t{0});",
+        "",
+        INT4,
+    ),
+    Mutant(
+        "pack int4: a later wrong row is named",
+        "csrc/ops/gemm_int4/pack.cc",
+        "part.row + i < before &&",
+        "part.row + i != before &&",
+        INT4,
+    ),
+    Mutant(
+        "pack int4: row stride ignored",
+        "csrc/ops/gemm_int4/pack.cc",
+        "(part.row + i) * stride",
+        "(part.row + i) * k",
+        INT4,
+    ),
+    Mutant(
+        "int4_rows: halves swapped", "csrc/layout/int4_tile.h", "k / 4 % 2 * 4}", "(1 - k / 4 % 2) * 4}", INT4
+    ),
+    Mutant(
+        "int4_tile: rows swapped", "csrc/layout/int4_tile.h", "code = n / 8 +", "code = 1 - n / 8 +", INT4
     ),
     Mutant(
         "pack: column 3 of a tile is column 2",

@@ -75,6 +75,8 @@ LAMINA_LIBRARY(m) {
       "-> (Tensor q, Tensor scale, Tensor zero_point)");
   m.def("pack_int8(Tensor w, int? group=None) -> (Tensor data, Tensor column_sums)");
   m.def("unpack_int8(Tensor data, SymInt n, SymInt k) -> Tensor");
+  m.def("pack_int4(Tensor q, str layout) -> Tensor");
+  m.def("unpack_int4(Tensor data, SymInt n, SymInt k, str layout) -> Tensor");
   m.def(
       "gemm_int8(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, Tensor? "
       "a_zero_point=None, "

@@ -9,13 +9,14 @@ _library.load()
 from lamina import nn, ops, quant  # noqa: E402  (the ops must be registered before their fakes)
 from lamina.compression import compress  # noqa: E402
 from lamina.ops import QuantizedInt8, gemm_int8, gemm_int8_quantized, quantize_int8  # noqa: E402
-from lamina.pack import PackedInt8, pack_int8  # noqa: E402
+from lamina.pack import PackedInt4, PackedInt8, pack_int4, pack_int8  # noqa: E402
 from lamina.report import CompressionReport  # noqa: E402
 
 __version__: str = _library.build_info()["version"]
 
 __all__ = [
     "CompressionReport",
+    "PackedInt4",
     "PackedInt8",
     "QuantizedInt8",
     "compress",
@@ -23,6 +24,7 @@ __all__ = [
     "gemm_int8_quantized",
     "nn",
     "ops",
+    "pack_int4",
     "pack_int8",
     "quant",
     "quantize_int8",

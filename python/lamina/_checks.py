@@ -35,6 +35,12 @@ def require_optional_tensors(op: str, **arguments: object) -> None:
             raise TypeError(f"lamina::{op}: {name} must be a torch.Tensor or None, got {_kind(value)}")
 
 
+def require_str(op: str, name: str, value: object) -> None:
+    """The argument must be a str."""
+    if not isinstance(value, str):
+        raise TypeError(f"lamina::{op}: {name} must be a str, got {_kind(value)}")
+
+
 def require_optional_str(op: str, name: str, value: object) -> None:
     """The argument must be a str or None."""
     if value is not None and not isinstance(value, str):

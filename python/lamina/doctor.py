@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lamina import ops
 from lamina.devices import cuda_problem
-from lamina.pack import GROUP, pack_int8
+from lamina.pack import GROUP, INT4_LAYOUTS, pack_int4, pack_int8
 
 CPU = torch.device("cpu")
 FLT_MIN = 2.0**-126
@@ -175,6 +175,22 @@ def _check_pack_int8(device: torch.device) -> Iterator[Outcome]:
             and int(packed.data.long().abs().sum()) == int(w.long().abs().sum())
         )
         yield Outcome(f"[{n}, {k}]", 0.0 if same else math.inf)
+
+
+def _check_pack_int4(device: torch.device) -> Iterator[Outcome]:
+    seed = torch.Generator().manual_seed(6)
+    for layout in INT4_LAYOUTS:
+        for n, k in ((1, 1), (16, 64), (33, 70), (5, 257)):
+            q = torch.randint(0, 16, (n, k), dtype=torch.uint8, generator=seed)
+            packed = pack_int4(q.to(device), layout)
+            codes = packed.data.long() % 16 + packed.data.long() // 16
+            # Padding is zero: it adds nothing to the sum.
+            same = (
+                packed.device == device
+                and _same(packed.unpack(), q)
+                and int(codes.sum()) == int(q.long().sum())
+            )
+            yield Outcome(f"{layout} [{n}, {k}]", 0.0 if same else math.inf)
 
 
 # m, n, k: smallest, one row, ragged on every axis, full tiles, long k.
@@ -342,10 +358,11 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-# unpack_int8 is checked by what it is for: giving back what pack_int8 was given.
+# unpack_int8 and unpack_int4 are checked by what they are for: giving back what was packed.
 CHECKS: dict[str, DeviceCheck] = {
     "quantize_int8": _check_quantize_int8,
     "pack_int8": _check_pack_int8,
+    "pack_int4": _check_pack_int4,
     "gemm_int8": _check_gemm_int8,
     "gemm_int8_quantized": _check_gemm_int8_quantized,
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lamina._checks import call, require_2d, require_optional_int, require_tensors
+from lamina._checks import call, require_2d, require_optional_int, require_str, require_tensors
 
 TILE_N = 16  # csrc/layout/int8_tile.h
 TILE_K = 64
@@ -81,6 +81,73 @@ def pack_int8(w: Tensor, group: int | None = None) -> PackedInt8:
     return PackedInt8(data, column_sums, w.shape[0], w.shape[1]).to(w.device)
 
 
+INT4_LAYOUTS = ("int4_tile", "int4_rows")  # for CUDA kernels, for CPU kernels
+
+
+@dataclass(frozen=True, eq=False)
+class PackedInt4:
+    """The codes 0..15 of an int4 weight [n, k] in a layout of docs/layouts.md, version 1.
+
+    data    [ceil(n/16), ceil(k/64), 512] uint8, two codes a byte, padding zero
+    layout  "int4_tile", what CUDA kernels read, or "int4_rows", what CPU kernels read
+    """
+
+    data: Tensor
+    n: int
+    k: int
+    layout: str
+
+    VERSION = 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, padding included."""
+        return self.data.nbytes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weight is."""
+        return self.data.device
+
+    def unpack(self) -> Tensor:
+        """The codes [n, k] uint8 that were packed, exactly, on the same device; unpacked on the CPU."""
+        data = self.data.cpu() if self.data.is_cuda else self.data
+        q: Tensor = call(torch.ops.lamina.unpack_int4, data, self.n, self.k, self.layout)
+        return q.to(self.device)
+
+    def to(self, device: torch.device | str | int) -> PackedInt4:
+        """The same packed weight, byte for byte, on another device."""
+        return PackedInt4(self.data.to(device), self.n, self.k, self.layout)
+
+    def part(self, n: tuple[int, int] | None = None, k: tuple[int, int] | None = None) -> PackedInt4:
+        """The packed weight of rows n[0]..n[1] and input features k[0]..k[1], None for all: no unpacking.
+
+        Each begins at a multiple of 16 and 64, and ends at one or with the weight. A part along k is copied.
+        """
+        n, k = n or (0, self.n), k or (0, self.k)
+        for name, (begin, end), extent, tile in (("n", n, self.n, TILE_N), ("k", k, self.k, TILE_K)):
+            is_cut = begin % tile == 0 and (end % tile == 0 or end == extent)
+            if not (0 <= begin <= end <= extent and is_cut):
+                raise ValueError(
+                    f"lamina: PackedInt4.part: {name} = {(begin, end)}; must be within (0, {extent}), begin "
+                    f"at a multiple of {tile}, and end at one or at {extent}"
+                )
+        data = self.data[n[0] // TILE_N : -(-n[1] // TILE_N), k[0] // TILE_K : -(-k[1] // TILE_K)]
+        return PackedInt4(data.contiguous(), n[1] - n[0], k[1] - k[0], self.layout)
+
+
+def pack_int4(q: Tensor, layout: str = "int4_tile") -> PackedInt4:
+    """Packs the codes 0..15 of an int4 weight, uint8 [n, k], any row stride; another value is an error.
+
+    layout: "int4_tile" for CUDA kernels, "int4_rows" for CPU kernels. The result is on the device of q;
+    packing is done on the CPU.
+    """
+    require_tensors("pack_int4", q=q)
+    require_str("pack_int4", "layout", layout)
+    data = call(torch.ops.lamina.pack_int4, q.cpu() if q.is_cuda else q, layout)
+    return PackedInt4(data, q.shape[0], q.shape[1], layout).to(q.device)
+
+
 def packed_shape(n: int, k: int) -> tuple[int, int, int, int, int]:
     """Shape of PackedInt8.data for a weight [n, k]."""
     return -(-n // TILE_N), -(-k // TILE_K), TILE_K // 4, TILE_N, 4
@@ -91,6 +158,15 @@ def _fake_pack_int8(w: Tensor, group: int | None = None) -> tuple[Tensor, Tensor
     n, k = w.shape
     sums = (n,) if group is None else (-(-k // GROUP), n)
     return w.new_empty(packed_shape(n, k)), w.new_empty(sums, dtype=torch.int32)
+
+
+def _fake_pack_int4(q: Tensor, layout: str) -> Tensor:
+    require_2d("pack_int4", "q", q, "[n, k]")
+    return q.new_empty((*packed_shape(q.shape[0], q.shape[1])[:2], TILE_N * TILE_K // 2))
+
+
+def _fake_unpack_int4(data: Tensor, n: int, k: int, layout: str) -> Tensor:
+    return data.new_empty((n, k))
 
 
 def _fake_unpack_int8(data: Tensor, n: int, k: int) -> Tensor:

@@ -3,6 +3,7 @@
 #include "base/parallel.h"
 #include "layout/int8_tile.h"
 #include "memory.h"
+#include "ops/gemm_int4/pack.h"
 #include "ops/gemm_int8/gemm_int8.h"
 #include "ops/gemm_int8/pack.h"
 #include "threads.h"
@@ -86,6 +87,28 @@ TEST(pack_refuses_what_cannot_be) {
              .is_ok());
   CHECK(!gemm_int8::pack(nullptr, {0, INT64_MAX, 64}, 64, nullptr, nullptr, Serial()).is_ok());
   CHECK(!gemm_int8::unpack(nullptr, -1, 64, nullptr, Serial()).is_ok());
+}
+
+TEST(int4_is_packed_within_its_memory_and_back) {
+  Random random(3);
+  for (const char* name : {"int4_tile", "int4_rows"})
+    for (const auto& [n, k] :
+         {std::pair<int64_t, int64_t>{1, 1}, {16, 64}, {17, 65}, {5, 130}, {48, 128}, {0, 70}}) {
+      at(name, " ", n, " x ", k);
+      int4::Layout layout = nullptr;
+      CHECK(gemm_int4::layout_of("test", name, layout).is_ok());
+      const int64_t stride = k + 3;
+      Exact<uint8_t> q(n == 0 ? 0 : (n - 1) * stride + k);
+      for (int64_t i = 0; i < q.count(); ++i) q[i] = static_cast<uint8_t>(random.next() % 16);
+      Guarded<uint8_t> data(*int4::packed_bytes(n, k)), back(n * k);
+      CHECK(gemm_int4::pack(q.data(), n, k, stride, layout, data.data(), Backwards(3)).is_ok());
+      CHECK(gemm_int4::unpack(data.data(), n, k, layout, back.data(), Backwards(2)).is_ok());
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t p = 0; p < k; ++p) CHECK_EQ(back[i * k + p], q[i * stride + p]);
+      CHECK(data.guards_are_intact() && back.guards_are_intact());
+    }
+  CHECK(!gemm_int4::pack(nullptr, INT64_MAX, 64, 64, int4::tile_place, nullptr, Serial()).is_ok());
+  CHECK(!gemm_int4::unpack(nullptr, 1, -1, int4::rows_place, nullptr, Serial()).is_ok());
 }
 
 // 2^18 + 3 columns of 16384 weights are 4 GiB packed; only the last three columns are touched.

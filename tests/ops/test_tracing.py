@@ -14,7 +14,15 @@ from tests.support.backends import emulated_ops
 from tests.support.cases import GEMM_BY_NAME, GemmCase, generator, random_int8
 from tests.support.compare import assert_equal
 
-TENSOR_OPS = ("gemm_int8", "gemm_int8_quantized", "pack_int8", "quantize_int8", "unpack_int8")
+TENSOR_OPS = (
+    "gemm_int8",
+    "gemm_int8_quantized",
+    "pack_int4",
+    "pack_int8",
+    "quantize_int8",
+    "unpack_int4",
+    "unpack_int8",
+)
 
 
 def gemm_arguments(m: int, n: int, k: int, zero_point: str, bias: torch.dtype | None) -> tuple[Any, ...]:
@@ -36,6 +44,12 @@ def sample_calls(op: str) -> Iterator[tuple[Any, ...]]:
         yield (x[:0],)
     elif op == "pack_int8":
         yield from ((w,), (w[:5, :64],), (w[:0],), (w[:, :0],), (w, 128))
+    elif op == "pack_int4":
+        codes = (w % 16).to(torch.uint8)
+        yield from ((codes, "int4_tile"), (codes[:5, :64], "int4_rows"), (codes[:0], "int4_tile"))
+    elif op == "unpack_int4":
+        for layout in ("int4_tile", "int4_rows"):
+            yield (torch.ops.lamina.pack_int4((w % 16).to(torch.uint8), layout), 33, 70, layout)
     elif op == "unpack_int8":
         for n, k in ((33, 70), (48, 128), (33, 65)):
             yield (torch.ops.lamina.pack_int8(torch.zeros(n, k, dtype=torch.int8))[0], n, k)
@@ -104,7 +118,7 @@ def test_registered_for_cpu_cuda_and_meta(op: str) -> None:
     assert torch._library.simple_registry.singleton.find(str(overload._schema.name)).fake_impl.kernel
 
 
-@pytest.mark.parametrize("op", ["pack_int8", "unpack_int8"])
+@pytest.mark.parametrize("op", ["pack_int4", "pack_int8", "unpack_int4", "unpack_int8"])
 def test_packing_on_cuda_says_to_pack_on_the_cpu(op: str) -> None:
     """What a CUDA tensor would dispatch to, called without one."""
     cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)

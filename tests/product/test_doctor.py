@@ -39,7 +39,7 @@ def test_no_op_is_forgotten() -> None:
         if name.startswith("lamina::")
         and "Tensor" in str(getattr(torch.ops.lamina, name[8:]).default._schema)
     }
-    assert computing - {"unpack_int8"} == set(CHECKS)
+    assert computing - {"unpack_int4", "unpack_int8"} == set(CHECKS)
 
 
 def test_the_isa_is_restored() -> None:

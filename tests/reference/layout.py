@@ -1,4 +1,4 @@
-"""The layout int8_tile v1 of docs/layouts.md, one weight at a time."""
+"""The layouts of docs/layouts.md, one weight at a time."""
 
 from __future__ import annotations
 
@@ -33,3 +33,38 @@ def pack_int8(w: Int8) -> Int8:
 def column_sums(w: Int8) -> NDArray[np.int32]:
     """The sum over k of every output feature's weights."""
     return np.array([sum(int(value) for value in row) for row in w], np.int32)
+
+
+UInt8 = NDArray[np.uint8]
+INT4_TILE_BYTES = TILE_N * TILE_K // 2
+
+
+def int4_tile(n: int, k: int) -> tuple[int, int]:
+    """Byte and half (0 low, 1 high) of a code in its tile, for n < 16, k < 64.
+
+    From the PTX ISA's fragment of a in mma.m16n8k16: lane 4 (row % 8) + pair of columns; register 0 is of
+    rows 0..7 and columns 0..7, register 1 of rows 8..15, registers 2 and 3 of columns 8..15.
+    """
+    step, column = divmod(k, 16)
+    lane = 4 * (n % 8) + column % 8 // 2
+    register = (n >= 8) + 2 * (column >= 8)
+    code = register + 4 * (column % 2)
+    return 16 * lane + 4 * step + code // 2, code % 2
+
+
+def int4_rows(n: int, k: int) -> tuple[int, int]:
+    """The same for CPU kernels: rows of eight k, four in the low halves of a column's four bytes."""
+    row, position = divmod(k, 8)
+    return 64 * row + 4 * n + position % 4, position // 4
+
+
+def pack_int4(q: UInt8, layout: str) -> UInt8:
+    """[n, k] codes -> data[n / 16, k / 64, 512]; what no code claims is zero."""
+    n, k = q.shape
+    place = {"int4_tile": int4_tile, "int4_rows": int4_rows}[layout]
+    data = np.zeros((-(-n // TILE_N), -(-k // TILE_K), INT4_TILE_BYTES), np.uint8)
+    for row in range(n):
+        for column in range(k):
+            byte, half = place(row % TILE_N, column % TILE_K)
+            data[row // TILE_N, column // TILE_K, byte] |= q[row, column] << (4 * half)
+    return data

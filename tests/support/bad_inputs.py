@@ -280,6 +280,36 @@ def bad_pack_inputs() -> Iterator[BadInput]:
     )
 
 
+def bad_int4_inputs() -> Iterator[BadInput]:
+    def bad(op: str, what: str, call: Callable[[], Any], argument: str, got: str, allowed: str) -> BadInput:
+        return BadInput(op, what, call, argument, got, allowed)
+
+    def pack(value: Any, layout: Any = "int4_tile") -> Callable[[], Any]:
+        return lambda: lamina.pack_int4(value, layout)
+
+    q = torch.zeros(N, K, dtype=torch.uint8)
+    packed = lamina.pack_int4(q).data
+    yield bad("pack_int4", "q of signed bytes", pack(bytes_(N, K)), "q ", "int8", "uint8")
+    yield bad("pack_int4", "q a list", pack([[1]]), "q ", "list [[1]]", "torch.Tensor")
+    yield bad("pack_int4", "q 1-D", pack(q[0]), "q ", "1-D [70]", "2-D [n, k]")
+    yield bad("pack_int4", "q transposed", pack(q.T), "q ", "70", "column stride 1")
+    yield bad("pack_int4", "a code of five bits", pack(q + 16), "q[0, 0]", "16", "0 to 15")
+    yield bad("pack_int4", "layout unknown", pack(q, "gptq"), "layout", "gptq", '"int4_tile", "int4_rows"')
+    yield bad("pack_int4", "layout a number", pack(q, 4), "layout", "int 4", "str")
+
+    def unpack(data: Any, n: int = N, layout: str = "int4_tile") -> Callable[[], Any]:
+        return lambda: RAW.unpack_int4(data, n, K, layout)
+
+    yield bad("unpack_int4", "negative n", unpack(packed, -5), "n = ", "-5", "negative")
+    yield bad(
+        "unpack_int4", "n of another weight", unpack(packed, 17), "data", "3-D [1, 2, 512]", "[2, 2, 512]"
+    )
+    yield bad("unpack_int4", "data int8", unpack(packed.to(INT8)), "data", "int8", "uint8")
+    strided = packed.transpose(1, 2).contiguous().transpose(1, 2)
+    yield bad("unpack_int4", "data permuted", unpack(strided), "data", "contiguous", ".contiguous()")
+    yield bad("unpack_int4", "layout unknown", unpack(packed, N, "x"), "layout", '"x"', '"int4_tile"')
+
+
 def bad_settings() -> Iterator[BadInput]:
     def explain(m: int, n: int, k: int) -> Callable[[], Any]:
         return lambda: RAW.explain_gemm_int8(m, n, k)
@@ -304,7 +334,7 @@ def bad_settings() -> Iterator[BadInput]:
 
 def bad_inputs() -> list[BadInput]:
     gemm_inputs = (*bad_gemm_inputs(), *bad_grouped_inputs(), *bad_quantized_inputs())
-    return [*bad_quantize_inputs(), *gemm_inputs, *bad_pack_inputs(), *bad_settings()]
+    return [*bad_quantize_inputs(), *gemm_inputs, *bad_pack_inputs(), *bad_int4_inputs(), *bad_settings()]
 
 
 def document() -> str:

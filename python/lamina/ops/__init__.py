@@ -11,15 +11,24 @@ from lamina.ops.gemm_int8 import (
     gemm_int8_quantized,
 )
 from lamina.ops.quantize_int8 import QuantizedInt8, _fake_quantize_int8, quantize_int8
-from lamina.pack import _fake_pack_int8, _fake_unpack_int8, pack_int8
+from lamina.pack import (
+    _fake_pack_int4,
+    _fake_pack_int8,
+    _fake_unpack_int4,
+    _fake_unpack_int8,
+    pack_int4,
+    pack_int8,
+)
 
-__all__ = ["QuantizedInt8", "gemm_int8", "gemm_int8_quantized", "pack_int8", "quantize_int8"]
+__all__ = ["QuantizedInt8", "gemm_int8", "gemm_int8_quantized", "pack_int4", "pack_int8", "quantize_int8"]
 
 _FAKES = {
     "gemm_int8": _fake_gemm_int8,
     "gemm_int8_quantized": _fake_gemm_int8_quantized,
+    "pack_int4": _fake_pack_int4,
     "pack_int8": _fake_pack_int8,
     "quantize_int8": _fake_quantize_int8,
+    "unpack_int4": _fake_unpack_int4,
     "unpack_int8": _fake_unpack_int8,
 }
 

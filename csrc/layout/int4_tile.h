@@ -1,0 +1,101 @@
+// int4 v1: the packed layouts of an int4 weight [n, k], codes 0..15, for all kernels.
+//
+//   data[n / 16][k / 64][512 bytes], two codes a byte; what no weight claims is 0
+//
+// Tiles of 16 output x 64 input features. Those of equal n follow each other along k: a stream that is read in order. A
+// weight divides between tiles along n and along k without unpacking.
+//
+// int4_tile, for CUDA: [lane][step of 16 k][8 codes], 16 bytes a lane: the a operand of mma.sync m16n8k16 and of a warp of
+// wgmma m64nNk16, weights as its rows. Code i and code i + 4 of a step are the two elements of register i, so
+// (word >> 4 i) & 0x000f000f is register i as two integers of 16 bits.
+// As 8-bit integers, for m16n8k32 and m64nNk32, word & 0x0f0f0f0f is the register of row lane / 4 and
+// (word >> 4) & 0x0f0f0f0f that of row lane / 4 + 8, if the other operand has its k in the order of s8_k.
+//
+// int4_rows, for CPUs: [8 rows][16 columns][4 bytes]: the low halves of row r are group 2 r of four input features as
+// int8_tile has it, the high halves group 2 r + 1.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+
+#include "base/int_math.h"
+#include "layout/fragment.h"
+
+namespace lamina::int4 {
+
+inline constexpr int kVersion = 1;
+inline constexpr int kTileN = 16, kTileK = 64;
+inline constexpr int kTileBytes = kTileN * kTileK / 2;
+
+constexpr int64_t tiles_n(int64_t n) { return ceil_div(n, kTileN); }
+constexpr int64_t tiles_k(int64_t k) { return ceil_div(k, kTileK); }
+
+// Bytes of a packed [n, k] weight, or nothing if that does not fit int64.
+constexpr std::optional<int64_t> packed_bytes(int64_t n, int64_t k) {
+  return checked_product(tiles_n(n), tiles_k(k), kTileBytes);
+}
+
+// Where a code is in its tile.
+struct Place {
+  int byte, shift;
+
+  constexpr bool operator==(const Place&) const = default;
+};
+using Layout = Place (*)(int n, int k);
+
+constexpr Place tile_place(int n, int k) {
+  const int lane = n % 8 * 4 + k % 8 / 2, step = k / 16;
+  const int code = n / 8 + k % 16 / 8 * 2 + k % 2 * 4;
+  return {lane * 16 + step * 4 + code / 2, code % 2 * 4};
+}
+
+constexpr Place rows_place(int n, int k) { return {k / 8 * 64 + n * 4 + k % 4, k / 4 % 2 * 4}; }
+
+// The k, of 16, at a position of the other operand where weights are bytes.
+constexpr int s8_k(int position) { return position / 4 * 2 + position % 2 * 8 + position % 4 / 2; }
+
+constexpr bool is_bijective(Layout place) {
+  std::array<bool, 2 * kTileBytes> seen{};
+  for (int n = 0; n < kTileN; ++n)
+    for (int k = 0; k < kTileK; ++k) {
+      const Place at = place(n, k);
+      const int code = at.byte * 2 + at.shift / 4;
+      if (code < 0 || code >= 2 * kTileBytes || at.shift % 4 != 0) return false;
+      if (seen[static_cast<size_t>(code)]) return false;
+      seen[static_cast<size_t>(code)] = true;
+    }
+  return true;
+}
+static_assert(is_bijective(tile_place), "every weight of a tile has half a byte of its own");
+static_assert(is_bijective(rows_place));
+
+constexpr bool is_mma_operand() {
+  for (int lane = 0; lane < 32; ++lane)
+    for (int step = 0; step < kTileK / 16; ++step)
+      for (int i = 0; i < 4; ++i)
+        for (int e = 0; e < 2; ++e) {
+          const fragment::At at = fragment::mma_a<2>(lane, i, e);
+          const int code = i + 4 * e;
+          const Place want{lane * 16 + step * 4 + code / 2, code % 2 * 4};
+          if (tile_place(at.row, step * 16 + at.column) != want) return false;
+        }
+  return true;
+}
+static_assert(is_mma_operand(), "int4_tile is the a operand of m16n8k16");
+
+constexpr bool is_mma_operand_as_bytes() {
+  for (int lane = 0; lane < 32; ++lane)
+    for (int product = 0; product < kTileK / 32; ++product)
+      for (int i = 0; i < 4; ++i)
+        for (int e = 0; e < 4; ++e) {
+          const fragment::At at = fragment::mma_a<4>(lane, i, e);
+          const int k = product * 32 + at.column / 16 * 16 + s8_k(at.column % 16);
+          const Place want{lane * 16 + (product * 2 + i / 2) * 4 + e, i % 2 * 4};
+          if (tile_place(at.row, k) != want) return false;
+        }
+  return true;
+}
+static_assert(is_mma_operand_as_bytes(), "and, its k permuted, that of m16n8k32");
+
+}  // namespace lamina::int4

@@ -1,0 +1,24 @@
+// int4 codes [n, k], a byte each  <->  layout/int4_tile.h
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "base/parallel.h"
+#include "base/status.h"
+#include "layout/int4_tile.h"
+
+namespace lamina::gemm_int4 {
+
+// Of the name of a layout; an error of `op` names both.
+Status layout_of(const char* op, std::string_view name, int4::Layout& layout);
+
+// q: n rows of k codes 0..15, `stride` elements apart; another value is an error. data: int4::packed_bytes(n, k).
+Status pack(const uint8_t* q, int64_t n, int64_t k, int64_t stride, int4::Layout layout,
+            uint8_t* data, const Parallel& parallel);
+
+// The inverse: q becomes n contiguous rows of k codes.
+Status unpack(const uint8_t* data, int64_t n, int64_t k, int4::Layout layout, uint8_t* q,
+              const Parallel& parallel);
+
+}  // namespace lamina::gemm_int4
