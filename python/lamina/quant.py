@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from lamina.ops import quantize_int8
 
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# What a search multiplies a group's widest scale with.
+SHRINKS = tuple(1 - step / 80 for step in range(41))
 
 
 def quantize_weight_int8(w: Tensor) -> tuple[Tensor, Tensor]:
@@ -18,14 +22,100 @@ def quantize_weight_int8(w: Tensor) -> tuple[Tensor, Tensor]:
     Error    |q * scale - w| <= scale * (0.5 + 2^-14) per element, scale = max|w| / 127 of the row
     Raises   ValueError for another shape or dtype, and for a NaN or Inf, with its position
     """
-    if w.dim() != 2:
-        raise ValueError(f"quantize_weight_int8: w must be 2-D [n, k], got {w.dim()}-D {list(w.shape)}")
-    if w.dtype not in WEIGHT_DTYPES:
-        raise ValueError(f"quantize_weight_int8: w must be float32, float16 or bfloat16, got {w.dtype}")
-    w = w.detach()
-    require_finite("quantize_weight_int8: w", w)
+    w = _checked("quantize_weight_int8", w)
     quantized = quantize_int8(w if w.stride(1) == 1 else w.contiguous())
     return quantized.q, quantized.scale.squeeze(1)
+
+
+class QuantizedInt4(NamedTuple):
+    """An int4 weight: w[j, p] ~ (q[j, p] - zero_point[g, j]) * scale[g, j], g = p // group."""
+
+    q: Tensor  # [n, k] uint8, codes 0..15: what lamina.pack_int4 takes
+    scale: Tensor  # [ceil(k / group), n] f32 | f16 | bf16, > 0
+    zero_point: Tensor | None  # [ceil(k / group), n] uint8, 0..15; None is 8 everywhere
+    group: int  # input features that share a scale
+
+    def dequantize(self) -> Tensor:
+        """The weight [n, k] in f32 that the codes stand for."""
+        k = self.q.shape[1]
+        codes = _by_group(self.q.float(), self.group)
+        zero = 8.0 if self.zero_point is None else self.zero_point.T[:, :, None].float()
+        return ((codes - zero) * self.scale.T[:, :, None].float()).flatten(1)[:, :k]
+
+
+def quantize_weight_int4(
+    w: Tensor,
+    group: int = 128,
+    *,
+    symmetric: bool = True,
+    scale_dtype: torch.dtype | None = None,
+    search: bool = False,
+) -> QuantizedInt4:
+    """A float weight as int4, each code rounded to nearest.
+
+    w            [n, k]  f32 | f16 | bf16, finite, any device
+    group        input features that share a scale: a multiple of 16, or -1 for all of k; the last may be
+                 ragged
+    symmetric    zero point 8 everywhere, scale = max|w| / 7; else scale = range / 15, of the group and 0
+    scale_dtype  f32 | f16 | bf16; None is the dtype of w. Codes are made with the rounded scale
+    search       of 1 to 0.5 times that scale, for each group the one of the least squared error
+    returns      QuantizedInt4
+    Error    without search |dequantize() - w| <= scale (0.5 + 15 u + 2^-14) per element, u = 2^-24 | 2^-11 |
+             2^-8 for a scale in f32 | f16 | bf16; with it no group's squared error is larger
+    Raises   ValueError naming argument, value and allowed values; for a NaN or Inf its position
+    """
+    op = "quantize_weight_int4"
+    w = _checked(op, w)
+    dtype = w.dtype if scale_dtype is None else scale_dtype
+    if dtype not in WEIGHT_DTYPES:
+        raise ValueError(f"{op}: scale_dtype must be float32, float16 or bfloat16, got {dtype}")
+    if group != -1 and (group <= 0 or group % 16):
+        raise ValueError(f"{op}: group = {group}; must be a positive multiple of 16, or -1 for all of k")
+    k = w.shape[1]
+    group = max(k, 1) if group == -1 else group
+    grouped = _by_group(w.float(), group)
+    low, high = grouped.amin(2).clamp(max=0), grouped.amax(2).clamp(min=0)  # [n, groups]
+    widest = torch.maximum(high, -low) / 7 if symmetric else high / 15 - low / 15
+    limit = torch.finfo(dtype)
+    if bool((widest > limit.max).any()):
+        most = widest.max().item()
+        raise ValueError(f"{op}: scale_dtype = {dtype} has no scale of {most:.6g}; float32 has")
+    best: list[Tensor] = []
+    for shrink in SHRINKS if search else SHRINKS[:1]:
+        scale = (widest * shrink).to(dtype).clamp(min=limit.smallest_normal * limit.eps)
+        scale = torch.where(widest > 0, scale, 1.0)
+        steps = scale.float()[:, :, None]
+        zero = (
+            torch.full_like(low, 8.0) if symmetric else (-low * shrink / steps[:, :, 0]).round().clamp(0, 15)
+        )
+        codes = ((grouped / steps).round() + zero[:, :, None]).clamp(0, 15)
+        error = ((codes - zero[:, :, None]) * steps - grouped).square().sum(2)
+        new = [error, scale, zero, codes]
+        is_better = error < best[0] if best else torch.ones_like(error, dtype=torch.bool)
+        best = [
+            torch.where(is_better if a.dim() == 2 else is_better[:, :, None], a, b)
+            for a, b in zip(new, best or new, strict=True)
+        ]
+    _, scale, zero, codes = best
+    q = codes.flatten(1)[:, :k].to(torch.uint8)
+    zero_point = None if symmetric else zero.T.to(torch.uint8).contiguous()
+    return QuantizedInt4(q.contiguous(), scale.T.contiguous(), zero_point, group)
+
+
+def _by_group(x: Tensor, group: int) -> Tensor:
+    """[n, k] as [n, groups, group], the last filled up with zeros."""
+    n, k = x.shape
+    groups = -(-k // group)
+    return torch.nn.functional.pad(x, (0, groups * group - k)).reshape(n, groups, group)
+
+
+def _checked(op: str, w: Tensor) -> Tensor:
+    if w.dim() != 2:
+        raise ValueError(f"{op}: w must be 2-D [n, k], got {w.dim()}-D {list(w.shape)}")
+    if w.dtype not in WEIGHT_DTYPES:
+        raise ValueError(f"{op}: w must be float32, float16 or bfloat16, got {w.dtype}")
+    require_finite(f"{op}: w", w.detach())
+    return w.detach()
 
 
 def require_finite(name: str, w: Tensor) -> None:
