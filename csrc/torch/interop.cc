@@ -115,8 +115,9 @@ Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, Scal
     Tensor made(handle);
 #if defined(LAMINA_TWIN)
     // Like the twin's shared memory: what a kernel forgets to write shows.
-    std::memset(made.data_ptr(), dev::emu::poison(),
-                static_cast<size_t>(made.numel()) * made.element_size());
+    if (made.numel() > 0)
+      std::memset(made.data_ptr(), dev::emu::poison(),
+                  static_cast<size_t>(made.numel()) * made.element_size());
 #endif
     return made;
   }
