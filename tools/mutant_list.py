@@ -9,6 +9,7 @@ from tools.mutant import Mutant
 from tools.mutants_cuda import CUDA_MUTANTS
 from tools.mutants_epilogue import EPILOGUE_MUTANTS
 from tools.mutants_groups import GROUP_MUTANTS
+from tools.mutants_int4 import INT4_MUTANTS
 
 GEMM = "csrc/ops/gemm_int8"
 QUANTIZE = "csrc/ops/quantize_int8/cpu/body.h"
@@ -20,6 +21,7 @@ MUTANTS = (
     *CUDA_MUTANTS,
     *EPILOGUE_MUTANTS,
     *GROUP_MUTANTS,
+    *INT4_MUTANTS,
     # Packers and layout
     Mutant(
         "pack: last k tile missing",
@@ -111,9 +113,9 @@ MUTANTS = (
     ),
     Mutant(
         "gemm: scale of the panel's first row",
-        f"{GEMM}/cpu/body.h",
+        f"{GEMM}/cpu/out.h",
         "const float a_scale = p.a_scale[i];",
-        "const float a_scale = p.a_scale[block.m_begin];",
+        "const float a_scale = p.a_scale[i / 4 * 4];",
     ),
     Mutant(
         "gemm: scales of the first columns",
@@ -123,21 +125,21 @@ MUTANTS = (
     ),
     Mutant(
         "gemm: zero point of the panel's first row",
-        f"{GEMM}/cpu/body.h",
+        f"{GEMM}/cpu/out.h",
         "p.a_zero_point[i]",
-        "p.a_zero_point[block.m_begin]",
+        "p.a_zero_point[i / 4 * 4]",
     ),
     Mutant(
         "gemm: bias of the last column dropped",
-        f"{GEMM}/cpu/body.h",
+        f"{GEMM}/cpu/out.h",
         "j < count; ++j) c.bias[j] = to_f32",
         "j < count - 1; ++j) c.bias[j] = to_f32",
     ),
     Mutant(
         "plan: a task loses its last row",
-        f"{GEMM}/plan.cc",
-        "std::min(m_begin + block_m, problem.m)",
-        "std::min(m_begin + block_m - (m_begin > 0), problem.m)",
+        f"{GEMM}/blocking.cc",
+        "std::min(m_begin + block_m, m)",
+        "std::min(m_begin + block_m - (m_begin > 0), m)",
     ),
     Mutant(
         "gemm: sums of a strip's second tile over the first's",
@@ -239,19 +241,19 @@ MUTANTS = (
     Mutant("avx512: offset 127", f"{GEMM}/cpu/avx512_vnni.cc", "kOffset = 128", "kOffset = 127"),
     Mutant(
         "amx: second row tile added to the first's sums",
-        f"{GEMM}/cpu/amx_int8.cc",
+        f"{GEMM}/cpu/amx_product.h",
         "amx_multiply_s8<r * kColumnTiles + c,",
         "amx_multiply_s8<c,",
     ),
     Mutant(
         "amx: fourth column tile multiplies the third's weights",
-        f"{GEMM}/cpu/amx_int8.cc",
+        f"{GEMM}/cpu/amx_product.h",
         "amx_load<kWeights>(w + c * w_stride, kAmxRowBytes)",
         "amx_load<kWeights>(w + (c - (c == 3)) * w_stride, kAmxRowBytes)",
     ),
     Mutant(
         "amx: last byte of a ragged k missing",
-        f"{GEMM}/cpu/amx_int8.cc",
+        f"{GEMM}/cpu/amx_product.h",
         "a + r * a_stride + p, static_cast<size_t>(k - p))",
         "a + r * a_stride + p, static_cast<size_t>(k - p - 1))",
     ),

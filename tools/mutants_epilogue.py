@@ -20,13 +20,13 @@ _MUTANTS = (
     ),
     Mutant(
         "epilogue: row stride of gate and residual ignored",
-        f"{GEMM}/cpu/body.h",
+        f"{GEMM}/cpu/out.h",
         "i * operand.stride + j",
         "i + j",
     ),
     Mutant(
         "epilogue: residual added before the activation",
-        f"{GEMM}/cpu/body.h",
+        f"{GEMM}/cpu/out.h",
         "activate_row<Activation::kSilu>(sum, i, count, c, y);",
         "{ activate_row<Activation::kNone>(sum, i, count, c, y); with_elements(p.residual, i, n0, "
         "[&](const auto* x) { add_row(x, count, y); }); "
@@ -34,15 +34,15 @@ _MUTANTS = (
     ),
     Mutant(
         "epilogue: gelu in place of gelu_tanh",
-        f"{GEMM}/cpu/body.h",
+        f"{GEMM}/cpu/out.h",
         "activate_row<Activation::kGeluTanh>",
         "activate_row<Activation::kGelu>",
     ),
     Mutant(
         "epilogue: static scale of the block's first row",
-        f"{GEMM}/cpu/body.h",
+        f"{GEMM}/cpu/out.h",
         "quantizer({p.out_scale[i], 0}, true)",
-        "quantizer({p.out_scale[block.m_begin], 0}, true)",
+        "quantizer({p.out_scale[i / 4 * 4], 0}, true)",
     ),
     Mutant(
         "epilogue: a NaN is quantised like a number",

@@ -2,9 +2,32 @@
 // run the AVX-512 kernels on machines without them. Only files under ops/*/cpu include this.
 #pragma once
 
+#include <cstdint>
+
 #if defined(LAMINA_EMULATE)
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
 #else
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12, of this header itself
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
+
+namespace lamina {
+namespace {
+
+inline __m512 to_floats(__m512i integers) {
+#if defined(LAMINA_EMULATE)
+  alignas(64) int32_t from[16];  // SIMDe has no such conversion
+  alignas(64) float to[16];
+  _mm512_store_si512(from, integers);
+  for (int i = 0; i < 16; ++i) to[i] = static_cast<float>(from[i]);
+  return _mm512_load_ps(to);
+#else
+  return _mm512_cvtepi32_ps(integers);
+#endif
+}
+
+}  // namespace
+}  // namespace lamina

@@ -10,6 +10,7 @@
 #include "ops/gemm_int8/quantized.h"
 #include "torch/accelerator.h"
 #include "torch/interop.h"
+#include "torch/output.h"
 
 #if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
 #include "ops/gemm_int8/cuda/quantized.h"
@@ -101,20 +102,6 @@ std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t, std::optio
 }
 #endif
 
-Activation activation_of(const char* op, const std::optional<std::string>& name) {
-  if (!name) return Activation::kNone;
-  if (*name == "gelu") return Activation::kGelu;
-  if (*name == "gelu_tanh") return Activation::kGeluTanh;
-  if (*name == "silu") return Activation::kSilu;
-  fail(op, "activation = \"", *name, "\"; allowed: None, \"gelu\", \"gelu_tanh\", \"silu\"");
-}
-
-gemm_int8::Operand operand(const Argument& argument, int64_t m, int64_t n) {
-  argument.is_2d("[m, n]");
-  argument.has_shape("[m, n]", m, n);
-  return {argument.tensor.data_ptr(), argument.row_stride(), argument.float_dtype()};
-}
-
 // Scales along k. `along` is the dimension of the m or n that the scales belong to, the other that of groups.
 void read_group_scales(const Argument& argument, int along, int64_t count, int64_t groups,
                        const char* dims, Broadcast<float>& scale, int64_t& group_stride) {
@@ -147,13 +134,9 @@ std::optional<Accelerator> read_inputs(const char* op, const Inputs& in,
                                        gemm_int8::Params& params) {
   const Argument a{op, "a", in.a}, w{op, "w", in.w}, w_sums{op, "w_sums", in.w_sums};
   const Argument a_scale{op, "a_scale", in.a_scale}, w_scale{op, "w_scale", in.w_scale};
-  const auto optional = [&](const char* name, const std::optional<Tensor>& tensor) {
-    return Argument{op, name, tensor ? *tensor : in.a};  // a stands in for what is not given
-  };
-  const Argument zero_point = optional("a_zero_point", in.a_zero_point);
-  const Argument bias = optional("bias", in.bias), gate = optional("gate", in.gate);
-  const Argument residual = optional("residual", in.residual);
-  const Argument out_scale = optional("out_scale", in.out_scale);
+  const OutputTensors then{op, in.a, in.bias, in.gate, in.residual};
+  const Argument zero_point = then.argument("a_zero_point", in.a_zero_point);
+  const Argument out_scale = then.argument("out_scale", in.out_scale);
 
   a.has_dtype(ScalarType::Char);
   a.is_2d("[m, k]");
@@ -168,8 +151,9 @@ std::optional<Accelerator> read_inputs(const char* op, const Inputs& in,
     w_sums.is_vector("n", n);
   }
   require_packed(op, "w", in.w, n, k);
-  std::optional<Accelerator> accelerator =
-      accelerator_of({a, w, w_sums, a_scale, w_scale, zero_point, bias, gate, residual, out_scale});
+  std::optional<Accelerator> accelerator = accelerator_of(
+      {a, w, w_sums, a_scale, w_scale, zero_point, then.argument("bias", in.bias),
+       then.argument("gate", in.gate), then.argument("residual", in.residual), out_scale});
 
   params.a = static_cast<const int8_t*>(in.a.data_ptr());
   params.a_stride = a.row_stride();
@@ -187,14 +171,7 @@ std::optional<Accelerator> read_inputs(const char* op, const Inputs& in,
   if (in.a_zero_point)
     params.a_zero_point =
         broadcast<int8_t>(zero_point, ScalarType::Char, m, "[m] or [m, 1] with m");
-  if (in.bias) {
-    params.bias_dtype = bias.float_dtype();
-    bias.is_vector("n", n);
-    params.bias = in.bias->data_ptr();
-  }
-  params.activation = activation_of(op, activation);
-  if (in.gate) params.gate = operand(gate, m, n);
-  if (in.residual) params.residual = operand(residual, m, n);
+  then.read(m, n, activation, params);
   if (in.out_scale)
     params.out_scale = broadcast<float>(out_scale, ScalarType::Float, m, "[m] or [m, 1] with m");
   return accelerator;

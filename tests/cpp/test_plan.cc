@@ -65,7 +65,7 @@ TEST(every_output_is_in_exactly_one_task) {
             CHECK(chosen.scratch_bytes >= chosen.block_m * k);
             std::vector<int> owners(static_cast<size_t>(m * n), 0);
             for (int64_t task = 0; task < chosen.tasks(); ++task) {
-              const Block block = chosen.block(task, problem);
+              const Block block = chosen.block(task, problem.m, problem.n);
               CHECK(block.n_begin % 16 == 0);
               CHECK(block.m_begin < block.m_end && block.n_begin < block.n_end);
               for (int64_t i = block.m_begin; i < block.m_end; ++i)
@@ -96,7 +96,7 @@ TEST(huge_problems_are_planned_without_overflow) {
       CHECK(chosen.block_m > 0 && chosen.block_n > 0 && chosen.scratch_bytes > 0);
       CHECK(chosen.grid_m * chosen.block_m >= problem.m &&
             chosen.grid_n * chosen.block_n >= problem.n);
-      CHECK(chosen.block(chosen.tasks() - 1, problem).m_end == problem.m);
+      CHECK(chosen.block(chosen.tasks() - 1, problem.m, problem.n).m_end == problem.m);
       CHECK(chosen.describe(problem, {isa, kL2}).find(" -") == std::string::npos);
     }
   }

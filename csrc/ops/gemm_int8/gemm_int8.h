@@ -18,12 +18,11 @@
 #include <cstdint>
 #include <string>
 
-#include "base/activation.h"
 #include "base/broadcast.h"
 #include "base/int_math.h"
-#include "base/numeric.h"
 #include "base/parallel.h"
 #include "base/status.h"
+#include "ops/gemm_int8/output.h"
 
 namespace lamina::gemm_int8 {
 
@@ -45,16 +44,7 @@ struct Problem {
   constexpr int64_t groups() const { return ceil_div(k, kScaleGroup); }
 };
 
-// A float operand [m, n] of the epilogue, unit column stride.
-struct Operand {
-  const void* data = nullptr;  // of dtype, or not given
-  int64_t stride = 0;          // elements between rows
-  DType dtype = DType::kF32;
-
-  constexpr bool is_given() const { return data != nullptr; }
-};
-
-struct Params {
+struct Params : Output {
   Problem problem;
   const int8_t* a = nullptr;        // [m, k], unit column stride
   int64_t a_stride = 0;             // elements between rows of a
@@ -65,26 +55,12 @@ struct Params {
   int64_t a_scale_group = 0;        // elements between groups
   int64_t w_scale_group = 0;
   Broadcast<int8_t> a_zero_point;  // [m], or not given
-  const void* bias = nullptr;      // [n] of bias_dtype, or nullptr
-  DType bias_dtype = DType::kF32;
-  Activation activation = Activation::kNone;
-  Operand gate, residual;
-  Broadcast<float> out_scale;  // [m]; given: out is int8, what is NaN becomes kLost
-  void* out = nullptr;         // [m, n] of out_dtype, or int8
-  int64_t out_stride = 0;
-  DType out_dtype = DType::kF32;
 
   constexpr Broadcast<float> a_scale_of(int64_t group) const {
     return {a_scale.data + group * a_scale_group, a_scale.stride};
   }
   constexpr Broadcast<float> w_scale_of(int64_t group) const {
     return {w_scale.data + group * w_scale_group, w_scale.stride};
-  }
-
-  // Scales and bias are the whole epilogue.
-  constexpr bool is_plain() const {
-    return activation == Activation::kNone && !gate.is_given() && !residual.is_given() &&
-           !out_scale.is_given();
   }
 };
 

@@ -1,7 +1,4 @@
 // check -> plan -> compute
-#include "base/int_math.h"
-#include "base/scratch.h"
-#include "base/task_ranges.h"
 #include "ops/gemm_int8/gemm_int8.h"
 #include "ops/gemm_int8/plan.h"
 
@@ -14,17 +11,8 @@ Status run(const Params& params, const Parallel& parallel) {
   if (Status status = cpu_info(cpu); !status.is_ok()) return status;
   if (problem.m == 0 || problem.n == 0) return Status::ok();
   const Plan chosen = plan(problem, cpu, parallel.threads());
-  TaskRanges tasks(chosen.tasks(), chosen.workers);
-  parallel.for_range(chosen.workers, 1, [&](int64_t begin, int64_t end) {
-    void* const scratch = thread_scratch(chosen.scratch_bytes);
-    int64_t packed_row = -1;  // the rows that scratch holds packed
-    for (int64_t worker = begin; worker < end; ++worker)
-      tasks.run(worker, [&](int64_t task) {
-        Block block = chosen.block(task, problem);
-        block.is_packed = block.m_begin == packed_row;
-        chosen.kernel.compute(params, block, scratch);
-        packed_row = block.m_begin;
-      });
+  run_blocks(chosen, problem.m, problem.n, parallel, [&](const Block& block, void* scratch) {
+    chosen.kernel.compute(params, block, scratch);
   });
   return Status::ok();
 }

@@ -29,9 +29,9 @@
 #include "base/int_math.h"
 #include "base/unroll.h"
 #include "layout/int8_tile.h"
+#include "ops/gemm_int8/cpu/ahead.h"
 #include "ops/gemm_int8/cpu/kernel.h"
-#include "ops/gemm_int8/cpu/rows.h"
-#include "ops/gemm_int8/epilogue.h"
+#include "ops/gemm_int8/cpu/out.h"
 
 namespace lamina::gemm_int8 {
 namespace {
@@ -49,24 +49,22 @@ inline constexpr int64_t kStreamAhead = 2048;
 
 struct NoSession {};
 
-// The weights that one multiply() prefetches while it computes: a line of each of its tiles of n for
-// `every` groups of k.
-struct Ahead {
-  const int8_t* at;
-  int every;
-  int left = 0;  // groups until the next line
-
-  template <int kTiles>
-  LAMINA_INLINE void pass(int groups, int64_t w_stride) {
-    constexpr int kLine = 64;
-    for (left -= groups; left < 0; left += every, at += kLine)
-      unroll<kTiles>([&](auto t) LAMINA_INLINE { __builtin_prefetch(at + t * w_stride, 0, 2); });
-  }
-};
+// A group's sums, scaled, on to those of its segment: a function of its own, see rows.h.
+LAMINA_NOINLINE void add_products(const int32_t* __restrict acc, int32_t zero,
+                                  const int32_t* __restrict sum, float a_scale,
+                                  const float* __restrict w_scale, int count, float* __restrict y) {
+  for (int j = 0; j < count; ++j)
+    y[j] = add_group(correct(acc[j], zero, sum[j]), a_scale, w_scale[j], y[j]);
+}
 
 template <class Tile>
-struct Nest {
-  const Params& p;
+using OutOf = StripOut<Params, Tile::kTileN, int8_tile::kTileN, Tile::kOffset>;
+
+template <class Tile>
+struct Nest : OutOf<Tile> {
+  using Columns = typename OutOf<Tile>::Columns;
+  using OutOf<Tile>::p;
+
   const Block& block;
   const int64_t tiles_k;
   int8_t* const packed;
@@ -88,7 +86,7 @@ struct Nest {
   }
 
   Nest(const Params& params, const Block& where, void* scratch)
-      : p(params),
+      : OutOf<Tile>{params},
         block(where),
         tiles_k(int8_tile::tiles_k(params.problem.k)),
         packed(static_cast<int8_t*>(scratch)),
@@ -177,15 +175,11 @@ struct Nest {
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t at = r * Tile::kTileN;
       if (begins) std::fill_n(segment + at, count, kNoSum);
-      add_products(acc + at, zero_point(m0 + r), sum, a_scale[m0 + r], scale, count, segment + at);
+      add_products(acc + at, this->zero_point(m0 + r), sum, a_scale[m0 + r], scale, count,
+                   segment + at);
       if (ends)
         for (int j = 0; j < count; ++j) total[at + j] += segment[at + j];
     }
-  }
-
-  // What the sums of row i have too much, in units of the column sums.
-  int32_t zero_point(int64_t i) const {
-    return Tile::kOffset + (p.a_zero_point.is_given() ? p.a_zero_point[i] : 0);
   }
 
   // One of several panels prefetches its part of the next `tiles` of k.
@@ -194,139 +188,15 @@ struct Nest {
     return {next + index * lines * 64, static_cast<int>(groups / lines)};
   }
 
-  struct Columns {
-    alignas(64) float scale[Tile::kTileN];
-    alignas(64) float bias[Tile::kTileN];
-    alignas(64) int32_t sum[Tile::kTileN];
-  };
-
   Columns load_columns(int64_t n0, int count) const {
     Columns c;
+    this->load_bias(n0, count, c);
+    if (p.problem.is_grouped) return c;  // its scales and sums are done with
     for (int j = 0; j < count; ++j) {
-      c.bias[j] = kNoBias;
-      if (p.problem.is_grouped) continue;  // both are done with
       c.scale[j] = p.w_scale[n0 + j];
       c.sum[j] = p.w_sums[n0 + j];
     }
-    with_floats(p.bias, p.bias_dtype, [&](const auto* bias) {
-      for (int j = 0; j < count; ++j) c.bias[j] = to_f32(bias[n0 + j]);
-    });
     return c;
-  }
-
-  // A constant count compiles to whole vectors without a remainder loop.
-  using WholeStrip = std::integral_constant<int, Tile::kTileN>;
-  using OneTile = std::integral_constant<int, int8_tile::kTileN>;
-
-  // Row i of the columns c, up to its activation.
-  template <Activation kActivation, class Out, class Acc, class Count>
-  LAMINA_INLINE void scale_row(const Acc* __restrict sum, int64_t i, Count count, const Columns& c,
-                               Out* __restrict out) const {
-    if constexpr (std::is_same_v<Acc, float>) {  // scaled already
-      for (int j = 0; j < count; ++j)
-        out[j] = from_f32<Out>(activate<kActivation>(sum[j] + c.bias[j]));
-    } else {
-      const float a_scale = p.a_scale[i];
-      const int32_t zero = zero_point(i);
-      for (int j = 0; j < count; ++j)
-        out[j] = from_f32<Out>(activate<kActivation>(
-            scale(correct(sum[j], zero, c.sum[j]), a_scale, c.scale[j], c.bias[j])));
-    }
-  }
-
-  template <class Out>
-  Out* out_at(int64_t i, int64_t j) const {
-    return static_cast<Out*>(p.out) + i * p.out_stride + j;
-  }
-
-  template <class Out, class Acc>
-  void store_plain(const Acc* sums, int64_t m0, int64_t rows, int64_t n0, int count,
-                   const Columns& c) const {
-    for (int64_t r = 0; r < rows; ++r) {
-      const auto store_columns = [&](auto columns) LAMINA_INLINE {
-        scale_row<Activation::kNone>(sums + r * Tile::kTileN, m0 + r, columns, c,
-                                     out_at<Out>(m0 + r, n0));
-      };
-      if (count == Tile::kTileN) {
-        store_columns(WholeStrip{});
-      } else {
-        store_columns(count);
-      }
-    }
-  }
-
-  // The steps of store_steps: see rows.h.
-  template <Activation kActivation, class Acc, class Count>
-  LAMINA_NOINLINE void activate_row(const Acc* __restrict sum, int64_t i, Count count,
-                                    const Columns& c, float* __restrict y) const {
-    scale_row<kActivation>(sum, i, count, c, y);
-  }
-
-  template <class Count>
-  LAMINA_NOINLINE void requantize_row(const float* __restrict y, int64_t i, Count count,
-                                      int8_t* __restrict out) const {
-    const quantize_int8::Quantizer quantizer({p.out_scale[i], 0}, true);
-    for (int j = 0; j < count; ++j) out[j] = requantize(quantizer, y[j]);
-  }
-
-  // body(data as what it is), if it is given
-  template <class Body>
-  static void with_floats(const void* data, DType dtype, const Body& body) {
-    if (data == nullptr) return;
-    if (dtype == DType::kF32) body(static_cast<const float*>(data));
-    if (dtype == DType::kF16) body(static_cast<const F16*>(data));
-    if (dtype == DType::kBF16) body(static_cast<const BF16*>(data));
-  }
-
-  // body(elements of the operand from [i, j])
-  template <class Body>
-  static void with_elements(const Operand& operand, int64_t i, int64_t j, const Body& body) {
-    with_floats(operand.data, operand.dtype,
-                [&](const auto* data) { body(data + i * operand.stride + j); });
-  }
-
-  // The whole epilogue, a step at a time over a row in f32: it stays in L1, and the steps add up
-  // in code size instead of multiplying.
-  template <class Acc, class Count>
-  void store_steps(const Acc* sums, int64_t m0, int64_t rows, int64_t n0, Count count,
-                   const Columns& c) const {
-    const bool is_int8 = p.out_scale.is_given();
-    alignas(64) float buffer[Tile::kTileN];
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t i = m0 + r;
-      const Acc* const sum = sums + r * Tile::kTileN;
-      float* const y = is_int8 || p.out_dtype != DType::kF32 ? buffer : out_at<float>(i, n0);
-      if (p.activation == Activation::kNone) activate_row<Activation::kNone>(sum, i, count, c, y);
-      if (p.activation == Activation::kGelu) activate_row<Activation::kGelu>(sum, i, count, c, y);
-      if (p.activation == Activation::kGeluTanh)
-        activate_row<Activation::kGeluTanh>(sum, i, count, c, y);
-      if (p.activation == Activation::kSilu) activate_row<Activation::kSilu>(sum, i, count, c, y);
-      with_elements(p.gate, i, n0, [&](const auto* gate) { multiply_row(gate, count, y); });
-      with_elements(p.residual, i, n0, [&](const auto* residual) { add_row(residual, count, y); });
-      if (is_int8) {
-        requantize_row(y, i, count, out_at<int8_t>(i, n0));
-      } else if (p.out_dtype == DType::kF16) {
-        round_row(y, count, out_at<F16>(i, n0));
-      } else if (p.out_dtype == DType::kBF16) {
-        round_row(y, count, out_at<BF16>(i, n0));
-      }
-    }
-  }
-
-  template <class Acc>
-  void store(const Acc* sums, int64_t m0, int64_t rows, int64_t n0, int count,
-             const Columns& c) const {
-    if (p.is_plain()) {
-      if (p.out_dtype == DType::kF32) store_plain<float>(sums, m0, rows, n0, count, c);
-      if (p.out_dtype == DType::kF16) store_plain<F16>(sums, m0, rows, n0, count, c);
-      if (p.out_dtype == DType::kBF16) store_plain<BF16>(sums, m0, rows, n0, count, c);
-    } else if (count == WholeStrip::value) {
-      store_steps(sums, m0, rows, n0, WholeStrip{}, c);
-    } else if (count == OneTile::value) {
-      store_steps(sums, m0, rows, n0, OneTile{}, c);
-    } else {
-      store_steps(sums, m0, rows, n0, count, c);
-    }
   }
 
   // A group is multiplied by itself, so it is packed by itself.
@@ -352,11 +222,11 @@ struct Nest {
         multiply_strip(m0, n0, static_cast<int>(int8_tile::tiles_n(count)), rows);
         const Columns columns = load_columns(n0, count);
         if (p.problem.is_grouped) {
-          store(total, m0, rows, n0, count, columns);
+          this->store(total, m0, rows, n0, count, columns);
         } else if (tiles_k > kChunkTilesK) {
-          store(wide_acc, m0, rows, n0, count, columns);
+          this->store(wide_acc, m0, rows, n0, count, columns);
         } else {
-          store(acc, m0, rows, n0, count, columns);
+          this->store(acc, m0, rows, n0, count, columns);
         }
       }
     }

@@ -4,17 +4,10 @@
 #include <cstdint>
 
 #include "base/cpu_features.h"
+#include "ops/gemm_int8/blocking.h"
 #include "ops/gemm_int8/gemm_int8.h"
 
 namespace lamina::gemm_int8 {
-
-// Outputs [m_begin, m_end) x [n_begin, n_end); n_begin is a multiple of 16.
-struct Block {
-  int64_t m_begin, m_end;
-  int64_t n_begin, n_end;
-  int64_t panel_m;
-  bool is_packed;  // the scratch holds these rows packed, from the block before
-};
 
 struct CpuKernel {
   const char* name;

@@ -12,14 +12,6 @@
 namespace lamina::gemm_int8 {
 namespace {
 
-// A group's sums, scaled, on to those of its segment.
-LAMINA_NOINLINE void add_products(const int32_t* __restrict acc, int32_t zero,
-                                  const int32_t* __restrict sum, float a_scale,
-                                  const float* __restrict w_scale, int count, float* __restrict y) {
-  for (int j = 0; j < count; ++j)
-    y[j] = add_group(correct(acc[j], zero, sum[j]), a_scale, w_scale[j], y[j]);
-}
-
 template <class T, class Count>
 LAMINA_NOINLINE void multiply_row(const T* __restrict gate, Count count, float* __restrict y) {
   for (int j = 0; j < count; ++j) y[j] = y[j] * to_f32(gate[j]);
