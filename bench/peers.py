@@ -74,8 +74,14 @@ def onnx_model(
     inputs: dict[str, tuple[type[np.generic], Sequence[int | str]]],
     outputs: dict[str, tuple[type[np.generic], Sequence[int | str]]],
     constants: dict[str, Array],
+    *,
+    domain: str = "",
+    attributes: dict[str, int] | None = None,
 ) -> bytes:
-    """A serialized graph of (op, inputs, outputs) nodes; constants are initializers, which may be packed."""
+    """A serialized graph of (op, inputs, outputs) nodes; constants are initializers, which may be packed.
+
+    domain and attributes are those of every node.
+    """
     try:
         from onnx import helper, numpy_helper
     except ImportError as error:
@@ -88,12 +94,16 @@ def onnx_model(
         ]
 
     graph = helper.make_graph(
-        [helper.make_node(op, list(taken), list(given)) for op, taken, given in nodes],
+        [
+            helper.make_node(op, list(taken), list(given), domain=domain, **(attributes or {}))
+            for op, taken, given in nodes
+        ],
         "peer",
         declare(inputs),
         declare(outputs),
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     # Opset 17 and IR 9: read by every onnxruntime since 1.14.
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    opsets = [helper.make_opsetid("", 17), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
     return bytes(model.SerializeToString())

@@ -1,7 +1,11 @@
+#include "ops/gemm_int4/gemm_int4.h"
+
 #include "base/huge_pages.h"
 #include "layout/int4_tile.h"
 #include "ops/gemm_int4/pack.h"
+#include "torch/int4.h"
 #include "torch/interop.h"
+#include "torch/output.h"
 
 namespace lamina::interop {
 namespace {
@@ -30,13 +34,8 @@ Tensor pack(const Tensor& q, std::string layout) {
 Tensor unpack(const Tensor& data, int64_t n, int64_t k, std::string layout) {
   constexpr const char* kOp = "unpack_int4";
   require(n >= 0 && k >= 0, kOp, "n = ", n, ", k = ", k, "; neither may be negative");
-  Argument{kOp, "data", data}.has_dtype(ScalarType::Byte);
   const int4::Layout place = layout_of(kOp, layout);
-  require(data.dim() == 3 && data.size(0) == int4::tiles_n(n) && data.size(1) == int4::tiles_k(k) &&
-              data.size(2) == int4::kTileBytes,
-          kOp, "data must be packed by pack_int4 from [n, k] = [", n, ", ", k, "], so 3-D [",
-          int4::tiles_n(n), ", ", int4::tiles_k(k), ", 512], got ", shape_text(data));
-  require(data.is_contiguous(), kOp, "data must be contiguous; call .contiguous()");
+  require_packed_int4(kOp, "data", data, n, k);
   Tensor q = new_tensor(data, {n, k}, ScalarType::Byte);
   raise_if_bad(gemm_int4::unpack(static_cast<const uint8_t*>(data.data_ptr()), n, k, place,
                                  static_cast<uint8_t*>(q.data_ptr()), TorchParallel()));
@@ -50,15 +49,63 @@ Tensor unpack_cuda(const Tensor&, int64_t, int64_t, std::string) {
   fail("unpack_int4", "unpacks on the CPU only: move data there");
 }
 
+Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t group,
+            std::optional<Tensor> w_zero_point, std::optional<Tensor> bias,
+            std::optional<ScalarType> out_dtype, std::optional<std::string> activation,
+            std::optional<Tensor> gate, std::optional<Tensor> residual) {
+  constexpr const char* kOp = "gemm_int4";
+  const OutputTensors then{kOp, a, bias, gate, residual};
+  const Argument a_arg{kOp, "a", a};
+  gemm_int4::Params params;
+  params.a_dtype = a_arg.float_dtype();
+  a_arg.is_2d("[m, k]");
+  require(w_scale.dim() == 2, kOp, "w_scale must be 2-D [ceil(k / group), n], got ",
+          shape_text(w_scale));
+  const int64_t m = a.size(0), k = a.size(1), n = w_scale.size(1);
+  params.problem = {m, n, k, group_of(group, k)};
+  raise_if_bad(gemm_int4::check(params.problem));
+  require_packed_int4(kOp, "w", w, n, k);
+  params.a = a.data_ptr();
+  params.a_stride = a_arg.row_stride();
+  params.w = static_cast<const uint8_t*>(w.data_ptr());
+  params.w_scale = read_groups({kOp, "w_scale", w_scale}, params.problem, false);
+  if (w_zero_point)
+    params.w_zero_point = read_groups({kOp, "w_zero_point", *w_zero_point}, params.problem, true);
+  then.read(m, n, activation, params);
+  const ScalarType dtype = out_dtype.value_or(a.scalar_type());
+  params.out_dtype = float_dtype(kOp, "out_dtype", dtype);
+  Tensor out = new_tensor(a, {m, n}, dtype);
+  params.out = out.data_ptr();
+  params.out_stride = n;
+  raise_if_bad(gemm_int4::run(params, TorchParallel()));
+  return out;
+}
+
+Tensor gemm_cuda(const Tensor&, const Tensor&, const Tensor&, int64_t, std::optional<Tensor>,
+                 std::optional<Tensor>, std::optional<ScalarType>, std::optional<std::string>,
+                 std::optional<Tensor>, std::optional<Tensor>) {
+  fail("gemm_int4", "has no CUDA kernel yet; all tensors must be on the CPU");
+}
+
+std::string explain(int64_t m, int64_t n, int64_t k, std::optional<int64_t> group) {
+  std::string text;
+  raise_if_bad(gemm_int4::explain({m, n, k, group_of(group.value_or(-1), k)},
+                                  TorchParallel().threads(), text));
+  return text;
+}
+
 }  // namespace
 
 LAMINA_IMPL(CPU, m) {
+  m.impl("gemm_int4", TORCH_BOX(&gemm));
   m.impl("pack_int4", TORCH_BOX(&pack));
   m.impl("unpack_int4", TORCH_BOX(&unpack));
 }
 LAMINA_IMPL(CUDA, m) {
+  m.impl("gemm_int4", TORCH_BOX(&gemm_cuda));
   m.impl("pack_int4", TORCH_BOX(&pack_cuda));
   m.impl("unpack_int4", TORCH_BOX(&unpack_cuda));
 }
+LAMINA_IMPL(CompositeExplicitAutograd, m) { m.impl("explain_gemm_int4", TORCH_BOX(&explain)); }
 
 }  // namespace lamina::interop

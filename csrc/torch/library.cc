@@ -87,6 +87,16 @@ LAMINA_LIBRARY(m) {
       "Tensor? a_zero_point=None, Tensor? bias=None, str? activation=None, Tensor? gate=None, "
       "Tensor? residual=None, Tensor? out_scale=None, bool symmetric=True, int? max_sms=None) "
       "-> (Tensor q, Tensor scale, Tensor zero_point)");
+  m.def(
+      "gemm_int4(Tensor a, Tensor w, Tensor w_scale, int group, Tensor? w_zero_point=None, Tensor? "
+      "bias=None, ScalarType? out_dtype=None, str? activation=None, Tensor? gate=None, Tensor? "
+      "residual=None) -> Tensor");
+  m.def("explain_gemm_int4(int m, int n, int k, int? group=None) -> str");
+  m.def(
+      "gemm_int4_int8(Tensor a, Tensor w, Tensor w_scale, int group, Tensor? a_scale=None, Tensor? "
+      "w_zero_point=None, Tensor? a_zero_point=None, Tensor? bias=None, ScalarType "
+      "out_dtype=float, str? activation=None, Tensor? gate=None, Tensor? residual=None) -> Tensor");
+  m.def("explain_gemm_int4_int8(int m, int n, int k, int? group=None) -> str");
   m.def("explain_quantize_int8(int m, int k) -> str");
   m.def("explain_gemm_int8(int m, int n, int k, int? group=None) -> str");
   m.def(

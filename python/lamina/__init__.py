@@ -8,7 +8,14 @@ _library.load()
 
 from lamina import nn, ops, quant  # noqa: E402  (the ops must be registered before their fakes)
 from lamina.compression import compress  # noqa: E402
-from lamina.ops import QuantizedInt8, gemm_int8, gemm_int8_quantized, quantize_int8  # noqa: E402
+from lamina.ops import (  # noqa: E402
+    QuantizedInt8,
+    gemm_int4,
+    gemm_int4_int8,
+    gemm_int8,
+    gemm_int8_quantized,
+    quantize_int8,
+)
 from lamina.pack import PackedInt4, PackedInt8, pack_int4, pack_int8  # noqa: E402
 from lamina.report import CompressionReport  # noqa: E402
 
@@ -20,6 +27,8 @@ __all__ = [
     "PackedInt8",
     "QuantizedInt8",
     "compress",
+    "gemm_int4",
+    "gemm_int4_int8",
     "gemm_int8",
     "gemm_int8_quantized",
     "nn",

@@ -47,6 +47,14 @@ def require_optional_str(op: str, name: str, value: object) -> None:
         raise TypeError(f"lamina::{op}: {name} must be a str or None, got {_kind(value)}")
 
 
+def require_int(op: str, name: str, value: object) -> None:
+    """The argument must be an int that fits in 64 bits."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"lamina::{op}: {name} must be an int, got {_kind(value)}")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"lamina::{op}: {name} = {value}; must fit in 64 bits")
+
+
 def require_optional_int(op: str, name: str, value: object) -> None:
     """The argument must be an int or None."""
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):

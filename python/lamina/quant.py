@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from lamina._int4 import QuantizedInt4, by_group
 from lamina.ops import quantize_int8
+
+__all__ = ["QuantizedInt4", "quantize_weight_int4", "quantize_weight_int8"]
 
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # What a search multiplies a group's widest scale with.
@@ -25,22 +26,6 @@ def quantize_weight_int8(w: Tensor) -> tuple[Tensor, Tensor]:
     w = _checked("quantize_weight_int8", w)
     quantized = quantize_int8(w if w.stride(1) == 1 else w.contiguous())
     return quantized.q, quantized.scale.squeeze(1)
-
-
-class QuantizedInt4(NamedTuple):
-    """An int4 weight: w[j, p] ~ (q[j, p] - zero_point[g, j]) * scale[g, j], g = p // group."""
-
-    q: Tensor  # [n, k] uint8, codes 0..15: what lamina.pack_int4 takes
-    scale: Tensor  # [ceil(k / group), n] f32 | f16 | bf16, > 0
-    zero_point: Tensor | None  # [ceil(k / group), n] uint8, 0..15; None is 8 everywhere
-    group: int  # input features that share a scale
-
-    def dequantize(self) -> Tensor:
-        """The weight [n, k] in f32 that the codes stand for."""
-        k = self.q.shape[1]
-        codes = _by_group(self.q.float(), self.group)
-        zero = 8.0 if self.zero_point is None else self.zero_point.T[:, :, None].float()
-        return ((codes - zero) * self.scale.T[:, :, None].float()).flatten(1)[:, :k]
 
 
 def quantize_weight_int4(
@@ -73,7 +58,7 @@ def quantize_weight_int4(
         raise ValueError(f"{op}: group = {group}; must be a positive multiple of 16, or -1 for all of k")
     k = w.shape[1]
     group = max(k, 1) if group == -1 else group
-    grouped = _by_group(w.float(), group)
+    grouped = by_group(w.float(), group)
     low, high = grouped.amin(2).clamp(max=0), grouped.amax(2).clamp(min=0)  # [n, groups]
     widest = torch.maximum(high, -low) / 7 if symmetric else high / 15 - low / 15
     limit = torch.finfo(dtype)
@@ -100,13 +85,6 @@ def quantize_weight_int4(
     q = codes.flatten(1)[:, :k].to(torch.uint8)
     zero_point = None if symmetric else zero.T.to(torch.uint8).contiguous()
     return QuantizedInt4(q.contiguous(), scale.T.contiguous(), zero_point, group)
-
-
-def _by_group(x: Tensor, group: int) -> Tensor:
-    """[n, k] as [n, groups, group], the last filled up with zeros."""
-    n, k = x.shape
-    groups = -(-k // group)
-    return torch.nn.functional.pad(x, (0, groups * group - k)).reshape(n, groups, group)
 
 
 def _checked(op: str, w: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from tests.support.cases import (
     generator,
     random_int8,
     random_scale,
+    with_row_stride,
 )
 from tests.support.check import check_gemm
 from tests.support.compare import assert_equal, assert_within
@@ -81,14 +82,6 @@ def test_scales_zero_points_and_bias_in_every_accepted_shape(backend: Backend) -
     for one in (torch.tensor(0.5), torch.tensor([0.5]), torch.tensor([[0.5]])):
         again = GemmInputs(inputs.a, inputs.w, one, one, None, None)
         assert_equal(backend.gemm(again), (0.25 * again.accumulated()).astype(np.float32))
-
-
-def with_row_stride(a: torch.Tensor, extra: int, lead: int, filler: int) -> torch.Tensor:
-    """The same values as a slice of columns of a wider tensor full of `filler`."""
-    wide = torch.full((a.shape[0] + 2, lead + a.shape[1] + extra), filler, dtype=a.dtype)
-    view = wide[1:-1, lead : lead + a.shape[1]]
-    view.copy_(a)
-    return view
 
 
 @BACKENDS

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from tests.reference import layout, quantize
 from tests.support.backends import Backend, backends
-from tests.support.cases import FLOAT_DTYPES, GemmCase, GemmInputs, generator
+from tests.support.cases import FLOAT_DTYPES, GemmCase, GemmInputs, generator, with_row_stride
 from tests.support.compare import assert_equal, assert_within
+from tests.support.int4_cases import Int4Case
 
 GEMM = st.fixed_dictionaries(
     {
@@ -69,6 +70,60 @@ def test_gemm_int8_exhaustive_edges(backend: Backend) -> None:
                 inputs = GemmCase("edges", m, n, k).inputs(zero_point="token", bias=torch.float32)
                 want = inputs.expected_bits(inputs.accumulated(), torch.float32)
                 assert_equal(backend.gemm(inputs), want, f"{m} x {n} x {k}")
+
+
+INT4 = st.fixed_dictionaries(
+    {
+        "m": st.integers(0, 70),
+        "n": st.integers(0, 140),
+        "k": st.one_of(st.integers(0, 200), st.integers(500, 2300)),
+        "group": st.one_of(
+            st.integers(1, 20).map(lambda steps: 16 * steps), st.sampled_from([1008, 2000, -1])
+        ),
+        "extra": st.integers(0, 65),
+        "zero": st.sampled_from([None, torch.uint8, *FLOAT_DTYPES]),
+        "scale": st.sampled_from(FLOAT_DTYPES),
+        "a_zero": st.sampled_from(["none", "none", "tensor", "token"]),
+        "per_token": st.booleans(),
+        "bias": st.sampled_from([None, *FLOAT_DTYPES]),
+        "out_dtype": st.sampled_from(FLOAT_DTYPES),
+    }
+)
+
+
+def check_gemm_int4_int8(backend: Backend, p: dict) -> None:  # type: ignore[type-arg]
+    arguments = {name: p[name] for name in ("zero", "scale", "a_zero", "per_token", "bias")}
+    inputs = Int4Case("random", p["m"], p["n"], p["k"], p["group"]).inputs(**arguments)
+    inputs = inputs.but(a=with_row_stride(inputs.a, p["extra"], p["extra"] % 3, -77))
+    sums, dtype = inputs.sums(), p["out_dtype"]
+    got = backend.gemm_int4_int8(inputs, dtype)
+    assert_within(got, inputs.expected(sums, dtype), dtype, p)
+    assert_equal(got, inputs.expected_bits(sums, dtype), p)
+
+
+@pytest.mark.parametrize("backend", backends("gemm_int4_int8"))
+@given(p=INT4)
+def test_gemm_int4_int8(backend: Backend, p: dict) -> None:  # type: ignore[type-arg]
+    check_gemm_int4_int8(backend, p)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", backends("gemm_int4_int8"))
+@settings(max_examples=2000)
+@given(p=INT4)
+def test_gemm_int4_int8_at_length(backend: Backend, p: dict) -> None:  # type: ignore[type-arg]
+    check_gemm_int4_int8(backend, p)
+
+
+@pytest.mark.parametrize("backend", backends("gemm_int4"))
+@given(p=INT4, dtype=st.sampled_from(FLOAT_DTYPES))
+def test_gemm_int4(backend: Backend, p: dict, dtype: torch.dtype) -> None:  # type: ignore[type-arg]
+    arguments = {name: p[name] for name in ("zero", "scale", "bias")}
+    inputs = Int4Case("random", p["m"], p["n"], p["k"], p["group"]).inputs(**arguments).floats(dtype)
+    expected, bits = inputs.float_product(p["out_dtype"])
+    got = backend.gemm_int4(inputs, p["out_dtype"])
+    assert_within(got, expected, p["out_dtype"], p)
+    assert_equal(got, bits, p)
 
 
 @pytest.mark.parametrize("backend", backends("quantize_int8"))

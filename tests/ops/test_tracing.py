@@ -13,8 +13,11 @@ import lamina
 from tests.support.backends import emulated_ops
 from tests.support.cases import GEMM_BY_NAME, GemmCase, generator, random_int8
 from tests.support.compare import assert_equal
+from tests.support.int4_cases import Int4Case
 
 TENSOR_OPS = (
+    "gemm_int4",
+    "gemm_int4_int8",
     "gemm_int8",
     "gemm_int8_quantized",
     "pack_int4",
@@ -29,6 +32,20 @@ def gemm_arguments(m: int, n: int, k: int, zero_point: str, bias: torch.dtype | 
     i = GemmCase("trace", m, n, k).inputs(zero_point=zero_point, bias=bias)
     data, sums = torch.ops.lamina.pack_int8(i.w)
     return (i.a, data, sums, i.a_scale, i.w_scale, i.a_zero_point, i.bias)
+
+
+def int4_calls() -> Iterator[tuple[Any, ...]]:
+    """Of gemm_int4_int8: int8 and float activations, every optional argument."""
+    i = Int4Case("trace", 7, 37, 70, 32).inputs(zero=torch.uint8, a_zero="token", bias=torch.float32)
+    g, data = generator("trace"), i.pack()
+    x, gate = torch.randn(7, 75, generator=g)[:, 3:73], torch.randn(7, 40, generator=g)[:, :37]
+    given = (i.a_scale, i.w_zero_point, i.a_zero_point, i.bias)
+    yield (i.a, data, i.w_scale, 32, *given)
+    yield (i.a, data, i.w_scale, 32, *given, torch.half, "silu", gate, gate.bfloat16())
+    yield (x.bfloat16(), data, i.w_scale.half(), 32, None, None, None, None, torch.bfloat16)
+    yield (x, data, i.w_scale[:1], -1, None, i.w_zero_point[:1].float())
+    yield (x[:0], data, i.w_scale, 32)
+    yield (i.a, data, i.w_scale.T.contiguous().T, 32, torch.ones(1))
 
 
 def sample_calls(op: str) -> Iterator[tuple[Any, ...]]:
@@ -53,6 +70,27 @@ def sample_calls(op: str) -> Iterator[tuple[Any, ...]]:
     elif op == "unpack_int8":
         for n, k in ((33, 70), (48, 128), (33, 65)):
             yield (torch.ops.lamina.pack_int8(torch.zeros(n, k, dtype=torch.int8))[0], n, k)
+    elif op == "gemm_int4":
+        i = Int4Case("trace", 9, 33, 70, 32).inputs(zero=torch.uint8, bias=torch.float16)
+        weight = (i.pack(), i.w_scale)
+        yield (x, *weight, 32)
+        yield (x.half()[:, :70], *weight, 32, i.w_zero_point, i.bias, torch.float32, "gelu", x[:, :33])
+        yield (
+            x.bfloat16()[:1],
+            weight[0],
+            i.w_scale[:1].bfloat16(),
+            -1,
+            None,
+            None,
+            None,
+            None,
+            None,
+            x[:1, :33],
+        )
+        yield (x[:0], *weight, 32, i.w_zero_point.float())
+        yield (x.clone().requires_grad_(), *weight, 32, i.w_zero_point, None, None)
+    elif op == "gemm_int4_int8":
+        yield from int4_calls()
     elif op == "gemm_int8_quantized":
         base = gemm_arguments(7, 37, 70, "token", torch.float32)
         gate = torch.randn(7, 40, generator=g)[:, :37]

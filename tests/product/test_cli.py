@@ -71,9 +71,10 @@ def see(monkeypatch: pytest.MonkeyPatch, devices: list[CudaDevice] | None) -> No
 
 
 def test_explain_lists_an_op_once() -> None:
-    lines = lamina("explain").output.splitlines()
-    assert [line.split()[2] for line in lines[1:]] == ["gemm_int8", "quantize_int8"]
-    assert "[--device cpu|cuda] [--arch 80 --sms 108]" in lines[1]
+    lines = {line.split()[2]: line for line in lamina("explain").output.splitlines()[1:]}
+    assert list(lines) == ["gemm_int4", "gemm_int4_int8", "gemm_int8", "quantize_int8"]
+    assert "[--device cpu|cuda] [--arch 80 --sms 108]" in lines["gemm_int8"]
+    assert lines["gemm_int4_int8"].endswith("--m M --n N --k K [--group GROUP]")
 
 
 @has_cuda

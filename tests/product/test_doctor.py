@@ -50,8 +50,8 @@ def test_the_isa_is_restored() -> None:
     assert torch.ops.lamina.cpu_isa() == before
 
 
-def broken(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    right = ops.gemm_int8
+def broken(op: str, change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    right = getattr(ops, op)
 
     def gemm(*args: Any, **options: Any) -> Tensor:
         return change(right(*args, **options))
@@ -77,12 +77,13 @@ def one_step(out: Tensor) -> Tensor:
     return out * (1 + 4 * torch.finfo(out.dtype).eps)
 
 
+@pytest.mark.parametrize("op", ["gemm_int8", "gemm_int4_int8"])
 @pytest.mark.parametrize("change", [zero_last_column, swap_rows, plant_nan, one_step])
 def test_a_wrong_product_is_noticed(
-    change: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+    change: Callable[[Tensor], Tensor], op: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ops, "gemm_int8", broken(change))
-    check = doctor._run("gemm_int8", "cpu", CHECKS["gemm_int8"], doctor.CPU)
+    monkeypatch.setattr(ops, op, broken(op, change))
+    check = doctor._run(op, "cpu", CHECKS[op], doctor.CPU)
     assert not check.passed
 
 

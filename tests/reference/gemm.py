@@ -107,8 +107,15 @@ def gemm_int8(
         sums, a, w = _by_group(acc, a_scale, w_scale)
         products = sums * a.astype(np.float64) * w
         y: F64 = products.sum(0)
+        bound = roundings(None if acc.ndim == 2 else len(acc)) * U * np.abs(products).sum(0)
+    return epilogue(y, bound, bias, out_dtype, then)
+
+
+def epilogue(y: F64, bound: F64, bias: F32 | None, out_dtype: torch.dtype, then: Steps) -> Expected:
+    """What follows scaled sums y [m, n] that are known within `bound`."""
+    with np.errstate(invalid="ignore", over="ignore"):
         y = y if bias is None else y + bias.astype(np.float64)
-        bound = roundings(None if acc.ndim == 2 else len(acc)) * U * np.abs(products).sum(0) + U * np.abs(y)
+        bound = bound + U * np.abs(y)
         if then.activation is not None:
             s = activations.exact(then.activation, y)
             bound = activations.LIPSCHITZ * bound + activations.bound(then.activation, y, s)
@@ -135,6 +142,12 @@ def gemm_int8_steps(
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         sums, a, w = _by_group(acc, a_scale, w_scale)
         y = (sums[0].astype(np.float32) * a[0]) * w[0] if acc.ndim == 2 else _add_groups(sums, a, w)
+    return epilogue_steps(y, bias, out_dtype, then)
+
+
+def epilogue_steps(y: F32, bias: F32 | None, out_dtype: torch.dtype, then: Steps) -> torch.Tensor:
+    """The same by its documented f32 steps."""
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         y = y if bias is None else y + bias.reshape(1, -1)
         y = y if then.activation is None else activations.steps(then.activation, y)
         y = y if then.gate is None else y * then.gate

@@ -18,6 +18,7 @@ import torch
 import lamina  # noqa: F401  registers torch.ops.lamina
 from lamina import _library
 from tests.support.cases import GemmInputs
+from tests.support.int4_cases import Int4Inputs
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = re.compile(r"^LAMINA_(CPU|CUDA)_KERNEL\((\w+), (\w+)")
@@ -125,6 +126,31 @@ class Backend:
                 *operands, i.activation, *place((i.gate, i.residual, out_scale)), symmetric, i.max_sms
             )
         return tuple(result.cpu() for result in results)
+
+    def gemm_int4_int8(self, inputs: Int4Inputs, out_dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return self.gemm_int4_int8_packed(inputs, inputs.pack(), out_dtype)
+
+    def gemm_int4_int8_packed(
+        self, inputs: Int4Inputs, data: torch.Tensor, out_dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        i = inputs
+        scales = (i.a_scale, i.w_zero_point, i.a_zero_point, i.bias)
+        a, data, w_scale, *optional, gate, residual = self._place_all(
+            (i.a, data, i.w_scale, *scales, i.gate, i.residual)
+        )
+        with self.active() as ops:
+            out: torch.Tensor = ops.gemm_int4_int8(
+                a, data, w_scale, i.group, *optional, out_dtype, i.activation, gate, residual
+            )
+        return out.cpu()
+
+    def gemm_int4(self, i: Int4Inputs, out_dtype: torch.dtype | None = None) -> torch.Tensor:
+        with self.active() as ops:
+            out: torch.Tensor = ops.gemm_int4(
+                i.a, i.pack(), i.w_scale, i.group, i.w_zero_point, i.bias, out_dtype, i.activation, i.gate,
+                i.residual,
+            )  # fmt: skip
+        return out
 
     def _operands(self, i: GemmInputs, data: torch.Tensor, sums: torch.Tensor) -> list[Any]:
         # TMA wants aligned rows; others are the planner's to send elsewhere (tests/ops/test_twin.py).

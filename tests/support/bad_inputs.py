@@ -8,47 +8,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 import lamina
+from tests.support.bad_gemm_int4 import bad_gemm_int4_inputs
+from tests.support.bad_gemm_int4_int8 import bad_gemm_int4_int8_inputs
+from tests.support.bad_input import INT8, RAW, BadInput, K, M, N, bytes_
 
-RAW = torch.ops.lamina
-INT8 = torch.int8
-
-
-@dataclass(frozen=True)
-class BadInput:
-    """One refused call. The message must contain the argument's name, what it got and what is allowed."""
-
-    op: str
-    what: str
-    call: Callable[[], Any]
-    argument: str
-    got: str
-    allowed: str
-
-    def __str__(self) -> str:
-        return f"{self.op}-{self.what}".replace(" ", "_")
-
-    def message(self) -> str:
-        """What the call raises; a list of this machine's ISAs is cut off, since it differs elsewhere."""
-        try:
-            self.call()
-        except (TypeError, ValueError) as error:
-            text = str(error).splitlines()[0]
-            head, mark, _ = text.partition("allowed: auto, ")
-            return head + mark + "and the ISAs of this machine" if mark else text
-        raise AssertionError(f"{self} was accepted")
-
-
-def bytes_(*shape: int) -> torch.Tensor:
-    return torch.zeros(shape, dtype=INT8)
-
-
-M, N, K = 3, 5, 70
 PACKED = lamina.pack_int8(bytes_(N, K))
 
 
@@ -334,7 +302,15 @@ def bad_settings() -> Iterator[BadInput]:
 
 def bad_inputs() -> list[BadInput]:
     gemm_inputs = (*bad_gemm_inputs(), *bad_grouped_inputs(), *bad_quantized_inputs())
-    return [*bad_quantize_inputs(), *gemm_inputs, *bad_pack_inputs(), *bad_int4_inputs(), *bad_settings()]
+    return [
+        *bad_quantize_inputs(),
+        *gemm_inputs,
+        *bad_pack_inputs(),
+        *bad_int4_inputs(),
+        *bad_gemm_int4_int8_inputs(),
+        *bad_gemm_int4_inputs(),
+        *bad_settings(),
+    ]
 
 
 def document() -> str:

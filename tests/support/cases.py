@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,14 @@ FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+Optional = TypeVar("Optional", torch.Tensor, None)
+
+
+def cut_rows(t: Optional, begin: int, end: int) -> Optional:
+    """Rows of what each row has, or what all share."""
+    return t if t is None or t.numel() == 1 else t[begin:end]
 
 
 @dataclass(frozen=True)
@@ -39,20 +47,13 @@ class GemmInputs:
 
     def rows(self, begin: int, end: int) -> GemmInputs:
         """The same problem for a slice of the batch."""
-
-        def cut(t: torch.Tensor) -> torch.Tensor:
-            return t if t.numel() == 1 else t[begin:end]
-
-        def cut_matrix(t: torch.Tensor | None) -> torch.Tensor | None:
-            return None if t is None else t[begin:end]
-
         return dataclasses.replace(
             self,
             a=self.a[begin:end],
-            a_scale=cut(self.a_scale),
-            a_zero_point=None if self.a_zero_point is None else cut(self.a_zero_point),
-            gate=cut_matrix(self.gate),
-            residual=cut_matrix(self.residual),
+            a_scale=cut_rows(self.a_scale, begin, end),
+            a_zero_point=cut_rows(self.a_zero_point, begin, end),
+            gate=None if self.gate is None else self.gate[begin:end],
+            residual=None if self.residual is None else self.residual[begin:end],
         )
 
     def accumulated(self) -> NDArray[np.int64]:
@@ -122,6 +123,14 @@ def random_scale(g: torch.Generator, count: int) -> torch.Tensor:
     """Distinct positive f32 values around 0.01; [count, 1], or [1] for one."""
     scale = (torch.rand(count, generator=g) + 0.5) * 0.02 * (1 + torch.arange(count) / max(1, count))
     return scale if count == 1 else scale.reshape(count, 1)
+
+
+def with_row_stride(a: torch.Tensor, extra: int, lead: int, filler: int) -> torch.Tensor:
+    """The same values as a slice of columns of a wider tensor full of `filler`."""
+    wide = torch.full((a.shape[0] + 2, lead + a.shape[1] + extra), filler, dtype=a.dtype)
+    view = wide[1:-1, lead : lead + a.shape[1]]
+    view.copy_(a)
+    return view
 
 
 GEMM_CASES = (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from lamina.ops.gemm_int4 import _fake_gemm_int4, gemm_int4, register_gradients
+from lamina.ops.gemm_int4_int8 import _fake_gemm_int4_int8, gemm_int4_int8
 from lamina.ops.gemm_int8 import (
     _fake_gemm_int8,
     _fake_gemm_int8_quantized,
@@ -20,9 +22,20 @@ from lamina.pack import (
     pack_int8,
 )
 
-__all__ = ["QuantizedInt8", "gemm_int8", "gemm_int8_quantized", "pack_int4", "pack_int8", "quantize_int8"]
+__all__ = [
+    "QuantizedInt8",
+    "gemm_int4",
+    "gemm_int4_int8",
+    "gemm_int8",
+    "gemm_int8_quantized",
+    "pack_int4",
+    "pack_int8",
+    "quantize_int8",
+]
 
 _FAKES = {
+    "gemm_int4": _fake_gemm_int4,
+    "gemm_int4_int8": _fake_gemm_int4_int8,
     "gemm_int8": _fake_gemm_int8,
     "gemm_int8_quantized": _fake_gemm_int8_quantized,
     "pack_int4": _fake_pack_int4,
@@ -40,3 +53,4 @@ def register_fakes(namespace: str) -> None:
 
 
 register_fakes("lamina")
+register_gradients("lamina")

@@ -1,0 +1,184 @@
+// The loop nest of gemm_int4 on a CPU, once. An ISA's file defines a Tile and instantiates the nest:
+//
+//   struct Tile {
+//     kTileM                     most rows of one multiply()
+//     kTileN                     columns of a strip, a multiple of 16
+//     kBlockK                    input features whose weights lie in L1 as f32, a multiple of 64
+//     dequantize(line, scale, minus_zero_scale, to)   64 bytes of int4_rows as to[8 k][16 columns]
+//     multiply(Step)             y += a * w, in the order of k
+//   };
+//
+// A block of k at a time: its weights become f32 in L1, then all packed rows pass. Everything has internal linkage: see
+// ops/gemm_int8/cpu/body.h.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "base/int_math.h"
+#include "base/unroll.h"
+#include "ops/gemm_int4/cpu/columns.h"
+#include "ops/gemm_int4/gemm_int4.h"
+#include "ops/gemm_int4/plan.h"
+#include "ops/gemm_int8/cpu/out.h"
+
+namespace lamina::gemm_int4 {
+namespace {
+
+// A line of int4_rows: 8 k of 16 columns.
+inline constexpr int kLineBytes = 64, kLineK = 8;
+
+struct Step {
+  int rows;
+  const float* a;  // [k][rows]
+  const float* w;  // [tile of 16 columns][kBlockK][16]
+  int tiles_n;
+  int64_t k;
+  float* y;  // [rows][kTileN]
+};
+
+template <class Tile>
+using OutOf = gemm_int8::StripOut<Params, Tile::kTileN, int4::kTileN>;
+
+template <class Tile>
+struct Nest : OutOf<Tile> {
+  using OutOf<Tile>::p;
+  static constexpr int kTileM = Tile::kTileM, kTileN = Tile::kTileN;
+  static constexpr int64_t kBlockK = Tile::kBlockK;
+  static constexpr int kTiles = kTileN / int4::kTileN;
+  static_assert(kSegmentK % kBlockK == 0 && kBlockK % int4::kTileK == 0);
+
+  // What all panels share.
+  struct Shared {
+    alignas(64) float weights[kTiles][kBlockK][int4::kTileN];
+    alignas(64) float scale[kTileN], minus_zero[kTileN];  // of a group; the latter times scale
+  };
+
+  const Block& block;
+  Shared& shared;
+  float* const packed;
+  float* const segment;  // these [row][kTileN]
+  float* const total;
+
+  static int64_t panel_bytes(const Problem& p) {
+    return (p.k + 2 * kTileN) * kTileM * static_cast<int64_t>(sizeof(float));
+  }
+
+  Nest(const Params& params, const Block& where, void* scratch)
+      : OutOf<Tile>{params},
+        block(where),
+        shared(*static_cast<Shared*>(scratch)),
+        packed(reinterpret_cast<float*>(static_cast<Shared*>(scratch) + 1)),
+        segment(packed + where.panel_m * params.problem.k),
+        total(segment + where.panel_m * kTileN) {}
+
+  struct Panel {
+    int64_t row;
+    int rows;
+    float* packed;
+  };
+
+  // Panels of equal height: 8 rows are 4 + 4, not 6 + 2.
+  template <class Body>
+  void for_panels(int64_t rows, const Body& body) const {
+    const int64_t each = ceil_div(rows, ceil_div(rows, int64_t{kTileM}));
+    for (int64_t row = 0; row < rows; row += each)
+      body(Panel{row, static_cast<int>(std::min(each, rows - row)), packed + row * p.problem.k});
+  }
+
+  template <class T>
+  LAMINA_NOINLINE static void pack_as(const T* __restrict a, int64_t stride, int rows, int64_t k,
+                                      float* __restrict to) {
+    for (int r = 0; r < rows; ++r)
+      for (int64_t i = 0; i < k; ++i) to[i * rows + r] = to_f32(a[r * stride + i]);
+  }
+
+  void pack(int64_t m0, const Panel& panel) const {
+    OutOf<Tile>::with_floats(p.a, p.a_dtype, [&](const auto* a) {
+      pack_as(a + m0 * p.a_stride, p.a_stride, panel.rows, p.problem.k, panel.packed);
+    });
+  }
+
+  // Of the group of k0 .. and the strip's columns.
+  void load_group(int64_t group, int64_t n0, int count) {
+    load_columns(p.w_scale, group, n0, count, 1.0f, shared.scale);
+    if (p.w_zero_point.is_given()) {
+      load_columns(p.w_zero_point, group, n0, count, -1.0f, shared.minus_zero);
+    } else {
+      std::fill_n(shared.minus_zero, kTileN, static_cast<float>(-kSymmetricZeroPoint));
+    }
+    for (int j = 0; j < kTileN; ++j) shared.minus_zero[j] *= shared.scale[j];
+  }
+
+  // shared.weights = those of [k0, k1). What follows is fetched meanwhile: in this strip, or the next strip's first
+  // block, which is this task's or most likely the next task's.
+  void dequantize(int64_t n0, int count, int64_t k0, int64_t k1) {
+    const int64_t group = p.problem.group, w_stride = int4::tiles_k(p.problem.k) * int4::kTileBytes;
+    const uint8_t* const w = p.w + n0 / int4::kTileN * w_stride;
+    const int64_t bytes = (k1 - k0) / kLineK * kLineBytes, here = k0 / kLineK * kLineBytes;
+    const int64_t ahead = k1 < p.problem.k ? bytes : kTiles * w_stride - here;
+    for (int64_t at = k0; at < k1;) {
+      const int64_t stop = std::min((at / group + 1) * group, k1);
+      load_group(at / group, n0, count);
+      for (int t = 0; t < static_cast<int>(int4::tiles_n(count)); ++t)
+        for (int64_t k = at; k < stop; k += kLineK) {
+          const uint8_t* const line = w + t * w_stride + k / kLineK * kLineBytes;
+          __builtin_prefetch(line + ahead, 0, 2);
+          Tile::dequantize(line, shared.scale + t * int4::kTileN,
+                           shared.minus_zero + t * int4::kTileN, shared.weights[t][k - k0]);
+        }
+      at = stop;
+    }
+  }
+
+  // total[rows][kTileN] = the sums of columns [n0, n0 + count).
+  void multiply_strip(int64_t n0, int count, int64_t rows) {
+    const int64_t k = p.problem.k;
+    std::fill_n(total, rows * kTileN, gemm_int8::empty_sum(k));
+    for (int64_t k0 = 0; k0 < k; k0 += kBlockK) {
+      const int64_t k1 = std::min(k, k0 + kBlockK);
+      if (k0 % kSegmentK == 0) std::fill_n(segment, rows * kTileN, gemm_int8::kNoSum);
+      dequantize(n0, count, k0, k1);
+      for_panels(rows, [&](const Panel& panel) {
+        Tile::multiply(Step{panel.rows, panel.packed + k0 * panel.rows, shared.weights[0][0],
+                            static_cast<int>(int4::tiles_n(count)), k1 - k0,
+                            segment + panel.row * kTileN});
+      });
+      if (k1 == k || k1 % kSegmentK == 0) gemm_int8::add_row(segment, rows * kTileN, total);
+    }
+  }
+
+  void run() {
+    for (int64_t m0 = block.m_begin; m0 < block.m_end; m0 += block.panel_m) {
+      const int64_t rows = std::min(block.panel_m, block.m_end - m0);
+      if (!block.is_packed)
+        for_panels(rows, [&](const Panel& panel) { pack(m0 + panel.row, panel); });
+      for (int64_t n0 = block.n_begin; n0 < block.n_end; n0 += kTileN) {
+        const int count = static_cast<int>(std::min<int64_t>(kTileN, block.n_end - n0));
+        multiply_strip(n0, count, rows);
+        typename OutOf<Tile>::Columns columns;
+        this->load_bias(n0, count, columns);
+        this->store(total, m0, rows, n0, count, columns);
+      }
+    }
+  }
+};
+
+template <class Tile>
+CpuKernel make_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
+  return {.name = name,
+          .isa = isa,
+          .min_m = min_m,
+          .group_step = kGroupStep,
+          .tile_m = Tile::kTileM,
+          .tile_n = Tile::kTileN,
+          .macs_per_cycle = macs_per_cycle,
+          .panel_bytes = &Nest<Tile>::panel_bytes,
+          .scratch_bytes = sizeof(typename Nest<Tile>::Shared),
+          .compute = [](const void* params, const Block& block, void* scratch) {
+            Nest<Tile>(*static_cast<const Params*>(params), block, scratch).run();
+          }};
+}
+
+}  // namespace
+}  // namespace lamina::gemm_int4

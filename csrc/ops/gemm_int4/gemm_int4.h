@@ -1,0 +1,41 @@
+// gemm_int4:   out[i,j] = sum_p a[i,p] * w[j,p] + bias[j],   w[j,p] = (q[j,p] - w_zero_point[g,j]) * w_scale[g,j],  g = p / group
+//
+// Then what ops/gemm_int8/epilogue.h says.
+//
+// Steps      in f32, whatever the dtype of a: w = fma(q, w_scale, -(w_zero_point * w_scale)), for zero points that are 8
+//            the exact product rounded once; fma(a, w, s) adds a product to the sum s of its segment, kSegmentK input
+//            features, in order; then segments are added. So neither the instruction set, nor the tile, nor the other rows
+//            show.
+// Weights    q: codes 0..15, layout/int4_tile.h, int4_rows
+// Reference  tests/reference/gemm_int4.py
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/numeric.h"
+#include "base/parallel.h"
+#include "base/status.h"
+#include "ops/gemm_int4/problem.h"
+#include "ops/gemm_int8/output.h"
+
+namespace lamina::gemm_int4 {
+
+inline constexpr int64_t kSegmentK = 1024;
+
+struct Params : gemm_int8::Output {
+  Problem problem;
+  const void* a = nullptr;  // [m, k] of a_dtype, unit column stride
+  DType a_dtype = DType::kF32;
+  int64_t a_stride = 0;  // elements between rows of a
+  const uint8_t* w = nullptr;
+  OfGroups w_scale, w_zero_point;  // zero points: or not given
+};
+
+Status check(const Problem& problem);
+Status run(const Params& params, const Parallel& parallel);
+
+// The plan for a problem on this machine, as text.
+Status explain(const Problem& problem, int threads, std::string& text);
+
+}  // namespace lamina::gemm_int4

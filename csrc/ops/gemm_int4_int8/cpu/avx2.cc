@@ -1,0 +1,122 @@
+// gemm_int4_int8 / avx2: vpmaddubsw multiplies codes 0..15 by signed activations and adds pairs in int16: at most 15 *
+// 128 * 2. Eight of them fit, so only every eighth is widened to int32, by vpmaddwd.
+//
+// Ports  32 MACs: vpmaddubsw and vpaddw, and an eighth of vpmaddwd and vpaddd: 2.2 vector uops on three ports, so 43 MACs
+//        a cycle; scaling a group of 32 adds vcvtdq2ps and a fused multiply-add to 18 uops
+// Tile   4 rows x 16 columns = 8 accumulators + 2 weights + row + product of 16 registers
+#include <immintrin.h>
+
+#include <array>
+
+#include "ops/gemm_int4_int8/cpu/body.h"
+#include "ops/gemm_int8/cpu/pack_bytes.h"
+
+namespace lamina::gemm_int4_int8 {
+namespace {
+
+// Groups of four k whose products int16 can add up: 8 * 15 * 128 * 2 < 2^15.
+constexpr int kFoursOfHalves = 8;
+
+__m256i load(const void* at) { return _mm256_loadu_si256(static_cast<const __m256i*>(at)); }
+
+struct Tile {
+  using Session = NoSession;
+  static constexpr int kTileM = 4, kRowStep = 1, kTileN = 64;
+  static constexpr bool kScales = true, kUnpacks = true;
+  static constexpr int kGroupStep = gemm_int4::kGroupStep;
+  static constexpr int packed_rows(int rows) { return rows; }
+  static constexpr int tiles_at_once(int64_t) { return 1; }
+  static constexpr int kVectors = 2;
+
+  static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, int8_t* packed) {
+    gemm_int8::pack_bytes(a, a_stride, rows, k, 0, packed);
+  }
+
+  LAMINA_INLINE static __m256i broadcast(const int8_t* four) {
+    int32_t value;
+    std::memcpy(&value, four, sizeof value);
+    return _mm256_set1_epi32(value);
+  }
+
+  template <int kRows, Codes kCodes>
+  static void multiply_rows(const Step& step) {
+    const int8_t *a = step.a, *w = step.w;
+    for (int i = 0; i < step.count; ++i) {
+      const Piece& piece = step.pieces[i];
+      const int32_t* const a_sum = step.a_sums + piece.group * kTileM;
+      bool begins = piece.begins;
+      for (int left = piece.fours; left > 0; left -= kFoursOfHalves) {
+        __m256i half[kRows][kVectors];
+        unroll<kRows>([&](auto r) LAMINA_INLINE {
+          unroll<kVectors>([&](auto v) LAMINA_INLINE { half[r][v] = _mm256_setzero_si256(); });
+        });
+        const auto add_four = [&](const __m256i(&weight)[kVectors]) LAMINA_INLINE {
+          unroll<kRows>([&](auto r) LAMINA_INLINE {
+            const __m256i row = broadcast(a + r * int8_tile::kGroupK);
+            unroll<kVectors>([&](auto v) LAMINA_INLINE {
+              half[r][v] =
+                  in_order(_mm256_add_epi16(half[r][v], _mm256_maddubs_epi16(weight[v], row)));
+            });
+          });
+          a += kRows * int8_tile::kGroupK;
+        };
+        const int fours = std::min(left, kFoursOfHalves);
+        if constexpr (kCodes == Codes::kPacked) {
+          for (int f = 0; f < fours; f += 2, w += 64) {  // past an odd end activations are 0
+            __builtin_prefetch(w + kStreamAhead, 0, 2);
+            const __m256i packed[kVectors] = {load(w), load(w + 32)}, low = _mm256_set1_epi8(15);
+            add_four({_mm256_and_si256(packed[0], low), _mm256_and_si256(packed[1], low)});
+            add_four({_mm256_and_si256(_mm256_srli_epi16(packed[0], 4), low),
+                      _mm256_and_si256(_mm256_srli_epi16(packed[1], 4), low)});
+          }
+        } else {
+          for (int f = 0; f < fours; ++f, w += 64) add_four({load(w), load(w + 32)});
+        }
+        const bool is_done = step.scaling != Scaling::kNone && piece.ends && left <= kFoursOfHalves;
+        unroll<kRows>([&](auto r) LAMINA_INLINE {
+          const int32_t first =
+              step.scaling == Scaling::kSymmetric ? -kSymmetricZeroPoint * a_sum[r] : 0;
+          unroll<kVectors>([&](auto v) LAMINA_INLINE {
+            int32_t* const acc = step.acc + r * kTileN + v * 8;
+            const __m256i before = begins ? _mm256_set1_epi32(first) : load(acc);
+            const __m256i sum =
+                _mm256_add_epi32(before, _mm256_madd_epi16(half[r][v], _mm256_set1_epi16(1)));
+            if (is_done) {
+              add_group(sum, piece, step.scaling, step.column + v * 8, a_sum[r],
+                        step.y + r * kTileN + v * 8);
+            } else {
+              _mm256_storeu_si256(reinterpret_cast<__m256i*>(acc), sum);
+            }
+          });
+        });
+        begins = false;
+      }
+    }
+  }
+
+  // The scaled sums of a group, on to y.
+  LAMINA_INLINE static void add_group(__m256i sum, const Piece& piece, Scaling scaling, int column,
+                                      int32_t a_sum, float* y) {
+    __m256 x = _mm256_cvtepi32_ps(sum);
+    if (scaling == Scaling::kZeroPoints)
+      x = _mm256_fmadd_ps(_mm256_loadu_ps(piece.minus_zero + column),
+                          _mm256_set1_ps(static_cast<float>(a_sum)), x);
+    _mm256_storeu_ps(y,
+                     _mm256_fmadd_ps(x, _mm256_loadu_ps(piece.scale + column), _mm256_loadu_ps(y)));
+  }
+
+  template <Codes kCodes>
+  static void multiply(const Step& step) {
+    const auto multiply = std::array{multiply_rows<1, kCodes>, multiply_rows<2, kCodes>,
+                                     multiply_rows<3, kCodes>, multiply_rows<4, kCodes>};
+    multiply[static_cast<size_t>(step.rows - 1)](step);
+  }
+};
+
+}  // namespace
+
+gemm_int4::CpuKernel gemm_int4_int8_avx2(int64_t min_m) {
+  return make_kernel<Tile>("gemm_int4_int8_avx2", Isa::kAvx2, min_m, 40);
+}
+
+}  // namespace lamina::gemm_int4_int8

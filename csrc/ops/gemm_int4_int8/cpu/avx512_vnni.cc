@@ -1,0 +1,124 @@
+// gemm_int4_int8 / avx512_vnni: vpdpbusd multiplies codes 0..15 by signed activations and adds four products in int32.
+//
+// Ports  64 MACs an instruction, two a cycle. Scaling a group adds vcvtdq2ps and a fused multiply-add to the 8 of 32 k.
+// Tile   6 rows x 64 columns = 24 accumulators + 4 weights + 1 broadcast of 32 registers
+#include <array>
+
+#include "ops/gemm_int4_int8/cpu/body.h"
+#include "ops/gemm_int4_int8/cpu/scale512.h"
+#include "ops/gemm_int8/cpu/pack_bytes.h"
+
+namespace lamina::gemm_int4_int8 {
+namespace {
+
+struct Tile {
+  using Session = NoSession;
+  static constexpr int kTileM = 6, kRowStep = 1, kTileN = 64;
+  static constexpr bool kScales = true, kUnpacks = true;
+  static constexpr int kGroupStep = gemm_int4::kGroupStep;
+  static constexpr int packed_rows(int rows) { return rows; }
+  static constexpr int tiles_at_once(int64_t) { return kTileN / int4::kTileN; }
+
+  static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, int8_t* packed) {
+    gemm_int8::pack_bytes(a, a_stride, rows, k, 0, packed);
+  }
+
+  template <int kRows, int kTiles, Codes kCodes>
+  static void multiply_fixed(const Step& step) {
+    const int8_t *a = step.a, *w = step.w;
+    for (int i = 0; i < step.count; ++i) {
+      const Piece& piece = step.pieces[i];
+      const int32_t* const a_sum = step.a_sums + piece.group * kTileM;
+      __m512i sum[kRows][kTiles];
+      if (piece.begins) {
+        unroll<kRows>([&](auto r) LAMINA_INLINE {
+          const int32_t first =
+              step.scaling == Scaling::kSymmetric ? -kSymmetricZeroPoint * a_sum[r] : 0;
+          unroll<kTiles>([&](auto t) LAMINA_INLINE { sum[r][t] = _mm512_set1_epi32(first); });
+        });
+      } else {
+        unroll<kRows>([&](auto r) LAMINA_INLINE {
+          unroll<kTiles>([&](auto t) LAMINA_INLINE {
+            sum[r][t] = _mm512_loadu_si512(step.acc + r * kTileN + t * 16);
+          });
+        });
+      }
+      const auto add_four = [&](const __m512i(&weight)[kTiles]) LAMINA_INLINE {
+        unroll<kRows>([&](auto r) LAMINA_INLINE {
+          int32_t four;
+          std::memcpy(&four, a + r * int8_tile::kGroupK, sizeof four);
+          const __m512i row = _mm512_set1_epi32(four);
+          unroll<kTiles>([&](auto t) LAMINA_INLINE {
+            sum[r][t] = _mm512_dpbusd_epi32(sum[r][t], weight[t], row);
+          });
+        });
+        a += kRows * int8_tile::kGroupK;
+      };
+      if constexpr (kCodes == Codes::kPacked) {
+        for (int f = 0; f < piece.fours; f += 2, w += 64) {  // past an odd end activations are 0
+          __m512i low[kTiles], high[kTiles];
+          unroll<kTiles>([&](auto t) LAMINA_INLINE {
+            const int8_t* const at = w + t * step.w_stride;
+            __builtin_prefetch(at + kStreamAhead, 0, 2);
+            const __m512i packed = _mm512_loadu_si512(at), mask = _mm512_set1_epi8(15);
+            low[t] = _mm512_and_si512(packed, mask);
+            high[t] = _mm512_and_si512(_mm512_srli_epi16(packed, 4), mask);
+          });
+          add_four(low);
+          add_four(high);
+        }
+      } else {
+        for (int f = 0; f < piece.fours; ++f, w += 64) {
+          __m512i weight[kTiles];
+          unroll<kTiles>(
+              [&](auto t) LAMINA_INLINE { weight[t] = _mm512_loadu_si512(w + t * step.w_stride); });
+          add_four(weight);
+        }
+      }
+      if (step.scaling != Scaling::kNone && piece.ends) {
+        unroll<kTiles>([&](auto t) LAMINA_INLINE {
+          unroll<kRows>([&](auto r) LAMINA_INLINE {
+            add_group(sum[r][t], piece, step.scaling, step.column + t * 16, a_sum[r],
+                      step.y + r * kTileN + t * 16);
+          });
+        });
+      } else {
+        unroll<kRows>([&](auto r) LAMINA_INLINE {
+          unroll<kTiles>([&](auto t) LAMINA_INLINE {
+            _mm512_storeu_si512(step.acc + r * kTileN + t * 16, sum[r][t]);
+          });
+        });
+      }
+    }
+  }
+
+  template <int kTiles, Codes kCodes>
+  static void multiply_tiles(const Step& step) {
+    const auto multiply =
+        std::array{multiply_fixed<1, kTiles, kCodes>, multiply_fixed<2, kTiles, kCodes>,
+                   multiply_fixed<3, kTiles, kCodes>, multiply_fixed<4, kTiles, kCodes>,
+                   multiply_fixed<5, kTiles, kCodes>, multiply_fixed<6, kTiles, kCodes>};
+    multiply[static_cast<size_t>(step.rows - 1)](step);
+  }
+
+  template <Codes kCodes>
+  static void multiply(const Step& step) {
+    if (kCodes == Codes::kPacked || step.tiles_n == 4) return multiply_tiles<4, kCodes>(step);
+    Step one = step;
+    for (int t = 0; t < step.tiles_n; ++t) {
+      multiply_tiles<1, Codes::kBytes>(one);
+      one.w += step.w_stride;
+      one.acc += int4::kTileN;
+      one.y += int4::kTileN;
+      one.column += int4::kTileN;
+    }
+  }
+};
+
+}  // namespace
+
+gemm_int4::CpuKernel gemm_int4_int8_avx512_vnni(int64_t min_m) {
+  return make_kernel<Tile>("gemm_int4_int8_avx512_vnni", Isa::kAvx512Vnni, min_m, 110);
+}
+
+}  // namespace lamina::gemm_int4_int8

@@ -1,0 +1,319 @@
+// The loop nest of gemm_int4_int8 on a CPU, once. An ISA's file defines a Tile and instantiates the nest:
+//
+//   struct Tile {
+//     struct Session             state of the core while multiply() runs, RAII
+//     kTileM, kRowStep           most rows of one multiply(); what their number is rounded to
+//     kTileN                     most columns that share one epilogue, a multiple of 16
+//     kScales                    whether multiply() can scale; else it leaves all sums as they are
+//     kUnpacks                   whether multiply() can read packed codes
+//     kGroupStep                 groups are multiples of it, unless there is only one
+//     tiles_at_once(rows)        tiles of 16 columns in one multiply(), for so many rows
+//     packed_rows(rows)          that pack() makes of so many
+//     pack(a, a_stride, rows, k, packed)   packed_rows(rows) x 64 bytes each 64 k, zeros from k on
+//     multiply<kCodes>(Step)
+//   };
+//
+// A block of k at a time: its codes become bytes in L1, in the order of int8_tile, then all packed rows pass, group by
+// group. One panel of rows reads the packed codes itself. Everything has internal linkage: see ops/gemm_int8/cpu/body.h.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#include "base/int_math.h"
+#include "base/unroll.h"
+#include "layout/int4_tile.h"
+#include "layout/int8_tile.h"
+#include "ops/gemm_int4/cpu/columns.h"
+#include "ops/gemm_int4/plan.h"
+#include "ops/gemm_int4_int8/cpu/step.h"
+#include "ops/gemm_int8/cpu/out.h"
+
+namespace lamina::gemm_int4_int8 {
+namespace {
+
+using gemm_int8::Block;
+
+// 64 columns of weights are 16 KiB, half of the smallest L1d.
+inline constexpr int64_t kBlockTilesK = 4;
+inline constexpr int64_t kBlockK = kBlockTilesK * int4::kTileK;
+inline constexpr int64_t kBlockStride = kBlockTilesK * int8_tile::kTileBytes;
+
+template <class Tile>
+using OutOf = gemm_int8::StripOut<Params, Tile::kTileN, int4::kTileN>;
+
+template <class Tile>
+struct Nest : OutOf<Tile> {
+  using OutOf<Tile>::p;
+  static constexpr int kTileM = Tile::kTileM, kTileN = Tile::kTileN;
+  static constexpr int kPieces = static_cast<int>(kBlockK) / gemm_int4::kGroupStep;
+
+  // What all panels share.
+  struct Shared {
+    alignas(64) int8_t codes[kTileN / int4::kTileN * kBlockStride];
+    alignas(64) float scale[kPieces][kTileN], minus_zero[kPieces][kTileN];
+    alignas(64) int32_t q_sum[kTileN];  // of a group that has begun
+  };
+
+  const Block& block;
+  Shared& shared;
+  int8_t* const packed;
+  int32_t* const a_sums;  // [panel][group][kTileM] sums of activations less their zero point
+  int32_t* const acc;     // these [row][kTileN]
+  float* const segment;
+  float* const total;
+
+  static int64_t packed_panel_bytes(const Problem& p) {
+    return int4::tiles_k(p.k) * int4::kTileK * kTileM;
+  }
+  static int64_t sums_of_panel(const Problem& p) { return round_up(p.groups() * kTileM, 16); }
+
+  static int64_t panel_bytes(const Problem& p) {
+    return packed_panel_bytes(p) + sums_of_panel(p) * 4 + int64_t{kTileM} * kTileN * 3 * 4;
+  }
+
+  Nest(const Params& params, const Block& where, void* scratch)
+      : OutOf<Tile>{params},
+        block(where),
+        shared(*static_cast<Shared*>(scratch)),
+        packed(static_cast<int8_t*>(scratch) + sizeof(Shared)),
+        a_sums(reinterpret_cast<int32_t*>(packed +
+                                          panels_of(where) * packed_panel_bytes(params.problem))),
+        acc(a_sums + panels_of(where) * sums_of_panel(params.problem)),
+        segment(reinterpret_cast<float*>(acc + where.panel_m * kTileN)),
+        total(segment + where.panel_m * kTileN) {}
+
+  static int64_t panels_of(const Block& block) { return block.panel_m / kTileM; }
+
+  struct Panel {
+    int64_t row;
+    int rows;
+    int8_t* packed;
+    int32_t* a_sums;
+  };
+
+  // Panels of equal height: 16 rows are 4 x 4, not 6 + 6 + 4.
+  template <class Body>
+  void for_panels(int64_t rows, const Body& body) const {
+    const int64_t each =
+        round_up(ceil_div(rows, ceil_div(rows, int64_t{kTileM})), int64_t{Tile::kRowStep});
+    for (int64_t i = 0, row = 0; row < rows; ++i, row += each)
+      body(Panel{row, static_cast<int>(std::min(each, rows - row)),
+                 packed + i * packed_panel_bytes(p.problem),
+                 a_sums + i * sums_of_panel(p.problem)});
+  }
+
+  void pack(int64_t m0, const Panel& panel) const {
+    const int64_t k = p.problem.k, group = p.problem.group;
+    const int8_t* const a = p.a + m0 * p.a_stride;
+    Tile::pack(a, p.a_stride, panel.rows, k, panel.packed);
+    for (int r = 0; r < panel.rows; ++r) {
+      const int32_t zero = this->zero_point(m0 + r);
+      const int8_t* const row = a + r * p.a_stride;
+      for (int64_t g = 0; g < p.problem.groups(); ++g) {
+        const int64_t first = g * group, count = std::min(group, k - first);
+        panel.a_sums[g * kTileM + r] =
+            sum_of(row + first, count) - zero * static_cast<int32_t>(count);
+      }
+    }
+  }
+
+  LAMINA_NOINLINE static int32_t sum_of(const int8_t* values, int64_t count) {
+    int32_t sum = 0;
+    for (int64_t i = 0; i < count; ++i) sum += values[i];
+    return sum;
+  }
+
+  // A tile's codes, a byte each; what comes `ahead` bytes later is fetched meanwhile.
+  LAMINA_NOINLINE static void expand(const uint8_t* __restrict from, int64_t ahead,
+                                     int8_t* __restrict to) {
+    constexpr int kLine = 64;
+    for (int line = 0; line < int4::kTileBytes / kLine; ++line, from += kLine, to += 2 * kLine) {
+      __builtin_prefetch(from + ahead, 0, 2);
+      for (int i = 0; i < kLine; ++i) to[i] = static_cast<int8_t>(from[i] & 15);
+      for (int i = 0; i < kLine; ++i) to[kLine + i] = static_cast<int8_t>(from[i] >> 4);
+    }
+  }
+
+  // The sums of a group that ends, columns [0, count) of all rows, on to those of the segment.
+  void add_group(const Piece& piece, int64_t m0, int64_t rows, int count) const {
+    for_panels(rows, [&](const Panel& panel) {
+      for (int r = 0; r < panel.rows; ++r) {
+        const int64_t row = panel.row + r, at = row * kTileN;
+        const int32_t a_zero = this->zero_point(m0 + row);
+        const int32_t a_sum = panel.a_sums[piece.group * kTileM + r];
+        if (p.w_zero_point.is_given()) {
+          add_zero_points(acc + at, a_zero, shared.q_sum, a_sum, piece.minus_zero, piece.scale,
+                          count, segment + at);
+        } else {
+          add_symmetric(acc + at, a_zero, shared.q_sum, a_sum, piece.scale, count, segment + at);
+        }
+      }
+    });
+  }
+
+  // The columns' sums of a piece's codes, on to those of its group.
+  void add_codes(const Piece& piece, int fours_before, int tiles_n) {
+    if (piece.begins) std::fill_n(shared.q_sum, kTileN, 0);
+    for (int t = 0; t < tiles_n; ++t) {
+      const int8_t* at =
+          shared.codes + t * kBlockStride + fours_before * (int4::kTileN * int8_tile::kGroupK);
+      for (int f = 0; f < piece.fours; ++f)
+        for (int j = 0; j < int4::kTileN; ++j)
+          for (int e = 0; e < int8_tile::kGroupK; ++e) shared.q_sum[t * int4::kTileN + j] += *at++;
+    }
+  }
+
+  // The parts of groups in [k0, k1), with what scales those that end.
+  int find_pieces(int64_t n0, int count, int64_t k0, int64_t k1,
+                  std::array<Piece, kPieces>& pieces) {
+    const int64_t k = p.problem.k, group = p.problem.group;
+    size_t found = 0;
+    for (int64_t at = k0; at < k1; ++found) {
+      Piece& piece = pieces[found];
+      piece.group = at / group;
+      const int64_t end = std::min((piece.group + 1) * group, k), stop = std::min(end, k1);
+      piece.fours = static_cast<int>(ceil_div(stop - at, int8_tile::kGroupK));
+      piece.begins = at == piece.group * group;
+      piece.ends = stop == end;
+      piece.scale = shared.scale[found];
+      piece.minus_zero = shared.minus_zero[found];
+      at = stop;
+      if (!piece.ends) continue;
+      if (p.w_scale.kind == OfGroups::Kind::kF32 && p.w_scale.stride == 1 && count == kTileN) {
+        piece.scale =
+            static_cast<const float*>(p.w_scale.data) + piece.group * p.w_scale.group_stride + n0;
+      } else {
+        gemm_int4::load_columns(p.w_scale, piece.group, n0, count, 1.0f, shared.scale[found]);
+      }
+      if (p.w_zero_point.is_given())
+        gemm_int4::load_columns(p.w_zero_point, piece.group, n0, count, -1.0f,
+                                shared.minus_zero[found]);
+    }
+    return static_cast<int>(found);
+  }
+
+  // Of a block of k and a strip.
+  struct Where {
+    int64_t m0, n0, k0, k1, rows;
+    int count;
+    const uint8_t* w;  // its first tile
+    int64_t w_stride;
+
+    int tiles_n() const { return static_cast<int>(int4::tiles_n(count)); }
+  };
+
+  // shared.codes = the block's. Meanwhile what follows comes: in this strip, or the next strip's first block, which is
+  // this task's or most likely the next task's.
+  void expand_block(const Where& at) {
+    constexpr int64_t kBytesOfK = int4::kTileBytes / int4::kTileK;
+    const int64_t ahead = at.k1 < p.problem.k
+                              ? (at.k1 - at.k0) * kBytesOfK
+                              : kTileN / int4::kTileN * at.w_stride - at.k0 * kBytesOfK;
+    for (int t = 0; t < at.tiles_n(); ++t)
+      for (int64_t tile = 0; tile < int4::tiles_k(at.k1 - at.k0); ++tile)
+        expand(at.w + t * at.w_stride + tile * int4::kTileBytes, ahead,
+               shared.codes + t * kBlockStride + tile * int8_tile::kTileBytes);
+  }
+
+  template <Codes kCodes>
+  void multiply(const Where& at, Scaling scaling, const Piece* pieces, int count, int fours) {
+    constexpr bool kIsPacked = kCodes == Codes::kPacked;
+    constexpr int kFourBytes = int4::kTileN * int8_tile::kGroupK / (kIsPacked ? 2 : 1);
+    const int8_t* const w = kIsPacked ? reinterpret_cast<const int8_t*>(at.w) : shared.codes;
+    const int64_t stride = kIsPacked ? at.w_stride : kBlockStride;
+    const int at_once = Tile::tiles_at_once(at.rows);
+    for (int tile = 0; tile < at.tiles_n(); tile += at_once)
+      for_panels(at.rows, [&](const Panel& panel) {
+        const int64_t first = panel.row * kTileN + tile * int4::kTileN;
+        Tile::template multiply<kCodes>(Step{
+            panel.rows,
+            panel.packed + (at.k0 + fours * int8_tile::kGroupK) * Tile::packed_rows(panel.rows),
+            w + tile * stride + fours * kFourBytes, stride, std::min(at_once, at.tiles_n() - tile),
+            pieces, count, panel.a_sums, acc + first, segment + first, tile * int4::kTileN,
+            scaling});
+      });
+  }
+
+  // segment += the block's groups that end.
+  void add_block(const Where& at) {
+    std::array<Piece, kPieces> pieces;
+    const int found = find_pieces(at.n0, at.count, at.k0, at.k1, pieces);
+    const bool has_a_zero = p.a_zero_point.is_given();
+    if (Tile::kScales && !has_a_zero) {
+      const Scaling scaling =
+          p.w_zero_point.is_given() ? Scaling::kZeroPoints : Scaling::kSymmetric;
+      if constexpr (Tile::kUnpacks)
+        if (at.rows <= kTileM && at.tiles_n() % Tile::tiles_at_once(at.rows) == 0)
+          return multiply<Codes::kPacked>(at, scaling, pieces.data(), found, 0);
+      expand_block(at);
+      return multiply<Codes::kBytes>(at, scaling, pieces.data(), found, 0);
+    }
+    expand_block(at);
+    if (!has_a_zero) std::fill_n(shared.q_sum, kTileN, 0);
+    for (int i = 0, fours = 0; i < found; ++i) {
+      const Piece& piece = pieces[static_cast<size_t>(i)];
+      multiply<Codes::kBytes>(at, Scaling::kNone, &piece, 1, fours);
+      if (has_a_zero) add_codes(piece, fours, at.tiles_n());
+      if (piece.ends) add_group(piece, at.m0, at.rows, at.count);
+      fours += piece.fours;
+    }
+  }
+
+  // total[rows][kTileN] = the scaled sums of columns [n0, n0 + count).
+  void multiply_strip(int64_t m0, int64_t n0, int count, int64_t rows) {
+    const int64_t k = p.problem.k, each = segment_k(p.problem.group);
+    const int64_t w_stride = int4::tiles_k(k) * int4::kTileBytes;
+    const uint8_t* const w = p.w + n0 / int4::kTileN * w_stride;
+    std::fill_n(total, rows * kTileN, gemm_int8::empty_sum(p.problem.groups()));
+    for (int64_t first = 0; first < k; first += each) {
+      const int64_t last = std::min(k, first + each);
+      std::fill_n(segment, rows * kTileN, gemm_int8::kNoSum);
+      for (int64_t k0 = first; k0 < last; k0 += kBlockK)
+        add_block({m0, n0, k0, std::min(last, k0 + kBlockK), rows, count,
+                   w + k0 / int4::kTileK * int4::kTileBytes, w_stride});
+      gemm_int8::add_row(segment, rows * kTileN, total);
+    }
+    for (int64_t r = 0; r < rows; ++r) scale_row(p.a_scale[m0 + r], count, total + r * kTileN);
+  }
+
+  LAMINA_NOINLINE static void scale_row(float scale, int count, float* y) {
+    for (int j = 0; j < count; ++j) y[j] *= scale;
+  }
+
+  void run() {
+    [[maybe_unused]] const typename Tile::Session session;
+    for (int64_t m0 = block.m_begin; m0 < block.m_end; m0 += block.panel_m) {
+      const int64_t rows = std::min(block.panel_m, block.m_end - m0);
+      if (!block.is_packed)
+        for_panels(rows, [&](const Panel& panel) { pack(m0 + panel.row, panel); });
+      for (int64_t n0 = block.n_begin; n0 < block.n_end; n0 += kTileN) {
+        const int count = static_cast<int>(std::min<int64_t>(kTileN, block.n_end - n0));
+        multiply_strip(m0, n0, count, rows);
+        typename OutOf<Tile>::Columns columns;
+        this->load_bias(n0, count, columns);
+        this->store(total, m0, rows, n0, count, columns);
+      }
+    }
+  }
+};
+
+template <class Tile>
+gemm_int4::CpuKernel make_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
+  return {.name = name,
+          .isa = isa,
+          .min_m = min_m,
+          .group_step = Tile::kGroupStep,
+          .tile_m = Tile::kTileM,
+          .tile_n = Tile::kTileN,
+          .macs_per_cycle = macs_per_cycle,
+          .panel_bytes = &Nest<Tile>::panel_bytes,
+          .scratch_bytes = sizeof(typename Nest<Tile>::Shared),
+          .compute = [](const void* params, const Block& block, void* scratch) {
+            Nest<Tile>(*static_cast<const Params*>(params), block, scratch).run();
+          }};
+}
+
+}  // namespace
+}  // namespace lamina::gemm_int4_int8

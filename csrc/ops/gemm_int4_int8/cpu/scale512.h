@@ -1,0 +1,22 @@
+// The scaled sums of a group on to those of its segment, with AVX-512. In each ISA's file: body.h says why.
+#pragma once
+
+#include "base/avx512.h"
+#include "ops/gemm_int4_int8/cpu/body.h"
+
+namespace lamina::gemm_int4_int8 {
+namespace {
+
+// Of sixteen columns; sum: with zero points that are 8, already without them.
+LAMINA_INLINE inline void add_group(__m512i sum, const Piece& piece, Scaling scaling, int column,
+                                    int32_t a_sum, float* y) {
+  __m512 x = to_floats(sum);
+  if (scaling == Scaling::kZeroPoints)
+    x = _mm512_fmadd_ps(_mm512_loadu_ps(piece.minus_zero + column),
+                        _mm512_set1_ps(static_cast<float>(a_sum)), x);
+  _mm512_storeu_ps(y,
+                   _mm512_fmadd_ps(x, _mm512_loadu_ps(piece.scale + column), _mm512_loadu_ps(y)));
+}
+
+}  // namespace
+}  // namespace lamina::gemm_int4_int8

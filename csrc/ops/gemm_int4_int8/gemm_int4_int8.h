@@ -1,0 +1,59 @@
+// gemm_int4_int8:   out[i,j] = (sum_g y[i,j,g]) * a_scale[i] + bias[j]
+//                   y[i,j,g] = (acc[i,j,g] - w_zero_point[g,j] * a_sum[i,g]) * w_scale[g,j]
+//                   acc[i,j,g] = sum_p (a[i,p] - a_zero_point[i]) * q[j,p],  a_sum[i,g] = sum_p (a[i,p] - a_zero_point[i])
+//
+// over the input features p of group g, `group` of them from g * group; acc and a_sum are exact integers. Then what
+// ops/gemm_int8/epilogue.h says.
+//
+// Steps      in f32. Without zero points they are 8, and acc - 8 a_sum is one exact integer; with them
+//            x = fma(-w_zero_point, a_sum, acc), which is exact too where 15 * 255 * group < 2^24 and zero points are
+//            integers. fma(x, w_scale, s) adds a group to the sum s of its segment, then segments are added in order. So a
+//            split of k between segments does not show.
+// Weights    q: codes 0..15, layout/int4_tile.h, int4_rows
+// Reference  tests/reference/gemm_int4.py
+#pragma once
+
+#include <cstdint>
+#include <numeric>
+#include <string>
+
+#include "base/broadcast.h"
+#include "base/int_math.h"
+#include "base/parallel.h"
+#include "base/status.h"
+#include "layout/int4_tile.h"
+#include "ops/gemm_int4/problem.h"
+#include "ops/gemm_int8/output.h"
+
+namespace lamina::gemm_int4_int8 {
+
+using gemm_int4::kSymmetricZeroPoint, gemm_int4::OfGroups, gemm_int4::Problem;
+
+// Sums of a group stay in int32: 255 * 15 * 2^19 < 2^31.
+inline constexpr int64_t kMaxK = int64_t{1} << 19;
+inline constexpr int64_t kSegmentK = 1024;
+
+// Whole groups and whole tiles: as many as fit kSegmentK, at least the fewest.
+constexpr int64_t segment_k(int64_t group) {
+  const int64_t least = std::lcm(group, int64_t{int4::kTileK});
+  return std::max<int64_t>(kSegmentK / least, 1) * least;
+}
+static_assert(segment_k(16) == 1024 && segment_k(48) == 960 && segment_k(2000) == 8000);
+
+struct Params : gemm_int8::Output {
+  Problem problem;
+  const int8_t* a = nullptr;  // [m, k], unit column stride
+  int64_t a_stride = 0;       // elements between rows of a
+  const uint8_t* w = nullptr;
+  Broadcast<float> a_scale;        // [m]
+  Broadcast<int8_t> a_zero_point;  // [m], or not given
+  OfGroups w_scale, w_zero_point;  // zero points: or not given
+};
+
+Status check(const Problem& problem);
+Status run(const Params& params, const Parallel& parallel);
+
+// The plan for a problem on this machine, as text.
+Status explain(const Problem& problem, int threads, std::string& text);
+
+}  // namespace lamina::gemm_int4_int8

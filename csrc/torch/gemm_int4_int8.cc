@@ -1,0 +1,105 @@
+#include "ops/gemm_int4_int8/gemm_int4_int8.h"
+
+#include <algorithm>
+
+#include "ops/quantize_int8/quantize_int8.h"
+#include "torch/int4.h"
+#include "torch/interop.h"
+#include "torch/output.h"
+
+namespace lamina::interop {
+namespace {
+
+constexpr const char* kOp = "gemm_int4_int8";
+
+// Symmetric, per token.
+struct Quantized {
+  Tensor q, scale;
+
+  explicit Quantized(const Argument& a)
+      : q(new_tensor(a.tensor, {a.tensor.size(0), a.tensor.size(1)}, ScalarType::Char)),
+        scale(new_tensor(a.tensor, {a.tensor.size(0)}, ScalarType::Float)) {
+    quantize_int8::Params params;
+    params.m = a.tensor.size(0);
+    params.k = a.tensor.size(1);
+    params.x = a.tensor.data_ptr();
+    params.x_dtype = a.float_dtype();
+    params.x_stride = a.row_stride();
+    params.q = static_cast<int8_t*>(q.data_ptr());
+    params.scale = static_cast<float*>(scale.data_ptr());
+    raise_if_bad(quantize_int8::run(params, TorchParallel()));
+  }
+};
+
+Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t group,
+            std::optional<Tensor> a_scale, std::optional<Tensor> w_zero_point,
+            std::optional<Tensor> a_zero_point, std::optional<Tensor> bias, ScalarType out_dtype,
+            std::optional<std::string> activation, std::optional<Tensor> gate,
+            std::optional<Tensor> residual) {
+  const OutputTensors then{kOp, a, bias, gate, residual};
+  const Argument a_arg{kOp, "a", a}, w_scale_arg{kOp, "w_scale", w_scale};
+  if (a_scale) {
+    a_arg.has_dtype(ScalarType::Char);
+  } else {
+    require(a.scalar_type() != ScalarType::Char, kOp, "a_scale is missing; an int8 a needs one");
+    a_arg.float_dtype();
+    require(!a_zero_point, kOp, "a_zero_point was given; it is allowed only with a_scale");
+  }
+  a_arg.is_2d("[m, k]");
+  require(w_scale.dim() == 2, kOp, "w_scale must be 2-D [ceil(k / group), n], got ",
+          shape_text(w_scale));
+  gemm_int4_int8::Params params;
+  const int64_t m = a.size(0), k = a.size(1), n = w_scale.size(1);
+  params.problem = {m, n, k, group_of(group, k)};
+  raise_if_bad(gemm_int4_int8::check(params.problem));
+  require_packed_int4(kOp, "w", w, n, k);
+  params.w = static_cast<const uint8_t*>(w.data_ptr());
+  params.w_scale = read_groups(w_scale_arg, params.problem, false);
+  if (w_zero_point)
+    params.w_zero_point = read_groups({kOp, "w_zero_point", *w_zero_point}, params.problem, true);
+  if (a_scale)
+    params.a_scale =
+        broadcast<float>({kOp, "a_scale", *a_scale}, ScalarType::Float, m, "[m] or [m, 1] with m");
+  if (a_zero_point)
+    params.a_zero_point = broadcast<int8_t>({kOp, "a_zero_point", *a_zero_point}, ScalarType::Char,
+                                            m, "[m] or [m, 1] with m");
+  then.read(m, n, activation, params);
+  params.out_dtype = float_dtype(kOp, "out_dtype", out_dtype);
+
+  std::optional<Quantized> quantized;
+  if (a_scale) {
+    params.a = static_cast<const int8_t*>(a.data_ptr());
+    params.a_stride = a_arg.row_stride();
+  } else {
+    quantized.emplace(a_arg);
+    params.a = static_cast<const int8_t*>(quantized->q.data_ptr());
+    params.a_stride = k;
+    params.a_scale = {static_cast<const float*>(quantized->scale.data_ptr()), 1};
+  }
+  Tensor out = new_tensor(a, {m, n}, out_dtype);
+  params.out = out.data_ptr();
+  params.out_stride = n;
+  raise_if_bad(gemm_int4_int8::run(params, TorchParallel()));
+  return out;
+}
+
+Tensor gemm_cuda(const Tensor&, const Tensor&, const Tensor&, int64_t, std::optional<Tensor>,
+                 std::optional<Tensor>, std::optional<Tensor>, std::optional<Tensor>, ScalarType,
+                 std::optional<std::string>, std::optional<Tensor>, std::optional<Tensor>) {
+  fail(kOp, "has no CUDA kernel yet; all tensors must be on the CPU");
+}
+
+std::string explain(int64_t m, int64_t n, int64_t k, std::optional<int64_t> group) {
+  std::string text;
+  raise_if_bad(gemm_int4_int8::explain({m, n, k, group_of(group.value_or(-1), k)},
+                                       TorchParallel().threads(), text));
+  return text;
+}
+
+}  // namespace
+
+LAMINA_IMPL(CPU, m) { m.impl("gemm_int4_int8", TORCH_BOX(&gemm)); }
+LAMINA_IMPL(CUDA, m) { m.impl("gemm_int4_int8", TORCH_BOX(&gemm_cuda)); }
+LAMINA_IMPL(CompositeExplicitAutograd, m) { m.impl("explain_gemm_int4_int8", TORCH_BOX(&explain)); }
+
+}  // namespace lamina::interop

@@ -1,0 +1,53 @@
+// What ops on packed int4 weights check alike.
+#pragma once
+
+#include <algorithm>
+
+#include "layout/int4_tile.h"
+#include "ops/gemm_int4/problem.h"
+#include "torch/interop.h"
+
+namespace lamina::interop {
+
+inline void require_packed_int4(const char* op, const char* name, const Tensor& data, int64_t n,
+                                int64_t k) {
+  Argument{op, name, data}.has_dtype(ScalarType::Byte);
+  require(data.dim() == 3 && data.size(0) == int4::tiles_n(n) && data.size(1) == int4::tiles_k(k) &&
+              data.size(2) == int4::kTileBytes,
+          op, name, " must be packed by pack_int4 from [n, k] = [", n, ", ", k, "], so 3-D [",
+          int4::tiles_n(n), ", ", int4::tiles_k(k), ", 512], got ", shape_text(data));
+  require(data.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
+}
+
+// -1 is all of k, and so is what is more.
+inline int64_t group_of(int64_t group, int64_t k) {
+  constexpr int64_t kStep = gemm_int4::kGroupStep;
+  const bool is_all = group == -1 || (group > k && group % kStep == 0);
+  return is_all ? round_up(std::max<int64_t>(k, 1), kStep) : group;
+}
+
+inline gemm_int4::OfGroups read_groups(const Argument& argument, const gemm_int4::Problem& p,
+                                       bool may_be_u8) {
+  const Tensor& tensor = argument.tensor;
+  const int64_t groups = p.groups();
+  require(tensor.dim() == 2 && tensor.size(0) == groups && tensor.size(1) == p.n, argument.op,
+          argument.name, " must be 2-D [ceil(k / group), n] = [", groups, ", ", p.n, "], got ",
+          shape_text(tensor));
+  using gemm_int4::OfGroups;
+  OfGroups read{tensor.data_ptr(), OfGroups::Kind::kU8, tensor.stride(0), tensor.stride(1)};
+  const ScalarType dtype = tensor.scalar_type();
+  if (may_be_u8 && dtype == ScalarType::Byte) return read;
+  if (dtype == ScalarType::Float) {
+    read.kind = OfGroups::Kind::kF32;
+  } else if (dtype == ScalarType::Half) {
+    read.kind = OfGroups::Kind::kF16;
+  } else if (dtype == ScalarType::BFloat16) {
+    read.kind = OfGroups::Kind::kBF16;
+  } else {
+    fail(argument.op, argument.name, " must be ", may_be_u8 ? "uint8, " : "",
+         "float32, float16 or bfloat16, got ", dtype_text(dtype));
+  }
+  return read;
+}
+
+}  // namespace lamina::interop

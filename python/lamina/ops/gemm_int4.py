@@ -1,0 +1,180 @@
+"""W4A16 matrix product: float activations times packed int4 weights, and what follows it in the same pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lamina._checks import (
+    call,
+    require_2d,
+    require_device,
+    require_dtype,
+    require_int,
+    require_optional_str,
+    require_optional_tensors,
+    require_tensors,
+)
+from lamina._int4 import QuantizedInt4
+from lamina.pack import TILE_N, PackedInt4
+
+LAYOUT = "int4_rows"  # that CPU kernels read
+
+
+def gemm_int4(
+    a: Tensor,
+    w: PackedInt4,
+    w_scale: Tensor,
+    *,
+    group: int,
+    w_zero_point: Tensor | None = None,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    activation: str | None = None,
+    gate: Tensor | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """activation(a @ w.T + bias) * gate + residual, where w = (q - w_zero_point) * w_scale.
+
+    a             [m, k]  f32 | f16 | bf16, any row stride, m >= 0
+    w             PackedInt4 in the layout "int4_rows" of codes q [n, k] (lamina.pack_int4)
+    w_scale       [G, n]  f32 | f16 | bf16, G = ceil(k / group), any strides
+    group         input features that share a scale: a positive multiple of 16, or -1 for all of k; the last
+                  may be ragged
+    w_zero_point  [G, n]  uint8 | f32 | f16 | bf16, any strides; None is 8
+    bias          [n]  f32 | f16 | bf16
+    out_dtype     f32 | f16 | bf16; None is the dtype of a
+    activation    None | "gelu" (with erf) | "gelu_tanh" | "silu"
+    gate          [m, n]  f32 | f16 | bf16, any row stride: the up projection of a gated MLP
+    residual      [m, n]  f32 | f16 | bf16, any row stride
+    returns       [m, n]  out_dtype: sum_p a * w + bias, activation, * gate, + residual, in f32, then one
+                  rounding; what is not given is left out
+    Sums     w = the fused multiply-add q * w_scale - (w_zero_point * w_scale), in f32: without w_zero_point
+             (q - 8) * w_scale rounded once. A fused multiply-add adds a product to the f32 sum of its
+             segment of 1024 input features, then segments are added, both in order
+    Error    per element, with u = 2^-24, p = sum_p |a| |w_scale| (|q - w_zero_point| + |w_zero_point|), the
+             last term only with w_zero_point, T = ceil(k / 1024): before bias
+             |y - exact| <= u (3 + min(k, 1024) + T) p; what follows as in gemm_int8
+    NaN, Inf propagate
+    Gradients  of a, bias and residual, without activation and gate, from f32 weights that are unpacked a few
+             rows at a time; not of the weight
+    Raises   ValueError or, for what is of a wrong Python type, TypeError, naming argument, value and allowed
+             values (docs/errors.md)
+    Devices  CPU (generic, avx2, avx512_vnni).  Row-invariant, independent of the instruction set and of the
+             thread count, bit for bit
+    Source   csrc/ops/gemm_int4/gemm_int4.h
+    """
+    optional = {"w_zero_point": w_zero_point, "bias": bias, "gate": gate, "residual": residual}
+    check("gemm_int4", a, w, w_scale, group, activation, optional)
+    if out_dtype is not None:
+        require_dtype("gemm_int4", "out_dtype", out_dtype)
+    out: Tensor = call(
+        torch.ops.lamina.gemm_int4, a, w.data, w_scale, group, w_zero_point, bias, out_dtype, activation,
+        gate, residual,
+    )  # fmt: skip
+    return out
+
+
+def check(
+    op: str,
+    a: Tensor,
+    w: PackedInt4,
+    w_scale: Tensor,
+    group: int,
+    activation: str | None,
+    optional: dict[str, Tensor | None],
+) -> None:
+    """What torch would refuse without naming the argument, and what only the packed weight knows."""
+    require_tensors(op, a=a, w_scale=w_scale)
+    require_optional_tensors(op, **optional)
+    require_int(op, "group", group)
+    require_optional_str(op, "activation", activation)
+    if not isinstance(w, PackedInt4):
+        raise TypeError(f"lamina::{op}: w must be PackedInt4 (lamina.pack_int4), got {type(w).__name__}")
+    if w.layout != LAYOUT:
+        raise ValueError(f'lamina::{op}: w has layout "{w.layout}"; allowed: "{LAYOUT}"')
+    if a.dim() == 2 and a.shape[1] != w.k:
+        raise ValueError(f"lamina::{op}: a must be 2-D [m, k] with k = {w.k} of w, got {list(a.shape)}")
+    if w_scale.dim() == 2 and w_scale.shape[1] != w.n:
+        raise ValueError(
+            f"lamina::{op}: w_scale must be 2-D [ceil(k / group), n] with n = {w.n} of w, "
+            f"got {list(w_scale.shape)}"
+        )
+
+
+def fake_product(
+    op: str, a: Tensor, w: Tensor, w_scale: Tensor, out_dtype: torch.dtype, optional: dict[str, Tensor | None]
+) -> Tensor:
+    """The fake kernel of a product of packed int4 weights."""
+    require_2d(op, "a", a, "[m, k]")
+    require_2d(op, "w_scale", w_scale, "[ceil(k / group), n]")
+    require_device(op, a, w=w, w_scale=w_scale, **optional)
+    return a.new_empty((a.size(0), w_scale.size(1)), dtype=out_dtype)
+
+
+def _fake_gemm_int4(
+    a: Tensor,
+    w: Tensor,
+    w_scale: Tensor,
+    group: int,
+    w_zero_point: Tensor | None = None,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    activation: str | None = None,
+    gate: Tensor | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    optional = {"w_zero_point": w_zero_point, "bias": bias, "gate": gate, "residual": residual}
+    return fake_product("gemm_int4", a, w, w_scale, out_dtype or a.dtype, optional)
+
+
+GRADIENT_ROWS = 1024  # of the weight, in f32 at once
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    a, w, w_scale, group, w_zero_point, bias, _, activation, gate, residual = inputs
+    ctx.save_for_backward(w, w_scale, w_zero_point)
+    ctx.group = a.shape[1] if group == -1 else group
+    ctx.unsupported = "activation" if activation is not None else "gate" if gate is not None else None
+    ctx.a_shape = a.shape
+    ctx.dtypes = tuple(None if t is None else t.dtype for t in (a, bias, residual))
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    if ctx.unsupported:
+        raise NotImplementedError(
+            f"lamina::gemm_int4: no gradient with {ctx.unsupported}; apply it to the result of the op instead"
+        )
+    given = len(ctx.needs_input_grad)  # arguments; those at the end may be left out
+    needed = {at for at, is_needed in enumerate(ctx.needs_input_grad) if is_needed}
+    a_dtype, bias_dtype, residual_dtype = ctx.dtypes
+    gradients: list[Tensor | None] = [None] * 10
+    if 0 in needed:
+        gradients[0] = _gradient_of_a(ctx, grad).to(a_dtype)
+    if 5 in needed:
+        gradients[5] = grad.sum(0, dtype=torch.float32).to(bias_dtype)
+    if 9 in needed:
+        gradients[9] = grad.to(residual_dtype)
+    return tuple(gradients[:given])
+
+
+def _gradient_of_a(ctx: Any, grad: Tensor) -> Tensor:
+    """grad [m, n] times the weight [n, k], in f32."""
+    w, w_scale, w_zero_point = ctx.saved_tensors
+    (m, k), n = ctx.a_shape, grad.shape[1]
+    total = torch.zeros(m, k, dtype=torch.float32, device=grad.device)
+    for first in range(0, n, GRADIENT_ROWS):
+        last = min(first + GRADIENT_ROWS, n)
+        tiles = w[first // TILE_N : -(-last // TILE_N)].contiguous()
+        codes = torch.ops.lamina.unpack_int4(tiles, last - first, k, LAYOUT)
+        zero_point = None if w_zero_point is None else w_zero_point[:, first:last]
+        part = QuantizedInt4(codes, w_scale[:, first:last], zero_point, ctx.group)
+        total += grad[:, first:last].float() @ part.dequantize()
+    return total
+
+
+def register_gradients(namespace: str) -> None:
+    """Registers the backward pass of the op in torch.ops.<namespace>."""
+    torch.library.register_autograd(f"{namespace}::gemm_int4", _backward, setup_context=_setup_context)

@@ -1,0 +1,49 @@
+// gemm_int4 on every ISA against the obvious loop.
+#include "int4.h"
+#include "ops/gemm_int4/gemm_int4.h"
+
+namespace lamina::test {
+namespace {
+
+TEST(int4_times_floats_equals_the_loop_on_every_isa) {
+  for_problems([](Weight& weight, Random& random) {
+    const Problem& p = weight.problem;
+    const int64_t stride = p.k + 3;
+    Exact<float> a = activations<float>(p, stride, random);
+    for (int64_t i = 0; i < a.count(); ++i) a[i] *= 0.37f;
+    const auto want = [&](int64_t i, int64_t j) {
+      float total = p.k == 0 ? 0.0f : -0.0f, segment = -0.0f;
+      for (int64_t q = 0; q < p.k; ++q) {
+        const int64_t g = q / p.group * p.n + j;
+        const float scale = weight.scale[g];
+        const float minus_zero = -static_cast<float>(weight.zero_point[g]) * scale;
+        const float w = std::fma(static_cast<float>(weight.q[j * p.k + q]), scale, minus_zero);
+        segment = std::fma(a[i * stride + q], w, segment);
+        if ((q + 1) % gemm_int4::kSegmentK != 0 && q + 1 < p.k) continue;
+        total += segment;
+        segment = -0.0f;
+      }
+      return total + weight.bias[j];
+    };
+    gemm_int4::Params params;
+    weight.fill(params);
+    params.a = a.data();
+    params.a_stride = stride;
+    for_each_isa([&](Isa isa) {
+      at(isa_name(isa), " ", p.m, " x ", p.n, " x ", p.k, " / ", p.group, ", zero points ",
+         weight.has_zero);
+      for (int threads : {1, 3})
+        check_run(
+            p,
+            [&](float* out, int64_t out_stride) {
+              params.out = out;
+              params.out_stride = out_stride;
+              return gemm_int4::run(params, Threads(threads));
+            },
+            want);
+    });
+  });
+}
+
+}  // namespace
+}  // namespace lamina::test

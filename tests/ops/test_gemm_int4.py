@@ -1,0 +1,186 @@
+"""gemm_int4 against its documented f32 steps and float64, on every kernel of kernels.inc."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+
+import pytest
+import torch
+
+import lamina
+from tests.reference.gemm import Expected
+from tests.support.backends import Backend, available, cpu_backends, emulated_twins, kernel_of
+from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
+from tests.support.compare import assert_equal, assert_within
+from tests.support.int4_cases import Int4Case, Int4Inputs
+
+OP = "gemm_int4"
+BACKENDS = pytest.mark.parametrize("backend", cpu_backends(OP))
+EMULATED = pytest.mark.parametrize("backend", [pytest.param(b, id=str(b)) for b in emulated_twins(OP)])
+
+ROWS = (0, 1, 2, 3, 4, 5, 6, 7, 13, 33, 66)
+COLUMNS = (0, 1, 15, 16, 17, 64, 65, 130)
+DEPTHS = (0, 1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 255, 257, 1024, 1100, 2100)
+GROUPS = (16, 32, 48, 128, 2000, -1)
+ZEROS = (None, torch.uint8, *FLOAT_DTYPES)
+
+
+@functools.cache
+def solved(group: int, k: int) -> tuple[Int4Inputs, torch.dtype, Expected, torch.Tensor]:
+    """A problem of that depth with other m, n and kinds of arguments, and its answer."""
+    i = GROUPS.index(group) * len(DEPTHS) + DEPTHS.index(k)
+    pick = random.Random(i).choice
+    case = Int4Case("float", ROWS[i % len(ROWS)], COLUMNS[i % len(COLUMNS)], k, group)
+    inputs = case.inputs(zero=pick(ZEROS), scale=pick(FLOAT_DTYPES), bias=pick((None, *FLOAT_DTYPES)))
+    inputs, dtype = inputs.floats(pick(FLOAT_DTYPES)), pick(FLOAT_DTYPES)
+    return inputs, dtype, *inputs.float_product(dtype)
+
+
+def check_solved(backend: Backend, group: int, k: int) -> None:
+    inputs, dtype, expected, bits = solved(group, k)
+    got, label = backend.gemm_int4(inputs, dtype), f"k = {k}, m, n = {tuple(bits.shape)}"
+    assert_within(got, expected, dtype, label)
+    assert_equal(got, bits, label)
+
+
+@BACKENDS
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_depth(group: int, backend: Backend) -> None:
+    """Groups that cross blocks and segments, ragged last groups, groups beyond k."""
+    for k in DEPTHS:
+        check_solved(backend, group, k)
+
+
+@EMULATED
+@pytest.mark.parametrize("group", GROUPS)
+def test_emulated_kernels_match_reference(group: int, backend: Backend) -> None:
+    for k in (0, 17, 257, 1100):
+        check_solved(backend, group, k)
+
+
+@functools.cache
+def shaped(m: int, n: int) -> tuple[Int4Inputs, torch.Tensor]:
+    inputs = Int4Case("shape", m, n, 290, 48).inputs(zero=torch.float16).floats(torch.float32)
+    return inputs, inputs.float_product(torch.float32)[1]
+
+
+@BACKENDS
+def test_every_shape(backend: Backend) -> None:
+    for m, n in itertools.product(ROWS, COLUMNS):
+        inputs, want = shaped(m, n)
+        assert_equal(backend.gemm_int4(inputs), want, (m, n))
+
+
+@BACKENDS
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=dtype_name)
+def test_every_dtype_stride_and_kind_of_zero_point(dtype: torch.dtype, backend: Backend) -> None:
+    for zero, scale in itertools.product(ZEROS, FLOAT_DTYPES):
+        inputs = Int4Case("kinds", 7, 37, 300, 64).inputs(zero=zero, scale=scale, bias=scale).floats(dtype)
+        expected, want = inputs.float_product(dtype)
+        assert_within(backend.gemm_int4(inputs), expected, dtype, (zero, scale))
+        assert_equal(backend.gemm_int4(inputs), want, (zero, scale))
+        transposed = inputs.w_scale.T.contiguous().T
+        for extra, lead in ((1, 0), (61, 3)):
+            a = with_row_stride(inputs.a, extra, lead, 77)
+            assert_equal(backend.gemm_int4(inputs.but(a=a, w_scale=transposed)), want, (extra, lead))
+
+
+@BACKENDS
+@pytest.mark.parametrize("activation", [None, "gelu", "gelu_tanh", "silu"])
+def test_what_follows_the_sums(activation: str | None, backend: Backend) -> None:
+    base = Int4Case("steps", 5, 70, 130, 32).inputs(bias=torch.float32).floats(torch.float32)
+    g = generator("steps")
+    gate, residual = torch.randn(5, 75, generator=g)[:, :70], torch.randn(5, 70, generator=g).bfloat16()
+    for chosen in itertools.product((None, gate, gate.half()), (None, residual)):
+        inputs = base.but(activation=activation, gate=chosen[0], residual=chosen[1])
+        for dtype in FLOAT_DTYPES:
+            expected, bits = inputs.float_product(dtype)
+            got = backend.gemm_int4(inputs, dtype)
+            assert_within(got, expected, dtype)
+            assert_equal(got, bits)
+
+
+@BACKENDS
+def test_nan_and_inf_reach_what_depends_on_them(backend: Backend) -> None:
+    inputs = Int4Case("nan", 9, 40, 100, 32).inputs(zero=torch.float32, bias=torch.float32)
+    inputs = inputs.floats(torch.float32)
+    assert inputs.w_zero_point is not None and inputs.bias is not None
+    for i, value in enumerate((torch.nan, torch.inf, -torch.inf, 3e38)):
+        inputs.a[i, 17 * i] = value
+        inputs.w_scale[i % 4, 3 * i] = value
+        inputs.w_zero_point[i % 4, 20 + 3 * i] = value
+        inputs.bias[35 + i] = value
+    got = backend.gemm_int4(inputs)
+    assert_equal(got, inputs.float_product(torch.float32)[1])
+    assert bool(got[4:, 4].isfinite().all())
+
+
+def test_no_kernel_no_batch_and_no_thread_count_shows() -> None:
+    inputs = Int4Case("rows", 257, 130, 1500, 128).inputs(zero=torch.uint8).floats(torch.bfloat16)
+    kernels = [b for b in available(OP) if str(b) != "generic"] or available(OP)
+    want = kernels[-1].gemm_int4(inputs, torch.float32)
+    few = available(OP)[0].gemm_int4(inputs.but(a=inputs.a[:2]), torch.float32)
+    assert_equal(few, want[:2])
+    threads = torch.get_num_threads()
+    try:
+        for backend, count in itertools.product(kernels, (1, 2, 3)):
+            torch.set_num_threads(count)
+            for m in (1, 7, 64, 257):
+                got = backend.gemm_int4(inputs.but(a=inputs.a[:m]), torch.float32)
+                assert_equal(got, want[:m], f"{backend}, {count} threads, m = {m}")
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_plan_names_the_kernel() -> None:
+    for backend in available(OP):
+        with backend.active() as ops:
+            assert kernel_of(ops.explain_gemm_int4(7, 64, 64, 32)) == f"gemm_int4_{backend.isa}" or (
+                backend.isa == "amx_int8"
+            )
+
+
+@pytest.mark.parametrize("zero", [None, torch.uint8], ids=["symmetric", "zeros"])
+def test_gradients(zero: torch.dtype | None) -> None:
+    inputs = Int4Case("gradient", 3, 40, 70, 32).inputs(zero=zero).floats(torch.float32)
+    packed = lamina.pack_int4(inputs.q, "int4_rows")
+    scale = inputs.w_scale.T.repeat_interleave(32, 1)[:, :70]
+    shift = 8.0 if inputs.w_zero_point is None else inputs.w_zero_point.T.repeat_interleave(32, 1)[:, :70]
+    weight = (inputs.q.float() - shift) * scale
+    a, bias, residual = inputs.a, torch.randn(40), torch.randn(3, 40)
+
+    def product(a: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return lamina.gemm_int4(
+            a,
+            packed,
+            inputs.w_scale,
+            group=32,
+            w_zero_point=inputs.w_zero_point,
+            bias=bias,
+            residual=residual,
+        )
+
+    leaves = [t.clone().requires_grad_() for t in (a, bias, residual)]
+    twins = [t.clone().requires_grad_() for t in (a, bias, residual)]
+    pull = torch.randn(3, 40)
+    product(*leaves).backward(pull)
+    (twins[0] @ weight.T + twins[1] + twins[2]).backward(pull)
+    for leaf, twin in zip(leaves, twins, strict=True):
+        assert leaf.grad is not None and twin.grad is not None
+        torch.testing.assert_close(leaf.grad, twin.grad)
+    # Linear, so that large steps are exact but for f32 rounding.
+    assert torch.autograd.gradcheck(
+        lambda a: product(a, bias, residual), (leaves[0],), eps=0.1, atol=1e-3, rtol=1e-3, nondet_tol=0.0
+    )
+
+
+def test_no_gradient_through_what_has_none() -> None:
+    inputs = Int4Case("gradient", 3, 40, 70, 32).inputs().floats(torch.float32)
+    packed, a = lamina.pack_int4(inputs.q, "int4_rows"), inputs.a.clone().requires_grad_()
+    for name, value in (("activation", "silu"), ("gate", torch.ones(3, 40))):
+        options: dict[str, object] = {name: value}
+        out = lamina.gemm_int4(a, packed, inputs.w_scale, group=32, **options)  # type: ignore[arg-type]
+        with pytest.raises(NotImplementedError, match=f"no gradient with {name}"):
+            out.sum().backward()

@@ -1,0 +1,142 @@
+"""The products of int4 weights: their f32 steps, and float64 with the documented bounds."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tests.reference import gemm
+from tests.reference.gemm import F32, F64, Expected, Int8, Int64, Steps, U
+
+SYMMETRIC = 8
+SEGMENT_K, TILE_K = 1024, 64
+# The sums of such a group, at most 255 * 15 * 4096, are f32 exactly.
+EXACT_GROUP = 4096
+
+UInt8 = NDArray[np.uint8]
+
+
+class Sums(NamedTuple):
+    """Of a [m, k], less its zero points, and codes [n, k]."""
+
+    acc: Int64  # [groups, m, n] of products
+    a_sum: Int64  # [groups, m, 1] of activations
+    group: int  # input features
+
+
+class Scales(NamedTuple):
+    """f32, exact from f16, bf16 and uint8."""
+
+    a: F32  # [1] or one a row
+    w: F32  # [groups, n]
+    zero: F32 | None  # [groups, n]; None is 8
+
+
+def accumulate(a: Int8, q: UInt8, group: int, a_zero_point: Int8 | None = None) -> Sums:
+    """group: input features of each but the last, -1 for all."""
+    (m, k), n = a.shape, len(q)
+    group = max(k, 1) if group == -1 else group
+    cuts = [slice(first, first + group) for first in range(0, k, group)]
+    ones = np.ones((1, k), np.uint8)
+    acc, a_sum = (
+        [gemm.accumulate(a[:, cut], w[:, cut].astype(np.int8), a_zero_point) for cut in cuts]
+        for w in (q, ones)
+    )
+    if not cuts:
+        return Sums(np.zeros((0, m, n), np.int64), np.zeros((0, m, 1), np.int64), group)
+    return Sums(np.stack(acc), np.stack(a_sum), group)
+
+
+def segment_groups(group: int) -> int:
+    """Groups of a segment: whole ones and whole tiles, as many as fit SEGMENT_K, at least the fewest."""
+    least = math.lcm(group, TILE_K)
+    return max(SEGMENT_K // least, 1) * least // group
+
+
+def roundings(sums: Sums) -> int:
+    """Of the f32 steps up to the bias: h of the documented bound."""
+    groups, each = len(sums.acc), segment_groups(sums.group)
+    return 4 + min(each, groups) + -(-groups // each)
+
+
+def gemm_int4_int8(
+    sums: Sums, scales: Scales, bias: F32 | None, out_dtype: torch.dtype, then: Steps = Steps()  # noqa: B008
+) -> Expected:  # fmt: skip
+    """The op in float64, and the bound of its docstring."""
+    zero: F32 | float = SYMMETRIC if scales.zero is None else scales.zero[:, None]
+    outer = scales.w[:, None].astype(np.float64) * scales.a.reshape(-1, 1)  # [groups, m | 1, n]
+    shifts = sums.a_sum * np.asarray(zero, np.float64)
+    products: F64 = (sums.acc - shifts) * outer
+    bound = roundings(sums) * U * np.abs(products).sum(0)
+    if scales.zero is not None and sums.group > EXACT_GROUP:
+        bound = bound + 2 * U * ((np.abs(sums.acc) + np.abs(shifts)) * np.abs(outer)).sum(0)
+    return gemm.epilogue(products.sum(0), bound, bias, out_dtype, then)
+
+
+def gemm_int4_int8_steps(
+    sums: Sums, scales: Scales, bias: F32 | None, out_dtype: torch.dtype, then: Steps = Steps()  # noqa: B008
+) -> torch.Tensor:  # fmt: skip
+    """The documented f32 steps, each rounded once: the exact bits."""
+    groups, m, n = sums.acc.shape
+    each = segment_groups(sums.group)
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        total = np.full((m, n), -0.0 if groups else 0.0, np.float32)
+        for first in range(0, groups, each):
+            segment = np.full((m, n), -0.0, np.float32)
+            for g in range(first, min(first + each, groups)):
+                segment = gemm.fused_multiply_add(_less_zero(sums, scales, g), scales.w[g], segment)
+            total = total + segment
+        total = total * scales.a.reshape(-1, 1)
+    return gemm.epilogue_steps(total, bias, out_dtype, then)
+
+
+def _less_zero(sums: Sums, scales: Scales, g: int) -> F32:
+    """x of group g."""
+    acc, a_sum = sums.acc[g], sums.a_sum[g]
+    if scales.zero is None:
+        x: F32 = (acc - SYMMETRIC * a_sum).astype(np.float32)
+        return x
+    return gemm.fused_multiply_add(-scales.zero[g], a_sum.astype(np.float32), acc.astype(np.float32))
+
+
+def _of_columns(of_groups: F32, group: int, k: int) -> F32:
+    """[groups, n] as [n, k]."""
+    rows: F32 = np.repeat(of_groups, max(k, 1) if group == -1 else group, axis=0)[:k]
+    columns: F32 = rows.T
+    return columns
+
+
+def gemm_int4(
+    a: F32, q: UInt8, group: int, scales: Scales, bias: F32 | None, out_dtype: torch.dtype, then: Steps
+) -> Expected:
+    """gemm_int4 in float64, and the bound of its docstring; scales.a is not looked at."""
+    k = a.shape[1]
+    scale = _of_columns(scales.w, group, k).astype(np.float64)
+    zero = SYMMETRIC if scales.zero is None else _of_columns(scales.zero, group, k).astype(np.float64)
+    w = (q.astype(np.float64) - zero) * scale
+    spread = np.abs(w) if scales.zero is None else np.abs(w) + np.abs(zero * scale)
+    steps = 3 + min(k, SEGMENT_K) + -(-k // SEGMENT_K)
+    bound = steps * U * (np.abs(a).astype(np.float64) @ spread.T)
+    return gemm.epilogue(a.astype(np.float64) @ w.T, bound, bias, out_dtype, then)
+
+
+def gemm_int4_steps(
+    a: F32, q: UInt8, group: int, scales: Scales, bias: F32 | None, out_dtype: torch.dtype, then: Steps
+) -> torch.Tensor:
+    """The same by its documented f32 steps: the exact bits."""
+    (m, k), n = a.shape, len(q)
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        scale = _of_columns(scales.w, group, k)
+        zero = np.float32(SYMMETRIC) if scales.zero is None else _of_columns(scales.zero, group, k)
+        w = gemm.fused_multiply_add(q.astype(np.float32), scale, -(zero * scale))
+        total = np.full((m, n), -0.0 if k else 0.0, np.float32)
+        for first in range(0, k, SEGMENT_K):
+            segment = np.full((m, n), -0.0, np.float32)
+            for p in range(first, min(first + SEGMENT_K, k)):
+                segment = gemm.fused_multiply_add(a[:, p : p + 1], w[:, p], segment)
+            total = total + segment
+    return gemm.epilogue_steps(total, bias, out_dtype, then)

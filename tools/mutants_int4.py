@@ -1,0 +1,100 @@
+"""The bugs that tools/mutants.py plants in the products of packed int4 weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tools.mutant import Mutant
+
+W4A8 = "csrc/ops/gemm_int4_int8"
+BODY = f"{W4A8}/cpu/body.h"
+STEP = f"{W4A8}/cpu/step.h"
+COLUMNS = "csrc/ops/gemm_int4/cpu/columns.h"
+BINDING = "csrc/torch/gemm_int4_int8.cc"
+
+_MUTANTS = (
+    Mutant(
+        "int4_int8: a ragged last group never ends",
+        BODY,
+        "+ 1) * group, k), stop",
+        "+ 1) * group, k + 1), stop",
+    ),
+    Mutant(
+        "int4_int8: the last group's zero points of a whole one",
+        BODY,
+        "zero * static_cast<int32_t>(count)",
+        "zero * static_cast<int32_t>(group)",
+    ),
+    Mutant(
+        "int4_int8: segments of two",
+        BODY,
+        "each = segment_k(p.problem.group)",
+        "each = 2 * segment_k(p.problem.group)",
+    ),
+    Mutant(
+        "int4_int8: a segment does not start from nothing",
+        BODY,
+        "std::fill_n(segment, rows * kTileN, gemm_int8::kNoSum);",
+        "if (first == 0) std::fill_n(segment, rows * kTileN, gemm_int8::kNoSum);",
+    ),
+    Mutant("int4_int8: rows scaled by those of the block before", BODY, "p.a_scale[m0 + r]", "p.a_scale[r]"),
+    Mutant(
+        "int4_int8: sums of the panel's first row", BODY, "piece.group * kTileM + r]", "piece.group * kTileM]"
+    ),
+    Mutant(
+        "int4_int8: zero points of the group before",
+        BODY,
+        "load_columns(p.w_zero_point, piece.group,",
+        "load_columns(p.w_zero_point, std::max<int64_t>(piece.group - 1, 0),",
+    ),
+    Mutant("int4_int8: scales of any stride read in place", BODY, "p.w_scale.stride == 1 && count", "count"),
+    Mutant(
+        "int4_int8: sums of codes go on into the next group",
+        BODY,
+        "if (piece.begins) std::fill_n(shared.q_sum",
+        "if (piece.begins && piece.group == 0) std::fill_n(shared.q_sum",
+    ),
+    Mutant("int4: column stride ignored", COLUMNS, "value(from[j * stride])", "value(from[j])"),
+    Mutant("int4: every strip has the first columns", COLUMNS, "+ n0 * from.stride,", ","),
+    Mutant(
+        "int4_int8: zero points lost where sums are corrected",
+        STEP,
+        "std::fma(minus_zero[j],",
+        "std::fma(-8.0f,",
+    ),
+    Mutant(
+        "int4_int8: rows quantised, all scaled as the first",
+        BINDING,
+        "(quantized->scale.data_ptr()), 1}",
+        "(quantized->scale.data_ptr()), 0}",
+    ),
+    Mutant(
+        "int4_int8 avx2: ten fours in int16",
+        f"{W4A8}/cpu/avx2.cc",
+        "kFoursOfHalves = 8;",
+        "kFoursOfHalves = 10;",
+    ),
+    Mutant(
+        "int4_int8 avx2: -8 sums taken off in every eight",
+        f"{W4A8}/cpu/avx2.cc",
+        "before = begins ? _mm256_set1_epi32(first) : load(acc)",
+        "before = begins ? _mm256_set1_epi32(first) : _mm256_add_epi32(load(acc), _mm256_set1_epi32(first))",
+    ),
+    Mutant(
+        "int4_int8 avx512: a group begins in every block",
+        f"{W4A8}/cpu/avx512_vnni.cc",
+        "if (piece.begins) { unroll",
+        "if (piece.begins || i == 0) { unroll",
+    ),
+    Mutant(
+        "int4_int8 amx: a group's second block forgets the first",
+        f"{W4A8}/cpu/amx_int8.cc",
+        "!piece.begins, {w",
+        "false, {w",
+    ),
+)
+
+INT4_MUTANTS = tuple(
+    replace(mutant, tests=("tests/ops/test_gemm_int4_int8.py", "tests/ops/test_gemm_int4_int8_exact.py"))
+    for mutant in _MUTANTS
+)
