@@ -1,4 +1,4 @@
-"""An int4 weight as its quantisers give it and as gradients need it."""
+"""What the ways to make an int4 weight share: the result, and scales of groups."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# What a search multiplies a group's widest scale with.
+SHRINKS = tuple(1 - step / 80 for step in range(41))
 
 
 class QuantizedInt4(NamedTuple):
@@ -24,8 +28,96 @@ class QuantizedInt4(NamedTuple):
         return ((codes - zero) * self.scale.T[:, :, None].float()).flatten(1)[:, :k]
 
 
+class Grid(NamedTuple):
+    """The values that groups [n, groups, group] may take, and the nearest codes of what it was fitted to."""
+
+    scale: Tensor  # [n, groups] of scale_dtype
+    zero: Tensor  # [n, groups] f32
+    codes: Tensor  # [n, groups, group] f32
+
+
+def fit_grid(op: str, grouped: Tensor, symmetric: bool, dtype: torch.dtype, search: bool) -> Grid:
+    """A scale and a zero point of each group of f32 values; the options are quantize_weight_int4's."""
+    low, high = grouped.amin(2).clamp(max=0), grouped.amax(2).clamp(min=0)  # [n, groups]
+    widest = torch.maximum(high, -low) / 7 if symmetric else high / 15 - low / 15
+    limit = torch.finfo(dtype)
+    if bool((widest > limit.max).any()):
+        most = widest.max().item()
+        raise ValueError(f"{op}: scale_dtype = {dtype} has no scale of {most:.6g}; float32 has")
+    best: list[Tensor] = []
+    for shrink in SHRINKS if search else SHRINKS[:1]:
+        scale = (widest * shrink).to(dtype).clamp(min=limit.smallest_normal * limit.eps)
+        scale = torch.where(widest > 0, scale, 1.0)
+        steps = scale.float()[:, :, None]
+        zero = (
+            torch.full_like(low, 8.0) if symmetric else (-low * shrink / steps[:, :, 0]).round().clamp(0, 15)
+        )
+        codes = nearest_codes(grouped, steps, zero[:, :, None])
+        error = ((codes - zero[:, :, None]) * steps - grouped).square().sum(2)
+        new = [error, scale, zero, codes]
+        is_better = error < best[0] if best else torch.ones_like(error, dtype=torch.bool)
+        best = [
+            torch.where(is_better if a.dim() == 2 else is_better[:, :, None], a, b)
+            for a, b in zip(new, best or new, strict=True)
+        ]
+    return Grid(*best[1:])
+
+
+def nearest_codes(x: Tensor, steps: Tensor, zero: Tensor) -> Tensor:
+    """The codes 0..15, in f32, whose values are nearest to x."""
+    return ((x / steps).round() + zero).clamp(0, 15)
+
+
 def by_group(x: Tensor, group: int) -> Tensor:
     """[n, k] as [n, groups, group], the last filled up with zeros."""
     n, k = x.shape
     groups = -(-k // group)
     return torch.nn.functional.pad(x, (0, groups * group - k)).reshape(n, groups, group)
+
+
+def as_quantized(q: Tensor, scale: Tensor, zero: Tensor | None, group: int) -> QuantizedInt4:
+    """Of codes [n, k] and scales and zero points [n, groups]."""
+    zero_point = None if zero is None else zero.T.to(torch.uint8).contiguous()
+    return QuantizedInt4(q.to(torch.uint8).contiguous(), scale.T.contiguous(), zero_point, group)
+
+
+def checked_weight(op: str, w: Tensor) -> Tensor:
+    """w [n, k] without its gradient, if it can be quantised."""
+    if w.dim() != 2:
+        raise ValueError(f"{op}: w must be 2-D [n, k], got {w.dim()}-D {list(w.shape)}")
+    if w.dtype not in WEIGHT_DTYPES:
+        raise ValueError(f"{op}: w must be float32, float16 or bfloat16, got {w.dtype}")
+    require_finite(f"{op}: w", w.detach())
+    return w.detach()
+
+
+def checked_group(op: str, group: int, k: int) -> int:
+    """The input features that share a scale, -1 resolved."""
+    require_group(op, group)
+    return max(k, 1) if group == -1 else group
+
+
+def require_group(op: str, group: int) -> None:
+    """Raises a ValueError for a group that the kernels do not know."""
+    if group != -1 and (group <= 0 or group % 16):
+        raise ValueError(f"{op}: group = {group}; must be a positive multiple of 16, or -1 for all of k")
+
+
+def checked_scale_dtype(op: str, wanted: torch.dtype | None, w: Tensor) -> torch.dtype:
+    """The dtype of the scales: that of w by default."""
+    dtype = w.dtype if wanted is None else wanted
+    if dtype not in WEIGHT_DTYPES:
+        raise ValueError(f"{op}: scale_dtype must be float32, float16 or bfloat16, got {dtype}")
+    return dtype
+
+
+def require_finite(name: str, w: Tensor) -> None:
+    """Raises a ValueError that names the first NaN or Inf of w."""
+    finite = torch.isfinite(w)
+    if bool(finite.all()):
+        return
+    bad = torch.nonzero(~finite)
+    at = tuple(bad[0].tolist())
+    raise ValueError(
+        f"{name} holds {len(bad)} NaN or Inf, the first at {list(at)} ({w[at].item()}); it must be finite"
+    )

@@ -153,6 +153,11 @@ def packed_shape(n: int, k: int) -> tuple[int, int, int, int, int]:
     return -(-n // TILE_N), -(-k // TILE_K), TILE_K // 4, TILE_N, 4
 
 
+def packed_int4_shape(n: int, k: int) -> tuple[int, int, int]:
+    """Shape of PackedInt4.data for a weight [n, k]."""
+    return -(-n // TILE_N), -(-k // TILE_K), TILE_N * TILE_K // 2
+
+
 def _fake_pack_int8(w: Tensor, group: int | None = None) -> tuple[Tensor, Tensor]:
     require_2d("pack_int8", "w", w, "[n, k]")
     n, k = w.shape
@@ -162,7 +167,7 @@ def _fake_pack_int8(w: Tensor, group: int | None = None) -> tuple[Tensor, Tensor
 
 def _fake_pack_int4(q: Tensor, layout: str) -> Tensor:
     require_2d("pack_int4", "q", q, "[n, k]")
-    return q.new_empty((*packed_shape(q.shape[0], q.shape[1])[:2], TILE_N * TILE_K // 2))
+    return q.new_empty(packed_int4_shape(q.shape[0], q.shape[1]))
 
 
 def _fake_unpack_int4(data: Tensor, n: int, k: int, layout: str) -> Tensor:

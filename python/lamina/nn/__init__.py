@@ -1,0 +1,8 @@
+"""Modules that hold packed weights and run on lamina's ops."""
+
+from __future__ import annotations
+
+from lamina.nn.int4_linear import Int4Linear
+from lamina.nn.int8_linear import Int8Linear
+
+__all__ = ["Int4Linear", "Int8Linear"]

@@ -1,0 +1,214 @@
+"""A linear layer on gemm_int4 or gemm_int4_int8."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lamina._int4 import require_group
+from lamina.nn.packed_linear import PackedLinear, checked_bias, flag_problem, require_loaded
+from lamina.ops import gemm_int4, gemm_int4_int8
+from lamina.ops.gemm_int4 import LAYOUT
+from lamina.pack import PackedInt4, pack_int4, packed_int4_shape
+from lamina.quant import WEIGHT_DTYPES, QuantizedInt4, quantize_weight_int4
+
+ACTIVATIONS = ("float", "int8")  # by their number in weight_format
+
+
+class Int4Linear(PackedLinear):
+    """nn.Linear with an int4 weight: y = x @ ((q - zero point) * scale).T + bias. For inference, on the CPU.
+
+    activations  "float": W4A16, x [..., k] in f32, f16 or bf16 is taken as it is. "int8": W4A8, x is
+                 quantised per token, symmetric. The result has the dtype of x
+    group        input features that share a scale: a multiple of 16, or -1 for all of k, which a group of k
+                 or more is too
+    symmetric    no zero points: all are 8
+
+    A new module is zero; fill it with `from_linear`, `from_quantized` or `load_state_dict`. Saved is what the
+    kernels read: `weight_packed` uint8, `weight_scale` [groups, n], `weight_zero_point` uint8 [groups, n]
+    unless symmetric, `weight_format` int64, `bias`: buffers all. A loaded state dict decides on group,
+    symmetric, activations and the dtype of the scales. `weight_scale` keeps that dtype under .half() and
+    .to(dtype): the codes were made with it.
+    """
+
+    FORMAT = 3
+    LAYOUT = LAYOUT
+    VERSION = PackedInt4.VERSION
+    HEADER = 7  # [format, version, n, k, group, symmetric, activations]
+    DTYPES: ClassVar = {
+        "weight_packed": (torch.uint8,),
+        "weight_scale": WEIGHT_DTYPES,
+        "weight_zero_point": (torch.uint8,),
+    }
+
+    weight_zero_point: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        group: int = 128,
+        symmetric: bool = True,
+        activations: str = "float",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features)
+        require_group("Int4Linear", group)
+        if activations not in ACTIVATIONS:
+            raise ValueError(f'Int4Linear: activations = {activations!r}; allowed: "float", "int8"')
+        n, k = out_features, in_features
+        more = [group if group < k else -1, int(symmetric), ACTIVATIONS.index(activations)]
+        self._set(more)
+        scales = (self._groups(self.group), n)
+        zero_point = None if symmetric else torch.full(scales, 8, dtype=torch.uint8, device=device)
+        self.register_buffer(
+            "weight_packed", torch.full(packed_int4_shape(n, k), 0x88, dtype=torch.uint8, device=device)
+        )
+        self.register_buffer("weight_scale", torch.ones(scales, dtype=dtype, device=device))
+        self.register_buffer("weight_zero_point", zero_point)
+        self.register_buffer("weight_format", torch.tensor(self._header(*more), device=device))
+        self.register_buffer("bias", torch.zeros(n, dtype=dtype, device=device) if bias else None)
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        *,
+        group: int = 128,
+        symmetric: bool = True,
+        activations: str = "float",
+        search: bool = False,
+        scale_dtype: torch.dtype | None = None,
+    ) -> Int4Linear:
+        """The int4 form of `linear`, rounded to nearest by lamina.quant.quantize_weight_int4, whose options
+        these are. `linear` is left as it is; it must hold finite f32, f16 or bf16.
+
+        Quantised and packed on the CPU wherever `linear` is, so its bytes are the same from every device;
+        the result is where `linear` is.
+        """
+        require_loaded("Int4Linear", linear.weight)
+        weight = linear.weight.detach().cpu()
+        options = {"symmetric": symmetric, "search": search}
+        quantized = quantize_weight_int4(weight, group, scale_dtype=scale_dtype, **options)
+        module = cls.from_quantized(quantized, linear.bias, activations=activations)
+        return module.to(linear.weight.device).train(linear.training)
+
+    @classmethod
+    def from_quantized(
+        cls, quantized: QuantizedInt4, bias: Tensor | None = None, *, activations: str = "float"
+    ) -> Int4Linear:
+        """A module of a weight that is quantised already (lamina.quant), and a copy of `bias` [n]."""
+        q, scale, zero_point, group = quantized
+        if q.dim() != 2:
+            raise ValueError(f"Int4Linear: q must be 2-D [n, k], got {q.dim()}-D {list(q.shape)}")
+        n, k = q.shape
+        symmetric = zero_point is None
+        group = group if group < k else -1
+        module = cls(k, n, False, group=group, symmetric=symmetric, activations=activations, device="meta")
+        state = {"weight_scale": scale} | ({} if zero_point is None else {"weight_zero_point": zero_point})
+        problem = module._dtype_problem(state) or module._shape_problem(state, module.group)
+        if problem is None and bias is not None and bias.shape != (n,):
+            problem = f"bias must be [n] with n = {n}, got {list(bias.shape)}"
+        if problem is not None:
+            raise ValueError(f"Int4Linear: {problem}")
+        module.weight_packed = pack_int4(q, LAYOUT).data
+        module.weight_scale = scale.detach().clone()
+        module.weight_zero_point = None if zero_point is None else zero_point.clone()
+        header = module._header(module.group, int(symmetric), ACTIVATIONS.index(activations))
+        module.weight_format = torch.tensor(header, device=q.device)
+        copied = checked_bias("Int4Linear", bias)
+        module.bias = None if copied is None else copied.to(q.device)
+        return module
+
+    @property
+    def group(self) -> int:
+        """Input features that share a scale, -1 for all."""
+        return self._group
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the weight has no zero points."""
+        return self._symmetric
+
+    @property
+    def activations(self) -> str:
+        """ "float" or "int8": what the weight is multiplied with."""
+        return self._activations
+
+    @property
+    def packed_weight(self) -> PackedInt4:
+        """The weight as lamina.ops.gemm_int4 takes it."""
+        return PackedInt4(self.weight_packed, self.out_features, self.in_features, LAYOUT)
+
+    def dequantize_weight(self) -> Tensor:
+        """The weight [n, k] in f32 that this module computes with."""
+        group = max(self.in_features, 1) if self.group == -1 else self.group
+        q = self.packed_weight.unpack()
+        return QuantizedInt4(q, self.weight_scale, self.weight_zero_point, group).dequantize()
+
+    def extra_repr(self) -> str:
+        """What print(model) shows."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, group={self.group}, symmetric={self.symmetric}, "
+            f"activations={self.activations}"
+        )
+
+    def _product(self, rows: Tensor) -> Tensor:
+        if rows.is_cuda:
+            raise ValueError("Int4Linear: x must be on the CPU, as the module: CUDA has no kernel for it yet")
+        product = gemm_int4 if self.activations == "float" else gemm_int4_int8
+        return product(
+            rows,
+            self.packed_weight,
+            self.weight_scale,
+            group=self.group,
+            w_zero_point=self.weight_zero_point,
+            bias=self.bias,
+            out_dtype=rows.dtype,
+        )
+
+    def _set(self, more: list[int]) -> None:
+        self._group = more[0]
+        self._symmetric = bool(more[1])
+        self._activations = ACTIVATIONS[more[2]]
+
+    def _groups(self, group: int) -> int:
+        return -(-self.in_features // (max(self.in_features, 1) if group == -1 else group))
+
+    def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:
+        group, symmetric, activations = more
+        if group != -1 and (group <= 0 or group % 16):
+            return f"weight_format[4] (group) must be a positive multiple of 16, or -1, got {group}"
+        problem = flag_problem("[5] (symmetric)", symmetric) or flag_problem("[6] (activations)", activations)
+        if problem is None and bool(symmetric) == ("weight_zero_point" in state):
+            there = "there" if symmetric else "missing"
+            problem = f"weight_zero_point is {there}, and weight_format[5] (symmetric) is {symmetric}"
+        for name in ("weight_packed", "weight_scale"):
+            if name not in state:
+                problem = problem or f"{name} is missing"
+        return problem or self._shape_problem(state, group)
+
+    def _shape_problem(self, state: dict[str, Tensor], group: int) -> str | None:
+        scales = (self._groups(group), self.out_features)
+        shapes = {
+            "weight_packed": packed_int4_shape(self.out_features, self.in_features),
+            "weight_scale": scales,
+            "weight_zero_point": scales,
+        }
+        for name, shape in shapes.items():
+            if name in state and state[name].shape != shape:
+                return f"{name} must be {list(shape)}, got {list(state[name].shape)}"
+        return None
+
+    def _adopt(self, more: list[int], state: dict[str, Tensor]) -> None:
+        self._set(more)
+        device = self.weight_packed.device
+        zero_point = state.get("weight_zero_point")
+        self.weight_zero_point = None if zero_point is None else torch.empty_like(zero_point, device=device)
+        self.weight_scale = torch.empty_like(state["weight_scale"], device=device)

@@ -1,0 +1,177 @@
+"""What the linear layers with packed weights share: inputs of any shape, moving and loading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lamina.quant import WEIGHT_DTYPES, require_finite
+
+Dtypes = tuple[torch.dtype, ...]
+
+
+class PackedLinear(nn.Module):
+    """The base of Int8Linear and Int4Linear; of no use by itself.
+
+    A subclass registers the buffers `weight_packed`, `weight_scale`, `weight_format`, `bias` and its own.
+    weight_format is int64: the number of the packed layout, its version, n, k, and what the subclass adds. It
+    says what the shapes do not: k = 65 and k = 100 pack into the same.
+    """
+
+    FORMAT: ClassVar[int]  # number of the layout in weight_format
+    LAYOUT: ClassVar[str]  # its name in docs/layouts.md
+    VERSION: ClassVar[int]
+    HEADER: ClassVar[int]  # elements of weight_format
+    DTYPES: ClassVar[Mapping[str, Dtypes]]  # of the buffers; bias is any of WEIGHT_DTYPES
+
+    weight_packed: Tensor
+    weight_scale: Tensor
+    weight_format: Tensor
+    bias: Tensor | None
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        if in_features < 0 or out_features < 0:
+            raise ValueError(
+                f"{self._kind}: in_features = {in_features} and out_features = {out_features} must be >= 0"
+            )
+        self.in_features = in_features
+        self.out_features = out_features
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(buffer.nbytes for buffer in self.buffers())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., k] in f32, f16 or bf16 -> [..., n] in the dtype of x."""
+        if x.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(
+                f"lamina.nn.{self._kind} has no backward pass, and its input requires grad; "
+                "call the model under torch.inference_mode() or torch.no_grad()"
+            )
+        if x.dim() == 0 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"{self._kind}: x must be [..., k] with k = {self.in_features}, got {list(x.shape)}"
+            )
+        rows = x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0)
+        if rows.stride(1) != 1:
+            rows = rows.contiguous()
+        return self._product(rows).reshape(*x.shape[:-1], self.out_features)
+
+    @property
+    def _kind(self) -> str:
+        return type(self).__name__
+
+    def _header(self, *more: int) -> list[int]:
+        return [self.FORMAT, self.VERSION, self.out_features, self.in_features, *more]
+
+    def _product(self, rows: Tensor) -> Tensor:
+        """[m, k] -> [m, n] in the dtype of rows."""
+        raise NotImplementedError
+
+    def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:
+        """Why `more`, what this class adds to weight_format, or the tensors are not for it, or None."""
+        raise NotImplementedError
+
+    def _adopt(self, more: list[int], state: dict[str, Tensor]) -> None:
+        """Becomes the module that `more` says, with buffers that `state` can be copied into."""
+        raise NotImplementedError
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
+        scale, shape = self.weight_scale, self.weight_packed.shape
+        # Flat meanwhile: .to(memory_format=...) gives every 4-D and 5-D tensor other strides.
+        self.weight_packed = self.weight_packed.reshape(-1)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.weight_packed = self.weight_packed.reshape(shape)
+        # .half() and its kin: the integers were made with this scale, which follows the device only.
+        if self.weight_scale.dtype is not scale.dtype:
+            self.weight_scale = scale.to(self.weight_scale.device)
+        return self
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        names = ("weight_format", *self.DTYPES, "bias")
+        state = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
+        problem = self._state_problem(state, prefix + "weight" in state_dict)
+        if problem is not None:
+            error_msgs.append(f"{prefix.rstrip('.') or self._kind}: {problem}")
+            return
+        header = state.get("weight_format")
+        if header is not None and not header.is_meta:
+            self._adopt(header.tolist()[4:], state)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def _state_problem(self, state: dict[str, Any], has_weight: bool) -> str | None:
+        """Why the entries of a state dict are not a weight for this module, or None.
+
+        Copying would convert a wrong dtype without a word; only the header tells one layout from another.
+        """
+        if has_weight and "weight_packed" not in state:
+            return (
+                "the state dict holds a float weight; load it into the float model, then call lamina.compress"
+            )
+        for name, entry in state.items():
+            if not isinstance(entry, Tensor):
+                return f"{name} must be a torch.Tensor, got {type(entry).__name__}"
+        header = state.get("weight_format")
+        if header is None:
+            return None if "weight_packed" not in state else "weight_format is missing"
+        if header.is_meta:
+            return None
+        if header.dtype is not torch.int64 or header.dim() != 1 or len(header) < 2:
+            return f"weight_format must be int64 [{self.HEADER}], got {header.dtype} {list(header.shape)}"
+        layout, version, *rest = header.tolist()
+        if layout != self.FORMAT:
+            return f"weight_format is {layout}; this module reads {self.FORMAT} ({self.LAYOUT})"
+        if version != self.VERSION:
+            return (
+                f"weight format {self.LAYOUT} has version {version}; this lamina reads version "
+                f"{self.VERSION}; save the model again from its float weights"
+            )
+        if len(header) != self.HEADER:
+            return f"weight_format must be int64 [{self.HEADER}], got {header.dtype} {list(header.shape)}"
+        if rest[:2] != [self.out_features, self.in_features]:
+            return f"the weight is {rest[:2]}; this module is [{self.out_features}, {self.in_features}]"
+        return self._dtype_problem(state) or self._header_problem(rest[2:], state)
+
+    def _dtype_problem(self, state: dict[str, Tensor]) -> str | None:
+        for name, dtypes in {**self.DTYPES, "bias": WEIGHT_DTYPES}.items():
+            if name in state and state[name].dtype not in dtypes:
+                allowed = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+                return f"{name} must be {allowed}, got {state[name].dtype}"
+        return None
+
+
+def require_loaded(kind: str, weight: Tensor) -> None:
+    """Raises a ValueError for a weight without values."""
+    if weight.is_meta:
+        raise ValueError(f"{kind}.from_linear: the weight is on the meta device; load the model first")
+
+
+def checked_bias(kind: str, bias: Tensor | None) -> Tensor | None:
+    """A copy of a bias that the ops can add."""
+    if bias is None:
+        return None
+    if bias.dtype not in WEIGHT_DTYPES:
+        raise ValueError(f"{kind}.from_linear: bias must be f32, f16 or bf16, got {bias.dtype}")
+    require_finite(f"{kind}.from_linear: bias", bias)
+    return bias.detach().clone()
+
+
+def flag_problem(name: str, value: int) -> str | None:
+    """Why an element of weight_format is no flag, or None."""
+    return None if value in (0, 1) else f"weight_format{name} must be 0 or 1, got {value}"
