@@ -38,7 +38,25 @@ class Grid(NamedTuple):
 
 def fit_grid(op: str, grouped: Tensor, symmetric: bool, dtype: torch.dtype, search: bool) -> Grid:
     """A scale and a zero point of each group of f32 values; the options are quantize_weight_int4's."""
-    low, high = grouped.amin(2).clamp(max=0), grouped.amax(2).clamp(min=0)  # [n, groups]
+    n, groups, group = grouped.shape
+    parts = torch.split(grouped.flatten(0, 1), rows_at_a_time(grouped, group))
+    fitted = [_fit(op, part, symmetric, dtype, search) for part in parts]
+    scale, zero, codes = (torch.cat(tensors) for tensors in zip(*fitted, strict=True))
+    return Grid(scale.view(n, groups), zero.view(n, groups), codes.view(n, groups, group))
+
+
+def rows_at_a_time(x: Tensor, width: int) -> int:
+    """Rows of `width` that a loop of small operations takes at a time.
+
+    On the CPU what stays in a core's cache, and just below what torch splits among threads: they would wait
+    for each other in every operation, for longer than it takes where other processes have the cores too.
+    """
+    return max(1, 32767 // max(width, 1)) if x.device.type == "cpu" else max(x.numel(), 1)
+
+
+def _fit(op: str, x: Tensor, symmetric: bool, dtype: torch.dtype, search: bool) -> tuple[Tensor, ...]:
+    """Scale, zero point and codes of each row."""
+    low, high = x.amin(1, keepdim=True).clamp(max=0), x.amax(1, keepdim=True).clamp(min=0)
     widest = torch.maximum(high, -low) / 7 if symmetric else high / 15 - low / 15
     limit = torch.finfo(dtype)
     if bool((widest > limit.max).any()):
@@ -48,19 +66,14 @@ def fit_grid(op: str, grouped: Tensor, symmetric: bool, dtype: torch.dtype, sear
     for shrink in SHRINKS if search else SHRINKS[:1]:
         scale = (widest * shrink).to(dtype).clamp(min=limit.smallest_normal * limit.eps)
         scale = torch.where(widest > 0, scale, 1.0)
-        steps = scale.float()[:, :, None]
-        zero = (
-            torch.full_like(low, 8.0) if symmetric else (-low * shrink / steps[:, :, 0]).round().clamp(0, 15)
-        )
-        codes = nearest_codes(grouped, steps, zero[:, :, None])
-        error = ((codes - zero[:, :, None]) * steps - grouped).square().sum(2)
+        steps = scale.float()
+        zero = torch.full_like(low, 8.0) if symmetric else (-low * shrink / steps).round().clamp(0, 15)
+        codes = nearest_codes(x, steps, zero)
+        error = ((codes - zero) * steps - x).square().sum(1, keepdim=True)
         new = [error, scale, zero, codes]
         is_better = error < best[0] if best else torch.ones_like(error, dtype=torch.bool)
-        best = [
-            torch.where(is_better if a.dim() == 2 else is_better[:, :, None], a, b)
-            for a, b in zip(new, best or new, strict=True)
-        ]
-    return Grid(*best[1:])
+        best = [torch.where(is_better, a, b) for a, b in zip(new, best or new, strict=True)]
+    return tuple(best[1:])
 
 
 def nearest_codes(x: Tensor, steps: Tensor, zero: Tensor) -> Tensor:

@@ -16,11 +16,14 @@ from lamina._int4 import (
     fit_grid,
     require_finite,
 )
+from lamina.gptq import gptq, hessian
 from lamina.ops import quantize_int8
 
 __all__ = [
     "WEIGHT_DTYPES",
     "QuantizedInt4",
+    "gptq",
+    "hessian",
     "quantize_weight_int4",
     "quantize_weight_int8",
     "require_finite",

@@ -52,7 +52,8 @@ def test_values_are_within_the_documented_bound(
     size = np.abs(a) @ ((np.abs(q - zero) + (0 if symmetric else zero)) * steps).T
     first = U * (3 + min(k, 1024) + -(-k // 1024)) if activations == "float" else 2.0**-18
     bound = first * size + 4 * (U + U_OUT[dtype]) * (size + np.abs(exact)) + TINY[dtype]
-    module = Int4Linear.from_linear(linear, group=group, symmetric=symmetric, activations=activations)
+    options = {"symmetric": symmetric, "activations": activations, "search": False}
+    module = Int4Linear.from_linear(linear, group=group, **options)
     assert_within(module(x), Expected(exact, bound), dtype)
 
 
@@ -65,7 +66,7 @@ def test_it_is_the_op(symmetric: bool, activations: str) -> None:
     packed = lamina.pack_int4(w.q, "int4_rows")
     want = product(x, packed, w.scale, group=32, w_zero_point=w.zero_point, bias=linear.bias.detach())
     options = {"symmetric": symmetric, "activations": activations}
-    module = Int4Linear.from_linear(linear, group=32, search=True, **options)
+    module = Int4Linear.from_linear(linear, group=32, **options)
     assert_equal(module(x), want)
     assert_equal(Int4Linear.from_quantized(w, linear.bias, activations=activations)(x), want)
     assert_equal(module.dequantize_weight(), w.dequantize())

@@ -82,11 +82,12 @@ class Int4Linear(PackedLinear):
         group: int = 128,
         symmetric: bool = True,
         activations: str = "float",
-        search: bool = False,
+        search: bool = True,
         scale_dtype: torch.dtype | None = None,
     ) -> Int4Linear:
-        """The int4 form of `linear`, rounded to nearest by lamina.quant.quantize_weight_int4, whose options
-        these are. `linear` is left as it is; it must hold finite f32, f16 or bf16.
+        """The int4 form of `linear`, rounded to nearest; the options are quantize_weight_int4's.
+
+        `linear` is left as it is; it must hold finite f32, f16 or bf16.
 
         Quantised and packed on the CPU wherever `linear` is, so its bytes are the same from every device;
         the result is where `linear` is.

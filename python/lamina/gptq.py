@@ -1,0 +1,178 @@
+"""GPTQ: int4 weights that keep a layer's outputs, not only its weights (Frantar et al., arXiv:2210.17323)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lamina._int4 import (
+    Grid,
+    QuantizedInt4,
+    as_quantized,
+    by_group,
+    checked_group,
+    checked_scale_dtype,
+    checked_weight,
+    fit_grid,
+    nearest_codes,
+    require_finite,
+    rows_at_a_time,
+)
+
+
+def gptq(
+    w: Tensor,
+    hessian: Tensor,
+    group: int = 128,
+    *,
+    symmetric: bool = True,
+    act_order: bool = False,
+    damp: float = 0.01,
+    block: int = 64,
+    scale_dtype: torch.dtype | None = None,
+    search: bool = True,
+) -> QuantizedInt4:
+    """A float weight as int4: column by column to nearest, where the later columns make up for the error.
+
+    w            [n, k]  f32 | f16 | bf16, finite, any device
+    hessian      [k, k]  f32 | f64, of any positive multiple: lamina.quant.hessian of the layer's inputs
+    group, symmetric, scale_dtype, search   as in quantize_weight_int4
+    act_order    False: columns in order, the grid of a group found when its first column is reached, from the
+                 weights as they are by then. True: columns of large diagonal first, the grid of each group
+                 found from `w` (GPTQ's static groups), so that the result has ordinary groups and no g_idx
+    damp         > 0: this times the mean of the diagonal is added to it, so `hessian` may be of any rank
+    block        columns whose updates of later ones are put together: for speed, the result is the same but
+                 for the rounding of sums
+    returns      QuantizedInt4. A column whose diagonal is 0, an input that was never there, is rounded to
+                 nearest
+    Raises   ValueError naming argument, value and allowed values; for a NaN or Inf its position
+    Memory   2 n k bytes of codes and 24 k^2 of factors besides w, on the CPU
+    """
+    op = "gptq"
+    w = checked_weight(op, w)
+    dtype = checked_scale_dtype(op, scale_dtype, w)
+    k = w.shape[1]
+    group = checked_group(op, group, k)
+    if not damp > 0:
+        raise ValueError(f"{op}: damp = {damp}; must be above 0")
+    if block < 1:
+        raise ValueError(f"{op}: block = {block}; must be at least 1")
+    order = torch.arange(k, device=w.device)
+    if act_order:
+        order = hessian.diagonal().argsort(descending=True, stable=True).to(w.device)
+    factor = _inverse_factor(op, _checked_hessian(op, hessian, w), damp, order)
+
+    options = _Options(op, group, symmetric, dtype, search, order, None if act_order else group, block)
+    parts = [_round(part, factor, options) for part in torch.split(w, rows_at_a_time(w, block))]
+    codes, scale, zero = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return as_quantized(codes, scale, None if symmetric else zero, group)
+
+
+class _Options(NamedTuple):
+    op: str
+    group: int
+    symmetric: bool
+    dtype: torch.dtype
+    search: bool
+    order: Tensor
+    refit: int | None  # columns after which grids are found anew
+    block: int
+
+    def fit(self, w: Tensor, group: int) -> Grid:
+        return fit_grid(self.op, by_group(w, group), self.symmetric, self.dtype, self.search)
+
+
+def _round(w: Tensor, factor: Tensor, options: _Options) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes, scales and zero points of some rows of the weight: a row does not depend on others."""
+    group, order = options.group, options.order
+    scale, zero, _ = options.fit(w.float(), group)
+    left = w.float().T[order]  # [k, rows], a copy: what is left to round
+    k = len(left)
+    codes = torch.empty_like(left)
+    groups = (order // group).tolist()
+    # Where grids are found on the way, parts end with groups too: the next one's weights are then up to date.
+    cuts = {*range(0, k, options.block), *range(0, k, options.refit or k or 1), k}
+    for begin, end in pairwise(sorted(cuts)):
+        if options.refit and begin % group == 0:
+            fresh = options.fit(left[begin : begin + group].T, group)
+            scale[:, begin // group], zero[:, begin // group] = fresh.scale[:, 0], fresh.zero[:, 0]
+        part = left[begin:end]
+        errors = torch.empty_like(part)
+        for i in range(end - begin):
+            row = factor[begin + i, begin + i : end]
+            g = groups[begin + i]
+            steps, origin = scale[:, g].float(), zero[:, g]
+            codes[begin + i] = nearest_codes(part[i], steps, origin)
+            errors[i] = (part[i] - (codes[begin + i] - origin) * steps) / row[0]
+            part[i:].addr_(row, errors[i], alpha=-1)
+        left[end:].addmm_(factor[begin:end, end:].T, errors, alpha=-1)
+    q = torch.empty_like(codes)
+    q[order] = codes
+    return q.T.to(torch.uint8), scale, zero
+
+
+def hessian(inputs: Tensor | Iterable[Tensor]) -> Tensor:
+    """x.T @ x / rows of the inputs of a layer, for gptq.
+
+    inputs   [..., k] float of any dtype, or several of these, one at a time; on the device of the result
+    returns  [k, k]  f32
+    """
+    total = Hessian()
+    for x in [inputs] if isinstance(inputs, Tensor) else inputs:
+        total.add(x)
+    return total.mean()
+
+
+class Hessian:
+    """Sums x.T @ x of a layer's inputs, in f32."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._sum: Tensor | None = None
+
+    def add(self, x: Tensor) -> None:
+        """x [..., k]."""
+        rows = x.detach().reshape(-1, x.shape[-1]).float()
+        if self._sum is None:
+            self._sum = rows.new_zeros(rows.shape[1], rows.shape[1])
+        self._sum.addmm_(rows.T, rows)
+        self.rows += rows.shape[0]
+
+    def mean(self) -> Tensor:
+        """[k, k] f32, of what was added."""
+        if self._sum is None or not self.rows:
+            raise ValueError("hessian: inputs must hold at least one row, got none")
+        return self._sum / self.rows
+
+
+def _checked_hessian(op: str, hessian: Tensor, w: Tensor) -> Tensor:
+    k = w.shape[1]
+    if hessian.shape != (k, k):
+        raise ValueError(f"{op}: hessian must be [k, k] with k = {k} of w, got {list(hessian.shape)}")
+    if hessian.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{op}: hessian must be float32 or float64, got {hessian.dtype}")
+    if hessian.device != w.device:
+        raise ValueError(f"{op}: hessian must be on {w.device} like w, got {hessian.device}")
+    require_finite(f"{op}: hessian", hessian)
+    return hessian
+
+
+def _inverse_factor(op: str, hessian: Tensor, damp: float, order: Tensor) -> Tensor:
+    """The upper triangular u of inverse(hessian) = u.T @ u, rows and columns in `order`; made in f64."""
+    h = hessian.double()[order][:, order]
+    diagonal = h.diagonal()
+    live = diagonal > 0
+    mean = diagonal[live].mean() if bool(live.any()) else diagonal.new_ones(())
+    diagonal[~live] = mean  # a column that no input reaches depends on no other
+    diagonal += damp * mean
+    lower, info = torch.linalg.cholesky_ex(h)
+    if bool(info):
+        raise ValueError(
+            f"{op}: hessian must be symmetric and positive semidefinite; it is not with damp = {damp}"
+        )
+    upper: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    return upper.float()
