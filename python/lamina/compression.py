@@ -4,62 +4,35 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lamina._checks import call
-from lamina.nn import Int8Linear
-from lamina.pack import MAX_K
-from lamina.quant import WEIGHT_DTYPES, require_finite
+from lamina._checks import call, require_optional_int
+from lamina._int4 import require_group
+from lamina.calibration import Calibration, quantize_calibrated
+from lamina.nn.packed_linear import PackedLinear
+from lamina.quant import WEIGHT_DTYPES, QuantizedInt4, require_finite
 from lamina.report import CompressionReport, CompressionRow
+from lamina.schemes import SCHEMES, Int4Scheme, Scheme
 
+__all__ = ["SCHEMES", "compress"]
+
+Item = TypeVar("Item")
 Skip = str | Callable[[str, nn.Module], bool]
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """One way to compress an nn.Linear."""
-
-    name: str
-    summary: str
-    convert: Callable[[nn.Linear], nn.Module]
-    blank: Callable[[nn.Linear], nn.Module]  # as convert, on the meta device: its buffers tell the bytes
-    weight_buffers: tuple[str, ...]  # what depends on the weight alone, so that tied layers can share it
-
-
-def _int8_scheme(name: str, summary: str, symmetric: bool) -> Scheme:
-    def blank(linear: nn.Linear) -> nn.Module:
-        bias = linear.bias
-        dtype = None if bias is None else bias.dtype
-        return Int8Linear(
-            linear.in_features, linear.out_features, bias is not None, device="meta", dtype=dtype
-        )
-
-    def convert(linear: nn.Linear) -> nn.Module:
-        return Int8Linear.from_linear(linear, symmetric=symmetric)
-
-    buffers = ("weight_packed", "weight_sums", "weight_scale", "weight_format")
-    return Scheme(name, summary, convert, blank, buffers)
-
-
-SCHEMES: dict[str, Scheme] = {
-    scheme.name: scheme
-    for scheme in (
-        _int8_scheme("w8a8", "int8 weights per channel, int8 activations per token", True),
-        _int8_scheme("w8a8_asymmetric", "as w8a8, activations with a zero point", False),
-    )
-}
 
 
 def compress(
     model: nn.Module,
     scheme: str = "w8a8",
     *,
+    group: int | None = None,
+    calibration: Calibration | None = None,
     skip: Skip | Sequence[Skip] = (),
     skip_growing: bool = True,
     dry_run: bool = False,
@@ -70,40 +43,54 @@ def compress(
     model         any nn.Module with nn.Linear layers inside, on any device: weights are quantised and packed
                   on the CPU, one layer at a time, and the result is where the layer was. Nothing is changed
                   unless all layers can be.
-    scheme        one of lamina.compression.SCHEMES: "w8a8", "w8a8_asymmetric"
+    scheme        one of lamina.compression.SCHEMES: "w8a8", "w8a8_asymmetric"; "w4a16", "w4a8" and the same
+                  with "_asymmetric", which run on the CPU only
+    group         w4 schemes: input features that share a scale, a multiple of 16, or -1 for all; None is 128.
+                  A layer's last group may be ragged, and a layer of fewer input features has one
+    calibration   w4 schemes: inputs of the model, some hundred typical ones. Each is a tensor, a mapping of
+                  keyword arguments or a sequence of positional ones; or a function that runs the model it is
+                  given. The float model runs on them, and weights are rounded by GPTQ (lamina.quant.gptq),
+                  on the layers' device, instead of to nearest. It costs the Hessians, 4 k^2 bytes a layer:
+                  where they exceed 2 GiB the model runs again for the next layers. A layer that no input
+                  reaches warns and is rounded to nearest
     skip          layers to leave: shell patterns on qualified names ("lm_head", "*.attention.*") and
                   functions (name, module) -> bool. A pattern that matches no layer warns.
     skip_growing  True: leave layers that packing would make larger, as it does below a tile of 16 x 64
     dry_run       report only. Works on a model on the meta device too.
     progress      True: show a bar (needs rich); None: if rich is installed and stderr is a terminal
     returns       CompressionReport: one row per layer, with the reason where it was left; print it
-    Raises        ValueError for an unknown scheme, a model that is itself an nn.Linear, a NaN or Inf in a
-                  weight, naming the layer, and a LAMINA_CPU_ISA that cannot run
+    Raises        ValueError for an unknown scheme, an option that the scheme lacks, a model that is itself an
+                  nn.Linear, a NaN or Inf in a weight or in a layer's calibration inputs, naming the layer,
+                  and a LAMINA_CPU_ISA that cannot run
 
     A module registered in several places is packed once and stays shared; so does a weight or a bias that
     several nn.Linear share. A layer whose weight something else uses (a tied embedding,
     nn.MultiheadAttention) is left, with a reason.
     """
-    chosen = _check_arguments(model, scheme)
+    chosen = _check_arguments(model, scheme, group, calibration)
     filters = _check_filters(skip)
     candidates = _find_linears(model)
-    reasons = _skip_reasons(model, candidates, filters, chosen if skip_growing else None)
+    reasons = _skip_reasons(model, candidates, filters, chosen, skip_growing)
     if not dry_run:
         call(torch.ops.lamina.cpu_isa)  # a bad LAMINA_CPU_ISA is no fault of a layer
         for candidate in candidates:
             if candidate.name not in reasons:
                 _require_packable(candidate)
+    quantized: dict[str, QuantizedInt4] = {}  # by the first layer that has the weight
+    if calibration is not None and isinstance(chosen, Int4Scheme) and not dry_run:
+        packed = [candidate for candidate in candidates if candidate.name not in reasons]
+        quantized = _calibrate(model, packed, calibration, chosen, progress)
 
     model_bytes = _tensor_bytes(model)
     rows: list[CompressionRow] = []
     ledger = _Ledger(chosen, _kept(model, candidates, reasons))
     replaced: dict[str, nn.Module] = {}  # by the first layer that has the weight
     biases: dict[str, nn.Module] = {}  # by the first layer that has the bias
-    for candidate in _with_progress(candidates, progress):
+    for candidate in _with_progress(candidates, len(candidates), "compressing", progress):
         row = ledger.row(candidate, reasons.get(candidate.name))
         rows.append(row)
         if row.action == "compress" and not dry_run:
-            module = _convert(candidate, chosen)
+            module = _convert(candidate, chosen, quantized.get(candidate.weight_owner))
             _share(module, replaced.setdefault(candidate.weight_owner, module), chosen.weight_buffers)
             _share(module, biases.setdefault(candidate.bias_owner, module), ("bias",))
             for name in candidate.names:
@@ -138,17 +125,28 @@ class _Candidate:
         self._linear = None
 
 
-def _check_arguments(model: nn.Module, scheme: str) -> Scheme:
+def _check_arguments(
+    model: nn.Module, scheme: str, group: int | None, calibration: Calibration | None
+) -> Scheme:
     if not isinstance(model, nn.Module):
         raise TypeError(f"compress: model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, nn.Linear):
         raise ValueError(
             "compress: model is itself an nn.Linear, which cannot be swapped in place; "
-            "use lamina.nn.Int8Linear.from_linear(model)"
+            "use lamina.nn.Int8Linear.from_linear(model) or lamina.nn.Int4Linear.from_linear(model)"
         )
     if not isinstance(scheme, str) or scheme not in SCHEMES:
         raise ValueError(f"compress: scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
-    return SCHEMES[scheme]
+    chosen = SCHEMES[scheme]
+    if isinstance(chosen, Int4Scheme):
+        require_optional_int("compress", "group", group)
+        require_group("compress", chosen.group if group is None else group)
+        return chosen if group is None else replace(chosen, group=group)
+    for name, value in (("group", group), ("calibration", calibration)):
+        if value is not None:
+            allowed = ", ".join(s.name for s in SCHEMES.values() if isinstance(s, Int4Scheme))
+            raise ValueError(f"compress: {name} was given with scheme {scheme}; allowed with {allowed}")
+    return chosen
 
 
 def _check_filters(skip: Skip | Sequence[Skip]) -> Sequence[Skip]:
@@ -186,12 +184,16 @@ def _parameter_id(linear: nn.Linear, name: str) -> int:
 
 
 def _skip_reasons(
-    model: nn.Module, candidates: list[_Candidate], filters: Sequence[Skip], must_shrink: Scheme | None
+    model: nn.Module,
+    candidates: list[_Candidate],
+    filters: Sequence[Skip],
+    scheme: Scheme,
+    must_shrink: bool,
 ) -> dict[str, str]:
     """The reason per layer that is left, by the first of its names."""
     reasons = _filtered(candidates, filters)
     for candidate in candidates:
-        if candidate.name not in reasons and (reason := _unsuitable(model, candidate, must_shrink)):
+        if candidate.name not in reasons and (reason := _unsuitable(model, candidate, scheme, must_shrink)):
             reasons[candidate.name] = reason
     kept = _kept(model, candidates, reasons)
     for candidate in candidates:
@@ -231,7 +233,7 @@ def _filtered(candidates: list[_Candidate], filters: Sequence[Skip]) -> dict[str
     return reasons
 
 
-def _unsuitable(model: nn.Module, candidate: _Candidate, must_shrink: Scheme | None) -> str | None:
+def _unsuitable(model: nn.Module, candidate: _Candidate, scheme: Scheme, must_shrink: bool) -> str | None:
     linear = candidate.linear
     for name in candidate.names:
         if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention):
@@ -244,14 +246,16 @@ def _unsuitable(model: nn.Module, candidate: _Candidate, must_shrink: Scheme | N
         return "its forward was replaced on the instance"
     if linear._forward_hooks or linear._forward_pre_hooks:
         return "it has forward hooks, which would be lost"
-    if linear.in_features > MAX_K:
-        return f"its k = {linear.in_features} is above {MAX_K}, the most that gemm_int8 sums exactly"
+    if linear.in_features > scheme.max_k:
+        return (
+            f"its k = {linear.in_features} is above {scheme.max_k}, the most that {scheme.name} sums exactly"
+        )
     for tensor in (linear.weight, linear.bias):
         if tensor is not None and tensor.dtype not in WEIGHT_DTYPES:
             return f"its {tensor.dtype} is not float32, float16 or bfloat16"
-    if must_shrink is not None:
+    if must_shrink:
         before = _bytes([linear.weight, linear.bias])
-        after = _bytes([*must_shrink.blank(linear).buffers()])
+        after = _bytes([*scheme.blank(linear).buffers()])
         if after > before:
             return f"it would grow from {before} to {after} bytes: weights are packed in tiles of 16 x 64"
     return None
@@ -303,9 +307,30 @@ class _Ledger:
         return _bytes(new)
 
 
-def _convert(candidate: _Candidate, scheme: Scheme) -> nn.Module:
+def _calibrate(
+    model: nn.Module,
+    candidates: list[_Candidate],
+    calibration: Calibration,
+    scheme: Int4Scheme,
+    progress: bool | None,
+) -> dict[str, QuantizedInt4]:
+    layers: dict[str, list[nn.Linear]] = {}
+    for candidate in candidates:
+        layers.setdefault(candidate.weight_owner, []).append(candidate.linear)
+    found = quantize_calibrated(model, layers, calibration, scheme.quantize)
+    quantized: dict[str, QuantizedInt4] = {}
+    for name, weight in _with_progress(found, len(layers), "calibrating", progress):
+        if weight is None:
+            text = f"lamina.compress: no calibration input reaches layer {name!r}: it is rounded to nearest"
+            warnings.warn(text, stacklevel=3)
+        else:
+            quantized[name] = weight
+    return quantized
+
+
+def _convert(candidate: _Candidate, scheme: Scheme, quantized: QuantizedInt4 | None) -> nn.Module:
     try:
-        return scheme.convert(candidate.linear)
+        return scheme.convert(candidate.linear, quantized)
     except (ValueError, RuntimeError) as error:
         raise type(error)(f"compress: layer {candidate.name!r}: {error}") from error
 
@@ -317,7 +342,7 @@ def _share(module: nn.Module, first: nn.Module, buffers: Sequence[str]) -> None:
 
 def _leave_fused_paths(model: nn.Module) -> None:
     """Keeps torch's own encoder off its fused inference path, which reads the float weights of its layers."""
-    packed = (Int8Linear,)
+    packed = PackedLinear
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer) and (
             isinstance(module.linear1, packed) or isinstance(module.linear2, packed)
@@ -336,9 +361,9 @@ def _tensor_bytes(model: nn.Module) -> int:
     return _bytes([*model.parameters(), *model.buffers()])
 
 
-def _with_progress(candidates: list[_Candidate], wanted: bool | None) -> Iterator[_Candidate]:
+def _with_progress(items: Iterable[Item], total: int, what: str, wanted: bool | None) -> Iterator[Item]:
     if wanted is False or (wanted is None and not sys.stderr.isatty()):
-        yield from candidates
+        yield from items
         return
     try:
         from rich.console import Console
@@ -346,6 +371,6 @@ def _with_progress(candidates: list[_Candidate], wanted: bool | None) -> Iterato
     except ImportError:
         if wanted:
             raise ImportError("compress: progress=True needs rich: pip install rich") from None
-        yield from candidates
+        yield from items
         return
-    yield from track(candidates, "compressing", console=Console(stderr=True), transient=True)
+    yield from track(items, what, total, console=Console(stderr=True), transient=True)

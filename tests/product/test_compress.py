@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from lamina.compression import SCHEMES, compress
-from lamina.nn import Int8Linear
+from lamina.nn import Int4Linear, Int8Linear
 
 
 class Block(nn.Module):
@@ -68,12 +68,13 @@ def test_swaps_every_linear_and_keeps_the_function(scheme: str) -> None:
     report = compress(model, scheme)
     assert len(report.compressed) == len(report.rows) == 7
     assert not any(isinstance(m, nn.Linear) for m in model.modules())
-    assert all(isinstance(m, Int8Linear) for m in (model.head, model.blocks[0].up, model.blocks[2].down))
-    assert model.head.symmetric == (scheme == "w8a8")
+    kind = Int8Linear if scheme.startswith("w8") else Int4Linear
+    assert all(isinstance(m, kind) for m in (model.head, model.blocks[0].up, model.blocks[2].down))
+    assert model.head.symmetric == (not scheme.endswith("_asymmetric"))
     with torch.inference_mode():
         after = model(TOKENS)
-    # Eight bits a value, four layers deep: percents of the largest output, not more.
-    assert (after - before).abs().max() <= 0.03 * before.abs().max()
+    # Eight bits a value, four layers deep: percents of the largest output, not more; four bits: sixteenfold.
+    assert (after - before).abs().max() <= (0.03 if kind is Int8Linear else 0.3) * before.abs().max()
 
 
 def test_report_agrees_with_the_bytes_there_are() -> None:
@@ -145,15 +146,15 @@ def test_a_module_in_two_places_stays_one() -> None:
     assert reasons(nn.ModuleDict({"a": shared, "b": nn.Sequential(shared)}), skip="b.0").keys() == {"a"}
 
 
-def test_a_weight_of_two_layers_is_packed_once() -> None:
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_weight_of_two_layers_is_packed_once(scheme: str) -> None:
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
     model[1].weight = model[0].weight
-    before, planned = model_bytes(model), compress(model, dry_run=True)
-    report = compress(model)
+    before, planned = model_bytes(model), compress(model, scheme, dry_run=True)
+    report = compress(model, scheme)
     first, second = model
-    assert isinstance(first, Int8Linear)
-    assert isinstance(second, Int8Linear)
-    assert first.weight_packed is second.weight_packed
+    for name in SCHEMES[scheme].weight_buffers:
+        assert getattr(first, name) is getattr(second, name)
     assert first.bias is not second.bias
     assert report.rows[1].reason == "tied with 0"
     assert (report.model_bytes_before, report.model_bytes_after) == (before, model_bytes(model))
@@ -228,7 +229,8 @@ def test_a_weight_that_stays_float_elsewhere_is_left() -> None:
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("padded", [False, True])
-def test_torch_encoder_and_attention(padded: bool) -> None:
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a16"])
+def test_torch_encoder_and_attention(scheme: str, padded: bool) -> None:
     """MultiheadAttention reads .weight of its projection; torch's fused path reads it of all layers."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
@@ -238,13 +240,13 @@ def test_torch_encoder_and_attention(padded: bool) -> None:
     mask[1, 4:] = padded
     with torch.inference_mode():
         before = model(x, src_key_padding_mask=mask)
-        report = compress(model)
+        report = compress(model, scheme)
         after = model(x, src_key_padding_mask=mask)
     assert {row.reason for row in report.skipped} == {"nn.MultiheadAttention reads its .weight"}
     assert [row.name for row in report.compressed] == [
         f"layers.{i}.linear{j}" for i in (0, 1) for j in (1, 2)
     ]
-    assert (after - before)[~mask].abs().max() < 0.1
+    assert (after - before)[~mask].abs().max() < (0.1 if scheme == "w8a8" else 0.5)
 
 
 def test_layers_that_are_not_plain_are_left() -> None:
@@ -286,8 +288,16 @@ def test_a_nan_is_named_and_nothing_is_changed() -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match=r"itself an nn\.Linear.*Int8Linear\.from_linear"):
         compress(nn.Linear(3, 3))
-    with pytest.raises(ValueError, match="must be one of w8a8, w8a8_asymmetric, got 'w4a16'"):
-        compress(make_model(), "w4a16")
+    with pytest.raises(ValueError, match=r"must be one of w8a8, w8a8_asymmetric, w4a16, .*, got 'w4'"):
+        compress(make_model(), "w4")
+    with pytest.raises(ValueError, match="group was given with scheme w8a8; allowed with w4a16, w4a16_asym"):
+        compress(make_model(), group=128)
+    with pytest.raises(ValueError, match="calibration was given with scheme w8a8; allowed with w4a16"):
+        compress(make_model(), calibration=[TOKENS])
+    with pytest.raises(ValueError, match="compress: group = 24; must be a positive multiple of 16, or -1"):
+        compress(make_model(), "w4a16", group=24)
+    with pytest.raises(TypeError, match=r"group must be an int or None, got float 32\.0"):
+        compress(make_model(), "w4a16", group=32.0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"torch\.nn\.Module, got dict"):
         compress({})  # type: ignore[arg-type]
 

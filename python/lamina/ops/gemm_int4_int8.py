@@ -9,6 +9,8 @@ from lamina._checks import call, require_dtype
 from lamina.ops.gemm_int4 import check, fake_product
 from lamina.pack import PackedInt4
 
+MAX_K = 1 << 19  # csrc/ops/gemm_int4_int8/gemm_int4_int8.h: int32 sums of a group
+
 
 def gemm_int4_int8(
     a: Tensor,

@@ -1,0 +1,104 @@
+"""The ways lamina.compress can make a linear layer small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from lamina.nn import Int4Linear, Int8Linear
+from lamina.nn.packed_linear import PackedLinear
+from lamina.ops.gemm_int4_int8 import MAX_K as MAX_K_INT4_INT8
+from lamina.pack import MAX_K as MAX_K_INT8
+from lamina.quant import QuantizedInt4, gptq
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One way to compress an nn.Linear."""
+
+    name: str
+    summary: str
+    weight_buffers: ClassVar[tuple[str, ...]]  # what depends on the weight alone: tied layers share it
+
+    @property
+    def max_k(self) -> int:
+        """The most input features that its op takes."""
+        raise NotImplementedError
+
+    def blank(self, linear: nn.Linear) -> PackedLinear:
+        """What `linear` becomes, on the meta device: its buffers tell the bytes."""
+        raise NotImplementedError
+
+    def convert(self, linear: nn.Linear, quantized: QuantizedInt4 | None = None) -> PackedLinear:
+        """What `linear` becomes; `quantized` is its weight where calibration has made it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Int8Scheme(Scheme):
+    """W8A8."""
+
+    symmetric: bool  # activations
+    weight_buffers = ("weight_packed", "weight_sums", "weight_scale", "weight_format")
+
+    @property
+    def max_k(self) -> int:
+        return MAX_K_INT8
+
+    def blank(self, linear: nn.Linear) -> PackedLinear:
+        bias = linear.bias
+        n, k = linear.out_features, linear.in_features
+        return Int8Linear(k, n, bias is not None, device="meta", dtype=None if bias is None else bias.dtype)
+
+    def convert(self, linear: nn.Linear, quantized: QuantizedInt4 | None = None) -> PackedLinear:
+        return Int8Linear.from_linear(linear, symmetric=self.symmetric)
+
+
+@dataclass(frozen=True)
+class Int4Scheme(Scheme):
+    """W4A16 and W4A8."""
+
+    symmetric: bool  # weights
+    activations: str
+    group: int = 128
+    weight_buffers = ("weight_packed", "weight_scale", "weight_zero_point", "weight_format")
+
+    @property
+    def max_k(self) -> int:
+        return MAX_K_INT4_INT8 if self.activations == "int8" else 2**63 - 1  # gemm_int4 takes any
+
+    def blank(self, linear: nn.Linear) -> PackedLinear:
+        module = Int4Linear(
+            linear.in_features, linear.out_features, False, group=self.group, symmetric=self.symmetric,
+            activations=self.activations, device="meta", dtype=linear.weight.dtype,
+        )  # fmt: skip
+        if linear.bias is not None:  # its dtype need not be that of the weight
+            module.bias = linear.bias.detach().to("meta")
+        return module
+
+    def quantize(self, w: Tensor, hessian: Tensor) -> QuantizedInt4:
+        """GPTQ of the weight [n, k] of a layer whose inputs have this Hessian."""
+        return gptq(w, hessian, self.group, symmetric=self.symmetric)
+
+    def convert(self, linear: nn.Linear, quantized: QuantizedInt4 | None = None) -> PackedLinear:
+        if quantized is not None:
+            module = Int4Linear.from_quantized(quantized, linear.bias, activations=self.activations)
+            return module.train(linear.training)
+        return Int4Linear.from_linear(
+            linear, group=self.group, symmetric=self.symmetric, activations=self.activations
+        )
+
+
+SCHEMES: dict[str, Scheme] = {
+    scheme.name: scheme
+    for scheme in (
+        Int8Scheme("w8a8", "int8 weights per channel, int8 activations per token", True),
+        Int8Scheme("w8a8_asymmetric", "as w8a8, activations with a zero point", False),
+        Int4Scheme("w4a16", "int4 weights per group, float activations", True, "float"),
+        Int4Scheme("w4a16_asymmetric", "as w4a16, weights with zero points", False, "float"),
+        Int4Scheme("w4a8", "int4 weights per group, int8 activations per token", True, "int8"),
+        Int4Scheme("w4a8_asymmetric", "as w4a8, weights with zero points", False, "int8"),
+    )
+}
