@@ -8,6 +8,7 @@ GEMM = "csrc/ops/gemm_int8"
 SM80 = f"{GEMM}/cuda/sm80.cuh"
 SM90A = f"{GEMM}/cuda/sm90a.cuh"
 SM90A_OUT = f"{GEMM}/cuda/sm90a_out.cuh"
+SM90A_BOXES = f"{GEMM}/cuda/sm90a_boxes.cuh"
 
 # Tests that are the last ones of a whole run.
 CAPPED = (
@@ -261,8 +262,8 @@ CUDA_MUTANTS = (
     Mutant(
         "sm90a: both halves of a product's sums from the upper rows",
         SM90A_OUT,
-        "std::bit_cast<uint32_t>(sums[i + 2])",
-        "std::bit_cast<uint32_t>(sums[i])",
+        "sums[i + 2 * odd]",
+        "sums[i]",
     ),
     Mutant(
         "sm90a: rows on their way out overwritten while they are read",
@@ -281,6 +282,44 @@ CUDA_MUTANTS = (
         SM90A_OUT,
         "is_odd ? kRows - 1 : 0",
         "is_odd ? kRows : 0",
+    ),
+    Mutant("sm90a boxes: sent without a fence", SM90A_BOXES, "dev::fence_proxy_async();", ""),
+    Mutant(
+        "sm90a boxes: sent before all have written",
+        SM90A_BOXES,
+        "dev::barrier_sync(1 + at.warpgroup(), kWarps * dev::kWarpLanes);",
+        "",
+    ),
+    Mutant(
+        "sm90a boxes: both warpgroups at one barrier",
+        SM90A_BOXES,
+        "dev::barrier_sync(1 + at.warpgroup(),",
+        "dev::barrier_sync(1,",
+    ),
+    Mutant(
+        "sm90a boxes: written while it is read",
+        SM90A_BOXES,
+        "if (at.is_sender()) dev::bulk_wait_read<0>();",
+        "",
+    ),
+    Mutant("sm90a boxes: one box for all", SM90A_BOXES, "box ^= 1;", ""),
+    Mutant(
+        "sm90a boxes: a block leaves before they are read",
+        SM90A_BOXES,
+        "finish() { dev::bulk_wait_read<0>(); }",
+        "finish() {}",
+    ),
+    Mutant(
+        "sm90a boxes: rows with another swizzle",
+        SM90A_BOXES,
+        "swizzled(Swizzle::k128, row_of(e)",
+        "swizzled(Swizzle::k64, row_of(e)",
+    ),
+    Mutant(
+        "sm90a boxes: even tokens' scales",
+        SM90A_BOXES,
+        "dev::shuffle(own.a_scale, static_cast<int>(row_of(r)))",
+        "dev::shuffle(own.a_scale, static_cast<int>(row_of(r / 2 * 2)))",
     ),
     Mutant(
         "reduce: last split forgotten",

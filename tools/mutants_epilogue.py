@@ -66,20 +66,20 @@ _MUTANTS = (
     Mutant(
         "cuda epilogue: row stride of gate and residual ignored",
         CUDA,
-        "i * operand.stride + columns.j0",
-        "i * columns.left + columns.j0",
+        "rows[r] * operand.stride + columns.j0",
+        "rows[r] * columns.left + columns.j0",
     ),
     Mutant(
         "cuda epilogue: a run is read in words wherever it starts",
         CUDA,
-        "count >= kCount && reinterpret_cast<uintptr_t>(from) % sizeof(Word) == 0",
+        "count >= kCount && low % sizeof(Word) == 0",
         "count >= kCount",
     ),
     Mutant(
         "cuda epilogue: residual multiplied in the place of the gate",
         CUDA,
-        "combine_all(p.gate, i,",
-        "combine_all(p.residual, i,",
+        "combine_all(p.gate, rows,",
+        "combine_all(p.residual, rows,",
     ),
     Mutant(
         "cuda epilogue: values leave the activation rotated",

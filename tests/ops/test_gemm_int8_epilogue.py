@@ -118,6 +118,16 @@ def test_every_shape(name: str, backend: Backend) -> None:
 
 
 @BACKENDS
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_rows_at_multiples_of_16_bytes(activation: str | None, backend: Backend) -> None:
+    """Which TMA can store: several boxes of several tiles, operands that are aligned and that are not."""
+    case = GemmCase("boxes", 150, 200, 96)
+    for operand in OPERANDS:
+        inputs = with_steps(case, activation, operand, operand)
+        check_gemm(backend, inputs, inputs.accumulated(), f"gate and residual {operand}")
+
+
+@BACKENDS
 def test_sums_beyond_int32(backend: Backend) -> None:
     inputs = with_steps(GemmCase("deep", 3, 5, 70000))
     check_gemm(backend, inputs, inputs.accumulated(), "k = 70000")

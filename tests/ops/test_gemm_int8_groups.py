@@ -228,15 +228,17 @@ def test_exact_under_every_schedule(twin: Twin, case: GemmCase) -> None:
 
 
 @pytest.mark.usefixtures("twin_is_reset")
+@pytest.mark.parametrize("out_dtype", [torch.float32, torch.float16], ids=dtype_name)
 @pytest.mark.parametrize("twin", TWINS)
-def test_no_bank_conflicts(twin: Twin) -> None:
+def test_no_bank_conflicts(twin: Twin, out_dtype: torch.dtype) -> None:
     ops, inputs = emulated_ops(), grouped(GemmCase("conflicts", 130, 128, 2048), zero_point="token")
     packed = ops.pack_int8(inputs.w, GROUP)
     ops.take_twin_report()
     ops.set_twin_options(0, 1, True)
     ops.set_twin(twin.arch, TWIN_SMS)
     ops.set_cuda_kernel(f"gemm_int8_grouped_{twin.isa}")
-    ops.gemm_int8(inputs.a, *packed, inputs.a_scale, inputs.w_scale, inputs.a_zero_point)
+    operands = (inputs.a, *packed, inputs.a_scale, inputs.w_scale, inputs.a_zero_point)
+    ops.gemm_int8(*operands, out_dtype=out_dtype)
     sites = json.loads(ops.take_twin_report())["sites"]
     assert {site["function"] for site in sites} >= {"load_shared"}
     assert [site for site in sites if site["wavefronts"] != site["fewest"]] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from tests.support.backends import TWIN_SMS, Twin, emulated_ops, kernel_of, twins
-from tests.support.cases import GemmCase, generator
+from tests.support.cases import GemmCase, dtype_name, generator
 from tests.support.check import check_gemm
 from tests.support.compare import assert_equal
 
@@ -47,6 +48,16 @@ def test_gemm_is_exact_under_every_schedule(twin: Twin, case: GemmCase) -> None:
         check_gemm(dataclasses.replace(twin, seed=seed), inputs, accumulated, f"seed {seed}")
 
 
+@pytest.mark.parametrize("twin", [param for param in KERNELS if param.values[0].arch == 90])
+def test_16_bit_results_under_every_schedule(twin: Twin) -> None:
+    """Blocks that take tile after tile of several boxes, of which some are partly or wholly beyond an edge."""
+    inputs = GemmCase("boxes", 300, 328, 64).inputs(zero_point="token", bias=torch.float16)
+    inputs, accumulated = dataclasses.replace(inputs, max_sms=2), inputs.accumulated()
+    for seed, dtype in zip(SEEDS, itertools.cycle((torch.float16, torch.bfloat16)), strict=False):
+        got = dataclasses.replace(twin, seed=seed).gemm(inputs, dtype)
+        assert_equal(got, inputs.expected_bits(accumulated, dtype), f"seed {seed}")
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_quantize_is_the_same_under_every_schedule(seed: int) -> None:
     (twin,) = twins("quantize_int8")
@@ -58,8 +69,9 @@ def test_quantize_is_the_same_under_every_schedule(seed: int) -> None:
             assert_equal(a, b, name)
 
 
+@pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16], ids=dtype_name)
 @pytest.mark.parametrize("twin", KERNELS)
-def test_gemm_has_no_bank_conflicts(twin: Twin) -> None:
+def test_gemm_has_no_bank_conflicts(twin: Twin, out_dtype: torch.dtype) -> None:
     """Each shared-memory access takes as few passes over the banks as its width allows."""
     ops = emulated_ops()
     inputs = GemmCase("conflicts", 130, 128, 512).inputs()
@@ -68,10 +80,12 @@ def test_gemm_has_no_bank_conflicts(twin: Twin) -> None:
     ops.set_twin_options(0, 1, True)
     ops.set_twin(twin.arch, TWIN_SMS)
     ops.set_cuda_kernel(f"gemm_int8_{twin.isa}")
-    ops.gemm_int8(inputs.a, *packed, inputs.a_scale, inputs.w_scale)
+    ops.gemm_int8(inputs.a, *packed, inputs.a_scale, inputs.w_scale, out_dtype=out_dtype)
     sites = json.loads(ops.take_twin_report())["sites"]
     assert {site["function"] for site in sites} >= {"load_shared"}
     assert [site for site in sites if site["wavefronts"] != site["fewest"]] == []
+    in_boxes = any(site["file"].endswith("sm90a_boxes.cuh") for site in sites)
+    assert in_boxes == (twin.arch == 90 and out_dtype == torch.bfloat16)
 
 
 @pytest.mark.parametrize(

@@ -24,24 +24,34 @@ struct Run {
   T value[kCount];
 };
 
-// The first `count` >= 1 of a run, then the first again; in whole words where they are all there and `from` allows them.
-template <class T, int kCount>
-LAMINA_DEVICE Run<T, kCount> load_run(const T* from, int64_t count) {
+// At each `from` the first `count` >= 1 of a run, then the first again; in whole words where they are all there and every
+// `from` allows them. The loads are under way together.
+template <class T, int kCount, int kRuns>
+LAMINA_DEVICE void load_runs(const T* const (&from)[kRuns], int64_t count,
+                             Run<T, kCount> (&runs)[kRuns]) {
   using Word = typename Run<T, kCount>::Word;
   struct Words {
     Word word[Run<T, kCount>::kWords];
   };
-  if (count >= kCount && reinterpret_cast<uintptr_t>(from) % sizeof(Word) == 0) {
-    Words words;
+  uintptr_t low = 0;
 #pragma unroll
-    for (int v = 0; v < Run<T, kCount>::kWords; ++v)
-      words.word[v] = dev::load_global(reinterpret_cast<const Word*>(from) + v);
-    return std::bit_cast<Run<T, kCount>>(words);
+  for (int r = 0; r < kRuns; ++r) low |= reinterpret_cast<uintptr_t>(from[r]);
+  if (count >= kCount && low % sizeof(Word) == 0) {
+    Words words[kRuns];
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r)
+#pragma unroll
+      for (int v = 0; v < Run<T, kCount>::kWords; ++v)
+        words[r].word[v] = dev::load_global(reinterpret_cast<const Word*>(from[r]) + v);
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r) runs[r] = std::bit_cast<Run<T, kCount>>(words[r]);
+  } else {
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r)
+#pragma unroll
+      for (int e = 0; e < kCount; ++e)
+        runs[r].value[e] = dev::load_global(from[r] + (e < count ? e : 0));
   }
-  Run<T, kCount> run;
-#pragma unroll
-  for (int e = 0; e < kCount; ++e) run.value[e] = dev::load_global(from + (e < count ? e : 0));
-  return run;
 }
 
 // The first `count` of a run; in whole words where all of it is stored and `to` allows them.
@@ -88,6 +98,31 @@ struct Columns {
   }
 };
 
+// What the epilogue needs of a row without scales along k.
+struct RowScale {
+  float a_scale;
+  int32_t zero_point;
+
+  LAMINA_DEVICE static RowScale of(const Params& p, int64_t i) {
+    return {p.a_scale[i], p.a_zero_point.is_given() ? p.a_zero_point[i] : 0};
+  }
+};
+
+// From the sums of a * w, in f32 if they are scaled, which need no RowScale.
+template <class Acc, int kCount>
+LAMINA_DEVICE void scale_row(const Acc (&acc)[kCount], const RowScale& row,
+                             const Columns<kCount>& columns, float (&value)[kCount]) {
+#pragma unroll
+  for (int e = 0; e < kCount; ++e) {
+    if constexpr (std::is_same_v<Acc, float>) {
+      value[e] = acc[e] + columns.bias[e];
+    } else {
+      value[e] = scale(correct(acc[e], row.zero_point, columns.w_sum[e]), row.a_scale,
+                       columns.w_scale[e], columns.bias[e]);
+    }
+  }
+}
+
 // One instruction where from_f32 has a dozen; the same values.
 template <class Out>
 LAMINA_DEVICE Out round_to(float value) {
@@ -98,6 +133,14 @@ LAMINA_DEVICE Out round_to(float value) {
   } else {
     return value;
   }
+}
+
+template <class Out, int kCount>
+LAMINA_DEVICE Run<Out, kCount> round_run(const float (&value)[kCount]) {
+  Run<Out, kCount> run;
+#pragma unroll
+  for (int e = 0; e < kCount; ++e) run.value[e] = round_to<Out>(value[e]);
+  return run;
 }
 
 // All values, a few at a time: the code of an activation is long, and a kernel stores rows in many
@@ -117,34 +160,44 @@ LAMINA_DEVICE void activate_all(float (&value)[kCount]) {
   }
 }
 
-// combine(value, element of the operand in f32), for the columns of row i.
-template <class T, int kCount, class Combine>
-LAMINA_DEVICE void combine_as(const Operand& operand, int64_t i, const Columns<kCount>& columns,
-                              float (&value)[kCount], const Combine& combine) {
-  const Run<T, kCount> run = load_run<T, kCount>(
-      static_cast<const T*>(operand.data) + i * operand.stride + columns.j0, columns.left);
+// combine(value, element of the operand in f32), for the columns of each row in turn.
+template <class T, int kRows, int kCount, class Combine>
+LAMINA_DEVICE void combine_as(const Operand& operand, const int64_t (&rows)[kRows],
+                              const Columns<kCount>& columns, float (&value)[kRows * kCount],
+                              const Combine& combine) {
+  const T* from[kRows];
 #pragma unroll
-  for (int e = 0; e < kCount; ++e) value[e] = combine(value[e], to_f32(run.value[e]));
+  for (int r = 0; r < kRows; ++r)
+    from[r] = static_cast<const T*>(operand.data) + rows[r] * operand.stride + columns.j0;
+  Run<T, kCount> runs[kRows];
+  load_runs(from, columns.left, runs);
+#pragma unroll
+  for (int r = 0; r < kRows; ++r)
+#pragma unroll
+    for (int e = 0; e < kCount; ++e)
+      value[r * kCount + e] = combine(value[r * kCount + e], to_f32(runs[r].value[e]));
 }
 
-template <int kCount, class Combine>
-LAMINA_DEVICE void combine_all(const Operand& operand, int64_t i, const Columns<kCount>& columns,
-                               float (&value)[kCount], const Combine& combine) {
+template <int kRows, int kCount, class Combine>
+LAMINA_DEVICE void combine_all(const Operand& operand, const int64_t (&rows)[kRows],
+                               const Columns<kCount>& columns, float (&value)[kRows * kCount],
+                               const Combine& combine) {
   if (!operand.is_given()) return;
-  if (operand.dtype == DType::kF32) return combine_as<float>(operand, i, columns, value, combine);
-  if (operand.dtype == DType::kF16) return combine_as<F16>(operand, i, columns, value, combine);
-  combine_as<BF16>(operand, i, columns, value, combine);
+  if (operand.dtype == DType::kF32)
+    return combine_as<float>(operand, rows, columns, value, combine);
+  if (operand.dtype == DType::kF16) return combine_as<F16>(operand, rows, columns, value, combine);
+  combine_as<BF16>(operand, rows, columns, value, combine);
 }
 
-// The steps between bias and rounding.
-template <int kCount>
-LAMINA_DEVICE void apply_steps(const Params& p, int64_t i, const Columns<kCount>& columns,
-                               float (&value)[kCount]) {
+// The steps between bias and rounding, for the columns of each row in turn.
+template <int kRows, int kCount>
+LAMINA_DEVICE void apply_steps(const Params& p, const int64_t (&rows)[kRows],
+                               const Columns<kCount>& columns, float (&value)[kRows * kCount]) {
   if (p.activation == Activation::kGelu) activate_all<Activation::kGelu>(value);
   if (p.activation == Activation::kGeluTanh) activate_all<Activation::kGeluTanh>(value);
   if (p.activation == Activation::kSilu) activate_all<Activation::kSilu>(value);
-  combine_all(p.gate, i, columns, value, [](float a, float b) { return a * b; });
-  combine_all(p.residual, i, columns, value, [](float a, float b) { return a + b; });
+  combine_all(p.gate, rows, columns, value, [](float a, float b) { return a * b; });
+  combine_all(p.residual, rows, columns, value, [](float a, float b) { return a + b; });
 }
 
 template <int kCount>
@@ -160,29 +213,20 @@ LAMINA_DEVICE void store_int8(const Params& p, const float (&value)[kCount], int
 template <class Out, int kCount>
 LAMINA_DEVICE void store_as(const Params& p, const float (&value)[kCount], int64_t i,
                             const Columns<kCount>& columns) {
-  Run<Out, kCount> run;
-#pragma unroll
-  for (int e = 0; e < kCount; ++e) run.value[e] = round_to<Out>(value[e]);
-  store_run(static_cast<Out*>(p.out) + i * p.out_stride + columns.j0, run, columns.left);
+  store_run(static_cast<Out*>(p.out) + i * p.out_stride + columns.j0, round_run<Out>(value),
+            columns.left);
 }
 
 // out[i, columns] from the sums of a * w, in f32 if they are scaled; i < m. Columns from n on are left out.
 template <class Acc, int kCount>
 LAMINA_DEVICE void store_row(const Params& p, const Acc (&acc)[kCount], int64_t i,
                              const Columns<kCount>& columns) {
+  RowScale row = {};
+  if constexpr (!std::is_same_v<Acc, float>) row = RowScale::of(p, i);
   float value[kCount];
-  if constexpr (std::is_same_v<Acc, float>) {
-#pragma unroll
-    for (int e = 0; e < kCount; ++e) value[e] = acc[e] + columns.bias[e];
-  } else {
-    const float a_scale = p.a_scale[i];
-    const int32_t zero = p.a_zero_point.is_given() ? p.a_zero_point[i] : 0;
-#pragma unroll
-    for (int e = 0; e < kCount; ++e)
-      value[e] = scale(correct(acc[e], zero, columns.w_sum[e]), a_scale, columns.w_scale[e],
-                       columns.bias[e]);
-  }
-  if (!p.is_plain()) apply_steps(p, i, columns, value);
+  scale_row(acc, row, columns, value);
+  const int64_t rows[] = {i};
+  if (!p.is_plain()) apply_steps(p, rows, columns, value);
   if (p.out_scale.is_given()) return store_int8(p, value, i, columns);
   if (p.out_dtype == DType::kF32) return store_as<float>(p, value, i, columns);
   if (p.out_dtype == DType::kF16) return store_as<F16>(p, value, i, columns);

@@ -48,15 +48,20 @@ struct CudaKernel {
   }
 };
 
-// Bytes, a power of two up to 16, at whose multiples all rows of a start. Rows that overlap count as
+// Bytes, a power of two up to 16, at whose multiples all rows start. Rows that overlap count as
 // unaligned, TMA may refuse them, and so do rows further apart than it can tell.
-inline int row_alignment(const Params& p) {
+inline int row_alignment(const void* data, int64_t rows, int64_t row_bytes, int64_t stride_bytes) {
   constexpr int64_t kTmaStride = int64_t{1} << 40;
-  const bool is_one_row = p.problem.m <= 1;
-  if (!is_one_row && (p.a_stride < p.problem.k || p.a_stride >= kTmaStride)) return 1;
-  const uint64_t low =
-      reinterpret_cast<uintptr_t>(p.a) | (is_one_row ? 0 : static_cast<uint64_t>(p.a_stride)) | 16;
+  const bool is_one_row = rows <= 1;
+  if (!is_one_row && (stride_bytes < row_bytes || stride_bytes >= kTmaStride)) return 1;
+  const uint64_t low = reinterpret_cast<uintptr_t>(data) |
+                       (is_one_row ? 0 : static_cast<uint64_t>(stride_bytes)) | 16;
   return static_cast<int>(low & ~(low - 1));
+}
+
+// Of the rows of a.
+inline int row_alignment(const Params& p) {
+  return row_alignment(p.a, p.problem.m, p.problem.k, p.a_stride);
 }
 
 // out from the partial sums.

@@ -5,10 +5,11 @@
 //            waste nothing. The blocks of a cluster have the same tokens: each fetches a part of them for all.
 //            Sums are exact integers: neither the tile nor a split of k shows.
 // Layouts    a [m,k] row-major.  w: layout/int8_tile.h, the layout of all kernels.  out [m,n] row-major.
-// Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 8-byte loads -> its register operand -> s32 -> out
+// Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 8-byte loads -> its register operand -> s32;
+//            then smem box -TMA-> out (sm90a_boxes.cuh), or where TMA cannot store it: smem rows -> out (sm90a_out.cuh)
 // Features   lane q = lane / 4 holds two neighbours of a warp's 16 (lane_pair), as rows q and q + 8 of the product
-// Budget     regs <= 168; 0 spills; 0 bank conflicts (layout/swizzle.h)
-//            requires SASS: IGMMA, UTMALDG
+// Budget     regs <= 176; 0 spills; 0 bank conflicts (layout/swizzle.h)
+//            requires SASS: IGMMA, UTMALDG, UTMASTG
 // Requires   rows of a that start at multiples of 16 bytes: plan.cc
 // Source     own; roles and ring as in DeepGEMM and CUTLASS's persistent kernels. Reference: tests/reference/gemm.py
 #pragma once
@@ -21,6 +22,7 @@
 #include "layout/swizzle.h"
 #include "ops/gemm_int8/cuda/epilogue.cuh"
 #include "ops/gemm_int8/cuda/kernel.h"
+#include "ops/gemm_int8/cuda/sm90a_boxes.cuh"
 #include "ops/gemm_int8/cuda/sm90a_groups.cuh"
 #include "ops/gemm_int8/cuda/sm90a_out.cuh"
 
@@ -67,8 +69,12 @@ struct Sm90a {
     dev::MBarrier full[kConfig.stages], empty[kConfig.stages];
   };
   static constexpr int kRingBytes = kConfig.stages * kStageBytes;
-  // Behind the ring: each warp's rows on the way out.
-  static constexpr int kOutBytes = kConfig.warpgroups * kWarpgroupWarps * Sm90aOut<kTokens>::kBytes;
+  // Behind the ring: each warp's rows on the way out, or each warpgroup's boxes.
+  using Rows = Sm90aOut<kTokens>;
+  using Boxes = Sm90aBoxes<kTokens>;
+  static constexpr int kOutBytes = kConfig.warpgroups * kWarpgroupWarps * Rows::kBytes;
+  static_assert(kWarpgroupWarps * Rows::kBytes == Boxes::kBytes);
+  static_assert(kRingBytes % swizzle_alignment(Swizzle::k128) == 0);
   // With scales along k: those of each stage, and the total of segments.
   static constexpr bool kIsGrouped = kConfig.is_grouped;
   using Scales = Sm90aScales<kFeatures, kTokens>;
@@ -89,9 +95,10 @@ struct Sm90a {
   static constexpr int kMathRegisters = kConfig.is_grouped ? 216 : 232;
 
   struct Args {
-    dev::TensorMap map_a, map_w;
+    dev::TensorMap map_a, map_w, map_out;
     Params p;
     Split split;
+    bool sends_boxes;  // so map_out is one
   };
 
   // Work in units of a tile a block of a cluster: tiles that are neighbours along n. Units are in the order of all
@@ -245,32 +252,47 @@ struct Sm90a {
     if (tile.steps > 0) release(before);
   }
 
+  // Boxes have a loop of their own: with both ways out in one, registers would not do.
+  template <bool kSendsBoxes>
   LAMINA_DEVICE static void consume(const Args& args, const Schedule& schedule, int warp) {
     Cursor cursor;
+    int box = 0;
     for (int64_t unit = Schedule::first(); unit < schedule.units; unit += Schedule::stride()) {
       const Tile tile = schedule.tile(unit);
       Sums sums = {};
       if constexpr (kIsGrouped) {
-        Sm90aGroups<Sm90a>::consume(args, tile, warp, cursor, sums);
+        Sm90aGroups<Sm90a>::template consume<kSendsBoxes>(args, tile, warp, cursor, sums, box);
       } else {
         multiply(tile, warp, cursor, sums);
-        if (args.split.count == 1) {
+        if constexpr (kSendsBoxes) {
+          send(args, tile, warp, sums, box);
+        } else if (args.split.count == 1) {
           store<false>(args, tile, warp, 0, sums);
         } else {
           store<true>(args, tile, warp, tile.split, sums);
         }
       }
     }
+    if constexpr (kSendsBoxes) Boxes::finish();
   }
 
-  // Into the slab of a split, or to the epilogue and out.
+  // To the epilogue and out, in boxes.
+  template <class Acc>
+  LAMINA_DEVICE static void send(const Args& args, const Tile& tile, int warp,
+                                 const Acc (&sums)[kTokens / 2], int& box) {
+    Boxes::store(
+        args.p, args.map_out,
+        {tile.m0, tile.n0, dev::dynamic_smem() + kRingBytes, warp, lane_pair(dev::lane() / 4)},
+        sums, box);
+  }
+
+  // By rows, into the slab of a split or to the epilogue and out.
   template <bool kToSlab, class Acc>
   LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t slab,
                                   const Acc (&sums)[kTokens / 2]) {
-    using Out = Sm90aOut<kTokens>;
-    Out::template store<kToSlab>(
+    Rows::template store<kToSlab>(
         args.p, args.split, {tile.m0, tile.n0 + warp * int8_tile::kTileN, slab},
-        dev::dynamic_smem() + kRingBytes + warp * Out::kBytes, lane_pair(dev::lane() / 4), sums);
+        dev::dynamic_smem() + kRingBytes + warp * Rows::kBytes, lane_pair(dev::lane() / 4), sums);
   }
 
   LAMINA_DEVICE static void run(const Args& args) {
@@ -280,6 +302,7 @@ struct Sm90a {
         dev::tma_prefetch(&args.map_w);
         dev::tma_prefetch(&args.map_a);
       }
+      if (args.sends_boxes) dev::tma_prefetch(&args.map_out);
       for (int s = 0; s < kConfig.stages; ++s) {
         dev::mbarrier_init(&barriers().full[s], kIsGrouped ? 2 : 1);
         dev::mbarrier_init(&barriers().empty[s], kCluster * kConfig.warpgroups * kWarpgroupWarps);
@@ -291,7 +314,11 @@ struct Sm90a {
         dev::shuffle(dev::warp(), 0);  // so that the compiler knows it to be one for all lanes
     if (warp < kConfig.warpgroups * kWarpgroupWarps) {
       if constexpr (kMovesRegisters) dev::raise_registers<kMathRegisters>();
-      consume(args, schedule, warp);
+      if (args.sends_boxes) {
+        consume<true>(args, schedule, warp);
+      } else {
+        consume<false>(args, schedule, warp);
+      }
     } else {
       if constexpr (kMovesRegisters) dev::lower_registers<kProducerRegisters>();
       if (dev::thread_index() == kConsumerThreads) produce(args, schedule);
@@ -314,7 +341,9 @@ struct Sm90a {
   static Status launch(const Params& params, const Split& split, int max_blocks, void* stream) {
     const Problem& problem = params.problem;
     const int64_t tiles_k = int8_tile::tiles_k(problem.k), tiles_n = int8_tile::tiles_n(problem.n);
-    Args args{{}, {}, params, split};
+    Args args{{}, {}, {}, params, split, Boxes::can_store(params, split)};
+    if (args.sends_boxes)
+      if (Status status = Boxes::make_map(params, args.map_out); !status.is_ok()) return status;
     if (problem.k == 0) return start(args, max_blocks, stream);
     // What lies beyond the edges arrives as zeros.
     if (Status status = dev::make_tensor_map(

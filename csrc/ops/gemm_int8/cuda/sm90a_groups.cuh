@@ -100,9 +100,9 @@ struct Sm90aGroups {
   }
 
   // A tile's products, scaled and stored. After the last step of a split that is all of k the segment is the total.
-  template <class Args, class Tile, class Cursor>
+  template <bool kSendsBoxes, class Args, class Tile, class Cursor>
   LAMINA_DEVICE static void consume(const Args& args, const Tile& tile, int warp, Cursor& cursor,
-                                    Sums& sums) {
+                                    Sums& sums, int& box) {
     uint32_t weights[Kernel::kProducts][4];
     Segment segment;
     const auto sum = [&](int w, int e) -> float& { return segment[w * 4 + e]; };
@@ -135,7 +135,11 @@ struct Sm90aGroups {
       Kernel::release(cursor.stage);
       end(args.split, tile.first_step + s + 1, s + 1 == tile.steps);
     }
-    if (args.split.count == 1) Kernel::template store<false>(args, tile, warp, 0, segment);
+    if constexpr (kSendsBoxes) {
+      Kernel::send(args, tile, warp, segment, box);
+    } else if (args.split.count == 1) {
+      Kernel::template store<false>(args, tile, warp, 0, segment);
+    }
   }
 
   // The sums of a step, scaled, into the segment.

@@ -1,5 +1,6 @@
-// gemm_int8 / sm90a, the way out: a warp's sums of 16 features pass through rows in shared memory, kRows tokens at a
-// time, so that a lane has eight neighbours to store, and one loop stores what is in many registers.
+// gemm_int8 / sm90a, the way out of what does not go in boxes (sm90a_boxes.cuh): a warp's sums of 16 features pass
+// through rows in shared memory, kRows tokens at a time, so that a lane has eight neighbours to store, and one loop
+// stores what is in many registers.
 #pragma once
 
 #include "device/device.h"
@@ -21,9 +22,11 @@ struct Sm90aOut {
     int64_t m0, n0, slab;
   };
 
-  // Even tokens are the first half of the rows: the four that a warp writes at once, and the four that eight lanes
-  // read, are neighbours, in different banks.
-  LAMINA_DEVICE static int pair_at(int row, int pair) { return pair ^ row / 2 % 2 * 2; }
+  // Even tokens are the first half of the rows; even features of two rows the first half, of the next two the second:
+  // the eight words of four rows that a warp writes at once are in different banks, and so is what eight lanes read.
+  LAMINA_DEVICE static uint32_t* word_at(std::byte* rows, int row, int pair, int odd) {
+    return reinterpret_cast<uint32_t*>(rows + row * kRowBytes) + (odd ^ row / 2 % 2) * 8 + pair;
+  }
 
   // `pair`: of the 16 features, the two that this lane has.
   template <class Acc>
@@ -39,9 +42,10 @@ struct Sm90aOut {
         for (int e = 0; e < 2; ++e) {
           const int row = at * 4 + g + e * (kRows / 2);
           const int i = (c * (kRows / kTokenGroup) + at) * 4 + e;
-          dev::store_shared(
-              reinterpret_cast<dev::U32x2*>(rows + row * kRowBytes) + pair_at(row, pair),
-              {{std::bit_cast<uint32_t>(sums[i]), std::bit_cast<uint32_t>(sums[i + 2])}});
+#pragma unroll
+          for (int odd = 0; odd < 2; ++odd)
+            dev::store_shared(word_at(rows, row, pair, odd),
+                              std::bit_cast<uint32_t>(sums[i + 2 * odd]));
         }
     }
   }
@@ -66,11 +70,11 @@ struct Sm90aOut {
         const int64_t i = m0 + 2 * row - (is_odd ? kRows - 1 : 0);
         Run<Acc, kLaneColumns> octet;
 #pragma unroll
-        for (int v = 0; v < 2; ++v) {
-          const dev::U32x4 four = dev::load_shared(reinterpret_cast<const dev::U32x4*>(
-              rows + row * kRowBytes + pair_at(row, half * 4 + v * 2) * 8));
+        for (int odd = 0; odd < 2; ++odd) {
+          const dev::U32x4 four = dev::load_shared(
+              reinterpret_cast<const dev::U32x4*>(word_at(rows, row, half * 4, odd)));
 #pragma unroll
-          for (int e = 0; e < 4; ++e) octet.value[v * 4 + e] = std::bit_cast<Acc>(four.x[e]);
+          for (int e = 0; e < 4; ++e) octet.value[2 * e + odd] = std::bit_cast<Acc>(four.x[e]);
         }
         if (i >= p.problem.m || j >= p.problem.n) continue;
         if constexpr (kToSlab) {
