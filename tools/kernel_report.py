@@ -47,20 +47,7 @@ COMPILE_COMMANDS = "build/cmake/compile_commands.json"
 DEFAULT_FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-fmad=false", "-Icsrc"]
 DEFAULT_ARCHS = ["80", "90a"]
 MAX_SECONDS = 30
-FAMILIES = (
-    "IMMA",
-    "HMMA",
-    "IGMMA",
-    "HGMMA",
-    "LDGSTS",
-    "UTMALDG",
-    "UTMASTG",
-    "LDSM",
-    "STSM",
-    "BAR",
-    "LDL",
-    "STL",
-)
+FAMILIES = ("IMMA", "HMMA", "IGMMA", "HGMMA", "LDGSTS", "UTMALDG", "UTMASTG", "LDSM", "BAR", "LDL", "STL")
 HOW_TO_GET = {
     "nvcc": "install CUDA 13.0 and set CUDA_HOME or CUDACXX, or: pip install nvidia-cuda-nvcc==13.0.88"
     " nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85",

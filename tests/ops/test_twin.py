@@ -50,7 +50,7 @@ def test_gemm_is_exact_under_every_schedule(twin: Twin, case: GemmCase) -> None:
 
 @pytest.mark.parametrize("twin", [param for param in KERNELS if param.values[0].arch == 90])
 def test_16_bit_results_under_every_schedule(twin: Twin) -> None:
-    """Blocks that take tile after tile of several boxes, of which some are partly or wholly beyond an edge."""
+    """Blocks that take tile after tile of several boxes, some of them partly or wholly beyond an edge."""
     inputs = GemmCase("boxes", 300, 328, 64).inputs(zero_point="token", bias=torch.float16)
     inputs, accumulated = dataclasses.replace(inputs, max_sms=2), inputs.accumulated()
     for seed, dtype in zip(SEEDS, itertools.cycle((torch.float16, torch.bfloat16)), strict=False):

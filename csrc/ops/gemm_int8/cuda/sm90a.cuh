@@ -8,7 +8,7 @@
 // Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 8-byte loads -> its register operand -> s32;
 //            then smem box -TMA-> out (sm90a_boxes.cuh), or where TMA cannot store it: smem rows -> out (sm90a_out.cuh)
 // Features   lane q = lane / 4 holds two neighbours of a warp's 16 (lane_pair), as rows q and q + 8 of the product
-// Budget     regs <= 176; 0 spills; 0 bank conflicts (layout/swizzle.h)
+// Budget     regs <= 168; 0 spills; 0 bank conflicts (layout/swizzle.h)
 //            requires SASS: IGMMA, UTMALDG, UTMASTG
 // Requires   rows of a that start at multiples of 16 bytes: plan.cc
 // Source     own; roles and ring as in DeepGEMM and CUTLASS's persistent kernels. Reference: tests/reference/gemm.py

@@ -2,8 +2,8 @@
 // tokens x 64 features in shared memory, and one thread of it sends the box off. Of two boxes one is read while the
 // other is written; the last of a tile is read under the products of the next.
 //
-// Swizzled rows: a warp writes two chunks of 16 bytes in each of four rows, all in different banks. stmatrix would need
-// 8 neighbouring features in the 8 lanes of a token; lane_pair() has pairs in another order, and they are words already.
+// A warp writes two swizzled chunks of 16 bytes in each of four rows, all in different banks. stmatrix would want eight
+// neighbouring features in the eight lanes of a token; they have pairs of neighbours, which are words as they are.
 #pragma once
 
 #include <algorithm>
@@ -72,7 +72,7 @@ struct Sm90aBoxes {
     for (uint32_t chunk = 0; chunk < kTokens; chunk += kRows) {
       const uint32_t m0 = first + chunk;
       if (m0 > last) return;
-      RowScale scales[kLaneRows];
+      RowScale scales[kLaneRows] = {};
       share_scales<Acc>(p, ahead, scales);
       ahead = load_scale<Acc>(p, m0 + kRows, last);
       Values value;
@@ -91,8 +91,8 @@ struct Sm90aBoxes {
       }
       dev::fence_proxy_async();
       if (at.is_sender()) dev::bulk_wait_read<0>();
-      dev::barrier_sync(1 + at.warpgroup(),
-                        kWarps * dev::kWarpLanes);  // written; the other is read
+      // This box is written, the other one read.
+      dev::barrier_sync(1 + at.warpgroup(), kWarps * dev::kWarpLanes);
       if (at.is_sender()) {
         dev::tma_store<2>(&map, to, {static_cast<int32_t>(n0), static_cast<int32_t>(m0)});
         dev::bulk_commit();

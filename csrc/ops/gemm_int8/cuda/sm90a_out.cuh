@@ -14,8 +14,8 @@ template <int kTokens>
 struct Sm90aOut {
   static constexpr int kTokenGroup = 8, kLaneColumns = 8;
   static constexpr int kRows = kTokens < 32 ? kTokens : 32;
-  static constexpr int kRowBytes = int8_tile::kTileN * 4;
-  static constexpr int kBytes = kRows * kRowBytes;  // of a warp
+  static constexpr int kRowWords = int8_tile::kTileN;
+  static constexpr int kBytes = kRows * kRowWords * 4;  // of a warp
 
   // Where a warp's sums go: m0, n0 its first output.
   struct Place {
@@ -25,7 +25,7 @@ struct Sm90aOut {
   // Even tokens are the first half of the rows; even features of two rows the first half, of the next two the second:
   // the eight words of four rows that a warp writes at once are in different banks, and so is what eight lanes read.
   LAMINA_DEVICE static uint32_t* word_at(std::byte* rows, int row, int pair, int odd) {
-    return reinterpret_cast<uint32_t*>(rows + row * kRowBytes) + (odd ^ row / 2 % 2) * 8 + pair;
+    return reinterpret_cast<uint32_t*>(rows) + row * kRowWords + (odd ^ row / 2 % 2) * 8 + pair;
   }
 
   // `pair`: of the 16 features, the two that this lane has.
@@ -33,6 +33,8 @@ struct Sm90aOut {
   LAMINA_DEVICE static void stage(std::byte* rows, int chunk, int pair,
                                   const Acc (&sums)[kTokens / 2]) {
     const int g = dev::lane() % 4;
+    // Of even and odd features; the pattern repeats every four rows.
+    uint32_t* const first[] = {word_at(rows, g, pair, 0), word_at(rows, g, pair, 1)};
 #pragma unroll
     for (int c = 0; c < kTokens / kRows; ++c) {
       if (c != chunk) continue;  // registers have no index
@@ -40,11 +42,11 @@ struct Sm90aOut {
       for (int at = 0; at < kRows / kTokenGroup; ++at)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const int row = at * 4 + g + e * (kRows / 2);
+          const int beyond = at * 4 + e * (kRows / 2);  // the row of g
           const int i = (c * (kRows / kTokenGroup) + at) * 4 + e;
 #pragma unroll
           for (int odd = 0; odd < 2; ++odd)
-            dev::store_shared(word_at(rows, row, pair, odd),
+            dev::store_shared(first[odd] + beyond * kRowWords,
                               std::bit_cast<uint32_t>(sums[i + 2 * odd]));
         }
     }
