@@ -110,25 +110,28 @@ struct Sm90aBoxes {
     return static_cast<uint32_t>(r / 2 * kTokenGroup + dev::lane() % 4 * 2 + r % 2);
   }
 
-  // Of the box from m0 on, one row a lane. Rows from m on are as the last.
+  // Of the box from m0 on, one row a lane; rows from m on are as the last. f32 sums need none.
   template <class Acc>
   LAMINA_DEVICE static RowScale load_scale(const Params& p, uint32_t m0, uint32_t last) {
-    if constexpr (std::is_same_v<Acc, float>) return {};
-    return RowScale::of(p, std::min(m0 + static_cast<uint32_t>(dev::lane() % kRows), last));
+    RowScale own = {};
+    if constexpr (!std::is_same_v<Acc, float>)
+      own = RowScale::of(p, std::min(m0 + static_cast<uint32_t>(dev::lane() % kRows), last));
+    return own;
   }
 
   // Those, to the lanes that have sums of the rows.
   template <class Acc>
   LAMINA_DEVICE static void share_scales(const Params& p, const RowScale& own,
                                          RowScale (&scales)[kLaneRows]) {
-    if constexpr (std::is_same_v<Acc, float>) return;
+    if constexpr (!std::is_same_v<Acc, float>) {
 #pragma unroll
-    for (int r = 0; r < kLaneRows; ++r)
-      scales[r] = {dev::shuffle(own.a_scale, static_cast<int>(row_of(r))), 0};
-    if (!p.a_zero_point.is_given()) return;
+      for (int r = 0; r < kLaneRows; ++r)
+        scales[r] = {dev::shuffle(own.a_scale, static_cast<int>(row_of(r))), 0};
+      if (!p.a_zero_point.is_given()) return;
 #pragma unroll
-    for (int r = 0; r < kLaneRows; ++r)
-      scales[r].zero_point = dev::shuffle(own.zero_point, static_cast<int>(row_of(r)));
+      for (int r = 0; r < kLaneRows; ++r)
+        scales[r].zero_point = dev::shuffle(own.zero_point, static_cast<int>(row_of(r)));
+    }
   }
 
   template <class Acc>
