@@ -55,8 +55,8 @@ class OnnxSession:
         options = ort.SessionOptions()
         options.use_per_session_threads = False
         options.log_severity_level = 3
-        # The pool spins inside a run, as by default, and stops at its end: the next sample needs the cores.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        # The shared pool spins 25 ms after a run (2026-11, onnxruntime 1.32), and timing.settle waits for it:
+        # session.force_spinning_stop acts on a session's own pool alone.
         self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._binding = self._session.io_binding()
 

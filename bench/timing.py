@@ -30,7 +30,7 @@ class Protocol:
     samples: int = MIN_SAMPLES
     sample_s: float = 0.01
     warm_up_s: float = 0.05  # per implementation, at least one call
-    settle_s: float = 0.1  # longest wait for idle threads before a sample
+    settle_s: float = 0.2  # longest wait for idle threads before a sample
     wake_s: float = 0.02  # untimed calls before a sample, at least one
     quiet_s: float = 0.0  # longest wait for other processes, all samples of a case together
     seed: int = 0
@@ -72,13 +72,17 @@ class Timing:
 
 
 def settle(longest_s: float) -> bool:
-    """Waits until this process uses less than a tenth of a core; False when `longest_s` passed first."""
+    """Waits until this process uses less than a tenth of a core; False when `longest_s` passed first.
+
+    A thread that spins uses no core while another process has it, but it waits for one.
+    """
     step = 0.0005
     end = time.perf_counter() + longest_s
     while time.perf_counter() < end:
         wall, used = time.perf_counter(), time.process_time()
         time.sleep(step)
-        if time.process_time() - used < 0.1 * (time.perf_counter() - wall):
+        is_idle = time.process_time() - used < 0.1 * (time.perf_counter() - wall)
+        if is_idle and own_running() <= 1:  # the one that looks
             return True
     return False
 
@@ -87,13 +91,21 @@ def others_running() -> int:
     """How many threads of other processes run or wait for a core now; 0 where the system does not say."""
     try:
         running = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])
-        own = 0
-        for status in Path("/proc/self/task").glob("*/stat"):
-            # The state follows the thread's name, which may hold anything, in parentheses.
-            own += status.read_text().rpartition(")")[2].split()[0] == "R"
     except OSError:
         return 0
-    return max(0, running - own)
+    return max(0, running - own_running())
+
+
+def own_running() -> int:
+    """How many threads of this process run or wait for a core now; 0 where the system does not say."""
+    own = 0
+    for status in Path("/proc/self/task").glob("*/stat"):
+        try:
+            # The state follows the thread's name, which may hold anything, in parentheses.
+            own += status.read_text().rpartition(")")[2].split()[0] == "R"
+        except OSError:  # it has ended
+            continue
+    return own
 
 
 def preemptions() -> int:
