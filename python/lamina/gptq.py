@@ -89,7 +89,11 @@ class _Options(NamedTuple):
 def _round(w: Tensor, factor: Tensor, options: _Options) -> tuple[Tensor, Tensor, Tensor]:
     """Codes, scales and zero points of some rows of the weight: a row does not depend on others."""
     group, order = options.group, options.order
-    scale, zero, _ = options.fit(w.float(), group)
+    if options.refit:  # filled as groups begin
+        zero = torch.empty(len(w), -(-w.shape[1] // group), device=w.device)
+        scale = torch.empty_like(zero, dtype=options.dtype)
+    else:
+        scale, zero, _ = options.fit(w.float(), group)
     left = w.float().T[order]  # [k, rows], a copy: what is left to round
     k = len(left)
     codes = torch.empty_like(left)

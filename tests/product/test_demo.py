@@ -47,7 +47,7 @@ def test_demo_on_the_real_model(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert demo.SENTENCES[0][:20] in result.output
     written = json.loads(path.read_text())
-    assert [row["scheme"] for row in written["rows"]] == [demo.BASELINE, *SCHEMES]
+    assert [row["scheme"] for row in written["rows"]] == [demo.BASELINE, *demo.MIN_COSINE]
     assert written["machine"]["device"] == "cpu"
     assert "the schemes compress the model of torch f32" in result.output
     baseline, *compressed = written["rows"]
@@ -94,7 +94,7 @@ def test_demo_on_cuda(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     written = json.loads(path.read_text())
     assert written["machine"]["device"] == "cuda"
-    assert [row["scheme"] for row in written["rows"]] == [*demo.BASELINES["cuda"], *SCHEMES]
+    assert [row["scheme"] for row in written["rows"]] == [*demo.BASELINES["cuda"], *demo.SCHEME_NAMES["cuda"]]
 
 
 def test_timing_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,10 +137,26 @@ def test_a_bad_isa_is_the_fault_of_the_setting(isa: str) -> None:
 
 
 def test_every_scheme_and_baseline_has_a_bound() -> None:
-    assert set(demo.MIN_COSINE) == set(SCHEMES)
+    assert {name.removesuffix(demo.GPTQ) for name in demo.MIN_COSINE} <= set(SCHEMES)
+    assert set(demo.SCHEME_NAMES) == set(demo.BASELINES)
+    assert all(set(names) <= set(demo.MIN_COSINE) for names in demo.SCHEME_NAMES.values())
     for baselines in demo.BASELINES.values():
         assert next(iter(baselines)) == demo.BASELINE
         assert set(baselines.values()) <= set(demo.MIN_BASELINE_COSINE)
+
+
+def test_calibration_is_prose_and_not_what_is_judged() -> None:
+    sentences = demo.calibration_sentences()
+    assert len(sentences) == len(set(sentences)) == 192
+    assert not set(sentences) & set(demo.SENTENCES)
+    assert all(28 < len(sentence) < 180 for sentence in sentences)
+
+
+def test_int4_on_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.cli.demo.cuda_problem", lambda: None)
+    result = run("--device", "cuda", "--scheme", "w4a16")
+    assert result.exit_code == 2
+    assert "runs on cpu only" in result.output
 
 
 def test_without_the_model(monkeypatch: pytest.MonkeyPatch) -> None:

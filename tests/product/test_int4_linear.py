@@ -87,6 +87,18 @@ def test_strided_and_transposed_inputs() -> None:
     assert torch.equal(module(turned.T), module(turned.T.contiguous()))
 
 
+def test_activations_may_be_set() -> None:
+    module, x = make(), seeded(4, 100)
+    header, want = module.weight_format.clone(), make(activations="int8")
+    first = module.weight_format
+    module.activations = "int8"
+    assert torch.equal(module(x), want(x))
+    assert_equal(module.weight_format, want.weight_format)
+    assert_equal(first, header)
+    with pytest.raises(ValueError, match="activations = 'int4'; allowed"):
+        module.activations = "int4"
+
+
 def test_no_features() -> None:
     assert torch.equal(Int4Linear(0, 3)(torch.zeros(2, 0)), torch.zeros(2, 3))
     assert Int4Linear(3, 0)(torch.ones(2, 3)).shape == (2, 0)

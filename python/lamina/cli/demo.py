@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from lamina.cli.environment import environment
-from lamina.compression import SCHEMES
 from lamina.demo import (
     BASELINE,
     BASELINES,
     BATCHES,
+    MIN_COSINE,
     MODEL_NAME,
+    SCHEME_NAMES,
     SENTENCES,
     DemoError,
     SchemeResult,
@@ -34,9 +35,9 @@ from lamina.devices import cuda_problem
 @click.option(
     "--scheme",
     "schemes",
-    type=click.Choice(list(SCHEMES)),
+    type=click.Choice(list(MIN_COSINE)),
     multiple=True,
-    help="May be repeated; by default all of them.",
+    help="May be repeated; by default all that run on the device.",
 )
 @click.option("--repeats", type=click.IntRange(min=20), default=30, show_default=True, help="Timed runs.")
 @click.option(
@@ -51,7 +52,10 @@ def demo(device: str, schemes: tuple[str, ...], repeats: int, json_path: Path | 
     Exit status 1 if a sentence's cosine similarity is under the bound of its scheme.
     """
     device = _choose_device(device)
-    chosen = list(dict.fromkeys(schemes)) or list(SCHEMES)
+    chosen = list(dict.fromkeys(schemes)) or list(SCHEME_NAMES[device])
+    if missing := set(chosen) - set(SCHEME_NAMES[device]):
+        allowed = ", ".join(SCHEME_NAMES[device])
+        raise click.UsageError(f"--scheme {min(missing)}: runs on cpu only; allowed on {device}: {allowed}")
     console = Console()
     try:
         results = run_demo(device, chosen, repeats, None)
@@ -113,7 +117,7 @@ def _notes(machine: dict[str, object], device: str, repeats: int) -> str:
         where = torch.cuda.get_device_name()
     return (
         f"ms: median of {repeats} forward passes, models in turn, on {where}; x: speed-up over {BASELINE}\n"
-        f"the schemes compress the model of {list(BASELINES[device])[-1]}\n"
+        f"the schemes compress the model of {list(BASELINES[device])[-1]}; gptq: calibrated on other text\n"
         f"cosine: of each embedding with that of {BASELINE}\n"
         f"nearest kept: sentences with the same nearest neighbour as under {BASELINE}\n"
         "pairs found: sentences whose nearest neighbour is their paraphrase"
@@ -122,10 +126,11 @@ def _notes(machine: dict[str, object], device: str, repeats: int) -> str:
 
 def _cosine_table(results: list[SchemeResult]) -> Table:
     compressed = [result for result in results if result.scheme != BASELINE]
-    table = Table(title=f"cosine similarity with {BASELINE}", title_justify="left")
+    title = f"cosine similarity with {BASELINE}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
     for result in compressed:
-        table.add_column(result.scheme, justify="right")
-    table.add_column("sentence", overflow="fold")
+        table.add_column(result.scheme.replace("_", "_\n"), justify="right")
+    table.add_column("sentence", overflow="fold", min_width=22)
     for index, sentence in enumerate(SENTENCES):
         table.add_row(*(f"{result.cosines[index]:.6f}" for result in compressed), sentence)
     return table

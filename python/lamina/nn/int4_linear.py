@@ -59,8 +59,7 @@ class Int4Linear(PackedLinear):
     ) -> None:
         super().__init__(in_features, out_features)
         require_group("Int4Linear", group)
-        if activations not in ACTIVATIONS:
-            raise ValueError(f'Int4Linear: activations = {activations!r}; allowed: "float", "int8"')
+        _require_activations(activations)
         n, k = out_features, in_features
         more = [group if group < k else -1, int(symmetric), ACTIVATIONS.index(activations)]
         self._set(more)
@@ -138,8 +137,15 @@ class Int4Linear(PackedLinear):
 
     @property
     def activations(self) -> str:
-        """ "float" or "int8": what the weight is multiplied with."""
+        """What the weight is multiplied with, "float" or "int8": may be set, the weight is the same."""
         return self._activations
+
+    @activations.setter
+    def activations(self, wanted: str) -> None:
+        _require_activations(wanted)
+        self._activations = wanted
+        self.weight_format = self.weight_format.clone()  # tied layers share it
+        self.weight_format[6] = ACTIVATIONS.index(wanted)
 
     @property
     def packed_weight(self) -> PackedInt4:
@@ -213,3 +219,8 @@ class Int4Linear(PackedLinear):
         zero_point = state.get("weight_zero_point")
         self.weight_zero_point = None if zero_point is None else torch.empty_like(zero_point, device=device)
         self.weight_scale = torch.empty_like(state["weight_scale"], device=device)
+
+
+def _require_activations(wanted: str) -> None:
+    if wanted not in ACTIVATIONS:
+        raise ValueError(f'Int4Linear: activations = {wanted!r}; allowed: "float", "int8"')
