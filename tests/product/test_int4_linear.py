@@ -240,12 +240,17 @@ def test_compiles_in_one_graph_and_exports_with_a_dynamic_batch(activations: str
             assert torch.equal(program.module()(x), module(x))
 
 
-def test_backward_is_refused() -> None:
-    module, x = make(8, 4), seeded(2, 8).requires_grad_()
+def test_gradients_of_inputs_flow_through_float_activations_only() -> None:
+    module, x = make(40, 24, symmetric=False), seeded(2, 3, 40).requires_grad_()
+    pull = seeded(2, 3, 24)
+    module(x).backward(pull)
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, pull @ module.dequantize_weight())
+    module = make(8, 4, activations="int8")
     with pytest.raises(RuntimeError, match=r"nn\.Int4Linear has no backward pass.*torch\.inference_mode"):
-        module(x)
+        module(seeded(2, 8).requires_grad_())
     with torch.no_grad():
-        module(x)
+        module(seeded(2, 8).requires_grad_())
 
 
 def test_bytes_and_repr() -> None:

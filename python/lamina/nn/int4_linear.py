@@ -18,10 +18,11 @@ ACTIVATIONS = ("float", "int8")  # by their number in weight_format
 
 
 class Int4Linear(PackedLinear):
-    """nn.Linear with an int4 weight: y = x @ ((q - zero point) * scale).T + bias. For inference, on the CPU.
+    """nn.Linear with an int4 weight: y = x @ ((q - zero point) * scale).T + bias. On the CPU.
 
     activations  "float": W4A16, x [..., k] in f32, f16 or bf16 is taken as it is. "int8": W4A8, x is
-                 quantised per token, symmetric. The result has the dtype of x
+                 quantised per token, symmetric. The result has the dtype of x. Gradients of x and bias
+                 flow through "float", to train what comes before; the weight stays as it is
     group        input features that share a scale: a multiple of 16, or -1 for all of k, which a group of k
                  or more is too
     symmetric    no zero points: all are 8
@@ -165,6 +166,10 @@ class Int4Linear(PackedLinear):
             f"bias={self.bias is not None}, group={self.group}, symmetric={self.symmetric}, "
             f"activations={self.activations}"
         )
+
+    @property
+    def _has_gradient(self) -> bool:
+        return self.activations == "float"
 
     def _product(self, rows: Tensor) -> Tensor:
         if rows.is_cuda:

@@ -48,7 +48,7 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., k] in f32, f16 or bf16 -> [..., n] in the dtype of x."""
-        if x.requires_grad and torch.is_grad_enabled():
+        if x.requires_grad and torch.is_grad_enabled() and not self._has_gradient:
             raise RuntimeError(
                 f"lamina.nn.{self._kind} has no backward pass, and its input requires grad; "
                 "call the model under torch.inference_mode() or torch.no_grad()"
@@ -61,6 +61,11 @@ class PackedLinear(nn.Module):
         if rows.stride(1) != 1:
             rows = rows.contiguous()
         return self._product(rows).reshape(*x.shape[:-1], self.out_features)
+
+    @property
+    def _has_gradient(self) -> bool:
+        """Whether that of x flows through the product."""
+        return False
 
     @property
     def _kind(self) -> str:
