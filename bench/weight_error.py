@@ -16,6 +16,7 @@ from statistics import mean
 import torch
 from torch import Tensor, nn
 
+from bench.machine import describe
 from lamina import demo
 from lamina.quant import QuantizedInt4, gptq, hessian, quantize_weight_int4
 
@@ -54,7 +55,9 @@ def main() -> None:
         table.append({"layer": kind, "weights": weights} | dict(zip(COLUMNS, means, strict=True)))
         print(f"| {kind} | {weights} | {' | '.join(f'{value:.4f}' for value in means)} |")
     if options.json:
-        options.json.write_text(json.dumps({"group": options.group, "rows": table}, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps({"machine": describe(), "group": options.group, "rows": table}, indent=2) + "\n"
+        )
 
 
 def inputs_of_layers(encoder: demo.Encoder, sentences: Sequence[str]) -> dict[str, Tensor]:

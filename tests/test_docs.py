@@ -127,9 +127,12 @@ def test_int8_tile_examples() -> None:
         assert data.flatten().nonzero().item() == int(byte)
 
 
-@pytest.mark.parametrize("example", range(len(blocks("README.md", "python"))))
-def test_readme_examples_run(example: int) -> None:
-    exec(compile(blocks("README.md", "python")[example], "README.md", "exec"), {"__name__": "example"})
+EXAMPLES = [(name, text) for name in ("README.md", "docs/quantization.md") for text in blocks(name, "python")]
+
+
+@pytest.mark.parametrize(("name", "text"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
+def test_examples_run(name: str, text: str) -> None:
+    exec(compile(text, name, "exec"), {"__name__": "example"})
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
