@@ -19,10 +19,11 @@ inline void require_packed_int4(const char* op, const char* name, const Tensor& 
   require(data.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
 }
 
-// -1 is all of k, and so is what is more.
+// -1 and k are all of k, and so is what is more. A k that no check passes has any group.
 inline int64_t group_of(int64_t group, int64_t k) {
   constexpr int64_t kStep = gemm_int4::kGroupStep;
-  const bool is_all = group == -1 || (group > k && group % kStep == 0);
+  if (k < 0 || k > gemm_int4::kLargestK) return kStep;
+  const bool is_all = group == -1 || (group == k && k > 0) || (group > k && group % kStep == 0);
   return is_all ? round_up(std::max<int64_t>(k, 1), kStep) : group;
 }
 

@@ -93,6 +93,7 @@ def _round(x: Tensor) -> Tensor:
 def by_group(x: Tensor, group: int) -> Tensor:
     """[n, k] as [n, groups, group], the last filled up with zeros."""
     n, k = x.shape
+    group = min(group, max(k, 1))  # what is more is all of k
     groups = -(-k // group)
     return torch.nn.functional.pad(x, (0, groups * group - k)).reshape(n, groups, group)
 

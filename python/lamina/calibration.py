@@ -33,6 +33,10 @@ def quantize_calibrated(
 
     The model runs in eval mode once for as many layers as have Hessians in HESSIAN_BYTES.
     """
+    if isinstance(calibration, Tensor | Mapping | str):
+        raise TypeError(
+            f"compress: calibration must hold batches, got {type(calibration).__name__}; put one into a list"
+        )
     batches = calibration if callable(calibration) else list(calibration)
     for names in _rounds(layers):
         hessians = {name: Hessian() for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
@@ -57,14 +58,15 @@ def gptq(
     dtype = checked_scale_dtype(op, scale_dtype, w)
     k = w.shape[1]
     group = checked_group(op, group, k)
-    if not damp > 0:
-        raise ValueError(f"{op}: damp = {damp}; must be above 0")
+    if not 0 < damp < math.inf:
+        raise ValueError(f"{op}: damp = {damp}; must be above 0 and finite")
     if block < 1:
         raise ValueError(f"{op}: block = {block}; must be at least 1")
+    hessian = _checked_hessian(op, hessian, w)
     order = torch.arange(k, device=w.device)
     if act_order:
         order = hessian.diagonal().argsort(descending=True, stable=True).to(w.device)
-    factor = _inverse_factor(op, _checked_hessian(op, hessian, w), damp, order)
+    factor = _inverse_factor(op, hessian, damp, order)
 
     options = _Options(op, group, symmetric, dtype, search, order, None if act_order else group, block)
     parts = [_round(part, factor, options) for part in torch.split(w, rows_at_a_time(w, block))]
@@ -168,15 +170,17 @@ def _checked_hessian(op: str, hessian: Tensor, w: Tensor) -> Tensor:
 def _inverse_factor(op: str, hessian: Tensor, damp: float, order: Tensor) -> Tensor:
     """The upper triangular u of inverse(hessian) = u.T @ u, rows and columns in `order`; made in f64."""
     h = hessian.double()[order][:, order]
+    live = h.diagonal() > 0
+    h /= h.diagonal()[live].mean() if bool(live.any()) else 1.0  # which does not change the rounding
     diagonal = h.diagonal()
-    live = diagonal > 0
-    mean = diagonal[live].mean() if bool(live.any()) else diagonal.new_ones(())
-    diagonal[~live] = mean  # a column that no input reaches depends on no other
-    diagonal += damp * mean
-    lower, info = torch.linalg.cholesky_ex(h)
+    diagonal[~live] = 1.0  # a column that no input reaches depends on no other
+    diagonal += damp
+    # Of the matrix back to front the lower factor is the upper one, r, of h = r @ r.T.
+    lower, info = torch.linalg.cholesky_ex(h.flip(0, 1))
     if bool(info):
         raise ValueError(
             f"{op}: hessian must be symmetric and positive semidefinite; it is not with damp = {damp}"
         )
-    upper: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    one = torch.eye(len(h), dtype=h.dtype, device=h.device)
+    upper: Tensor = torch.linalg.solve_triangular(lower.flip(0, 1), one, upper=True)
     return upper.float()

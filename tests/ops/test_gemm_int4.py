@@ -6,6 +6,7 @@ import functools
 import itertools
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -184,3 +185,25 @@ def test_no_gradient_through_what_has_none() -> None:
         out = lamina.gemm_int4(a, packed, inputs.w_scale, group=32, **options)  # type: ignore[arg-type]
         with pytest.raises(NotImplementedError, match=f"no gradient with {name}"):
             out.sum().backward()
+
+
+def test_a_quantised_weight_goes_in_with_the_group_it_has() -> None:
+    """-1 and more than k become k, which need not be a multiple of 16; the op and its gradient take it."""
+    w, a = torch.randn(24, 100, generator=generator("group")), torch.ones(2, 100, requires_grad=True)
+    for group in (-1, 2**40):
+        quantised = lamina.quant.quantize_weight_int4(w, group)
+        packed = lamina.pack_int4(quantised.q, "int4_rows")
+        for given in {quantised.group, group, -1, 2**20}:
+            out = lamina.gemm_int4(a, packed, quantised.scale, group=given)
+            out.sum().backward()
+            assert_within(out.detach(), Expected(*_sums(quantised)), torch.float32)
+    empty = torch.zeros(3, 0, requires_grad=True)
+    none = lamina.pack_int4(torch.zeros(5, 0, dtype=torch.uint8), "int4_rows")
+    lamina.gemm_int4(empty, none, torch.zeros(0, 5), group=-1).sum().backward()
+    assert empty.grad is not None and empty.grad.shape == (3, 0)
+
+
+def _sums(quantised: lamina.quant.QuantizedInt4) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    weight = quantised.dequantize().double()
+    exact = weight.sum(1).expand(2, -1).numpy()
+    return exact, weight.abs().sum(1).expand(2, -1).numpy() * 104 * 2.0**-24

@@ -11,7 +11,7 @@ Status check(const char* op, const Problem& p, int64_t max_k, const char* why) {
   if (p.group <= 0 || p.group % kGroupStep != 0)
     return Status::error(op, ": group = ", p.group, "; must be a positive multiple of ", kGroupStep,
                          ", or -1 for all of k");
-  if (!checked_product(p.m, std::max<int64_t>(p.n, 1), 4) ||
+  if (p.k > kLargestK || !checked_product(p.m, std::max<int64_t>(p.n, 1), 4) ||
       !checked_product(p.m, std::max<int64_t>(p.k, 1), 4) || !int4::packed_bytes(p.n, p.k))
     return Status::error(op, ": m = ", p.m, ", n = ", p.n, ", k = ", p.k,
                          " needs more than 2^63 bytes");

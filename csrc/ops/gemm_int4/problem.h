@@ -11,6 +11,7 @@ namespace lamina::gemm_int4 {
 
 inline constexpr int kGroupStep = 16;  // every group is a multiple
 inline constexpr int kSymmetricZeroPoint = 8;
+inline constexpr int64_t kLargestK = int64_t{1} << 48;  // so that sizes of panels fit int64
 
 struct Problem {
   int64_t m = 0;      // tokens

@@ -2,12 +2,12 @@
 //                   y[i,j,g] = (acc[i,j,g] - w_zero_point[g,j] * a_sum[i,g]) * w_scale[g,j]
 //                   acc[i,j,g] = sum_p (a[i,p] - a_zero_point[i]) * q[j,p],  a_sum[i,g] = sum_p (a[i,p] - a_zero_point[i])
 //
-// over the input features p of group g, `group` of them from g * group; acc and a_sum are exact integers. Then what
+// over the input features p of group g, `group` of them from g * group; acc and a_sum are exact integers 0 to 15. Then what
 // ops/gemm_int8/epilogue.h says.
 //
 // Steps      in f32. Without zero points they are 8, and acc - 8 a_sum is one exact integer; with them
 //            x = fma(-w_zero_point, a_sum, acc), which is exact too where 15 * 255 * group < 2^24 and zero points are
-//            integers. fma(x, w_scale, s) adds a group to the sum s of its segment, then segments are added in order. So a
+//            integers 0 to 15. fma(x, w_scale, s) adds a group to the sum s of its segment, then segments are added in order. So a
 //            split of k between segments does not show.
 // Weights    q: codes 0..15, layout/int4_tile.h, int4_rows
 // Reference  tests/reference/gemm_int4.py

@@ -66,9 +66,7 @@ class Int4Linear(PackedLinear):
         self._set(more)
         scales = (self._groups(self.group), n)
         zero_point = None if symmetric else torch.full(scales, 8, dtype=torch.uint8, device=device)
-        self.register_buffer(
-            "weight_packed", torch.full(packed_int4_shape(n, k), 0x88, dtype=torch.uint8, device=device)
-        )
+        self.register_buffer("weight_packed", _packed_zeros(n, k, device))
         self.register_buffer("weight_scale", torch.ones(scales, dtype=dtype, device=device))
         self.register_buffer("weight_zero_point", zero_point)
         self.register_buffer("weight_format", torch.tensor(self._header(*more), device=device))
@@ -229,3 +227,10 @@ class Int4Linear(PackedLinear):
 def _require_activations(wanted: str) -> None:
     if wanted not in ACTIVATIONS:
         raise ValueError(f'Int4Linear: activations = {wanted!r}; allowed: "float", "int8"')
+
+
+def _packed_zeros(n: int, k: int, device: torch.device | str | None) -> Tensor:
+    """Codes 8, and padding."""
+    if torch.empty(0, device=device).is_meta:
+        return torch.empty(packed_int4_shape(n, k), dtype=torch.uint8, device=device)
+    return pack_int4(torch.full((n, k), 8, dtype=torch.uint8), LAYOUT).data.to(device)

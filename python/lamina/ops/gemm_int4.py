@@ -41,7 +41,7 @@ def gemm_int4(
     a             [m, k]  f32 | f16 | bf16, any row stride, m >= 0
     w             PackedInt4 in the layout "int4_rows" of codes q [n, k] (lamina.pack_int4)
     w_scale       [G, n]  f32 | f16 | bf16, G = ceil(k / group), any strides
-    group         input features that share a scale: a positive multiple of 16, or -1 for all of k; the last
+    group         input features that share a scale: a positive multiple of 16, or -1 or k for all; the last
                   may be ragged
     w_zero_point  [G, n]  uint8 | f32 | f16 | bf16, any strides; None is 8
     bias          [n]  f32 | f16 | bf16
@@ -136,7 +136,7 @@ GRADIENT_ROWS = 1024  # of the weight, in f32 at once
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     a, w, w_scale, group, w_zero_point, bias, _, activation, gate, residual = inputs
     ctx.save_for_backward(w, w_scale, w_zero_point)
-    ctx.group = a.shape[1] if group == -1 else group
+    ctx.group = max(a.shape[1], 1) if group == -1 else group
     ctx.unsupported = "activation" if activation is not None else "gate" if gate is not None else None
     ctx.a_shape = a.shape
     ctx.dtypes = tuple(None if t is None else t.dtype for t in (a, bias, residual))

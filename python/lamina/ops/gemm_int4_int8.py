@@ -33,7 +33,7 @@ def gemm_int4_int8(
                   quantises as quantize_int8 does, per token and symmetric
     w             PackedInt4 in the layout "int4_rows" of codes q [n, k] (lamina.pack_int4)
     w_scale       [G, n]  f32 | f16 | bf16, G = ceil(k / group), any strides
-    group         input features that share a scale: a positive multiple of 16, or -1 for all of k; the last
+    group         input features that share a scale: a positive multiple of 16, or -1 or k for all; the last
                   may be ragged
     a_scale       f32, 1 element (per tensor) or [m, 1] (per token)
     w_zero_point  [G, n]  uint8 | f32 | f16 | bf16, any strides; None is 8

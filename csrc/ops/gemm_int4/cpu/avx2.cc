@@ -2,7 +2,7 @@
 //
 // Ports  16 MACs a cycle. Per k of a tile 12 vfmadd231ps in 6 cycles, over 2 weight and 6 broadcast loads in 4. A weight
 //        costs half a vector uop to dequantize, once for all rows of a panel.
-// Tile   6 rows x 16 columns = 12 accumulators + 2 weights + row of 16 registers
+// Tile   6 rows x 16 columns = 12 accumulators + weights + rows in memory of 16 registers
 #include <immintrin.h>
 
 #include <array>
@@ -13,7 +13,7 @@ namespace lamina::gemm_int4 {
 namespace {
 
 struct Tile {
-  static constexpr int kTileM = 6, kTileN = int4::kTileN, kBlockK = 256;
+  static constexpr int kTileM = 6, kTileN = 64, kBlockK = 64;
   static constexpr int kVectors = 2;
 
   LAMINA_INLINE static void dequantize(const uint8_t* line, const float* scale,
@@ -24,32 +24,65 @@ struct Tile {
       unroll<kLineK>([&](auto k) LAMINA_INLINE {
         const __m256i codes = _mm256_and_si256(_mm256_srli_epi32(packed, k % 4 * 8 + k / 4 * 4),
                                                _mm256_set1_epi32(15));
-        _mm256_store_ps(to + k * kTileN + v * 8, _mm256_fmadd_ps(_mm256_cvtepi32_ps(codes), s, z));
+        _mm256_store_ps(to + k * int4::kTileN + v * 8,
+                        _mm256_fmadd_ps(_mm256_cvtepi32_ps(codes), s, z));
       });
+    });
+  }
+
+  // Few rows take more tiles: a sum waits four cycles for the one before.
+  static constexpr int tiles_at_once(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
+
+  template <int kRows, int kTiles>
+  LAMINA_NOINLINE static void multiply_tiles(const float* a, const float* w, int64_t k, float* y) {
+    __m256 sum[kRows][kTiles * kVectors];
+    const auto column = [](int v) { return v / kVectors * int4::kTileN + v % kVectors * 8; };
+    unroll<kRows>([&](auto r) LAMINA_INLINE {
+      unroll<kTiles * kVectors>(
+          [&](auto v) LAMINA_INLINE { sum[r][v] = _mm256_loadu_ps(y + r * kTileN + column(v)); });
+    });
+    for (int64_t p = 0; p < k; ++p, a += kRows, w += int4::kTileN) {
+      const auto weight = [&](int v) LAMINA_INLINE {
+        return _mm256_load_ps(w + v / kVectors * (kBlockK * int4::kTileN) + v % kVectors * 8);
+      };
+      const auto add = [&](auto r, auto v, __m256 row, __m256 weights) LAMINA_INLINE {
+        sum[r][v] = in_order(_mm256_fmadd_ps(row, weights, sum[r][v]));
+      };
+      if constexpr (kTiles == 1) {  // in registers is what there is less of
+        const __m256 weights[kVectors] = {weight(0), weight(1)};
+        unroll<kRows>([&](auto r) LAMINA_INLINE {
+          const __m256 row = _mm256_broadcast_ss(a + r);
+          unroll<kVectors>([&](auto v) LAMINA_INLINE { add(r, v, row, weights[v]); });
+        });
+      } else {
+        __m256 rows[kRows];
+        unroll<kRows>([&](auto r) LAMINA_INLINE { rows[r] = _mm256_broadcast_ss(a + r); });
+        unroll<kTiles * kVectors>([&](auto v) LAMINA_INLINE {
+          const __m256 weights = weight(v);
+          unroll<kRows>([&](auto r) LAMINA_INLINE { add(r, v, rows[r], weights); });
+        });
+      }
+    }
+    unroll<kRows>([&](auto r) LAMINA_INLINE {
+      unroll<kTiles * kVectors>(
+          [&](auto v) LAMINA_INLINE { _mm256_storeu_ps(y + r * kTileN + column(v), sum[r][v]); });
     });
   }
 
   template <int kRows>
   static void multiply_rows(const Step& step) {
-    const float *a = step.a, *w = step.w;
-    __m256 sum[kRows][kVectors];
-    unroll<kRows>([&](auto r) LAMINA_INLINE {
-      unroll<kVectors>(
-          [&](auto v) LAMINA_INLINE { sum[r][v] = _mm256_loadu_ps(step.y + r * kTileN + v * 8); });
-    });
-    for (int64_t p = 0; p < step.k; ++p, a += kRows, w += kTileN) {
-      const __m256 weight[kVectors] = {_mm256_load_ps(w), _mm256_load_ps(w + 8)};
-      unroll<kRows>([&](auto r) LAMINA_INLINE {
-        const __m256 row = _mm256_broadcast_ss(a + r);
-        unroll<kVectors>([&](auto v) LAMINA_INLINE {
-          sum[r][v] = in_order(_mm256_fmadd_ps(row, weight[v], sum[r][v]));
-        });
-      });
+    constexpr int kTiles = tiles_at_once(kRows);
+    const float* w = step.w;
+    float* y = step.y;
+    for (int left = step.tiles_n; left > 0;) {
+      const bool is_whole = left >= kTiles;
+      const auto multiply = is_whole ? multiply_tiles<kRows, kTiles> : multiply_tiles<kRows, 1>;
+      multiply(step.a, w, step.k, y);
+      const int done = is_whole ? kTiles : 1;
+      left -= done;
+      w += done * (kBlockK * int4::kTileN);
+      y += done * int4::kTileN;
     }
-    unroll<kRows>([&](auto r) LAMINA_INLINE {
-      unroll<kVectors>(
-          [&](auto v) LAMINA_INLINE { _mm256_storeu_ps(step.y + r * kTileN + v * 8, sum[r][v]); });
-    });
   }
 
   static void multiply(const Step& step) {

@@ -28,6 +28,9 @@ namespace {
 // A line of int4_rows: 8 k of 16 columns.
 inline constexpr int kLineBytes = 64, kLineK = 8;
 
+// How far ahead packed weights are fetched.
+inline constexpr int64_t kStreamAhead = 2048;
+
 struct Step {
   int rows;
   const float* a;  // [k][rows]
@@ -110,20 +113,18 @@ struct Nest : OutOf<Tile> {
     for (int j = 0; j < kTileN; ++j) shared.minus_zero[j] *= shared.scale[j];
   }
 
-  // shared.weights = those of [k0, k1). What follows is fetched meanwhile: in this strip, or the next strip's first
-  // block, which is this task's or most likely the next task's.
+  // shared.weights = those of [k0, k1). What follows is fetched meanwhile: tiles of equal n lie next to each other, and
+  // then come the next strip's, which are this task's or most likely the next task's.
   void dequantize(int64_t n0, int count, int64_t k0, int64_t k1) {
     const int64_t group = p.problem.group, w_stride = int4::tiles_k(p.problem.k) * int4::kTileBytes;
     const uint8_t* const w = p.w + n0 / int4::kTileN * w_stride;
-    const int64_t bytes = (k1 - k0) / kLineK * kLineBytes, here = k0 / kLineK * kLineBytes;
-    const int64_t ahead = k1 < p.problem.k ? bytes : kTiles * w_stride - here;
     for (int64_t at = k0; at < k1;) {
       const int64_t stop = std::min((at / group + 1) * group, k1);
       load_group(at / group, n0, count);
       for (int t = 0; t < static_cast<int>(int4::tiles_n(count)); ++t)
         for (int64_t k = at; k < stop; k += kLineK) {
           const uint8_t* const line = w + t * w_stride + k / kLineK * kLineBytes;
-          __builtin_prefetch(line + ahead, 0, 2);
+          __builtin_prefetch(line + kStreamAhead, 0, 2);
           Tile::dequantize(line, shared.scale + t * int4::kTileN,
                            shared.minus_zero + t * int4::kTileN, shared.weights[t][k - k0]);
         }
