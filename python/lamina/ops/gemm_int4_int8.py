@@ -59,8 +59,8 @@ def gemm_int4_int8(
              NaN throughout
     Raises   ValueError or, for what is of a wrong Python type, TypeError, naming argument, value and allowed
              values (docs/errors.md); k is at most 2^19
-    Devices  CPU (generic, avx2, avx512_vnni, amx_int8).  Row-invariant, independent of the instruction set and of
-             the thread count, bit for bit
+    Devices  CPU (generic, avx2, avx512_vnni, amx_int8).  Row-invariant, independent of the instruction set
+             and of the thread count, bit for bit
     Source   csrc/ops/gemm_int4_int8/gemm_int4_int8.h
     """
     optional = (a_scale, w_zero_point, a_zero_point, bias, gate, residual)
