@@ -66,7 +66,11 @@ MUTANTS = (
         "int4_rows: halves swapped", "csrc/layout/int4_tile.h", "k / 4 % 2 * 4}", "(1 - k / 4 % 2) * 4}", INT4
     ),
     Mutant(
-        "int4_tile: rows swapped", "csrc/layout/int4_tile.h", "code = n / 8 +", "code = 1 - n / 8 +", INT4
+        "int4_tile: rows swapped",
+        "csrc/layout/int4_tile.h",
+        "code = row_of(n) / 8 +",
+        "code = 1 - row_of(n) / 8 +",
+        INT4,
     ),
     Mutant(
         "pack: column 3 of a tile is column 2",

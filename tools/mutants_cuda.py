@@ -7,7 +7,9 @@ from tools.mutant import Mutant
 GEMM = "csrc/ops/gemm_int8"
 SM80 = f"{GEMM}/cuda/sm80.cuh"
 SM90A = f"{GEMM}/cuda/sm90a.cuh"
-SM90A_OUT = f"{GEMM}/cuda/sm90a_out.cuh"
+ROWS_OUT = f"{GEMM}/cuda/rows_out.cuh"
+REDUCE = f"{GEMM}/cuda/reduce.cuh"
+UNALIGNED = f"{GEMM}/cuda/unaligned.cuh"
 SM90A_BOXES = f"{GEMM}/cuda/sm90a_boxes.cuh"
 
 # Tests that are the last ones of a whole run.
@@ -48,7 +50,7 @@ CUDA_MUTANTS = (
     ),
     Mutant(
         "reduce: a capped grid adds every other stripe",
-        f"{GEMM}/cuda/reduce.cu",
+        REDUCE,
         "at += stride)",
         "at += 2 * stride)",
         CAPPED,
@@ -95,11 +97,11 @@ CUDA_MUTANTS = (
     ),
     Mutant(
         "sm80: 4-byte copies lose the tail",
-        SM80,
+        UNALIGNED,
         "valid - b > 4 ? 4 : valid - b",
         "valid - b < 4 ? 0 : 4",
     ),
-    Mutant("sm80: byte copies in the wrong place", SM80, "<< (8 * (b % 4))", "<< (8 * (b % 3))"),
+    Mutant("sm80: byte copies in the wrong place", UNALIGNED, "<< (8 * (b % 4))", "<< (8 * (b % 3))"),
     Mutant(
         "sm80: splits overlap by a step",
         SM80,
@@ -261,25 +263,25 @@ CUDA_MUTANTS = (
     ),
     Mutant(
         "sm90a: both halves of a product's sums from the upper rows",
-        SM90A_OUT,
-        "sums[i + 2 * odd]",
-        "sums[i]",
+        ROWS_OUT,
+        "sum_of(sums, i + 2 * odd)",
+        "sum_of(sums, i)",
     ),
     Mutant(
         "sm90a: rows on their way out overwritten while they are read",
-        SM90A_OUT,
+        ROWS_OUT,
         "dev::warp_sync();  // what was there is read",
         "",
     ),
     Mutant(
         "sm90a: rows on their way out read before they are written",
-        SM90A_OUT,
+        ROWS_OUT,
         "stage(rows, chunk, pair, sums); dev::warp_sync();",
         "stage(rows, chunk, pair, sums);",
     ),
     Mutant(
         "sm90a: odd tokens stored one row too far",
-        SM90A_OUT,
+        ROWS_OUT,
         "is_odd ? kRows - 1 : 0",
         "is_odd ? kRows : 0",
     ),
@@ -323,9 +325,9 @@ CUDA_MUTANTS = (
     ),
     Mutant(
         "reduce: last split forgotten",
-        f"{GEMM}/cuda/reduce.cu",
-        "slab < slabs(args.split, problem)",
-        "slab < slabs(args.split, problem) - 1",
+        REDUCE,
+        "slab < slabs;",
+        "slab < slabs - 1;",
     ),
     Mutant(
         "rows: neighbouring lanes not compared",

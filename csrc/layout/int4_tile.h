@@ -6,8 +6,9 @@
 // weight divides between tiles along n and along k without unpacking.
 //
 // int4_tile, for CUDA: [lane][step of 16 k][8 codes], 16 bytes a lane: the a operand of mma.sync m16n8k16 and of a warp of
-// wgmma m64nNk16, weights as its rows. Code i and code i + 4 of a step are the two elements of register i, so
-// (word >> 4 i) & 0x000f000f is register i as two integers of 16 bits.
+// wgmma m64nNk16, weights as its rows: rows lane / 4 and lane / 4 + 8 are neighbours (row_of), so that a lane's sums are.
+// Code i and code i + 4 of a step are the two elements of register i, so (word >> 4 i) & 0x000f000f is register i as two
+// integers of 16 bits.
 // As 8-bit integers, for m16n8k32 and m64nNk32, word & 0x0f0f0f0f is the register of row lane / 4 and
 // (word >> 4) & 0x0f0f0f0f that of row lane / 4 + 8, if the other operand has its k in the order of s8_k.
 //
@@ -44,9 +45,13 @@ struct Place {
 };
 using Layout = Place (*)(int n, int k);
 
+// The row of the operand that output feature n of a tile is, and back.
+constexpr int row_of(int n) { return n / 2 + n % 2 * 8; }
+constexpr int feature_of(int row) { return row % 8 * 2 + row / 8; }
+
 constexpr Place tile_place(int n, int k) {
-  const int lane = n % 8 * 4 + k % 8 / 2, step = k / 16;
-  const int code = n / 8 + k % 16 / 8 * 2 + k % 2 * 4;
+  const int lane = row_of(n) % 8 * 4 + k % 8 / 2, step = k / 16;
+  const int code = row_of(n) / 8 + k % 16 / 8 * 2 + k % 2 * 4;
   return {lane * 16 + step * 4 + code / 2, code % 2 * 4};
 }
 
@@ -78,7 +83,7 @@ constexpr bool is_mma_operand() {
           const fragment::At at = fragment::mma_a<2>(lane, i, e);
           const int code = i + 4 * e;
           const Place want{lane * 16 + step * 4 + code / 2, code % 2 * 4};
-          if (tile_place(at.row, step * 16 + at.column) != want) return false;
+          if (tile_place(feature_of(at.row), step * 16 + at.column) != want) return false;
         }
   return true;
 }
@@ -92,7 +97,7 @@ constexpr bool is_mma_operand_as_bytes() {
           const fragment::At at = fragment::mma_a<4>(lane, i, e);
           const int k = product * 32 + at.column / 16 * 16 + s8_k(at.column % 16);
           const Place want{lane * 16 + (product * 2 + i / 2) * 4 + e, i % 2 * 4};
-          if (tile_place(at.row, k) != want) return false;
+          if (tile_place(feature_of(at.row), k) != want) return false;
         }
   return true;
 }

@@ -62,6 +62,14 @@ std::string take_twin_report() {
 
 }  // namespace
 
+DeviceInfo described_device(const char* op, int64_t compute_capability, int64_t sm_count) {
+  require(compute_capability >= 0 && compute_capability < 1000, op,
+          "compute_capability = ", compute_capability, "; 80 stands for 8.0");
+  require(sm_count > 0 && sm_count < 100000, op, "sm_count = ", sm_count,
+          " must be between 1 and 99999");
+  return typical_device(static_cast<int>(compute_capability), static_cast<int>(sm_count));
+}
+
 std::optional<Accelerator> accelerator_of(std::initializer_list<Argument> arguments) {
   const Argument& first = *arguments.begin();
   for (const Argument& other : arguments)

@@ -17,6 +17,9 @@ struct Accelerator {
   std::optional<torch::stable::accelerator::DeviceGuard> guard;  // its device is the current one
 };
 
+// The device that a plan is asked for, present or not.
+DeviceInfo described_device(const char* op, int64_t compute_capability, int64_t sm_count);
+
 // Nothing for the CPU. Checks that all arguments are on the device of the first.
 std::optional<Accelerator> accelerator_of(std::initializer_list<Argument> arguments);
 

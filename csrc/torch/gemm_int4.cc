@@ -3,9 +3,14 @@
 #include "base/huge_pages.h"
 #include "layout/int4_tile.h"
 #include "ops/gemm_int4/pack.h"
+#include "torch/accelerator.h"
 #include "torch/int4.h"
 #include "torch/interop.h"
 #include "torch/output.h"
+
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
+#include "ops/gemm_int4/cuda/plan.h"
+#endif
 
 namespace lamina::interop {
 namespace {
@@ -49,13 +54,47 @@ Tensor unpack_cuda(const Tensor&, int64_t, int64_t, std::string) {
   fail("unpack_int4", "unpacks on the CPU only: move data there");
 }
 
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
+void run_on(const Accelerator& accelerator, const gemm_int4::Params& params, const Tensor& like) {
+  const DeviceInfo& device = accelerator.device;
+  raise_if_bad(gemm_int4::check_cuda(params.problem, device));
+  raise_if_bad(gemm_int4::check_cuda(params));
+  const gemm_int4::CudaPlan plan =
+      gemm_int4::plan_cuda(params.problem, device, INT_MAX, accelerator.kernel);
+  require(plan.kernel.launch != nullptr, "set_cuda_kernel", "name = \"", accelerator.kernel,
+          "\": no CUDA kernel of this name for compute capability ", device.compute_capability);
+  const Tensor workspace =
+      new_tensor(like, {plan.workspace_bytes(params.problem)}, ScalarType::Char);
+  raise_if_bad(gemm_int4::run_cuda(params, plan, workspace.data_ptr(), accelerator.stream));
+}
+
+std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capability,
+                         int64_t sm_count, std::optional<int64_t> group) {
+  const gemm_int4::Problem problem{m, n, k, group_of(group.value_or(-1), k)};
+  const DeviceInfo device =
+      described_device("explain_gemm_int4_cuda", compute_capability, sm_count);
+  raise_if_bad(gemm_int4::check(problem));
+  raise_if_bad(gemm_int4::check_cuda(problem, device));
+  return gemm_int4::plan_cuda(problem, device, INT_MAX, "").describe(problem, device);
+}
+#else
+[[noreturn]] void run_on(const Accelerator&, const gemm_int4::Params&, const Tensor&) {
+  fail("gemm_int4", "no CUDA kernel is built");
+}
+
+std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t, std::optional<int64_t>) {
+  fail("explain_gemm_int4_cuda", "no CUDA kernel is built");
+}
+#endif
+
 Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t group,
             std::optional<Tensor> w_zero_point, std::optional<Tensor> bias,
             std::optional<ScalarType> out_dtype, std::optional<std::string> activation,
             std::optional<Tensor> gate, std::optional<Tensor> residual) {
   constexpr const char* kOp = "gemm_int4";
   const OutputTensors then{kOp, a, bias, gate, residual};
-  const Argument a_arg{kOp, "a", a};
+  const Argument a_arg{kOp, "a", a}, scale_arg{kOp, "w_scale", w_scale};
+  const Argument zero_arg = then.argument("w_zero_point", w_zero_point);
   gemm_int4::Params params;
   params.a_dtype = a_arg.float_dtype();
   a_arg.is_2d("[m, k]");
@@ -68,23 +107,28 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
   params.a = a.data_ptr();
   params.a_stride = a_arg.row_stride();
   params.w = static_cast<const uint8_t*>(w.data_ptr());
-  params.w_scale = read_groups({kOp, "w_scale", w_scale}, params.problem, false);
-  if (w_zero_point)
-    params.w_zero_point = read_groups({kOp, "w_zero_point", *w_zero_point}, params.problem, true);
+  params.w_scale = read_groups(scale_arg, params.problem, false);
+  if (w_zero_point) params.w_zero_point = read_groups(zero_arg, params.problem, true);
   then.read(m, n, activation, params);
+  const std::optional<Accelerator> accelerator =
+      accelerator_of({a_arg,
+                      {kOp, "w", w},
+                      scale_arg,
+                      zero_arg,
+                      then.argument("bias", bias),
+                      then.argument("gate", gate),
+                      then.argument("residual", residual)});
   const ScalarType dtype = out_dtype.value_or(a.scalar_type());
   params.out_dtype = float_dtype(kOp, "out_dtype", dtype);
   Tensor out = new_tensor(a, {m, n}, dtype);
   params.out = out.data_ptr();
   params.out_stride = n;
-  raise_if_bad(gemm_int4::run(params, TorchParallel()));
+  if (accelerator) {
+    run_on(*accelerator, params, a);
+  } else {
+    raise_if_bad(gemm_int4::run(params, TorchParallel()));
+  }
   return out;
-}
-
-Tensor gemm_cuda(const Tensor&, const Tensor&, const Tensor&, int64_t, std::optional<Tensor>,
-                 std::optional<Tensor>, std::optional<ScalarType>, std::optional<std::string>,
-                 std::optional<Tensor>, std::optional<Tensor>) {
-  fail("gemm_int4", "has no CUDA kernel yet; all tensors must be on the CPU");
 }
 
 std::string explain(int64_t m, int64_t n, int64_t k, std::optional<int64_t> group) {
@@ -102,10 +146,13 @@ LAMINA_IMPL(CPU, m) {
   m.impl("unpack_int4", TORCH_BOX(&unpack));
 }
 LAMINA_IMPL(CUDA, m) {
-  m.impl("gemm_int4", TORCH_BOX(&gemm_cuda));
+  m.impl("gemm_int4", TORCH_BOX(&gemm));
   m.impl("pack_int4", TORCH_BOX(&pack_cuda));
   m.impl("unpack_int4", TORCH_BOX(&unpack_cuda));
 }
-LAMINA_IMPL(CompositeExplicitAutograd, m) { m.impl("explain_gemm_int4", TORCH_BOX(&explain)); }
+LAMINA_IMPL(CompositeExplicitAutograd, m) {
+  m.impl("explain_gemm_int4", TORCH_BOX(&explain));
+  m.impl("explain_gemm_int4_cuda", TORCH_BOX(&explain_cuda));
+}
 
 }  // namespace lamina::interop

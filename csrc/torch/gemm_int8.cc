@@ -78,15 +78,10 @@ std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capabi
                          int64_t sm_count, std::optional<int64_t> group,
                          std::optional<int64_t> max_sms) {
   constexpr const char* kExplain = "explain_gemm_int8_cuda";
-  require(compute_capability >= 0 && compute_capability < 1000, kExplain,
-          "compute_capability = ", compute_capability, "; 80 stands for 8.0");
-  require(sm_count > 0 && sm_count < 100000, kExplain, "sm_count = ", sm_count,
-          " must be between 1 and 99999");
   gemm_int8::Limits limits;
   limits.max_sms = checked_sms(kExplain, max_sms);
   const gemm_int8::Problem problem{m, n, k, is_grouped(kExplain, group)};
-  const DeviceInfo device =
-      typical_device(static_cast<int>(compute_capability), static_cast<int>(sm_count));
+  const DeviceInfo device = described_device(kExplain, compute_capability, sm_count);
   raise_if_bad(gemm_int8::check_cuda(problem, device));
   return gemm_int8::plan_cuda(problem, device, limits).describe(problem, device);
 }

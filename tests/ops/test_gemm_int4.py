@@ -12,7 +12,7 @@ import torch
 
 import lamina
 from tests.reference.gemm import Expected
-from tests.support.backends import Backend, available, cpu_backends, emulated_twins, kernel_of
+from tests.support.backends import Backend, available_cpu, cpu_backends, emulated_twins, kernel_of
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import Int4Case, Int4Inputs
@@ -120,9 +120,9 @@ def test_nan_and_inf_reach_what_depends_on_them(backend: Backend) -> None:
 
 def test_no_kernel_no_batch_and_no_thread_count_shows() -> None:
     inputs = Int4Case("rows", 257, 130, 1500, 128).inputs(zero=torch.uint8).floats(torch.bfloat16)
-    kernels = [b for b in available(OP) if str(b) != "generic"] or available(OP)
+    kernels = [b for b in available_cpu(OP) if str(b) != "generic"] or available_cpu(OP)
     want = kernels[-1].gemm_int4(inputs, torch.float32)
-    few = available(OP)[0].gemm_int4(inputs.but(a=inputs.a[:2]), torch.float32)
+    few = available_cpu(OP)[0].gemm_int4(inputs.but(a=inputs.a[:2]), torch.float32)
     assert_equal(few, want[:2])
     threads = torch.get_num_threads()
     try:
@@ -136,7 +136,7 @@ def test_no_kernel_no_batch_and_no_thread_count_shows() -> None:
 
 
 def test_the_plan_names_the_kernel() -> None:
-    for backend in available(OP):
+    for backend in available_cpu(OP):
         with backend.active() as ops:
             assert kernel_of(ops.explain_gemm_int4(7, 64, 64, 32)) == f"gemm_int4_{backend.isa}" or (
                 backend.isa == "amx_int8"

@@ -46,7 +46,7 @@ def test_every_code_of_a_tile_has_its_own_place(layout: str) -> None:
 
 
 def test_a_lane_s_word_is_two_registers_of_bytes() -> None:
-    """int4_tile as 8-bit integers: low halves are row lane / 4, high halves the row 8 further."""
+    """int4_tile as 8-bit integers: low halves are an even row, high halves the next."""
     q = codes(16, 64)
     words = torch.ops.lamina.pack_int4(q, "int4_tile").view(32, 4, 4)  # lane, step, byte
     order = [2 * (p // 4) + 8 * (p % 2) + p % 4 // 2 for p in range(16)]
@@ -54,8 +54,8 @@ def test_a_lane_s_word_is_two_registers_of_bytes() -> None:
     for lane in range(32):
         for step in range(4):
             k = [16 * step + order[4 * (lane % 4) + byte] for byte in range(4)]
-            assert (words[lane, step] & 15).tolist() == q[lane // 4, k].tolist()
-            assert (words[lane, step] >> 4).tolist() == q[lane // 4 + 8, k].tolist()
+            assert (words[lane, step] & 15).tolist() == q[lane // 4 * 2, k].tolist()
+            assert (words[lane, step] >> 4).tolist() == q[lane // 4 * 2 + 1, k].tolist()
 
 
 def test_rows_unfold_to_int8_tile() -> None:

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.reference import layout, quantize
-from tests.support.backends import Backend, backends
+from tests.support.backends import Backend, backends, cpu_backends, gpus, twins
 from tests.support.cases import FLOAT_DTYPES, GemmCase, GemmInputs, generator, with_row_stride
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import Int4Case
@@ -115,7 +115,7 @@ def test_gemm_int4_int8_at_length(backend: Backend, p: dict) -> None:  # type: i
     check_gemm_int4_int8(backend, p)
 
 
-@pytest.mark.parametrize("backend", backends("gemm_int4"))
+@pytest.mark.parametrize("backend", cpu_backends("gemm_int4"))
 @given(p=INT4, dtype=st.sampled_from(FLOAT_DTYPES))
 def test_gemm_int4(backend: Backend, p: dict, dtype: torch.dtype) -> None:  # type: ignore[type-arg]
     arguments = {name: p[name] for name in ("zero", "scale", "bias")}
@@ -124,6 +124,20 @@ def test_gemm_int4(backend: Backend, p: dict, dtype: torch.dtype) -> None:  # ty
     got = backend.gemm_int4(inputs, p["out_dtype"])
     assert_within(got, expected, p["out_dtype"], p)
     assert_equal(got, bits, p)
+
+
+@pytest.mark.parametrize(
+    "backend", [pytest.param(t, id=str(t)) for t in twins("gemm_int4")] + gpus("gemm_int4")
+)
+@given(p=INT4, dtype=st.sampled_from((torch.float16, torch.bfloat16)), is_byte=st.booleans())
+def test_gemm_int4_on_cuda(backend: Backend, p: dict, dtype: torch.dtype, is_byte: bool) -> None:  # type: ignore[type-arg]
+    zero = p["zero"] and (torch.uint8 if is_byte else dtype)
+    case = Int4Case("random", p["m"], p["n"], p["k"], p["group"])
+    inputs = case.inputs(zero=zero, scale=dtype, bias=p["bias"]).floats(dtype)
+    inputs = inputs.but(a=with_row_stride(inputs.a, p["extra"], p["extra"] % 3, -77))
+    assert_within(
+        backend.gemm_int4(inputs, p["out_dtype"]), inputs.half_product(p["out_dtype"]), p["out_dtype"], p
+    )
 
 
 @pytest.mark.parametrize("backend", backends("quantize_int8"))

@@ -152,7 +152,9 @@ def test_the_doctor_passes_on_the_device(op: str, device: torch.device) -> None:
     check = doctor._run(op, str(device), doctor.CHECKS[op], device)
     assert check.passed, [check.error, check.worst]
     on_cpu = doctor._run(op, "cpu", doctor.CHECKS[op], doctor.CPU)
-    assert [outcome.case for outcome in check.outcomes] == [outcome.case for outcome in on_cpu.outcomes]
+    cases = [outcome.case for outcome in check.outcomes]
+    left_out = "float32" if op == "gemm_int4" else "nothing"  # which CUDA has no kernel for
+    assert cases == [outcome.case for outcome in on_cpu.outcomes if left_out not in outcome.case]
 
 
 def test_the_device_gives_the_bits_of_the_cpu(device: torch.device) -> None:

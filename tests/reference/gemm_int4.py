@@ -124,6 +124,23 @@ def gemm_int4(
     return gemm.epilogue(a.astype(np.float64) @ w.T, bound, bias, out_dtype, then)
 
 
+def gemm_int4_half(
+    a: F32, q: UInt8, group: int, scales: Scales, bias: F32 | None, out_dtype: torch.dtype, then: Steps,
+    dtype: torch.dtype,
+) -> Expected:  # fmt: skip
+    """The same where weights are rounded to the dtype of a, f16 or bf16, and tensor cores add in f32."""
+    k = a.shape[1]
+    scale = _of_columns(scales.w, group, k).astype(np.float64)
+    zero = float(SYMMETRIC) if scales.zero is None else _of_columns(scales.zero, group, k).astype(np.float64)
+    w, magnitude = (q.astype(np.float64) - zero) * scale, np.abs(a).astype(np.float64)
+    beyond = np.abs((zero - np.clip(np.rint(zero), 0, 15)) * scale)  # of an integer that codes have
+    limits = torch.finfo(dtype)
+    rounded = limits.eps / 2 * (np.abs(w) + 2 * beyond) + limits.smallest_normal * limits.eps
+    steps = 3 + 2 * min(k, SEGMENT_K) + -(-k // SEGMENT_K)
+    bound = magnitude @ rounded.T + steps * U * (magnitude @ (np.abs(w) + rounded).T)
+    return gemm.epilogue(a.astype(np.float64) @ w.T, bound, bias, out_dtype, then)
+
+
 def gemm_int4_steps(
     a: F32, q: UInt8, group: int, scales: Scales, bias: F32 | None, out_dtype: torch.dtype, then: Steps
 ) -> torch.Tensor:

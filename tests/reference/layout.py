@@ -43,11 +43,13 @@ def int4_tile(n: int, k: int) -> tuple[int, int]:
     """Byte and half (0 low, 1 high) of a code in its tile, for n < 16, k < 64.
 
     From the PTX ISA's fragment of a in mma.m16n8k16: lane 4 (row % 8) + pair of columns; register 0 is of
-    rows 0..7 and columns 0..7, register 1 of rows 8..15, registers 2 and 3 of columns 8..15.
+    rows 0..7 and columns 0..7, register 1 of rows 8..15, registers 2 and 3 of columns 8..15. Even n are the
+    rows 0..7, the odd ones next to them the rows 8..15.
     """
     step, column = divmod(k, 16)
-    lane = 4 * (n % 8) + column % 8 // 2
-    register = (n >= 8) + 2 * (column >= 8)
+    row = n // 2 + 8 * (n % 2)
+    lane = 4 * (row % 8) + column % 8 // 2
+    register = (row >= 8) + 2 * (column >= 8)
     code = register + 4 * (column % 2)
     return 16 * lane + 4 * step + code // 2, code % 2
 

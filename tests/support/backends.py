@@ -63,6 +63,7 @@ class Backend:
 
     isa: str
     emulated: bool = False
+    int4_layout = "int4_rows"
 
     def __str__(self) -> str:
         return f"{self.isa}_emulated" if self.emulated else self.isa
@@ -145,12 +146,13 @@ class Backend:
         return out.cpu()
 
     def gemm_int4(self, i: Int4Inputs, out_dtype: torch.dtype | None = None) -> torch.Tensor:
+        place = self._place_all
         with self.active() as ops:
             out: torch.Tensor = ops.gemm_int4(
-                i.a, i.pack(), i.w_scale, i.group, i.w_zero_point, i.bias, out_dtype, i.activation, i.gate,
-                i.residual,
+                *place((i.a, i.pack(self.int4_layout), i.w_scale)), i.group, *place((i.w_zero_point, i.bias)),
+                out_dtype, i.activation, *place((i.gate, i.residual)),
             )  # fmt: skip
-        return out
+        return out.cpu()
 
     def _operands(self, i: GemmInputs, data: torch.Tensor, sums: torch.Tensor) -> list[Any]:
         # TMA wants aligned rows; others are the planner's to send elsewhere (tests/ops/test_twin.py).
@@ -166,6 +168,7 @@ class CudaKernel(Backend):
     """One CUDA kernel; `isa` is its name in kernels.inc."""
 
     op: str = ""
+    int4_layout = "int4_tile"
 
     @property
     def arch(self) -> int:
@@ -294,10 +297,15 @@ def grouped_backends() -> list[Any]:
     return [*cpu_backends("gemm_int8"), *(pytest.param(twin, id=str(twin)) for twin in twins(op)), *gpus(op)]
 
 
-def available(op: str) -> list[Backend]:
-    """Every backend of `op` that can run here, native and emulated."""
+def available_cpu(op: str) -> list[Backend]:
+    """Every CPU kernel of `op` that can run here, native and emulated."""
     found = [runnable(isa) for isa in cpu_kernels(op)]
-    return [backend for backend in found if backend is not None] + emulated_twins(op) + twins(op)
+    return [backend for backend in found if backend is not None] + emulated_twins(op)
+
+
+def available(op: str) -> list[Backend]:
+    """Every backend of `op` that can run here."""
+    return available_cpu(op) + twins(op)
 
 
 def emulated_twins(op: str) -> list[Backend]:

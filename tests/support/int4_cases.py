@@ -49,8 +49,8 @@ class Int4Inputs:
             residual=None if self.residual is None else self.residual[begin:end],
         )
 
-    def pack(self) -> torch.Tensor:
-        data: torch.Tensor = torch.ops.lamina.pack_int4(self.q, LAYOUT)
+    def pack(self, layout: str = LAYOUT) -> torch.Tensor:
+        data: torch.Tensor = torch.ops.lamina.pack_int4(self.q, layout)
         return data
 
     def sums(self) -> Sums:
@@ -81,6 +81,12 @@ class Int4Inputs:
         scales, bias, dtype, then = self.but(a_scale=torch.ones(1))._arguments(out_dtype)
         given = (self.a.float().numpy(), self.q.numpy(), self.group, scales, bias, dtype, then)
         return gemm_int4.gemm_int4(*given), gemm_int4.gemm_int4_steps(*given)
+
+    def half_product(self, out_dtype: torch.dtype) -> gemm.Expected:
+        """What gemm_int4 must return on CUDA, for a of f16 or bf16."""
+        scales, bias, dtype, then = self.but(a_scale=torch.ones(1))._arguments(out_dtype)
+        a, q = self.a.float().numpy(), self.q.numpy()
+        return gemm_int4.gemm_int4_half(a, q, self.group, scales, bias, dtype, then, self.a.dtype)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,10 @@
 //            the exact product rounded once; fma(a, w, s) adds a product to the sum s of its segment, kSegmentK input
 //            features, in order; then segments are added. So neither the instruction set, nor the tile, nor the other rows
 //            show.
-// Weights    q: codes 0..15, layout/int4_tile.h, int4_rows
+//            On CUDA in f16 or bf16, the dtype of a: w = fma(q - z, w_scale, (z - w_zero_point) * w_scale), the last
+//            product rounded to it too, where z is the nearest integer from 0 to 15; tensor cores add the products of a
+//            segment in an order of their own.
+// Weights    q: codes 0..15, layout/int4_tile.h, int4_rows on a CPU, int4_tile on CUDA
 // Reference  tests/reference/gemm_int4.py
 #pragma once
 

@@ -21,6 +21,12 @@ from lamina._int4 import QuantizedInt4
 from lamina.pack import TILE_N, PackedInt4
 
 LAYOUT = "int4_rows"  # that CPU kernels read
+CUDA_LAYOUT = "int4_tile"
+
+
+def layout_for(device: torch.device) -> str:
+    """The layout of packed weights that the kernels of a device read."""
+    return CUDA_LAYOUT if device.type == "cuda" else LAYOUT
 
 
 def gemm_int4(
@@ -39,7 +45,8 @@ def gemm_int4(
     """activation(a @ w.T + bias) * gate + residual, where w = (q - w_zero_point) * w_scale.
 
     a             [m, k]  f32 | f16 | bf16, any row stride, m >= 0
-    w             PackedInt4 in the layout "int4_rows" of codes q [n, k] (lamina.pack_int4)
+    w             PackedInt4 of codes q [n, k] (lamina.pack_int4), in the layout "int4_rows" on the CPU,
+                  "int4_tile" on CUDA
     w_scale       [G, n]  f32 | f16 | bf16, G = ceil(k / group), any strides
     group         input features that share a scale: a positive multiple of 16, or -1 or k for all; the last
                   may be ragged
@@ -57,13 +64,18 @@ def gemm_int4(
     Error    per element, with u = 2^-24, p = sum_p |a| |w_scale| (|q - w_zero_point| + |w_zero_point|), the
              last term only with w_zero_point, T = ceil(k / 1024): before bias
              |y - exact| <= u (3 + min(k, 1024) + T) p; what follows as in gemm_int8
+    CUDA     a in f16 or bf16, w_scale of the dtype of a, w_zero_point of it or uint8. A weight is rounded to
+             that dtype, whose unit is U and smallest subnormal s: with the nearest integer z from 0 to 15
+             to w_zero_point, w = fma(q - z, w_scale, d), d the rounded (z - w_zero_point) w_scale. Tensor
+             cores add the same segments in an order of their own. With R = sum_p |a| (U (|w| + 2 |d|) + s):
+             before bias |y - exact| <= R + u (3 + 2 min(k, 1024) + T) (sum_p |a| |w| + R)
     NaN, Inf propagate
     Gradients  of a, bias and residual, without activation and gate, from f32 weights that are unpacked a few
              rows at a time; not of the weight
     Raises   ValueError or, for what is of a wrong Python type, TypeError, naming argument, value and allowed
              values (docs/errors.md)
-    Devices  CPU (generic, avx2, avx512_vnni).  Row-invariant, independent of the instruction set and of the
-             thread count, bit for bit
+    Devices  CPU (generic, avx2, avx512_vnni), CUDA (sm80).  Row-invariant, independent of the instruction set
+             and of the thread count, on a GPU of the tile and of the number of SMs, bit for bit
     Source   csrc/ops/gemm_int4/gemm_int4.h
     """
     optional = {"w_zero_point": w_zero_point, "bias": bias, "gate": gate, "residual": residual}
@@ -93,8 +105,9 @@ def check(
     require_optional_str(op, "activation", activation)
     if not isinstance(w, PackedInt4):
         raise TypeError(f"lamina::{op}: w must be PackedInt4 (lamina.pack_int4), got {type(w).__name__}")
-    if w.layout != LAYOUT:
-        raise ValueError(f'lamina::{op}: w has layout "{w.layout}"; allowed: "{LAYOUT}"')
+    layout = layout_for(a.device)
+    if w.layout != layout:
+        raise ValueError(f'lamina::{op}: w has layout "{w.layout}"; allowed on {a.device.type}: "{layout}"')
     if a.dim() == 2 and a.shape[1] != w.k:
         raise ValueError(f"lamina::{op}: a must be 2-D [m, k] with k = {w.k} of w, got {list(a.shape)}")
     if w_scale.dim() == 2 and w_scale.shape[1] != w.n:
@@ -167,8 +180,8 @@ def _gradient_of_a(ctx: Any, grad: Tensor) -> Tensor:
     total = torch.zeros(m, k, dtype=torch.float32, device=grad.device)
     for first in range(0, n, GRADIENT_ROWS):
         last = min(first + GRADIENT_ROWS, n)
-        tiles = w[first // TILE_N : -(-last // TILE_N)].contiguous()
-        codes = torch.ops.lamina.unpack_int4(tiles, last - first, k, LAYOUT)
+        tiles = w[first // TILE_N : -(-last // TILE_N)].contiguous().cpu()
+        codes = torch.ops.lamina.unpack_int4(tiles, last - first, k, layout_for(w.device)).to(w.device)
         zero_point = None if w_zero_point is None else w_zero_point[:, first:last]
         part = QuantizedInt4(codes, w_scale[:, first:last], zero_point, ctx.group)
         total += grad[:, first:last].float() @ part.dequantize()

@@ -1,4 +1,5 @@
-// What follows the sums on a GPU: the formula of ../epilogue.h for neighbouring columns of a row.
+// What follows the sums on a GPU: the formula of ../epilogue.h for neighbouring columns of a row. P: the Params of a
+// product, an Output with a `problem`.
 #pragma once
 
 #include <bit>
@@ -73,7 +74,7 @@ LAMINA_DEVICE void store_run(T* to, const Run<T, kCount>& run, int64_t count) {
   }
 }
 
-LAMINA_DEVICE float load_bias(const Params& p, int64_t j) {
+LAMINA_DEVICE float load_bias(const Output& p, int64_t j) {
   if (p.bias == nullptr) return kNoBias;
   if (p.bias_dtype == DType::kF32) return static_cast<const float*>(p.bias)[j];
   if (p.bias_dtype == DType::kF16) return to_f32(static_cast<const F16*>(p.bias)[j]);
@@ -87,12 +88,17 @@ struct Columns {
   int32_t w_sum[kCount];
   float w_scale[kCount], bias[kCount];
 
-  LAMINA_DEVICE Columns(const Params& p, int64_t first) : j0(first), left(p.problem.n - first) {
+  template <class P>
+  LAMINA_DEVICE Columns(const P& p, int64_t first) : j0(first), left(p.problem.n - first) {
 #pragma unroll
     for (int e = 0; e < kCount; ++e) {
       const int64_t j = j0 + (e < left ? e : 0);
-      w_sum[e] = p.a_zero_point.is_given() && !p.problem.is_grouped ? p.w_sums[j] : 0;
-      w_scale[e] = p.problem.is_grouped ? 1.0f : p.w_scale[j];
+      w_sum[e] = 0;
+      w_scale[e] = 1.0f;
+      if constexpr (std::is_same_v<P, Params>) {  // others scale their sums themselves
+        if (p.a_zero_point.is_given() && !p.problem.is_grouped) w_sum[e] = p.w_sums[j];
+        if (!p.problem.is_grouped) w_scale[e] = p.w_scale[j];
+      }
       bias[e] = load_bias(p, j);
     }
   }
@@ -191,7 +197,7 @@ LAMINA_DEVICE void combine_all(const Operand& operand, const int64_t (&rows)[kRo
 
 // The steps between bias and rounding, for the columns of each row in turn.
 template <int kRows, int kCount>
-LAMINA_DEVICE void apply_steps(const Params& p, const int64_t (&rows)[kRows],
+LAMINA_DEVICE void apply_steps(const Output& p, const int64_t (&rows)[kRows],
                                const Columns<kCount>& columns, float (&value)[kRows * kCount]) {
   if (p.activation == Activation::kGelu) activate_all<Activation::kGelu>(value);
   if (p.activation == Activation::kGeluTanh) activate_all<Activation::kGeluTanh>(value);
@@ -201,7 +207,7 @@ LAMINA_DEVICE void apply_steps(const Params& p, const int64_t (&rows)[kRows],
 }
 
 template <int kCount>
-LAMINA_DEVICE void store_int8(const Params& p, const float (&value)[kCount], int64_t i,
+LAMINA_DEVICE void store_int8(const Output& p, const float (&value)[kCount], int64_t i,
                               const Columns<kCount>& columns) {
   const quantize_int8::Quantizer quantizer({p.out_scale[i], 0}, true);
   Run<int8_t, kCount> run;
@@ -211,15 +217,15 @@ LAMINA_DEVICE void store_int8(const Params& p, const float (&value)[kCount], int
 }
 
 template <class Out, int kCount>
-LAMINA_DEVICE void store_as(const Params& p, const float (&value)[kCount], int64_t i,
+LAMINA_DEVICE void store_as(const Output& p, const float (&value)[kCount], int64_t i,
                             const Columns<kCount>& columns) {
   store_run(static_cast<Out*>(p.out) + i * p.out_stride + columns.j0, round_run<Out>(value),
             columns.left);
 }
 
 // out[i, columns] from the sums of a * w, in f32 if they are scaled; i < m. Columns from n on are left out.
-template <class Acc, int kCount>
-LAMINA_DEVICE void store_row(const Params& p, const Acc (&acc)[kCount], int64_t i,
+template <class P, class Acc, int kCount>
+LAMINA_DEVICE void store_row(const P& p, const Acc (&acc)[kCount], int64_t i,
                              const Columns<kCount>& columns) {
   RowScale row = {};
   if constexpr (!std::is_same_v<Acc, float>) row = RowScale::of(p, i);

@@ -22,8 +22,8 @@ constexpr int64_t slabs(const Split& split, const Problem& p) {
 
 constexpr int64_t partial_stride(int64_t n) { return (n + 7) / 8 * 8; }
 
-template <class T>
-constexpr T* partial_at(const Split& split, const Problem& p, int64_t slab, int64_t i, int64_t j) {
+template <class T, class P>
+constexpr T* partial_at(const Split& split, const P& p, int64_t slab, int64_t i, int64_t j) {
   return static_cast<T*>(split.partial) + (slab * p.m + i) * partial_stride(p.n) + j;
 }
 

@@ -5,6 +5,7 @@
 
 #include "base/int_math.h"
 #include "layout/int8_tile.h"
+#include "ops/gemm_int8/cuda/schedule.h"
 #include "ops/gemm_int8/plan.h"
 
 namespace lamina::gemm_int8 {
@@ -17,20 +18,9 @@ namespace lamina::gemm_int8 {
 
 namespace {
 
-// Of an SM; they only rank ways to cut the same work.
-constexpr int64_t kBytesPerCycle = 24;  // its share of DRAM and L2
-constexpr int64_t kFillCycles =
-    1500;  // until the first step of a block is there, and its results are out
-constexpr int64_t kLaunchCycles = 4000;  // the second launch, about 2 us
-// Of the second launch under a cap: one block an SM has that much under way at most.
-constexpr int64_t kCappedBytesPerCycle = 6;
 constexpr int64_t kMaxSplits = 16;
 // Of partial sums with scales along k, whose number grows with k.
 constexpr int64_t kMaxWorkspaceBytes = int64_t{64} << 20;
-
-struct Grid {
-  int64_t m, n;
-};
 
 // Saturated: sizes near 2^63 only need to rank.
 int64_t workspace_bytes(const Split& split, const Problem& p) {
@@ -38,53 +28,8 @@ int64_t workspace_bytes(const Split& split, const Problem& p) {
   return checked_product(slabs(split, p), p.m, partial_stride(p.n), 4).value_or(INT64_MAX);
 }
 
-Grid grid_of(const CudaKernel& kernel, const Problem& p) {
-  return {ceil_div(p.m, kernel.tile_m), round_up(ceil_div(p.n, kernel.tile_n), kernel.cluster)};
-}
-
 int64_t steps_of(const CudaKernel& kernel, const Problem& p) {
   return ceil_div(int8_tile::tiles_k(p.k) * int8_tile::kTileK, kernel.step_k);
-}
-
-// Blocks of the kernel that one SM holds at once; 0 if none fits. CUDA takes 1 KiB of shared memory a block.
-int64_t resident_blocks(const CudaKernel& kernel, const DeviceInfo& device) {
-  constexpr int64_t kReserved = 1024;
-  const int64_t fit = (device.smem_per_block + kReserved) / (kernel.smem_bytes + kReserved);
-  return std::min<int64_t>(fit, kernel.blocks_per_sm);
-}
-
-// Doubles cannot overflow; sizes near 2^63 only need to rank.
-double cost(const CudaKernel& kernel, const Problem& p, int64_t sms, int64_t resident,
-            bool is_capped, const Split& split) {
-  const Grid grid = grid_of(kernel, p);
-  const int64_t splits = split.count;
-  const double blocks =
-      static_cast<double>(grid.m) * static_cast<double>(grid.n) * static_cast<double>(splits);
-  const int64_t slots = sms / kernel.cluster * kernel.cluster * resident;
-  const double waves = std::max(1.0, blocks / static_cast<double>(slots));
-  const double whole_waves =
-      blocks > 64.0 * static_cast<double>(slots)
-          ? waves
-          : static_cast<double>(ceil_div(static_cast<int64_t>(blocks), slots));
-  const int64_t steps = split.steps;
-  // Blocks that share an SM share its rates; the fullest SM counts.
-  const int64_t sharing =
-      std::clamp<int64_t>(ceil_div(static_cast<int64_t>(std::min(blocks, 1e9)), sms), 1, resident);
-  const int64_t multiply =
-      int64_t{kernel.tile_m} * kernel.tile_n * kernel.step_k / kernel.macs_per_cycle * sharing;
-  const int64_t rows = ceil_div(std::min<int64_t>(p.m, kernel.tile_m), kernel.cluster);
-  const int64_t load = (rows + kernel.tile_n) * kernel.step_k / kBytesPerCycle * sharing;
-  // Neither hides the other wholly.
-  const double step = static_cast<double>(std::max(multiply, load) + std::min(multiply, load) / 4 +
-                                          kernel.step_cycles);
-  const int64_t reduce_rate = is_capped ? kCappedBytesPerCycle : kBytesPerCycle;
-  const double reduce = splits == 1 ? 0
-                                    : static_cast<double>(kLaunchCycles) +
-                                          static_cast<double>(p.m) * static_cast<double>(p.n) *
-                                              static_cast<double>(8 * slabs(split, p)) /
-                                              static_cast<double>(sms * reduce_rate);
-  return whole_waves * (static_cast<double>(steps) * step + static_cast<double>(kFillCycles)) +
-         reduce;
 }
 
 }  // namespace
@@ -116,6 +61,7 @@ CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, const Limits& lim
   CudaPlan best;
   best.is_capped = limits.max_sms < device.sm_count;
   best.sms = std::max(1, std::min(device.sm_count, limits.max_sms));
+  const CudaWork work{p.m, p.n, 1, 1};
   double best_cost = 1e300;
   for (const CudaKernel& kernel : cuda_kernels()) {
     const int64_t fit = resident_blocks(kernel, device);
@@ -133,7 +79,8 @@ CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, const Limits& lim
     for (int64_t wanted = fewest; wanted <= most; ++wanted) {
       const int64_t each = round_up(ceil_div(steps, wanted), unit);
       const Split split{static_cast<int>(ceil_div(steps, each)), static_cast<int>(each), nullptr};
-      const double cycles = cost(kernel, p, best.sms, resident, best.is_capped, split);
+      const double cycles =
+          cost(kernel, work, {best.sms, resident, best.is_capped}, split, slabs(split, p));
       if (each > longest && !p.is_grouped) continue;
       if (p.is_grouped && workspace_bytes(split, p) > kMaxWorkspaceBytes) continue;
       if (cycles >= best_cost) continue;
@@ -143,7 +90,7 @@ CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, const Limits& lim
     }
   }
   if (best.kernel.launch == nullptr) return best;
-  const Grid grid = grid_of(best.kernel, p);
+  const Grid grid = grid_of(best.kernel, p.m, p.n);
   best.blocks_m = grid.m;
   best.blocks_n = grid.n;
   best.cycles = static_cast<int64_t>(std::min(best_cost, 1e18));

@@ -1,6 +1,6 @@
-// gemm_int8 with scales along k, on any arch: where a thread's sums of a segment go when the segment ends. In the order
-// of ../gemm_int8.h: into the slab of the segment, for the reduction to add, where k is split; else to the total of the
-// segments before, which each thread keeps in shared memory, [word][thread], and the last segment takes up.
+// Sums in f32, on any arch: where a thread's sums of a segment go when the segment ends. In the order of ../gemm_int8.h:
+// into the slab of the segment, for the reduction to add, where k is split; else to the total of the segments before,
+// which each thread keeps in shared memory, and the last segment takes up.
 #pragma once
 
 #include <bit>
@@ -11,20 +11,21 @@
 
 namespace lamina::gemm_int8 {
 
-// kWords: of four sums. sum(word, e): a reference to one. store(slab): all of them, into the slab.
-template <int kWords, int kThreads, class Sum, class Store>
+// kWords: of four sums, in shared memory kStride apart. kSteps: of a segment. sum(word, e): a reference to one.
+// store(slab): all of them, into the slab.
+template <int kWords, int kStride, int kSteps, class Sum, class Store>
 struct SegmentEnd {
   Sum sum;
   Store store;
-  dev::U32x4* total;
+  dev::U32x4* total;  // this thread's first word
 
-  // After a step of a split; `done` groups of k end with it.
+  // After a step of a split; `done` steps of k end with it.
   LAMINA_DEVICE void operator()(const Split& split, int64_t done, bool is_last) const {
-    if (done % kSegmentGroups != 0 && !is_last) return;
+    if (done % kSteps != 0 && !is_last) return;
     if (split.count > 1) {
-      store((done - 1) / kSegmentGroups);
+      store((done - 1) / kSteps);
     } else {
-      if (done > kSegmentGroups) add_total();
+      if (done > kSteps) add_total();
       if (is_last) return;
       keep_total();
     }
@@ -41,7 +42,7 @@ struct SegmentEnd {
  private:
   LAMINA_DEVICE void add_total() const {
     for_words([&](int w) {
-      const dev::U32x4 word = dev::load_shared(total + w * kThreads + dev::thread_index());
+      const dev::U32x4 word = dev::load_shared(total + w * kStride);
 #pragma unroll
       for (int e = 0; e < 4; ++e) sum(w, e) = std::bit_cast<float>(word.x[e]) + sum(w, e);
     });
@@ -51,7 +52,7 @@ struct SegmentEnd {
       dev::U32x4 word;
 #pragma unroll
       for (int e = 0; e < 4; ++e) word.x[e] = std::bit_cast<uint32_t>(sum(w, e));
-      dev::store_shared(total + w * kThreads + dev::thread_index(), word);
+      dev::store_shared(total + w * kStride, word);
     });
   }
   LAMINA_DEVICE static void for_words(const auto& body) {

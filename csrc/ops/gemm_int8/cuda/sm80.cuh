@@ -23,6 +23,7 @@
 #include "ops/gemm_int8/cuda/epilogue.cuh"
 #include "ops/gemm_int8/cuda/kernel.h"
 #include "ops/gemm_int8/cuda/sm80_groups.cuh"
+#include "ops/gemm_int8/cuda/unaligned.cuh"
 
 namespace lamina::gemm_int8 {
 
@@ -110,26 +111,6 @@ struct Sm80 {
             warp / (kConfig.warps_m * kConfig.warps_n)};
   }
 
-  // 16 bytes of a row of a that is not 16-byte aligned, or its valid part and zeros, into shared memory.
-  LAMINA_DEVICE static void copy_unaligned(const Args& args, std::byte* to, const int8_t* from,
-                                           int valid) {
-    if (args.a_copy_bytes == 4) {
-#pragma unroll
-      for (int b = 0; b < 16; b += 4) {
-        const int rest = valid - b < 0 ? 0 : valid - b > 4 ? 4 : valid - b;
-        dev::cp_async<4>(to + b, rest > 0 ? from + b : args.p.a, rest);
-      }
-    } else {
-      dev::U32x4 chunk{};
-#pragma unroll
-      for (int b = 0; b < 16; ++b)
-        if (b < valid)
-          chunk.x[b / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(dev::load_global(from + b)))
-                            << (8 * (b % 4));
-      dev::store_shared(reinterpret_cast<dev::U32x4*>(to), chunk);
-    }
-  }
-
   // What a thread copies: its chunk of the rows of a and of the tiles of w, in passes that lie a fixed
   // number of rows, of tiles along k or of columns of tiles apart.
   struct Source {
@@ -194,7 +175,9 @@ struct Sm80 {
     } else {
 #pragma unroll 1  // the slow paths; unrolled, their registers are the kernel's
       for (int pass = 0; pass < kPassesA; ++pass)
-        copy_unaligned(args, to(pass), from.a + pass * from.a_pass, bytes(pass));
+        copy_unaligned(args.a_copy_bytes, to(pass),
+                       reinterpret_cast<const std::byte*>(from.a + pass * from.a_pass),
+                       reinterpret_cast<const std::byte*>(p.a), bytes(pass));
     }
     const int64_t left_tiles = int8_tile::tiles_k(p.problem.k) - step * kConfig.step_tiles -
                                dev::thread_index() / kTileChunks % kPassTilesK;

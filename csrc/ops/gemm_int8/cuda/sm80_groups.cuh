@@ -99,8 +99,10 @@ struct Sm80Groups<Kernel, true> {
 
   LAMINA_DEVICE auto segment_end(const auto& store) {
     const auto sum = [this](int w, int e) -> float& { return (&segment[0][0][0])[w][e]; };
-    return SegmentEnd<kWords, Kernel::kThreads, decltype(sum), decltype(store)>{
-        sum, store, reinterpret_cast<dev::U32x4*>(dev::dynamic_smem() + Kernel::kRingBytes)};
+    return SegmentEnd<kWords, Kernel::kThreads, kSegmentGroups, decltype(sum), decltype(store)>{
+        sum, store,
+        reinterpret_cast<dev::U32x4*>(dev::dynamic_smem() + Kernel::kRingBytes) +
+            dev::thread_index()};
   }
 
   // body(row tile, half of it, row of the warp)

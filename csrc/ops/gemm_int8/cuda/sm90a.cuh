@@ -6,7 +6,7 @@
 //            Sums are exact integers: neither the tile nor a split of k shows.
 // Layouts    a [m,k] row-major.  w: layout/int8_tile.h, the layout of all kernels.  out [m,n] row-major.
 // Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 8-byte loads -> its register operand -> s32;
-//            then smem box -TMA-> out (sm90a_boxes.cuh), or where TMA cannot store it: smem rows -> out (sm90a_out.cuh)
+//            then smem box -TMA-> out (sm90a_boxes.cuh), or where TMA cannot store it: smem rows -> out (rows_out.cuh)
 // Features   lane q = lane / 4 holds two neighbours of a warp's 16 (lane_pair), as rows q and q + 8 of the product
 // Budget     regs <= 168; 0 spills; 0 bank conflicts (layout/swizzle.h)
 //            requires SASS: IGMMA, UTMALDG, UTMASTG
@@ -22,9 +22,9 @@
 #include "layout/swizzle.h"
 #include "ops/gemm_int8/cuda/epilogue.cuh"
 #include "ops/gemm_int8/cuda/kernel.h"
+#include "ops/gemm_int8/cuda/rows_out.cuh"
 #include "ops/gemm_int8/cuda/sm90a_boxes.cuh"
 #include "ops/gemm_int8/cuda/sm90a_groups.cuh"
-#include "ops/gemm_int8/cuda/sm90a_out.cuh"
 
 namespace lamina::gemm_int8 {
 
@@ -70,7 +70,7 @@ struct Sm90a {
   };
   static constexpr int kRingBytes = kConfig.stages * kStageBytes;
   // Behind the ring: each warp's rows on the way out, or each warpgroup's boxes.
-  using Rows = Sm90aOut<kTokens>;
+  using Rows = RowsOut<kTokens>;
   using Boxes = Sm90aBoxes<kTokens>;
   static constexpr int kOutBytes = kConfig.warpgroups * kWarpgroupWarps * Rows::kBytes;
   static_assert(kWarpgroupWarps * Rows::kBytes == Boxes::kBytes);

@@ -15,18 +15,18 @@
 #include "layout/swizzle.h"
 #include "ops/gemm_int8/cuda/epilogue.cuh"
 #include "ops/gemm_int8/cuda/kernel.h"
-#include "ops/gemm_int8/cuda/sm90a_out.cuh"
+#include "ops/gemm_int8/cuda/rows_out.cuh"
 
 namespace lamina::gemm_int8 {
 
 template <int kTokens>
 struct Sm90aBoxes {
   static constexpr int kWarps = 4, kFeatures = kWarps * int8_tile::kTileN;
-  static constexpr int kRows = Sm90aOut<kTokens>::kRows, kRowBytes = kFeatures * 2;
+  static constexpr int kRows = RowsOut<kTokens>::kRows, kRowBytes = kFeatures * 2;
   static constexpr int kBoxBytes = kRows * kRowBytes;
   static constexpr int kBytes = 2 * kBoxBytes;  // of a warpgroup
   // A lane has two neighbours of every kTokenGroup tokens.
-  static constexpr int kTokenGroup = Sm90aOut<kTokens>::kTokenGroup;
+  static constexpr int kTokenGroup = RowsOut<kTokens>::kTokenGroup;
   static constexpr int kLaneRows = kRows / kTokenGroup * 2;
   static_assert(kRowBytes == swizzle_bytes(Swizzle::k128));
   static_assert(kTokenGroup * kRowBytes == swizzle_alignment(Swizzle::k128));

@@ -109,8 +109,9 @@ struct Sm90aGroups {
     const auto store = [&](int64_t slab) {
       Kernel::template store<true>(args, tile, warp, slab, segment);
     };
-    const SegmentEnd<kTokens / 8, Kernel::kConsumerThreads, decltype(sum), decltype(store)> end{
-        sum, store, Kernel::total()};
+    const SegmentEnd<kTokens / 8, Kernel::kConsumerThreads, kSegmentGroups, decltype(sum),
+                     decltype(store)>
+        end{sum, store, Kernel::total() + dev::thread_index()};
     end.clear(empty_sum(args.p.problem.groups()));
     for (int s = 0; s < tile.steps; ++s, cursor.advance()) {
       const std::byte* const stage = Kernel::stage_at(cursor.stage);

@@ -1,6 +1,5 @@
-// gemm_int8 / sm90a, the way out of what does not go in boxes (sm90a_boxes.cuh): a warp's sums of 16 features pass
-// through rows in shared memory, kRows tokens at a time, so that a lane has eight neighbours to store, and one loop
-// stores what is in many registers.
+// The way out where weights are the rows of a product: a warp's sums of 16 features pass through rows in shared memory,
+// kRows tokens at a time, so that a lane has eight neighbours to store, and one loop stores what is in many registers.
 #pragma once
 
 #include "device/device.h"
@@ -11,7 +10,7 @@
 namespace lamina::gemm_int8 {
 
 template <int kTokens>
-struct Sm90aOut {
+struct RowsOut {
   static constexpr int kTokenGroup = 8, kLaneColumns = 8;
   static constexpr int kRows = kTokens < 32 ? kTokens : 32;
   static constexpr int kRowWords = int8_tile::kTileN;
@@ -28,10 +27,19 @@ struct Sm90aOut {
     return reinterpret_cast<uint32_t*>(rows) + row * kRowWords + (odd ^ row / 2 % 2) * 8 + pair;
   }
 
-  // `pair`: of the 16 features, the two that this lane has.
+  // Of each 8 tokens a lane has four sums, those of mma and of wgmma.
   template <class Acc>
-  LAMINA_DEVICE static void stage(std::byte* rows, int chunk, int pair,
-                                  const Acc (&sums)[kTokens / 2]) {
+  LAMINA_DEVICE static Acc sum_of(const Acc (&sums)[kTokens / 2], int i) {
+    return sums[i];
+  }
+  template <class Acc>
+  LAMINA_DEVICE static Acc sum_of(const Acc (&sums)[kTokens / kTokenGroup][4], int i) {
+    return sums[i / 4][i % 4];
+  }
+
+  // `pair`: of the 16 features, the two that this lane has.
+  template <class Sums>
+  LAMINA_DEVICE static void stage(std::byte* rows, int chunk, int pair, const Sums& sums) {
     const int g = dev::lane() % 4;
     // Of even and odd features; the pattern repeats every four rows.
     uint32_t* const first[] = {word_at(rows, g, pair, 0), word_at(rows, g, pair, 1)};
@@ -47,15 +55,16 @@ struct Sm90aOut {
 #pragma unroll
           for (int odd = 0; odd < 2; ++odd)
             dev::store_shared(first[odd] + beyond * kRowWords,
-                              std::bit_cast<uint32_t>(sums[i + 2 * odd]));
+                              std::bit_cast<uint32_t>(sum_of(sums, i + 2 * odd)));
         }
     }
   }
 
   // Into the slab of a split, or to the epilogue and out.
-  template <bool kToSlab, class Acc>
-  LAMINA_DEVICE static void store(const Params& p, const Split& split, const Place& at,
-                                  std::byte* rows, int pair, const Acc (&sums)[kTokens / 2]) {
+  template <bool kToSlab, class P, class Sums>
+  LAMINA_DEVICE static void store(const P& p, const Split& split, const Place& at, std::byte* rows,
+                                  int pair, const Sums& sums) {
+    using Acc = std::remove_all_extents_t<Sums>;
     const int half = dev::lane() % 2;
     const int64_t j = at.n0 + half * kLaneColumns;
     const Columns<kLaneColumns> columns(p, j < p.problem.n ? j : 0);

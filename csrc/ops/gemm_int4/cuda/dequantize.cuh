@@ -1,0 +1,80 @@
+// Codes of int4_tile into the registers of an mma's a operand, f16 or bf16.
+//
+// A code ORed into the last bits of a power of two is an integer beyond it, which one exact subtraction removes together
+// with the zero point:  w = fma(q - zero, scale, shift), rounded once; zero an integer from 0 to 15.
+#pragma once
+
+#include <type_traits>
+
+#include "base/numeric.h"
+#include "device/device.h"
+
+namespace lamina::gemm_int4 {
+
+LAMINA_DEVICE uint32_t twice(uint16_t bits) { return bits | static_cast<uint32_t>(bits) << 16; }
+
+template <class T>
+LAMINA_DEVICE uint32_t twice(float value) {
+  if constexpr (std::is_same_v<T, F16>) {
+    return twice(dev::f32_to_f16(value));
+  } else {
+    return twice(dev::f32_to_bf16(value));
+  }
+}
+
+// What makes weights of the codes of one group: of a lane's two rows, each value in both halves.
+template <class T>
+struct Dequantizer {
+  static constexpr bool kIsF16 = std::is_same_v<T, F16>;
+  static constexpr uint32_t kLow = 0x000f000f, kHigh = 0x00f000f0;
+  static constexpr uint32_t kAndOr = 0xea;  // of lop3: a & b | c
+  // 1024, 1/16; 128, 1.
+  static constexpr uint32_t kMagic = kIsF16 ? 0x64006400 : 0x43004300;
+  static constexpr uint32_t kSixteenth = 0x2c002c00, kOne = 0x3f803f80;
+
+  uint32_t minus_zero[2], scale[2], shift[2];
+
+  // Of row 0 or 1. Integers from 0 to 15 are taken off exactly; what is left of a zero point goes into the shift.
+  LAMINA_DEVICE void set(int row, T row_scale, float zero) {
+    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23, whose last place is 1
+    const float within = zero > 15.0f ? 15.0f : zero > 0.0f ? zero : 0.0f;
+    const float whole = within + kRound - kRound;
+    // In f16 the second row's codes are where 1024 + 16 q is read: 64 + q.
+    const float base = kIsF16 ? (row == 0 ? 1024.0f : 64.0f) : 128.0f;
+    minus_zero[row] = twice<T>(-(base + whole));
+    scale[row] = twice(row_scale.bits);
+    shift[row] = twice<T>(whole == zero ? -0.0f : (whole - zero) * to_f32(row_scale));
+  }
+
+  // a: registers of 16 k, from a lane's eight codes.
+  LAMINA_DEVICE void weights(uint32_t codes, uint32_t (&a)[4]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = i % 2;
+      if constexpr (kIsF16) {
+        const uint32_t pair =
+            dev::lop3<kAndOr>(codes >> (i / 2 * 8), row == 0 ? kLow : kHigh, kMagic);
+        const uint32_t q = row == 0 ? dev::f16x2_add(pair, minus_zero[0])
+                                    : dev::f16x2_fma(pair, kSixteenth, minus_zero[1]);
+        a[i] = dev::f16x2_fma(q, scale[row], shift[row]);
+      } else {
+        const uint32_t pair = dev::lop3<kAndOr>(codes >> (4 * i), kLow, kMagic);
+        a[i] =
+            dev::bf16x2_fma(dev::bf16x2_fma(pair, kOne, minus_zero[row]), scale[row], shift[row]);
+      }
+    }
+  }
+};
+
+// sums[16,8] += a[16,16] * b[16,8]
+template <class T>
+LAMINA_DEVICE void multiply(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  const uint32_t b[2] = {b0, b1};
+  if constexpr (std::is_same_v<T, F16>) {
+    dev::mma_m16n8k16_f16(sums, a, b);
+  } else {
+    dev::mma_m16n8k16_bf16(sums, a, b);
+  }
+}
+
+}  // namespace lamina::gemm_int4

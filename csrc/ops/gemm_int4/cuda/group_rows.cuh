@@ -1,0 +1,57 @@
+// Rows of what groups have, scales or zero points, from [groups, n] into shared memory: as they are, 1 or 2 bytes each.
+#pragma once
+
+#include "base/int_math.h"
+#include "device/device.h"
+#include "ops/gemm_int4/problem.h"
+#include "ops/gemm_int8/cuda/kernel.h"
+
+namespace lamina::gemm_int4 {
+
+struct GroupRows {
+  const std::byte* data;
+  int64_t group_stride, stride;  // bytes between groups, between columns
+  int element_bytes;             // 1 or 2
+  bool is_aligned;               // 16 bytes at a time can be copied
+
+  static GroupRows of(const OfGroups& from, const Problem& p) {
+    const int bytes = from.kind == OfGroups::Kind::kU8 ? 1 : 2;
+    const int64_t group_stride = from.group_stride * bytes, stride = from.stride * bytes;
+    const bool is_dense = from.stride == 1 || p.n <= 1;
+    return {static_cast<const std::byte*>(from.data), group_stride, stride, bytes,
+            is_dense &&
+                gemm_int8::row_alignment(from.data, p.groups(), p.n * bytes, group_stride) == 16};
+  }
+
+  // Starts the copies of groups [first, first + count), columns [n0, n0 + kColumns): to[group][kColumns]. From n on zeros.
+  template <int kColumns, int kThreads>
+  LAMINA_DEVICE void load(int first, int count, int64_t n0, int64_t n, std::byte* to) const {
+    const std::byte* const from = data + first * group_stride + n0 * stride;
+    const int left = n - n0 < kColumns ? static_cast<int>(n - n0) : kColumns;
+    if (is_aligned) {
+      const int row_chunks = kColumns * element_bytes / 16, valid = left * element_bytes;
+      for (int t = dev::thread_index(); t < count * row_chunks; t += kThreads) {
+        const int row = t / row_chunks, at = t % row_chunks * 16;
+        const int bytes = valid - at < 0 ? 0 : valid - at > 16 ? 16 : valid - at;
+        dev::cp_async<16>(to + t * 16, bytes > 0 ? from + row * group_stride + at : data, bytes);
+      }
+    } else {
+#pragma unroll 1
+      for (int t = dev::thread_index(); t < count * kColumns; t += kThreads) {
+        const int row = t / kColumns, column = t % kColumns;
+        const std::byte* const at = from + row * group_stride + column * stride;
+        if (element_bytes == 1) {
+          dev::store_shared(
+              reinterpret_cast<uint8_t*>(to) + t,
+              column < left ? dev::load_global(reinterpret_cast<const uint8_t*>(at)) : uint8_t{0});
+        } else {
+          dev::store_shared(reinterpret_cast<uint16_t*>(to) + t,
+                            column < left ? dev::load_global(reinterpret_cast<const uint16_t*>(at))
+                                          : uint16_t{0});
+        }
+      }
+    }
+  }
+};
+
+}  // namespace lamina::gemm_int4

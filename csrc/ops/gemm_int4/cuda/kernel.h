@@ -1,0 +1,34 @@
+// What a CUDA kernel of gemm_int4 offers to the planner and the launcher.
+#pragma once
+
+#include "base/status.h"
+#include "ops/gemm_int4/gemm_int4.h"
+#include "ops/gemm_int8/cuda/kernel.h"
+
+namespace lamina::gemm_int4 {
+
+using gemm_int8::Split;  // its slabs: those of slabs() here
+
+// Each segment has a sum of its own.
+constexpr int64_t slabs(const Problem& p) { return ceil_div(p.k, kSegmentK); }
+
+struct CudaKernel {
+  const char* name;
+  int arch;            // compute capability: this and newer
+  int tile_m, tile_n;  // outputs of a block
+  int step_k;          // input features of a step of the ring
+  int blocks_per_sm;   // that its registers allow
+  int smem_bytes;      // of a block
+  int cluster;         // blocks that fetch their rows of a together
+  int macs_per_cycle;  // of an SM, at best
+  int step_cycles;     // barrier and latency of a step that nothing hides
+  // At most max_blocks blocks.
+  Status (*launch)(const Params&, const Split&, int max_blocks, void* stream);
+
+  bool runs_on(int compute_capability) const { return compute_capability >= arch; }
+};
+
+// out from the partial sums.
+Status launch_reduce(const Params& params, const Split& split, int max_blocks, void* stream);
+
+}  // namespace lamina::gemm_int4

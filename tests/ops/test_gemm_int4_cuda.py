@@ -1,0 +1,203 @@
+"""gemm_int4's CUDA kernels against float64 with the bound of the docstring, on the twin and on a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.reference.gemm import Expected
+from tests.support.backends import TWIN_SMS, Backend, Twin, emulated_ops, gpus, kernel_of, twins
+from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
+from tests.support.compare import assert_equal, assert_within
+from tests.support.int4_cases import Int4Case, Int4Inputs
+
+OP = "gemm_int4"
+KERNELS = [pytest.param(twin, id=str(twin)) for twin in twins(OP)]
+BACKENDS = pytest.mark.parametrize("backend", [*KERNELS, *gpus(OP)])
+TWINS = pytest.mark.parametrize("twin", KERNELS)
+SEEDS = range(8)
+
+HALVES = (torch.float16, torch.bfloat16)
+ROWS = (0, 1, 7, 16, 17, 33, 64, 65, 130)
+COLUMNS = (0, 1, 15, 17, 64, 130)
+DEPTHS = (0, 1, 15, 16, 17, 63, 65, 127, 129, 257, 1024, 1040, 2100)
+GROUPS = (16, 32, 48, 64, 128, 256, 2000, -1)
+H200 = (90, 132)
+
+
+def half_inputs(case: Int4Case, dtype: torch.dtype, zero: str | None, bias: torch.dtype | None) -> Int4Inputs:
+    """zero: "bytes", "floats" or none."""
+    kind = {"bytes": torch.uint8, "floats": dtype, None: None}[zero]
+    return case.inputs(zero=kind, scale=dtype, bias=bias).floats(dtype)
+
+
+@functools.cache
+def solved(group: int, k: int) -> tuple[Int4Inputs, torch.dtype, Expected]:
+    """A problem of that depth with other m, n and kinds of arguments, and its answer."""
+    i = GROUPS.index(group) * len(DEPTHS) + DEPTHS.index(k)
+    pick = random.Random(i).choice
+    case = Int4Case("half", ROWS[i % len(ROWS)], COLUMNS[i % len(COLUMNS)], k, group)
+    bias = pick((None, *FLOAT_DTYPES))
+    inputs, dtype = half_inputs(case, pick(HALVES), pick(("bytes", "floats", None)), bias), pick(FLOAT_DTYPES)
+    return inputs, dtype, inputs.half_product(dtype)
+
+
+@BACKENDS
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_depth(group: int, backend: Backend) -> None:
+    """Groups that cross steps and segments, ragged last groups, groups beyond k."""
+    for k in DEPTHS:
+        inputs, dtype, expected = solved(group, k)
+        assert_within(backend.gemm_int4(inputs, dtype), expected, dtype, f"k = {k}")
+
+
+@BACKENDS
+@pytest.mark.parametrize("dtype", HALVES, ids=dtype_name)
+def test_every_shape(dtype: torch.dtype, backend: Backend) -> None:
+    for m, n in itertools.product(ROWS, COLUMNS):
+        inputs = half_inputs(Int4Case("shape", m, n, 290, 48), dtype, "floats", None)
+        assert_within(backend.gemm_int4(inputs), inputs.half_product(dtype), dtype, (m, n))
+
+
+@BACKENDS
+@pytest.mark.parametrize("zero", [None, "bytes", "floats"])
+def test_any_strides(zero: str | None, backend: Backend) -> None:
+    """Rows of a at every alignment; scales and zero points whose columns lie apart."""
+    inputs = half_inputs(Int4Case("strides", 18, 144, 200, 32), torch.float16, zero, None)
+    want = backend.gemm_int4(inputs)
+    assert_within(want, inputs.half_product(torch.float16), torch.float16)
+    apart = [None if t is None else t.T.contiguous().T for t in (inputs.w_scale, inputs.w_zero_point)]
+    odd = inputs.but(w_scale=apart[0], w_zero_point=apart[1])
+    for extra, lead in ((1, 0), (2, 0), (8, 0), (61, 3)):
+        a = with_row_stride(inputs.a, extra, lead, 77)
+        assert_equal(backend.gemm_int4(odd.but(a=a)), want, (extra, lead))
+
+
+@BACKENDS
+@pytest.mark.parametrize("activation", [None, "gelu", "gelu_tanh", "silu"])
+def test_what_follows_the_sums(activation: str | None, backend: Backend) -> None:
+    base = half_inputs(Int4Case("steps", 5, 70, 130, 32), torch.bfloat16, None, torch.float32)
+    g = generator("steps")
+    gate, residual = torch.randn(5, 75, generator=g)[:, :70], torch.randn(5, 70, generator=g).bfloat16()
+    for chosen in itertools.product((None, gate.half()), (None, residual)):
+        inputs = base.but(activation=activation, gate=chosen[0], residual=chosen[1])
+        for dtype in FLOAT_DTYPES:
+            assert_within(backend.gemm_int4(inputs, dtype), inputs.half_product(dtype), dtype)
+
+
+@BACKENDS
+@pytest.mark.parametrize("dtype", HALVES, ids=dtype_name)
+def test_extreme_values(dtype: torch.dtype, backend: Backend) -> None:
+    """Subnormal and huge scales, zero points far outside of the codes."""
+    inputs = half_inputs(Int4Case("extreme", 9, 40, 100, 32), dtype, "floats", None)
+    assert inputs.w_zero_point is not None
+    tiny, huge = torch.finfo(dtype).smallest_normal / 4, 64.0
+    inputs.w_scale[:, ::3], inputs.w_scale[:, 1::3] = tiny, huge
+    inputs.w_zero_point[:, ::4], inputs.w_zero_point[:, 1::4] = -100.0, 40.5
+    assert_within(backend.gemm_int4(inputs, torch.float32), inputs.half_product(torch.float32), torch.float32)
+
+
+@BACKENDS
+@pytest.mark.parametrize("dtype", HALVES, ids=dtype_name)
+def test_nan_and_inf_reach_what_depends_on_them(dtype: torch.dtype, backend: Backend) -> None:
+    inputs = half_inputs(Int4Case("nan", 9, 40, 128, 32), dtype, "floats", torch.float32)
+    assert inputs.w_zero_point is not None and inputs.bias is not None
+    for i, value in enumerate((torch.nan, torch.inf, -torch.inf)):
+        inputs.a[i, 17 * i] = value
+        inputs.w_scale[i % 4, 3 * i] = value
+        inputs.w_zero_point[i % 4, 20 + 3 * i] = value
+        inputs.bias[35 + i] = value
+    got = backend.gemm_int4(inputs, torch.float32)
+    zero, scale = (t.float().repeat_interleave(32, 0) for t in (inputs.w_zero_point, inputs.w_scale))
+    want = inputs.a.float() @ ((inputs.q.T.float() - zero) * scale) + inputs.bias
+    assert_equal(got.isfinite(), want.isfinite())
+    assert_equal(got.isnan(), want.isnan())
+    assert_equal(got[got.isinf()], want[want.isinf()])
+
+
+@BACKENDS
+def test_rows_do_not_depend_on_the_batch(backend: Backend) -> None:
+    inputs = half_inputs(Int4Case("rows", 130, 136, 2100, 64), torch.float16, "bytes", None)
+    want = backend.gemm_int4(inputs, torch.float32)
+    for begin, end in ((0, 1), (7, 14), (64, 128), (1, 130)):
+        got = backend.gemm_int4(inputs.rows(begin, end), torch.float32)
+        assert_equal(got, want[begin:end], (begin, end))
+
+
+@pytest.fixture
+def twin_ops() -> Iterator[object]:
+    yield emulated_ops()
+    emulated_ops().set_twin_options(0, 1, False)
+    emulated_ops().set_twin(0, 0)
+    emulated_ops().set_cuda_kernel("")
+
+
+def test_no_kernel_shows() -> None:
+    """Whichever the planner takes: its tile and its split of k."""
+    inputs = half_inputs(Int4Case("kernels", 70, 130, 3000, 128), torch.bfloat16, "floats", None)
+    first, *others = twins(OP)
+    want = first.gemm_int4(inputs, torch.float32)
+    for twin in others:
+        assert_equal(twin.gemm_int4(inputs, torch.float32), want, str(twin))
+
+
+@TWINS
+@pytest.mark.parametrize("sms", [1, 3, 64])
+def test_the_number_of_sms_does_not_show(sms: int, twin: Twin, twin_ops: object) -> None:
+    """It decides how k is split."""
+    inputs = half_inputs(Int4Case("sms", 3, 130, 5000, 128), torch.float16, None, None)
+    want = twin.gemm_int4(inputs, torch.float32)
+    ops = emulated_ops()
+    ops.set_twin(80, sms)
+    ops.set_cuda_kernel(f"{OP}_{twin.isa}")
+    data = inputs.pack(twin.int4_layout)
+    got = ops.gemm_int4(inputs.a, data, inputs.w_scale, inputs.group, None, None, torch.float32)
+    assert_equal(got, want, sms)
+
+
+@TWINS
+@pytest.mark.parametrize("zero", [None, "bytes", "floats"])
+def test_every_schedule(zero: str | None, twin: Twin) -> None:
+    inputs = half_inputs(Int4Case("schedules", 17, 37, 1203, 48), torch.float16, zero, None)
+    expected = inputs.half_product(torch.float16)
+    results = [dataclasses.replace(twin, seed=seed).gemm_int4(inputs) for seed in SEEDS]
+    assert_within(results[0], expected, torch.float16)
+    for seed, got in enumerate(results):
+        assert_equal(got, results[0], f"seed {seed}")
+
+
+@TWINS
+def test_no_bank_conflicts(twin: Twin, twin_ops: object) -> None:
+    ops = emulated_ops()
+    inputs = half_inputs(Int4Case("conflicts", 130, 128, 512, 64), torch.float16, "bytes", None)
+    ops.take_twin_report()
+    ops.set_twin_options(0, 1, True)
+    ops.set_twin(twin.arch, TWIN_SMS)
+    ops.set_cuda_kernel(f"{OP}_{twin.isa}")
+    data = inputs.pack(twin.int4_layout)
+    ops.gemm_int4(inputs.a, data, inputs.w_scale, inputs.group, inputs.w_zero_point)
+    sites = json.loads(ops.take_twin_report())["sites"]
+    assert {site["function"] for site in sites} >= {"load_shared", "ldmatrix"}
+    assert [site for site in sites if site["wavefronts"] != site["fewest"]] == []
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k", "kernel", "is_split"),
+    [
+        (1, 8192, 8192, "sm80_m16", True),
+        (1, 28672, 8192, "sm80_m16", False),
+        (16, 512, 8192, "sm80_m16", True),
+        (4096, 8192, 8192, "sm80_m128", False),
+    ],
+)
+def test_plan_fits_the_problem(m: int, n: int, k: int, kernel: str, is_split: bool) -> None:
+    plan = str(emulated_ops().explain_gemm_int4_cuda(m, n, k, *H200, 128))
+    assert kernel_of(plan) == f"gemm_int4_{kernel}"
+    assert ("x 1 splits" not in plan) == is_split, plan
