@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+GROUP_STEP = 16  # csrc/ops/gemm_int4/problem.h: every group is a multiple
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # What a search multiplies a group's widest scale with.
 SHRINKS = tuple(1 - step / 80 for step in range(41))
@@ -96,6 +97,12 @@ def by_group(x: Tensor, group: int) -> Tensor:
     group = min(group, max(k, 1))  # what is more is all of k
     groups = -(-k // group)
     return torch.nn.functional.pad(x, (0, groups * group - k)).reshape(n, groups, group)
+
+
+def add_to_features(x: Tensor, perm: Tensor, k: int) -> Tensor:
+    """[rows, k] where column perm[p] has the sum of columns p of x [rows, K]; -1 is left out."""
+    padded = x.new_zeros(len(x), k + 1)
+    return padded.index_add_(1, torch.where(perm < 0, k, perm), x)[:, :k]
 
 
 def as_quantized(q: Tensor, scale: Tensor, zero: Tensor | None, group: int) -> QuantizedInt4:

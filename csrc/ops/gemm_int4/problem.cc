@@ -18,4 +18,15 @@ Status check(const char* op, const Problem& p, int64_t max_k, const char* why) {
   return Status::ok();
 }
 
+Status check(const char* op, const Perm& perm, int64_t k) {
+  if (!perm.is_given()) return Status::ok();
+  const auto is_wrong = [&](int32_t feature) { return feature < -1 || feature >= perm.features; };
+  int wrong = 0;  // without a branch: it runs in every call
+  for (int64_t p = 0; p < k; ++p) wrong |= is_wrong(perm.data[p]);
+  if (!wrong) return Status::ok();
+  const int64_t p = std::find_if(perm.data, perm.data + k, is_wrong) - perm.data;
+  return Status::error(op, ": perm[", p, "] = ", perm.data[p], "; allowed: -1 to ",
+                       perm.features - 1);
+}
+
 }  // namespace lamina::gemm_int4
