@@ -40,7 +40,7 @@ class Int4Linear(PackedLinear):
     FORMAT = 3
     LAYOUT = LAYOUT
     VERSION = PackedInt4.VERSION
-    HEADER = 7  # [format, version, n, k, group, symmetric, activations]
+    HEADER = 8  # [format, version, n, k, group, symmetric, activations, whether there is a perm]
     DTYPES: ClassVar = {
         "weight_packed": (torch.uint8,),
         "weight_scale": WEIGHT_DTYPES,
@@ -67,7 +67,7 @@ class Int4Linear(PackedLinear):
         require_group("Int4Linear", group)
         _require_activations(activations)
         n, k = out_features, in_features
-        more = [group if group < k else -1, int(symmetric), ACTIVATIONS.index(activations)]
+        more = [group if group < k else -1, int(symmetric), ACTIVATIONS.index(activations), 0]
         self._set(more)
         scales = (_groups(k, self.group), n)
         zero_point = None if symmetric else torch.full(scales, 8, dtype=torch.uint8, device=device)
@@ -130,8 +130,8 @@ class Int4Linear(PackedLinear):
         module.perm = perm
         module.weight_scale = scale.detach().clone()
         module.weight_zero_point = None if zero_point is None else zero_point.clone()
-        header = module._header(module.group, int(symmetric), ACTIVATIONS.index(activations))
-        module.weight_format = torch.tensor(header, device=q.device)
+        more = (module.group, int(symmetric), ACTIVATIONS.index(activations), int(perm is not None))
+        module.weight_format = torch.tensor(module._header(*more), device=q.device)
         copied = checked_bias("Int4Linear", bias)
         module.bias = None if copied is None else copied.to(q.device)
         return module
@@ -235,30 +235,31 @@ class Int4Linear(PackedLinear):
         self._activations = ACTIVATIONS[more[2]]
 
     def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:
-        group, symmetric, activations = more
+        group, symmetric, activations, has_perm = more
         if group != -1 and (group <= 0 or group % 16):
             return f"weight_format[4] (group) must be a positive multiple of 16, or -1, got {group}"
         problem = flag_problem("[5] (symmetric)", symmetric) or flag_problem("[6] (activations)", activations)
         if problem is None and bool(symmetric) == ("weight_zero_point" in state):
             there = "there" if symmetric else "missing"
             problem = f"weight_zero_point is {there}, and weight_format[5] (symmetric) is {symmetric}"
+        problem = problem or flag_problem("[7] (perm)", has_perm)
+        if problem is None and bool(has_perm) != ("perm" in state):
+            problem = (
+                f"perm is {'missing' if has_perm else 'there'}, and weight_format[7] (perm) is {has_perm}"
+            )
         for name in ("weight_packed", "weight_scale"):
             if name not in state:
                 problem = problem or f"{name} is missing"
         return problem or self._shape_problem(state, group)
 
     def _shape_problem(self, state: dict[str, Tensor], group: int) -> str | None:
-        perm = state.get("perm")
-        if perm is not None and perm.dim() != 1:
-            return f"perm must be 1-D, got {list(perm.shape)}"
-        k = self.in_features if perm is None else len(perm)
-        if (
-            perm is not None
-            and k
-            and not perm.is_meta
-            and not -1 <= perm.min() <= perm.max() < self.in_features
-        ):
-            return f"perm must hold -1 to {self.in_features - 1}, got {perm.min()} to {perm.max()}"
+        k = self.in_features
+        if (perm := state.get("perm")) is not None:
+            if perm.dim() != 1:
+                return f"perm must be 1-D, got {list(perm.shape)}"
+            if perm.numel() and not perm.is_meta and not -1 <= perm.min() <= perm.max() < k:
+                return f"perm must hold -1 to {k - 1}, got {perm.min()} to {perm.max()}"
+            k = len(perm)
         scales = (_groups(k, group), self.out_features)
         shapes = {
             "weight_packed": packed_int4_shape(self.out_features, k),
