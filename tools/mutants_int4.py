@@ -140,8 +140,8 @@ _GATHERING = (
     Mutant(
         "perm: one feature too many is allowed",
         "csrc/ops/gemm_int4/problem.cc",
-        "feature >= perm.features",
-        "feature > perm.features",
+        "static_cast<uint32_t>(feature) + 1 > most",
+        "static_cast<uint32_t>(feature) + 1 > most + 1",
     ),
 )
 
