@@ -20,7 +20,7 @@ from bench.machine import describe
 from lamina import demo
 from lamina.quant import QuantizedInt4, gptq, hessian, quantize_weight_int4
 
-COLUMNS = ("nearest", "nearest, search", "GPTQ", "GPTQ, act_order")
+COLUMNS = ("nearest", "nearest, search", "GPTQ", "GPTQ, act_order", "GPTQ, g_idx")
 
 
 def main() -> None:
@@ -44,6 +44,7 @@ def main() -> None:
                 quantize_weight_int4(w, options.group, symmetric=symmetric, search=True),
                 gptq(w, h, options.group, symmetric=symmetric),
                 gptq(w, h, options.group, symmetric=symmetric, act_order=True),
+                gptq(w, h, options.group, symmetric=symmetric, act_order=True, static_groups=False),
             )
             kind = re.sub(r".*layer\.\d+\.", "", name)
             rows.setdefault((kind, symmetric), []).append([output_error(w, q, x) for q in made])

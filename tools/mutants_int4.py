@@ -9,11 +9,14 @@ from tools.mutant import Mutant
 W4A16 = "csrc/ops/gemm_int4"
 SM80 = f"{W4A16}/cuda/sm80.cuh"
 DEQUANTIZE = f"{W4A16}/cuda/dequantize.cuh"
+GATHER = f"{W4A16}/cuda/gather.cuh"
 GROUP_ROWS = f"{W4A16}/cuda/group_rows.cuh"
 W4A8 = "csrc/ops/gemm_int4_int8"
 BODY = f"{W4A8}/cpu/body.h"
 STEP = f"{W4A8}/cpu/step.h"
+W4A16_BODY = f"{W4A16}/cpu/body.h"
 COLUMNS = "csrc/ops/gemm_int4/cpu/columns.h"
+PACK = "csrc/ops/gemm_int4/pack.cc"
 BINDING = "csrc/torch/gemm_int4_int8.cc"
 
 _MUTANTS = (
@@ -186,11 +189,64 @@ _CUDA_MUTANTS = (
         "row * group_stride + column * stride;",
         "row * group_stride + column * element_bytes;",
     ),
+    Mutant("int4 gather: the features of the first place", GATHER, "perm.data + p + e", "perm.data + e"),
+    Mutant(
+        "int4 gather: one feature too many", GATHER, "feature >= perm.features", "feature > perm.features"
+    ),
     Mutant(
         "int4 plan: k is split within a segment",
         f"{W4A16}/cuda/plan.cc",
         "each * segment_steps,",
         "each * segment_steps - 1,",
+    ),
+)
+
+# Of perm.
+_GATHERING = (
+    Mutant(
+        "perm: another feature",
+        W4A16_BODY,
+        "to_f32(a[r * stride + perm[i]])",
+        "to_f32(a[r * stride + perm[i] / 2])",
+    ),
+    Mutant(
+        "perm: what nothing claims keeps what memory held",
+        W4A16_BODY,
+        "if (p.perm.is_given()) std::fill_n(panel.packed, panel.rows * k, 0.0f);",
+        "",
+    ),
+    Mutant(
+        "perm: what nothing claims is 0, not the zero point",
+        BODY,
+        "perm[i] < 0 ? zero :",
+        "perm[i] < 0 ? int8_t{0} :",
+    ),
+    Mutant("perm: a block gathers the first one's features", BODY, "p.perm.data + k0,", "p.perm.data,"),
+    Mutant(
+        "perm: every block begins its groups",
+        BODY,
+        "if (first == g * group) sum = 0;",
+        "if (first == k0) sum = 0;",
+    ),
+    Mutant(
+        "perm: blocks packed over each other",
+        BODY,
+        "panel.packed + k0 * Tile::packed_rows(panel.rows)",
+        "panel.packed",
+    ),
+    Mutant("perm: rows quantised, k apart", BINDING, "params.a_stride = a.size(1);", "params.a_stride = k;"),
+    Mutant("perm: a packed tile has the first one's features", PACK, "perm.data + part.first,", "perm.data,"),
+    Mutant(
+        "perm: a wrong code named by its place",
+        PACK,
+        "const int64_t p = feature(at);",
+        "const int64_t p = at;",
+    ),
+    Mutant(
+        "perm: one feature too many is allowed",
+        "csrc/ops/gemm_int4/problem.cc",
+        "static_cast<uint32_t>(feature) + 1 > most",
+        "static_cast<uint32_t>(feature) + 1 > most + 1",
     ),
 )
 
@@ -200,4 +256,8 @@ INT4_MUTANTS = (
         for mutant in _MUTANTS
     ),
     *(replace(mutant, tests=("tests/ops/test_gemm_int4_cuda.py",)) for mutant in _CUDA_MUTANTS),
+    *(
+        replace(mutant, tests=("tests/ops/test_act_order.py", "tests/ops/test_errors.py"))
+        for mutant in _GATHERING
+    ),
 )

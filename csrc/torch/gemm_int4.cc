@@ -21,18 +21,20 @@ int4::Layout layout_of(const char* op, const std::string& name) {
   return layout;
 }
 
-Tensor pack(const Tensor& q, std::string layout) {
+Tensor pack(const Tensor& q, std::string layout, std::optional<Tensor> perm) {
   constexpr const char* kOp = "pack_int4";
   const Argument q_arg{kOp, "q", q};
   q_arg.has_dtype(ScalarType::Byte);
   q_arg.is_2d("[n, k]");
   const int4::Layout place = layout_of(kOp, layout);
-  const int64_t n = q.size(0), k = q.size(1);
+  const gemm_int4::Perm order = read_perm(kOp, perm, q.size(1));
+  const int64_t n = q.size(0), k = perm ? perm->numel() : q.size(1);
   Tensor data =
       new_tensor(q, {int4::tiles_n(n), int4::tiles_k(k), int4::kTileBytes}, ScalarType::Byte);
   advise_huge_pages(data.data_ptr(), data.numel());
   raise_if_bad(gemm_int4::pack(static_cast<const uint8_t*>(q.data_ptr()), n, k, q_arg.row_stride(),
-                               place, static_cast<uint8_t*>(data.data_ptr()), TorchParallel()));
+                               place, static_cast<uint8_t*>(data.data_ptr()), TorchParallel(),
+                               order));
   return data;
 }
 
@@ -47,7 +49,7 @@ Tensor unpack(const Tensor& data, int64_t n, int64_t k, std::string layout) {
   return q;
 }
 
-Tensor pack_cuda(const Tensor&, std::string) {
+Tensor pack_cuda(const Tensor&, std::string, std::optional<Tensor>) {
   fail("pack_int4", "packs on the CPU only: move q there, and the packed weight back");
 }
 Tensor unpack_cuda(const Tensor&, int64_t, int64_t, std::string) {
@@ -90,7 +92,8 @@ std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t, std::optio
 Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t group,
             std::optional<Tensor> w_zero_point, std::optional<Tensor> bias,
             std::optional<ScalarType> out_dtype, std::optional<std::string> activation,
-            std::optional<Tensor> gate, std::optional<Tensor> residual) {
+            std::optional<Tensor> gate, std::optional<Tensor> residual,
+            std::optional<Tensor> perm) {
   constexpr const char* kOp = "gemm_int4";
   const OutputTensors then{kOp, a, bias, gate, residual};
   const Argument a_arg{kOp, "a", a}, scale_arg{kOp, "w_scale", w_scale};
@@ -100,7 +103,8 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
   a_arg.is_2d("[m, k]");
   require(w_scale.dim() == 2, kOp, "w_scale must be 2-D [ceil(k / group), n], got ",
           shape_text(w_scale));
-  const int64_t m = a.size(0), k = a.size(1), n = w_scale.size(1);
+  params.perm = read_perm(kOp, perm, a.size(1));
+  const int64_t m = a.size(0), k = perm ? perm->numel() : a.size(1), n = w_scale.size(1);
   params.problem = {m, n, k, group_of(group, k)};
   raise_if_bad(gemm_int4::check(params.problem));
   require_packed_int4(kOp, "w", w, n, k);
@@ -117,7 +121,8 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
                       zero_arg,
                       then.argument("bias", bias),
                       then.argument("gate", gate),
-                      then.argument("residual", residual)});
+                      then.argument("residual", residual),
+                      then.argument("perm", perm)});
   const ScalarType dtype = out_dtype.value_or(a.scalar_type());
   params.out_dtype = float_dtype(kOp, "out_dtype", dtype);
   Tensor out = new_tensor(a, {m, n}, dtype);

@@ -35,7 +35,7 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
             std::optional<Tensor> a_scale, std::optional<Tensor> w_zero_point,
             std::optional<Tensor> a_zero_point, std::optional<Tensor> bias, ScalarType out_dtype,
             std::optional<std::string> activation, std::optional<Tensor> gate,
-            std::optional<Tensor> residual) {
+            std::optional<Tensor> residual, std::optional<Tensor> perm) {
   const OutputTensors then{kOp, a, bias, gate, residual};
   const Argument a_arg{kOp, "a", a}, w_scale_arg{kOp, "w_scale", w_scale};
   if (a_scale) {
@@ -49,7 +49,8 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
   require(w_scale.dim() == 2, kOp, "w_scale must be 2-D [ceil(k / group), n], got ",
           shape_text(w_scale));
   gemm_int4_int8::Params params;
-  const int64_t m = a.size(0), k = a.size(1), n = w_scale.size(1);
+  params.perm = read_perm(kOp, perm, a.size(1));
+  const int64_t m = a.size(0), k = perm ? perm->numel() : a.size(1), n = w_scale.size(1);
   params.problem = {m, n, k, group_of(group, k)};
   raise_if_bad(gemm_int4_int8::check(params.problem));
   require_packed_int4(kOp, "w", w, n, k);
@@ -73,7 +74,7 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
   } else {
     quantized.emplace(a_arg);
     params.a = static_cast<const int8_t*>(quantized->q.data_ptr());
-    params.a_stride = k;
+    params.a_stride = a.size(1);
     params.a_scale = {static_cast<const float*>(quantized->scale.data_ptr()), 1};
   }
   Tensor out = new_tensor(a, {m, n}, out_dtype);
@@ -85,7 +86,8 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
 
 Tensor gemm_cuda(const Tensor&, const Tensor&, const Tensor&, int64_t, std::optional<Tensor>,
                  std::optional<Tensor>, std::optional<Tensor>, std::optional<Tensor>, ScalarType,
-                 std::optional<std::string>, std::optional<Tensor>, std::optional<Tensor>) {
+                 std::optional<std::string>, std::optional<Tensor>, std::optional<Tensor>,
+                 std::optional<Tensor>) {
   fail(kOp, "has no CUDA kernel yet; all tensors must be on the CPU");
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 
 #include "layout/int4_tile.h"
 #include "ops/gemm_int4/problem.h"
@@ -25,6 +26,15 @@ inline int64_t group_of(int64_t group, int64_t k) {
   if (k < 0 || k > gemm_int4::kLargestK) return kStep;
   const bool is_all = group == -1 || (group == k && k > 0) || (group > k && group % kStep == 0);
   return is_all ? round_up(std::max<int64_t>(k, 1), kStep) : group;
+}
+
+// Which of the input features `of` each packed one is. Its entries are the op's to check.
+inline gemm_int4::Perm read_perm(const char* op, const std::optional<Tensor>& perm, int64_t of) {
+  if (!perm) return {};
+  const Argument argument{op, "perm", *perm};
+  argument.has_dtype(ScalarType::Int);
+  argument.is_vector("k", perm->numel());
+  return {static_cast<const int32_t*>(perm->data_ptr()), of};
 }
 
 inline gemm_int4::OfGroups read_groups(const Argument& argument, const gemm_int4::Problem& p,

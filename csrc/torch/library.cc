@@ -75,7 +75,7 @@ LAMINA_LIBRARY(m) {
       "-> (Tensor q, Tensor scale, Tensor zero_point)");
   m.def("pack_int8(Tensor w, int? group=None) -> (Tensor data, Tensor column_sums)");
   m.def("unpack_int8(Tensor data, SymInt n, SymInt k) -> Tensor");
-  m.def("pack_int4(Tensor q, str layout) -> Tensor");
+  m.def("pack_int4(Tensor q, str layout, Tensor? perm=None) -> Tensor");
   m.def("unpack_int4(Tensor data, SymInt n, SymInt k, str layout) -> Tensor");
   m.def(
       "gemm_int8(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, Tensor? "
@@ -90,7 +90,7 @@ LAMINA_LIBRARY(m) {
   m.def(
       "gemm_int4(Tensor a, Tensor w, Tensor w_scale, int group, Tensor? w_zero_point=None, Tensor? "
       "bias=None, ScalarType? out_dtype=None, str? activation=None, Tensor? gate=None, Tensor? "
-      "residual=None) -> Tensor");
+      "residual=None, Tensor? perm=None) -> Tensor");
   m.def("explain_gemm_int4(int m, int n, int k, int? group=None) -> str");
   m.def(
       "explain_gemm_int4_cuda(int m, int n, int k, int compute_capability, int sm_count, int? "
@@ -98,7 +98,8 @@ LAMINA_LIBRARY(m) {
   m.def(
       "gemm_int4_int8(Tensor a, Tensor w, Tensor w_scale, int group, Tensor? a_scale=None, Tensor? "
       "w_zero_point=None, Tensor? a_zero_point=None, Tensor? bias=None, ScalarType "
-      "out_dtype=float, str? activation=None, Tensor? gate=None, Tensor? residual=None) -> Tensor");
+      "out_dtype=float, str? activation=None, Tensor? gate=None, Tensor? residual=None, Tensor? "
+      "perm=None) -> Tensor");
   m.def("explain_gemm_int4_int8(int m, int n, int k, int? group=None) -> str");
   m.def("explain_quantize_int8(int m, int k) -> str");
   m.def("explain_gemm_int8(int m, int n, int k, int? group=None) -> str");

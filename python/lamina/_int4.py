@@ -7,22 +7,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+GROUP_STEP = 16  # csrc/ops/gemm_int4/problem.h: every group is a multiple
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # What a search multiplies a group's widest scale with.
 SHRINKS = tuple(1 - step / 80 for step in range(41))
 
 
 class QuantizedInt4(NamedTuple):
-    """An int4 weight: w[j, p] ~ (q[j, p] - zero_point[g, j]) * scale[g, j], g = p // group."""
+    """An int4 weight: w[j, p] ~ (q[j, p] - zero_point[g, j]) * scale[g, j], g = p // group or g_idx[p]."""
 
     q: Tensor  # [n, k] uint8, codes 0..15: what lamina.pack_int4 takes
     scale: Tensor  # [ceil(k / group), n] f32 | f16 | bf16, > 0
     zero_point: Tensor | None  # [ceil(k / group), n] uint8, 0..15; None is 8 everywhere
     group: int  # input features that share a scale
+    g_idx: Tensor | None = None  # [k] int32: the group of each input feature; None is p // group
 
     def dequantize(self) -> Tensor:
         """The weight [n, k] in f32 that the codes stand for."""
         k = self.q.shape[1]
+        if self.g_idx is not None:
+            of_group = self.scale.T.float()[:, self.g_idx]
+            origin = 8.0 if self.zero_point is None else self.zero_point.T.float()[:, self.g_idx]
+            return (self.q.float() - origin) * of_group
         codes = by_group(self.q.float(), self.group)
         zero = 8.0 if self.zero_point is None else self.zero_point.T[:, :, None].float()
         return ((codes - zero) * self.scale.T[:, :, None].float()).flatten(1)[:, :k]
@@ -98,10 +104,18 @@ def by_group(x: Tensor, group: int) -> Tensor:
     return torch.nn.functional.pad(x, (0, groups * group - k)).reshape(n, groups, group)
 
 
-def as_quantized(q: Tensor, scale: Tensor, zero: Tensor | None, group: int) -> QuantizedInt4:
+def add_to_features(x: Tensor, perm: Tensor, k: int) -> Tensor:
+    """[rows, k] where column perm[p] has the sum of columns p of x [rows, K]; -1 is left out."""
+    padded = x.new_zeros(len(x), k + 1)
+    return padded.index_add_(1, torch.where(perm < 0, k, perm), x)[:, :k]
+
+
+def as_quantized(
+    q: Tensor, scale: Tensor, zero: Tensor | None, group: int, g_idx: Tensor | None = None
+) -> QuantizedInt4:
     """Of codes [n, k] and scales and zero points [n, groups]."""
     zero_point = None if zero is None else zero.T.to(torch.uint8).contiguous()
-    return QuantizedInt4(q.to(torch.uint8).contiguous(), scale.T.contiguous(), zero_point, group)
+    return QuantizedInt4(q.to(torch.uint8).contiguous(), scale.T.contiguous(), zero_point, group, g_idx)
 
 
 def checked_weight(op: str, w: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ def gptq(
     *,
     symmetric: bool = True,
     act_order: bool = False,
+    static_groups: bool = True,
     damp: float = 0.01,
     block: int = 64,
     scale_dtype: torch.dtype | None = None,
@@ -43,8 +44,10 @@ def gptq(
     hessian      [k, k]  f32 | f64, of any positive multiple: lamina.quant.hessian of the layer's inputs
     group, symmetric, scale_dtype, search   as in quantize_weight_int4
     act_order    False: columns in order, the grid of a group found when its first column is reached, from the
-                 weights as they are by then. True: columns of large diagonal first, the grid of each group
-                 found from `w` (GPTQ's static groups), so that the result has ordinary groups and no g_idx
+                 weights as they are by then. True: columns of large diagonal first
+    static_groups  with act_order, True: the grid of each group found from `w` beforehand, so that the result
+                 has ordinary groups and no g_idx. False: a group is of columns that follow each other in that
+                 order, so that large ones share a grid, found as without act_order; the result has a g_idx
     damp         > 0: this times the mean of the diagonal is added to it, so `hessian` may be of any rank
     block        columns whose updates of later ones are put together: for speed, the result is the same but
                  for the rounding of sums
@@ -63,15 +66,23 @@ def gptq(
     if block < 1:
         raise ValueError(f"{op}: block = {block}; must be at least 1")
     hessian = _checked_hessian(op, hessian, w)
-    order = torch.arange(k, device=w.device)
+    order, g_idx, refit = torch.arange(k, device=w.device), None, None
+    groups = order // group  # of the columns in the order in which they are rounded
     if act_order:
         order = hessian.diagonal().argsort(descending=True, stable=True).to(w.device)
+    if act_order and static_groups:
+        groups = order // group
+    else:
+        refit = group
+    if act_order and not static_groups:
+        g_idx = torch.empty_like(groups, dtype=torch.int32)
+        g_idx[order] = groups.int()
     factor = _inverse_factor(op, hessian, damp, order)
 
-    options = _Options(op, group, symmetric, dtype, search, order, None if act_order else group, block)
+    options = _Options(op, group, symmetric, dtype, search, order, groups.tolist(), refit, block)
     parts = [_round(part, factor, options) for part in torch.split(w, rows_at_a_time(w, block))]
     codes, scale, zero = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return as_quantized(codes, scale, None if symmetric else zero, group)
+    return as_quantized(codes, scale, None if symmetric else zero, group, g_idx)
 
 
 class _Options(NamedTuple):
@@ -81,6 +92,7 @@ class _Options(NamedTuple):
     dtype: torch.dtype
     search: bool
     order: Tensor
+    groups: list[int]  # of the columns in that order
     refit: int | None  # columns after which grids are found anew
     block: int
 
@@ -99,7 +111,6 @@ def _round(w: Tensor, factor: Tensor, options: _Options) -> tuple[Tensor, Tensor
     left = w.float().T[order]  # [k, rows], a copy: what is left to round
     k = len(left)
     codes = torch.empty_like(left)
-    groups = (order // group).tolist()
     # Where grids are found on the way, parts end with groups too: the next one's weights are then up to date.
     cuts = {*range(0, k, options.block), *range(0, k, options.refit or k or 1), k}
     for begin, end in pairwise(sorted(cuts)):
@@ -110,7 +121,7 @@ def _round(w: Tensor, factor: Tensor, options: _Options) -> tuple[Tensor, Tensor
         errors = torch.empty_like(part)
         for i in range(end - begin):
             row = factor[begin + i, begin + i : end]
-            g = groups[begin + i]
+            g = options.groups[begin + i]
             steps, origin = scale[:, g].float(), zero[:, g]
             codes[begin + i] = nearest_codes(part[i], steps, origin)
             errors[i] = (part[i] - (codes[begin + i] - origin) * steps) / row[0]

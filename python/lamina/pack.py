@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lamina._checks import call, require_2d, require_optional_int, require_str, require_tensors
+from lamina._checks import (
+    call,
+    require_2d,
+    require_optional_int,
+    require_optional_tensors,
+    require_str,
+    require_tensors,
+)
 
 TILE_N = 16  # csrc/layout/int8_tile.h
 TILE_K = 64
@@ -110,7 +117,10 @@ class PackedInt4:
         return self.data.device
 
     def unpack(self) -> Tensor:
-        """The codes [n, k] uint8 that were packed, exactly, on the same device; unpacked on the CPU."""
+        """The codes [n, k] uint8 that were packed, exactly, on the same device; unpacked on the CPU.
+
+        They stay in the order of packing: with a perm q[:, perm], 0 where perm is -1.
+        """
         data = self.data.cpu() if self.data.is_cuda else self.data
         q: Tensor = call(torch.ops.lamina.unpack_int4, data, self.n, self.k, self.layout)
         return q.to(self.device)
@@ -136,16 +146,20 @@ class PackedInt4:
         return PackedInt4(data.contiguous(), n[1] - n[0], k[1] - k[0], self.layout)
 
 
-def pack_int4(q: Tensor, layout: str = "int4_tile") -> PackedInt4:
+def pack_int4(q: Tensor, layout: str = "int4_tile", perm: Tensor | None = None) -> PackedInt4:
     """Packs the codes 0..15 of an int4 weight, uint8 [n, k], any row stride; another value is an error.
 
     layout: "int4_tile" for CUDA kernels, "int4_rows" for CPU kernels. The result is on the device of q;
     packing is done on the CPU.
+    perm: int32 [K], for act-order. Packed are the columns q[:, perm], code 0 where perm is -1; the result has
+    k = K. Give the products the same perm.
     """
     require_tensors("pack_int4", q=q)
     require_str("pack_int4", "layout", layout)
-    data = call(torch.ops.lamina.pack_int4, q.cpu() if q.is_cuda else q, layout)
-    return PackedInt4(data, q.shape[0], q.shape[1], layout).to(q.device)
+    require_optional_tensors("pack_int4", perm=perm)
+    order = None if perm is None else perm.cpu()
+    data = call(torch.ops.lamina.pack_int4, q.cpu() if q.is_cuda else q, layout, order)
+    return PackedInt4(data, q.shape[0], q.shape[1] if perm is None else len(perm), layout).to(q.device)
 
 
 def packed_shape(n: int, k: int) -> tuple[int, int, int, int, int]:
@@ -165,9 +179,9 @@ def _fake_pack_int8(w: Tensor, group: int | None = None) -> tuple[Tensor, Tensor
     return w.new_empty(packed_shape(n, k)), w.new_empty(sums, dtype=torch.int32)
 
 
-def _fake_pack_int4(q: Tensor, layout: str) -> Tensor:
+def _fake_pack_int4(q: Tensor, layout: str, perm: Tensor | None = None) -> Tensor:
     require_2d("pack_int4", "q", q, "[n, k]")
-    return q.new_empty(packed_int4_shape(q.shape[0], q.shape[1]))
+    return q.new_empty(packed_int4_shape(q.shape[0], q.shape[1] if perm is None else perm.shape[0]))
 
 
 def _fake_unpack_int4(data: Tensor, n: int, k: int, layout: str) -> Tensor:

@@ -16,12 +16,15 @@ from lamina._int4 import (
     fit_grid,
     require_finite,
 )
+from lamina.act_order import ActOrder, act_order
 from lamina.gptq import gptq, hessian
 from lamina.ops import quantize_int8
 
 __all__ = [
     "WEIGHT_DTYPES",
+    "ActOrder",
     "QuantizedInt4",
+    "act_order",
     "gptq",
     "hessian",
     "quantize_weight_int4",

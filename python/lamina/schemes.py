@@ -63,7 +63,7 @@ class Int4Scheme(Scheme):
     symmetric: bool  # weights
     activations: str
     group: int = 128
-    weight_buffers = ("weight_packed", "weight_scale", "weight_zero_point", "weight_format")
+    weight_buffers = ("weight_packed", "weight_scale", "weight_zero_point", "perm", "weight_format")
 
     @property
     def max_k(self) -> int:

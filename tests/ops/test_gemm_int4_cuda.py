@@ -123,6 +123,27 @@ def test_nan_and_inf_reach_what_depends_on_them(dtype: torch.dtype, backend: Bac
 
 
 @BACKENDS
+@pytest.mark.parametrize("features", [5, 290, 400])
+def test_act_order(features: int, backend: Backend) -> None:
+    for m, k in ((1, 64), (18, 290), (33, 1100)):
+        for dtype in HALVES:
+            inputs = Int4Case("perm", m, 40, k, 48).inputs(zero=torch.uint8, scale=dtype).permuted(features)
+            inputs = inputs.floats(dtype)
+            inputs = inputs.but(a=with_row_stride(inputs.a, 3, 1, 77))
+            assert_within(backend.gemm_int4(inputs), inputs.half_product(dtype), dtype, (m, k))
+
+
+@BACKENDS
+def test_a_feature_that_there_is_not_is_nan(backend: Backend) -> None:
+    """The host cannot look; only its place's own products know."""
+    for wrong in (-2, 70, 2**31 - 1):
+        inputs = half_inputs(Int4Case("wrong", 3, 20, 70, 32), torch.float16, None, None)
+        perm = torch.arange(70, dtype=torch.int32)
+        perm[40] = wrong
+        assert bool(backend.gemm_int4(inputs.but(perm=perm)).isnan().all())
+
+
+@BACKENDS
 def test_rows_do_not_depend_on_the_batch(backend: Backend) -> None:
     inputs = half_inputs(Int4Case("rows", 130, 136, 2100, 64), torch.float16, "bytes", None)
     want = backend.gemm_int4(inputs, torch.float32)

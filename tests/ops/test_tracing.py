@@ -46,6 +46,8 @@ def int4_calls() -> Iterator[tuple[Any, ...]]:
     yield (x, data, i.w_scale[:1], -1, None, i.w_zero_point[:1].float())
     yield (x[:0], data, i.w_scale, 32)
     yield (i.a, data, i.w_scale.T.contiguous().T, 32, torch.ones(1))
+    perm = torch.arange(70).flip(0).int() - 1
+    yield (i.a[:, :69].contiguous(), data, i.w_scale, 32, *given, torch.half, None, None, None, perm)
 
 
 def sample_calls(op: str) -> Iterator[tuple[Any, ...]]:
@@ -64,6 +66,7 @@ def sample_calls(op: str) -> Iterator[tuple[Any, ...]]:
     elif op == "pack_int4":
         codes = (w % 16).to(torch.uint8)
         yield from ((codes, "int4_tile"), (codes[:5, :64], "int4_rows"), (codes[:0], "int4_tile"))
+        yield (codes, "int4_rows", torch.arange(-9, 70).clamp(min=-1).int())
     elif op == "unpack_int4":
         for layout in ("int4_tile", "int4_rows"):
             yield (torch.ops.lamina.pack_int4((w % 16).to(torch.uint8), layout), 33, 70, layout)
@@ -89,6 +92,8 @@ def sample_calls(op: str) -> Iterator[tuple[Any, ...]]:
         )
         yield (x[:0], *weight, 32, i.w_zero_point.float())
         yield (x.clone().requires_grad_(), *weight, 32, i.w_zero_point, None, None)
+        few, perm = x[:, :69].clone().requires_grad_(), torch.arange(70).flip(0).int() - 1
+        yield (few, *weight, 32, i.w_zero_point, None, None, None, None, None, perm)
     elif op == "gemm_int4_int8":
         yield from int4_calls()
     elif op == "gemm_int8_quantized":

@@ -26,7 +26,7 @@ def test_int4_report_agrees_with_the_bytes_there_are(scheme: str, group: int | N
     assert isinstance(down, Int4Linear)
     assert down.group == (group if groups > 1 else -1)
     scale_bytes = 2 + (1 if scheme.endswith("_asymmetric") else 0)
-    assert report.rows[1].bytes_after == 3 * 2 * 512 + groups * 40 * scale_bytes + 7 * 8
+    assert report.rows[1].bytes_after == 3 * 2 * 512 + groups * 40 * scale_bytes + 8 * 8
 
 
 def test_w4a8_refuses_a_k_that_its_op_does() -> None:

@@ -31,8 +31,8 @@ def correlated(n: int, k: int, rows: int) -> tuple[Tensor, Tensor]:
 
 
 def slow_gptq(
-    w: F64, h: F64, group: int, symmetric: bool, act_order: bool, damp: float
-) -> tuple[NDArray[np.int64], F64, F64]:
+    w: F64, h: F64, group: int, symmetric: bool, act_order: bool, static_groups: bool, damp: float
+) -> tuple[NDArray[np.int64], F64, F64, NDArray[np.int64]]:
     """The paper's OBQ step by step: after each column the inverse of what is left is made anew, unblocked."""
     n, k = w.shape
     h = h.copy()
@@ -57,20 +57,27 @@ def slow_gptq(
     order = [
         int(c) for c in (np.argsort(-np.where(dead, 0, np.diag(h)), kind="stable") if act_order else range(k))
     ]
+    g_idx = np.zeros(k, np.int64)
     for at, column in enumerate(order):
-        g = column // group
-        if not act_order and column % group == 0:
-            fit(left[:, column : column + group], g)
+        is_static = act_order and static_groups
+        g = g_idx[column] = (column if is_static else at) // group
+        if not is_static and at % group == 0:
+            fit(left[:, order[at : at + group]], g)
         rest = order[at:]
         inverse = np.linalg.inv(h[np.ix_(rest, rest)])
         code = np.clip(np.round(left[:, column] / scale[:, g]) + zero[:, g], 0, 15)
         q[:, column] = code
         error = (left[:, column] - (code - zero[:, g]) * scale[:, g]) / inverse[0, 0]
         left[:, rest] -= error[:, None] * inverse[0]
-    return q, scale.T, zero.T
+    return q, scale.T, zero.T, g_idx
 
 
-@pytest.mark.parametrize("act_order", [False, True])
+ORDERS = pytest.mark.parametrize(
+    ("act_order", "static_groups"), [(False, True), (True, True), (True, False)], ids=["", "static", "g_idx"]
+)
+
+
+@ORDERS
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize(
     ("n", "k", "group", "rows"),
@@ -78,20 +85,34 @@ def slow_gptq(
 )
 @pytest.mark.parametrize("block", [1, 7, 64])
 def test_it_is_the_slow_one(
-    n: int, k: int, group: int, rows: int, symmetric: bool, act_order: bool, block: int
+    n: int,
+    k: int,
+    group: int,
+    rows: int,
+    symmetric: bool,
+    act_order: bool,
+    static_groups: bool,
+    block: int,
 ) -> None:
     w, x = correlated(n, k, rows)
     x[:, k // 2] = 0 if k > 1 else 1
     h = hessian(x)
-    options: dict[str, Any] = {"symmetric": symmetric, "act_order": act_order}
+    options: dict[str, Any] = {
+        "symmetric": symmetric,
+        "act_order": act_order,
+        "static_groups": static_groups,
+    }
     got = gptq(w, h, group, block=block, search=False, **options)
     width = k if group == -1 else group
-    q, scale, zero = slow_gptq(w.double().numpy(), h.double().numpy(), width, damp=0.01, **options)
+    q, scale, zero, g_idx = slow_gptq(w.double().numpy(), h.double().numpy(), width, damp=0.01, **options)
     assert_equal(got.q.long(), q)
     assert torch.allclose(got.scale.double(), torch.from_numpy(scale), rtol=1e-4)
     assert (got.zero_point is None) == symmetric
     if got.zero_point is not None:
         assert_equal(got.zero_point.double(), zero)
+    assert (got.g_idx is None) == (static_groups or not act_order)
+    if got.g_idx is not None:
+        assert_equal(got.g_idx, g_idx.astype(np.int32))
 
 
 def output_error(w: Tensor, quantized: QuantizedInt4, x: Tensor) -> float:
@@ -100,15 +121,20 @@ def output_error(w: Tensor, quantized: QuantizedInt4, x: Tensor) -> float:
 
 
 @pytest.mark.parametrize("search", [False, True])
-@pytest.mark.parametrize("act_order", [False, True])
+@ORDERS
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("group", [16, 48, 128, -1])
 def test_outputs_of_inputs_not_seen_are_better_than_of_rounding(
-    group: int, symmetric: bool, act_order: bool, search: bool
+    group: int, symmetric: bool, act_order: bool, static_groups: bool, search: bool
 ) -> None:
     w, x = correlated(33, 200, 3000)
     plain = quantize_weight_int4(w, group, symmetric=symmetric, search=search)
-    options: dict[str, Any] = {"symmetric": symmetric, "act_order": act_order, "search": search}
+    options: dict[str, Any] = {
+        "symmetric": symmetric,
+        "act_order": act_order,
+        "static_groups": static_groups,
+        "search": search,
+    }
     got = gptq(w, hessian(x[:2000]), group, **options)
     assert output_error(w, got, x[2000:]) < 0.8 * output_error(w, plain, x[2000:])
     assert got.group == plain.group

@@ -183,10 +183,13 @@ BAD_STATES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "activations": (lambda: changed_header(6, 2), r"\[6\] \(activations\) must be 0 or 1, got 2"),
     "no zero point": (lambda: changed_header(5, 0), "weight_zero_point is missing, and .* is 0"),
     "a zero point": (lambda: changed_header(5, 1, symmetric=False), "weight_zero_point is there, and .* 1"),
+    "perm": (lambda: changed_header(7, 2), r"\[7\] \(perm\) must be 0 or 1, got 2"),
+    "no perm": (lambda: changed_header(7, 1), r"perm is missing, and weight_format\[7\] \(perm\) is 1"),
+    "a perm": (lambda: replaced("perm", torch.arange(65).int()), "perm is there, and .* is 0"),
     "no header": (lambda: without("weight_format"), "weight_format is missing"),
     "no scale": (lambda: without("weight_scale"), "weight_scale is missing"),
-    "short header": (lambda: replaced("weight_format", torch.tensor([3, 1])), r"int64 \[7\]"),
-    "scalar header": (lambda: replaced("weight_format", torch.tensor(3)), r"int64 \[7\]"),
+    "short header": (lambda: replaced("weight_format", torch.tensor([3, 1])), r"int64 \[8\]"),
+    "scalar header": (lambda: replaced("weight_format", torch.tensor(3)), r"int64 \[8\]"),
     "wide weight": (
         lambda: replaced("weight_packed", torch.zeros(2, 2, 512, dtype=torch.int32)),
         "weight_packed must be uint8, got torch.int32",
@@ -255,7 +258,7 @@ def test_gradients_of_inputs_flow_through_float_activations_only() -> None:
 
 def test_bytes_and_repr() -> None:
     module = make(symmetric=False, scale_dtype=torch.float16)
-    assert module.nbytes == 3 * 2 * 512 + 4 * 37 * (2 + 1) + 37 * 4 + 7 * 8
+    assert module.nbytes == 3 * 2 * 512 + 4 * 37 * (2 + 1) + 37 * 4 + 8 * 8
     text = "in_features=100, out_features=37, bias=True, group=32, symmetric=False, activations=float"
     assert text in repr(module)
     blank = Int4Linear(100, 37, group=32, symmetric=False, device="meta", dtype=torch.float16)

@@ -51,6 +51,12 @@ def accumulate(a: Int8, q: UInt8, group: int, a_zero_point: Int8 | None = None) 
     return Sums(np.stack(acc), np.stack(a_sum), group)
 
 
+def gathered(a: torch.Tensor, perm: torch.Tensor, nothing: torch.Tensor) -> torch.Tensor:
+    """What packed input features see of a [m, any], one at a time; `nothing` [m] where perm is -1."""
+    columns = [nothing if feature < 0 else a[:, feature] for feature in perm.tolist()]
+    return torch.stack(columns, 1) if columns else a[:, :0]
+
+
 def segment_groups(group: int) -> int:
     """Groups of a segment: whole ones and whole tiles, as many as fit SEGMENT_K, at least the fewest."""
     least = math.lcm(group, TILE_K)

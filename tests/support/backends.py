@@ -136,12 +136,12 @@ class Backend:
     ) -> torch.Tensor:
         i = inputs
         scales = (i.a_scale, i.w_zero_point, i.a_zero_point, i.bias)
-        a, data, w_scale, *optional, gate, residual = self._place_all(
-            (i.a, data, i.w_scale, *scales, i.gate, i.residual)
+        a, data, w_scale, *optional, gate, residual, perm = self._place_all(
+            (i.a, data, i.w_scale, *scales, i.gate, i.residual, i.perm)
         )
         with self.active() as ops:
             out: torch.Tensor = ops.gemm_int4_int8(
-                a, data, w_scale, i.group, *optional, out_dtype, i.activation, gate, residual
+                a, data, w_scale, i.group, *optional, out_dtype, i.activation, gate, residual, perm
             )
         return out.cpu()
 
@@ -150,7 +150,7 @@ class Backend:
         with self.active() as ops:
             out: torch.Tensor = ops.gemm_int4(
                 *place((i.a, i.pack(self.int4_layout), i.w_scale)), i.group, *place((i.w_zero_point, i.bias)),
-                out_dtype, i.activation, *place((i.gate, i.residual)),
+                out_dtype, i.activation, *place((i.gate, i.residual, i.perm)),
             )  # fmt: skip
         return out.cpu()
 

@@ -47,6 +47,15 @@ def bad_gemm_int4_inputs() -> Iterator[BadInput]:
     yield bad("activation unknown", gemm(activation="relu"), "activation", '"relu"', '"gelu_tanh"')
     yield bad("gate of one row", gemm(gate=torch.ones(1, N)), "gate", "2-D [1, 5]", "[m, n] = [3, 5]")
     yield bad("residual a number", gemm(residual=2.0), "residual", "float 2.0", "torch.Tensor or None")
+    perm = torch.arange(K).int()
+    yield bad("perm of k another than the weight's", gemm(perm=perm[1:]), "perm", "69", "70")
+    yield bad("perm int64", gemm(perm=perm.long()), "perm", "int64", "int32")
+    yield bad("perm a list", gemm(perm=[0]), "perm", "list [0]", "torch.Tensor or None")
+    strided = perm.repeat_interleave(2)[::2]
+    yield bad("perm strided", gemm(perm=strided), "perm", "contiguous", ".contiguous()")
+    for value in (-2, K, 2**31 - 1, -(2**31)):
+        wrong = perm.index_fill(0, torch.tensor([5]), value)
+        yield bad(f"perm of {value}", gemm(perm=wrong), "perm[5]", f"= {value};", "-1 to 69")
     yield bad("w on another device", gemm(w=PACKED.to("meta")), "w ", "meta", "cpu")
     yield BadInput(
         f"explain_{OP}", "group 7", lambda: RAW.explain_gemm_int4(1, 2, 30, 7), "group", "group = 7", "16"

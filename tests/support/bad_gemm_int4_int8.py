@@ -48,6 +48,7 @@ def bad_gemm_int4_int8_inputs() -> Iterator[BadInput]:
     yield from _bad_weights()
     yield from _bad_groups()
     yield from _bad_epilogues()
+    yield from _bad_perms()
     meta: dict[str, Any] = {
         "a_scale": torch.ones(1),
         "w_scale": SCALES,
@@ -56,6 +57,7 @@ def bad_gemm_int4_int8_inputs() -> Iterator[BadInput]:
         "bias": torch.ones(N),
         "gate": torch.ones(M, N),
         "residual": torch.ones(M, N),
+        "perm": torch.zeros(K).int(),
     }
     for name, value in meta.items():
         yield bad(f"{name} on another device", gemm(**{name: value.to("meta")}), name, "meta", "cpu")
@@ -147,6 +149,16 @@ def _bad_epilogues() -> Iterator[BadInput]:
         yield bad(f"{name} int8", gemm(**{name: bytes_(M, N)}), name, "int8", "bfloat16")
         yield bad(f"{name} of one row", gemm(**{name: good[:1]}), name, "2-D [1, 5]", "[m, n] = [3, 5]")
         yield bad(f"{name} transposed", gemm(**{name: torch.ones(N, M).T}), name, "3", "column stride 1")
+
+
+def _bad_perms() -> Iterator[BadInput]:
+    perm = torch.arange(K).int()
+    yield bad("perm 2-D", gemm(perm=perm[None]), "perm", "[1, 70]", "k = 70 of w")
+    yield bad("perm of k another than the weight's", gemm(perm=perm[1:]), "perm", "69", "70")
+    yield bad("perm of floats", gemm(perm=perm.float()), "perm", "float32", "int32")
+    few = bytes_(M, 3)
+    yield bad("perm beyond a", gemm(a=few, perm=perm), "perm[3]", "= 3;", "-1 to 2")
+    yield bad("perm of -2", gemm(perm=perm - 2), "perm[0]", "= -2;", "-1 to 69")
 
 
 def _bad_plans() -> Iterator[BadInput]:

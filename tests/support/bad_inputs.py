@@ -265,6 +265,16 @@ def bad_int4_inputs() -> Iterator[BadInput]:
     yield bad("pack_int4", "layout unknown", pack(q, "gptq"), "layout", "gptq", '"int4_tile", "int4_rows"')
     yield bad("pack_int4", "layout a number", pack(q, 4), "layout", "int 4", "str")
 
+    perm = torch.arange(K).int()
+
+    def reorder(perm: Any) -> Callable[[], Any]:
+        return lambda: lamina.pack_int4(q, perm=perm)
+
+    yield bad("pack_int4", "perm a list", reorder([1]), "perm", "list [1]", "torch.Tensor or None")
+    yield bad("pack_int4", "perm int64", reorder(perm.long()), "perm", "int64", "int32")
+    yield bad("pack_int4", "perm 2-D", reorder(perm[None]), "perm", "2-D [1, 70]", "1-D [k]")
+    yield bad("pack_int4", "perm beyond q", reorder(perm + 1), "perm[69]", "= 70;", "-1 to 69")
+
     def unpack(data: Any, n: int = N, layout: str = "int4_tile") -> Callable[[], Any]:
         return lambda: RAW.unpack_int4(data, n, K, layout)
 

@@ -34,6 +34,7 @@ class Int4Inputs:
     activation: str | None = None
     gate: torch.Tensor | None = None
     residual: torch.Tensor | None = None
+    perm: torch.Tensor | None = None  # q, scales and zero points are in its order
 
     def but(self, **changed: Any) -> Int4Inputs:
         """The same with some arguments replaced."""
@@ -53,9 +54,25 @@ class Int4Inputs:
         data: torch.Tensor = torch.ops.lamina.pack_int4(self.q, layout)
         return data
 
+    def permuted(self, features: int) -> Int4Inputs:
+        """With another a [m, features]: of places in k a seventh has none, the others any, often or never."""
+        m, k = len(self.a), self.q.shape[1]
+        g = generator(f"perm {m} {k} {features}")
+        perm = torch.randint(0, max(features, 1), (k,), generator=g).int()
+        perm[torch.rand(k, generator=g) < (1 / 7 if features else 1)] = -1
+        return self.but(a=random_int8(g, m, features), perm=perm)
+
+    def gathered(self) -> Int4Inputs:
+        """The same product without perm."""
+        if self.perm is None:
+            return self
+        zero = torch.zeros(1) if self.a_zero_point is None else self.a_zero_point.flatten()
+        nothing = zero.to(self.a.dtype).expand(len(self.a))
+        return self.but(a=gemm_int4.gathered(self.a, self.perm, nothing), perm=None)
+
     def sums(self) -> Sums:
         zero_point = None if self.a_zero_point is None else self.a_zero_point.numpy()
-        return gemm_int4.accumulate(self.a.numpy(), self.q.numpy(), self.group, zero_point)
+        return gemm_int4.accumulate(self.gathered().a.numpy(), self.q.numpy(), self.group, zero_point)
 
     def _arguments(self, out_dtype: torch.dtype) -> tuple[Any, ...]:
         def widened(t: torch.Tensor | None) -> Any:
@@ -79,13 +96,13 @@ class Int4Inputs:
     def float_product(self, out_dtype: torch.dtype) -> tuple[gemm.Expected, torch.Tensor]:
         """What gemm_int4 must return: within a bound, and the bits."""
         scales, bias, dtype, then = self.but(a_scale=torch.ones(1))._arguments(out_dtype)
-        given = (self.a.float().numpy(), self.q.numpy(), self.group, scales, bias, dtype, then)
+        given = (self.gathered().a.float().numpy(), self.q.numpy(), self.group, scales, bias, dtype, then)
         return gemm_int4.gemm_int4(*given), gemm_int4.gemm_int4_steps(*given)
 
     def half_product(self, out_dtype: torch.dtype) -> gemm.Expected:
         """What gemm_int4 must return on CUDA, for a of f16 or bf16."""
         scales, bias, dtype, then = self.but(a_scale=torch.ones(1))._arguments(out_dtype)
-        a, q = self.a.float().numpy(), self.q.numpy()
+        a, q = self.gathered().a.float().numpy(), self.q.numpy()
         return gemm_int4.gemm_int4_half(a, q, self.group, scales, bias, dtype, then, self.a.dtype)
 
 

@@ -1,5 +1,6 @@
 // gemm_int4:   out[i,j] = sum_p a[i,p] * w[j,p] + bias[j],   w[j,p] = (q[j,p] - w_zero_point[g,j]) * w_scale[g,j],  g = p / group
 //
+// With `perm` a[i,p] is a[i,perm[p]], or 0 where perm[p] is -1: what is of k is then in the order of packing (act-order).
 // Then what ops/gemm_int8/epilogue.h says.
 //
 // Steps      in f32, whatever the dtype of a: w = fma(q, w_scale, -(w_zero_point * w_scale)), for zero points that are 8
@@ -28,9 +29,10 @@ inline constexpr int64_t kSegmentK = 1024;
 
 struct Params : gemm_int8::Output {
   Problem problem;
-  const void* a = nullptr;  // [m, k] of a_dtype, unit column stride
+  const void* a = nullptr;  // [m, k] of a_dtype, unit column stride; with perm [m, perm.features]
   DType a_dtype = DType::kF32;
   int64_t a_stride = 0;  // elements between rows of a
+  Perm perm;
   const uint8_t* w = nullptr;
   OfGroups w_scale, w_zero_point;  // zero points: or not given
 };

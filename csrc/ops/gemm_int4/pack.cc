@@ -49,6 +49,10 @@ void for_tiles(Byte* data, int64_t n, int64_t k, const Parallel& parallel, const
   });
 }
 
+void gather(const uint8_t* row, const int32_t* perm, int64_t count, uint8_t* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = perm[i] < 0 ? uint8_t{0} : row[perm[i]];
+}
+
 }  // namespace
 
 Status layout_of(const char* op, std::string_view name, int4::Layout& layout) {
@@ -59,14 +63,20 @@ Status layout_of(const char* op, std::string_view name, int4::Layout& layout) {
 }
 
 Status pack(const uint8_t* q, int64_t n, int64_t k, int64_t stride, int4::Layout layout,
-            uint8_t* data, const Parallel& parallel) {
+            uint8_t* data, const Parallel& parallel, const Perm& perm) {
   if (Status status = check(n, k); !status.is_ok()) return status;
+  if (Status status = check("pack_int4", perm, k); !status.is_ok()) return status;
   const Places places = places_of(layout);
   std::atomic<int64_t> wrong = INT64_MAX;  // the first row with another value
   for_tiles(data, n, k, parallel, [&](const Part& part, uint8_t* tile) {
     std::fill_n(tile, kTileBytes, uint8_t{0});
     for (int64_t i = 0; i < part.rows; ++i) {
-      const uint8_t* const from = q + (part.row + i) * stride + part.first;
+      const uint8_t* from = q + (part.row + i) * stride + (perm.is_given() ? 0 : part.first);
+      std::array<uint8_t, kTileK> named;
+      if (perm.is_given()) {
+        gather(from, perm.data + part.first, part.count, named.data());
+        from = named.data();
+      }
       const auto& place = places[static_cast<size_t>(i)];
       uint8_t seen = 0;
       for (size_t p = 0; p < static_cast<size_t>(part.count); ++p) {
@@ -81,7 +91,10 @@ Status pack(const uint8_t* q, int64_t n, int64_t k, int64_t stride, int4::Layout
   });
   if (const int64_t row = wrong; row != INT64_MAX) {
     const uint8_t* const from = q + row * stride;
-    const int64_t p = std::find_if(from, from + k, [](uint8_t code) { return code > 15; }) - from;
+    const auto feature = [&](int64_t p) { return perm.is_given() ? perm.data[p] : p; };
+    int64_t at = 0;
+    while (feature(at) < 0 || from[feature(at)] <= 15) ++at;
+    const int64_t p = feature(at);
     return Status::error("pack_int4: q[", row, ", ", p, "] = ", int{from[p]}, "; allowed: 0 to 15");
   }
   return Status::ok();

@@ -7,6 +7,7 @@
 #include "base/parallel.h"
 #include "base/status.h"
 #include "layout/int4_tile.h"
+#include "ops/gemm_int4/problem.h"
 
 namespace lamina::gemm_int4 {
 
@@ -14,8 +15,9 @@ namespace lamina::gemm_int4 {
 Status layout_of(const char* op, std::string_view name, int4::Layout& layout);
 
 // q: n rows of k codes 0..15, `stride` elements apart; another value is an error. data: int4::packed_bytes(n, k).
+// With perm: n rows of perm.features codes, of which perm names k; what no feature claims is 0.
 Status pack(const uint8_t* q, int64_t n, int64_t k, int64_t stride, int4::Layout layout,
-            uint8_t* data, const Parallel& parallel);
+            uint8_t* data, const Parallel& parallel, const Perm& perm = {});
 
 // The inverse: q becomes n contiguous rows of k codes.
 Status unpack(const uint8_t* data, int64_t n, int64_t k, int4::Layout layout, uint8_t* q,

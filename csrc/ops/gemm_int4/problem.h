@@ -25,6 +25,18 @@ struct Problem {
 // An error of `op` names what is wrong; max_k: why no more.
 Status check(const char* op, const Problem& problem, int64_t max_k, const char* why);
 
+// Which of `features` input features each of k packed ones is; -1: none, a place that nothing claims. Not given: all of
+// them in order.
+struct Perm {
+  const int32_t* data = nullptr;  // [k]
+  int64_t features = 0;
+
+  constexpr bool is_given() const { return data != nullptr; }
+};
+
+// An error of `op` names the first entry that is no feature.
+Status check(const char* op, const Perm& perm, int64_t k);
+
 // A matrix [groups, n], or not given.
 struct OfGroups {
   enum class Kind { kF32, kF16, kBF16, kU8 };

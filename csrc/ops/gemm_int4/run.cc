@@ -26,6 +26,8 @@ Status check(const Problem& problem) { return check("gemm_int4", problem, INT64_
 
 Status run(const Params& params, const Parallel& parallel) {
   if (Status status = check(params.problem); !status.is_ok()) return status;
+  if (Status status = check("gemm_int4", params.perm, params.problem.k); !status.is_ok())
+    return status;
   return run(kernels(), params, parallel);
 }
 

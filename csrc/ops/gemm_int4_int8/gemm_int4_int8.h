@@ -3,7 +3,7 @@
 //                   acc[i,j,g] = sum_p (a[i,p] - a_zero_point[i]) * q[j,p],  a_sum[i,g] = sum_p (a[i,p] - a_zero_point[i])
 //
 // over the input features p of group g, `group` of them from g * group; acc and a_sum are exact integers 0 to 15. Then what
-// ops/gemm_int8/epilogue.h says.
+// ops/gemm_int8/epilogue.h says. With `perm` a[i,p] is a[i,perm[p]], or a_zero_point[i] where perm[p] is -1.
 //
 // Steps      in f32. Without zero points they are 8, and acc - 8 a_sum is one exact integer; with them
 //            x = fma(-w_zero_point, a_sum, acc), which is exact too where 15 * 255 * group < 2^24 and zero points are
@@ -27,7 +27,7 @@
 
 namespace lamina::gemm_int4_int8 {
 
-using gemm_int4::kSymmetricZeroPoint, gemm_int4::OfGroups, gemm_int4::Problem;
+using gemm_int4::kSymmetricZeroPoint, gemm_int4::OfGroups, gemm_int4::Perm, gemm_int4::Problem;
 
 // Sums of a group stay in int32: 255 * 15 * 2^19 < 2^31.
 inline constexpr int64_t kMaxK = int64_t{1} << 19;
@@ -42,8 +42,9 @@ static_assert(segment_k(16) == 1024 && segment_k(48) == 960 && segment_k(2000) =
 
 struct Params : gemm_int8::Output {
   Problem problem;
-  const int8_t* a = nullptr;  // [m, k], unit column stride
+  const int8_t* a = nullptr;  // [m, k], unit column stride; with perm [m, perm.features]
   int64_t a_stride = 0;       // elements between rows of a
+  Perm perm;
   const uint8_t* w = nullptr;
   Broadcast<float> a_scale;        // [m]
   Broadcast<int8_t> a_zero_point;  // [m], or not given

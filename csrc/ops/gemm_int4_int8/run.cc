@@ -27,6 +27,9 @@ Status check(const Problem& problem) {
 
 Status run(const Params& params, const Parallel& parallel) {
   if (Status status = check(params.problem); !status.is_ok()) return status;
+  if (Status status = gemm_int4::check("gemm_int4_int8", params.perm, params.problem.k);
+      !status.is_ok())
+    return status;
   return gemm_int4::run(kernels(), params, parallel);
 }
 

@@ -7,7 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lamina._int4 import require_group
+from lamina._int4 import add_to_features, require_group
+from lamina.act_order import act_order
+from lamina.nn.gptq_tensors import unpack_gptq
 from lamina.nn.packed_linear import PackedLinear, checked_bias, flag_problem, require_loaded
 from lamina.ops import gemm_int4, gemm_int4_int8
 from lamina.ops.gemm_int4 import LAYOUT
@@ -27,24 +29,27 @@ class Int4Linear(PackedLinear):
                  or more is too
     symmetric    no zero points: all are 8
 
-    A new module is zero; fill it with `from_linear`, `from_quantized` or `load_state_dict`. Saved is what the
-    kernels read: `weight_packed` uint8, `weight_scale` [groups, n], `weight_zero_point` uint8 [groups, n]
-    unless symmetric, `weight_format` int64, `bias`: buffers all. A loaded state dict decides on group,
-    symmetric, activations and the dtype of the scales. `weight_scale` keeps that dtype under .half() and
-    .to(dtype): the codes were made with it.
+    A new module is zero; fill it with `from_linear`, `from_quantized`, `from_gptq` or `load_state_dict`.
+    Saved is what the kernels read: `weight_packed` uint8, `weight_scale` [groups, n], `weight_zero_point`
+    uint8 [groups, n] unless symmetric, `perm` int32 where a g_idx asks for one (lamina.quant.act_order),
+    `weight_format` int64, `bias`: buffers all. A loaded state dict decides on group, symmetric, activations,
+    perm and the dtype of the scales. `weight_scale` keeps that dtype under .half() and .to(dtype): the codes
+    were made with it.
     """
 
     FORMAT = 3
     LAYOUT = LAYOUT
     VERSION = PackedInt4.VERSION
-    HEADER = 7  # [format, version, n, k, group, symmetric, activations]
+    HEADER = 8  # [format, version, n, k, group, symmetric, activations, whether there is a perm]
     DTYPES: ClassVar = {
         "weight_packed": (torch.uint8,),
         "weight_scale": WEIGHT_DTYPES,
         "weight_zero_point": (torch.uint8,),
+        "perm": (torch.int32,),
     }
 
     weight_zero_point: Tensor | None
+    perm: Tensor | None
 
     def __init__(
         self,
@@ -62,13 +67,14 @@ class Int4Linear(PackedLinear):
         require_group("Int4Linear", group)
         _require_activations(activations)
         n, k = out_features, in_features
-        more = [group if group < k else -1, int(symmetric), ACTIVATIONS.index(activations)]
+        more = [group if group < k else -1, int(symmetric), ACTIVATIONS.index(activations), 0]
         self._set(more)
-        scales = (self._groups(self.group), n)
+        scales = (_groups(k, self.group), n)
         zero_point = None if symmetric else torch.full(scales, 8, dtype=torch.uint8, device=device)
         self.register_buffer("weight_packed", _packed_zeros(n, k, device))
         self.register_buffer("weight_scale", torch.ones(scales, dtype=dtype, device=device))
         self.register_buffer("weight_zero_point", zero_point)
+        self.register_buffer("perm", None)
         self.register_buffer("weight_format", torch.tensor(self._header(*more), device=device))
         self.register_buffer("bias", torch.zeros(n, dtype=dtype, device=device) if bias else None)
 
@@ -102,27 +108,60 @@ class Int4Linear(PackedLinear):
         cls, quantized: QuantizedInt4, bias: Tensor | None = None, *, activations: str = "float"
     ) -> Int4Linear:
         """A module of a weight that is quantised already (lamina.quant), and a copy of `bias` [n]."""
-        q, scale, zero_point, group = quantized
+        q, scale, zero_point, group, g_idx = quantized
         if q.dim() != 2:
             raise ValueError(f"Int4Linear: q must be 2-D [n, k], got {q.dim()}-D {list(q.shape)}")
         n, k = q.shape
-        symmetric = zero_point is None
-        group = group if group < k else -1
+        symmetric, perm = zero_point is None, None
+        if g_idx is not None:
+            _require_groups(g_idx, k, len(scale))
+            perm, group, rows = act_order(g_idx)
+            scale, zero_point = scale[rows], None if zero_point is None else zero_point[rows]
+        group = group if group < (k if perm is None else len(perm)) else -1
         module = cls(k, n, False, group=group, symmetric=symmetric, activations=activations, device="meta")
-        state = {"weight_scale": scale} | ({} if zero_point is None else {"weight_zero_point": zero_point})
-        problem = module._dtype_problem(state) or module._shape_problem(state, module.group)
+        state = {"weight_scale": scale, "weight_zero_point": zero_point, "perm": perm}
+        given = {name: tensor for name, tensor in state.items() if tensor is not None}
+        problem = module._dtype_problem(given) or module._shape_problem(given, module.group)
         if problem is None and bias is not None and bias.shape != (n,):
             problem = f"bias must be [n] with n = {n}, got {list(bias.shape)}"
         if problem is not None:
             raise ValueError(f"Int4Linear: {problem}")
-        module.weight_packed = pack_int4(q, LAYOUT).data
+        module.weight_packed = pack_int4(q, LAYOUT, perm).data
+        module.perm = perm
         module.weight_scale = scale.detach().clone()
         module.weight_zero_point = None if zero_point is None else zero_point.clone()
-        header = module._header(module.group, int(symmetric), ACTIVATIONS.index(activations))
-        module.weight_format = torch.tensor(header, device=q.device)
+        more = (module.group, int(symmetric), ACTIVATIONS.index(activations), int(perm is not None))
+        module.weight_format = torch.tensor(module._header(*more), device=q.device)
         copied = checked_bias("Int4Linear", bias)
         module.bias = None if copied is None else copied.to(q.device)
         return module
+
+    @classmethod
+    def from_gptq(
+        cls,
+        qweight: Tensor,
+        qzeros: Tensor,
+        scales: Tensor,
+        g_idx: Tensor,
+        bias: Tensor | None = None,
+        *,
+        checkpoint_format: str = "gptq",
+        activations: str = "float",
+    ) -> Int4Linear:
+        """A module of a 4-bit layer as AutoGPTQ and GPTQModel save it, or of a slice of one along k or n.
+
+        qweight  [k / 8, n]  int32, eight codes along k in an element, the first in its low bits
+        qzeros   [groups, n / 8]  int32, likewise along n
+        scales   [groups, n]  f16 | bf16 | f32
+        g_idx    [k]  int32, the group of each input feature; act-order (desc_act) or not
+        bias     [n]  f32 | f16 | bf16
+        checkpoint_format  "gptq": qzeros hold zero points less one; "gptq_v2": as they are
+        Raises   ValueError naming argument, value and allowed values
+
+        A slice along k has all the layer's groups: the outputs of slices add up to the layer's.
+        """
+        quantized = unpack_gptq(qweight, qzeros, scales, g_idx, checkpoint_format)
+        return cls.from_quantized(quantized, bias, activations=activations)
 
     @property
     def group(self) -> int:
@@ -149,20 +188,26 @@ class Int4Linear(PackedLinear):
     @property
     def packed_weight(self) -> PackedInt4:
         """The weight as lamina.ops.gemm_int4 takes it."""
-        return PackedInt4(self.weight_packed, self.out_features, self.in_features, LAYOUT)
+        return PackedInt4(self.weight_packed, self.out_features, self.packed_features, LAYOUT)
+
+    @property
+    def packed_features(self) -> int:
+        """k of packed_weight: with a perm the number of its entries."""
+        return self.in_features if self.perm is None else len(self.perm)
 
     def dequantize_weight(self) -> Tensor:
         """The weight [n, k] in f32 that this module computes with."""
-        group = max(self.in_features, 1) if self.group == -1 else self.group
+        group = max(self.packed_features, 1) if self.group == -1 else self.group
         q = self.packed_weight.unpack()
-        return QuantizedInt4(q, self.weight_scale, self.weight_zero_point, group).dequantize()
+        weight = QuantizedInt4(q, self.weight_scale, self.weight_zero_point, group).dequantize()
+        return weight if self.perm is None else add_to_features(weight, self.perm, self.in_features)
 
     def extra_repr(self) -> str:
         """What print(model) shows."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, group={self.group}, symmetric={self.symmetric}, "
-            f"activations={self.activations}"
+            f"activations={self.activations}" + ("" if self.perm is None else ", act_order=True")
         )
 
     @property
@@ -181,6 +226,7 @@ class Int4Linear(PackedLinear):
             w_zero_point=self.weight_zero_point,
             bias=self.bias,
             out_dtype=rows.dtype,
+            perm=self.perm,
         )
 
     def _set(self, more: list[int]) -> None:
@@ -188,26 +234,35 @@ class Int4Linear(PackedLinear):
         self._symmetric = bool(more[1])
         self._activations = ACTIVATIONS[more[2]]
 
-    def _groups(self, group: int) -> int:
-        return -(-self.in_features // (max(self.in_features, 1) if group == -1 else group))
-
     def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:
-        group, symmetric, activations = more
+        group, symmetric, activations, has_perm = more
         if group != -1 and (group <= 0 or group % 16):
             return f"weight_format[4] (group) must be a positive multiple of 16, or -1, got {group}"
         problem = flag_problem("[5] (symmetric)", symmetric) or flag_problem("[6] (activations)", activations)
         if problem is None and bool(symmetric) == ("weight_zero_point" in state):
             there = "there" if symmetric else "missing"
             problem = f"weight_zero_point is {there}, and weight_format[5] (symmetric) is {symmetric}"
+        problem = problem or flag_problem("[7] (perm)", has_perm)
+        if problem is None and bool(has_perm) != ("perm" in state):
+            problem = (
+                f"perm is {'missing' if has_perm else 'there'}, and weight_format[7] (perm) is {has_perm}"
+            )
         for name in ("weight_packed", "weight_scale"):
             if name not in state:
                 problem = problem or f"{name} is missing"
         return problem or self._shape_problem(state, group)
 
     def _shape_problem(self, state: dict[str, Tensor], group: int) -> str | None:
-        scales = (self._groups(group), self.out_features)
+        k = self.in_features
+        if (perm := state.get("perm")) is not None:
+            if perm.dim() != 1:
+                return f"perm must be 1-D, got {list(perm.shape)}"
+            if perm.numel() and not perm.is_meta and not -1 <= perm.min() <= perm.max() < k:
+                return f"perm must hold -1 to {k - 1}, got {perm.min()} to {perm.max()}"
+            k = len(perm)
+        scales = (_groups(k, group), self.out_features)
         shapes = {
-            "weight_packed": packed_int4_shape(self.out_features, self.in_features),
+            "weight_packed": packed_int4_shape(self.out_features, k),
             "weight_scale": scales,
             "weight_zero_point": scales,
         }
@@ -219,9 +274,25 @@ class Int4Linear(PackedLinear):
     def _adopt(self, more: list[int], state: dict[str, Tensor]) -> None:
         self._set(more)
         device = self.weight_packed.device
-        zero_point = state.get("weight_zero_point")
-        self.weight_zero_point = None if zero_point is None else torch.empty_like(zero_point, device=device)
+        for name in ("weight_zero_point", "perm"):
+            loaded = state.get(name)
+            setattr(self, name, None if loaded is None else torch.empty_like(loaded, device=device))
+        if self.weight_packed.shape != state["weight_packed"].shape:
+            self.weight_packed = torch.empty_like(state["weight_packed"], device=device)
         self.weight_scale = torch.empty_like(state["weight_scale"], device=device)
+
+
+def _groups(k: int, group: int) -> int:
+    return -(-k // (max(k, 1) if group == -1 else group))
+
+
+def _require_groups(g_idx: Tensor, k: int, groups: int) -> None:
+    if g_idx.shape != (k,) or (k and int(g_idx.max()) >= groups):
+        most = f", at most {int(g_idx.max())}" if g_idx.numel() else ""
+        raise ValueError(
+            f"Int4Linear: g_idx must be [k] with k = {k}, below {groups} groups of the scales, "
+            f"got {list(g_idx.shape)}{most}"
+        )
 
 
 def _require_activations(wanted: str) -> None:

@@ -17,7 +17,7 @@ from lamina._checks import (
     require_optional_tensors,
     require_tensors,
 )
-from lamina._int4 import QuantizedInt4
+from lamina._int4 import QuantizedInt4, add_to_features
 from lamina.pack import TILE_N, PackedInt4
 
 LAYOUT = "int4_rows"  # that CPU kernels read
@@ -41,6 +41,7 @@ def gemm_int4(
     activation: str | None = None,
     gate: Tensor | None = None,
     residual: Tensor | None = None,
+    perm: Tensor | None = None,
 ) -> Tensor:
     """activation(a @ w.T + bias) * gate + residual, where w = (q - w_zero_point) * w_scale.
 
@@ -56,6 +57,9 @@ def gemm_int4(
     activation    None | "gelu" (with erf) | "gelu_tanh" | "silu"
     gate          [m, n]  f32 | f16 | bf16, any row stride: the up projection of a gated MLP
     residual      [m, n]  f32 | f16 | bf16, any row stride
+    perm          [k]  int32, act-order: packed input feature p multiplies a[:, perm[p]], or 0 where perm[p]
+                  is -1, and groups are of packed features. a is [m, any], k that of w. lamina.quant.act_order
+                  makes it
     returns       [m, n]  out_dtype: sum_p a * w + bias, activation, * gate, + residual, in f32, then one
                   rounding; what is not given is left out
     Sums     w = the fused multiply-add q * w_scale - (w_zero_point * w_scale), in f32: without w_zero_point
@@ -78,15 +82,18 @@ def gemm_int4(
              and of the thread count, on a GPU of the tile and of the number of SMs, bit for bit
     Source   csrc/ops/gemm_int4/gemm_int4.h
     """
-    optional = {"w_zero_point": w_zero_point, "bias": bias, "gate": gate, "residual": residual}
+    optional = dict(zip(_OPTIONAL, (w_zero_point, bias, gate, residual, perm), strict=True))
     check("gemm_int4", a, w, w_scale, group, activation, optional)
     if out_dtype is not None:
         require_dtype("gemm_int4", "out_dtype", out_dtype)
     out: Tensor = call(
         torch.ops.lamina.gemm_int4, a, w.data, w_scale, group, w_zero_point, bias, out_dtype, activation,
-        gate, residual,
+        gate, residual, perm,
     )  # fmt: skip
     return out
+
+
+_OPTIONAL = ("w_zero_point", "bias", "gate", "residual", "perm")
 
 
 def check(
@@ -108,7 +115,10 @@ def check(
     layout = layout_for(a.device)
     if w.layout != layout:
         raise ValueError(f'lamina::{op}: w has layout "{w.layout}"; allowed on {a.device.type}: "{layout}"')
-    if a.dim() == 2 and a.shape[1] != w.k:
+    perm = optional["perm"]
+    if perm is not None and perm.shape != (w.k,):
+        raise ValueError(f"lamina::{op}: perm must be 1-D [k] with k = {w.k} of w, got {list(perm.shape)}")
+    if perm is None and a.dim() == 2 and a.shape[1] != w.k:
         raise ValueError(f"lamina::{op}: a must be 2-D [m, k] with k = {w.k} of w, got {list(a.shape)}")
     if w_scale.dim() == 2 and w_scale.shape[1] != w.n:
         raise ValueError(
@@ -138,8 +148,9 @@ def _fake_gemm_int4(
     activation: str | None = None,
     gate: Tensor | None = None,
     residual: Tensor | None = None,
+    perm: Tensor | None = None,
 ) -> Tensor:
-    optional = {"w_zero_point": w_zero_point, "bias": bias, "gate": gate, "residual": residual}
+    optional = dict(zip(_OPTIONAL, (w_zero_point, bias, gate, residual, perm), strict=True))
     return fake_product("gemm_int4", a, w, w_scale, out_dtype or a.dtype, optional)
 
 
@@ -147,9 +158,10 @@ GRADIENT_ROWS = 1024  # of the weight, in f32 at once
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    a, w, w_scale, group, w_zero_point, bias, _, activation, gate, residual = inputs
-    ctx.save_for_backward(w, w_scale, w_zero_point)
-    ctx.group = max(a.shape[1], 1) if group == -1 else group
+    a, w, w_scale, group, w_zero_point, bias, _, activation, gate, residual, perm = inputs
+    ctx.save_for_backward(w, w_scale, w_zero_point, perm)
+    ctx.k = a.shape[1] if perm is None else perm.shape[0]
+    ctx.group = max(ctx.k, 1) if group == -1 else group
     ctx.unsupported = "activation" if activation is not None else "gate" if gate is not None else None
     ctx.a_shape = a.shape
     ctx.dtypes = tuple(None if t is None else t.dtype for t in (a, bias, residual))
@@ -163,7 +175,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     given = len(ctx.needs_input_grad)  # arguments; those at the end may be left out
     needed = {at for at, is_needed in enumerate(ctx.needs_input_grad) if is_needed}
     a_dtype, bias_dtype, residual_dtype = ctx.dtypes
-    gradients: list[Tensor | None] = [None] * 10
+    gradients: list[Tensor | None] = [None] * 11
     if 0 in needed:
         gradients[0] = _gradient_of_a(ctx, grad).to(a_dtype)
     if 5 in needed:
@@ -174,9 +186,9 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _gradient_of_a(ctx: Any, grad: Tensor) -> Tensor:
-    """grad [m, n] times the weight [n, k], in f32."""
-    w, w_scale, w_zero_point = ctx.saved_tensors
-    (m, k), n = ctx.a_shape, grad.shape[1]
+    """grad [m, n] times the weight [n, k], in f32, of the features of a."""
+    w, w_scale, w_zero_point, perm = ctx.saved_tensors
+    m, n, k = *grad.shape, ctx.k
     total = torch.zeros(m, k, dtype=torch.float32, device=grad.device)
     for first in range(0, n, GRADIENT_ROWS):
         last = min(first + GRADIENT_ROWS, n)
@@ -185,7 +197,7 @@ def _gradient_of_a(ctx: Any, grad: Tensor) -> Tensor:
         zero_point = None if w_zero_point is None else w_zero_point[:, first:last]
         part = QuantizedInt4(codes, w_scale[:, first:last], zero_point, ctx.group)
         total += grad[:, first:last].float() @ part.dequantize()
-    return total
+    return total if perm is None else add_to_features(total, perm, ctx.a_shape[1])
 
 
 def register_gradients(namespace: str) -> None:

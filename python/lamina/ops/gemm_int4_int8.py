@@ -26,6 +26,7 @@ def gemm_int4_int8(
     activation: str | None = None,
     gate: Tensor | None = None,
     residual: Tensor | None = None,
+    perm: Tensor | None = None,
 ) -> Tensor:
     """activation((a - a_zero_point) * a_scale @ w.T + bias) * gate + residual; w is dequantised q.
 
@@ -43,6 +44,9 @@ def gemm_int4_int8(
     activation    None | "gelu" (with erf) | "gelu_tanh" | "silu"
     gate          [m, n]  f32 | f16 | bf16, any row stride: the up projection of a gated MLP
     residual      [m, n]  f32 | f16 | bf16, any row stride
+    perm          [k]  int32, act-order: packed input feature p multiplies a[:, perm[p]] - a_zero_point, or 0
+                  where perm[p] is -1, and groups are of packed features. a is [m, any], quantised as it is, k
+                  that of w. lamina.quant.act_order makes it
     returns       [m, n]  out_dtype: (sum_g x_g * w_scale[g]) * a_scale + bias, activation, * gate,
                   + residual, in f32, then one rounding; what is not given is left out
     Groups   acc_g = sum (a - a_zero_point) * q and a_sum_g = sum (a - a_zero_point) over group g are exact
@@ -63,17 +67,17 @@ def gemm_int4_int8(
              and of the thread count, bit for bit
     Source   csrc/ops/gemm_int4_int8/gemm_int4_int8.h
     """
-    optional = (a_scale, w_zero_point, a_zero_point, bias, gate, residual)
+    optional = (a_scale, w_zero_point, a_zero_point, bias, gate, residual, perm)
     check("gemm_int4_int8", a, w, w_scale, group, activation, dict(zip(_OPTIONAL, optional, strict=True)))
     require_dtype("gemm_int4_int8", "out_dtype", out_dtype)
     out: Tensor = call(
         torch.ops.lamina.gemm_int4_int8, a, w.data, w_scale, group, a_scale, w_zero_point, a_zero_point, bias,
-        out_dtype, activation, gate, residual,
+        out_dtype, activation, gate, residual, perm,
     )  # fmt: skip
     return out
 
 
-_OPTIONAL = ("a_scale", "w_zero_point", "a_zero_point", "bias", "gate", "residual")
+_OPTIONAL = ("a_scale", "w_zero_point", "a_zero_point", "bias", "gate", "residual", "perm")
 
 
 def _fake_gemm_int4_int8(
@@ -89,7 +93,8 @@ def _fake_gemm_int4_int8(
     activation: str | None = None,
     gate: Tensor | None = None,
     residual: Tensor | None = None,
+    perm: Tensor | None = None,
 ) -> Tensor:
-    optional = (a_scale, w_zero_point, a_zero_point, bias, gate, residual)
+    optional = (a_scale, w_zero_point, a_zero_point, bias, gate, residual, perm)
     named = dict(zip(_OPTIONAL, optional, strict=True))
     return fake_product("gemm_int4_int8", a, w, w_scale, out_dtype, named)

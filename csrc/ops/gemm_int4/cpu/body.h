@@ -96,9 +96,25 @@ struct Nest : OutOf<Tile> {
       for (int64_t i = 0; i < k; ++i) to[i * rows + r] = to_f32(a[r * stride + i]);
   }
 
+  // The same of the features that perm names; what no feature claims stays as it is.
+  template <class T>
+  LAMINA_NOINLINE static void gather_as(const T* __restrict a, int64_t stride, int rows, int64_t k,
+                                        const int32_t* __restrict perm, float* __restrict to) {
+    for (int r = 0; r < rows; ++r)
+      for (int64_t i = 0; i < k; ++i)
+        if (perm[i] >= 0) to[i * rows + r] = to_f32(a[r * stride + perm[i]]);
+  }
+
   void pack(int64_t m0, const Panel& panel) const {
+    const int64_t k = p.problem.k;
+    if (p.perm.is_given()) std::fill_n(panel.packed, panel.rows * k, 0.0f);
     OutOf<Tile>::with_floats(p.a, p.a_dtype, [&](const auto* a) {
-      pack_as(a + m0 * p.a_stride, p.a_stride, panel.rows, p.problem.k, panel.packed);
+      const auto* const row = a + m0 * p.a_stride;
+      if (p.perm.is_given()) {
+        gather_as(row, p.a_stride, panel.rows, k, p.perm.data, panel.packed);
+      } else {
+        pack_as(row, p.a_stride, panel.rows, k, panel.packed);
+      }
     });
   }
 

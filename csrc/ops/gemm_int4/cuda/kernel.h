@@ -28,6 +28,14 @@ struct CudaKernel {
   bool runs_on(int compute_capability) const { return compute_capability >= arch; }
 };
 
+// What of a row of a can be copied at once: 16, 4 or 1 bytes.
+inline int a_copy_bytes(const Params& params) {
+  if (params.perm.is_given()) return 1;
+  const Problem& p = params.problem;
+  const int alignment = gemm_int8::row_alignment(params.a, p.m, p.k * 2, params.a_stride * 2);
+  return alignment >= 16 ? 16 : alignment >= 4 ? 4 : 1;
+}
+
 // out from the partial sums.
 Status launch_reduce(const Params& params, const Split& split, int max_blocks, void* stream);
 

@@ -22,6 +22,7 @@
 #include "layout/int4_tile.h"
 #include "layout/swizzle.h"
 #include "ops/gemm_int4/cuda/dequantize.cuh"
+#include "ops/gemm_int4/cuda/gather.cuh"
 #include "ops/gemm_int4/cuda/group_rows.cuh"
 #include "ops/gemm_int4/cuda/kernel.h"
 #include "ops/gemm_int8/cuda/rows_out.cuh"
@@ -117,7 +118,7 @@ struct Sm80 {
                 kPassColumns * kConfig.step_tiles == kWarps);
 
   struct Source {
-    const std::byte* a;  // of the first pass; the next step is kStepK further
+    const std::byte* a;  // of the first pass; the next step is kStepK further. With a perm the row
     const uint8_t* w;
     int64_t a_pass, w_pass;  // bytes between passes
     int rows, columns;       // of the block that are there, from this thread's first
@@ -134,8 +135,9 @@ struct Sm80 {
     const int64_t rows = p.problem.m - at.m0 - row;
     const int64_t columns = int4::tiles_n(p.problem.n) - column;
     const int group = at.first_step * kStepSlices / args.group_slices;
+    const int64_t begin = static_cast<int64_t>(at.first_step) * (kStepK * 2) + chunk * 16;
     return {static_cast<const std::byte*>(p.a) + (at.m0 + row) * p.a_stride * 2 +
-                static_cast<int64_t>(at.first_step) * (kStepK * 2) + chunk * 16,
+                (p.perm.is_given() ? 0 : begin),
             p.w + (column * tiles_k + tile_k) * int4::kTileBytes + dev::lane() * 16,
             p.a_stride * 2 * kRowsPerPass,
             tiles_k * kPassColumns * int4::kTileBytes,
@@ -165,9 +167,16 @@ struct Sm80 {
                           bytes(pass));
     } else {
 #pragma unroll 1  // the slow paths; unrolled, their registers are the kernel's
-      for (int pass = 0; pass < kPassesA; ++pass)
-        gemm_int8::copy_unaligned(args.a_copy_bytes, to(pass), from.a + pass * from.a_pass, base,
-                                  bytes(pass));
+      for (int pass = 0; pass < kPassesA; ++pass) {
+        if (p.perm.is_given()) {
+          const int64_t begin = static_cast<int64_t>(step) * kStepK + chunk * 8;
+          gather_chunk(to(pass), reinterpret_cast<const uint16_t*>(from.a + pass * from.a_pass),
+                       p.perm, begin, bytes(pass) / 2);
+        } else {
+          gemm_int8::copy_unaligned(args.a_copy_bytes, to(pass), from.a + pass * from.a_pass, base,
+                                    bytes(pass));
+        }
+      }
     }
     const int tile_k = step * kConfig.step_tiles + dev::warp() % kConfig.step_tiles;
     const int columns = tile_k < int4::tiles_k(p.problem.k) ? from.columns : 0;
@@ -178,7 +187,7 @@ struct Sm80 {
                         is_there ? from.w + pass * from.w_pass : p.w, is_there ? 16 : 0);
     }
     load_groups(args, at, from, step, stage);
-    from.a += kStepK * 2;
+    if (!p.perm.is_given()) from.a += kStepK * 2;
     from.w += kConfig.step_tiles * int4::kTileBytes;
   }
 
@@ -346,7 +355,6 @@ struct Sm80 {
 
   static Status start(const Params& params, const Split& split, int max_blocks, void* stream) {
     const Problem& p = params.problem;
-    const int alignment = gemm_int8::row_alignment(params.a, p.m, p.k * 2, params.a_stride * 2);
     const int64_t blocks_m = ceil_div(p.m, kConfig.block_m);
     const int64_t blocks_n = ceil_div(p.n, kConfig.block_n);
     const std::optional<int64_t> units = checked_product(blocks_m, blocks_n, split.count);
@@ -358,10 +366,7 @@ struct Sm80 {
     return dev::launch<Sm80>(
         shape, stream,
         {params, split, GroupRows::of(params.w_scale, p), GroupRows::of(params.w_zero_point, p),
-         alignment >= 16  ? 16
-         : alignment >= 4 ? 4
-                          : 1,
-         static_cast<int>(ceil_div(p.k, kSliceK)),
+         a_copy_bytes(params), static_cast<int>(ceil_div(p.k, kSliceK)),
          static_cast<int>(std::min<int64_t>(p.group / kSliceK, INT_MAX / 2)),
          static_cast<int>(blocks_m), static_cast<int>(blocks_n), static_cast<uint32_t>(*units)});
   }

@@ -105,18 +105,41 @@ struct Nest : OutOf<Tile> {
   }
 
   void pack(int64_t m0, const Panel& panel) const {
-    const int64_t k = p.problem.k, group = p.problem.group;
+    const int64_t k = p.problem.k;
     const int8_t* const a = p.a + m0 * p.a_stride;
-    Tile::pack(a, p.a_stride, panel.rows, k, panel.packed);
+    if (!p.perm.is_given()) return pack_features(m0, panel, a, p.a_stride, 0, k);
+    alignas(64) int8_t gathered[kTileM * kBlockK];
+    for (int64_t k0 = 0; k0 < k; k0 += kBlockK) {
+      const int64_t count = std::min(kBlockK, k - k0);
+      for (int r = 0; r < panel.rows; ++r)
+        gather(a + r * p.a_stride, p.perm.data + k0, count,
+               static_cast<int8_t>(this->zero_point(m0 + r)), gathered + r * kBlockK);
+      pack_features(m0, panel, gathered, kBlockK, k0, k0 + count);
+    }
+  }
+
+  // Input features [k0, k1), those from `a` on, and on to the sums of their groups. k0: a multiple of kTileK.
+  void pack_features(int64_t m0, const Panel& panel, const int8_t* a, int64_t stride, int64_t k0,
+                     int64_t k1) const {
+    const int64_t group = p.problem.group;
+    Tile::pack(a, stride, panel.rows, k1 - k0, panel.packed + k0 * Tile::packed_rows(panel.rows));
     for (int r = 0; r < panel.rows; ++r) {
       const int32_t zero = this->zero_point(m0 + r);
-      const int8_t* const row = a + r * p.a_stride;
-      for (int64_t g = 0; g < p.problem.groups(); ++g) {
-        const int64_t first = g * group, count = std::min(group, k - first);
-        panel.a_sums[g * kTileM + r] =
-            sum_of(row + first, count) - zero * static_cast<int32_t>(count);
+      const int8_t* const row = a + r * stride;
+      for (int64_t first = k0; first < k1;) {
+        const int64_t g = first / group, count = std::min((g + 1) * group, k1) - first;
+        int32_t& sum = panel.a_sums[g * kTileM + r];
+        if (first == g * group) sum = 0;
+        sum += sum_of(row + first - k0, count) - zero * static_cast<int32_t>(count);
+        first += count;
       }
     }
+  }
+
+  // What no feature claims is the row's zero point: less that it is 0, in products and in sums.
+  LAMINA_NOINLINE static void gather(const int8_t* __restrict row, const int32_t* __restrict perm,
+                                     int64_t count, int8_t zero, int8_t* __restrict to) {
+    for (int64_t i = 0; i < count; ++i) to[i] = perm[i] < 0 ? zero : row[perm[i]];
   }
 
   LAMINA_NOINLINE static int32_t sum_of(const int8_t* values, int64_t count) {
