@@ -101,6 +101,9 @@ LAMINA_LIBRARY(m) {
       "out_dtype=float, str? activation=None, Tensor? gate=None, Tensor? residual=None, Tensor? "
       "perm=None) -> Tensor");
   m.def("explain_gemm_int4_int8(int m, int n, int k, int? group=None) -> str");
+  m.def(
+      "explain_gemm_int4_int8_cuda(int m, int n, int k, int compute_capability, int sm_count, int? "
+      "group=None) -> str");
   m.def("explain_quantize_int8(int m, int k) -> str");
   m.def("explain_gemm_int8(int m, int n, int k, int? group=None) -> str");
   m.def(

@@ -32,7 +32,8 @@ def gemm_int4_int8(
 
     a             [m, k], any row stride, m >= 0: int8 with its a_scale, or f32 | f16 | bf16, which the call
                   quantises as quantize_int8 does, per token and symmetric
-    w             PackedInt4 in the layout "int4_rows" of codes q [n, k] (lamina.pack_int4)
+    w             PackedInt4 of codes q [n, k] (lamina.pack_int4), in the layout "int4_rows" on the CPU,
+                  "int4_tile" on CUDA
     w_scale       [G, n]  f32 | f16 | bf16, G = ceil(k / group), any strides
     group         input features that share a scale: a positive multiple of 16, or -1 or k for all; the last
                   may be ragged
@@ -63,8 +64,11 @@ def gemm_int4_int8(
              NaN throughout
     Raises   ValueError or, for what is of a wrong Python type, TypeError, naming argument, value and allowed
              values (docs/errors.md); k is at most 2^19
-    Devices  CPU (generic, avx2, avx512_vnni, amx_int8).  Row-invariant, independent of the instruction set
-             and of the thread count, bit for bit
+    CUDA     the values of a_scale and of perm cannot be looked at: where perm names a feature that there is
+             not, the result is NaN
+    Devices  CPU (generic, avx2, avx512_vnni, amx_int8), CUDA (sm80).  Row-invariant, independent of the
+             instruction set, of the thread count and, on a GPU, of the tile and of the number of SMs; on CPU
+             and CUDA the same, bit for bit
     Source   csrc/ops/gemm_int4_int8/gemm_int4_int8.h
     """
     optional = (a_scale, w_zero_point, a_zero_point, bias, gate, residual, perm)
