@@ -219,12 +219,6 @@ _W4A8_MUTANTS = (
         "{}",
     ),
     Mutant(
-        "int4_int8 cuda, prepare: the next row's extremes while they are read",
-        W4A8_PREPARE,
-        "if (i + stride < args.m) dev::block_sync();",
-        "",
-    ),
-    Mutant(
         "int4_int8 cuda, prepare: one feature too many",
         W4A8_PREPARE,
         "feature >= args.perm.features",

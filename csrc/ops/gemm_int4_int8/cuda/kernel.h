@@ -79,8 +79,8 @@ struct CudaKernel {
 
 // a, or floats in its place, as the kernels read it.
 Status launch_prepare(const Params& params, const std::optional<Floats>& floats, const Prepared& to,
-                      int max_blocks, void* stream);
+                      void* stream);
 // out from the partial sums.
-Status launch_reduce(const CudaParams& params, const Split& split, int max_blocks, void* stream);
+Status launch_reduce(const CudaParams& params, const Split& split, void* stream);
 
 }  // namespace lamina::gemm_int4_int8
