@@ -68,7 +68,7 @@ def test_every_shape(dtype: torch.dtype, backend: Backend) -> None:
 
 @BACKENDS
 @pytest.mark.parametrize("zero", [None, "bytes", "floats"])
-def test_any_strides(zero: str | None, backend: Backend) -> None:
+def test_any_strides_and_ragged_tails(zero: str | None, backend: Backend) -> None:
     """Rows of a at every alignment; scales and zero points whose columns lie apart."""
     inputs = half_inputs(Int4Case("strides", 18, 144, 200, 32), torch.float16, zero, None)
     want = backend.gemm_int4(inputs)

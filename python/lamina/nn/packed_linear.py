@@ -72,7 +72,7 @@ class PackedLinear(nn.Module):
         return next(iter(self.FORMATS))
 
     def _in_own_layout(self, state: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """Entries of a state dict without a problem, for a module whose buffers are or will be on `device`."""
+        """Entries of a state dict without a problem, for a module whose buffers will be on `device`."""
         return state
 
     @property
