@@ -184,6 +184,19 @@ def test_the_number_of_sms_does_not_show(sms: int, twin: Twin, twin_ops: object)
 
 
 @TWINS
+@pytest.mark.parametrize("max_sms", [1, 2])
+def test_a_cap_on_sms_caps_blocks_and_changes_nothing(max_sms: int, twin: Twin, twin_ops: object) -> None:
+    """Blocks that stay until the work is done, in the launch that adds splits too."""
+    ops = emulated_ops()
+    for m, n, k in ((40, 300, 600), (3, 260, 9000)):
+        inputs = half_inputs(Int4Case("capped", m, n, k, 128), torch.float16, "bytes", None)
+        want = twin.gemm_int4(inputs, torch.float32)
+        ops.take_twin_report()
+        assert_equal(twin.gemm_int4(inputs.but(max_sms=max_sms), torch.float32), want, (m, n, k))
+        assert json.loads(ops.take_twin_report())["most_blocks"] <= max_sms
+
+
+@TWINS
 @pytest.mark.parametrize("zero", [None, "bytes", "floats"])
 def test_every_schedule(zero: str | None, twin: Twin) -> None:
     inputs = half_inputs(Int4Case("schedules", 17, 37, 1203, 48), torch.float16, zero, None)

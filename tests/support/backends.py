@@ -150,7 +150,7 @@ class Backend:
         with self.active() as ops:
             out: torch.Tensor = ops.gemm_int4(
                 *place((i.a, i.pack(self.int4_layout), i.w_scale)), i.group, *place((i.w_zero_point, i.bias)),
-                out_dtype, i.activation, *place((i.gate, i.residual, i.perm)),
+                out_dtype, i.activation, *place((i.gate, i.residual, i.perm)), i.max_sms,
             )  # fmt: skip
         return out.cpu()
 
