@@ -1,7 +1,7 @@
 """gemm_int4 on a GPU beside torch: cuBLAS on the dequantised weight, and `_weight_int4pack_mm`.
 
-All get the same activations, codes and scales, of the case's dtype, made on the device; the expected result is
-a float64 product there. Runs on any torch device, so that the tests can run it on the CPU.
+All get the same activations, codes and scales, of the dtype of the case, made on the device; expected is a
+float64 product there. Runs on any torch device, so that the tests can run it on the CPU.
 """
 
 from __future__ import annotations

@@ -36,6 +36,9 @@ inline constexpr int kBankGroups = 8;
 // Rows of activations, 128 bytes or a multiple: ldmatrix reads a chunk of eight rows.
 constexpr int row_chunk(int row, int chunk) { return chunk ^ (row % kBankGroups); }
 
+// The same of rows of 64 bytes, two of which fill all banks.
+constexpr int half_row_chunk(int row, int chunk) { return chunk ^ (row / 2 % 4); }
+
 // An int8_tile: 16 rows (groups of 4 k) of 64 bytes (16 columns x 4 k). A lane of an mma takes chunk q % 4
 // of row g, with g = lane % 4 and q = lane / 4.
 constexpr int tile_chunk(int row, int chunk) { return chunk ^ (row / 2 % 2 * 2); }
@@ -56,6 +59,15 @@ constexpr bool rows_are_free_of_conflicts() {
               return (first + lane) * row_chunks + row_chunk(first + lane, chunk);
             }))
           return false;
+  return true;
+}
+
+constexpr bool half_rows_are_free_of_conflicts() {
+  for (int first = 0; first < 64; first += 8)
+    for (int chunk = 0; chunk < 4; ++chunk)
+      if (!hits_every_bank_group(
+              [=](int lane) { return (first + lane) * 4 + half_row_chunk(first + lane, chunk); }))
+        return false;
   return true;
 }
 
@@ -89,6 +101,7 @@ constexpr bool hardware_swizzles_hold() {
 
 static_assert(hardware_swizzles_hold());
 static_assert(rows_are_free_of_conflicts());
+static_assert(half_rows_are_free_of_conflicts());
 static_assert(tiles_are_free_of_conflicts());
 
 }  // namespace proof

@@ -3,9 +3,14 @@
 #include <algorithm>
 
 #include "ops/quantize_int8/quantize_int8.h"
+#include "torch/accelerator.h"
 #include "torch/int4.h"
 #include "torch/interop.h"
 #include "torch/output.h"
+
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
+#include "ops/gemm_int4_int8/cuda/plan.h"
+#endif
 
 namespace lamina::interop {
 namespace {
@@ -31,11 +36,54 @@ struct Quantized {
   }
 };
 
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
+// a: int8, then it is params.a, or floats.
+void run_on(const Accelerator& accelerator, const gemm_int4_int8::Params& params, int max_sms,
+            const Argument& a) {
+  const DeviceInfo& device = accelerator.device;
+  raise_if_bad(gemm_int4_int8::check_cuda(params.problem, device));
+  const gemm_int4_int8::CudaPlan plan =
+      gemm_int4_int8::plan_cuda(params.problem, device, max_sms, accelerator.kernel);
+  require(plan.kernel.launch != nullptr, "set_cuda_kernel", "name = \"", accelerator.kernel,
+          "\": no CUDA kernel of this name for compute capability ", device.compute_capability);
+  std::optional<gemm_int4_int8::Floats> floats;
+  if (a.tensor.scalar_type() != ScalarType::Char)
+    floats = gemm_int4_int8::Floats{a.tensor.data_ptr(), a.float_dtype()};
+  const Tensor workspace =
+      new_tensor(a.tensor, {plan.workspace_bytes(params.problem)}, ScalarType::Char);
+  raise_if_bad(
+      gemm_int4_int8::run_cuda(params, floats, plan, workspace.data_ptr(), accelerator.stream));
+}
+
+std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capability,
+                         int64_t sm_count, std::optional<int64_t> group,
+                         std::optional<int64_t> max_sms) {
+  const int sms = checked_sms("explain_gemm_int4_int8_cuda", max_sms);
+  const gemm_int4_int8::Problem problem{m, n, k, group_of(group.value_or(-1), k)};
+  const DeviceInfo device =
+      described_device("explain_gemm_int4_int8_cuda", compute_capability, sm_count);
+  raise_if_bad(gemm_int4_int8::check(problem));
+  raise_if_bad(gemm_int4_int8::check_cuda(problem, device));
+  return gemm_int4_int8::plan_cuda(problem, device, sms, "").describe(problem, device);
+}
+#else
+[[noreturn]] void run_on(const Accelerator&, const gemm_int4_int8::Params&, int, const Argument&) {
+  fail(kOp, "no CUDA kernel is built");
+}
+
+std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t, std::optional<int64_t>,
+                         std::optional<int64_t>) {
+  fail("explain_gemm_int4_int8_cuda", "no CUDA kernel is built");
+}
+#endif
+
 Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t group,
             std::optional<Tensor> a_scale, std::optional<Tensor> w_zero_point,
             std::optional<Tensor> a_zero_point, std::optional<Tensor> bias, ScalarType out_dtype,
             std::optional<std::string> activation, std::optional<Tensor> gate,
-            std::optional<Tensor> residual, std::optional<Tensor> perm) {
+            std::optional<Tensor> residual, std::optional<Tensor> perm,
+            std::optional<int64_t> max_sms) {
+  const int sms = checked_sms(kOp, max_sms);
   const OutputTensors then{kOp, a, bias, gate, residual};
   const Argument a_arg{kOp, "a", a}, w_scale_arg{kOp, "w_scale", w_scale};
   if (a_scale) {
@@ -67,28 +115,35 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
   then.read(m, n, activation, params);
   params.out_dtype = float_dtype(kOp, "out_dtype", out_dtype);
 
+  const std::optional<Accelerator> accelerator =
+      accelerator_of({a_arg,
+                      {kOp, "w", w},
+                      w_scale_arg,
+                      then.argument("a_scale", a_scale),
+                      then.argument("w_zero_point", w_zero_point),
+                      then.argument("a_zero_point", a_zero_point),
+                      then.argument("bias", bias),
+                      then.argument("gate", gate),
+                      then.argument("residual", residual),
+                      then.argument("perm", perm)});
+  params.a_stride = a_arg.row_stride();
+  if (a_scale) params.a = static_cast<const int8_t*>(a.data_ptr());
+  Tensor out = new_tensor(a, {m, n}, out_dtype);
+  params.out = out.data_ptr();
+  params.out_stride = n;
+  if (accelerator) {
+    run_on(*accelerator, params, sms, a_arg);
+    return out;
+  }
   std::optional<Quantized> quantized;
-  if (a_scale) {
-    params.a = static_cast<const int8_t*>(a.data_ptr());
-    params.a_stride = a_arg.row_stride();
-  } else {
+  if (!a_scale) {
     quantized.emplace(a_arg);
     params.a = static_cast<const int8_t*>(quantized->q.data_ptr());
     params.a_stride = a.size(1);
     params.a_scale = {static_cast<const float*>(quantized->scale.data_ptr()), 1};
   }
-  Tensor out = new_tensor(a, {m, n}, out_dtype);
-  params.out = out.data_ptr();
-  params.out_stride = n;
   raise_if_bad(gemm_int4_int8::run(params, TorchParallel()));
   return out;
-}
-
-Tensor gemm_cuda(const Tensor&, const Tensor&, const Tensor&, int64_t, std::optional<Tensor>,
-                 std::optional<Tensor>, std::optional<Tensor>, std::optional<Tensor>, ScalarType,
-                 std::optional<std::string>, std::optional<Tensor>, std::optional<Tensor>,
-                 std::optional<Tensor>) {
-  fail(kOp, "has no CUDA kernel yet; all tensors must be on the CPU");
 }
 
 std::string explain(int64_t m, int64_t n, int64_t k, std::optional<int64_t> group) {
@@ -101,7 +156,10 @@ std::string explain(int64_t m, int64_t n, int64_t k, std::optional<int64_t> grou
 }  // namespace
 
 LAMINA_IMPL(CPU, m) { m.impl("gemm_int4_int8", TORCH_BOX(&gemm)); }
-LAMINA_IMPL(CUDA, m) { m.impl("gemm_int4_int8", TORCH_BOX(&gemm_cuda)); }
-LAMINA_IMPL(CompositeExplicitAutograd, m) { m.impl("explain_gemm_int4_int8", TORCH_BOX(&explain)); }
+LAMINA_IMPL(CUDA, m) { m.impl("gemm_int4_int8", TORCH_BOX(&gemm)); }
+LAMINA_IMPL(CompositeExplicitAutograd, m) {
+  m.impl("explain_gemm_int4_int8", TORCH_BOX(&explain));
+  m.impl("explain_gemm_int4_int8_cuda", TORCH_BOX(&explain_cuda));
+}
 
 }  // namespace lamina::interop

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lamina import ops
 from lamina.devices import cuda_problem
-from lamina.doctor_checks import CHECKS, CPU_ONLY, DeviceCheck, Outcome, same_values
+from lamina.doctor_checks import CHECKS, DeviceCheck, Outcome, same_values
 from lamina.pack import pack_int8
 
 CPU = torch.device("cpu")
@@ -61,10 +61,7 @@ def run_checks() -> Iterator[Check]:
         return
     for device in (torch.device("cuda", index) for index in range(torch.cuda.device_count())):
         for op, check in CHECKS.items():
-            if op in CPU_ONLY:
-                yield Check(op, str(device), (), skipped="no CUDA kernel yet")
-            else:
-                yield _run(op, str(device), check, device)
+            yield _run(op, str(device), check, device)
         yield _run("gemm_int8", f"{device} and cpu", _check_same_bits_as_cpu, device)
 
 

@@ -233,7 +233,7 @@ def _check_gemm_int4_int8(device: torch.device) -> Iterator[Outcome]:
         for group in (48, 512):
             yield _int4_case(a, q, group, True, seed, device)
     x = torch.randn(7, 300, generator=seed)
-    packed = pack_int4(q[:, :300].to(device), "int4_rows")
+    packed = pack_int4(q[:, :300].to(device), layout_for(device))
     w_scale = torch.rand(5, 19, generator=seed).to(device)
     quantised = ops.quantize_int8(x.to(device))
     got = ops.gemm_int4_int8(x.to(device), packed, w_scale, group=64)
@@ -255,7 +255,7 @@ def _int4_case(
     bias = torch.randn(n, generator=seed) if shifted else None
     out = ops.gemm_int4_int8(
         a.to(device),
-        pack_int4(q.to(device), "int4_rows"),
+        pack_int4(q.to(device), layout_for(device)),
         w_scale.to(device),
         group=group,
         a_scale=a_scale.to(device),
@@ -357,4 +357,3 @@ CHECKS: dict[str, DeviceCheck] = {
     "gemm_int4": _check_gemm_int4,
     "gemm_int4_int8": _check_gemm_int4_int8,
 }
-CPU_ONLY = ("gemm_int4_int8",)  # no CUDA kernel yet

@@ -19,7 +19,7 @@ from tests.support.backends import TWIN_SMS, emulated_ops
 
 DEVICE = torch.device("cuda", 0)
 _COPIES = (torch.ops.aten.copy_.default, torch.Tensor.copy_)
-_CUDA_OPS = ("gemm_int4", "gemm_int8", "gemm_int8_quantized", "quantize_int8")
+_CUDA_OPS = ("gemm_int4", "gemm_int4_int8", "gemm_int8", "gemm_int8_quantized", "quantize_int8")
 # These ask for the device guard, which is not there, or for values, before they dispatch.
 _UNDISPATCHED = (
     torch.Tensor.__getitem__,

@@ -129,7 +129,7 @@ class Backend:
         return tuple(result.cpu() for result in results)
 
     def gemm_int4_int8(self, inputs: Int4Inputs, out_dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return self.gemm_int4_int8_packed(inputs, inputs.pack(), out_dtype)
+        return self.gemm_int4_int8_packed(inputs, inputs.pack(self.int4_layout), out_dtype)
 
     def gemm_int4_int8_packed(
         self, inputs: Int4Inputs, data: torch.Tensor, out_dtype: torch.dtype = torch.float32
@@ -141,7 +141,7 @@ class Backend:
         )
         with self.active() as ops:
             out: torch.Tensor = ops.gemm_int4_int8(
-                a, data, w_scale, i.group, *optional, out_dtype, i.activation, gate, residual, perm
+                a, data, w_scale, i.group, *optional, out_dtype, i.activation, gate, residual, perm, i.max_sms
             )
         return out.cpu()
 

@@ -9,7 +9,7 @@
 //            x = fma(-w_zero_point, a_sum, acc), which is exact too where 15 * 255 * group < 2^24 and zero points are
 //            integers 0 to 15. fma(x, w_scale, s) adds a group to the sum s of its segment, then segments are added in order. So a
 //            split of k between segments does not show.
-// Weights    q: codes 0..15, layout/int4_tile.h, int4_rows
+// Weights    q: codes 0..15, layout/int4_tile.h, int4_rows on a CPU, int4_tile on CUDA
 // Reference  tests/reference/gemm_int4.py
 #pragma once
 

@@ -35,7 +35,7 @@ class Int4Linear(PackedLinear):
     uint8 [groups, n] unless symmetric, `perm` int32 where a g_idx asks for one (lamina.quant.act_order),
     `weight_format` int64, `bias`: buffers all. A loaded state dict decides on group, symmetric, activations,
     perm and the dtype of the scales. `weight_scale` keeps that dtype under .half() and .to(dtype): the codes
-    were made with it. On CUDA x is f16 or bf16, scales are rounded to its dtype, and "int8" is not built.
+    were made with it. On CUDA "float" takes x of f16 or bf16 and rounds scales to its dtype.
 
     A module is repacked for the kernels of its device when it moves there, and so is what it loads.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lamina._checks import call, require_dtype
+from lamina._checks import call, require_dtype, require_optional_int
 from lamina.ops.gemm_int4 import check, fake_product
 from lamina.pack import PackedInt4
 
@@ -27,12 +27,14 @@ def gemm_int4_int8(
     gate: Tensor | None = None,
     residual: Tensor | None = None,
     perm: Tensor | None = None,
+    max_sms: int | None = None,
 ) -> Tensor:
     """activation((a - a_zero_point) * a_scale @ w.T + bias) * gate + residual; w is dequantised q.
 
     a             [m, k], any row stride, m >= 0: int8 with its a_scale, or f32 | f16 | bf16, which the call
                   quantises as quantize_int8 does, per token and symmetric
-    w             PackedInt4 in the layout "int4_rows" of codes q [n, k] (lamina.pack_int4)
+    w             PackedInt4 of codes q [n, k] (lamina.pack_int4), in the layout "int4_rows" on the CPU,
+                  "int4_tile" on CUDA
     w_scale       [G, n]  f32 | f16 | bf16, G = ceil(k / group), any strides
     group         input features that share a scale: a positive multiple of 16, or -1 or k for all; the last
                   may be ragged
@@ -47,6 +49,7 @@ def gemm_int4_int8(
     perm          [k]  int32, act-order: packed input feature p multiplies a[:, perm[p]] - a_zero_point, or 0
                   where perm[p] is -1, and groups are of packed features. a is [m, any], quantised as it is, k
                   that of w. lamina.quant.act_order makes it
+    max_sms       as in gemm_int8
     returns       [m, n]  out_dtype: (sum_g x_g * w_scale[g]) * a_scale + bias, activation, * gate,
                   + residual, in f32, then one rounding; what is not given is left out
     Groups   acc_g = sum (a - a_zero_point) * q and a_sum_g = sum (a - a_zero_point) over group g are exact
@@ -63,16 +66,20 @@ def gemm_int4_int8(
              NaN throughout
     Raises   ValueError or, for what is of a wrong Python type, TypeError, naming argument, value and allowed
              values (docs/errors.md); k is at most 2^19
-    Devices  CPU (generic, avx2, avx512_vnni, amx_int8).  Row-invariant, independent of the instruction set
-             and of the thread count, bit for bit
+    CUDA     the values of a_scale and of perm cannot be looked at: where perm names a feature that there is
+             not, the result is NaN
+    Devices  CPU (generic, avx2, avx512_vnni, amx_int8), CUDA (sm80).  Row-invariant, independent of the
+             instruction set, of the thread count and, on a GPU, of the tile and of the number of SMs; on CPU
+             and CUDA the same, bit for bit
     Source   csrc/ops/gemm_int4_int8/gemm_int4_int8.h
     """
     optional = (a_scale, w_zero_point, a_zero_point, bias, gate, residual, perm)
     check("gemm_int4_int8", a, w, w_scale, group, activation, dict(zip(_OPTIONAL, optional, strict=True)))
     require_dtype("gemm_int4_int8", "out_dtype", out_dtype)
+    require_optional_int("gemm_int4_int8", "max_sms", max_sms)
     out: Tensor = call(
         torch.ops.lamina.gemm_int4_int8, a, w.data, w_scale, group, a_scale, w_zero_point, a_zero_point, bias,
-        out_dtype, activation, gate, residual, perm,
+        out_dtype, activation, gate, residual, perm, max_sms,
     )  # fmt: skip
     return out
 
@@ -94,6 +101,7 @@ def _fake_gemm_int4_int8(
     gate: Tensor | None = None,
     residual: Tensor | None = None,
     perm: Tensor | None = None,
+    max_sms: int | None = None,
 ) -> Tensor:
     optional = (a_scale, w_zero_point, a_zero_point, bias, gate, residual, perm)
     named = dict(zip(_OPTIONAL, optional, strict=True))

@@ -1,4 +1,4 @@
-// Rows of what groups have, scales or zero points, from [groups, n] into shared memory: as they are, 1 or 2 bytes each.
+// Rows of what groups have, scales or zero points, from [groups, n] into shared memory: as they are, 1, 2 or 4 bytes each.
 #pragma once
 
 #include "base/int_math.h"
@@ -11,11 +11,13 @@ namespace lamina::gemm_int4 {
 struct GroupRows {
   const std::byte* data;
   int64_t group_stride, stride;  // bytes between groups, between columns
-  int element_bytes;             // 1 or 2
+  int element_bytes;             // 1, 2 or 4
   bool is_aligned;               // 16 bytes at a time can be copied
 
   static GroupRows of(const OfGroups& from, const Problem& p) {
-    const int bytes = from.kind == OfGroups::Kind::kU8 ? 1 : 2;
+    const int bytes = from.kind == OfGroups::Kind::kU8    ? 1
+                      : from.kind == OfGroups::Kind::kF32 ? 4
+                                                          : 2;
     const int64_t group_stride = from.group_stride * bytes, stride = from.stride * bytes;
     const bool is_dense = from.stride == 1 || p.n <= 1;
     return {static_cast<const std::byte*>(from.data), group_stride, stride, bytes,
@@ -40,17 +42,24 @@ struct GroupRows {
       for (int t = dev::thread_index(); t < count * kColumns; t += kThreads) {
         const int row = t / kColumns, column = t % kColumns;
         const std::byte* const at = from + row * group_stride + column * stride;
+        const bool is_there = column < left;
         if (element_bytes == 1) {
-          dev::store_shared(
-              reinterpret_cast<uint8_t*>(to) + t,
-              column < left ? dev::load_global(reinterpret_cast<const uint8_t*>(at)) : uint8_t{0});
+          copy_element<uint8_t>(to, t, at, is_there);
+        } else if (element_bytes == 2) {
+          copy_element<uint16_t>(to, t, at, is_there);
         } else {
-          dev::store_shared(reinterpret_cast<uint16_t*>(to) + t,
-                            column < left ? dev::load_global(reinterpret_cast<const uint16_t*>(at))
-                                          : uint16_t{0});
+          copy_element<uint32_t>(to, t, at, is_there);
         }
       }
     }
+  }
+
+ private:
+  template <class Bits>
+  LAMINA_DEVICE static void copy_element(std::byte* to, int i, const std::byte* from,
+                                         bool is_there) {
+    dev::store_shared(reinterpret_cast<Bits*>(to) + i,
+                      is_there ? dev::load_global(reinterpret_cast<const Bits*>(from)) : Bits{0});
   }
 };
 

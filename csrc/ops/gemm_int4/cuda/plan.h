@@ -1,25 +1,17 @@
 // Which CUDA kernel computes a gemm_int4 problem, and how k is split. Pure, host-only.
 #pragma once
 
-#include <climits>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "device/device_info.h"
 #include "ops/gemm_int4/cuda/kernel.h"
+#include "ops/gemm_int4/cuda/segments.h"
 
 namespace lamina::gemm_int4 {
 
-struct CudaPlan {
-  CudaKernel kernel = {};
-  Split split;
-  int sms = 0;             // that it may use
-  bool is_capped = false;  // because the caller keeps others for something else
-  double cycles = 1e300;   // what the model expects
-
-  int max_blocks() const { return is_capped ? sms : INT_MAX; }
-
+struct CudaPlan : SegmentPlan<CudaKernel> {
   // For the sums of segments; 0 when k is not split.
   int64_t workspace_bytes(const Problem& problem) const;
   std::string describe(const Problem& problem, const DeviceInfo& device) const;

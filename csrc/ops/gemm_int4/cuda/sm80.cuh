@@ -328,11 +328,11 @@ struct Sm80 {
     Quads sums;
     const auto sum = [&](int w, int e) -> float& { return (&sums[0][0])[w][e]; };
     const auto to_slab = [&](int64_t slab) { store<true>(args, at, slab, sums); };
-    const gemm_int8::SegmentEnd<kWords, dev::kWarpLanes, kSegmentK / kStepK, decltype(sum),
-                                decltype(to_slab)>
+    const gemm_int8::SegmentEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_slab)>
         end_segment{sum, to_slab,
                     reinterpret_cast<dev::U32x4*>(smem + kRingBytes + dev::warp() * kWarpBytes) +
-                        dev::lane()};
+                        dev::lane(),
+                    static_cast<int>(kSegmentK / kStepK)};
     end_segment.clear(gemm_int8::empty_sum(args.p.problem.k));
     Group group;
     group.end = from.group_end - args.group_slices;  // so that it is entered

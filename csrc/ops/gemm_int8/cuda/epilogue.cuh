@@ -129,6 +129,14 @@ LAMINA_DEVICE void scale_row(const Acc (&acc)[kCount], const RowScale& row,
   }
 }
 
+// From sums in f32 that only lack the scale of their row.
+template <int kCount>
+LAMINA_DEVICE void scale_token(const float (&sums)[kCount], float token_scale,
+                               const Columns<kCount>& columns, float (&value)[kCount]) {
+#pragma unroll
+  for (int e = 0; e < kCount; ++e) value[e] = sums[e] * token_scale + columns.bias[e];
+}
+
 // One instruction where from_f32 has a dozen; the same values.
 template <class Out>
 LAMINA_DEVICE Out round_to(float value) {
@@ -230,7 +238,11 @@ LAMINA_DEVICE void store_row(const P& p, const Acc (&acc)[kCount], int64_t i,
   RowScale row = {};
   if constexpr (!std::is_same_v<Acc, float>) row = RowScale::of(p, i);
   float value[kCount];
-  scale_row(acc, row, columns, value);
+  if constexpr (requires { p.token_scale; }) {
+    scale_token(acc, p.token_scale[i], columns, value);
+  } else {
+    scale_row(acc, row, columns, value);
+  }
   const int64_t rows[] = {i};
   if (!p.is_plain()) apply_steps(p, rows, columns, value);
   if (p.out_scale.is_given()) return store_int8(p, value, i, columns);

@@ -11,21 +11,22 @@
 
 namespace lamina::gemm_int8 {
 
-// kWords: of four sums, in shared memory kStride apart. kSteps: of a segment. sum(word, e): a reference to one.
-// store(slab): all of them, into the slab.
-template <int kWords, int kStride, int kSteps, class Sum, class Store>
+// kWords: of four sums, in shared memory kStride apart. sum(word, e): a reference to one. store(slab): all of them, into
+// the slab.
+template <int kWords, int kStride, class Sum, class Store>
 struct SegmentEnd {
   Sum sum;
   Store store;
   dev::U32x4* total;  // this thread's first word
+  int steps;          // of a segment
 
   // After a step of a split; `done` steps of k end with it.
-  LAMINA_DEVICE void operator()(const Split& split, int64_t done, bool is_last) const {
-    if (done % kSteps != 0 && !is_last) return;
+  LAMINA_DEVICE void operator()(const Split& split, int done, bool is_last) const {
+    if (done % steps != 0 && !is_last) return;
     if (split.count > 1) {
-      store((done - 1) / kSteps);
+      store((done - 1) / steps);
     } else {
-      if (done > kSteps) add_total();
+      if (done > steps) add_total();
       if (is_last) return;
       keep_total();
     }

@@ -66,7 +66,7 @@ struct Sm80Groups<Kernel, true> {
                               Sums& sums) {
     add_sums(scales, args.p.a_zero_point.is_given(), at, sums);
     segment_end([&](int64_t slab) { Kernel::template store<true>(args, at, slab, segment); })(
-        args.split, at.first_step + s + 1, s + 1 == at.steps);
+        args.split, static_cast<int>(at.first_step) + s + 1, s + 1 == at.steps);
   }
 
  private:
@@ -99,10 +99,11 @@ struct Sm80Groups<Kernel, true> {
 
   LAMINA_DEVICE auto segment_end(const auto& store) {
     const auto sum = [this](int w, int e) -> float& { return (&segment[0][0][0])[w][e]; };
-    return SegmentEnd<kWords, Kernel::kThreads, kSegmentGroups, decltype(sum), decltype(store)>{
+    return SegmentEnd<kWords, Kernel::kThreads, decltype(sum), decltype(store)>{
         sum, store,
         reinterpret_cast<dev::U32x4*>(dev::dynamic_smem() + Kernel::kRingBytes) +
-            dev::thread_index()};
+            dev::thread_index(),
+        kSegmentGroups};
   }
 
   // body(row tile, half of it, row of the warp)

@@ -109,9 +109,8 @@ struct Sm90aGroups {
     const auto store = [&](int64_t slab) {
       Kernel::template store<true>(args, tile, warp, slab, segment);
     };
-    const SegmentEnd<kTokens / 8, Kernel::kConsumerThreads, kSegmentGroups, decltype(sum),
-                     decltype(store)>
-        end{sum, store, Kernel::total() + dev::thread_index()};
+    const SegmentEnd<kTokens / 8, Kernel::kConsumerThreads, decltype(sum), decltype(store)> end{
+        sum, store, Kernel::total() + dev::thread_index(), kSegmentGroups};
     end.clear(empty_sum(args.p.problem.groups()));
     for (int s = 0; s < tile.steps; ++s, cursor.advance()) {
       const std::byte* const stage = Kernel::stage_at(cursor.stage);
@@ -134,7 +133,7 @@ struct Sm90aGroups {
       add_step(Kernel::scales_at(cursor.stage), args.p.a_zero_point.is_given(), warp, sums,
                segment);
       Kernel::release(cursor.stage);
-      end(args.split, tile.first_step + s + 1, s + 1 == tile.steps);
+      end(args.split, static_cast<int>(tile.first_step) + s + 1, s + 1 == tile.steps);
     }
     if constexpr (kSendsBoxes) {
       Kernel::send(args, tile, warp, segment, box);

@@ -1,0 +1,145 @@
+// Where a group ends in gemm_int4_int8 / sm80: its sums, exact integers, are scaled and added to the chain of the segment.
+// What that takes, of the groups that end in a step of the ring, lies behind the step's operands.
+#pragma once
+
+#include <cmath>
+
+#include "device/device.h"
+#include "ops/gemm_int4/cuda/group_rows.cuh"
+#include "ops/gemm_int4_int8/cuda/kernel.h"
+#include "ops/gemm_int8/epilogue.h"
+
+namespace lamina::gemm_int4_int8 {
+
+// Of a warp's sums of kTiles x 16 features x kTokenGroups x 8 tokens, what a lane has: as the mma leaves them.
+template <int kBlockM, int kBlockN, int kMostGroups, int kTiles, int kTokenGroups>
+struct GroupEnd {
+  // In a stage: of kMostGroups scales and zero points, up to 4 bytes each, and sums of tokens.
+  static constexpr int kZerosAt = kMostGroups * kBlockN * 4, kSumsAt = 2 * kZerosAt;
+  static constexpr int kStageBytes = kSumsAt + kMostGroups * kBlockM * 4;
+
+  int32_t sums[kTiles][kTokenGroups][4];
+  float segment[kTiles][kTokenGroups][4];
+  int32_t codes[kTiles][2];  // sums of a lane's codes, of both rows, if a_zero_point is given
+  int index;                 // of the group
+  int row;                   // of its scales in the stage
+
+  LAMINA_DEVICE void begin(int group) {
+    index = group;
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
+      codes[i][0] = codes[i][1] = 0;
+#pragma unroll
+      for (int j = 0; j < kTokenGroups; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sums[i][j][e] = 0;
+    }
+  }
+
+  // Starts the copies of groups [first, first + count).
+  template <int kThreads>
+  LAMINA_DEVICE static void load(const auto& args, int64_t m0, int64_t n0, int first, int count,
+                                 std::byte* to) {
+    const CudaParams& p = args.p;
+    args.scales.template load<kBlockN, kThreads>(first, count, n0, p.problem.n, to);
+    if (p.w_zero_point.is_given())
+      args.zeros.template load<kBlockN, kThreads>(first, count, n0, p.problem.n, to + kZerosAt);
+    constexpr int kRowChunks = kBlockM / 4;
+    for (int t = dev::thread_index(); t < count * kRowChunks; t += kThreads) {
+      const int64_t token = m0 + t % kRowChunks * 4, left = p.problem.m - token;
+      const int valid = left < 0 ? 0 : left > 4 ? 4 : static_cast<int>(left);
+      dev::cp_async<16>(
+          to + kSumsAt + t * 16,
+          valid > 0 ? p.a_sums + (first + t / kRowChunks) * args.sums_stride + token : p.a_sums,
+          valid * 4);
+    }
+  }
+
+  // a: the codes of an mma, a byte each.
+  LAMINA_DEVICE void add_codes(int tile, const uint32_t (&a)[4]) {
+    constexpr uint32_t kOnes = 0x01010101;
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+      codes[tile][r] = dev::dot4_s8(a[r], kOnes, dev::dot4_s8(a[r + 2], kOnes, codes[tile][r]));
+  }
+
+  // zero: of the block's tokens.
+  LAMINA_DEVICE void end(const auto& args, const auto& at, const std::byte* stage,
+                         const int32_t* zero) {
+    const bool has_zeros = args.p.w_zero_point.is_given();
+    const bool has_a_zero = args.p.a_zero_point.is_given();
+    float scale[kTiles][2], minus_zero[kTiles][2];
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
+      const int column = (at.warp_n * kTiles + i) * int4::kTileN + dev::lane() / 4 * 2;
+      load_pair(args.p.w_scale.kind, stage, row * kBlockN + column, scale[i]);
+      if (has_zeros) {
+        load_pair(args.p.w_zero_point.kind, stage + kZerosAt, row * kBlockN + column,
+                  minus_zero[i]);
+        minus_zero[i][0] = -minus_zero[i][0];
+        minus_zero[i][1] = -minus_zero[i][1];
+      }
+      if (has_a_zero) add_lanes(codes[i]);
+    }
+    const auto* const a_sums = reinterpret_cast<const int32_t*>(stage + kSumsAt) + row * kBlockM;
+#pragma unroll
+    for (int j = 0; j < kTokenGroups; ++j) {
+      const int token = (at.warp_m * kTokenGroups + j) * 8 + dev::lane() % 4 * 2;
+      const auto a_sum = dev::load_shared(reinterpret_cast<const dev::U32x2*>(a_sums + token));
+      dev::U32x2 a_zero{};
+      if (has_a_zero) a_zero = dev::load_shared(reinterpret_cast<const dev::U32x2*>(zero + token));
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int r = e / 2;
+          const auto sum_of_a = static_cast<int32_t>(a_sum.x[e % 2]);
+          const int32_t sum =
+              gemm_int8::correct(sums[i][j][e], static_cast<int32_t>(a_zero.x[e % 2]), codes[i][r]);
+          const float x =
+              has_zeros
+                  ? std::fma(minus_zero[i][r], static_cast<float>(sum_of_a),
+                             static_cast<float>(sum))
+                  : static_cast<float>(gemm_int8::correct(sum, kSymmetricZeroPoint, sum_of_a));
+          segment[i][j][e] = std::fma(x, scale[i][r], segment[i][j][e]);
+          sums[i][j][e] = 0;
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) codes[i][0] = codes[i][1] = 0;
+    ++index;
+    ++row;
+  }
+
+ private:
+  // Over the four lanes that share the rows of an mma.
+  LAMINA_DEVICE static void add_lanes(int32_t (&sum)[2]) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+#pragma unroll
+      for (int step = 1; step < 4; step *= 2) sum[r] += dev::shuffle_xor(sum[r], step);
+  }
+
+  // Two neighbours of a row as they lie there; `at` is even.
+  LAMINA_DEVICE static void load_pair(OfGroups::Kind kind, const std::byte* from, int at,
+                                      float (&to)[2]) {
+    if (kind == OfGroups::Kind::kF32) {
+      const auto pair = dev::load_shared(reinterpret_cast<const dev::U32x2*>(from + at * 4));
+#pragma unroll
+      for (int e = 0; e < 2; ++e) to[e] = std::bit_cast<float>(pair.x[e]);
+    } else if (kind == OfGroups::Kind::kU8) {
+      const auto pair = dev::load_shared(reinterpret_cast<const uint16_t*>(from + at));
+#pragma unroll
+      for (int e = 0; e < 2; ++e) to[e] = static_cast<float>(pair >> (8 * e) & 0xff);
+    } else {
+      const auto pair = dev::load_shared(reinterpret_cast<const uint32_t*>(from + at * 2));
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const auto bits = static_cast<uint16_t>(pair >> (16 * e));
+        to[e] = kind == OfGroups::Kind::kF16 ? dev::f16_to_f32(bits) : dev::bf16_to_f32(bits);
+      }
+    }
+  }
+};
+
+}  // namespace lamina::gemm_int4_int8

@@ -1,0 +1,35 @@
+// Which CUDA kernel computes a gemm_int4_int8 problem, and how k is split. Pure, host-only.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "device/device_info.h"
+#include "ops/gemm_int4/cuda/segments.h"
+#include "ops/gemm_int4_int8/cuda/kernel.h"
+
+namespace lamina::gemm_int4_int8 {
+
+struct CudaPlan : gemm_int4::SegmentPlan<CudaKernel> {
+  // For a as it is prepared and, where k is split, the sums of segments.
+  int64_t workspace_bytes(const Problem& problem) const;
+  std::string describe(const Problem& problem, const DeviceInfo& device) const;
+};
+
+// Every CUDA kernel in this build.
+const std::vector<CudaKernel>& cuda_kernels();
+
+// What CUDA kernels do not compute, although CPUs do.
+Status check_cuda(const Problem& problem, const DeviceInfo& device);
+
+// only: the one kernel, for tests; empty: any. Without a kernel where it names one that cannot compute the problem.
+CudaPlan plan_cuda(const Problem& problem, const DeviceInfo& device, int max_sms,
+                   std::string_view only);
+
+// Launches the plan; workspace: plan.workspace_bytes(), 16-byte aligned. floats: in place of params.a and its scales.
+Status run_cuda(const Params& params, const std::optional<Floats>& floats, const CudaPlan& plan,
+                void* workspace, void* stream);
+
+}  // namespace lamina::gemm_int4_int8

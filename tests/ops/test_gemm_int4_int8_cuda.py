@@ -1,0 +1,280 @@
+"""gemm_int4_int8's CUDA kernels: the documented f32 steps, bit for bit, on the twin and on a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.reference import quantize
+from tests.support.backends import TWIN_SMS, Backend, Twin, emulated_ops, gpus, kernel_of, twins
+from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
+from tests.support.compare import assert_equal, assert_within
+from tests.support.int4_cases import Int4Case, Int4Inputs
+
+OP = "gemm_int4_int8"
+KERNELS = [pytest.param(twin, id=str(twin)) for twin in twins(OP)]
+BACKENDS = pytest.mark.parametrize("backend", [*KERNELS, *gpus(OP)])
+TWINS = pytest.mark.parametrize("twin", KERNELS)
+SEEDS = range(8)
+
+ROWS = (0, 1, 7, 16, 17, 33, 64, 65, 130)
+COLUMNS = (0, 1, 15, 17, 64, 130)
+DEPTHS = (0, 1, 15, 16, 17, 63, 65, 127, 129, 257, 1024, 1040, 2100)
+GROUPS = (16, 32, 48, 64, 128, 256, 400, 2000, -1)
+ZEROS = (None, torch.uint8, *FLOAT_DTYPES)
+H200 = (90, 132)
+
+
+@functools.cache
+def solved(group: int, k: int) -> tuple[Int4Inputs, torch.dtype, torch.Tensor]:
+    """A problem of that depth with other m, n and kinds of arguments, and its answer."""
+    i = GROUPS.index(group) * len(DEPTHS) + DEPTHS.index(k)
+    pick = random.Random(i).choice
+    inputs = Int4Case("cuda", ROWS[i % len(ROWS)], COLUMNS[i % len(COLUMNS)], k, group).inputs(
+        zero=pick(ZEROS),
+        scale=pick(FLOAT_DTYPES),
+        a_zero=pick(("none", "none", "tensor", "token")),
+        per_token=pick((False, True)),
+        bias=pick((None, *FLOAT_DTYPES)),
+    )
+    dtype = pick(FLOAT_DTYPES)
+    return inputs, dtype, inputs.expected_bits(inputs.sums(), dtype)
+
+
+@BACKENDS
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_depth(group: int, backend: Backend) -> None:
+    """Groups that cross steps and segments, ragged last groups, groups beyond k."""
+    for k in DEPTHS:
+        inputs, dtype, bits = solved(group, k)
+        assert_equal(backend.gemm_int4_int8(inputs, dtype), bits, f"k = {k}")
+
+
+@functools.cache
+def shaped(m: int, n: int) -> tuple[Int4Inputs, torch.Tensor]:
+    inputs = Int4Case("shape", m, n, 290, 48).inputs(zero=torch.float16, a_zero="token")
+    return inputs, inputs.expected_bits(inputs.sums())
+
+
+@BACKENDS
+def test_every_shape(backend: Backend) -> None:
+    for m, n in itertools.product(ROWS, COLUMNS):
+        inputs, bits = shaped(m, n)
+        assert_equal(backend.gemm_int4_int8(inputs), bits, (m, n))
+
+
+@BACKENDS
+@pytest.mark.parametrize("a_zero", ["none", "tensor", "token"])
+@pytest.mark.parametrize("zero", ZEROS, ids=str)
+def test_every_scale_and_zero_point(zero: torch.dtype | None, a_zero: str, backend: Backend) -> None:
+    for scale, per_token in itertools.product(FLOAT_DTYPES, (False, True)):
+        case = Int4Case("combination", 13, 37, 300, 64)
+        inputs = case.inputs(zero=zero, scale=scale, a_zero=a_zero, per_token=per_token, bias=scale)
+        assert_equal(backend.gemm_int4_int8(inputs), inputs.expected_bits(inputs.sums()), (scale, per_token))
+
+
+@BACKENDS
+@pytest.mark.parametrize("value", [-128, 127])
+def test_largest_sums(value: int, backend: Backend) -> None:
+    """Every product is the largest there is."""
+    inputs = Int4Case("largest", 3, 20, 5000, -1).inputs(zero=torch.uint8, a_zero="token")
+    inputs.a[:], inputs.q[:] = value, 15
+    assert inputs.a_zero_point is not None
+    inputs.a_zero_point[:] = -value - 1
+    assert_equal(backend.gemm_int4_int8(inputs), inputs.expected_bits(inputs.sums()))
+
+
+@BACKENDS
+@pytest.mark.parametrize("zero", [torch.uint8, *FLOAT_DTYPES], ids=dtype_name)
+def test_any_strides(zero: torch.dtype, backend: Backend) -> None:
+    """Rows of a at every alignment; scales and zero points whose columns lie apart."""
+    scale = torch.float32 if zero == torch.uint8 else zero
+    inputs = Int4Case("strides", 18, 144, 200, 32).inputs(zero=zero, scale=scale, a_zero="token")
+    want = inputs.expected_bits(inputs.sums())
+    apart = [None if t is None else t.T.contiguous().T for t in (inputs.w_scale, inputs.w_zero_point)]
+    odd = inputs.but(w_scale=apart[0], w_zero_point=apart[1])
+    for extra, lead in ((1, 0), (2, 0), (8, 0), (61, 3)):
+        a = with_row_stride(inputs.a, extra, lead, 77)
+        assert_equal(backend.gemm_int4_int8(odd.but(a=a)), want, (extra, lead))
+    assert_equal(backend.gemm_int4_int8(inputs), want)
+
+
+@BACKENDS
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=dtype_name)
+def test_float_activations_are_quantised(dtype: torch.dtype, backend: Backend) -> None:
+    for m, n, k, extra in ((1, 65, 300, 5), (7, 40, 1100, 4), (33, 17, 64, 0), (3, 5, 0, 1)):
+        inputs = Int4Case("floats", m, n, k, 64).inputs(zero=torch.uint8, bias=torch.float32)
+        x = (torch.randn(m, k + extra, generator=generator(f"floats {m} {k}")) * 3).to(dtype)[:, extra // 2 :]
+        x = x[:, :k]
+        if m > 5:
+            x[0, 3], x[2, k - 1], x[4, 0] = torch.nan, torch.inf, -torch.inf
+            x[5] = 0
+        q = quantize.quantize_int8(x.float().numpy())
+        quantised = inputs.but(a=torch.from_numpy(q.q), a_scale=torch.from_numpy(q.scale))
+        got = backend.gemm_int4_int8(inputs.but(a=x, a_scale=None))
+        assert_equal(got, quantised.expected_bits(quantised.sums()), (m, n, k))
+
+
+@BACKENDS
+@pytest.mark.parametrize("features", [5, 290, 400])
+def test_act_order(features: int, backend: Backend) -> None:
+    for m, k, a_zero in ((1, 64, "none"), (18, 290, "token"), (33, 1100, "tensor")):
+        inputs = Int4Case("perm", m, 40, k, 48).inputs(zero=torch.uint8, a_zero=a_zero).permuted(features)
+        inputs = inputs.but(a=with_row_stride(inputs.a, 3, 1, 77))
+        assert_equal(backend.gemm_int4_int8(inputs), inputs.expected_bits(inputs.sums()), (m, k))
+    x = torch.randn(9, features, generator=generator(f"{features}")).bfloat16()
+    inputs = Int4Case("perm", 9, 40, 290, 48).inputs().permuted(features)
+    q = quantize.quantize_int8(x.float().numpy())
+    quantised = inputs.but(a=torch.from_numpy(q.q), a_scale=torch.from_numpy(q.scale))
+    got = backend.gemm_int4_int8(inputs.but(a=x, a_scale=None))
+    assert_equal(got, quantised.expected_bits(quantised.sums()))
+
+
+@BACKENDS
+def test_a_feature_that_there_is_not_is_nan(backend: Backend) -> None:
+    """The host cannot look."""
+    for wrong in (-2, 70, 2**31 - 1):
+        inputs = Int4Case("wrong", 3, 20, 70, 32).inputs()
+        perm = torch.arange(70, dtype=torch.int32)
+        perm[40] = wrong
+        assert bool(backend.gemm_int4_int8(inputs.but(perm=perm)).isnan().all())
+
+
+@BACKENDS
+@pytest.mark.parametrize("activation", [None, "gelu", "gelu_tanh", "silu"])
+def test_what_follows_the_sums(activation: str | None, backend: Backend) -> None:
+    base = Int4Case("steps", 5, 70, 130, 32).inputs(bias=torch.float32)
+    g = generator("steps")
+    gate, residual = torch.randn(5, 75, generator=g)[:, :70], torch.randn(5, 70, generator=g).bfloat16()
+    sums = base.sums()
+    for chosen in itertools.product((None, gate.half()), (None, residual)):
+        inputs = base.but(activation=activation, gate=chosen[0], residual=chosen[1])
+        for dtype in FLOAT_DTYPES:
+            got = backend.gemm_int4_int8(inputs, dtype)
+            if activation is None:
+                assert_equal(got, inputs.expected_bits(sums, dtype))
+            else:
+                assert_within(got, inputs.expected(sums, dtype), dtype)
+
+
+@BACKENDS
+@pytest.mark.parametrize("zero", [None, torch.float32], ids=str)
+def test_nan_and_inf(zero: torch.dtype | None, backend: Backend) -> None:
+    inputs = Int4Case("lost", 17, 70, 500, 48).inputs(zero=zero, a_zero="token", bias=torch.float32)
+    assert inputs.a_scale is not None and inputs.bias is not None
+    inputs.a[4] = 0  # 0 * Inf
+    for i, value in enumerate((torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 3e38)):
+        inputs.a_scale[i] = value
+        inputs.w_scale[10 - i, 7 * i + 1] = value
+        inputs.bias[5 * i] = value
+        if inputs.w_zero_point is not None:
+            inputs.w_zero_point[i, 9 * i + 3] = value
+    got = backend.gemm_int4_int8(inputs)
+    assert_equal(got, inputs.expected_bits(inputs.sums()))
+    assert got.isnan().any() and got.isinf().any() and got.isfinite().any()
+
+
+@BACKENDS
+def test_rows_do_not_depend_on_the_batch(backend: Backend) -> None:
+    inputs = Int4Case("rows", 130, 136, 2100, 64).inputs(zero=torch.uint8, a_zero="token")
+    want = backend.gemm_int4_int8(inputs)
+    for begin, end in ((0, 1), (7, 14), (64, 128), (1, 130)):
+        assert_equal(backend.gemm_int4_int8(inputs.rows(begin, end)), want[begin:end], (begin, end))
+
+
+@pytest.fixture
+def twin_ops() -> Iterator[object]:
+    yield emulated_ops()
+    emulated_ops().set_twin_options(0, 1, False)
+    emulated_ops().set_twin(0, 0)
+    emulated_ops().set_cuda_kernel("")
+
+
+def run_on_twin(twin: Twin, sms: int, inputs: Int4Inputs) -> torch.Tensor:
+    """Needs twin_ops, which puts things back."""
+    ops = emulated_ops()
+    ops.set_twin(twin.arch, sms)
+    ops.set_cuda_kernel(f"{OP}_{twin.isa}")
+    i, data = inputs, inputs.pack(twin.int4_layout)
+    out: torch.Tensor = ops.gemm_int4_int8(
+        i.a, data, i.w_scale, i.group, i.a_scale, i.w_zero_point, i.a_zero_point
+    )
+    return out
+
+
+@TWINS
+@pytest.mark.parametrize("max_sms", [1, 2])
+def test_a_cap_on_sms_caps_blocks_and_changes_nothing(max_sms: int, twin: Twin, twin_ops: object) -> None:
+    inputs = Int4Case("capped", 40, 300, 2600, 128).inputs(zero=torch.uint8).but(max_sms=max_sms)
+    emulated_ops().take_twin_report()
+    assert_equal(twin.gemm_int4_int8(inputs), inputs.expected_bits(inputs.sums()))
+    assert json.loads(emulated_ops().take_twin_report())["most_blocks"] <= max_sms
+
+
+@TWINS
+@pytest.mark.parametrize("sms", [1, 3, 64])
+@pytest.mark.parametrize(("k", "group"), [(5000, 128), (4000, 48), (5000, -1)])
+def test_the_number_of_sms_does_not_show(k: int, group: int, sms: int, twin: Twin, twin_ops: object) -> None:
+    """It decides how k is split."""
+    inputs = Int4Case("sms", 3, 130, k, group).inputs(zero=torch.float16, a_zero="token")
+    assert_equal(run_on_twin(twin, sms, inputs), inputs.expected_bits(inputs.sums()))
+
+
+@TWINS
+@pytest.mark.parametrize("zero", [None, torch.uint8, torch.float32], ids=str)
+def test_every_schedule(zero: torch.dtype | None, twin: Twin) -> None:
+    a_zero = "none" if zero is None else "token"
+    inputs = Int4Case("schedules", 17, 37, 1203, 48).inputs(zero=zero, a_zero=a_zero)
+    bits = inputs.expected_bits(inputs.sums())
+    for seed in SEEDS:
+        got = dataclasses.replace(twin, seed=seed).gemm_int4_int8(inputs)
+        assert_equal(got, bits, f"seed {seed}")
+
+
+@TWINS
+def test_floats_in_every_schedule(twin: Twin) -> None:
+    inputs = Int4Case("schedules", 9, 37, 1203, -1).inputs()
+    x = torch.randn(9, 1203, generator=generator("schedules"))
+    q = quantize.quantize_int8(x.numpy())
+    quantised = inputs.but(a=torch.from_numpy(q.q), a_scale=torch.from_numpy(q.scale))
+    bits = quantised.expected_bits(quantised.sums())
+    for seed in SEEDS:
+        got = dataclasses.replace(twin, seed=seed).gemm_int4_int8(inputs.but(a=x, a_scale=None))
+        assert_equal(got, bits, f"seed {seed}")
+
+
+@TWINS
+@pytest.mark.parametrize("scale", FLOAT_DTYPES, ids=dtype_name)
+def test_no_bank_conflicts(scale: torch.dtype, twin: Twin, twin_ops: object) -> None:
+    ops = emulated_ops()
+    case = Int4Case("conflicts", 130, 128, 512, 48)
+    ops.take_twin_report()
+    ops.set_twin_options(0, 1, True)
+    for zero in (torch.uint8, scale):
+        run_on_twin(twin, TWIN_SMS, case.inputs(zero=zero, scale=scale, a_zero="token"))
+    sites = json.loads(ops.take_twin_report())["sites"]
+    assert {site["function"] for site in sites} >= {"load_shared", "ldmatrix"}
+    assert [site for site in sites if site["wavefronts"] != site["fewest"]] == []
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k", "kernel", "is_split"),
+    [
+        (1, 8192, 8192, "sm80_m16", True),
+        (1, 28672, 8192, "sm80_m16", False),
+        (16, 512, 8192, "sm80_m16", True),
+        (64, 8192, 8192, "sm80_m64", True),
+        (4096, 8192, 8192, "sm80_m128", False),
+    ],
+)
+def test_plan_fits_the_problem(m: int, n: int, k: int, kernel: str, is_split: bool) -> None:
+    plan = str(emulated_ops().explain_gemm_int4_int8_cuda(m, n, k, *H200, 128))
+    assert kernel_of(plan) == f"{OP}_{kernel}"
+    assert ("x 1 splits" not in plan) == is_split, plan
