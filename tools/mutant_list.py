@@ -10,6 +10,7 @@ from tools.mutants_cuda import CUDA_MUTANTS
 from tools.mutants_epilogue import EPILOGUE_MUTANTS
 from tools.mutants_groups import GROUP_MUTANTS
 from tools.mutants_int4 import INT4_MUTANTS
+from tools.mutants_int4_cuda import INT4_CUDA_MUTANTS
 
 GEMM = "csrc/ops/gemm_int8"
 QUANTIZE = "csrc/ops/quantize_int8/cpu/body.h"
@@ -22,6 +23,7 @@ MUTANTS = (
     *EPILOGUE_MUTANTS,
     *GROUP_MUTANTS,
     *INT4_MUTANTS,
+    *INT4_CUDA_MUTANTS,
     # Packers and layout
     Mutant(
         "pack: last k tile missing",

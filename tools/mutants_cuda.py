@@ -331,13 +331,13 @@ CUDA_MUTANTS = (
     ),
     Mutant(
         "rows: neighbouring lanes not compared",
-        "csrc/ops/quantize_int8/cuda/rows.cu",
+        "csrc/ops/quantize_int8/cuda/row.cuh",
         "step > 0; step /= 2",
         "step > 1; step /= 2",
     ),
     Mutant(
         "rows: extremes of other warps read before they are there",
-        "csrc/ops/quantize_int8/cuda/rows.cu",
+        "csrc/ops/quantize_int8/cuda/row.cuh",
         "dev::block_sync();\n#pragma",
         "dev::warp_sync();\n#pragma",
     ),

@@ -42,8 +42,8 @@ _MUTANTS = (
         "p.is_grouped ? kSegmentGroups * kScaleGroup / kernel.step_k : 1",
         "1",
     ),
-    Mutant("segment: total not taken up", SEGMENT, "done > kSteps", "done > 2 * kSteps"),
-    Mutant("segment: into the next slab", SEGMENT, "(done - 1) / kSteps", "done / kSteps"),
+    Mutant("segment: total not taken up", SEGMENT, "done > steps", "done > 2 * steps"),
+    Mutant("segment: into the next slab", SEGMENT, "(done - 1) / steps", "done / steps"),
     Mutant("segment: does not start from nothing", SEGMENT, "clear(kNoSum);", ""),
     Mutant("segment: the last step ends none", SEGMENT, "&& !is_last", ""),
     Mutant(

@@ -7,10 +7,6 @@ from dataclasses import replace
 from tools.mutant import Mutant
 
 W4A16 = "csrc/ops/gemm_int4"
-SM80 = f"{W4A16}/cuda/sm80.cuh"
-DEQUANTIZE = f"{W4A16}/cuda/dequantize.cuh"
-GATHER = f"{W4A16}/cuda/gather.cuh"
-GROUP_ROWS = f"{W4A16}/cuda/group_rows.cuh"
 W4A8 = "csrc/ops/gemm_int4_int8"
 GEMM = "csrc/ops/gemm_int8"
 BODY = f"{W4A8}/cpu/body.h"
@@ -114,106 +110,6 @@ _MUTANTS = (
     ),
 )
 
-_CUDA_MUTANTS = (
-    Mutant("int4 sm80: a step is used one too early", SM80, "<kConfig.stages - 2>", "<kConfig.stages - 1>"),
-    Mutant(
-        "int4 sm80: no barrier before a stage is used and refilled",
-        SM80,
-        "dev::block_sync();  // step s has arrived",
-        "// step s has arrived",
-    ),
-    Mutant(
-        "int4 sm80: the next tile's copies into a ring that is being read",
-        SM80,
-        "dev::block_sync();  // the ring is read",
-        "{}",
-    ),
-    Mutant(
-        "int4 sm80: splits overlap by a step",
-        SM80,
-        "split * args.split.steps",
-        "split * (args.split.steps - 1)",
-    ),
-    Mutant("int4 sm80: halves of k swapped", SM80, "lane / 8 % 2;", "1 - lane / 8 % 2;"),
-    Mutant("int4 sm80: both halves of 16 tokens the first", SM80, "b[j / 2][j % 2 * 2],", "b[j / 2][0],"),
-    Mutant(
-        "int4 sm80: a group of one slice less",
-        SM80,
-        "group.end += args.group_slices;",
-        "group.end += args.group_slices - 1;",
-    ),
-    Mutant(
-        "int4 sm80: a step goes on with the group after",
-        SM80,
-        "group.end > begin ? 0 : -1",
-        "group.end > begin ? 1 : -1",
-    ),
-    Mutant(
-        "int4 sm80: what lies beyond k enters a group", SM80, "group.end = INT_MAX;", "group.end = group.end;"
-    ),
-    Mutant(
-        "int4 sm80: the last group of a step not loaded",
-        SM80,
-        "int count = 1; for",
-        "int count = 0; for",
-    ),
-    Mutant("int4 sm80: groups that end within a tile", SM80, "first >= kSlices)", "first >= kSlices - 1)"),
-    Mutant(
-        "int4 sm80: a step loads from the group before",
-        SM80,
-        "from.group_end <= begin;",
-        "from.group_end < begin;",
-    ),
-    Mutant("int4 sm80: the next pair's scales", SM80, "pair >> (16 * row)", "pair >> (16 * (1 - row))"),
-    Mutant(
-        "int4 sm80: rows of the stage before",
-        SM80,
-        "row_chunk(row, chunk)) * swizzle",
-        "row_chunk(row + 1, chunk)) * swizzle",
-    ),
-    Mutant(
-        "int4 dequantize: f16 codes of odd rows not shifted",
-        DEQUANTIZE,
-        "? 1024.0f : 64.0f",
-        "? 1024.0f : 1024.0f",
-    ),
-    Mutant("int4 dequantize: fractions of zero points lost", DEQUANTIZE, "whole == zero ?", "true ?"),
-    Mutant(
-        "int4 dequantize: zero points cut off",
-        DEQUANTIZE,
-        "within + kRound - kRound",
-        "static_cast<int>(within)",
-    ),
-    Mutant(
-        "int4 dequantize: zero points beyond the codes",
-        DEQUANTIZE,
-        "zero > 15.0f ? 15.0f : ",
-        "zero > 2000.0f ? 15.0f : ",
-    ),
-    Mutant(
-        "int4 groups: a row of the next block",
-        GROUP_ROWS,
-        "bytes > 0 ? from + row * group_stride",
-        "bytes > 0 ? data + row * group_stride",
-    ),
-    Mutant(
-        "int4 groups: columns apart taken for neighbours",
-        GROUP_ROWS,
-        "row * group_stride + column * stride;",
-        "row * group_stride + column * element_bytes;",
-    ),
-    Mutant("int4 gather: the features of the first place", GATHER, "perm.data + p + e", "perm.data + e"),
-    Mutant(
-        "int4 gather: one feature too many", GATHER, "feature >= perm.features", "feature > perm.features"
-    ),
-    Mutant(
-        "int4 plan: k is split within a segment",
-        f"{W4A16}/cuda/plan.cc",
-        "each * segment_steps,",
-        "each * segment_steps - 1,",
-    ),
-)
-
 # Of perm.
 _GATHERING = (
     Mutant(
@@ -268,7 +164,6 @@ INT4_MUTANTS = (
         replace(mutant, tests=("tests/ops/test_gemm_int4_int8.py", "tests/ops/test_gemm_int4_int8_exact.py"))
         for mutant in _MUTANTS
     ),
-    *(replace(mutant, tests=("tests/ops/test_gemm_int4_cuda.py",)) for mutant in _CUDA_MUTANTS),
     *(
         replace(mutant, tests=("tests/ops/test_act_order.py", "tests/ops/test_errors.py"))
         for mutant in _GATHERING

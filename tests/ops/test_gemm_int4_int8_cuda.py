@@ -239,6 +239,13 @@ def test_every_schedule(zero: torch.dtype | None, twin: Twin) -> None:
 
 
 @TWINS
+def test_groups_of_several_warps(twin: Twin) -> None:
+    """More of them than are prepared at once."""
+    inputs = Int4Case("warps", 3, 17, 5000, 608).inputs(zero=torch.uint8, a_zero="token")
+    assert_equal(twin.gemm_int4_int8(inputs), inputs.expected_bits(inputs.sums()))
+
+
+@TWINS
 def test_floats_in_every_schedule(twin: Twin) -> None:
     inputs = Int4Case("schedules", 9, 37, 1203, -1).inputs()
     x = torch.randn(9, 1203, generator=generator("schedules"))

@@ -13,6 +13,7 @@
 // Reference  tests/reference/gemm_int4.py
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <numeric>
 #include <string>
@@ -39,6 +40,15 @@ constexpr int64_t segment_k(int64_t group) {
   return std::max<int64_t>(kSegmentK / least, 1) * least;
 }
 static_assert(segment_k(16) == 1024 && segment_k(48) == 960 && segment_k(2000) == 8000);
+
+// One more group of a segment. has_zeros: else zero points are 8.
+constexpr float add_group(int32_t acc, int32_t a_sum, bool has_zeros, float minus_zero, float scale,
+                          float segment) {
+  const float x = has_zeros
+                      ? std::fma(minus_zero, static_cast<float>(a_sum), static_cast<float>(acc))
+                      : static_cast<float>(acc - kSymmetricZeroPoint * a_sum);
+  return std::fma(x, scale, segment);
+}
 
 struct Params : gemm_int8::Output {
   Problem problem;

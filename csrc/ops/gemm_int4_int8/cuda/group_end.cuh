@@ -2,7 +2,7 @@
 // What that takes, of the groups that end in a step of the ring, lies behind the step's operands.
 #pragma once
 
-#include <cmath>
+#include <bit>
 
 #include "device/device.h"
 #include "ops/gemm_int4/cuda/group_rows.cuh"
@@ -63,55 +63,74 @@ struct GroupEnd {
       codes[tile][r] = dev::dot4_s8(a[r], kOnes, dev::dot4_s8(a[r + 2], kOnes, codes[tile][r]));
   }
 
-  // zero: of the block's tokens.
+  // zero: of the block's tokens, if they have any.
   LAMINA_DEVICE void end(const auto& args, const auto& at, const std::byte* stage,
                          const int32_t* zero) {
+    if (args.p.a_zero_point.is_given()) correct(at, zero);
     const bool has_zeros = args.p.w_zero_point.is_given();
-    const bool has_a_zero = args.p.a_zero_point.is_given();
-    float scale[kTiles][2], minus_zero[kTiles][2];
+    float scale[kTiles][2], minus_zero[kTiles][2] = {};
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
       const int column = (at.warp_n * kTiles + i) * int4::kTileN + dev::lane() / 4 * 2;
       load_pair(args.p.w_scale.kind, stage, row * kBlockN + column, scale[i]);
-      if (has_zeros) {
-        load_pair(args.p.w_zero_point.kind, stage + kZerosAt, row * kBlockN + column,
-                  minus_zero[i]);
-        minus_zero[i][0] = -minus_zero[i][0];
-        minus_zero[i][1] = -minus_zero[i][1];
-      }
-      if (has_a_zero) add_lanes(codes[i]);
+      if (!has_zeros) continue;
+      load_pair(args.p.w_zero_point.kind, stage + kZerosAt, row * kBlockN + column, minus_zero[i]);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) minus_zero[i][r] = -minus_zero[i][r];
     }
     const auto* const a_sums = reinterpret_cast<const int32_t*>(stage + kSumsAt) + row * kBlockM;
-#pragma unroll
-    for (int j = 0; j < kTokenGroups; ++j) {
-      const int token = (at.warp_m * kTokenGroups + j) * 8 + dev::lane() % 4 * 2;
-      const auto a_sum = dev::load_shared(reinterpret_cast<const dev::U32x2*>(a_sums + token));
-      dev::U32x2 a_zero{};
-      if (has_a_zero) a_zero = dev::load_shared(reinterpret_cast<const dev::U32x2*>(zero + token));
-#pragma unroll
-      for (int i = 0; i < kTiles; ++i)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int r = e / 2;
-          const auto sum_of_a = static_cast<int32_t>(a_sum.x[e % 2]);
-          const int32_t sum =
-              gemm_int8::correct(sums[i][j][e], static_cast<int32_t>(a_zero.x[e % 2]), codes[i][r]);
-          const float x =
-              has_zeros
-                  ? std::fma(minus_zero[i][r], static_cast<float>(sum_of_a),
-                             static_cast<float>(sum))
-                  : static_cast<float>(gemm_int8::correct(sum, kSymmetricZeroPoint, sum_of_a));
-          segment[i][j][e] = std::fma(x, scale[i][r], segment[i][j][e]);
-          sums[i][j][e] = 0;
-        }
+    const auto add = [&](bool has_zeros_here) {
+      for_tokens(at, a_sums, [&](int i, int j, int e, int32_t a_sum) {
+        segment[i][j][e] = add_group(sums[i][j][e], a_sum, has_zeros_here, minus_zero[i][e / 2],
+                                     scale[i][e / 2], segment[i][j][e]);
+        sums[i][j][e] = 0;
+      });
+    };
+    if (has_zeros) {
+      add(true);
+    } else {
+      add(false);
     }
-#pragma unroll
-    for (int i = 0; i < kTiles; ++i) codes[i][0] = codes[i][1] = 0;
     ++index;
     ++row;
   }
 
+  // The sums of a part of the only group, as they are, for the reduction.
+  LAMINA_DEVICE void keep_integers(const auto& args, const auto& at, const int32_t* zero) {
+    if (args.p.a_zero_point.is_given()) correct(at, zero);
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i)
+#pragma unroll
+      for (int j = 0; j < kTokenGroups; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) segment[i][j][e] = std::bit_cast<float>(sums[i][j][e]);
+  }
+
  private:
+  // body(i, j, e, the value of the token of sums[i][j][e]), of values of the block's tokens.
+  LAMINA_DEVICE static void for_tokens(const auto& at, const int32_t* values, const auto& body) {
+#pragma unroll
+    for (int j = 0; j < kTokenGroups; ++j) {
+      const int token = (at.warp_m * kTokenGroups + j) * 8 + dev::lane() % 4 * 2;
+      const auto pair = dev::load_shared(reinterpret_cast<const dev::U32x2*>(values + token));
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) body(i, j, e, static_cast<int32_t>(pair.x[e % 2]));
+    }
+  }
+
+  // Takes the tokens' zero points off; the codes' sums begin anew.
+  LAMINA_DEVICE void correct(const auto& at, const int32_t* zero) {
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) add_lanes(codes[i]);
+    for_tokens(at, zero, [&](int i, int j, int e, int32_t token_zero) {
+      sums[i][j][e] = gemm_int8::correct(sums[i][j][e], token_zero, codes[i][e / 2]);
+    });
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) codes[i][0] = codes[i][1] = 0;
+  }
+
   // Over the four lanes that share the rows of an mma.
   LAMINA_DEVICE static void add_lanes(int32_t (&sum)[2]) {
 #pragma unroll

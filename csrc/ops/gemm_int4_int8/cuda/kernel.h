@@ -12,8 +12,16 @@ namespace lamina::gemm_int4_int8 {
 
 using gemm_int8::Split;  // its slabs: those of slabs() here
 
-// Each segment has a sum of its own.
-constexpr int64_t slabs(const Problem& p) { return ceil_div(p.k, segment_k(p.group)); }
+// One group's sums are integers, of any part of k: each split has one. Sums of more groups are f32: each segment has one.
+constexpr bool is_one_group(const Problem& p) { return p.groups() == 1; }
+constexpr int64_t slabs(const Split& split, const Problem& p) {
+  return is_one_group(p) ? split.count : ceil_div(p.k, segment_k(p.group));
+}
+
+// Where k may be split.
+constexpr int64_t split_k(const Problem& p) {
+  return is_one_group(p) ? kSegmentK : segment_k(p.group);
+}
 
 // a that the call quantises, [m, k] in place of Params::a, in rows of Params::a_stride.
 struct Floats {
@@ -64,8 +72,7 @@ struct CudaKernel {
   int cluster;         // blocks that fetch their rows of a together
   int macs_per_cycle;  // of an SM, at best
   int step_cycles;     // barrier and latency of a step that nothing hides
-  // At most max_blocks blocks.
-  Status (*launch)(const CudaParams&, const Split&, int max_blocks, void* stream);
+  Status (*launch)(const CudaParams&, const Split&, void* stream);
 
   bool runs_on(int compute_capability) const { return compute_capability >= arch; }
 };

@@ -30,13 +30,11 @@ Status check_cuda(const Problem& p, const DeviceInfo& device) {
 }
 
 CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, int max_sms, std::string_view only) {
-  return {
-      gemm_int4::plan_segments(cuda_kernels(), p, segment_k(p.group), 1, device, max_sms, only)};
+  return {gemm_int4::plan_segments(cuda_kernels(), p, split_k(p), 1, device, max_sms, only)};
 }
 
 int64_t CudaPlan::workspace_bytes(const Problem& p) const {
-  return Prepared::bytes(p) +
-         (split.count == 1 ? 0 : gemm_int4::bytes_of_segments(p, segment_k(p.group)));
+  return Prepared::bytes(p) + (split.count == 1 ? 0 : gemm_int4::bytes_of_segments(p, split_k(p)));
 }
 
 std::string CudaPlan::describe(const Problem& p, const DeviceInfo& device) const {
@@ -65,8 +63,7 @@ Status run_cuda(const Params& params, const std::optional<Floats>& floats, const
   const int blocks = plan.max_blocks();
   if (Status status = launch_prepare(params, floats, prepared, blocks, stream); !status.is_ok())
     return status;
-  if (Status status = plan.kernel.launch(then, split, blocks, stream); !status.is_ok())
-    return status;
+  if (Status status = plan.kernel.launch(then, split, stream); !status.is_ok()) return status;
   return split.count == 1 ? Status::ok() : launch_reduce(then, split, blocks, stream);
 }
 

@@ -3,12 +3,13 @@
 // Algorithm  a block owns block_m tokens x block_n features and whole segments of k. Weights are the 16 rows of an mma and
 //            tokens its columns: few tokens waste little, and a warp keeps its weights in registers. Codes, unsigned bytes,
 //            times activations are exact integers; where a group ends they are scaled and added to the chain of its segment.
-//            So neither the tile nor a split of k shows. Where a segment ends: ../../gemm_int8/cuda/segment.cuh
+//            So neither the tile nor a split of k shows. Where a segment ends: ../../gemm_int8/cuda/segment.cuh. One group that
+//            is all of k is split anywhere, its sums are integers up to the reduction
 // Layouts    a, its sums of groups: Prepared (kernel.h).  w: layout/int4_tile.h.  scales, zero points [groups,n].  out [m,n]
 // Data path  gmem -cp.async-> smem ring -ldmatrix (a), 16-byte loads (w)-> regs -and, shift-> mma m16n8k32 u8 s8 -> s32
 //            -group_end.cuh-> f32 -> out
 // Features   lane q = lane / 4 has two neighbours of each 16, as rows q and q + 8
-// Budget     regs <= 255; 0 spills; 0 bank conflicts (layout/swizzle.h)
+// Budget     regs <= 248; 0 spills; 0 bank conflicts (layout/swizzle.h)
 //            requires SASS: IMMA, LDGSTS, LDSM
 // Requires   w at a multiple of 16 bytes; what the workspace holds is aligned as it is
 // Source     own; the ring is that of gemm_int4's sm80, codes as bytes are as in QServe, Lin et al., arXiv:2405.04532.
@@ -78,10 +79,10 @@ struct Sm80 {
     Split split;
     gemm_int4::GroupRows scales, zeros;  // zeros: if w_zero_point is given
     int64_t a_stride, sums_stride;
-    int steps, segment_steps;          // of all of k, of a segment
+    int steps, segment_steps;          // of all of k; of what has a sum of its own
     int groups, slices, group_slices;  // slices of kSliceK: of all steps, of a group
+    bool keeps_integers;  // k is split within the only group, which then ends in no step
     int blocks_m, blocks_n;
-    uint32_t units;  // of work of a block: block_m x block_n outputs, one split
   };
 
   // Where a block is.
@@ -91,12 +92,12 @@ struct Sm80 {
     int warp_m, warp_n;
   };
 
-  // Neighbouring units share weights.
-  LAMINA_DEVICE static Place find_place(const Args& args, int unit) {
-    const int column = unit / args.blocks_m, split = column / args.blocks_n;
+  // Neighbouring blocks share weights.
+  LAMINA_DEVICE static Place find_place(const Args& args, int block) {
+    const int column = block / args.blocks_m, split = column / args.blocks_n;
     const int first = split * args.split.steps;
     const int left = args.steps > first ? args.steps - first : 0;
-    return {static_cast<int64_t>(unit % args.blocks_m) * kConfig.block_m,
+    return {static_cast<int64_t>(block % args.blocks_m) * kConfig.block_m,
             static_cast<int64_t>(column % args.blocks_n) * kConfig.block_n,
             first,
             left < args.split.steps ? left : args.split.steps,
@@ -106,6 +107,7 @@ struct Sm80 {
 
   // The slice after a group's last; what lies beyond k is the last one's. After it none ends.
   LAMINA_DEVICE static int end_of(const Args& args, int group) {
+    if (args.keeps_integers) return INT_MAX;
     return group + 1 < args.groups    ? (group + 1) * args.group_slices
            : group + 1 == args.groups ? args.slices
                                       : INT_MAX;
@@ -267,14 +269,7 @@ struct Sm80 {
   }
 
   LAMINA_DEVICE static void run(const Args& args) {
-    const uint32_t stride = static_cast<uint32_t>(dev::grid_size().x);
-    for (uint32_t unit = dev::block_index().x; unit < args.units; unit += stride) {
-      compute(args, find_place(args, static_cast<int>(unit)));
-      if (args.units - unit > stride) dev::block_sync();  // the ring is read
-    }
-  }
-
-  LAMINA_DEVICE static void compute(const Args& args, const Place& at) {
+    const Place at = find_place(args, dev::block_index().x);
     std::byte* const smem = dev::dynamic_smem();
     const auto stage = [&](int step) { return smem + step % kConfig.stages * kStageBytes; };
     Source from = find_source(args, at);
@@ -302,30 +297,31 @@ struct Sm80 {
       if (next < at.steps) load_step(args, at, from, at.first_step + next, stage(next));
       dev::cp_async_commit();
       multiply_step(args, at, at.first_step + s, stage(s), group);
+      if (args.keeps_integers && s + 1 == at.steps) group.keep_integers(args, at, tokens_zero());
       end_segment(args.split, at.first_step + s + 1, s + 1 == at.steps);
     }
     if (args.split.count == 1) store<false>(args, at, 0, group);
   }
 
-  static Status start(const CudaParams& params, const Split& split, int max_blocks, void* stream) {
+  static Status start(const CudaParams& params, const Split& split, void* stream) {
     const Problem& p = params.problem;
     const int64_t blocks_m = ceil_div(p.m, kConfig.block_m);
     const int64_t blocks_n = ceil_div(p.n, kConfig.block_n);
-    const std::optional<int64_t> units = checked_product(blocks_m, blocks_n, split.count);
-    if (!units || *units > INT_MAX)
+    const std::optional<int64_t> blocks = checked_product(blocks_m, blocks_n, split.count);
+    if (!blocks || *blocks > INT_MAX)
       return Status::error("gemm_int4_int8: m = ", p.m, ", n = ", p.n, ": more than ", INT_MAX,
                            " tiles of ", kConfig.block_m, " x ", kConfig.block_n);
-    const dev::LaunchShape shape{{static_cast<int>(std::min<int64_t>(*units, max_blocks)), 1, 1},
-                                 kSmemBytes};
     const auto steps = static_cast<int>(int4::tiles_k(p.k));
+    const bool keeps_integers = is_one_group(p) && split.count > 1;
+    const auto segment_steps = static_cast<int>(segment_k(p.group) / kStepK);
     return dev::launch<Sm80>(
-        shape, stream,
+        {{static_cast<int>(*blocks), 1, 1}, kSmemBytes}, stream,
         {params, split, gemm_int4::GroupRows::of(params.w_scale, p),
          gemm_int4::GroupRows::of(params.w_zero_point, p), Prepared::a_stride(p),
-         Prepared::sums_stride(p), steps, static_cast<int>(segment_k(p.group) / kStepK),
+         Prepared::sums_stride(p), steps, keeps_integers ? split.steps : segment_steps,
          static_cast<int>(p.groups()), steps * kSlices,
-         static_cast<int>(std::min<int64_t>(p.group, kMaxK) / kSliceK), static_cast<int>(blocks_m),
-         static_cast<int>(blocks_n), static_cast<uint32_t>(*units)});
+         static_cast<int>(std::min<int64_t>(p.group, kMaxK) / kSliceK), keeps_integers,
+         static_cast<int>(blocks_m), static_cast<int>(blocks_n)});
   }
 };
 

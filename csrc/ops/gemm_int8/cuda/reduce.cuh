@@ -14,14 +14,12 @@ namespace lamina::gemm_int8 {
 
 inline constexpr int kReduceColumns = 8;
 
-// Of parts that are added as Acc.
+// The sums of slabs, of parts that are added as Acc.
 template <class Part, class Acc, class P>
-LAMINA_DEVICE void reduce_columns(const P& p, const Split& split, int64_t slabs, int64_t i,
-                                  int64_t j) {
-  Acc sums[kReduceColumns] = {};
-  if constexpr (std::is_same_v<Acc, float>)
+LAMINA_DEVICE void add_slabs(const P& p, const Split& split, int64_t slabs, int64_t i, int64_t j,
+                             Acc (&sums)[kReduceColumns]) {
 #pragma unroll
-    for (int e = 0; e < kReduceColumns; ++e) sums[e] = kNoSum;
+  for (int e = 0; e < kReduceColumns; ++e) sums[e] = std::is_same_v<Acc, float> ? Acc(kNoSum) : 0;
   for (int64_t slab = 0; slab < slabs; ++slab) {
     const Part* const from = partial_at<Part>(split, p.problem, slab, i, j);
 #pragma unroll
@@ -31,6 +29,13 @@ LAMINA_DEVICE void reduce_columns(const P& p, const Split& split, int64_t slabs,
       for (int e = 0; e < 4; ++e) sums[4 * v + e] += std::bit_cast<Part>(part.x[e]);
     }
   }
+}
+
+template <class Part, class Acc, class P>
+LAMINA_DEVICE void reduce_columns(const P& p, const Split& split, int64_t slabs, int64_t i,
+                                  int64_t j) {
+  Acc sums[kReduceColumns];
+  add_slabs<Part>(p, split, slabs, i, j, sums);
   store_row(p, sums, i, Columns<kReduceColumns>(p, j));
 }
 
