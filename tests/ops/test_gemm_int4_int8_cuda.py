@@ -272,16 +272,19 @@ def test_no_bank_conflicts(scale: torch.dtype, twin: Twin, twin_ops: object) -> 
 
 
 @pytest.mark.parametrize(
-    ("m", "n", "k", "kernel", "is_split"),
+    ("m", "n", "k", "group", "kernel", "is_split"),
     [
-        (1, 8192, 8192, "sm80_m16", True),
-        (1, 28672, 8192, "sm80_m16", False),
-        (16, 512, 8192, "sm80_m16", True),
-        (64, 8192, 8192, "sm80_m64", True),
-        (4096, 8192, 8192, "sm80_m128", False),
+        (1, 8192, 8192, 128, "sm80_m16", True),
+        (1, 8192, 8192, -1, "sm80_m16", True),
+        (1, 8192, 8192, 4096, "sm80_m16", True),
+        (1, 28672, 8192, 128, "sm80_m16", False),
+        (1, 512, 1024, -1, "sm80_m16", False),
+        (16, 512, 8192, 128, "sm80_m16", True),
+        (64, 8192, 8192, 128, "sm80_m64", True),
+        (4096, 8192, 8192, 128, "sm80_m128", False),
     ],
 )
-def test_plan_fits_the_problem(m: int, n: int, k: int, kernel: str, is_split: bool) -> None:
-    plan = str(emulated_ops().explain_gemm_int4_int8_cuda(m, n, k, *H200, 128))
+def test_plan_fits_the_problem(m: int, n: int, k: int, group: int, kernel: str, is_split: bool) -> None:
+    plan = str(emulated_ops().explain_gemm_int4_int8_cuda(m, n, k, *H200, group))
     assert kernel_of(plan) == f"{OP}_{kernel}"
     assert ("x 1 splits" not in plan) == is_split, plan
