@@ -166,6 +166,17 @@ def test_an_int4_module_is_repacked_where_it_goes(kind: str, device: torch.devic
 
 
 @INT4_KINDS
+def test_an_int4_module_with_int8_activations_gives_the_bits_of_the_cpu(
+    kind: str, device: torch.device
+) -> None:
+    module, x = make_int4(kind), torch.randn(5, 140)
+    module.activations = "int8"
+    with torch.no_grad():
+        expected = module(x)
+        assert torch.equal(module.to(device)(x.to(device)).cpu(), expected)
+
+
+@INT4_KINDS
 def test_an_int4_state_dict_crosses_devices(kind: str, device: torch.device) -> None:
     on_cpu = make_int4(kind)
     on_device = make_int4(kind).to(device)
