@@ -8,6 +8,7 @@ from tools.mutant import Mutant
 
 W4A16 = "csrc/ops/gemm_int4"
 W4A8 = "csrc/ops/gemm_int4_int8"
+GEMM = "csrc/ops/gemm_int8"
 BODY = f"{W4A8}/cpu/body.h"
 STEP = f"{W4A8}/cpu/step.h"
 W4A16_BODY = f"{W4A16}/cpu/body.h"
@@ -92,8 +93,20 @@ _MUTANTS = (
     Mutant(
         "int4_int8 amx: a group's second block forgets the first",
         f"{W4A8}/cpu/amx_int8.cc",
-        "!piece.begins, {w",
-        "false, {w",
+        "!piece.begins, gemm_int8",
+        "false, gemm_int8",
+    ),
+    Mutant(
+        "int4_int8 amx: the second half of a tile is the first",
+        f"{GEMM}/cpu/amx_product.h",
+        "p % kParts * kProductK;",
+        "0 * kProductK;",
+    ),
+    Mutant(
+        "int4_int8 amx: signed codes with given zero points",
+        BODY,
+        "Tile::kTakesSigned && scaling == Scaling::kSymmetric",
+        "Tile::kTakesSigned",
     ),
 )
 

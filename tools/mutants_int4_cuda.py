@@ -219,6 +219,18 @@ _W4A8_MUTANTS = (
         "{}",
     ),
     Mutant(
+        "int4_int8 cuda, prepare: the next row's extremes while they are read",
+        W4A8_PREPARE,
+        "if (i + stride < args.m) dev::block_sync();",
+        "",
+    ),
+    Mutant(
+        "int4_int8 cuda: the next tile's copies into a ring that is being read",
+        W4A8_SM80,
+        "dev::block_sync();  // the ring is read",
+        "{}",
+    ),
+    Mutant(
         "int4_int8 cuda, prepare: one feature too many",
         W4A8_PREPARE,
         "feature >= args.perm.features",

@@ -275,7 +275,7 @@ _PEERS: dict[str, Build] = {
 
 
 class Int4Bench:
-    devices = ("cpu",)
+    devices: tuple[str, ...] = ("cpu",)
     dtypes = tuple(DTYPES)
     groups = (16, 32, 48, 64, 128, 256)
 

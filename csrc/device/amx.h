@@ -1,4 +1,4 @@
-// AMX tiles of 16 rows x 64 bytes, tile numbers as template arguments: one instruction a function, or
+// AMX tiles of up to 16 rows x 64 bytes, tile numbers as template arguments: one instruction a function, or
 // with LAMINA_EMULATE the same in plain C++, written from Intel SDM vol. 2 (LDTILECFG, TILELOADD,
 // TDPBSSD, TILESTORED). Only files under ops/*/cpu include this.
 #pragma once
@@ -15,8 +15,14 @@ inline constexpr int kAmxRowBytes = 64;
 #if defined(LAMINA_EMULATE)
 
 inline thread_local int8_t amx_tiles[8][kAmxRows][kAmxRowBytes];
+inline thread_local uint8_t amx_config[64];
 
-inline void amx_configure(const void*) { std::memset(amx_tiles, 0, sizeof amx_tiles); }
+inline void amx_configure(const void* config) {
+  std::memcpy(amx_config, config, sizeof amx_config);
+  std::memset(amx_tiles, 0, sizeof amx_tiles);
+}
+inline size_t amx_columns(int tile) { return amx_config[16 + 2 * tile]; }
+inline int amx_rows(int tile) { return amx_config[48 + tile]; }
 inline void amx_release() {}
 
 template <int kTile>
@@ -26,9 +32,10 @@ inline void amx_zero() {
 
 template <int kTile>
 inline void amx_load(const void* rows, int64_t stride_bytes) {
-  for (int r = 0; r < kAmxRows; ++r)
+  amx_zero<kTile>();
+  for (int r = 0; r < amx_rows(kTile); ++r)
     std::memcpy(amx_tiles[kTile][r], static_cast<const char*>(rows) + r * stride_bytes,
-                kAmxRowBytes);
+                amx_columns(kTile));
 }
 
 template <int kTile>
@@ -37,14 +44,14 @@ inline void amx_store(void* rows, int64_t stride_bytes) {
     std::memcpy(static_cast<char*>(rows) + r * stride_bytes, amx_tiles[kTile][r], kAmxRowBytes);
 }
 
-// sum[16][16] s32 += a[16][64] s8 * b[16][16][4] s8
+// sum[16][16] s32 += a[16][k] s8 * b[k / 4][16][4] s8
 template <int kSum, int kA, int kB>
 inline void amx_multiply_s8() {
   for (int i = 0; i < kAmxRows; ++i)
     for (int j = 0; j < kAmxRows; ++j) {
       int32_t total;
       std::memcpy(&total, &amx_tiles[kSum][i][4 * j], sizeof total);
-      for (int p = 0; p < kAmxRowBytes; ++p)
+      for (int p = 0; p < static_cast<int>(amx_columns(kA)); ++p)
         total += amx_tiles[kA][i][p] * amx_tiles[kB][p / 4][4 * j + p % 4];
       std::memcpy(&amx_tiles[kSum][i][4 * j], &total, sizeof total);
     }
@@ -80,7 +87,7 @@ inline void amx_store(void* rows, int64_t stride_bytes) {
                    : "memory");
 }
 
-// sum[16][16] s32 += a[16][64] s8 * b[16][16][4] s8
+// sum[16][16] s32 += a[16][k] s8 * b[k / 4][16][4] s8
 template <int kSum, int kA, int kB>
 inline void amx_multiply_s8() {
   __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kA), "i"(kB));
@@ -88,15 +95,16 @@ inline void amx_multiply_s8() {
 
 #endif
 
-// Holds all eight tiles configured as 16 x 64 bytes; releases them so that the core can sleep
-// deeply.
+// Holds the tiles configured: for products of 64 k all as 16 x 64 bytes, for products of 32 k tiles 4 and 5 as 16 x 32
+// for a and tiles 6 and 7 as 8 x 64 for b. Releases them so that the core can sleep deeply.
 struct AmxSession {
-  AmxSession() {
+  explicit AmxSession(int product_k = kAmxRowBytes) {
     alignas(64) uint8_t config[64] = {};
     config[0] = 1;  // palette
     for (int tile = 0; tile < 8; ++tile) {
-      config[16 + 2 * tile] = kAmxRowBytes;
-      config[48 + tile] = kAmxRows;
+      const bool is_a = tile == 4 || tile == 5, is_b = tile >= 6;
+      config[16 + 2 * tile] = static_cast<uint8_t>(is_a ? product_k : kAmxRowBytes);
+      config[48 + tile] = static_cast<uint8_t>(is_b ? product_k / 4 : kAmxRows);
     }
     amx_configure(config);
   }

@@ -1,5 +1,7 @@
 #include "torch/accelerator.h"
 
+#include <algorithm>
+#include <climits>
 #include <utility>
 
 #if defined(LAMINA_TWIN)
@@ -61,6 +63,12 @@ std::string take_twin_report() {
 #endif
 
 }  // namespace
+
+int checked_sms(const char* op, std::optional<int64_t> max_sms) {
+  require(!max_sms || *max_sms >= 1, op, "max_sms = ", max_sms.value_or(0),
+          "; must be at least 1, or None for all");
+  return static_cast<int>(std::min<int64_t>(max_sms.value_or(INT_MAX), INT_MAX));
+}
 
 DeviceInfo described_device(const char* op, int64_t compute_capability, int64_t sm_count) {
   require(compute_capability >= 0 && compute_capability < 1000, op,

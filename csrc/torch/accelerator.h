@@ -17,6 +17,9 @@ struct Accelerator {
   std::optional<torch::stable::accelerator::DeviceGuard> guard;  // its device is the current one
 };
 
+// SMs that a call may occupy; None is INT_MAX.
+int checked_sms(const char* op, std::optional<int64_t> max_sms);
+
 // The device that a plan is asked for, present or not.
 DeviceInfo described_device(const char* op, int64_t compute_capability, int64_t sm_count);
 

@@ -57,12 +57,13 @@ Tensor unpack_cuda(const Tensor&, int64_t, int64_t, std::string) {
 }
 
 #if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
-void run_on(const Accelerator& accelerator, const gemm_int4::Params& params, const Tensor& like) {
+void run_on(const Accelerator& accelerator, const gemm_int4::Params& params, int max_sms,
+            const Tensor& like) {
   const DeviceInfo& device = accelerator.device;
   raise_if_bad(gemm_int4::check_cuda(params.problem, device));
   raise_if_bad(gemm_int4::check_cuda(params));
   const gemm_int4::CudaPlan plan =
-      gemm_int4::plan_cuda(params.problem, device, INT_MAX, accelerator.kernel);
+      gemm_int4::plan_cuda(params.problem, device, max_sms, accelerator.kernel);
   require(plan.kernel.launch != nullptr, "set_cuda_kernel", "name = \"", accelerator.kernel,
           "\": no CUDA kernel of this name for compute capability ", device.compute_capability);
   const Tensor workspace =
@@ -71,20 +72,23 @@ void run_on(const Accelerator& accelerator, const gemm_int4::Params& params, con
 }
 
 std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capability,
-                         int64_t sm_count, std::optional<int64_t> group) {
+                         int64_t sm_count, std::optional<int64_t> group,
+                         std::optional<int64_t> max_sms) {
+  const int sms = checked_sms("explain_gemm_int4_cuda", max_sms);
   const gemm_int4::Problem problem{m, n, k, group_of(group.value_or(-1), k)};
   const DeviceInfo device =
       described_device("explain_gemm_int4_cuda", compute_capability, sm_count);
   raise_if_bad(gemm_int4::check(problem));
   raise_if_bad(gemm_int4::check_cuda(problem, device));
-  return gemm_int4::plan_cuda(problem, device, INT_MAX, "").describe(problem, device);
+  return gemm_int4::plan_cuda(problem, device, sms, "").describe(problem, device);
 }
 #else
-[[noreturn]] void run_on(const Accelerator&, const gemm_int4::Params&, const Tensor&) {
+[[noreturn]] void run_on(const Accelerator&, const gemm_int4::Params&, int, const Tensor&) {
   fail("gemm_int4", "no CUDA kernel is built");
 }
 
-std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t, std::optional<int64_t>) {
+std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t, std::optional<int64_t>,
+                         std::optional<int64_t>) {
   fail("explain_gemm_int4_cuda", "no CUDA kernel is built");
 }
 #endif
@@ -92,9 +96,10 @@ std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t, std::optio
 Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t group,
             std::optional<Tensor> w_zero_point, std::optional<Tensor> bias,
             std::optional<ScalarType> out_dtype, std::optional<std::string> activation,
-            std::optional<Tensor> gate, std::optional<Tensor> residual,
-            std::optional<Tensor> perm) {
+            std::optional<Tensor> gate, std::optional<Tensor> residual, std::optional<Tensor> perm,
+            std::optional<int64_t> max_sms) {
   constexpr const char* kOp = "gemm_int4";
+  const int sms = checked_sms(kOp, max_sms);
   const OutputTensors then{kOp, a, bias, gate, residual};
   const Argument a_arg{kOp, "a", a}, scale_arg{kOp, "w_scale", w_scale};
   const Argument zero_arg = then.argument("w_zero_point", w_zero_point);
@@ -129,7 +134,7 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
   params.out = out.data_ptr();
   params.out_stride = n;
   if (accelerator) {
-    run_on(*accelerator, params, a);
+    run_on(*accelerator, params, sms, a);
   } else {
     raise_if_bad(gemm_int4::run(params, TorchParallel()));
   }

@@ -38,12 +38,12 @@ struct Quantized {
 
 #if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
 // a: int8, then it is params.a, or floats.
-void run_on(const Accelerator& accelerator, const gemm_int4_int8::Params& params,
+void run_on(const Accelerator& accelerator, const gemm_int4_int8::Params& params, int max_sms,
             const Argument& a) {
   const DeviceInfo& device = accelerator.device;
   raise_if_bad(gemm_int4_int8::check_cuda(params.problem, device));
   const gemm_int4_int8::CudaPlan plan =
-      gemm_int4_int8::plan_cuda(params.problem, device, INT_MAX, accelerator.kernel);
+      gemm_int4_int8::plan_cuda(params.problem, device, max_sms, accelerator.kernel);
   require(plan.kernel.launch != nullptr, "set_cuda_kernel", "name = \"", accelerator.kernel,
           "\": no CUDA kernel of this name for compute capability ", device.compute_capability);
   std::optional<gemm_int4_int8::Floats> floats;
@@ -56,20 +56,23 @@ void run_on(const Accelerator& accelerator, const gemm_int4_int8::Params& params
 }
 
 std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capability,
-                         int64_t sm_count, std::optional<int64_t> group) {
+                         int64_t sm_count, std::optional<int64_t> group,
+                         std::optional<int64_t> max_sms) {
+  const int sms = checked_sms("explain_gemm_int4_int8_cuda", max_sms);
   const gemm_int4_int8::Problem problem{m, n, k, group_of(group.value_or(-1), k)};
   const DeviceInfo device =
       described_device("explain_gemm_int4_int8_cuda", compute_capability, sm_count);
   raise_if_bad(gemm_int4_int8::check(problem));
   raise_if_bad(gemm_int4_int8::check_cuda(problem, device));
-  return gemm_int4_int8::plan_cuda(problem, device, INT_MAX, "").describe(problem, device);
+  return gemm_int4_int8::plan_cuda(problem, device, sms, "").describe(problem, device);
 }
 #else
-[[noreturn]] void run_on(const Accelerator&, const gemm_int4_int8::Params&, const Argument&) {
+[[noreturn]] void run_on(const Accelerator&, const gemm_int4_int8::Params&, int, const Argument&) {
   fail(kOp, "no CUDA kernel is built");
 }
 
-std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t, std::optional<int64_t>) {
+std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t, std::optional<int64_t>,
+                         std::optional<int64_t>) {
   fail("explain_gemm_int4_int8_cuda", "no CUDA kernel is built");
 }
 #endif
@@ -78,7 +81,9 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
             std::optional<Tensor> a_scale, std::optional<Tensor> w_zero_point,
             std::optional<Tensor> a_zero_point, std::optional<Tensor> bias, ScalarType out_dtype,
             std::optional<std::string> activation, std::optional<Tensor> gate,
-            std::optional<Tensor> residual, std::optional<Tensor> perm) {
+            std::optional<Tensor> residual, std::optional<Tensor> perm,
+            std::optional<int64_t> max_sms) {
+  const int sms = checked_sms(kOp, max_sms);
   const OutputTensors then{kOp, a, bias, gate, residual};
   const Argument a_arg{kOp, "a", a}, w_scale_arg{kOp, "w_scale", w_scale};
   if (a_scale) {
@@ -127,7 +132,7 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
   params.out = out.data_ptr();
   params.out_stride = n;
   if (accelerator) {
-    run_on(*accelerator, params, a_arg);
+    run_on(*accelerator, params, sms, a_arg);
     return out;
   }
   std::optional<Quantized> quantized;

@@ -1,7 +1,5 @@
 #include "ops/gemm_int8/gemm_int8.h"
 
-#include <algorithm>
-#include <climits>
 #include <tuple>
 
 #include "base/huge_pages.h"
@@ -27,13 +25,6 @@ void require_packed(const char* op, const char* name, const Tensor& w, int64_t n
           op, name, " must be packed by pack_int8 from [n, k] = [", n, ", ", k, "], so 5-D [",
           int8_tile::tiles_n(n), ", ", int8_tile::tiles_k(k), ", 16, 16, 4], got ", shape_text(w));
   require(w.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
-}
-
-// None is INT_MAX.
-int checked_sms(const char* op, std::optional<int64_t> max_sms) {
-  require(!max_sms || *max_sms >= 1, op, "max_sms = ", max_sms.value_or(0),
-          "; must be at least 1, or None for all");
-  return static_cast<int>(std::min<int64_t>(max_sms.value_or(INT_MAX), INT_MAX));
 }
 
 bool is_grouped(const char* op, std::optional<int64_t> group) {

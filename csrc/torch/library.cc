@@ -90,20 +90,20 @@ LAMINA_LIBRARY(m) {
   m.def(
       "gemm_int4(Tensor a, Tensor w, Tensor w_scale, int group, Tensor? w_zero_point=None, Tensor? "
       "bias=None, ScalarType? out_dtype=None, str? activation=None, Tensor? gate=None, Tensor? "
-      "residual=None, Tensor? perm=None) -> Tensor");
+      "residual=None, Tensor? perm=None, int? max_sms=None) -> Tensor");
   m.def("explain_gemm_int4(int m, int n, int k, int? group=None) -> str");
   m.def(
       "explain_gemm_int4_cuda(int m, int n, int k, int compute_capability, int sm_count, int? "
-      "group=None) -> str");
+      "group=None, int? max_sms=None) -> str");
   m.def(
       "gemm_int4_int8(Tensor a, Tensor w, Tensor w_scale, int group, Tensor? a_scale=None, Tensor? "
       "w_zero_point=None, Tensor? a_zero_point=None, Tensor? bias=None, ScalarType "
       "out_dtype=float, str? activation=None, Tensor? gate=None, Tensor? residual=None, Tensor? "
-      "perm=None) -> Tensor");
+      "perm=None, int? max_sms=None) -> Tensor");
   m.def("explain_gemm_int4_int8(int m, int n, int k, int? group=None) -> str");
   m.def(
       "explain_gemm_int4_int8_cuda(int m, int n, int k, int compute_capability, int sm_count, int? "
-      "group=None) -> str");
+      "group=None, int? max_sms=None) -> str");
   m.def("explain_quantize_int8(int m, int k) -> str");
   m.def("explain_gemm_int8(int m, int n, int k, int? group=None) -> str");
   m.def(

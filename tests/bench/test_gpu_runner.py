@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from bench import plot, report
 from bench.cases import Accuracy, Candidate, Case, Context, OpBench, load_op
-from bench.gpu import gemm_int8, suite
+from bench.gpu import gemm_int4, gemm_int8, suite
 from bench.gpu.device import Monitor
 from bench.gpu.runner import DeviceLost, GpuRunner, make_context
 from bench.gpu.timing import GpuProtocol
@@ -237,6 +237,29 @@ def test_scales_along_k_are_within_their_bound_and_only_there(dtype: str) -> Non
     exact = a @ w.T
     assert inputs.accuracy(exact).over_bound < 1e-6
     assert inputs.accuracy(exact + 1e-2 * exact.abs()).over_bound > 1
+
+
+@pytest.mark.parametrize("group", [None, 32])
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_int4_is_within_its_bound_and_only_there(dtype: str, group: int | None) -> None:
+    case = Case("gemm_int4", "cpu", 5, 48, 300, dtype, group=group)
+    context = make_context(1, ["lamina", "torch"], (), hot=False)
+    found = {candidate.impl: candidate for candidate in gemm_int4.candidates(case, context)}
+    assert (
+        set(found)
+        == {"lamina", "torch_f16", "torch_bf16"}
+        == set(gemm_int4.PEERS) - set(context.skipped) | {"lamina"}
+    )
+    for impl, candidate in found.items():
+        if impl.removeprefix("torch_") in ("lamina", dtype):
+            assert 0 < candidate.check().over_bound <= 1, impl
+    assert "gemm_int4" in str(found["lamina"].plan)
+    inputs = gemm_int4.make_inputs(case)
+    exact = inputs.a.double() @ inputs.dequantised(torch.float64).T
+    assert inputs.accuracy(exact.float()).over_bound < 0.1
+    assert inputs.accuracy((exact + 0.1 * exact.abs().max()).float()).over_bound > 1
+    with pytest.raises(RuntimeError, match="got shape"):
+        inputs.accuracy(exact[:, :40])
 
 
 @pytest.mark.parametrize(

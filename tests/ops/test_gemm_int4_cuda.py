@@ -68,7 +68,7 @@ def test_every_shape(dtype: torch.dtype, backend: Backend) -> None:
 
 @BACKENDS
 @pytest.mark.parametrize("zero", [None, "bytes", "floats"])
-def test_any_strides(zero: str | None, backend: Backend) -> None:
+def test_any_strides_and_ragged_tails(zero: str | None, backend: Backend) -> None:
     """Rows of a at every alignment; scales and zero points whose columns lie apart."""
     inputs = half_inputs(Int4Case("strides", 18, 144, 200, 32), torch.float16, zero, None)
     want = backend.gemm_int4(inputs)
@@ -181,6 +181,19 @@ def test_the_number_of_sms_does_not_show(sms: int, twin: Twin, twin_ops: object)
     data = inputs.pack(twin.int4_layout)
     got = ops.gemm_int4(inputs.a, data, inputs.w_scale, inputs.group, None, None, torch.float32)
     assert_equal(got, want, sms)
+
+
+@TWINS
+@pytest.mark.parametrize("max_sms", [1, 2])
+def test_a_cap_on_sms_caps_blocks_and_changes_nothing(max_sms: int, twin: Twin, twin_ops: object) -> None:
+    """Blocks that stay until the work is done, in the launch that adds splits too."""
+    ops = emulated_ops()
+    for m, n, k in ((40, 300, 600), (3, 260, 9000)):
+        inputs = half_inputs(Int4Case("capped", m, n, k, 128), torch.float16, "bytes", None)
+        want = twin.gemm_int4(inputs, torch.float32)
+        ops.take_twin_report()
+        assert_equal(twin.gemm_int4(inputs.but(max_sms=max_sms), torch.float32), want, (m, n, k))
+        assert json.loads(ops.take_twin_report())["most_blocks"] <= max_sms
 
 
 @TWINS

@@ -210,6 +210,15 @@ def run_on_twin(twin: Twin, sms: int, inputs: Int4Inputs) -> torch.Tensor:
 
 
 @TWINS
+@pytest.mark.parametrize("max_sms", [1, 2])
+def test_a_cap_on_sms_caps_blocks_and_changes_nothing(max_sms: int, twin: Twin, twin_ops: object) -> None:
+    inputs = Int4Case("capped", 40, 300, 2600, 128).inputs(zero=torch.uint8).but(max_sms=max_sms)
+    emulated_ops().take_twin_report()
+    assert_equal(twin.gemm_int4_int8(inputs), inputs.expected_bits(inputs.sums()))
+    assert json.loads(emulated_ops().take_twin_report())["most_blocks"] <= max_sms
+
+
+@TWINS
 @pytest.mark.parametrize("sms", [1, 3, 64])
 @pytest.mark.parametrize(("k", "group"), [(5000, 128), (4000, 48), (5000, -1)])
 def test_the_number_of_sms_does_not_show(k: int, group: int, sms: int, twin: Twin, twin_ops: object) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import lamina
 from lamina import devices, doctor, ops, quant
 from lamina.devices import CudaDevice, cuda_problem
-from lamina.nn import Int8Linear
+from lamina.nn import Int4Linear, Int8Linear
 from tests.product.pretend_cuda import pretend_cuda
 from tests.support.backends import emulated_ops
 
@@ -129,6 +129,73 @@ def test_compress_leaves_a_model_on_its_device(scheme: str, device: torch.device
     x = torch.randn(9, 100)
     with torch.no_grad():
         assert torch.equal(model(x.to(device)).cpu(), on_cpu(x))
+
+
+INT4_KINDS = pytest.mark.parametrize("kind", ["symmetric", "zero_points", "act_order"])
+
+
+def make_int4(kind: str) -> Int4Linear:
+    torch.manual_seed(5)
+    w, bias = torch.randn(33, 140).half(), torch.randn(33).half()
+    quantized = quant.quantize_weight_int4(w, 32, symmetric=kind == "symmetric")
+    if kind == "act_order":
+        quantized = quantized._replace(g_idx=torch.randperm(140).int() // 32)
+    return Int4Linear.from_quantized(quantized, bias)
+
+
+@INT4_KINDS
+def test_an_int4_module_is_repacked_where_it_goes(kind: str, device: torch.device) -> None:
+    module = make_int4(kind)
+    x = torch.randn(5, 140).half()
+    with torch.no_grad():
+        expected, weight = module(x), module.dequantize_weight()
+        before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        module.to(device)
+        assert {buffer.device for buffer in module.buffers()} == {device}
+        assert module.packed_weight.layout == "int4_tile" and int(module.weight_format[0]) == 2
+        assert torch.equal(module.dequantize_weight().cpu(), weight)
+        out = module(x.to(device))
+        assert out.device == device and out.dtype == torch.float16
+        torch.testing.assert_close(out.cpu(), expected, rtol=4e-3, atol=4e-2)
+        assert torch.equal(
+            module(x.bfloat16().to(device)).cpu(), make_int4(kind).to(device)(x.bfloat16().to(device)).cpu()
+        )
+        module.cpu()
+        assert_same_tensors(dict(module.named_buffers()), before)
+        assert torch.equal(module(x), expected)
+
+
+@INT4_KINDS
+def test_an_int4_module_with_int8_activations_gives_the_bits_of_the_cpu(
+    kind: str, device: torch.device
+) -> None:
+    module, x = make_int4(kind), torch.randn(5, 140)
+    module.activations = "int8"
+    with torch.no_grad():
+        expected = module(x)
+        assert torch.equal(module.to(device)(x.to(device)).cpu(), expected)
+
+
+@INT4_KINDS
+def test_an_int4_state_dict_crosses_devices(kind: str, device: torch.device) -> None:
+    on_cpu = make_int4(kind)
+    on_device = make_int4(kind).to(device)
+    for source, target in ((on_cpu, on_device), (on_device, on_cpu)):
+        state = {name: entry.clone() for name, entry in source.state_dict().items()}
+        fresh = Int4Linear(140, 33, device=target.weight_packed.device)
+        fresh.load_state_dict(state)
+        assert_same_tensors(dict(fresh.named_buffers()), dict(target.named_buffers()))
+        assert {buffer.device for buffer in fresh.buffers()} == {target.weight_packed.device}
+        assigned = Int4Linear(140, 33, device="meta")
+        assigned.load_state_dict(state, assign=True)
+        assert_same_tensors(dict(assigned.named_buffers()), dict(source.named_buffers()))
+
+
+def test_compress_to_int4_on_the_device(device: torch.device) -> None:
+    on_cpu, model = make_model().half(), make_model().half().to(device)
+    assert lamina.compress(model, "w4a16", group=32) == lamina.compress(on_cpu, "w4a16", group=32)
+    assert {tensor.device for tensor in model.state_dict().values()} == {device}
+    assert_same_tensors(model.cpu().state_dict(), on_cpu.state_dict())
 
 
 def test_a_nan_on_the_device_is_named(device: torch.device) -> None:

@@ -141,7 +141,7 @@ class Backend:
         )
         with self.active() as ops:
             out: torch.Tensor = ops.gemm_int4_int8(
-                a, data, w_scale, i.group, *optional, out_dtype, i.activation, gate, residual, perm
+                a, data, w_scale, i.group, *optional, out_dtype, i.activation, gate, residual, perm, i.max_sms
             )
         return out.cpu()
 
@@ -150,7 +150,7 @@ class Backend:
         with self.active() as ops:
             out: torch.Tensor = ops.gemm_int4(
                 *place((i.a, i.pack(self.int4_layout), i.w_scale)), i.group, *place((i.w_zero_point, i.bias)),
-                out_dtype, i.activation, *place((i.gate, i.residual, i.perm)),
+                out_dtype, i.activation, *place((i.gate, i.residual, i.perm)), i.max_sms,
             )  # fmt: skip
         return out.cpu()
 

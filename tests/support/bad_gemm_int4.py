@@ -33,6 +33,8 @@ def bad_gemm_int4_inputs() -> Iterator[BadInput]:
     yield bad("k another than the weight's", gemm(a=ROWS[:, 1:]), "a ", "69", "70")
     yield bad("w a plain tensor", gemm(w=PACKED.data), "w ", "Tensor", "PackedInt4")
     tile = lamina.pack_int4(CODES, "int4_tile")
+    yield bad("max_sms 0", gemm(max_sms=0), "max_sms", "max_sms = 0", "at least 1")
+    yield bad("max_sms a bool", gemm(max_sms=True), "max_sms", "bool True", "int or None")
     yield bad("w in the layout for CUDA", gemm(w=tile), "w ", '"int4_tile"', 'allowed on cpu: "int4_rows"')
     yield bad("group 8", gemm(group=8), "group", "group = 8;", "positive multiple of 16")
     yield bad("group a float", gemm(group=32.0), "group", "float 32.0", "int")

@@ -98,6 +98,7 @@ def _bad_weights() -> Iterator[BadInput]:
     data, tile = PACKED.data, lamina.pack_int4(CODES, "int4_tile")
     yield bad("w a plain tensor", gemm(w=data), "w ", "Tensor", "PackedInt4")
     yield bad("w of int8", gemm(w=lamina.pack_int8(bytes_(N, K))), "w ", "PackedInt8", "PackedInt4")
+    yield bad("max_sms 0", gemm(max_sms=0), "max_sms", "max_sms = 0", "at least 1")
     yield bad("w in the layout for CUDA", gemm(w=tile), "w ", '"int4_tile"', 'allowed on cpu: "int4_rows"')
     yield bad("w not packed", raw(CODES), "w ", "2-D [5, 70]", "3-D [1, 2, 512]")
     yield bad("w of signed bytes", raw(data.to(torch.int8)), "w ", "int8", "uint8")

@@ -35,6 +35,7 @@ class Int4Inputs:
     gate: torch.Tensor | None = None
     residual: torch.Tensor | None = None
     perm: torch.Tensor | None = None  # q, scales and zero points are in its order
+    max_sms: int | None = None
 
     def but(self, **changed: Any) -> Int4Inputs:
         """The same with some arguments replaced."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from lamina.act_order import act_order
 from lamina.nn.gptq_tensors import unpack_gptq
 from lamina.nn.packed_linear import PackedLinear, checked_bias, flag_problem, require_loaded
 from lamina.ops import gemm_int4, gemm_int4_int8
-from lamina.ops.gemm_int4 import LAYOUT
+from lamina.ops.gemm_int4 import CUDA_LAYOUT, LAYOUT, layout_for
 from lamina.pack import PackedInt4, pack_int4, packed_int4_shape
 from lamina.quant import WEIGHT_DTYPES, QuantizedInt4, quantize_weight_int4
 
@@ -20,7 +21,7 @@ ACTIVATIONS = ("float", "int8")  # by their number in weight_format
 
 
 class Int4Linear(PackedLinear):
-    """nn.Linear with an int4 weight: y = x @ ((q - zero point) * scale).T + bias. On the CPU.
+    """nn.Linear with an int4 weight: y = x @ ((q - zero point) * scale).T + bias.
 
     activations  "float": W4A16, x [..., k] in f32, f16 or bf16 is taken as it is. "int8": W4A8, x is
                  quantised per token, symmetric. The result has the dtype of x. Gradients of x and bias
@@ -34,11 +35,12 @@ class Int4Linear(PackedLinear):
     uint8 [groups, n] unless symmetric, `perm` int32 where a g_idx asks for one (lamina.quant.act_order),
     `weight_format` int64, `bias`: buffers all. A loaded state dict decides on group, symmetric, activations,
     perm and the dtype of the scales. `weight_scale` keeps that dtype under .half() and .to(dtype): the codes
-    were made with it.
+    were made with it. On CUDA "float" takes x of f16 or bf16 and rounds scales to its dtype.
+
+    A module is repacked for the kernels of its device when it moves there, and so is what it loads.
     """
 
-    FORMAT = 3
-    LAYOUT = LAYOUT
+    FORMATS: ClassVar = {3: LAYOUT, 2: CUDA_LAYOUT}
     VERSION = PackedInt4.VERSION
     HEADER = 8  # [format, version, n, k, group, symmetric, activations, whether there is a perm]
     DTYPES: ClassVar = {
@@ -126,7 +128,7 @@ class Int4Linear(PackedLinear):
             problem = f"bias must be [n] with n = {n}, got {list(bias.shape)}"
         if problem is not None:
             raise ValueError(f"Int4Linear: {problem}")
-        module.weight_packed = pack_int4(q, LAYOUT, perm).data
+        module.weight_packed = pack_int4(q, layout_for(q.device), perm).data
         module.perm = perm
         module.weight_scale = scale.detach().clone()
         module.weight_zero_point = None if zero_point is None else zero_point.clone()
@@ -188,7 +190,8 @@ class Int4Linear(PackedLinear):
     @property
     def packed_weight(self) -> PackedInt4:
         """The weight as lamina.ops.gemm_int4 takes it."""
-        return PackedInt4(self.weight_packed, self.out_features, self.packed_features, LAYOUT)
+        layout = layout_for(self.weight_packed.device)
+        return PackedInt4(self.weight_packed, self.out_features, self.packed_features, layout)
 
     @property
     def packed_features(self) -> int:
@@ -215,19 +218,46 @@ class Int4Linear(PackedLinear):
         return self.activations == "float"
 
     def _product(self, rows: Tensor) -> Tensor:
-        if rows.is_cuda:
-            raise ValueError("Int4Linear: x must be on the CPU, as the module: CUDA has no kernel for it yet")
+        scale = self.weight_scale
+        if rows.is_cuda and self.activations == "float":
+            scale = scale.to(rows.dtype)  # itself, where it has that dtype
         product = gemm_int4 if self.activations == "float" else gemm_int4_int8
         return product(
             rows,
             self.packed_weight,
-            self.weight_scale,
+            scale,
             group=self.group,
             w_zero_point=self.weight_zero_point,
             bias=self.bias,
             out_dtype=rows.dtype,
             perm=self.perm,
         )
+
+    @property
+    def _format(self) -> int:
+        # PackedLinear makes the header before there is a weight.
+        packed = getattr(self, "weight_packed", torch.empty(0))
+        return _number_of(layout_for(packed.device))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int4Linear:
+        before = self.weight_packed.device
+        super()._apply(fn, recurse)
+        after = self.weight_packed.device
+        if layout_for(before) != layout_for(after) and "meta" not in (before.type, after.type):
+            n, k = self.out_features, self.packed_features
+            moved = PackedInt4(self.weight_packed, n, k, layout_for(before))
+            self.weight_packed = _repacked(moved, layout_for(after))
+            self.weight_format = torch.tensor([self._format, *self.weight_format.tolist()[1:]], device=after)
+        return self
+
+    def _in_own_layout(self, state: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        header, layout = state["weight_format"].tolist(), layout_for(device)
+        if self.FORMATS[header[0]] == layout or state["weight_packed"].is_meta:
+            return state
+        k = len(state["perm"]) if "perm" in state else self.in_features
+        loaded = PackedInt4(state["weight_packed"], self.out_features, k, self.FORMATS[header[0]])
+        own = torch.tensor([_number_of(layout), *header[1:]], device=state["weight_format"].device)
+        return state | {"weight_packed": _repacked(loaded, layout), "weight_format": own}
 
     def _set(self, more: list[int]) -> None:
         self._group = more[0]
@@ -282,6 +312,15 @@ class Int4Linear(PackedLinear):
         self.weight_scale = torch.empty_like(state["weight_scale"], device=device)
 
 
+def _number_of(layout: str) -> int:
+    return next(number for number, name in Int4Linear.FORMATS.items() if name == layout)
+
+
+def _repacked(packed: PackedInt4, layout: str) -> Tensor:
+    """The same codes in another layout, where they were."""
+    return pack_int4(packed.unpack(), layout).data
+
+
 def _groups(k: int, group: int) -> int:
     return -(-k // (max(k, 1) if group == -1 else group))
 
@@ -304,4 +343,5 @@ def _packed_zeros(n: int, k: int, device: torch.device | str | None) -> Tensor:
     """Codes 8, and padding."""
     if torch.empty(0, device=device).is_meta:
         return torch.empty(packed_int4_shape(n, k), dtype=torch.uint8, device=device)
-    return pack_int4(torch.full((n, k), 8, dtype=torch.uint8), LAYOUT).data.to(device)
+    q = torch.full((n, k), 8, dtype=torch.uint8, device=device)
+    return pack_int4(q, layout_for(q.device)).data

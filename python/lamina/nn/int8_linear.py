@@ -25,8 +25,7 @@ class Int8Linear(PackedLinear):
     `weight_scale` stays f32 under .half() and .to(dtype).
     """
 
-    FORMAT = 1
-    LAYOUT = PackedInt8.FORMAT
+    FORMATS: ClassVar = {1: PackedInt8.FORMAT}
     VERSION = PackedInt8.VERSION
     HEADER = 5  # [format, version, n, k, symmetric activations]
     DTYPES: ClassVar = {

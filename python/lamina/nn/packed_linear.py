@@ -21,8 +21,7 @@ class PackedLinear(nn.Module):
     says what the shapes do not: k = 65 and k = 100 pack into the same.
     """
 
-    FORMAT: ClassVar[int]  # number of the layout in weight_format
-    LAYOUT: ClassVar[str]  # its name in docs/layouts.md
+    FORMATS: ClassVar[Mapping[int, str]]  # layouts by their number in weight_format, names of docs/layouts.md
     VERSION: ClassVar[int]
     HEADER: ClassVar[int]  # elements of weight_format
     DTYPES: ClassVar[Mapping[str, Dtypes]]  # of the buffers; bias is any of WEIGHT_DTYPES
@@ -68,11 +67,20 @@ class PackedLinear(nn.Module):
         return False
 
     @property
+    def _format(self) -> int:
+        """Number of the layout that this module holds."""
+        return next(iter(self.FORMATS))
+
+    def _in_own_layout(self, state: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """Entries of a state dict without a problem, for a module whose buffers will be on `device`."""
+        return state
+
+    @property
     def _kind(self) -> str:
         return type(self).__name__
 
     def _header(self, *more: int) -> list[int]:
-        return [self.FORMAT, self.VERSION, self.out_features, self.in_features, *more]
+        return [self._format, self.VERSION, self.out_features, self.in_features, *more]
 
     def _product(self, rows: Tensor) -> Tensor:
         """[m, k] -> [m, n] in the dtype of rows."""
@@ -115,7 +123,12 @@ class PackedLinear(nn.Module):
             return
         header = state.get("weight_format")
         if header is not None and not header.is_meta:
-            self._adopt(header.tolist()[4:], state)
+            is_assigned = local_metadata.get("assign_to_params_buffers", False)
+            held = state.get("weight_packed", self.weight_packed) if is_assigned else self.weight_packed
+            own = self._in_own_layout(state, held.device)
+            if own is not state:
+                state_dict = state_dict | {prefix + name: entry for name, entry in own.items()}
+            self._adopt(header.tolist()[4:], own)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
@@ -140,11 +153,12 @@ class PackedLinear(nn.Module):
         if header.dtype is not torch.int64 or header.dim() != 1 or len(header) < 2:
             return f"weight_format must be int64 [{self.HEADER}], got {header.dtype} {list(header.shape)}"
         layout, version, *rest = header.tolist()
-        if layout != self.FORMAT:
-            return f"weight_format is {layout}; this module reads {self.FORMAT} ({self.LAYOUT})"
+        if layout not in self.FORMATS:
+            known = " or ".join(f"{number} ({name})" for number, name in self.FORMATS.items())
+            return f"weight_format is {layout}; this module reads {known}"
         if version != self.VERSION:
             return (
-                f"weight format {self.LAYOUT} has version {version}; this lamina reads version "
+                f"weight format {self.FORMATS[layout]} has version {version}; this lamina reads version "
                 f"{self.VERSION}; save the model again from its float weights"
             )
         if len(header) != self.HEADER:

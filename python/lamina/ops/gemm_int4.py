@@ -13,6 +13,7 @@ from lamina._checks import (
     require_device,
     require_dtype,
     require_int,
+    require_optional_int,
     require_optional_str,
     require_optional_tensors,
     require_tensors,
@@ -42,6 +43,7 @@ def gemm_int4(
     gate: Tensor | None = None,
     residual: Tensor | None = None,
     perm: Tensor | None = None,
+    max_sms: int | None = None,
 ) -> Tensor:
     """activation(a @ w.T + bias) * gate + residual, where w = (q - w_zero_point) * w_scale.
 
@@ -59,7 +61,8 @@ def gemm_int4(
     residual      [m, n]  f32 | f16 | bf16, any row stride
     perm          [k]  int32, act-order: packed input feature p multiplies a[:, perm[p]], or 0 where perm[p]
                   is -1, and groups are of packed features. a is [m, any], k that of w. lamina.quant.act_order
-                  makes it
+                  makes it. On CUDA its values are not checked: a feature that there is not gives NaN
+    max_sms       as in gemm_int8
     returns       [m, n]  out_dtype: sum_p a * w + bias, activation, * gate, + residual, in f32, then one
                   rounding; what is not given is left out
     Sums     w = the fused multiply-add q * w_scale - (w_zero_point * w_scale), in f32: without w_zero_point
@@ -84,11 +87,12 @@ def gemm_int4(
     """
     optional = dict(zip(_OPTIONAL, (w_zero_point, bias, gate, residual, perm), strict=True))
     check("gemm_int4", a, w, w_scale, group, activation, optional)
+    require_optional_int("gemm_int4", "max_sms", max_sms)
     if out_dtype is not None:
         require_dtype("gemm_int4", "out_dtype", out_dtype)
     out: Tensor = call(
         torch.ops.lamina.gemm_int4, a, w.data, w_scale, group, w_zero_point, bias, out_dtype, activation,
-        gate, residual, perm,
+        gate, residual, perm, max_sms,
     )  # fmt: skip
     return out
 
@@ -149,6 +153,7 @@ def _fake_gemm_int4(
     gate: Tensor | None = None,
     residual: Tensor | None = None,
     perm: Tensor | None = None,
+    max_sms: int | None = None,
 ) -> Tensor:
     optional = dict(zip(_OPTIONAL, (w_zero_point, bias, gate, residual, perm), strict=True))
     return fake_product("gemm_int4", a, w, w_scale, out_dtype or a.dtype, optional)
@@ -158,7 +163,7 @@ GRADIENT_ROWS = 1024  # of the weight, in f32 at once
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    a, w, w_scale, group, w_zero_point, bias, _, activation, gate, residual, perm = inputs
+    a, w, w_scale, group, w_zero_point, bias, _, activation, gate, residual, perm, _ = inputs
     ctx.save_for_backward(w, w_scale, w_zero_point, perm)
     ctx.k = a.shape[1] if perm is None else perm.shape[0]
     ctx.group = max(ctx.k, 1) if group == -1 else group
@@ -175,7 +180,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     given = len(ctx.needs_input_grad)  # arguments; those at the end may be left out
     needed = {at for at, is_needed in enumerate(ctx.needs_input_grad) if is_needed}
     a_dtype, bias_dtype, residual_dtype = ctx.dtypes
-    gradients: list[Tensor | None] = [None] * 11
+    gradients: list[Tensor | None] = [None] * 12
     if 0 in needed:
         gradients[0] = _gradient_of_a(ctx, grad).to(a_dtype)
     if 5 in needed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lamina._checks import call, require_dtype
+from lamina._checks import call, require_dtype, require_optional_int
 from lamina.ops.gemm_int4 import check, fake_product
 from lamina.pack import PackedInt4
 
@@ -27,6 +27,7 @@ def gemm_int4_int8(
     gate: Tensor | None = None,
     residual: Tensor | None = None,
     perm: Tensor | None = None,
+    max_sms: int | None = None,
 ) -> Tensor:
     """activation((a - a_zero_point) * a_scale @ w.T + bias) * gate + residual; w is dequantised q.
 
@@ -48,6 +49,7 @@ def gemm_int4_int8(
     perm          [k]  int32, act-order: packed input feature p multiplies a[:, perm[p]] - a_zero_point, or 0
                   where perm[p] is -1, and groups are of packed features. a is [m, any], quantised as it is, k
                   that of w. lamina.quant.act_order makes it
+    max_sms       as in gemm_int8
     returns       [m, n]  out_dtype: (sum_g x_g * w_scale[g]) * a_scale + bias, activation, * gate,
                   + residual, in f32, then one rounding; what is not given is left out
     Groups   acc_g = sum (a - a_zero_point) * q and a_sum_g = sum (a - a_zero_point) over group g are exact
@@ -74,9 +76,10 @@ def gemm_int4_int8(
     optional = (a_scale, w_zero_point, a_zero_point, bias, gate, residual, perm)
     check("gemm_int4_int8", a, w, w_scale, group, activation, dict(zip(_OPTIONAL, optional, strict=True)))
     require_dtype("gemm_int4_int8", "out_dtype", out_dtype)
+    require_optional_int("gemm_int4_int8", "max_sms", max_sms)
     out: Tensor = call(
         torch.ops.lamina.gemm_int4_int8, a, w.data, w_scale, group, a_scale, w_zero_point, a_zero_point, bias,
-        out_dtype, activation, gate, residual, perm,
+        out_dtype, activation, gate, residual, perm, max_sms,
     )  # fmt: skip
     return out
 
@@ -98,6 +101,7 @@ def _fake_gemm_int4_int8(
     gate: Tensor | None = None,
     residual: Tensor | None = None,
     perm: Tensor | None = None,
+    max_sms: int | None = None,
 ) -> Tensor:
     optional = (a_scale, w_zero_point, a_zero_point, bias, gate, residual, perm)
     named = dict(zip(_OPTIONAL, optional, strict=True))

@@ -41,6 +41,7 @@ SegmentPlan<Kernel> plan_segments(const std::vector<Kernel>& kernels, const Prob
                                   int max_sms, std::string_view only) {
   // Of sums of segments: beyond it k is split no further.
   constexpr int64_t kMaxWorkspaceBytes = int64_t{64} << 20;
+  constexpr int64_t kMaxSplits = 64;
   SegmentPlan<Kernel> best;
   best.is_capped = max_sms < device.sm_count;
   best.sms = std::max(1, std::min(device.sm_count, max_sms));
@@ -52,7 +53,7 @@ SegmentPlan<Kernel> plan_segments(const std::vector<Kernel>& kernels, const Prob
         (!only.empty() && only != kernel.name))
       continue;
     const gemm_int8::Share share{best.sms, best.is_capped ? 1 : fit, best.is_capped};
-    for (int64_t wanted = 1; wanted <= segments; ++wanted) {
+    for (int64_t wanted = 1; wanted <= std::min(segments, kMaxSplits); ++wanted) {
       const int64_t each = ceil_div(segments, wanted);
       if (ceil_div(segments, each) != wanted) continue;  // as another number of splits
       if (wanted > 1 && bytes_of_segments(p, segment_k) > kMaxWorkspaceBytes) break;

@@ -1,7 +1,7 @@
 // gemm_int4_int8 / amx_int8: codes as bytes are gemm_int8's weights (ops/gemm_int8/cpu/amx_product.h); scaling is that
 // of AVX-512.
 //
-// Ports  a group of 128: 32 cycles for 16 x 16 outputs, scaling them about 40.
+// Ports  a group of 128: 32 cycles for 16 x 16 outputs, of 32: 16; scaling them about 40.
 #include <climits>
 
 #include "ops/gemm_int4_int8/cpu/body.h"
@@ -11,33 +11,63 @@
 namespace lamina::gemm_int4_int8 {
 namespace {
 
-struct Tile : gemm_int8::AmxProduct {
-  static constexpr bool kScales = true, kUnpacks = false;
-  static constexpr int kGroupStep = int8_tile::kTileK;
+// Groups that end in the middle of a tile take products of half its k: as long each, but no group has to be cut.
+inline constexpr int kHalfK = int8_tile::kTileK / 2;
+inline bool takes_halves(const Problem& p) {
+  return p.group % int8_tile::kTileK != 0 && p.groups() > 1;
+}
 
+struct Tile : gemm_int8::AmxProduct {
+  struct Session : AmxSession {
+    explicit Session(const Problem& p) : AmxSession(takes_halves(p) ? kHalfK : kAmxRowBytes) {}
+  };
+  static constexpr bool kScales = true, kUnpacks = false, kTakesSigned = true;
+  static constexpr int kGroupStep = kHalfK;
+  static constexpr int64_t packed_at(int rows, int64_t k) {
+    return k / int8_tile::kTileK * packed_bytes(rows) + k % int8_tile::kTileK;
+  }
+
+  // Two vector instructions of the arithmetic ports for 16 sums, where codes are signed.
   LAMINA_NOINLINE static void add_sums(const Step& step, const Piece& piece) {
     const int32_t* const a_sum = step.a_sums + piece.group * kTileM;
-    for (int t = 0; t < step.tiles_n; ++t)
+    for (int t = 0; t < step.tiles_n; ++t) {
+      const int column = step.column + t * int4::kTileN;
+      const __m512 scale = _mm512_loadu_ps(piece.scale + column);
       for (int r = 0; r < step.rows; ++r) {
         const int at = r * kTileN + t * int4::kTileN;
-        __m512i sum = _mm512_loadu_si512(step.acc + at);
-        if (step.scaling == Scaling::kSymmetric)
-          sum = _mm512_sub_epi32(sum, _mm512_set1_epi32(kSymmetricZeroPoint * a_sum[r]));
-        add_group(sum, piece, step.scaling, step.column + t * int4::kTileN, a_sum[r], step.y + at);
+        const __m512i sum = _mm512_loadu_si512(step.acc + at);
+        if (step.scaling == Scaling::kSymmetric) {
+          float* const y = step.y + at;
+          _mm512_storeu_ps(y, _mm512_fmadd_ps(to_floats(sum), scale, _mm512_loadu_ps(y)));
+        } else {
+          add_group(sum, piece, step.scaling, column, a_sum[r], step.y + at);
+        }
       }
+    }
+  }
+
+  template <int kProductK>
+  static void multiply_pieces(const Step& step) {
+    constexpr int kFours = kProductK / int8_tile::kGroupK;
+    const int8_t *tile = step.a - step.first_four * int8_tile::kGroupK, *w = step.w;
+    int64_t first = step.first_four / kFours;
+    for (int i = 0; i < step.count; ++i) {
+      const Piece& piece = step.pieces[i];
+      const int64_t products = ceil_div(piece.fours, kFours);
+      multiply_products<kProductK>(step.rows, step.tiles_n, tile, w, step.w_stride, first, products,
+                                   step.acc, !piece.begins, gemm_int8::Ahead{w, INT_MAX});
+      if (step.scaling != Scaling::kNone && piece.ends) add_sums(step, piece);
+      first += products;
+      w += products * (kFours * kAmxRowBytes);
+    }
   }
 
   template <Codes>
   static void multiply(const Step& step) {
-    const int8_t *a = step.a, *w = step.w;
-    for (int i = 0; i < step.count; ++i) {
-      const Piece& piece = step.pieces[i];
-      const int64_t tiles = ceil_div(piece.fours, int8_tile::kGroups);
-      AmxProduct::multiply(step.rows, a, w, step.w_stride, step.tiles_n, tiles, step.acc,
-                           !piece.begins, {w, INT_MAX});
-      if (step.scaling != Scaling::kNone && piece.ends) add_sums(step, piece);
-      a += tiles * packed_bytes(step.rows);
-      w += tiles * int8_tile::kTileBytes;
+    if (takes_halves(step.problem)) {
+      multiply_pieces<kHalfK>(step);
+    } else {
+      multiply_pieces<int8_tile::kTileK>(step);
     }
   }
 };

@@ -22,9 +22,10 @@ __m256i load(const void* at) { return _mm256_loadu_si256(static_cast<const __m25
 struct Tile {
   using Session = NoSession;
   static constexpr int kTileM = 4, kRowStep = 1, kTileN = 64;
-  static constexpr bool kScales = true, kUnpacks = true;
+  static constexpr bool kScales = true, kUnpacks = true, kTakesSigned = false;
   static constexpr int kGroupStep = gemm_int4::kGroupStep;
   static constexpr int packed_rows(int rows) { return rows; }
+  static constexpr int64_t packed_at(int rows, int64_t k) { return k * rows; }
   static constexpr int tiles_at_once(int64_t) { return 1; }
   static constexpr int kVectors = 2;
 

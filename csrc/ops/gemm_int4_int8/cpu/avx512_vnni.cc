@@ -14,9 +14,10 @@ namespace {
 struct Tile {
   using Session = NoSession;
   static constexpr int kTileM = 6, kRowStep = 1, kTileN = 64;
-  static constexpr bool kScales = true, kUnpacks = true;
+  static constexpr bool kScales = true, kUnpacks = true, kTakesSigned = false;
   static constexpr int kGroupStep = gemm_int4::kGroupStep;
   static constexpr int packed_rows(int rows) { return rows; }
+  static constexpr int64_t packed_at(int rows, int64_t k) { return k * rows; }
   static constexpr int tiles_at_once(int64_t) { return kTileN / int4::kTileN; }
 
   static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, int8_t* packed) {

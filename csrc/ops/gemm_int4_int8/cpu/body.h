@@ -1,15 +1,17 @@
 // The loop nest of gemm_int4_int8 on a CPU, once. An ISA's file defines a Tile and instantiates the nest:
 //
 //   struct Tile {
-//     struct Session             state of the core while multiply() runs, RAII
+//     struct Session             state of the core while multiply() runs, of a Problem, RAII
 //     kTileM, kRowStep           most rows of one multiply(); what their number is rounded to
 //     kTileN                     most columns that share one epilogue, a multiple of 16
 //     kScales                    whether multiply() can scale; else it leaves all sums as they are
 //     kUnpacks                   whether multiply() can read packed codes
+//     kTakesSigned               whether multiply(), scaling symmetric codes, finds them less 8
 //     kGroupStep                 groups are multiples of it, unless there is only one
 //     tiles_at_once(rows)        tiles of 16 columns in one multiply(), for so many rows
 //     packed_rows(rows)          that pack() makes of so many
 //     pack(a, a_stride, rows, k, packed)   packed_rows(rows) x 64 bytes each 64 k, zeros from k on
+//     packed_at(rows, k)         of a panel's bytes, where k is that a step begins with
 //     multiply<kCodes>(Step)
 //   };
 //
@@ -148,14 +150,14 @@ struct Nest : OutOf<Tile> {
     return sum;
   }
 
-  // A tile's codes, a byte each; what comes `ahead` bytes later is fetched meanwhile.
-  LAMINA_NOINLINE static void expand(const uint8_t* __restrict from, int64_t ahead,
+  // A tile's codes less `zero`, a byte each; what comes `ahead` bytes later is fetched meanwhile.
+  LAMINA_NOINLINE static void expand(const uint8_t* __restrict from, int64_t ahead, int8_t zero,
                                      int8_t* __restrict to) {
     constexpr int kLine = 64;
     for (int line = 0; line < int4::kTileBytes / kLine; ++line, from += kLine, to += 2 * kLine) {
       __builtin_prefetch(from + ahead, 0, 2);
-      for (int i = 0; i < kLine; ++i) to[i] = static_cast<int8_t>(from[i] & 15);
-      for (int i = 0; i < kLine; ++i) to[kLine + i] = static_cast<int8_t>(from[i] >> 4);
+      for (int i = 0; i < kLine; ++i) to[i] = static_cast<int8_t>((from[i] & 15) - zero);
+      for (int i = 0; i < kLine; ++i) to[kLine + i] = static_cast<int8_t>((from[i] >> 4) - zero);
     }
   }
 
@@ -229,14 +231,14 @@ struct Nest : OutOf<Tile> {
 
   // shared.codes = the block's. Meanwhile what follows comes: in this strip, or the next strip's first block, which is
   // this task's or most likely the next task's.
-  void expand_block(const Where& at) {
+  void expand_block(const Where& at, int8_t zero) {
     constexpr int64_t kBytesOfK = int4::kTileBytes / int4::kTileK;
     const int64_t ahead = at.k1 < p.problem.k
                               ? (at.k1 - at.k0) * kBytesOfK
                               : kTileN / int4::kTileN * at.w_stride - at.k0 * kBytesOfK;
     for (int t = 0; t < at.tiles_n(); ++t)
       for (int64_t tile = 0; tile < int4::tiles_k(at.k1 - at.k0); ++tile)
-        expand(at.w + t * at.w_stride + tile * int4::kTileBytes, ahead,
+        expand(at.w + t * at.w_stride + tile * int4::kTileBytes, ahead, zero,
                shared.codes + t * kBlockStride + tile * int8_tile::kTileBytes);
   }
 
@@ -250,12 +252,12 @@ struct Nest : OutOf<Tile> {
     for (int tile = 0; tile < at.tiles_n(); tile += at_once)
       for_panels(at.rows, [&](const Panel& panel) {
         const int64_t first = panel.row * kTileN + tile * int4::kTileN;
-        Tile::template multiply<kCodes>(Step{
-            panel.rows,
-            panel.packed + (at.k0 + fours * int8_tile::kGroupK) * Tile::packed_rows(panel.rows),
-            w + tile * stride + fours * kFourBytes, stride, std::min(at_once, at.tiles_n() - tile),
-            pieces, count, panel.a_sums, acc + first, segment + first, tile * int4::kTileN,
-            scaling});
+        Tile::template multiply<kCodes>(
+            Step{panel.rows,
+                 panel.packed + Tile::packed_at(panel.rows, at.k0 + fours * int8_tile::kGroupK),
+                 fours % int8_tile::kGroups, w + tile * stride + fours * kFourBytes, stride,
+                 std::min(at_once, at.tiles_n() - tile), pieces, count, panel.a_sums, acc + first,
+                 segment + first, tile * int4::kTileN, scaling, p.problem});
       });
   }
 
@@ -270,10 +272,11 @@ struct Nest : OutOf<Tile> {
       if constexpr (Tile::kUnpacks)
         if (at.rows <= kTileM && at.tiles_n() % Tile::tiles_at_once(at.rows) == 0)
           return multiply<Codes::kPacked>(at, scaling, pieces.data(), found, 0);
-      expand_block(at);
+      const bool takes_zero = Tile::kTakesSigned && scaling == Scaling::kSymmetric;
+      expand_block(at, takes_zero ? kSymmetricZeroPoint : 0);
       return multiply<Codes::kBytes>(at, scaling, pieces.data(), found, 0);
     }
-    expand_block(at);
+    expand_block(at, 0);
     if (!has_a_zero) std::fill_n(shared.q_sum, kTileN, 0);
     for (int i = 0, fours = 0; i < found; ++i) {
       const Piece& piece = pieces[static_cast<size_t>(i)];
@@ -306,7 +309,7 @@ struct Nest : OutOf<Tile> {
   }
 
   void run() {
-    [[maybe_unused]] const typename Tile::Session session;
+    [[maybe_unused]] const typename Tile::Session session(p.problem);
     for (int64_t m0 = block.m_begin; m0 < block.m_end; m0 += block.panel_m) {
       const int64_t rows = std::min(block.panel_m, block.m_end - m0);
       if (!block.is_packed)

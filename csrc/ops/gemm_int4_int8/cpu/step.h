@@ -11,7 +11,9 @@
 namespace lamina::gemm_int4_int8 {
 namespace {
 
-struct NoSession {};
+struct NoSession {
+  explicit NoSession(const Problem&) {}
+};
 
 // Sums as they are, or scaled: with zero points that are 8, with given ones.
 enum class Scaling { kNone, kSymmetric, kZeroPoints };
@@ -35,7 +37,8 @@ inline constexpr int64_t kStreamAhead = 2048;
 //   acc = the group's sums of activations * codes so far; if it ends here and they are scaled, y += group
 struct Step {
   int rows;
-  const int8_t* a;   // packed
+  const int8_t* a;   // packed, from the first four k on
+  int first_four;    // of its tile
   const int8_t* w;   // codes
   int64_t w_stride;  // bytes between tiles of adjacent n
   int tiles_n;
@@ -46,6 +49,7 @@ struct Step {
   float* y;               // [rows][kTileN]
   int column;             // the first: of pieces' columns
   Scaling scaling;
+  const Problem& problem;
 };
 
 // A group's sums, scaled, on to those of its segment: where multiply() does not. Functions of their own: see rows.h.

@@ -72,15 +72,16 @@ struct CudaKernel {
   int cluster;         // blocks that fetch their rows of a together
   int macs_per_cycle;  // of an SM, at best
   int step_cycles;     // barrier and latency of a step that nothing hides
-  Status (*launch)(const CudaParams&, const Split&, void* stream);
+  // At most max_blocks blocks.
+  Status (*launch)(const CudaParams&, const Split&, int max_blocks, void* stream);
 
   bool runs_on(int compute_capability) const { return compute_capability >= arch; }
 };
 
 // a, or floats in its place, as the kernels read it.
 Status launch_prepare(const Params& params, const std::optional<Floats>& floats, const Prepared& to,
-                      void* stream);
+                      int max_blocks, void* stream);
 // out from the partial sums.
-Status launch_reduce(const CudaParams& params, const Split& split, void* stream);
+Status launch_reduce(const CudaParams& params, const Split& split, int max_blocks, void* stream);
 
 }  // namespace lamina::gemm_int4_int8

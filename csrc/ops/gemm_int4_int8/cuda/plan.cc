@@ -60,10 +60,12 @@ Status run_cuda(const Params& params, const std::optional<Floats>& floats, const
                         params.w,
                         params.w_scale,
                         params.w_zero_point};
-  if (Status status = launch_prepare(params, floats, prepared, stream); !status.is_ok())
+  const int blocks = plan.max_blocks();
+  if (Status status = launch_prepare(params, floats, prepared, blocks, stream); !status.is_ok())
     return status;
-  if (Status status = plan.kernel.launch(then, split, stream); !status.is_ok()) return status;
-  return split.count == 1 ? Status::ok() : launch_reduce(then, split, stream);
+  if (Status status = plan.kernel.launch(then, split, blocks, stream); !status.is_ok())
+    return status;
+  return split.count == 1 ? Status::ok() : launch_reduce(then, split, blocks, stream);
 }
 
 }  // namespace lamina::gemm_int4_int8

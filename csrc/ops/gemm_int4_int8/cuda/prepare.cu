@@ -1,6 +1,6 @@
 // gemm_int4_int8 / prepare:   a, given or quantised, gathered where there is a perm, as the products read it: Prepared
 //
-// Algorithm  a block owns a row. Floats: their extremes first, so their grid. Then a team of threads, a power of
+// Algorithm  a block owns a row at a time. Floats: their extremes first, so their grid. Then a team of threads, a power of
 //            two, owns a group at a time: a thread has 16 input features at a time, which it stores and sums; shuffles,
 //            and shared memory where a team has several warps, add up
 // Layouts    a [m, any], any row stride.  Prepared: kernel.h
@@ -59,7 +59,7 @@ struct Prepare {
   struct Args {
     const In* a;
     int64_t a_stride, features;
-    int64_t k;
+    int64_t m, k;
     Perm perm;
     Broadcast<float> a_scale;
     Broadcast<int8_t> a_zero_point;
@@ -137,8 +137,7 @@ struct Prepare {
     return all;
   }
 
-  LAMINA_DEVICE static void run(const Args& args) {
-    const int64_t i = dev::block_index().x;
+  LAMINA_DEVICE static void prepare_row(const Args& args, int64_t i) {
     const In* const row = args.a + i * args.a_stride;
     const Encoder<In> encoder(row, args.features, dev::dynamic_smem());
     const int32_t zero = args.a_zero_point.is_given() ? args.a_zero_point[i] : 0;
@@ -169,16 +168,26 @@ struct Prepare {
                                                     : encoder.scale(args.a_scale, i));
   }
 
-  static Status launch(const Params& params, const void* a, const Prepared& to, void* stream) {
+  LAMINA_DEVICE static void run(const Args& args) {
+    const int64_t stride = dev::grid_size().x;
+    for (int64_t i = dev::block_index().x; i < args.m; i += stride) {
+      prepare_row(args, i);
+      if (i + stride < args.m) dev::block_sync();  // shared memory is read
+    }
+  }
+
+  static Status launch(const Params& params, const void* a, const Prepared& to, int max_blocks,
+                       void* stream) {
     const Problem& p = params.problem;
     const auto group_slices = static_cast<int>(ceil_div(std::min(p.group, round_up(p.k, 16)), 16));
     const auto slices = static_cast<int>(int4::tiles_k(p.k) * kTileSlices);
     int team = 1;
     while (team < kThreads && team < group_slices) team *= 2;
+    const int64_t blocks = std::min<int64_t>(p.m, max_blocks);
     return dev::launch<Prepare>(
-        {{static_cast<int>(p.m), 1, 1}, kSmemBytes}, stream,
+        {{static_cast<int>(blocks), 1, 1}, kSmemBytes}, stream,
         {static_cast<const In*>(a), params.a_stride,
-         params.perm.is_given() ? params.perm.features : p.k, p.k, params.perm, params.a_scale,
+         params.perm.is_given() ? params.perm.features : p.k, p.m, p.k, params.perm, params.a_scale,
          params.a_zero_point, to, Prepared::a_stride(p), Prepared::sums_stride(p),
          static_cast<int>(p.groups()), slices, group_slices, team});
   }
@@ -187,12 +196,12 @@ struct Prepare {
 }  // namespace
 
 Status launch_prepare(const Params& params, const std::optional<Floats>& floats, const Prepared& to,
-                      void* stream) {
-  if (!floats) return Prepare<int8_t>::launch(params, params.a, to, stream);
+                      int max_blocks, void* stream) {
+  if (!floats) return Prepare<int8_t>::launch(params, params.a, to, max_blocks, stream);
   const auto launch = floats->dtype == DType::kF32   ? &Prepare<float>::launch
                       : floats->dtype == DType::kF16 ? &Prepare<F16>::launch
                                                      : &Prepare<BF16>::launch;
-  return launch(params, floats->data, to, stream);
+  return launch(params, floats->data, to, max_blocks, stream);
 }
 
 }  // namespace lamina::gemm_int4_int8

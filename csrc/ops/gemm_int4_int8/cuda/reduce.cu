@@ -1,5 +1,5 @@
 // gemm_int4_int8 / reduce: ops/gemm_int8/cuda/reduce.cuh, in f32; of one group in integers, which are scaled here.
-#include <climits>
+#include <cmath>
 
 #include "ops/gemm_int4_int8/cuda/kernel.h"
 #include "ops/gemm_int8/cuda/reduce.cuh"
@@ -41,8 +41,8 @@ struct Op {
 
 }  // namespace
 
-Status launch_reduce(const CudaParams& params, const Split& split, void* stream) {
-  return gemm_int8::Reduce<CudaParams, Op>::launch(params, split, INT_MAX, stream);
+Status launch_reduce(const CudaParams& params, const Split& split, int max_blocks, void* stream) {
+  return gemm_int8::Reduce<CudaParams, Op>::launch(params, split, max_blocks, stream);
 }
 
 }  // namespace lamina::gemm_int4_int8

@@ -9,7 +9,7 @@
 // Data path  gmem -cp.async-> smem ring -ldmatrix (a), 16-byte loads (w)-> regs -and, shift-> mma m16n8k32 u8 s8 -> s32
 //            -group_end.cuh-> f32 -> out
 // Features   lane q = lane / 4 has two neighbours of each 16, as rows q and q + 8
-// Budget     regs <= 248; 0 spills; 0 bank conflicts (layout/swizzle.h)
+// Budget     regs <= 255; 0 spills; 0 bank conflicts (layout/swizzle.h)
 //            requires SASS: IMMA, LDGSTS, LDSM
 // Requires   w at a multiple of 16 bytes; what the workspace holds is aligned as it is
 // Source     own; the ring is that of gemm_int4's sm80, codes as bytes are as in QServe, Lin et al., arXiv:2405.04532.
@@ -83,6 +83,7 @@ struct Sm80 {
     int groups, slices, group_slices;  // slices of kSliceK: of all steps, of a group
     bool keeps_integers;  // k is split within the only group, which then ends in no step
     int blocks_m, blocks_n;
+    uint32_t units;  // of work of a block: block_m x block_n outputs, one split
   };
 
   // Where a block is.
@@ -92,12 +93,12 @@ struct Sm80 {
     int warp_m, warp_n;
   };
 
-  // Neighbouring blocks share weights.
-  LAMINA_DEVICE static Place find_place(const Args& args, int block) {
-    const int column = block / args.blocks_m, split = column / args.blocks_n;
+  // Neighbouring units share weights.
+  LAMINA_DEVICE static Place find_place(const Args& args, int unit) {
+    const int column = unit / args.blocks_m, split = column / args.blocks_n;
     const int first = split * args.split.steps;
     const int left = args.steps > first ? args.steps - first : 0;
-    return {static_cast<int64_t>(block % args.blocks_m) * kConfig.block_m,
+    return {static_cast<int64_t>(unit % args.blocks_m) * kConfig.block_m,
             static_cast<int64_t>(column % args.blocks_n) * kConfig.block_n,
             first,
             left < args.split.steps ? left : args.split.steps,
@@ -269,7 +270,14 @@ struct Sm80 {
   }
 
   LAMINA_DEVICE static void run(const Args& args) {
-    const Place at = find_place(args, dev::block_index().x);
+    const uint32_t stride = static_cast<uint32_t>(dev::grid_size().x);
+    for (uint32_t unit = dev::block_index().x; unit < args.units; unit += stride) {
+      compute(args, find_place(args, static_cast<int>(unit)));
+      if (args.units - unit > stride) dev::block_sync();  // the ring is read
+    }
+  }
+
+  LAMINA_DEVICE static void compute(const Args& args, const Place& at) {
     std::byte* const smem = dev::dynamic_smem();
     const auto stage = [&](int step) { return smem + step % kConfig.stages * kStageBytes; };
     Source from = find_source(args, at);
@@ -303,25 +311,25 @@ struct Sm80 {
     if (args.split.count == 1) store<false>(args, at, 0, group);
   }
 
-  static Status start(const CudaParams& params, const Split& split, void* stream) {
+  static Status start(const CudaParams& params, const Split& split, int max_blocks, void* stream) {
     const Problem& p = params.problem;
     const int64_t blocks_m = ceil_div(p.m, kConfig.block_m);
     const int64_t blocks_n = ceil_div(p.n, kConfig.block_n);
-    const std::optional<int64_t> blocks = checked_product(blocks_m, blocks_n, split.count);
-    if (!blocks || *blocks > INT_MAX)
+    const std::optional<int64_t> units = checked_product(blocks_m, blocks_n, split.count);
+    if (!units || *units > INT_MAX)
       return Status::error("gemm_int4_int8: m = ", p.m, ", n = ", p.n, ": more than ", INT_MAX,
                            " tiles of ", kConfig.block_m, " x ", kConfig.block_n);
     const auto steps = static_cast<int>(int4::tiles_k(p.k));
     const bool keeps_integers = is_one_group(p) && split.count > 1;
     const auto segment_steps = static_cast<int>(segment_k(p.group) / kStepK);
     return dev::launch<Sm80>(
-        {{static_cast<int>(*blocks), 1, 1}, kSmemBytes}, stream,
+        {{static_cast<int>(std::min<int64_t>(*units, max_blocks)), 1, 1}, kSmemBytes}, stream,
         {params, split, gemm_int4::GroupRows::of(params.w_scale, p),
          gemm_int4::GroupRows::of(params.w_zero_point, p), Prepared::a_stride(p),
          Prepared::sums_stride(p), steps, keeps_integers ? split.steps : segment_steps,
          static_cast<int>(p.groups()), steps * kSlices,
          static_cast<int>(std::min<int64_t>(p.group, kMaxK) / kSliceK), keeps_integers,
-         static_cast<int>(blocks_m), static_cast<int>(blocks_n)});
+         static_cast<int>(blocks_m), static_cast<int>(blocks_n), static_cast<uint32_t>(*units)});
   }
 };
 

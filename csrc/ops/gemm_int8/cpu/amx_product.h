@@ -44,12 +44,15 @@ struct AmxProduct {
     }
   }
 
-  // Tiles 0..3 are the sums [row tile][column tile], then the activations, then the weights.
-  template <int kRowTiles, int kColumnTiles>
-  static void multiply_fixed(const int8_t* a, const int8_t* w, int64_t w_stride, int64_t tiles_k,
-                             int32_t* acc, bool accumulate, Ahead ahead) {
+  // `count` products of kProductK, the session's, from the `first` on: a and what it is counted from begin with a tile,
+  // w with the first product. Tiles 0..3 are the sums [row tile][column tile], then the activations, then the weights.
+  template <int kProductK, int kRowTiles, int kColumnTiles>
+  static void multiply_fixed(const int8_t* a, const int8_t* w, int64_t w_stride, int64_t first,
+                             int64_t count, int32_t* acc, bool accumulate, Ahead ahead) {
     constexpr int64_t kStride = kTileN * sizeof(int32_t);
-    constexpr int kA = 4, kW = kA + kRowTiles;
+    constexpr int kParts = int8_tile::kTileK / kProductK;
+    constexpr int kA = 4, kW = kParts == 1 ? kA + kRowTiles : 6;
+    constexpr int kGroups = kProductK / int8_tile::kGroupK;
     const auto for_sums = [&](const auto& body) LAMINA_INLINE {
       unroll<kRowTiles>([&](auto r) LAMINA_INLINE {
         unroll<kColumnTiles>([&](auto c) LAMINA_INLINE {
@@ -65,38 +68,45 @@ struct AmxProduct {
         amx_zero<sum>();
       }
     });
-    for (int64_t t = 0; t < tiles_k; ++t) {
-      ahead.pass<kColumnTiles>(int8_tile::kGroups, w_stride);
+    for (int64_t p = first; p < first + count; ++p) {
+      const int8_t* const rows =
+          a + p / kParts * (kRowTiles * kAmxRows * int8_tile::kTileK) + p % kParts * kProductK;
+      ahead.pass<kColumnTiles>(kGroups, w_stride);
       unroll<kColumnTiles>([&](auto c) LAMINA_INLINE {
         constexpr int kWeights = kW + c % (8 - kW);
         amx_load<kWeights>(w + c * w_stride, kAmxRowBytes);
         unroll<kRowTiles>([&](auto r) LAMINA_INLINE {
           if constexpr (c == 0)
-            amx_load<kA + r>(a + r * kAmxRows * int8_tile::kTileK, int8_tile::kTileK);
+            amx_load<kA + r>(rows + r * kAmxRows * int8_tile::kTileK, int8_tile::kTileK);
           amx_multiply_s8<r * kColumnTiles + c, kA + r, kWeights>();
         });
       });
-      a += kRowTiles * kAmxRows * int8_tile::kTileK;
-      w += int8_tile::kTileBytes;
+      w += kGroups * kAmxRowBytes;
     }
     for_sums([&](auto sum, int32_t* at) LAMINA_INLINE { amx_store<sum>(at, kStride); });
   }
 
-  template <int kRowTiles, int kColumnTiles>
+  template <int kProductK, int kRowTiles, int kColumnTiles>
   static void multiply_columns(int tiles_n, const auto&... arguments) {
     if constexpr (kColumnTiles > 1)
       if (tiles_n < kColumnTiles)
-        return multiply_columns<kRowTiles, kColumnTiles - 1>(tiles_n, arguments...);
-    multiply_fixed<kRowTiles, kColumnTiles>(arguments...);
+        return multiply_columns<kProductK, kRowTiles, kColumnTiles - 1>(tiles_n, arguments...);
+    multiply_fixed<kProductK, kRowTiles, kColumnTiles>(arguments...);
+  }
+
+  template <int kProductK>
+  static void multiply_products(int rows, int tiles_n, const auto&... arguments) {
+    if (rows <= kAmxRows) {
+      multiply_columns<kProductK, 1, 4>(tiles_n, arguments...);
+    } else {
+      multiply_columns<kProductK, 2, 2>(tiles_n, arguments...);
+    }
   }
 
   static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n,
                        int64_t tiles_k, int32_t* acc, bool accumulate, Ahead ahead) {
-    if (rows <= kAmxRows) {
-      multiply_columns<1, 4>(tiles_n, a, w, w_stride, tiles_k, acc, accumulate, ahead);
-    } else {
-      multiply_columns<2, 2>(tiles_n, a, w, w_stride, tiles_k, acc, accumulate, ahead);
-    }
+    multiply_products<int8_tile::kTileK>(rows, tiles_n, a, w, w_stride, int64_t{0}, tiles_k, acc,
+                                         accumulate, ahead);
   }
 };
 
