@@ -59,7 +59,15 @@ _W4A16_MUTANTS = (
         "int count = 1; for",
         "int count = 0; for",
     ),
-    Mutant("int4 sm80: groups that end within a tile", SM80, "first >= kSlices)", "first >= kSlices - 1)"),
+    Mutant(
+        "int4 dequantize: what lies beyond k is a weight",
+        DEQUANTIZE,
+        "left == 1 ? 0x0000ffffu : 0u",
+        "0xffffffffu",
+    ),
+    Mutant(
+        "int4 sm80: groups that end within a tile", SM80, "first >= kSlices &&", "first >= kSlices - 1 &&"
+    ),
     Mutant(
         "int4 sm80: a step loads from the group before",
         SM80,

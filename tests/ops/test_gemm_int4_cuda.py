@@ -144,6 +144,17 @@ def test_a_feature_that_there_is_not_is_nan(backend: Backend) -> None:
 
 
 @BACKENDS
+def test_what_lies_beyond_k_takes_no_part(backend: Backend) -> None:
+    """Codes there are 0, which would be -8 times a scale: here more than f16 has."""
+    for k in (1, 15, 17, 64, 65, 96, 129, 192, 1090):
+        inputs = half_inputs(Int4Case("beyond", 20, 20, k, -1), torch.float16, None, None)
+        inputs = inputs.but(q=torch.full_like(inputs.q, 9), a=torch.ones_like(inputs.a))
+        for scale in (10000.0, torch.inf):
+            got = backend.gemm_int4(inputs.but(w_scale=torch.full_like(inputs.w_scale, scale)), torch.float32)
+            assert_equal(got, torch.full((20, 20), k * scale), (k, scale))
+
+
+@BACKENDS
 def test_rows_do_not_depend_on_the_batch(backend: Backend) -> None:
     inputs = half_inputs(Int4Case("rows", 130, 136, 2100, 64), torch.float16, "bytes", None)
     want = backend.gemm_int4(inputs, torch.float32)

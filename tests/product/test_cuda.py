@@ -176,6 +176,30 @@ def test_an_int4_module_with_int8_activations_gives_the_bits_of_the_cpu(
         assert torch.equal(module.to(device)(x.to(device)).cpu(), expected)
 
 
+def test_bytes_that_moved_without_the_module_are_not_misread(device: torch.device) -> None:
+    module, x = make_int4("symmetric"), torch.randn(5, 140).half()
+    with torch.no_grad():
+        expected = module.to(device)(x.to(device)).cpu()
+        for name, buffer in list(module._buffers.items()):
+            module._buffers[name] = None if buffer is None else buffer.cpu()
+        with pytest.raises(ValueError, match='w has layout "int4_tile"; allowed on cpu'):
+            module(x)
+        assert torch.equal(module.cpu()(x), make_int4("symmetric")(x))
+        assert torch.equal(module.to(device)(x.to(device)).cpu(), expected)
+
+
+def test_a_move_that_fails_leaves_the_module_as_it_was() -> None:
+    module, x = make_int4("zero_points"), torch.randn(5, 140)
+    expected = module(x)
+
+    def fail(_tensor: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("planted")
+
+    with pytest.raises(torch.OutOfMemoryError, match="planted"):
+        module._apply(fail)
+    assert torch.equal(module(x), expected)
+
+
 @INT4_KINDS
 def test_an_int4_state_dict_crosses_devices(kind: str, device: torch.device) -> None:
     on_cpu = make_int4(kind)

@@ -74,6 +74,8 @@ class Int4Linear(PackedLinear):
         scales = (_groups(k, self.group), n)
         zero_point = None if symmetric else torch.full(scales, 8, dtype=torch.uint8, device=device)
         self.register_buffer("weight_packed", _packed_zeros(n, k, device))
+        # Of the bytes, wherever they are: moved without this module they are refused, not misread.
+        self._layout = layout_for(self.weight_packed.device)
         self.register_buffer("weight_scale", torch.ones(scales, dtype=dtype, device=device))
         self.register_buffer("weight_zero_point", zero_point)
         self.register_buffer("perm", None)
@@ -128,7 +130,8 @@ class Int4Linear(PackedLinear):
             problem = f"bias must be [n] with n = {n}, got {list(bias.shape)}"
         if problem is not None:
             raise ValueError(f"Int4Linear: {problem}")
-        module.weight_packed = pack_int4(q, layout_for(q.device), perm).data
+        module._layout = layout_for(q.device)
+        module.weight_packed = pack_int4(q, module._layout, perm).data
         module.perm = perm
         module.weight_scale = scale.detach().clone()
         module.weight_zero_point = None if zero_point is None else zero_point.clone()
@@ -190,8 +193,7 @@ class Int4Linear(PackedLinear):
     @property
     def packed_weight(self) -> PackedInt4:
         """The weight as lamina.ops.gemm_int4 takes it."""
-        layout = layout_for(self.weight_packed.device)
-        return PackedInt4(self.weight_packed, self.out_features, self.packed_features, layout)
+        return PackedInt4(self.weight_packed, self.out_features, self.packed_features, self._layout)
 
     @property
     def packed_features(self) -> int:
@@ -235,23 +237,20 @@ class Int4Linear(PackedLinear):
 
     @property
     def _format(self) -> int:
-        # PackedLinear makes the header before there is a weight.
-        packed = getattr(self, "weight_packed", torch.empty(0))
-        return _number_of(layout_for(packed.device))
+        return _number_of(self._layout)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int4Linear:
-        before = self.weight_packed.device
         super()._apply(fn, recurse)
-        after = self.weight_packed.device
-        if layout_for(before) != layout_for(after) and "meta" not in (before.type, after.type):
-            n, k = self.out_features, self.packed_features
-            moved = PackedInt4(self.weight_packed, n, k, layout_for(before))
-            self.weight_packed = _repacked(moved, layout_for(after))
-            self.weight_format = torch.tensor([self._format, *self.weight_format.tolist()[1:]], device=after)
+        device = self.weight_packed.device
+        if layout_for(device) != self._layout and not self.weight_packed.is_meta:
+            self.weight_packed = _repacked(self.packed_weight, layout_for(device))
+            self._layout = layout_for(device)
+            self.weight_format = torch.tensor([self._format, *self.weight_format.tolist()[1:]], device=device)
         return self
 
     def _in_own_layout(self, state: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
         header, layout = state["weight_format"].tolist(), layout_for(device)
+        self._layout = layout
         if self.FORMATS[header[0]] == layout or state["weight_packed"].is_meta:
             return state
         k = len(state["perm"]) if "perm" in state else self.in_features

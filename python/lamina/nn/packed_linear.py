@@ -98,8 +98,10 @@ class PackedLinear(nn.Module):
         scale, shape = self.weight_scale, self.weight_packed.shape
         # Flat meanwhile: .to(memory_format=...) gives every 4-D and 5-D tensor other strides.
         self.weight_packed = self.weight_packed.reshape(-1)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.weight_packed = self.weight_packed.reshape(shape)
+        try:
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        finally:
+            self.weight_packed = self.weight_packed.reshape(shape)
         # .half() and its kin: the integers were made with this scale, which follows the device only.
         if self.weight_scale.dtype is not scale.dtype:
             self.weight_scale = scale.to(self.weight_scale.device)

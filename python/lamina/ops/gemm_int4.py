@@ -75,7 +75,8 @@ def gemm_int4(
              that dtype, whose unit is U and smallest subnormal s: with the nearest integer z from 0 to 15
              to w_zero_point, w = fma(q - z, w_scale, d), d the rounded (z - w_zero_point) w_scale. Tensor
              cores add the same segments in an order of their own. With R = sum_p |a| (U (|w| + 2 |d|) + s):
-             before bias |y - exact| <= R + u (3 + 2 min(k, 1024) + T) (sum_p |a| |w| + R)
+             before bias |y - exact| <= R + u (3 + 2 min(k, 1024) + T) (sum_p |a| |w| + R), while w and d are
+             finite in that dtype
     NaN, Inf propagate
     Gradients  of a, bias and residual, without activation and gate, from f32 weights that are unpacked a few
              rows at a time; not of the weight

@@ -66,6 +66,15 @@ struct Dequantizer {
   }
 };
 
+// Weights of 16 k from the `valid`-th on become 0: with what lies beyond k they may be Inf or NaN.
+LAMINA_DEVICE void mask_weights(uint32_t (&a)[4], int valid) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int left = valid - dev::lane() % 4 * 2 - i / 2 * 8;  // of the pair
+    a[i] &= left >= 2 ? 0xffffffffu : left == 1 ? 0x0000ffffu : 0u;
+  }
+}
+
 // sums[16,8] += a[16,16] * b[16,8]
 template <class T>
 LAMINA_DEVICE void multiply(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {

@@ -14,6 +14,14 @@ const char* name_of(DType dtype) {
   return dtype == DType::kF32 ? "float32" : dtype == DType::kF16 ? "float16" : "bfloat16";
 }
 
+const char* name_of(OfGroups::Kind kind) {
+  using Kind = OfGroups::Kind;
+  return kind == Kind::kU8    ? "uint8"
+         : kind == Kind::kF32 ? name_of(DType::kF32)
+         : kind == Kind::kF16 ? name_of(DType::kF16)
+                              : name_of(DType::kBF16);
+}
+
 bool is_of(OfGroups::Kind kind, DType dtype) {
   return kind == (dtype == DType::kF16 ? OfGroups::Kind::kF16 : OfGroups::Kind::kBF16);
 }
@@ -40,11 +48,11 @@ Status check_cuda(const Params& params) {
     return Status::error("gemm_int4: a is float32; on CUDA it must be float16 or bfloat16");
   if (!is_of(params.w_scale.kind, params.a_dtype))
     return Status::error("gemm_int4: w_scale must have the dtype of a, ", name_of(params.a_dtype),
-                         ", on CUDA");
+                         ", on CUDA, got ", name_of(params.w_scale.kind));
   const OfGroups& zero = params.w_zero_point;
   if (zero.is_given() && zero.kind != OfGroups::Kind::kU8 && !is_of(zero.kind, params.a_dtype))
     return Status::error("gemm_int4: w_zero_point must be uint8 or have the dtype of a, ",
-                         name_of(params.a_dtype), ", on CUDA");
+                         name_of(params.a_dtype), ", on CUDA, got ", name_of(zero.kind));
   return Status::ok();
 }
 

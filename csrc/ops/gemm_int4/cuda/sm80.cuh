@@ -58,14 +58,13 @@ struct Sm80 {
   static constexpr int kSliceK = 16, kSlices = int4::kTileK / kSliceK;  // of an mma; of a tile
   static constexpr int kStepSlices = kStepK / kSliceK;
   static constexpr int kRowChunks = kStepK * 2 / swizzle::kChunkBytes;
-  static constexpr int kMostGroups = kStepK / kGroupStep;  // of a step
   static constexpr int kTilesN = kConfig.block_n / int4::kTileN;
   static constexpr int kBytesA = kConfig.block_m * kStepK * 2;
   static constexpr int kBytesW = kTilesN * kConfig.step_tiles * int4::kTileBytes;
   static constexpr int kRowBytes = kConfig.block_n * 2;
   static constexpr int kScalesAt = kBytesA + kBytesW,
-                       kZerosAt = kScalesAt + kMostGroups * kRowBytes;
-  static constexpr int kStageBytes = kZerosAt + kMostGroups * kRowBytes;
+                       kZerosAt = kScalesAt + kStepSlices * kRowBytes;
+  static constexpr int kStageBytes = kZerosAt + kStepSlices * kRowBytes;
   static constexpr int kRingBytes = kConfig.stages * kStageBytes;
   static_assert(kSegmentK % kStepK == 0);
 
@@ -246,9 +245,10 @@ struct Sm80 {
 
   using Quads = float[kTiles][kTokenGroups][4];
 
-  // The products of 16 k, whose codes are word `word` of each tile.
+  // The products of 16 k, whose codes are word `word` of each tile; valid: of the 16, where kIsMasked.
+  template <bool kIsMasked>
   LAMINA_DEVICE static void multiply_slice(const Place& at, const std::byte* stage, int slice,
-                                           const dev::U32x4 (&codes)[kTiles], int word,
+                                           const dev::U32x4 (&codes)[kTiles], int word, int valid,
                                            const Group& group, Quads& sums) {
     const int lane = dev::lane();
     uint32_t b[kTokenGroups / 2][4];
@@ -262,6 +262,7 @@ struct Sm80 {
     for (int i = 0; i < kTiles; ++i) {
       uint32_t a[4];
       group.of[i].weights(codes[i].x[word], a);
+      if constexpr (kIsMasked) mask_weights(a, valid);
 #pragma unroll
       for (int j = 0; j < kTokenGroups; ++j)
         multiply<T>(sums[i][j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
@@ -283,15 +284,17 @@ struct Sm80 {
       }
       const int first = t * kSlices;
       if (group.end <= begin + first) enter_group(args, at, stage, group);
-      if (group.end - begin - first >= kSlices) {
+      const int64_t left = args.p.problem.k - static_cast<int64_t>(begin + first) * kSliceK;
+      if (group.end - begin - first >= kSlices && left >= int4::kTileK) {
 #pragma unroll
         for (int s = 0; s < kSlices; ++s)
-          multiply_slice(at, stage, first + s, codes, s, group, sums);
-      } else {  // groups end within the tile
+          multiply_slice<false>(at, stage, first + s, codes, s, kSliceK, group, sums);
+      } else {  // groups, or k, end within the tile
+        const int valid = left < int4::kTileK ? static_cast<int>(left) : int4::kTileK;
 #pragma unroll 1
-        for (int s = 0; s < kSlices; ++s) {
+        for (int s = 0; s * kSliceK < valid; ++s) {
           if (group.end <= begin + first + s) enter_group(args, at, stage, group);
-          multiply_slice(at, stage, first + s, codes, 0, group, sums);
+          multiply_slice<true>(at, stage, first + s, codes, 0, valid - s * kSliceK, group, sums);
 #pragma unroll
           for (int i = 0; i < kTiles; ++i)  // registers have no index
             codes[i] = {codes[i].x[1], codes[i].x[2], codes[i].x[3], 0};
