@@ -10,6 +10,7 @@ SM90A = f"{GEMM}/cuda/sm90a.cuh"
 ROWS_OUT = f"{GEMM}/cuda/rows_out.cuh"
 REDUCE = f"{GEMM}/cuda/reduce.cuh"
 UNALIGNED = f"{GEMM}/cuda/unaligned.cuh"
+SM90A_RING = f"{GEMM}/cuda/sm90a_ring.cuh"
 SM90A_BOXES = f"{GEMM}/cuda/sm90a_boxes.cuh"
 
 # Tests that are the last ones of a whole run.
@@ -153,7 +154,7 @@ CUDA_MUTANTS = (
     ),
     Mutant(
         "sm90a: the parity of the full barriers is never flipped",
-        SM90A,
+        SM90A_RING,
         "parity ^= 1;",
         "parity ^= 0;",
     ),
@@ -221,20 +222,20 @@ CUDA_MUTANTS = (
     ),
     Mutant(
         "sm90a: a stage is given back to the own block alone",
-        SM90A,
-        "dev::mbarrier_arrive_remote(empty, dev::lane());",
-        "dev::mbarrier_arrive_remote(empty, dev::cluster_rank());",
+        SM90A_RING,
+        "dev::mbarrier_arrive_remote(barrier, dev::lane());",
+        "dev::mbarrier_arrive_remote(barrier, dev::cluster_rank());",
     ),
     Mutant(
         "sm90a: a stage is given back before all lanes have read it",
-        SM90A,
+        SM90A_RING,
         "dev::warp_sync();  // the lanes that arrive answer for what all have read",
         "",
     ),
     Mutant(
         "sm90a: a block leaves while others still write to it",
         SM90A,
-        "if constexpr (kCluster > 1) sync();",
+        "if constexpr (kCluster > 1) sync_cluster<kCluster>();",
         "",
     ),
     Mutant(
@@ -251,13 +252,13 @@ CUDA_MUTANTS = (
     ),
     Mutant(
         "sm90a: splits overlap by a step",
-        SM90A,
+        SM90A_RING,
         "const int64_t first_step = split * split_steps,",
         "const int64_t first_step = split * (split_steps - 1),",
     ),
     Mutant(
         "sm90a: a tile of the last band twice",
-        SM90A,
+        SM90A_RING,
         "height = left < kBand ? left : kBand;",
         "height = kBand;",
     ),

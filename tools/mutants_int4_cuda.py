@@ -9,10 +9,14 @@ from tools.mutant import Mutant
 W4A16 = "csrc/ops/gemm_int4"
 W4A8 = "csrc/ops/gemm_int4_int8"
 SM80 = f"{W4A16}/cuda/sm80.cuh"
+SM90A = f"{W4A16}/cuda/sm90a.cuh"
+PIPE = f"{W4A16}/cuda/sm90a_pipe.cuh"
 DEQUANTIZE = f"{W4A16}/cuda/dequantize.cuh"
 GATHER = f"{W4A16}/cuda/gather.cuh"
+STAGE_GROUPS = f"{W4A16}/cuda/stage_groups.cuh"
 GROUP_ROWS = f"{W4A16}/cuda/group_rows.cuh"
 W4A8_SM80 = f"{W4A8}/cuda/sm80.cuh"
+W4A8_SM90A = f"{W4A8}/cuda/sm90a.cuh"
 W4A8_END = f"{W4A8}/cuda/group_end.cuh"
 W4A8_PREPARE = f"{W4A8}/cuda/prepare.cu"
 
@@ -39,23 +43,21 @@ _W4A16_MUTANTS = (
     Mutant("int4 sm80: halves of k swapped", SM80, "lane / 8 % 2;", "1 - lane / 8 % 2;"),
     Mutant("int4 sm80: both halves of 16 tokens the first", SM80, "b[j / 2][j % 2 * 2],", "b[j / 2][0],"),
     Mutant(
-        "int4 sm80: a group of one slice less",
-        SM80,
-        "group.end += args.group_slices;",
-        "group.end += args.group_slices - 1;",
+        "int4 groups: a group of one slice less",
+        STAGE_GROUPS,
+        "++row; end += args.group_slices;",
+        "++row; end += args.group_slices - 1;",
     ),
     Mutant(
-        "int4 sm80: a step goes on with the group after",
-        SM80,
-        "group.end > begin ? 0 : -1",
-        "group.end > begin ? 1 : -1",
+        "int4 groups: a step goes on with the group after",
+        STAGE_GROUPS,
+        "row = end > begin ? 0 : -1",
+        "row = end > begin ? 1 : -1",
     ),
+    Mutant("int4 groups: what lies beyond k enters a group", STAGE_GROUPS, "end = INT_MAX;", "{}"),
     Mutant(
-        "int4 sm80: what lies beyond k enters a group", SM80, "group.end = INT_MAX;", "group.end = group.end;"
-    ),
-    Mutant(
-        "int4 sm80: the last group of a step not loaded",
-        SM80,
+        "int4 groups: the last group of a step not loaded",
+        STAGE_GROUPS,
         "int count = 1; for",
         "int count = 0; for",
     ),
@@ -69,12 +71,12 @@ _W4A16_MUTANTS = (
         "int4 sm80: groups that end within a tile", SM80, "first >= kSlices &&", "first >= kSlices - 1 &&"
     ),
     Mutant(
-        "int4 sm80: a step loads from the group before",
-        SM80,
-        "from.group_end <= begin;",
-        "from.group_end < begin;",
+        "int4 groups: a step loads from the group before",
+        STAGE_GROUPS,
+        "next.end <= begin;",
+        "next.end < begin;",
     ),
-    Mutant("int4 sm80: the next pair's scales", SM80, "pair >> (16 * row)", "pair >> (16 * (1 - row))"),
+    Mutant("int4 groups: the next pair's scales", STAGE_GROUPS, "pair >> (16 * e)", "pair >> (16 * (1 - e))"),
     Mutant(
         "int4 sm80: rows of the stage before",
         SM80,
@@ -117,6 +119,118 @@ _W4A16_MUTANTS = (
         "int4 gather: one feature too many", GATHER, "feature >= perm.features", "feature > perm.features"
     ),
     Mutant(
+        "int4 sm90a: a stage is used before its copies are there",
+        PIPE,
+        "dev::mbarrier_wait(&barriers().full[cursor.stage], cursor.parity);",
+        "",
+    ),
+    Mutant(
+        "int4 sm90a: TMA fills a stage while it is in use",
+        PIPE,
+        "counts as done. dev::mbarrier_wait(&barriers().empty[cursor.stage], cursor.parity ^ 1);",
+        "",
+    ),
+    Mutant(
+        "int4 sm90a: threads fill a stage while it is in use",
+        PIPE,
+        "dev::mbarrier_wait(&barriers().empty[cursor.stage], cursor.parity ^ 1); copies",
+        "copies",
+    ),
+    Mutant(
+        "int4 sm90a: copies count a stage too early",
+        PIPE,
+        "dev::cp_async_wait<kAhead>();",
+        "dev::cp_async_wait<kAhead + 1>();",
+    ),
+    Mutant("int4 sm90a: the last copies are not waited for", PIPE, "dev::cp_async_wait<0>();", ""),
+    Mutant(
+        "int4 sm90a: copied rows without a fence",
+        PIPE,
+        "if (args.copies_a()) dev::fence_proxy_async();",
+        "",
+    ),
+    Mutant(
+        "int4 sm90a: copied rows with another swizzle",
+        SM90A,
+        "swizzled(Pipe::kSwizzle, at)",
+        "at",
+    ),
+    Mutant(
+        "int4 sm90a: bytes that threads copy are expected",
+        PIPE,
+        "kBytesW + (args.copies_a() ? 0 : kBytesA)",
+        "kBytesW + kBytesA",
+    ),
+    Mutant(
+        "int4 sm90a: all rows of a stage in its first 64 k",
+        PIPE,
+        "stage_at(cursor.stage) + t * kTileBytesA + part",
+        "stage_at(cursor.stage) + part",
+    ),
+    Mutant(
+        "int4 sm90a: weights overwritten a product too early",
+        SM90A,
+        "dev::wgmma_wait<kSlices - 1>();",
+        "dev::wgmma_wait<kSlices>();",
+    ),
+    Mutant("int4 sm90a: no fence between weights and product", SM90A, "dev::wgmma_fence();", ""),
+    Mutant(
+        "int4 sm90a: sums used before they are done",
+        SM90A,
+        "dev::wgmma_wait<0>(); dev::wgmma_fence_registers(sums);",
+        "dev::wgmma_fence_registers(sums);",
+    ),
+    Mutant(
+        "int4 sm90a: weights of an edge overwritten under its products",
+        SM90A,
+        "start_product(sums, weights[s], tokens, s); dev::wgmma_wait<0>();",
+        "start_product(sums, weights[s], tokens, s);",
+    ),
+    Mutant(
+        "int4 sm90a: a stage is given back while its products are under way",
+        SM90A,
+        "if (t == 0 && s > begin) Pipe::release(before);",
+        "if (t == 0) Pipe::release(cursor.stage);",
+    ),
+    Mutant(
+        "int4 sm90a: the last stage of a segment is never given back",
+        SM90A,
+        "dev::wgmma_fence_registers(sums); Pipe::release(before);",
+        "dev::wgmma_fence_registers(sums);",
+    ),
+    Mutant(
+        "int4 sm90a: the second product of a tile starts at the first's k",
+        SM90A,
+        "(s * kSliceK * 2)",
+        "(s / 2 * 2 * kSliceK * 2)",
+    ),
+    Mutant(
+        "int4 sm90a: eight rows of tokens too close",
+        PIPE,
+        "kSwizzleGroupBytes = 8 * kRowBytes",
+        "kSwizzleGroupBytes = 4 * kRowBytes",
+    ),
+    Mutant("int4 sm90a: a stage goes on counting rows of groups", SM90A, "group.begin_stage(first);", ""),
+    Mutant("int4 sm90a: groups that end within a tile", SM90A, "group.end - slice >= kSlices &&", ""),
+    Mutant(
+        "int4 sm90a: k that ends within a tile",
+        SM90A,
+        "static_cast<int64_t>(slice + kSlices) * kSliceK <= args.p.problem.k",
+        "true",
+    ),
+    Mutant(
+        "int4 sm90a: a block leaves while others still write to it",
+        PIPE,
+        "if constexpr (kCluster > 1) gemm_int8::sync_cluster<kCluster>();",
+        "",
+    ),
+    Mutant(
+        "int4 plan: kernels of two archs",
+        f"{W4A16}/cuda/segments.h",
+        "only.empty() ? kernel.arch != newest",
+        "only.empty() ? kernel.arch < 80",
+    ),
+    Mutant(
         "int4 plan: k is split within a segment",
         f"{W4A16}/cuda/segments.h",
         "each * (segment_k / kernel.step_k),",
@@ -139,7 +253,7 @@ _W4A8_MUTANTS = (
     ),
     Mutant(
         "int4_int8 cuda: rows q and q + 8 swapped",
-        W4A8_SM80,
+        W4A8_END,
         "a[1] = first >> 4 & kLow;",
         "a[1] = first & kLow;",
     ),
@@ -163,9 +277,9 @@ _W4A8_MUTANTS = (
     ),
     Mutant(
         "int4_int8 cuda: what lies beyond k is no group's",
-        W4A8_SM80,
-        "group + 1 == args.groups ? args.slices",
-        "group + 1 == args.groups ? args.slices + 1",
+        W4A8_END,
+        "group + 1 == groups ? slices",
+        "group + 1 == groups ? slices + 1",
     ),
     Mutant(
         "int4_int8 cuda: zero points of the first tokens",
@@ -213,6 +327,71 @@ _W4A8_MUTANTS = (
         W4A8_PREPARE,
         "sum += code - zero;",
         "sum += code;",
+    ),
+    Mutant(
+        "int4_int8 sm90a: weights overwritten a product too early",
+        W4A8_SM90A,
+        "dev::wgmma_wait<kProducts - 1>();",
+        "dev::wgmma_wait<kProducts>();",
+    ),
+    Mutant("int4_int8 sm90a: no fence between codes and product", W4A8_SM90A, "dev::wgmma_fence();", ""),
+    Mutant(
+        "int4_int8 sm90a: codes overwritten under a product",
+        W4A8_SM90A,
+        "group, own); dev::wgmma_wait<0>();",
+        "group, own);",
+    ),
+    Mutant(
+        "int4_int8 sm90a: the second half of a product as the first",
+        W4A8_SM90A,
+        "is_second ? 0 : codes.x[0], is_second ? codes.x[0]",
+        "codes.x[0], is_second ? 0",
+    ),
+    Mutant(
+        "int4_int8 sm90a: a group ends before its products do",
+        W4A8_SM90A,
+        "dev::wgmma_wait<0>(); dev::wgmma_fence_registers(sums_of(group)); group.end",
+        "group.end",
+    ),
+    Mutant(
+        "int4_int8 sm90a: integers kept before products end",
+        W4A8_SM90A,
+        "dev::wgmma_wait<0>(); dev::wgmma_fence_registers(sums_of(group)); if",
+        "if",
+    ),
+    Mutant(
+        "int4_int8 sm90a: half a product has the next group's codes",
+        W4A8_SM90A,
+        "is_whole ? codes.x[1] : 0,",
+        "codes.x[1],",
+    ),
+    Mutant("int4_int8 sm90a: groups that end within a product", W4A8_SM90A, "end >= s + 2;", "end >= s + 1;"),
+    Mutant("int4_int8 sm90a: the first half of a tile twice", W4A8_SM90A, "(h * 32)", "(h / 2 * 32)"),
+    Mutant("int4_int8 sm90a: a stage goes on counting rows of groups", W4A8_SM90A, "group.row = 0;", ""),
+    Mutant("int4_int8 sm90a: tiles of the next split", W4A8_SM90A, "&& s + t < tile.steps;", ";"),
+    Mutant(
+        "int4_int8 sm90a: the last stage is never given back",
+        W4A8_SM90A,
+        "if (tile.steps > 0) Pipe::release(before);",
+        "",
+    ),
+    Mutant(
+        "int4_int8 sm90a: a stage is given back while its products are under way",
+        W4A8_SM90A,
+        "if (s > 0) Pipe::release(before);",
+        "Pipe::release(cursor.stage);",
+    ),
+    Mutant(
+        "int4_int8 sm90a: zero points overwritten while they are read",
+        W4A8_SM90A,
+        "dev::warp_sync();  // those of the tile before are read",
+        "",
+    ),
+    Mutant(
+        "int4_int8 sm90a: groups of the split's first",
+        W4A8_SM90A,
+        "group += count;",
+        "",
     ),
     Mutant(
         "int4_int8 cuda, prepare: a warp's part of a long group",
@@ -267,9 +446,9 @@ _W4A8_MUTANTS = (
     ),
     Mutant(
         "int4_int8 cuda: parts of a group in the slabs of segments",
-        W4A8_SM80,
-        "keeps_integers ? split.steps : segment_steps",
-        "segment_steps",
+        W4A8_END,
+        "keeps_integers ? split.steps : static_cast<int>(",
+        "static_cast<int>(",
     ),
     Mutant(
         "int4_int8 cuda, groups: parts of a group keep the tokens' zero points",

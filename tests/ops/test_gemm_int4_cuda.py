@@ -16,7 +16,7 @@ from tests.reference.gemm import Expected
 from tests.support.backends import TWIN_SMS, Backend, Twin, emulated_ops, gpus, kernel_of, twins
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
 from tests.support.compare import assert_equal, assert_within
-from tests.support.int4_cases import Int4Case, Int4Inputs
+from tests.support.int4_cases import CLUSTERS, Int4Case, Int4Inputs
 
 OP = "gemm_int4"
 KERNELS = [pytest.param(twin, id=str(twin)) for twin in twins(OP)]
@@ -29,7 +29,7 @@ ROWS = (0, 1, 7, 16, 17, 33, 64, 65, 130)
 COLUMNS = (0, 1, 15, 17, 64, 130)
 DEPTHS = (0, 1, 15, 16, 17, 63, 65, 127, 129, 257, 1024, 1040, 2100)
 GROUPS = (16, 32, 48, 64, 128, 256, 2000, -1)
-H200 = (90, 132)
+A100, H200 = (80, 108), (90, 132)
 
 
 def half_inputs(case: Int4Case, dtype: torch.dtype, zero: str | None, bias: torch.dtype | None) -> Int4Inputs:
@@ -187,7 +187,7 @@ def test_the_number_of_sms_does_not_show(sms: int, twin: Twin, twin_ops: object)
     inputs = half_inputs(Int4Case("sms", 3, 130, 5000, 128), torch.float16, None, None)
     want = twin.gemm_int4(inputs, torch.float32)
     ops = emulated_ops()
-    ops.set_twin(80, sms)
+    ops.set_twin(twin.arch, max(sms, CLUSTERS.get(twin.isa, 1)))
     ops.set_cuda_kernel(f"{OP}_{twin.isa}")
     data = inputs.pack(twin.int4_layout)
     got = ops.gemm_int4(inputs.a, data, inputs.w_scale, inputs.group, None, None, torch.float32)
@@ -202,6 +202,10 @@ def test_a_cap_on_sms_caps_blocks_and_changes_nothing(max_sms: int, twin: Twin, 
     for m, n, k in ((40, 300, 600), (3, 260, 9000)):
         inputs = half_inputs(Int4Case("capped", m, n, k, 128), torch.float16, "bytes", None)
         want = twin.gemm_int4(inputs, torch.float32)
+        if max_sms < CLUSTERS.get(twin.isa, 1):
+            with pytest.raises(ValueError, match="no CUDA kernel of this name"):
+                twin.gemm_int4(inputs.but(max_sms=max_sms))
+            continue
         ops.take_twin_report()
         assert_equal(twin.gemm_int4(inputs.but(max_sms=max_sms), torch.float32), want, (m, n, k))
         assert json.loads(ops.take_twin_report())["most_blocks"] <= max_sms
@@ -229,20 +233,35 @@ def test_no_bank_conflicts(twin: Twin, twin_ops: object) -> None:
     data = inputs.pack(twin.int4_layout)
     ops.gemm_int4(inputs.a, data, inputs.w_scale, inputs.group, inputs.w_zero_point)
     sites = json.loads(ops.take_twin_report())["sites"]
-    assert {site["function"] for site in sites} >= {"load_shared", "ldmatrix"}
+    assert {site["function"] for site in sites} >= (
+        {"load_shared"} if twin.arch == 90 else {"load_shared", "ldmatrix"}
+    )
     assert [site for site in sites if site["wavefronts"] != site["fewest"]] == []
 
 
 @pytest.mark.parametrize(
-    ("m", "n", "k", "kernel", "is_split"),
+    ("device", "m", "n", "k", "kernel", "is_split"),
     [
-        (1, 8192, 8192, "sm80_m16", True),
-        (1, 28672, 8192, "sm80_m16", False),
-        (16, 512, 8192, "sm80_m16", True),
-        (4096, 8192, 8192, "sm80_m128", False),
+        (A100, 1, 8192, 8192, "sm80_m16", True),
+        (A100, 16, 512, 8192, "sm80_m16", True),
+        (A100, 4096, 8192, 8192, "sm80_m128", False),
+        (H200, 1, 8192, 8192, "sm90a_m16", True),
+        (H200, 1, 28672, 8192, "sm90a_m16", False),
+        (H200, 32, 8192, 8192, "sm90a_m32", True),
+        (H200, 4096, 8192, 8192, "sm90a_m128", False),
     ],
 )
-def test_plan_fits_the_problem(m: int, n: int, k: int, kernel: str, is_split: bool) -> None:
-    plan = str(emulated_ops().explain_gemm_int4_cuda(m, n, k, *H200, 128))
+def test_plan_fits_the_problem(
+    device: tuple[int, int], m: int, n: int, k: int, kernel: str, is_split: bool
+) -> None:
+    plan = str(emulated_ops().explain_gemm_int4_cuda(m, n, k, *device, 128))
     assert kernel_of(plan) == f"gemm_int4_{kernel}"
     assert ("x 1 splits" not in plan) == is_split, plan
+
+
+@pytest.mark.parametrize(("capability", "arch"), [(80, "sm80"), (89, "sm80"), (90, "sm90a"), (120, "sm80")])
+def test_all_batches_have_kernels_of_one_arch(capability: int, arch: str) -> None:
+    """Tensor cores of two kinds may add in two orders."""
+    for m, sms in itertools.product((1, 17, 64, 256, 4096), (1, 132)):
+        plan = str(emulated_ops().explain_gemm_int4_cuda(m, 4096, 4096, capability, 132, 128, sms))
+        assert kernel_of(plan).startswith(f"gemm_int4_{arch}_"), plan

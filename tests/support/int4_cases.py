@@ -107,6 +107,10 @@ class Int4Inputs:
         return gemm_int4.gemm_int4_half(a, q, self.group, scales, bias, dtype, then, self.a.dtype)
 
 
+# Blocks that need as many SMs, by CUDA kernel.
+CLUSTERS = {"sm90a_m32": 2, "sm90a_m64": 2, "sm90a_m128": 2}
+
+
 @dataclass(frozen=True)
 class Int4Case:
     name: str

@@ -26,20 +26,22 @@ struct GroupRows {
   }
 
   // Starts the copies of groups [first, first + count), columns [n0, n0 + kColumns): to[group][kColumns]. From n on zeros.
+  // The share of `thread` of kThreads.
   template <int kColumns, int kThreads>
-  LAMINA_DEVICE void load(int first, int count, int64_t n0, int64_t n, std::byte* to) const {
+  LAMINA_DEVICE void load(int first, int count, int64_t n0, int64_t n, int thread,
+                          std::byte* to) const {
     const std::byte* const from = data + first * group_stride + n0 * stride;
     const int left = n - n0 < kColumns ? static_cast<int>(n - n0) : kColumns;
     if (is_aligned) {
       const int row_chunks = kColumns * element_bytes / 16, valid = left * element_bytes;
-      for (int t = dev::thread_index(); t < count * row_chunks; t += kThreads) {
+      for (int t = thread; t < count * row_chunks; t += kThreads) {
         const int row = t / row_chunks, at = t % row_chunks * 16;
         const int bytes = valid - at < 0 ? 0 : valid - at > 16 ? 16 : valid - at;
         dev::cp_async<16>(to + t * 16, bytes > 0 ? from + row * group_stride + at : data, bytes);
       }
     } else {
 #pragma unroll 1
-      for (int t = dev::thread_index(); t < count * kColumns; t += kThreads) {
+      for (int t = thread; t < count * kColumns; t += kThreads) {
         const int row = t / kColumns, column = t % kColumns;
         const std::byte* const at = from + row * group_stride + column * stride;
         const bool is_there = column < left;

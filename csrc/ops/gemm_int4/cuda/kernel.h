@@ -14,7 +14,7 @@ constexpr int64_t slabs(const Problem& p) { return ceil_div(p.k, kSegmentK); }
 
 struct CudaKernel {
   const char* name;
-  int arch;            // compute capability: this and newer
+  int arch;            // compute capability: 80 and newer, or 90 alone
   int tile_m, tile_n;  // outputs of a block
   int step_k;          // input features of a step of the ring
   int blocks_per_sm;   // that its registers allow
@@ -22,10 +22,13 @@ struct CudaKernel {
   int cluster;         // blocks that fetch their rows of a together
   int macs_per_cycle;  // of an SM, at best
   int step_cycles;     // barrier and latency of a step that nothing hides
-  // At most max_blocks blocks.
+  bool is_persistent;  // a block an SM, that takes tiles until none is left
+  // At most max_blocks blocks, at least `cluster`.
   Status (*launch)(const Params&, const Split&, int max_blocks, void* stream);
 
-  bool runs_on(int compute_capability) const { return compute_capability >= arch; }
+  bool runs_on(int compute_capability) const {
+    return arch == 90 ? compute_capability == 90 : compute_capability >= arch;
+  }
 };
 
 // What of a row of a can be copied at once: 16, 4 or 1 bytes.

@@ -74,7 +74,8 @@ Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, voi
     return Status::error("gemm_int4: w must start at a multiple of 16 bytes");
   Split split = plan.split;
   split.partial = workspace;
-  if (Status status = plan.kernel.launch(params, split, plan.max_blocks(), stream); !status.is_ok())
+  if (Status status = plan.kernel.launch(params, split, plan.kernel_blocks(), stream);
+      !status.is_ok())
     return status;
   return split.count == 1 ? Status::ok() : launch_reduce(params, split, plan.max_blocks(), stream);
 }

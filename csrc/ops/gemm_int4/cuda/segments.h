@@ -1,5 +1,5 @@
 // The plan of a product of int4 weights on a GPU: which kernel, and how many of k's segments a block adds up. Pure,
-// host-only. Kernel: what schedule.h asks for, and runs_on(), name.
+// host-only. Kernel: what schedule.h asks for, and name, is_persistent, runs_on().
 #pragma once
 
 #include <algorithm>
@@ -25,7 +25,9 @@ struct SegmentPlan {
   bool is_capped = false;  // because the caller keeps others for something else
   double cycles = 1e300;   // what the model expects
 
+  // Of any launch, and of the kernel's.
   int max_blocks() const { return is_capped ? sms : INT_MAX; }
+  int kernel_blocks() const { return kernel.is_persistent ? sms : max_blocks(); }
 };
 
 // Sums of segments; saturated: sizes near 2^63 only need to rank.
@@ -34,7 +36,8 @@ inline int64_t bytes_of_segments(const Problem& p, int64_t segment_k) {
       .value_or(INT64_MAX);
 }
 
-// segment_k: a multiple of every kernel's step_k. a_bytes: of an element. only: see plan_cuda().
+// segment_k: a multiple of every kernel's step_k. a_bytes: of an element. only: see plan_cuda(); else of the kernels that
+// the device runs those of the newest arch, whatever m is: tensor cores of one kind add in one order.
 template <class Kernel>
 SegmentPlan<Kernel> plan_segments(const std::vector<Kernel>& kernels, const Problem& p,
                                   int64_t segment_k, double a_bytes, const DeviceInfo& device,
@@ -43,14 +46,17 @@ SegmentPlan<Kernel> plan_segments(const std::vector<Kernel>& kernels, const Prob
   constexpr int64_t kMaxWorkspaceBytes = int64_t{64} << 20;
   constexpr int64_t kMaxSplits = 64;
   SegmentPlan<Kernel> best;
+  int newest = 0;
+  for (const Kernel& kernel : kernels)
+    if (kernel.runs_on(device.compute_capability)) newest = std::max(newest, kernel.arch);
   best.is_capped = max_sms < device.sm_count;
   best.sms = std::max(1, std::min(device.sm_count, max_sms));
   const gemm_int8::CudaWork work{p.m, p.n, a_bytes, 0.5};
   const int64_t slabs = ceil_div(p.k, segment_k), segments = std::max<int64_t>(1, slabs);
   for (const Kernel& kernel : kernels) {
     const int64_t fit = gemm_int8::resident_blocks(kernel, device);
-    if (!kernel.runs_on(device.compute_capability) || fit == 0 ||
-        (!only.empty() && only != kernel.name))
+    if (!kernel.runs_on(device.compute_capability) || fit == 0 || kernel.cluster > best.sms ||
+        (only.empty() ? kernel.arch != newest : only != kernel.name))
       continue;
     const gemm_int8::Share share{best.sms, best.is_capped ? 1 : fit, best.is_capped};
     for (int64_t wanted = 1; wanted <= std::min(segments, kMaxSplits); ++wanted) {

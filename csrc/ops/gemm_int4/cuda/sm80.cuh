@@ -23,8 +23,8 @@
 #include "layout/swizzle.h"
 #include "ops/gemm_int4/cuda/dequantize.cuh"
 #include "ops/gemm_int4/cuda/gather.cuh"
-#include "ops/gemm_int4/cuda/group_rows.cuh"
 #include "ops/gemm_int4/cuda/kernel.h"
+#include "ops/gemm_int4/cuda/stage_groups.cuh"
 #include "ops/gemm_int8/cuda/rows_out.cuh"
 #include "ops/gemm_int8/cuda/segment.cuh"
 #include "ops/gemm_int8/cuda/unaligned.cuh"
@@ -55,16 +55,14 @@ struct Sm80 {
 
   // A stage of the ring: rows of a, tiles of w [n / 16][k / 64], the scales and zero points of the groups it touches.
   static constexpr int kStepK = kConfig.step_tiles * int4::kTileK;
-  static constexpr int kSliceK = 16, kSlices = int4::kTileK / kSliceK;  // of an mma; of a tile
   static constexpr int kStepSlices = kStepK / kSliceK;
   static constexpr int kRowChunks = kStepK * 2 / swizzle::kChunkBytes;
   static constexpr int kTilesN = kConfig.block_n / int4::kTileN;
   static constexpr int kBytesA = kConfig.block_m * kStepK * 2;
   static constexpr int kBytesW = kTilesN * kConfig.step_tiles * int4::kTileBytes;
-  static constexpr int kRowBytes = kConfig.block_n * 2;
-  static constexpr int kScalesAt = kBytesA + kBytesW,
-                       kZerosAt = kScalesAt + kStepSlices * kRowBytes;
-  static constexpr int kStageBytes = kZerosAt + kStepSlices * kRowBytes;
+  using Groups = StageGroups<T, kConfig.block_n, kStepSlices>;
+  static constexpr int kGroupsAt = kBytesA + kBytesW;
+  static constexpr int kStageBytes = kGroupsAt + Groups::kBytes;
   static constexpr int kRingBytes = kConfig.stages * kStageBytes;
   static_assert(kSegmentK % kStepK == 0);
 
@@ -78,9 +76,8 @@ struct Sm80 {
   struct Args {
     Params p;
     Split split;
-    GroupRows scales, zeros;   // zeros: if w_zero_point is given
-    int a_copy_bytes;          // 16, 4 or 1: what the alignment of a's rows allows
-    int slices, group_slices;  // of kSliceK, in k and in a group
+    GroupArgs groups;
+    int a_copy_bytes;  // 16, 4 or 1: what the alignment of a's rows allows
     int blocks_m, blocks_n;
     uint32_t units;  // of work of a block: block_m x block_n outputs, one split
   };
@@ -121,7 +118,7 @@ struct Sm80 {
     const uint8_t* w;
     int64_t a_pass, w_pass;  // bytes between passes
     int rows, columns;       // of the block that are there, from this thread's first
-    int group, group_end;    // of the next step's first k; the slice after its last
+    typename Groups::Next group;
   };
 
   LAMINA_DEVICE static Source find_source(const Args& args, const Place& at) {
@@ -133,7 +130,6 @@ struct Sm80 {
         static_cast<int64_t>(at.first_step) * kConfig.step_tiles + dev::warp() % kConfig.step_tiles;
     const int64_t rows = p.problem.m - at.m0 - row;
     const int64_t columns = int4::tiles_n(p.problem.n) - column;
-    const int group = at.first_step * kStepSlices / args.group_slices;
     const int64_t begin = static_cast<int64_t>(at.first_step) * (kStepK * 2) + chunk * 16;
     return {static_cast<const std::byte*>(p.a) + (at.m0 + row) * p.a_stride * 2 +
                 (p.perm.is_given() ? 0 : begin),
@@ -142,8 +138,7 @@ struct Sm80 {
             tiles_k * kPassColumns * int4::kTileBytes,
             static_cast<int>(rows < kConfig.block_m ? rows : kConfig.block_m),
             static_cast<int>(columns < kTilesN ? columns : kTilesN),
-            group,
-            (group + 1) * args.group_slices};
+            Groups::Next::at(args.groups, at.first_step * kStepSlices)};
   }
 
   // Starts the copies of one step into a stage; `from` moves on to the next step.
@@ -185,63 +180,13 @@ struct Sm80 {
       dev::cp_async<16>(stage + kBytesA + (pass * kThreads + dev::thread_index()) * 16,
                         is_there ? from.w + pass * from.w_pass : p.w, is_there ? 16 : 0);
     }
-    load_groups(args, at, from, step, stage);
+    Groups::template load<kThreads>(args.groups, from.group, step * kStepSlices, at.n0, p.problem.n,
+                                    dev::thread_index(), stage + kGroupsAt);
     if (!p.perm.is_given()) from.a += kStepK * 2;
     from.w += kConfig.step_tiles * int4::kTileBytes;
   }
 
-  // Of the groups that a step touches.
-  LAMINA_DEVICE static void load_groups(const Args& args, const Place& at, Source& from, int step,
-                                        std::byte* stage) {
-    const int begin = step * kStepSlices;
-    const int end = begin + kStepSlices < args.slices ? begin + kStepSlices : args.slices;
-    for (; from.group_end <= begin; from.group_end += args.group_slices) ++from.group;
-    int count = 1;
-    for (int next = from.group_end; next < end; next += args.group_slices) ++count;
-    const auto load = [&](const GroupRows& rows, int to) {
-      rows.template load<kConfig.block_n, kThreads>(from.group, count, at.n0, args.p.problem.n,
-                                                    stage + to);
-    };
-    load(args.scales, kScalesAt);
-    if (args.p.w_zero_point.is_given()) load(args.zeros, kZerosAt);
-  }
-
-  // The group that the products have reached.
-  struct Group {
-    int end;  // the slice after its last
-    int row;  // of its scales in the stage
-    Dequantizer<T> of[kTiles];
-  };
-
-  // A zero point as it lies in the stage.
-  LAMINA_DEVICE static float zero_at(const Args& args, const std::byte* row, int column) {
-    if (args.zeros.element_bytes == 1)
-      return static_cast<float>(dev::load_shared(reinterpret_cast<const uint8_t*>(row) + column));
-    return to_f32(T{dev::load_shared(reinterpret_cast<const uint16_t*>(row) + column)});
-  }
-
-  // Nothing follows the last group, which also has what lies beyond k.
-  LAMINA_DEVICE static void enter_group(const Args& args, const Place& at, const std::byte* stage,
-                                        Group& group) {
-    ++group.row;
-    group.end += args.group_slices;
-    if (group.end >= args.slices) group.end = INT_MAX;
-    const std::byte* const scales = stage + kScalesAt + group.row * kRowBytes;
-    const std::byte* const zeros =
-        stage + kZerosAt + group.row * (kConfig.block_n * args.zeros.element_bytes);
-#pragma unroll
-    for (int i = 0; i < kTiles; ++i) {
-      const int column = (at.warp_n * kTiles + i) * int4::kTileN + dev::lane() / 4 * 2;
-      const uint32_t pair =
-          dev::load_shared(reinterpret_cast<const uint32_t*>(scales + column * 2));
-#pragma unroll
-      for (int row = 0; row < 2; ++row) {
-        const float zero = args.p.w_zero_point.is_given() ? zero_at(args, zeros, column + row)
-                                                          : static_cast<float>(kSymmetricZeroPoint);
-        group.of[i].set(row, T{static_cast<uint16_t>(pair >> (16 * row))}, zero);
-      }
-    }
-  }
+  using Group = typename Groups::template Reached<kTiles>;
 
   using Quads = float[kTiles][kTokenGroups][4];
 
@@ -272,7 +217,11 @@ struct Sm80 {
   LAMINA_DEVICE static void multiply_step(const Args& args, const Place& at, int step,
                                           const std::byte* stage, Group& group, Quads& sums) {
     const int begin = step * kStepSlices;
-    group.row = group.end > begin ? 0 : -1;
+    group.begin_stage(begin);
+    const auto enter_group = [&] {
+      group.enter(args.groups, stage + kGroupsAt,
+                  at.warp_n * kTiles * int4::kTileN + dev::lane() / 4 * 2);
+    };
 #pragma unroll 1
     for (int t = 0; t < kConfig.step_tiles; ++t) {
       dev::U32x4 codes[kTiles];
@@ -283,7 +232,7 @@ struct Sm80 {
             stage + kBytesA + tile * int4::kTileBytes + dev::lane() * 16));
       }
       const int first = t * kSlices;
-      if (group.end <= begin + first) enter_group(args, at, stage, group);
+      if (group.end <= begin + first) enter_group();
       const int64_t left = args.p.problem.k - static_cast<int64_t>(begin + first) * kSliceK;
       if (group.end - begin - first >= kSlices && left >= int4::kTileK) {
 #pragma unroll
@@ -293,7 +242,7 @@ struct Sm80 {
         const int valid = left < int4::kTileK ? static_cast<int>(left) : int4::kTileK;
 #pragma unroll 1
         for (int s = 0; s * kSliceK < valid; ++s) {
-          if (group.end <= begin + first + s) enter_group(args, at, stage, group);
+          if (group.end <= begin + first + s) enter_group();
           multiply_slice<true>(at, stage, first + s, codes, 0, valid - s * kSliceK, group, sums);
 #pragma unroll
           for (int i = 0; i < kTiles; ++i)  // registers have no index
@@ -338,7 +287,7 @@ struct Sm80 {
                     static_cast<int>(kSegmentK / kStepK)};
     end_segment.clear(gemm_int8::empty_sum(args.p.problem.k));
     Group group;
-    group.end = from.group_end - args.group_slices;  // so that it is entered
+    group.start(args.groups, at.first_step * kStepSlices);
 #pragma unroll
     for (int s = 0; s < kConfig.stages - 1; ++s) {
       if (s < at.steps) load_step(args, at, from, at.first_step + s, stage(s));
@@ -368,10 +317,8 @@ struct Sm80 {
                                  kSmemBytes};
     return dev::launch<Sm80>(
         shape, stream,
-        {params, split, GroupRows::of(params.w_scale, p), GroupRows::of(params.w_zero_point, p),
-         a_copy_bytes(params), static_cast<int>(ceil_div(p.k, kSliceK)),
-         static_cast<int>(std::min<int64_t>(p.group / kSliceK, INT_MAX / 2)),
-         static_cast<int>(blocks_m), static_cast<int>(blocks_n), static_cast<uint32_t>(*units)});
+        {params, split, GroupArgs::of(params), a_copy_bytes(params), static_cast<int>(blocks_m),
+         static_cast<int>(blocks_n), static_cast<uint32_t>(*units)});
   }
 };
 
@@ -389,6 +336,7 @@ CudaKernel sm80_kernel(const char* name) {
           .cluster = 1,
           .macs_per_cycle = 1024,
           .step_cycles = 100,
+          .is_persistent = false,
           .launch = [](const Params& params, const Split& split, int max_blocks, void* stream) {
             const auto start =
                 params.a_dtype == DType::kF16 ? &Kernel::start : &Sm80<kConfig, BF16>::start;

@@ -1,8 +1,10 @@
-// Where a group ends in gemm_int4_int8 / sm80: its sums, exact integers, are scaled and added to the chain of the segment.
+// Where a group ends in gemm_int4_int8 on CUDA: its sums, exact integers, are scaled and added to the chain of the segment.
 // What that takes, of the groups that end in a step of the ring, lies behind the step's operands.
 #pragma once
 
+#include <algorithm>
 #include <bit>
+#include <climits>
 
 #include "device/device.h"
 #include "ops/gemm_int4/cuda/group_rows.cuh"
@@ -11,7 +13,47 @@
 
 namespace lamina::gemm_int4_int8 {
 
-// Of a warp's sums of kTiles x 16 features x kTokenGroups x 8 tokens, what a lane has: as the mma leaves them.
+inline constexpr int kSliceK = 16;                      // what groups are multiples of
+inline constexpr int kSlices = int4::kTileK / kSliceK;  // of a tile
+
+// What a launch knows of groups.
+struct GroupArgs {
+  gemm_int4::GroupRows scales, zeros;  // zeros: if w_zero_point is given
+  int64_t sums_stride;
+  int segment_steps;                 // tiles of k that have a sum of their own
+  int groups, slices, group_slices;  // slices of kSliceK: of all tiles, of a group
+  bool keeps_integers;               // k is split within the only group, which then ends nowhere
+
+  static GroupArgs of(const CudaParams& params, const Split& split) {
+    const Problem& p = params.problem;
+    const bool keeps_integers = is_one_group(p) && split.count > 1;
+    return {gemm_int4::GroupRows::of(params.w_scale, p),
+            gemm_int4::GroupRows::of(params.w_zero_point, p),
+            Prepared::sums_stride(p),
+            keeps_integers ? split.steps : static_cast<int>(segment_k(p.group) / int4::kTileK),
+            static_cast<int>(p.groups()),
+            static_cast<int>(int4::tiles_k(p.k)) * kSlices,
+            static_cast<int>(std::min<int64_t>(p.group, kMaxK) / kSliceK),
+            keeps_integers};
+  }
+
+  LAMINA_DEVICE int of_slice(int slice) const { return slice / group_slices; }
+
+  // The slice after a group's last; what lies beyond k is the last one's. After it none ends.
+  LAMINA_DEVICE int end_of(int group) const {
+    if (keeps_integers) return INT_MAX;
+    return group + 1 < groups ? (group + 1) * group_slices : group + 1 == groups ? slices : INT_MAX;
+  }
+
+  // Groups from `group` on that end before slice `end` or with it.
+  LAMINA_DEVICE int count_ends(int group, int end) const {
+    int count = 0;
+    while (end_of(group + count) <= end) ++count;
+    return count;
+  }
+};
+
+// Of a warp's sums of kTiles x 16 features x kTokenGroups x 8 tokens, what a lane has: as mma and wgmma leave them.
 template <int kBlockM, int kBlockN, int kMostGroups, int kTiles, int kTokenGroups>
 struct GroupEnd {
   // In a stage: of kMostGroups scales and zero points, up to 4 bytes each, and sums of tokens.
@@ -36,26 +78,37 @@ struct GroupEnd {
     }
   }
 
-  // Starts the copies of groups [first, first + count).
+  // Starts the copies of groups [first, first + count); `thread` of kThreads.
   template <int kThreads>
   LAMINA_DEVICE static void load(const auto& args, int64_t m0, int64_t n0, int first, int count,
-                                 std::byte* to) {
+                                 int thread, std::byte* to) {
     const CudaParams& p = args.p;
-    args.scales.template load<kBlockN, kThreads>(first, count, n0, p.problem.n, to);
+    const GroupArgs& groups = args.groups;
+    groups.scales.template load<kBlockN, kThreads>(first, count, n0, p.problem.n, thread, to);
     if (p.w_zero_point.is_given())
-      args.zeros.template load<kBlockN, kThreads>(first, count, n0, p.problem.n, to + kZerosAt);
+      groups.zeros.template load<kBlockN, kThreads>(first, count, n0, p.problem.n, thread,
+                                                    to + kZerosAt);
     constexpr int kRowChunks = kBlockM / 4;
-    for (int t = dev::thread_index(); t < count * kRowChunks; t += kThreads) {
+    for (int t = thread; t < count * kRowChunks; t += kThreads) {
       const int64_t token = m0 + t % kRowChunks * 4, left = p.problem.m - token;
       const int valid = left < 0 ? 0 : left > 4 ? 4 : static_cast<int>(left);
       dev::cp_async<16>(
           to + kSumsAt + t * 16,
-          valid > 0 ? p.a_sums + (first + t / kRowChunks) * args.sums_stride + token : p.a_sums,
+          valid > 0 ? p.a_sums + (first + t / kRowChunks) * groups.sums_stride + token : p.a_sums,
           valid * 4);
     }
   }
 
-  // a: the codes of an mma, a byte each.
+  // The codes of two slices, 16 rows x 32 k, a byte each: those of a lane's rows q and q + 8 in turn.
+  LAMINA_DEVICE static void unpack(uint32_t first, uint32_t second, uint32_t (&a)[4]) {
+    constexpr uint32_t kLow = 0x0f0f0f0f;
+    a[0] = first & kLow;
+    a[1] = first >> 4 & kLow;
+    a[2] = second & kLow;
+    a[3] = second >> 4 & kLow;
+  }
+
+  // a: of a product.
   LAMINA_DEVICE void add_codes(int tile, const uint32_t (&a)[4]) {
     constexpr uint32_t kOnes = 0x01010101;
 #pragma unroll

@@ -64,7 +64,7 @@ struct CudaParams : gemm_int8::Output {
 
 struct CudaKernel {
   const char* name;
-  int arch;            // compute capability: this and newer
+  int arch;            // compute capability: 80 and newer, or 90 alone
   int tile_m, tile_n;  // outputs of a block
   int step_k;          // input features of a step of the ring
   int blocks_per_sm;   // that its registers allow
@@ -72,10 +72,13 @@ struct CudaKernel {
   int cluster;         // blocks that fetch their rows of a together
   int macs_per_cycle;  // of an SM, at best
   int step_cycles;     // barrier and latency of a step that nothing hides
-  // At most max_blocks blocks.
+  bool is_persistent;  // a block an SM, that takes tiles until none is left
+  // At most max_blocks blocks, at least `cluster`.
   Status (*launch)(const CudaParams&, const Split&, int max_blocks, void* stream);
 
-  bool runs_on(int compute_capability) const { return compute_capability >= arch; }
+  bool runs_on(int compute_capability) const {
+    return arch == 90 ? compute_capability == 90 : compute_capability >= arch;
+  }
 };
 
 // a, or floats in its place, as the kernels read it.

@@ -63,7 +63,8 @@ Status run_cuda(const Params& params, const std::optional<Floats>& floats, const
   const int blocks = plan.max_blocks();
   if (Status status = launch_prepare(params, floats, prepared, blocks, stream); !status.is_ok())
     return status;
-  if (Status status = plan.kernel.launch(then, split, blocks, stream); !status.is_ok())
+  if (Status status = plan.kernel.launch(then, split, plan.kernel_blocks(), stream);
+      !status.is_ok())
     return status;
   return split.count == 1 ? Status::ok() : launch_reduce(then, split, blocks, stream);
 }

@@ -55,7 +55,6 @@ struct Sm80 {
 
   // A stage of the ring: rows of a, a tile of w for each 16 features, and what the groups have that end in it.
   static constexpr int kStepK = int4::kTileK;
-  static constexpr int kSliceK = 16, kSlices = kStepK / kSliceK;  // what groups are multiples of
   static constexpr int kRowChunks = kStepK / swizzle::kChunkBytes;
   static constexpr int kTilesN = kConfig.block_n / int4::kTileN;
   static constexpr int kBytesA = kConfig.block_m * kStepK;
@@ -77,11 +76,9 @@ struct Sm80 {
   struct Args {
     CudaParams p;
     Split split;
-    gemm_int4::GroupRows scales, zeros;  // zeros: if w_zero_point is given
-    int64_t a_stride, sums_stride;
-    int steps, segment_steps;          // of all of k; of what has a sum of its own
-    int groups, slices, group_slices;  // slices of kSliceK: of all steps, of a group
-    bool keeps_integers;  // k is split within the only group, which then ends in no step
+    GroupArgs groups;
+    int64_t a_stride;
+    int steps;  // of all of k
     int blocks_m, blocks_n;
     uint32_t units;  // of work of a block: block_m x block_n outputs, one split
   };
@@ -104,14 +101,6 @@ struct Sm80 {
             left < args.split.steps ? left : args.split.steps,
             dev::warp() % kConfig.warps_m,
             dev::warp() / kConfig.warps_m};
-  }
-
-  // The slice after a group's last; what lies beyond k is the last one's. After it none ends.
-  LAMINA_DEVICE static int end_of(const Args& args, int group) {
-    if (args.keeps_integers) return INT_MAX;
-    return group + 1 < args.groups    ? (group + 1) * args.group_slices
-           : group + 1 == args.groups ? args.slices
-                                      : INT_MAX;
   }
 
   // What a thread copies: its chunk of the rows of a, of few rows not every thread, and of the tiles of w, in passes.
@@ -143,7 +132,7 @@ struct Sm80 {
             : rows < kConfig.block_m ? static_cast<int>(rows)
                                      : kConfig.block_m,
             static_cast<int>(columns < kTilesN ? columns : kTilesN),
-            at.first_step * kSlices / args.group_slices};
+            args.groups.of_slice(at.first_step * kSlices)};
   }
 
   // Starts the copies of one step into a stage; `from` moves on to the next step.
@@ -167,22 +156,13 @@ struct Sm80 {
       dev::cp_async<16>(stage + kBytesA + (pass * kThreads + dev::thread_index()) * 16,
                         is_there ? from.w + pass * from.w_pass : p.w, is_there ? 16 : 0);
     }
-    int count = 0;
-    while (end_of(args, from.group + count) <= (step + 1) * kSlices) ++count;
+    const int count = args.groups.count_ends(from.group, (step + 1) * kSlices);
     if (count > 0)
-      Groups::template load<kThreads>(args, at.m0, at.n0, from.group, count, stage + kGroupsAt);
+      Groups::template load<kThreads>(args, at.m0, at.n0, from.group, count, dev::thread_index(),
+                                      stage + kGroupsAt);
     from.group += count;
     from.a += kStepK;
     from.w += int4::kTileBytes;
-  }
-
-  // The codes of two slices, 16 rows x 32 k: those of a lane's rows q and q + 8 in turn.
-  LAMINA_DEVICE static void unpack(uint32_t first, uint32_t second, uint32_t (&a)[4]) {
-    constexpr uint32_t kLow = 0x0f0f0f0f;
-    a[0] = first & kLow;
-    a[1] = first >> 4 & kLow;
-    a[2] = second & kLow;
-    a[3] = second >> 4 & kLow;
   }
 
   // The products of one slice or two, whose codes are words `word` and `word + 1` of each tile.
@@ -201,7 +181,7 @@ struct Sm80 {
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
       uint32_t a[4];
-      unpack(codes[i].x[word], is_pair ? codes[i].x[word + 1] : 0, a);
+      Groups::unpack(codes[i].x[word], is_pair ? codes[i].x[word + 1] : 0, a);
       if (args.p.a_zero_point.is_given()) group.add_codes(i, a);
 #pragma unroll
       for (int j = 0; j < kTokenGroups; ++j) {
@@ -219,7 +199,7 @@ struct Sm80 {
       codes[i] = dev::load_shared(reinterpret_cast<const dev::U32x4*>(
           stage + kBytesA + (at.warp_n * kTiles + i) * int4::kTileBytes + dev::lane() * 16));
     group.row = 0;
-    int end = end_of(args, group.index) - step * kSlices;
+    int end = args.groups.end_of(group.index) - step * kSlices;
 #pragma unroll 1
     for (int slice = 0; slice < kSlices;) {
       if (slice == 0 && end >= kSlices) {
@@ -238,7 +218,7 @@ struct Sm80 {
       }
       if (slice == end) {
         group.end(args, at, stage + kGroupsAt, tokens_zero());
-        end = end_of(args, group.index) - step * kSlices;
+        end = args.groups.end_of(group.index) - step * kSlices;
       }
     }
   }
@@ -289,7 +269,7 @@ struct Sm80 {
         end_segment{
             sum, to_slab,
             reinterpret_cast<dev::U32x4*>(smem + kWarpsAt + dev::warp() * kWarpBytes) + dev::lane(),
-            args.segment_steps};
+            args.groups.segment_steps};
     end_segment.clear(gemm_int8::empty_sum(args.p.problem.k));
     keep_zero_points(args, at);
 #pragma unroll
@@ -305,7 +285,8 @@ struct Sm80 {
       if (next < at.steps) load_step(args, at, from, at.first_step + next, stage(next));
       dev::cp_async_commit();
       multiply_step(args, at, at.first_step + s, stage(s), group);
-      if (args.keeps_integers && s + 1 == at.steps) group.keep_integers(args, at, tokens_zero());
+      if (args.groups.keeps_integers && s + 1 == at.steps)
+        group.keep_integers(args, at, tokens_zero());
       end_segment(args.split, at.first_step + s + 1, s + 1 == at.steps);
     }
     if (args.split.count == 1) store<false>(args, at, 0, group);
@@ -319,17 +300,11 @@ struct Sm80 {
     if (!units || *units > INT_MAX)
       return Status::error("gemm_int4_int8: m = ", p.m, ", n = ", p.n, ": more than ", INT_MAX,
                            " tiles of ", kConfig.block_m, " x ", kConfig.block_n);
-    const auto steps = static_cast<int>(int4::tiles_k(p.k));
-    const bool keeps_integers = is_one_group(p) && split.count > 1;
-    const auto segment_steps = static_cast<int>(segment_k(p.group) / kStepK);
     return dev::launch<Sm80>(
         {{static_cast<int>(std::min<int64_t>(*units, max_blocks)), 1, 1}, kSmemBytes}, stream,
-        {params, split, gemm_int4::GroupRows::of(params.w_scale, p),
-         gemm_int4::GroupRows::of(params.w_zero_point, p), Prepared::a_stride(p),
-         Prepared::sums_stride(p), steps, keeps_integers ? split.steps : segment_steps,
-         static_cast<int>(p.groups()), steps * kSlices,
-         static_cast<int>(std::min<int64_t>(p.group, kMaxK) / kSliceK), keeps_integers,
-         static_cast<int>(blocks_m), static_cast<int>(blocks_n), static_cast<uint32_t>(*units)});
+        {params, split, GroupArgs::of(params, split), Prepared::a_stride(p),
+         static_cast<int>(int4::tiles_k(p.k)), static_cast<int>(blocks_m),
+         static_cast<int>(blocks_n), static_cast<uint32_t>(*units)});
   }
 };
 
@@ -346,6 +321,7 @@ CudaKernel sm80_kernel(const char* name) {
           .cluster = 1,
           .macs_per_cycle = 2048,
           .step_cycles = 100,
+          .is_persistent = false,
           .launch = &Kernel::start};
 }
 

@@ -25,6 +25,7 @@
 #include "ops/gemm_int8/cuda/rows_out.cuh"
 #include "ops/gemm_int8/cuda/sm90a_boxes.cuh"
 #include "ops/gemm_int8/cuda/sm90a_groups.cuh"
+#include "ops/gemm_int8/cuda/sm90a_ring.cuh"
 
 namespace lamina::gemm_int8 {
 
@@ -101,51 +102,14 @@ struct Sm90a {
     bool sends_boxes;  // so map_out is one
   };
 
-  // Work in units of a tile a block of a cluster: tiles that are neighbours along n. Units are in the order of all
-  // token tiles of a band, then the next features, so that blocks that run together share weights and tokens in
-  // L2; splits of k last.
-  struct Tile {
-    int64_t m0, n0, first_step;
-    int steps, split;
-  };
-  struct Schedule {
-    static constexpr int64_t kBand = 8;
-    int64_t tiles_m, wide_n, all_steps, split_steps, units;
+  using Tile = Sm90aTile;
+  using Schedule = Sm90aSchedule<kTokens, kFeatures, kCluster>;
+  using Cursor = Sm90aCursor<kConfig.stages>;
 
-    constexpr explicit Schedule(const Args& args)
-        : tiles_m(ceil_div(args.p.problem.m, kTokens)),
-          wide_n(ceil_div(args.p.problem.n, kFeatures * kCluster)),
-          all_steps(ceil_div(int8_tile::tiles_k(args.p.problem.k), kStepTiles)),
-          split_steps(args.split.steps),
-          units(tiles_m * wide_n * args.split.count) {}
-
-    LAMINA_DEVICE static int64_t first() { return dev::block_index().x / kCluster; }
-    LAMINA_DEVICE static int64_t stride() { return dev::grid_size().x / kCluster; }
-
-    LAMINA_DEVICE Tile tile(int64_t unit) const {
-      const int64_t split = unit / (tiles_m * wide_n), at = unit % (tiles_m * wide_n);
-      const int64_t band = at / (kBand * wide_n), in_band = at % (kBand * wide_n);
-      const int64_t left = tiles_m - band * kBand, height = left < kBand ? left : kBand;
-      const int64_t first_step = split * split_steps, rest = all_steps - first_step;
-      return {(band * kBand + in_band % height) * kTokens,
-              (in_band / height * kCluster + rank()) * kFeatures, first_step,
-              static_cast<int>(rest < split_steps ? rest : split_steps), static_cast<int>(split)};
-    }
-  };
-
-  LAMINA_DEVICE static int rank() { return kCluster > 1 ? dev::cluster_rank() : 0; }
-
-  // Where the ring is: the parity flips each time round.
-  struct Cursor {
-    int stage = 0, parity = 0;
-
-    LAMINA_DEVICE void advance() {
-      if (++stage == kConfig.stages) {
-        stage = 0;
-        parity ^= 1;
-      }
-    }
-  };
+  static constexpr Schedule schedule_of(const Args& args) {
+    const int64_t steps = ceil_div(int8_tile::tiles_k(args.p.problem.k), kStepTiles);
+    return {args.p.problem.m, args.p.problem.n, steps, args.split};
+  }
 
   LAMINA_DEVICE static std::byte* stage_at(int stage) {
     return dev::dynamic_smem() + stage * kStageBytes;
@@ -175,7 +139,7 @@ struct Sm90a {
         dev::tma_load<3>(stage_at(cursor.stage), &args.map_w, full,
                          {0, static_cast<int32_t>(step * kStepTiles * kTileLines),
                           static_cast<int32_t>(tile.n0 / int8_tile::kTileN)});
-        const int part = rank() * kPartTokens;
+        const int part = Schedule::rank() * kPartTokens;
         std::byte* const tokens = stage_at(cursor.stage) + kBytesW + part * kStepK;
         const int32_t at[2] = {static_cast<int32_t>(step * kStepK),
                                static_cast<int32_t>(tile.m0 + part)};
@@ -210,15 +174,8 @@ struct Sm90a {
     }
   }
 
-  // Tells every block that fetches for this one that a stage may be filled again.
   LAMINA_DEVICE static void release(int stage) {
-    dev::MBarrier* const empty = &barriers().empty[stage];
-    dev::warp_sync();  // the lanes that arrive answer for what all have read
-    if constexpr (kCluster > 1) {
-      if (dev::lane() < kCluster) dev::mbarrier_arrive_remote(empty, dev::lane());
-    } else {
-      if (dev::lane() == 0) dev::mbarrier_arrive(empty);
-    }
+    arrive_in_cluster<kCluster>(&barriers().empty[stage]);
   }
 
   // The products of a tile. Each is a group of its own, and those of a step have registers of their own: a product
@@ -296,7 +253,7 @@ struct Sm90a {
   }
 
   LAMINA_DEVICE static void run(const Args& args) {
-    const Schedule schedule(args);
+    const Schedule schedule = schedule_of(args);
     if (dev::thread_index() == 0) {
       if (schedule.all_steps > 0) {
         dev::tma_prefetch(&args.map_w);
@@ -309,7 +266,7 @@ struct Sm90a {
       }
       dev::fence_mbarrier_init();
     }
-    sync();
+    sync_cluster<kCluster>();
     const int warp =
         dev::shuffle(dev::warp(), 0);  // so that the compiler knows it to be one for all lanes
     if (warp < kConfig.warpgroups * kWarpgroupWarps) {
@@ -327,15 +284,7 @@ struct Sm90a {
           Sm90aGroups<Sm90a>::produce(args, schedule);
     }
     dev::warp_sync();
-    if constexpr (kCluster > 1) sync();  // the others write here and arrive here
-  }
-
-  LAMINA_DEVICE static void sync() {
-    if constexpr (kCluster > 1) {
-      dev::cluster_sync();
-    } else {
-      dev::block_sync();
-    }
+    if constexpr (kCluster > 1) sync_cluster<kCluster>();  // the others write here and arrive here
   }
 
   static Status launch(const Params& params, const Split& split, int max_blocks, void* stream) {
@@ -373,7 +322,7 @@ struct Sm90a {
   }
 
   static Status start(const Args& args, int max_blocks, void* stream) {
-    const int64_t units = Schedule(args).units, clusters = max_blocks / kCluster;
+    const int64_t units = schedule_of(args).units, clusters = max_blocks / kCluster;
     const dev::LaunchShape shape{
         {static_cast<int>(std::min(units, clusters)) * kCluster, 1, 1}, kSmemBytes, kCluster};
     return dev::launch<Sm90a>(shape, stream, args);

@@ -1,0 +1,261 @@
+// gemm_int4 / sm90a:   out[i,j] = epilogue(sum_p a[i,p] * w[j,p]), epilogue: ../../gemm_int8/epilogue.h
+//
+// Algorithm  persistent blocks walk over tiles of kTokens x kFeatures outputs and whole segments of k; what feeds them:
+//            sm90a_pipe.cuh. Two warpgroups turn weights into the 64 rows of wgmma in registers, while products of the
+//            slices before are under way; tokens are its n: few tokens waste nothing. A segment is one chain of products
+//            in the order of k, so neither the tile nor a split of k shows. Where a segment ends:
+//            ../../gemm_int8/cuda/segment.cuh
+// Layouts    a [m,k] row-major, f16 or bf16.  w: layout/int4_tile.h.  scales, zero points [groups,n].  out [m,n] row-major
+// Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 16-byte loads -> dequantize.cuh -> its register operand
+//            -> f32; then smem rows -> out (../../gemm_int8/cuda/rows_out.cuh)
+// Features   lane q = lane / 4 has two neighbours of a warp's 16, as rows q and q + 8 of the product
+// Budget     regs <= 168; 0 spills; 0 bank conflicts
+//            requires SASS: HGMMA, UTMALDG, LDGSTS
+// Requires   nothing of alignment: rows of a that TMA cannot take are copied, or gathered, by threads
+// Source     own; weights as wgmma's register operand as in Machete, roles and ring as in gemm_int8's sm90a.
+//            Reference: tests/reference/gemm_int4.py
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "device/device.h"
+#include "layout/int4_tile.h"
+#include "layout/matrix_descriptor.h"
+#include "layout/swizzle.h"
+#include "ops/gemm_int4/cuda/dequantize.cuh"
+#include "ops/gemm_int4/cuda/gather.cuh"
+#include "ops/gemm_int4/cuda/kernel.h"
+#include "ops/gemm_int4/cuda/sm90a_pipe.cuh"
+#include "ops/gemm_int4/cuda/stage_groups.cuh"
+#include "ops/gemm_int8/cuda/rows_out.cuh"
+#include "ops/gemm_int8/cuda/segment.cuh"
+#include "ops/gemm_int8/cuda/unaligned.cuh"
+
+namespace lamina::gemm_int4 {
+
+struct Sm90aConfig {
+  int tokens, cluster, stage_tiles, stages;  // Sm90aShape
+};
+
+template <Sm90aConfig kConfig, class T>
+struct Sm90a {
+  static constexpr int kTokens = kConfig.tokens;
+  using Rows = gemm_int8::RowsOut<kTokens>;
+  // Of a warp: the total of its segments, and where it was, its rows on the way out.
+  static constexpr int kWords = kTokens / 8;  // of four sums
+  static constexpr int kWarpBytes = kWords * dev::kWarpLanes * 16;
+  static_assert(Rows::kBytes <= kWarpBytes);
+
+  static constexpr int kFeatures = 128;
+  using Groups = StageGroups<T, kFeatures, kConfig.stage_tiles * kSlices>;
+  using Pipe = Sm90aPipe<Sm90aShape{kTokens, kConfig.cluster, kConfig.stage_tiles, kConfig.stages,
+                                    2, Groups::kBytes, kWarpBytes}>;
+  using Tile = typename Pipe::Tile;
+  static_assert(kFeatures == Pipe::kFeatures &&
+                kSegmentK % (Pipe::kStageTiles * int4::kTileK) == 0);
+
+  static constexpr const char* kName = "gemm_int4_sm90a";
+  static constexpr int kThreads = Pipe::kThreads, kMinBlocks = 1;
+
+  struct Args {
+    dev::TensorMap map_a, map_w;
+    Params p;
+    Split split;
+    GroupArgs groups;
+    int a_copy_bytes;  // 16: by TMA; 4 or 1: what the alignment of a's rows allows threads
+
+    constexpr bool copies_a() const { return a_copy_bytes < 16; }
+  };
+
+  struct Copies {
+    typename Groups::Next next;
+
+    LAMINA_DEVICE static Copies at(const Args& args, const Tile& tile) {
+      return {Groups::Next::at(args.groups, static_cast<int>(tile.first_step) * kSlices)};
+    }
+    LAMINA_DEVICE void start(const Args& args, const Tile& tile, int step, int thread,
+                             std::byte* stage) {
+      Groups::template load<Pipe::kCopyThreads>(args.groups, next, step * kSlices, tile.n0,
+                                                args.p.problem.n, thread, stage + Pipe::kGroupsAt);
+      if (args.copies_a()) copy_rows(args, tile.m0, step, thread, stage);
+    }
+  };
+
+  // The rows of a that TMA would have brought. From m and from k on zeros.
+  LAMINA_DEVICE static void copy_rows(const Args& args, int64_t m0, int step, int thread,
+                                      std::byte* stage) {
+    constexpr int kChunks = Pipe::kRowBytes / 16;
+    const Params& p = args.p;
+    const auto* const base = static_cast<const std::byte*>(p.a);
+#pragma unroll 1
+    for (int t = thread; t < Pipe::kStageTiles * kTokens * kChunks; t += Pipe::kCopyThreads) {
+      const int chunk = t % kChunks, row = t / kChunks % kTokens, tile = t / (kChunks * kTokens);
+      const int64_t k0 = static_cast<int64_t>(step + tile) * int4::kTileK + chunk * 8;
+      const int64_t left = m0 + row < p.problem.m ? p.problem.k - k0 : 0;
+      const int valid = left < 0 ? 0 : left > 8 ? 8 : static_cast<int>(left);
+      const std::byte* const from = base + (m0 + row) * p.a_stride * 2;
+      const auto at = static_cast<uint32_t>(row * Pipe::kRowBytes + chunk * 16);
+      std::byte* const to = stage + tile * Pipe::kTileBytesA + swizzled(Pipe::kSwizzle, at);
+      if (p.perm.is_given()) {
+        gather_chunk(to, reinterpret_cast<const uint16_t*>(from), p.perm, k0, valid);
+      } else {
+        gemm_int8::copy_unaligned(args.a_copy_bytes, to, from + k0 * 2, base, valid * 2);
+      }
+    }
+  }
+
+  using Sums = float[kTokens / 2];
+  using Weights = uint32_t[kSlices][4];
+  using Group = typename Groups::template Reached<1>;
+
+  // sums[64,kTokens] += weights[64,16] * tokens[16,kTokens], of slice s of a tile.
+  LAMINA_DEVICE static void start_product(Sums& sums, const uint32_t (&weights)[4], uint32_t tokens,
+                                          int s) {
+    const uint64_t b = dev::matrix_descriptor(tokens + static_cast<uint32_t>(s * kSliceK * 2), 0,
+                                              Pipe::kSwizzleGroupBytes, Pipe::kSwizzle);
+    dev::wgmma_fence();
+    if constexpr (std::is_same_v<T, F16>) {
+      dev::wgmma_m64k16_f16<kTokens>(sums, weights, b, true);
+    } else {
+      dev::wgmma_m64k16_bf16<kTokens>(sums, weights, b, true);
+    }
+    dev::wgmma_commit();
+  }
+
+  // The products of 64 k within a group. Each is a group of wgmmas of its own, and those of a tile have registers of their
+  // own: a product waits for the one that used them a tile before, and kSlices - 1 are under way meanwhile.
+  LAMINA_DEVICE static void multiply_tile(const dev::U32x4& codes, uint32_t tokens,
+                                          const Group& group, Weights& weights, Sums& sums) {
+#pragma unroll
+    for (int s = 0; s < kSlices; ++s) {
+      dev::wgmma_wait<kSlices - 1>();
+      group.of[0].weights(codes.x[s], weights[s]);
+      start_product(sums, weights[s], tokens, s);
+    }
+  }
+
+  // The same where groups, or k, end within the tile, from slice `slice` on. Between products that are under way no
+  // register may hang on a branch: all weights come first, and all products are waited for.
+  LAMINA_DEVICE static void multiply_edge(const Args& args, const dev::U32x4& codes,
+                                          uint32_t tokens, int slice, const auto& enter,
+                                          Group& group, Sums& sums) {
+    const int64_t left = args.p.problem.k - static_cast<int64_t>(slice) * kSliceK;
+    Weights weights;
+#pragma unroll
+    for (int s = 0; s < kSlices; ++s) {
+      if (group.end <= slice + s) enter();
+      group.of[0].weights(codes.x[s], weights[s]);
+      mask_weights(weights[s], static_cast<int>(std::min<int64_t>(left - s * kSliceK, kSliceK)));
+    }
+#pragma unroll
+    for (int s = 0; s < kSlices; ++s) start_product(sums, weights[s], tokens, s);
+    dev::wgmma_wait<0>();
+  }
+
+  // The products of steps [begin, end) of a tile: all in one segment.
+  LAMINA_DEVICE static void multiply(const Args& args, const Tile& tile, int begin, int end,
+                                     int warp, typename Pipe::Cursor& cursor, Group& group,
+                                     Sums& sums) {
+    Weights weights;
+    int before = 0;  // the stage before
+    dev::wgmma_fence_registers(sums);
+    for (int s = begin; s < end; s += Pipe::kStageTiles) {
+      const std::byte* const stage = Pipe::stage_at(cursor.stage);
+      Pipe::wait_full(cursor);
+      const int first = (static_cast<int>(tile.first_step) + s) * kSlices;
+      group.begin_stage(first);
+      const auto enter = [&] {
+        group.enter(args.groups, stage + Pipe::kGroupsAt,
+                    warp * int4::kTileN + dev::lane() / 4 * 2);
+      };
+#pragma unroll
+      for (int t = 0; t < Pipe::kStageTiles; ++t) {
+        const int slice = first + t * kSlices;
+        const dev::U32x4 codes = Pipe::load_codes(stage, warp, t);
+        const uint32_t tokens = dev::smem_address(stage + t * Pipe::kTileBytesA);
+        if (group.end <= slice) enter();
+        if (group.end - slice >= kSlices &&
+            static_cast<int64_t>(slice + kSlices) * kSliceK <= args.p.problem.k) {
+          multiply_tile(codes, tokens, group, weights, sums);
+        } else {
+          multiply_edge(args, codes, tokens, slice, enter, group, sums);
+        }
+        if (t == 0 && s > begin) Pipe::release(before);  // its last product was waited for above
+      }
+      before = cursor.stage;
+      cursor.advance();
+    }
+    dev::wgmma_wait<0>();
+    dev::wgmma_fence_registers(sums);
+    Pipe::release(before);
+  }
+
+  LAMINA_DEVICE static void consume(const Args& args, const typename Pipe::Schedule& schedule,
+                                    int warp) {
+    constexpr int kSegmentSteps = static_cast<int>(kSegmentK / int4::kTileK);
+    typename Pipe::Cursor cursor;
+    for (int64_t unit = schedule.first(); unit < schedule.units; unit += schedule.stride()) {
+      const Tile tile = schedule.tile(unit);
+      const int first_step = static_cast<int>(tile.first_step);
+      Sums sums;
+      const auto sum = [&](int w, int e) -> float& { return sums[w * 4 + e]; };
+      const auto to_slab = [&](int64_t slab) { store<true>(args, tile, warp, slab, sums); };
+      const gemm_int8::SegmentEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_slab)>
+          end_segment{sum, to_slab,
+                      reinterpret_cast<dev::U32x4*>(Pipe::warp_at(warp)) + dev::lane(),
+                      kSegmentSteps};
+      end_segment.clear(gemm_int8::empty_sum(args.p.problem.k));
+      Group group;
+      group.start(args.groups, first_step * kSlices);
+      for (int s = 0; s < tile.steps;) {
+        const int end = std::min(tile.steps, s + kSegmentSteps);
+        multiply(args, tile, s, end, warp, cursor, group, sums);
+        end_segment(args.split, first_step + end, end == tile.steps);
+        s = end;
+      }
+      if (args.split.count == 1) store<false>(args, tile, warp, 0, sums);
+    }
+  }
+
+  // Into the slab of a segment, or to the epilogue and out.
+  template <bool kToSlab>
+  LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t slab,
+                                  const Sums& sums) {
+    Rows::template store<kToSlab>(args.p, args.split,
+                                  {tile.m0, tile.n0 + warp * int4::kTileN, slab},
+                                  Pipe::warp_at(warp), dev::lane() / 4, sums);
+  }
+
+  LAMINA_DEVICE static void run(const Args& args) { Pipe::template run<Sm90a>(args); }
+
+  static Status start(const Params& params, const Split& split, int max_blocks, void* stream) {
+    Args args{{}, {}, params, split, GroupArgs::of(params), a_copy_bytes(params)};
+    return Pipe::template launch<Sm90a>(args, params.problem.k, params.a_stride, max_blocks,
+                                        stream);
+  }
+};
+
+// Of both dtypes of a.
+template <Sm90aConfig kConfig>
+CudaKernel sm90a_kernel(const char* name) {
+  using Kernel = Sm90a<kConfig, F16>;
+  return {.name = name,
+          .arch = 90,
+          .tile_m = Kernel::kTokens,
+          .tile_n = Kernel::kFeatures,
+          .step_k = int4::kTileK,
+          .blocks_per_sm = 1,
+          .smem_bytes = Kernel::Pipe::kSmemBytes,
+          .cluster = kConfig.cluster,
+          .macs_per_cycle = 2048,
+          .step_cycles = 20,
+          .is_persistent = true,
+          .launch = [](const Params& params, const Split& split, int max_blocks, void* stream) {
+            const auto start =
+                params.a_dtype == DType::kF16 ? &Kernel::start : &Sm90a<kConfig, BF16>::start;
+            return start(params, split, max_blocks, stream);
+          }};
+}
+
+}  // namespace lamina::gemm_int4

@@ -1,0 +1,108 @@
+// Groups along k as the stages of a ring have them: the rows of scales and zero points that a step touches, and the group
+// that the products have reached.
+#pragma once
+
+#include <algorithm>
+#include <climits>
+
+#include "device/device.h"
+#include "layout/int4_tile.h"
+#include "ops/gemm_int4/cuda/dequantize.cuh"
+#include "ops/gemm_int4/cuda/group_rows.cuh"
+#include "ops/gemm_int4/gemm_int4.h"
+
+namespace lamina::gemm_int4 {
+
+inline constexpr int kSliceK = 16;                      // of an mma or a wgmma
+inline constexpr int kSlices = int4::kTileK / kSliceK;  // of a tile
+
+// What a launch knows of them.
+struct GroupArgs {
+  GroupRows scales, zeros;  // zeros: if there are any
+  bool has_zeros;
+  int slices, group_slices;  // of kSliceK, in k and in a group
+
+  static GroupArgs of(const Params& params) {
+    const Problem& p = params.problem;
+    return {GroupRows::of(params.w_scale, p), GroupRows::of(params.w_zero_point, p),
+            params.w_zero_point.is_given(), static_cast<int>(ceil_div(p.k, kSliceK)),
+            static_cast<int>(std::min<int64_t>(p.group / kSliceK, INT_MAX / 2))};
+  }
+};
+
+// T: F16 or BF16, the dtype of the scales. A stage has kStageSlices and rows of kColumns output features.
+template <class T, int kColumns, int kStageSlices>
+struct StageGroups {
+  static constexpr int kRowBytes = kColumns * 2;
+  static constexpr int kZerosAt = kStageSlices * kRowBytes, kBytes = 2 * kZerosAt;
+
+  // The next to load.
+  struct Next {
+    int group, end;  // the slice after its last
+
+    LAMINA_DEVICE static Next at(const GroupArgs& args, int slice) {
+      const int group = slice / args.group_slices;
+      return {group, (group + 1) * args.group_slices};
+    }
+  };
+
+  // Starts the copies of the groups of a stage from slice `begin` on; `thread` of kThreads.
+  template <int kThreads>
+  LAMINA_DEVICE static void load(const GroupArgs& args, Next& next, int begin, int64_t n0,
+                                 int64_t n, int thread, std::byte* to) {
+    const int end = begin + kStageSlices < args.slices ? begin + kStageSlices : args.slices;
+    for (; next.end <= begin; next.end += args.group_slices) ++next.group;
+    int count = 1;
+    for (int more = next.end; more < end; more += args.group_slices) ++count;
+    args.scales.template load<kColumns, kThreads>(next.group, count, n0, n, thread, to);
+    if (args.has_zeros)
+      args.zeros.template load<kColumns, kThreads>(next.group, count, n0, n, thread, to + kZerosAt);
+  }
+
+  // The group that the products of kTiles x 16 features have reached.
+  template <int kTiles>
+  struct Reached {
+    int end;  // the slice after its last
+    int row;  // of its scales in the stage
+    Dequantizer<T> of[kTiles];
+
+    // So that the group of that slice is entered next.
+    LAMINA_DEVICE void start(const GroupArgs& args, int slice) {
+      end = Next::at(args, slice).end - args.group_slices;
+    }
+
+    // Before anything of the stage from slice `begin` on.
+    LAMINA_DEVICE void begin_stage(int begin) { row = end > begin ? 0 : -1; }
+
+    // The next one. Nothing follows the last, which also has what lies beyond k. column: this lane's first.
+    LAMINA_DEVICE void enter(const GroupArgs& args, const std::byte* groups, int column) {
+      ++row;
+      end += args.group_slices;
+      if (end >= args.slices) end = INT_MAX;
+      const std::byte* const scales = groups + row * kRowBytes;
+      const std::byte* const zeros =
+          groups + kZerosAt + row * (kColumns * args.zeros.element_bytes);
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) {
+        const int at = column + i * int4::kTileN;
+        const uint32_t pair = dev::load_shared(reinterpret_cast<const uint32_t*>(scales + at * 2));
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const float zero = args.has_zeros ? zero_at(args, zeros, at + e)
+                                            : static_cast<float>(kSymmetricZeroPoint);
+          of[i].set(e, T{static_cast<uint16_t>(pair >> (16 * e))}, zero);
+        }
+      }
+    }
+  };
+
+ private:
+  // A zero point as it lies in the stage.
+  LAMINA_DEVICE static float zero_at(const GroupArgs& args, const std::byte* row, int column) {
+    if (args.zeros.element_bytes == 1)
+      return static_cast<float>(dev::load_shared(reinterpret_cast<const uint8_t*>(row) + column));
+    return to_f32(T{dev::load_shared(reinterpret_cast<const uint16_t*>(row) + column)});
+  }
+};
+
+}  // namespace lamina::gemm_int4

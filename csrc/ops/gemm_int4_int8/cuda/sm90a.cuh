@@ -1,0 +1,250 @@
+// gemm_int4_int8 / sm90a:   out[i,j] = epilogue(scale_i * sum_g scale_gj * x_ijg), x: ../gemm_int4_int8.h
+//
+// Algorithm  persistent blocks walk over tiles of kTokens x kFeatures outputs and whole segments of k; what feeds them:
+//            ../../gemm_int4/cuda/sm90a_pipe.cuh. Two warpgroups turn codes into unsigned bytes in registers, the 64 rows
+//            of wgmma, and tokens are its n: few tokens waste nothing. Products are exact integers; where a group ends
+//            they are waited for, scaled and added to the chain of the segment, while the other warpgroup multiplies. So
+//            neither the tile nor a split of k shows. Where a segment ends: ../../gemm_int8/cuda/segment.cuh. One group
+//            that is all of k is split anywhere, its sums are integers up to the reduction
+// Layouts    a, its sums of groups: Prepared (kernel.h).  w: layout/int4_tile.h.  scales, zero points [groups,n].  out [m,n]
+// Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 16-byte loads -and, shift-> its register operand -> s32
+//            -group_end.cuh-> f32; then smem rows -> out (../../gemm_int8/cuda/rows_out.cuh)
+// Features   lane q = lane / 4 has two neighbours of a warp's 16, as rows q and q + 8 of the product
+// Budget     regs <= 168; 0 spills; 0 bank conflicts
+//            requires SASS: IGMMA, UTMALDG, LDGSTS
+// Requires   w at a multiple of 16 bytes; what the workspace holds is aligned as it is
+// Source     own; roles and ring as in gemm_int4's sm90a. Reference: tests/reference/gemm_int4.py
+#pragma once
+
+#include <algorithm>
+#include <climits>
+
+#include "device/device.h"
+#include "layout/int4_tile.h"
+#include "layout/matrix_descriptor.h"
+#include "layout/swizzle.h"
+#include "ops/gemm_int4/cuda/sm90a_pipe.cuh"
+#include "ops/gemm_int4_int8/cuda/group_end.cuh"
+#include "ops/gemm_int4_int8/cuda/kernel.h"
+#include "ops/gemm_int8/cuda/rows_out.cuh"
+#include "ops/gemm_int8/cuda/segment.cuh"
+
+namespace lamina::gemm_int4_int8 {
+
+struct Sm90aConfig {
+  int tokens, cluster, stage_tiles, stages;  // gemm_int4::Sm90aShape
+};
+
+template <Sm90aConfig kConfig>
+struct Sm90a {
+  static constexpr int kTokens = kConfig.tokens, kTokenGroups = kTokens / 8;
+  static constexpr int kFeatures = 128;
+  using Rows = gemm_int8::RowsOut<kTokens>;
+  // Of a warp: the total of its segments, and where it was, its rows on the way out; the tokens' zero points.
+  static constexpr int kWords = kTokenGroups;  // of four sums
+  static constexpr int kTokensZeroAt = kWords * dev::kWarpLanes * 16;
+  static constexpr int kWarpBytes = kTokensZeroAt + kTokens * 4;
+  static_assert(Rows::kBytes <= kTokensZeroAt);
+
+  using Groups = GroupEnd<kTokens, kFeatures, kConfig.stage_tiles * kSlices, 1, kTokenGroups>;
+  using Pipe = gemm_int4::Sm90aPipe<gemm_int4::Sm90aShape{kTokens, kConfig.cluster,
+                                                          kConfig.stage_tiles, kConfig.stages, 1,
+                                                          Groups::kStageBytes, kWarpBytes}>;
+  using Tile = typename Pipe::Tile;
+  static_assert(kFeatures == Pipe::kFeatures);
+
+  static constexpr const char* kName = "gemm_int4_int8_sm90a";
+  static constexpr int kThreads = Pipe::kThreads, kMinBlocks = 1;
+
+  struct Args {
+    dev::TensorMap map_a, map_w;
+    CudaParams p;
+    Split split;
+    GroupArgs groups;
+
+    constexpr bool copies_a() const { return false; }
+  };
+
+  struct Copies {
+    int group;  // the next to end
+
+    LAMINA_DEVICE static Copies at(const Args& args, const Tile& tile) {
+      return {args.groups.of_slice(static_cast<int>(tile.first_step) * kSlices)};
+    }
+    LAMINA_DEVICE void start(const Args& args, const Tile& tile, int step, int thread,
+                             std::byte* stage) {
+      const int count = args.groups.count_ends(group, (step + Pipe::kStageTiles) * kSlices);
+      if (count > 0)
+        Groups::template load<Pipe::kCopyThreads>(args, tile.m0, tile.n0, group, count, thread,
+                                                  stage + Pipe::kGroupsAt);
+      group += count;
+    }
+  };
+
+  // Where a warp's sums are in the block's tile, for Groups.
+  struct Place {
+    int warp_m, warp_n;
+  };
+
+  using Sums = int32_t[kTokens / 2];
+  // Of a tile's products, of 32 k each.
+  static constexpr int kProducts = int4::kTileK / 32;
+  using Weights = uint32_t[kProducts][4];
+
+  // sums[64,kTokens] (+)= weights[64,32] * tokens[32,kTokens]
+  LAMINA_DEVICE static void start_product(Sums& sums, const uint32_t (&weights)[4],
+                                          uint32_t tokens) {
+    const uint64_t b = dev::matrix_descriptor(tokens, 0, Pipe::kSwizzleGroupBytes, Pipe::kSwizzle);
+    dev::wgmma_fence();
+    dev::wgmma_m64k32_u8s8<kTokens>(sums, weights, b, true);
+    dev::wgmma_commit();
+  }
+
+  LAMINA_DEVICE static Sums& sums_of(Groups& group) { return reinterpret_cast<Sums&>(group.sums); }
+
+  // The product of 32 k from `tokens` on, of which the first or the last 16 may have no codes.
+  LAMINA_DEVICE static void multiply(const Args& args, uint32_t first, uint32_t second,
+                                     uint32_t tokens, Groups& group, uint32_t (&weights)[4]) {
+    Groups::unpack(first, second, weights);
+    if (args.p.a_zero_point.is_given()) group.add_codes(0, weights);
+    start_product(sums_of(group), weights, tokens);
+  }
+
+  // The products of 64 k from slice `slice` on. Within a group each is a group of wgmmas of its own, with registers of its
+  // own: it waits for the one that used them a tile before. Where groups end within the tile products are waited for one by
+  // one, and one across an end becomes two, each with half of the codes.
+  LAMINA_DEVICE static void multiply_tile(const Args& args, int warp, const std::byte* stage,
+                                          int tile, int slice, Groups& group, Weights& weights) {
+    dev::U32x4 codes = Pipe::load_codes(stage, warp, tile);
+    const uint32_t tokens = dev::smem_address(stage + tile * Pipe::kTileBytesA);
+    int end = args.groups.end_of(group.index) - slice;
+#pragma unroll 1
+    for (int s = 0; s < kSlices;) {
+      if (s == 0 && end >= kSlices) {
+#pragma unroll
+        for (int h = 0; h < kProducts; ++h) {
+          dev::wgmma_wait<kProducts - 1>();
+          multiply(args, codes.x[2 * h], codes.x[2 * h + 1], tokens + static_cast<uint32_t>(h * 32),
+                   group, weights[h]);
+        }
+        s = kSlices;
+      } else {
+        uint32_t own[4];
+        const bool is_second = s % 2 != 0, is_whole = !is_second && end >= s + 2;
+        multiply(args, is_second ? 0 : codes.x[0],
+                 is_second  ? codes.x[0]
+                 : is_whole ? codes.x[1]
+                            : 0,
+                 tokens + static_cast<uint32_t>(s / 2 * 32), group, own);
+        dev::wgmma_wait<0>();
+        s += is_whole ? 2 : 1;
+        codes = is_whole ? dev::U32x4{codes.x[2], codes.x[3], 0, 0}  // registers have no index
+                         : dev::U32x4{codes.x[1], codes.x[2], codes.x[3], 0};
+      }
+      if (s != end) continue;
+      dev::wgmma_wait<0>();
+      dev::wgmma_fence_registers(sums_of(group));
+      group.end(args, Place{0, warp}, stage + Pipe::kGroupsAt, tokens_zero(warp));
+      dev::wgmma_fence_registers(sums_of(group));
+      end = args.groups.end_of(group.index) - slice;
+    }
+  }
+
+  LAMINA_DEVICE static void consume(const Args& args, const typename Pipe::Schedule& schedule,
+                                    int warp) {
+    typename Pipe::Cursor cursor;
+    for (int64_t unit = schedule.first(); unit < schedule.units; unit += schedule.stride())
+      compute(args, schedule.tile(unit), warp, cursor);
+  }
+
+  LAMINA_DEVICE static void compute(const Args& args, const Tile& tile, int warp,
+                                    typename Pipe::Cursor& cursor) {
+    const int first_step = static_cast<int>(tile.first_step);
+    Weights weights;
+    Groups group;
+    group.begin(args.groups.of_slice(first_step * kSlices));
+    const auto sum = [&](int w, int e) -> float& { return group.segment[0][w][e]; };
+    const auto to_slab = [&](int64_t slab) { store<true>(args, tile, warp, slab, group); };
+    const gemm_int8::SegmentEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_slab)>
+        end_segment{sum, to_slab, reinterpret_cast<dev::U32x4*>(Pipe::warp_at(warp)) + dev::lane(),
+                    args.groups.segment_steps};
+    end_segment.clear(gemm_int8::empty_sum(args.p.problem.k));
+    keep_zero_points(args, tile, warp);
+    dev::wgmma_fence_registers(sums_of(group));
+    int before = 0;  // the stage before
+    for (int s = 0; s < tile.steps; s += Pipe::kStageTiles) {
+      const std::byte* const stage = Pipe::stage_at(cursor.stage);
+      Pipe::wait_full(cursor);
+      group.row = 0;
+#pragma unroll 1
+      for (int t = 0; t < Pipe::kStageTiles && s + t < tile.steps; ++t) {
+        const int done = s + t + 1;
+        multiply_tile(args, warp, stage, t, (first_step + s + t) * kSlices, group, weights);
+        if (args.groups.keeps_integers && done == tile.steps) {
+          dev::wgmma_wait<0>();
+          dev::wgmma_fence_registers(sums_of(group));
+          group.keep_integers(args, Place{0, warp}, tokens_zero(warp));
+        }
+        end_segment(args.split, first_step + done, done == tile.steps);
+      }
+      if (s > 0) Pipe::release(before);  // its last product was waited for above
+      before = cursor.stage;
+      cursor.advance();
+    }
+    dev::wgmma_wait<0>();
+    dev::wgmma_fence_registers(sums_of(group));
+    if (tile.steps > 0) Pipe::release(before);
+    if (args.split.count == 1) store<false>(args, tile, warp, 0, group);
+  }
+
+  // [kTokens], if a_zero_point is given.
+  LAMINA_DEVICE static int32_t* tokens_zero(int warp) {
+    return reinterpret_cast<int32_t*>(Pipe::warp_at(warp) + kTokensZeroAt);
+  }
+  LAMINA_DEVICE static void keep_zero_points(const Args& args, const Tile& tile, int warp) {
+    if (!args.p.a_zero_point.is_given()) return;
+    dev::warp_sync();  // those of the tile before are read
+    for (int t = dev::lane(); t < kTokens; t += dev::kWarpLanes) {
+      const int64_t i = tile.m0 + t;
+      dev::store_shared(tokens_zero(warp) + t,
+                        i < args.p.problem.m ? int32_t{args.p.a_zero_point[i]} : 0);
+    }
+    dev::warp_sync();
+  }
+
+  // Into the slab of a segment, or to the epilogue and out.
+  template <bool kToSlab>
+  LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t slab,
+                                  const Groups& group) {
+    Rows::template store<kToSlab>(args.p, args.split,
+                                  {tile.m0, tile.n0 + warp * int4::kTileN, slab},
+                                  Pipe::warp_at(warp), dev::lane() / 4, group.segment[0]);
+  }
+
+  LAMINA_DEVICE static void run(const Args& args) { Pipe::template run<Sm90a>(args); }
+
+  static Status start(const CudaParams& params, const Split& split, int max_blocks, void* stream) {
+    Args args{{}, {}, params, split, GroupArgs::of(params, split)};
+    const int64_t columns = Prepared::a_stride(params.problem);
+    return Pipe::template launch<Sm90a>(args, columns, columns, max_blocks, stream);
+  }
+};
+
+template <Sm90aConfig kConfig>
+CudaKernel sm90a_kernel(const char* name) {
+  using Kernel = Sm90a<kConfig>;
+  return {.name = name,
+          .arch = 90,
+          .tile_m = Kernel::kTokens,
+          .tile_n = Kernel::kFeatures,
+          .step_k = int4::kTileK,
+          .blocks_per_sm = 1,
+          .smem_bytes = Kernel::Pipe::kSmemBytes,
+          .cluster = kConfig.cluster,
+          .macs_per_cycle = 4096,
+          .step_cycles = 40,
+          .is_persistent = true,
+          .launch = &Kernel::start};
+}
+
+}  // namespace lamina::gemm_int4_int8
