@@ -168,12 +168,23 @@ _W4A16_MUTANTS = (
         "stage_at(cursor.stage) + part",
     ),
     Mutant(
-        "int4 sm90a: weights overwritten a product too early",
+        "int4 sm90a: weights overwritten two products too early",
         SM90A,
-        "dev::wgmma_wait<kSlices - 1>();",
-        "dev::wgmma_wait<kSlices>();",
+        "dev::wgmma_wait<kSlices / 2 - 1>();",
+        "dev::wgmma_wait<kSlices / 2>();",
     ),
-    Mutant("int4 sm90a: no fence between weights and product", SM90A, "dev::wgmma_fence();", ""),
+    Mutant(
+        "int4 sm90a: no fence between weights and products",
+        SM90A,
+        "dev::wgmma_fence(); #pragma unroll for (int s = two;",
+        "for (int s = two;",
+    ),
+    Mutant(
+        "int4 sm90a: no fence between weights and products of an edge",
+        SM90A,
+        "dev::wgmma_fence(); #pragma unroll for (int s = 0;",
+        "for (int s = 0;",
+    ),
     Mutant(
         "int4 sm90a: sums used before they are done",
         SM90A,
@@ -183,8 +194,8 @@ _W4A16_MUTANTS = (
     Mutant(
         "int4 sm90a: weights of an edge overwritten under its products",
         SM90A,
-        "start_product(sums, weights[s], tokens, s); dev::wgmma_wait<0>();",
-        "start_product(sums, weights[s], tokens, s);",
+        "dev::wgmma_commit(); dev::wgmma_wait<0>();",
+        "dev::wgmma_commit();",
     ),
     Mutant(
         "int4 sm90a: a stage is given back while its products are under way",
@@ -201,8 +212,8 @@ _W4A16_MUTANTS = (
     Mutant(
         "int4 sm90a: the second product of a tile starts at the first's k",
         SM90A,
-        "(s * kSliceK * 2)",
-        "(s / 2 * 2 * kSliceK * 2)",
+        "advance_descriptor(tokens, s * kSliceK * 2)",
+        "advance_descriptor(tokens, s / 2 * 2 * kSliceK * 2)",
     ),
     Mutant(
         "int4 sm90a: eight rows of tokens too close",
@@ -366,7 +377,12 @@ _W4A8_MUTANTS = (
         "codes.x[1],",
     ),
     Mutant("int4_int8 sm90a: groups that end within a product", W4A8_SM90A, "end >= s + 2;", "end >= s + 1;"),
-    Mutant("int4_int8 sm90a: the first half of a tile twice", W4A8_SM90A, "(h * 32)", "(h / 2 * 32)"),
+    Mutant(
+        "int4_int8 sm90a: the first half of a tile twice",
+        W4A8_SM90A,
+        "tokens, h * 32)",
+        "tokens, h / 2 * 32)",
+    ),
     Mutant("int4_int8 sm90a: a stage goes on counting rows of groups", W4A8_SM90A, "group.row = 0;", ""),
     Mutant("int4_int8 sm90a: tiles of the next split", W4A8_SM90A, "&& s + t < tile.steps;", ";"),
     Mutant(
@@ -382,10 +398,10 @@ _W4A8_MUTANTS = (
         "Pipe::release(cursor.stage);",
     ),
     Mutant(
-        "int4_int8 sm90a: zero points overwritten while they are read",
+        "int4_int8 sm90a: zero points of the first tokens",
         W4A8_SM90A,
-        "dev::warp_sync();  // those of the tile before are read",
-        "",
+        "if (!args.p.a_zero_point.is_given()) return;",
+        "if (!args.p.a_zero_point.is_given() || tile.m0 > 0) return;",
     ),
     Mutant(
         "int4_int8 sm90a: groups of the split's first",

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.cases import Accuracy, Candidate, Case, Context
+from bench.cases import Accuracy, Candidate, Case, Context, Ring
 from bench.gpu.gemm_int8 import CHECK_ROWS, _generator, _largest
 from bench.ops.gemm_int8 import DTYPES
 from bench.peers import PeerUnavailable
-from bench.roofline import Work
+from bench.roofline import Arithmetic, Work
 from tests.reference.gemm import TINY, U_OUT, U
 from tests.reference.gemm_int4 import SEGMENT_K
 
@@ -36,8 +37,11 @@ class Inputs:
         k = self.q.shape[1]
         return ((self.q.to(dtype) - 8).T * self.scale.to(dtype).repeat_interleave(self.group, 0)[:k]).T
 
-    def accuracy(self, out: object, roundings: int = 1) -> Accuracy:
-        """Of [m, n]; weights and activations are rounded to the case's dtype so often, sums are f32."""
+    def accuracy(self, out: object, roundings: int = 1, a_error: Tensor | None = None) -> Accuracy:
+        """Of [m, n]; weights and activations are rounded to the case's dtype so often, sums are f32.
+
+        a_error [m]: how far quantised activations may be off.
+        """
         assert isinstance(out, Tensor)
         if tuple(out.shape) != (self.a.shape[0], self.q.shape[0]):
             raise RuntimeError(f"got shape {list(out.shape)}")
@@ -50,6 +54,8 @@ class Inputs:
             a = self.a[rows].double()
             exact, sizes = a @ w, a.abs() @ w.abs()
             rounded = unit * sizes + TINY[dtype] * a.abs().sum(1, keepdim=True)
+            if a_error is not None:
+                rounded += a_error[rows, None] * w.abs().sum(0)
             bound = rounded + steps * U * (sizes + rounded)
             bound += (U + U_OUT[out.dtype]) * (exact.abs() + bound) + TINY[out.dtype]
             error = (out[rows].double() - exact).abs()
@@ -76,13 +82,14 @@ def make_inputs(case: Case) -> Inputs:
     return Inputs(a.to(dtype), q, scale.to(dtype), group)
 
 
-def _work(case: Case, inputs: Inputs) -> Work:
+def work(case: Case, inputs: Inputs, ceiling: Arithmetic = "bf16") -> Work:
     moved = inputs.q.numel() // 2 + inputs.scale.nbytes + inputs.a.nbytes
     moved += case.m * case.n * inputs.a.itemsize
-    return Work(moved, 2 * case.m * case.n * case.k, "bf16")
+    return Work(moved, 2 * case.m * case.n * case.k, ceiling)
 
 
-def _lamina(case: Case, inputs: Inputs, context: Context) -> Candidate:
+def packed_weights(case: Case, inputs: Inputs, context: Context) -> Ring[tuple[Any, Tensor]]:
+    """Copies of the packed weight (PackedInt4) and of its scales, in turn."""
     import lamina
     from lamina.ops.gemm_int4 import layout_for
 
@@ -94,7 +101,13 @@ def _lamina(case: Case, inputs: Inputs, context: Context) -> Candidate:
         return replace(first[0], data=first[0].data.clone()), inputs.scale.clone()
 
     nbytes = inputs.q.numel() // 2 + inputs.scale.nbytes
-    ring = context.rotation.ring(("lamina", case.n, case.k, inputs.group), nbytes, make)
+    return context.rotation.ring(("lamina", case.n, case.k, inputs.group), nbytes, make)
+
+
+def _lamina(case: Case, inputs: Inputs, context: Context) -> Candidate:
+    import lamina
+
+    ring = packed_weights(case, inputs, context)
 
     def call() -> Tensor:
         packed, scale = next(ring)
@@ -102,19 +115,20 @@ def _lamina(case: Case, inputs: Inputs, context: Context) -> Candidate:
 
     computes = f"activations and weights in {case.dtype}"
     return Candidate(
-        *("lamina", computes, call, lambda: inputs.accuracy(call()), _work(case, inputs), ring),
-        plan=plan(case, inputs.group),
+        *("lamina", computes, call, lambda: inputs.accuracy(call()), work(case, inputs), ring),
+        plan=plan("gemm_int4", case, inputs.group),
         check_output=inputs.accuracy,
     )
 
 
-def plan(case: Case, group: int) -> str:
-    """What lamina's planner says for this device; empty where it has no answer."""
+def plan(op: str, case: Case, group: int) -> str:
+    """What lamina's planner says for this device."""
+    ops = torch.ops.lamina
     if case.device != "cuda":
-        return str(torch.ops.lamina.explain_gemm_int4(case.m, case.n, case.k, group))
+        return str(getattr(ops, f"explain_{op}")(case.m, case.n, case.k, group))
     p = torch.cuda.get_device_properties(torch.cuda.current_device())
     arch, sms = 10 * p.major + p.minor, p.multi_processor_count
-    return str(torch.ops.lamina.explain_gemm_int4_cuda(case.m, case.n, case.k, arch, sms, group))
+    return str(getattr(ops, f"explain_{op}_cuda")(case.m, case.n, case.k, arch, sms, group))
 
 
 def _linear(case: Case, inputs: Inputs, context: Context, *, impl: str, dtype: torch.dtype) -> Candidate:
@@ -125,9 +139,9 @@ def _linear(case: Case, inputs: Inputs, context: Context, *, impl: str, dtype: t
         return torch.nn.functional.linear(a, next(ring)).to(inputs.a.dtype)
 
     moved = w.nbytes + (a.numel() + case.m * case.n) * dtype.itemsize
-    work = Work(moved, 2 * case.m * case.n * case.k, "bf16")
+    done = Work(moved, 2 * case.m * case.n * case.k, "bf16")
     computes = f"F.linear of the dequantised weight in {impl.removeprefix('torch_')}"
-    return Candidate(impl, computes, call, lambda: inputs.accuracy(call(), 4), work, ring)
+    return Candidate(impl, computes, call, lambda: inputs.accuracy(call(), 4), done, ring)
 
 
 def _int4pack(case: Case, inputs: Inputs, context: Context) -> Candidate:
@@ -155,7 +169,7 @@ def _int4pack(case: Case, inputs: Inputs, context: Context) -> Candidate:
 
     computes = "_weight_int4pack_mm, activations and scales in bf16"
     check = lambda: inputs.accuracy(call(), 4)  # noqa: E731
-    return Candidate("torch_int4pack", computes, call, check, _work(case, inputs), ring)
+    return Candidate("torch_int4pack", computes, call, check, work(case, inputs), ring)
 
 
 _PEERS: dict[str, Callable[[Case, Inputs, Context], Candidate]] = {
@@ -167,8 +181,14 @@ PEERS = tuple(_PEERS)
 
 
 def candidates(case: Case, context: Context) -> list[Candidate]:
+    return beside_peers(case, context, _lamina)
+
+
+def beside_peers(
+    case: Case, context: Context, lamina: Callable[[Case, Inputs, Context], Candidate]
+) -> list[Candidate]:
     inputs = make_inputs(case)
-    found = [_lamina(case, inputs, context)]
+    found = [lamina(case, inputs, context)]
     for impl, build in _PEERS.items():
         if not context.wants(impl):
             continue

@@ -1,8 +1,8 @@
-"""gemm_int4 beside the peers of gemm_int4_int8; on a GPU bench/gpu/gemm_int4.py."""
+"""gemm_int4 beside the peers of gemm_int4_int8; on a GPU: bench/gpu."""
 
 from __future__ import annotations
 
-from bench.cases import Candidate, Case, Context
+from bench.cases import Case
 from bench.ops.gemm_int4_int8 import DTYPES, Inputs, Int4Bench, Product
 from tests.reference import gemm_int4 as reference
 from tests.reference.gemm import Expected, Steps
@@ -14,18 +14,4 @@ def _expected(case: Case, inputs: Inputs) -> Expected:
     return reference.gemm_int4(inputs.a, w.q, w.group, scales, None, DTYPES[case.dtype], Steps())
 
 
-class GemmInt4Bench(Int4Bench):
-    devices = ("cpu", "cuda")
-
-    def peers_on(self, device: str) -> tuple[str, ...]:
-        from bench.gpu import gemm_int4 as gpu
-
-        return gpu.PEERS if device == "cuda" else super().peers_on(device)
-
-    def candidates(self, case: Case, context: Context) -> list[Candidate]:
-        from bench.gpu import gemm_int4 as gpu
-
-        return gpu.candidates(case, context) if case.device == "cuda" else super().candidates(case, context)
-
-
-BENCH = GemmInt4Bench(Product("gemm_int4", "activations of {}, weights and sums in f32", "f32", _expected))
+BENCH = Int4Bench(Product("gemm_int4", "activations of {}, weights and sums in f32", "f32", _expected))

@@ -1,4 +1,4 @@
-"""gemm_int4_int8 beside onnxruntime's MatMulNBits and torch's int4 product.
+"""gemm_int4_int8 beside onnxruntime's MatMulNBits and torch's int4 product; on a GPU: bench/gpu.
 
 All get the same float activations, codes and scales, and give floats. lamina quantises the activations in the
 call, per token; onnxruntime's level 4 per token and block. Every result is checked against float64: lamina's
@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -275,7 +277,7 @@ _PEERS: dict[str, Build] = {
 
 
 class Int4Bench:
-    devices: tuple[str, ...] = ("cpu",)
+    devices = ("cpu", "cuda")
     dtypes = tuple(DTYPES)
     groups = (16, 32, 48, 64, 128, 256)
 
@@ -284,9 +286,16 @@ class Int4Bench:
         self._product = product
 
     def peers_on(self, device: str) -> tuple[str, ...]:
-        return tuple(_PEERS)
+        return self._gpu.PEERS if device == "cuda" else tuple(_PEERS)
+
+    @property
+    def _gpu(self) -> Any:
+        return import_module(f"bench.gpu.{self.name}")
 
     def candidates(self, case: Case, context: Context) -> list[Candidate]:
+        if case.device == "cuda":
+            found: list[Candidate] = self._gpu.candidates(case, context)
+            return found
         inputs = make_inputs(case)
         expected = self._product.expected(case, inputs)
         found = [_lamina(self._product, case, inputs, expected, context, isa) for isa in context.isas]

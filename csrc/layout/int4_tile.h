@@ -45,6 +45,14 @@ struct Place {
 };
 using Layout = Place (*)(int n, int k);
 
+// Which code is at a place.
+struct At {
+  int n, k;
+
+  constexpr bool operator==(const At&) const = default;
+};
+using Inverse = At (*)(int byte, int shift);
+
 // The row of the operand that output feature n of a tile is, and back.
 constexpr int row_of(int n) { return n / 2 + n % 2 * 8; }
 constexpr int feature_of(int row) { return row % 8 * 2 + row / 8; }
@@ -56,6 +64,16 @@ constexpr Place tile_place(int n, int k) {
 }
 
 constexpr Place rows_place(int n, int k) { return {k / 8 * 64 + n * 4 + k % 4, k / 4 % 2 * 4}; }
+
+constexpr At tile_at(int byte, int shift) {
+  const int lane = byte / 16, code = byte % 4 * 2 + shift / 4;
+  return {feature_of(lane / 4 + code % 2 * 8),
+          byte / 4 % 4 * 16 + lane % 4 * 2 + code / 2 % 2 * 8 + code / 4};
+}
+
+constexpr At rows_at(int byte, int shift) {
+  return {byte % 64 / 4, byte / 64 * 8 + shift + byte % 4};
+}
 
 // The k, of 16, at a position of the other operand where weights are bytes.
 constexpr int s8_k(int position) { return position / 4 * 2 + position % 2 * 8 + position % 4 / 2; }
@@ -74,6 +92,14 @@ constexpr bool is_bijective(Layout place) {
 }
 static_assert(is_bijective(tile_place), "every weight of a tile has half a byte of its own");
 static_assert(is_bijective(rows_place));
+
+constexpr bool is_inverse(Inverse at, Layout place) {
+  for (int n = 0; n < kTileN; ++n)
+    for (int k = 0; k < kTileK; ++k)
+      if (at(place(n, k).byte, place(n, k).shift) != At{n, k}) return false;
+  return true;
+}
+static_assert(is_inverse(tile_at, tile_place) && is_inverse(rows_at, rows_place));
 
 constexpr bool is_mma_operand() {
   for (int lane = 0; lane < 32; ++lane)

@@ -70,7 +70,8 @@ struct MatrixDescriptor {
 
 // The descriptor of the matrix `bytes`, a multiple of 16, further on: the next k of a swizzled atom.
 constexpr uint64_t advance_descriptor(uint64_t descriptor, int bytes) {
-  return descriptor + static_cast<uint64_t>(bytes / 16);
+  const uint32_t low = static_cast<uint32_t>(descriptor) + static_cast<uint32_t>(bytes / 16);
+  return descriptor >> 32 << 32 | low;  // one addition: the address has no carry
 }
 
 namespace proof {

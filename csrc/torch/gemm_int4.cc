@@ -9,6 +9,7 @@
 #include "torch/output.h"
 
 #if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
+#include "ops/gemm_int4/cuda/pack.h"
 #include "ops/gemm_int4/cuda/plan.h"
 #endif
 
@@ -21,6 +22,18 @@ int4::Layout layout_of(const char* op, const std::string& name) {
   return layout;
 }
 
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
+using gemm_int4::launch_pack, gemm_int4::launch_unpack;
+#else
+Status launch_pack(const uint8_t*, int64_t, int64_t, int64_t, int4::Layout, uint8_t*,
+                   const gemm_int4::Perm&, void*) {
+  return Status::error("pack_int4: no CUDA kernel is built");
+}
+Status launch_unpack(const uint8_t*, int64_t, int64_t, int4::Layout, uint8_t*, void*) {
+  return Status::error("unpack_int4: no CUDA kernel is built");
+}
+#endif
+
 Tensor pack(const Tensor& q, std::string layout, std::optional<Tensor> perm) {
   constexpr const char* kOp = "pack_int4";
   const Argument q_arg{kOp, "q", q};
@@ -31,10 +44,17 @@ Tensor pack(const Tensor& q, std::string layout, std::optional<Tensor> perm) {
   const int64_t n = q.size(0), k = perm ? perm->numel() : q.size(1);
   Tensor data =
       new_tensor(q, {int4::tiles_n(n), int4::tiles_k(k), int4::kTileBytes}, ScalarType::Byte);
+  const auto* const codes = static_cast<const uint8_t*>(q.data_ptr());
+  auto* const packed = static_cast<uint8_t*>(data.data_ptr());
+  const Argument perm_arg{kOp, "perm", perm ? *perm : q};
+  if (const auto accelerator = accelerator_of({q_arg, perm_arg})) {
+    raise_if_bad(
+        launch_pack(codes, n, k, q_arg.row_stride(), place, packed, order, accelerator->stream));
+    return data;
+  }
   advise_huge_pages(data.data_ptr(), data.numel());
-  raise_if_bad(gemm_int4::pack(static_cast<const uint8_t*>(q.data_ptr()), n, k, q_arg.row_stride(),
-                               place, static_cast<uint8_t*>(data.data_ptr()), TorchParallel(),
-                               order));
+  raise_if_bad(
+      gemm_int4::pack(codes, n, k, q_arg.row_stride(), place, packed, TorchParallel(), order));
   return data;
 }
 
@@ -44,16 +64,14 @@ Tensor unpack(const Tensor& data, int64_t n, int64_t k, std::string layout) {
   const int4::Layout place = layout_of(kOp, layout);
   require_packed_int4(kOp, "data", data, n, k);
   Tensor q = new_tensor(data, {n, k}, ScalarType::Byte);
-  raise_if_bad(gemm_int4::unpack(static_cast<const uint8_t*>(data.data_ptr()), n, k, place,
-                                 static_cast<uint8_t*>(q.data_ptr()), TorchParallel()));
+  const auto* const packed = static_cast<const uint8_t*>(data.data_ptr());
+  auto* const codes = static_cast<uint8_t*>(q.data_ptr());
+  if (const auto accelerator = accelerator_of({{kOp, "data", data}})) {
+    raise_if_bad(launch_unpack(packed, n, k, place, codes, accelerator->stream));
+  } else {
+    raise_if_bad(gemm_int4::unpack(packed, n, k, place, codes, TorchParallel()));
+  }
   return q;
-}
-
-Tensor pack_cuda(const Tensor&, std::string, std::optional<Tensor>) {
-  fail("pack_int4", "packs on the CPU only: move q there, and the packed weight back");
-}
-Tensor unpack_cuda(const Tensor&, int64_t, int64_t, std::string) {
-  fail("unpack_int4", "unpacks on the CPU only: move data there");
 }
 
 #if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
@@ -157,8 +175,8 @@ LAMINA_IMPL(CPU, m) {
 }
 LAMINA_IMPL(CUDA, m) {
   m.impl("gemm_int4", TORCH_BOX(&gemm));
-  m.impl("pack_int4", TORCH_BOX(&pack_cuda));
-  m.impl("unpack_int4", TORCH_BOX(&unpack_cuda));
+  m.impl("pack_int4", TORCH_BOX(&pack));
+  m.impl("unpack_int4", TORCH_BOX(&unpack));
 }
 LAMINA_IMPL(CompositeExplicitAutograd, m) {
   m.impl("explain_gemm_int4", TORCH_BOX(&explain));

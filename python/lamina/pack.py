@@ -88,6 +88,7 @@ def pack_int8(w: Tensor, group: int | None = None) -> PackedInt8:
     return PackedInt8(data, column_sums, w.shape[0], w.shape[1]).to(w.device)
 
 
+MOST_CODE = 15
 INT4_LAYOUTS = ("int4_tile", "int4_rows")  # for CUDA kernels, for CPU kernels
 
 
@@ -117,13 +118,12 @@ class PackedInt4:
         return self.data.device
 
     def unpack(self) -> Tensor:
-        """The codes [n, k] uint8 that were packed, exactly, on the same device; unpacked on the CPU.
+        """The codes [n, k] uint8 that were packed, exactly, on the same device.
 
         They stay in the order of packing: with a perm q[:, perm], 0 where perm is -1.
         """
-        data = self.data.cpu() if self.data.is_cuda else self.data
-        q: Tensor = call(torch.ops.lamina.unpack_int4, data, self.n, self.k, self.layout)
-        return q.to(self.device)
+        q: Tensor = call(torch.ops.lamina.unpack_int4, self.data, self.n, self.k, self.layout)
+        return q
 
     def to(self, device: torch.device | str | int) -> PackedInt4:
         """The same packed weight, byte for byte, on another device."""
@@ -149,17 +149,27 @@ class PackedInt4:
 def pack_int4(q: Tensor, layout: str = "int4_tile", perm: Tensor | None = None) -> PackedInt4:
     """Packs the codes 0..15 of an int4 weight, uint8 [n, k], any row stride; another value is an error.
 
-    layout: "int4_tile" for CUDA kernels, "int4_rows" for CPU kernels. The result is on the device of q;
-    packing is done on the CPU.
+    layout: "int4_tile" for CUDA kernels, "int4_rows" for CPU kernels. The result is on the device of q,
+    where it is packed; on a CUDA device the call waits for the values to be checked.
     perm: int32 [K], for act-order. Packed are the columns q[:, perm], code 0 where perm is -1; the result has
     k = K. Give the products the same perm.
     """
     require_tensors("pack_int4", q=q)
     require_str("pack_int4", "layout", layout)
     require_optional_tensors("pack_int4", perm=perm)
-    order = None if perm is None else perm.cpu()
-    data = call(torch.ops.lamina.pack_int4, q.cpu() if q.is_cuda else q, layout, order)
-    return PackedInt4(data, q.shape[0], q.shape[1] if perm is None else len(perm), layout).to(q.device)
+    if q.is_cuda and not _is_packable(q, perm):
+        q = q.cpu()  # which finds out what is wrong, and says it
+    order = None if perm is None else perm.to(q.device)
+    data = call(torch.ops.lamina.pack_int4, q, layout, order)
+    return PackedInt4(data, q.shape[0], q.shape[1] if perm is None else len(perm), layout)
+
+
+def _is_packable(q: Tensor, perm: Tensor | None) -> bool:
+    """Whether the values are allowed; dtypes and shapes are for the op to check."""
+    wrong = (q > MOST_CODE).any()
+    if perm is not None:
+        wrong |= ((perm < -1) | (perm >= q.shape[-1])).any().to(q.device)
+    return not bool(wrong)
 
 
 def packed_shape(n: int, k: int) -> tuple[int, int, int, int, int]:

@@ -154,7 +154,7 @@ def test_the_stages_and_their_order() -> None:
     names = [made.name for made in make_stages(wanted("--build"), GPU)]
     assert names == [
         *("build", "library", "gpu_tests", "device_vectors", "memcheck", "racecheck"),
-        *("bench_gemm_int4", "bench_gemm_int8", "bench_quantize_int8"),
+        *("bench_gemm_int4", "bench_gemm_int4_int8", "bench_gemm_int8", "bench_quantize_int8"),
     ]
     only = {made.name: made for made in make_stages(wanted("--build", "--only", "gemm_int8"), GPU)}
     assert "bench_quantize_int8" not in only

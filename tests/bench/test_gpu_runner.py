@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from bench import plot, report
 from bench.cases import Accuracy, Candidate, Case, Context, OpBench, load_op
-from bench.gpu import gemm_int4, gemm_int8, suite
+from bench.gpu import gemm_int4, gemm_int4_int8, gemm_int8, suite
 from bench.gpu.device import Monitor
 from bench.gpu.runner import DeviceLost, GpuRunner, make_context
 from bench.gpu.timing import GpuProtocol
@@ -260,6 +260,18 @@ def test_int4_is_within_its_bound_and_only_there(dtype: str, group: int | None) 
     assert inputs.accuracy((exact + 0.1 * exact.abs().max()).float()).over_bound > 1
     with pytest.raises(RuntimeError, match="got shape"):
         inputs.accuracy(exact[:, :40])
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_int4_int8_is_within_its_bound_and_only_there(dtype: str) -> None:
+    case = Case("gemm_int4_int8", "cpu", 5, 48, 300, dtype, group=32)
+    lamina, *peers = gemm_int4_int8.candidates(case, make_context(1, ["lamina", "torch_f16"], (), hot=False))
+    assert [lamina.impl, *(peer.impl for peer in peers)] == ["lamina", "torch_f16"]
+    assert 0 < lamina.check().over_bound <= 1
+    assert "gemm_int4_int8" in str(lamina.plan)
+    inputs = gemm_int4.make_inputs(case)
+    exact = inputs.a.double() @ inputs.dequantised(torch.float64).T
+    assert gemm_int4_int8.accuracy(inputs, (exact + 0.3 * exact.abs().max()).float()).over_bound > 1
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,13 @@ import torch
 import lamina
 from lamina.pack import INT4_LAYOUTS
 from tests.reference import layout as reference
-from tests.support.backends import emulated_ops
+from tests.support.backends import Backend, emulated_ops, gpus, twins
 from tests.support.cases import generator
 from tests.support.compare import assert_equal
 
 SHAPES = ((1, 1), (1, 64), (16, 1), (3, 5), (15, 63), (16, 64), (17, 65), (33, 200), (0, 0), (0, 70), (20, 0))
 LAYOUTS = pytest.mark.parametrize("layout", INT4_LAYOUTS)
+DEVICES = pytest.mark.parametrize("device", [*twins("gemm_int4")[:1], *gpus("gemm_int4")[:1]], ids=str)
 
 
 def codes(n: int, k: int) -> torch.Tensor:
@@ -150,3 +151,29 @@ def test_the_emulated_library_packs_the_same() -> None:
     q = codes(40, 100)
     for layout in INT4_LAYOUTS:
         assert_equal(ops.pack_int4(q, layout), torch.ops.lamina.pack_int4(q, layout))
+
+
+@DEVICES
+@LAYOUTS
+def test_packed_on_a_device(layout: str, device: Backend) -> None:
+    for n, k in (*SHAPES, (70, 1000)):
+        q = codes(n, k)
+        rows = torch.full((n, k + 3), 255, dtype=torch.uint8)
+        rows[:, :k] = q
+        with device.active() as ops:
+            data = ops.pack_int4(device.place(rows[:, :k]), layout)
+            assert_equal(ops.unpack_int4(data, n, k, layout).cpu(), q, (n, k))
+        assert_equal(data.cpu(), reference.pack_int4(q.numpy(), layout), (n, k))
+
+
+@DEVICES
+@LAYOUTS
+def test_packed_in_another_order_on_a_device(layout: str, device: Backend) -> None:
+    """Features that there are not, which only the caller could look for, are none."""
+    q = codes(20, 100)
+    perm = torch.randint(-1, 100, (130,), generator=generator("perm"), dtype=torch.int32)
+    want = torch.ops.lamina.pack_int4(q, layout, perm)
+    perm[perm == -1] = 100
+    with device.active() as ops:
+        data = ops.pack_int4(device.place(q), layout, device.place(perm))
+    assert_equal(data.cpu(), want)

@@ -161,7 +161,7 @@ def test_registered_for_cpu_cuda_and_meta(op: str) -> None:
     assert torch._library.simple_registry.singleton.find(str(overload._schema.name)).fake_impl.kernel
 
 
-@pytest.mark.parametrize("op", ["pack_int4", "pack_int8", "unpack_int4", "unpack_int8"])
+@pytest.mark.parametrize("op", ["pack_int8", "unpack_int8"])
 def test_packing_on_cuda_says_to_pack_on_the_cpu(op: str) -> None:
     """What a CUDA tensor would dispatch to, called without one."""
     cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)

@@ -19,9 +19,18 @@ from tests.support.backends import TWIN_SMS, emulated_ops
 
 DEVICE = torch.device("cuda", 0)
 _COPIES = (torch.ops.aten.copy_.default, torch.Tensor.copy_)
-_CUDA_OPS = ("gemm_int4", "gemm_int4_int8", "gemm_int8", "gemm_int8_quantized", "quantize_int8")
+_CUDA_OPS = (
+    "gemm_int4",
+    "gemm_int4_int8",
+    "gemm_int8",
+    "gemm_int8_quantized",
+    "pack_int4",
+    "quantize_int8",
+    "unpack_int4",
+)
 # These ask for the device guard, which is not there, or for values, before they dispatch.
 _UNDISPATCHED = (
+    torch.Tensor.__bool__,
     torch.Tensor.__getitem__,
     torch.Tensor.__setitem__,
     torch.Tensor.__int__,

@@ -110,35 +110,39 @@ struct Sm90a {
   using Group = typename Groups::template Reached<1>;
 
   // sums[64,kTokens] += weights[64,16] * tokens[16,kTokens], of slice s of a tile.
-  LAMINA_DEVICE static void start_product(Sums& sums, const uint32_t (&weights)[4], uint32_t tokens,
+  LAMINA_DEVICE static void start_product(Sums& sums, const uint32_t (&weights)[4], uint64_t tokens,
                                           int s) {
-    const uint64_t b = dev::matrix_descriptor(tokens + static_cast<uint32_t>(s * kSliceK * 2), 0,
-                                              Pipe::kSwizzleGroupBytes, Pipe::kSwizzle);
-    dev::wgmma_fence();
+    const uint64_t b = advance_descriptor(tokens, s * kSliceK * 2);
     if constexpr (std::is_same_v<T, F16>) {
       dev::wgmma_m64k16_f16<kTokens>(sums, weights, b, true);
     } else {
       dev::wgmma_m64k16_bf16<kTokens>(sums, weights, b, true);
     }
-    dev::wgmma_commit();
   }
 
-  // The products of 64 k within a group. Each is a group of wgmmas of its own, and those of a tile have registers of their
-  // own: a product waits for the one that used them a tile before, and kSlices - 1 are under way meanwhile.
-  LAMINA_DEVICE static void multiply_tile(const dev::U32x4& codes, uint32_t tokens,
+  // The products of 64 k within a group. Each two are a group of wgmmas, and those of a tile have registers of their own:
+  // two wait for those that used them a tile before, while the two between are under way.
+  LAMINA_DEVICE static void multiply_tile(const dev::U32x4& codes, uint64_t tokens,
                                           const Group& group, Weights& weights, Sums& sums) {
 #pragma unroll
-    for (int s = 0; s < kSlices; ++s) {
-      dev::wgmma_wait<kSlices - 1>();
-      group.of[0].weights(codes.x[s], weights[s]);
-      start_product(sums, weights[s], tokens, s);
+    for (int two = 0; two < kSlices; two += 2) {
+      dev::wgmma_wait<kSlices / 2 - 1>();
+#pragma unroll
+      for (int s = two; s < two + 2; ++s) {
+        group.of[0].weights(codes.x[s], weights[s]);
+        dev::wgmma_fence_registers(weights[s]);
+      }
+      dev::wgmma_fence();
+#pragma unroll
+      for (int s = two; s < two + 2; ++s) start_product(sums, weights[s], tokens, s);
+      dev::wgmma_commit();
     }
   }
 
   // The same where groups, or k, end within the tile, from slice `slice` on. Between products that are under way no
   // register may hang on a branch: all weights come first, and all products are waited for.
   LAMINA_DEVICE static void multiply_edge(const Args& args, const dev::U32x4& codes,
-                                          uint32_t tokens, int slice, const auto& enter,
+                                          uint64_t tokens, int slice, const auto& enter,
                                           Group& group, Sums& sums) {
     const int64_t left = args.p.problem.k - static_cast<int64_t>(slice) * kSliceK;
     Weights weights;
@@ -147,9 +151,12 @@ struct Sm90a {
       if (group.end <= slice + s) enter();
       group.of[0].weights(codes.x[s], weights[s]);
       mask_weights(weights[s], static_cast<int>(std::min<int64_t>(left - s * kSliceK, kSliceK)));
+      dev::wgmma_fence_registers(weights[s]);
     }
+    dev::wgmma_fence();
 #pragma unroll
     for (int s = 0; s < kSlices; ++s) start_product(sums, weights[s], tokens, s);
+    dev::wgmma_commit();
     dev::wgmma_wait<0>();
   }
 
@@ -173,7 +180,7 @@ struct Sm90a {
       for (int t = 0; t < Pipe::kStageTiles; ++t) {
         const int slice = first + t * kSlices;
         const dev::U32x4 codes = Pipe::load_codes(stage, warp, t);
-        const uint32_t tokens = dev::smem_address(stage + t * Pipe::kTileBytesA);
+        const uint64_t tokens = Pipe::tokens_of(stage, t);
         if (group.end <= slice) enter();
         if (group.end - slice >= kSlices &&
             static_cast<int64_t>(slice + kSlices) * kSliceK <= args.p.problem.k) {

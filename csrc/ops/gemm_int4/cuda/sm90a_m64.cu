@@ -3,7 +3,7 @@
 namespace lamina::gemm_int4 {
 
 CudaKernel gemm_int4_sm90a_m64() {
-  return sm90a_kernel<Sm90aConfig{64, 2, 1, 8}>("gemm_int4_sm90a_m64");
+  return sm90a_kernel<Sm90aConfig{64, 2, 1, 12}>("gemm_int4_sm90a_m64");
 }
 
 }  // namespace lamina::gemm_int4

@@ -10,6 +10,7 @@
 #include "base/int_math.h"
 #include "device/device.h"
 #include "layout/int4_tile.h"
+#include "layout/matrix_descriptor.h"
 #include "layout/swizzle.h"
 #include "ops/gemm_int4/problem.h"
 #include "ops/gemm_int8/cuda/sm90a_ring.cuh"
@@ -62,8 +63,8 @@ struct Sm90aPipe {
   static constexpr int kAhead = 2;
   static_assert(kAhead + 2 <= kShape.stages);
 
-  // Registers that the producers hand to the warpgroups that multiply.
-  static constexpr bool kMovesRegisters = kTokens >= 128;
+  // Registers that the producers hand to the warpgroups that multiply. Where those need none, the instruction still tells
+  // the compiler that its warps have converged: descriptors are then in uniform registers.
   static constexpr int kProducerRegisters = 72, kMathRegisters = 216;
 
   // Steps of a tile are of 64 k.
@@ -95,6 +96,12 @@ struct Sm90aPipe {
   LAMINA_DEVICE static dev::U32x4 load_codes(const std::byte* stage, int warp, int tile) {
     return dev::load_shared(reinterpret_cast<const dev::U32x4*>(
         stage + kBytesA + (warp * kStageTiles + tile) * int4::kTileBytes + dev::lane() * 16));
+  }
+
+  // The rows of a of one tile, as wgmma's b.
+  LAMINA_DEVICE static uint64_t tokens_of(const std::byte* stage, int tile) {
+    return dev::matrix_descriptor(dev::smem_address(stage + tile * kTileBytesA), 0,
+                                  kSwizzleGroupBytes, kSwizzle);
   }
 
   // The thread that asks TMA. Args: map_a, map_w, copies_a().
@@ -177,10 +184,10 @@ struct Sm90aPipe {
     const int warp =
         dev::shuffle(dev::warp(), 0);  // so that the compiler knows it to be one for all lanes
     if (warp < kMathWarps) {
-      if constexpr (kMovesRegisters) dev::raise_registers<kMathRegisters>();
+      dev::raise_registers<kMathRegisters>();
       Kernel::consume(args, schedule, warp);
     } else {
-      if constexpr (kMovesRegisters) dev::lower_registers<kProducerRegisters>();
+      dev::lower_registers<kProducerRegisters>();
       if (dev::thread_index() == kMathThreads) produce(args, schedule);
       if (warp > kMathWarps)
         copy<typename Kernel::Copies>(args, schedule,

@@ -92,11 +92,10 @@ struct Sm90a {
   using Weights = uint32_t[kProducts][4];
 
   // sums[64,kTokens] (+)= weights[64,32] * tokens[32,kTokens]
-  LAMINA_DEVICE static void start_product(Sums& sums, const uint32_t (&weights)[4],
-                                          uint32_t tokens) {
-    const uint64_t b = dev::matrix_descriptor(tokens, 0, Pipe::kSwizzleGroupBytes, Pipe::kSwizzle);
+  LAMINA_DEVICE static void start_product(Sums& sums, uint32_t (&weights)[4], uint64_t tokens) {
+    dev::wgmma_fence_registers(weights);
     dev::wgmma_fence();
-    dev::wgmma_m64k32_u8s8<kTokens>(sums, weights, b, true);
+    dev::wgmma_m64k32_u8s8<kTokens>(sums, weights, tokens, true);
     dev::wgmma_commit();
   }
 
@@ -104,7 +103,7 @@ struct Sm90a {
 
   // The product of 32 k from `tokens` on, of which the first or the last 16 may have no codes.
   LAMINA_DEVICE static void multiply(const Args& args, uint32_t first, uint32_t second,
-                                     uint32_t tokens, Groups& group, uint32_t (&weights)[4]) {
+                                     uint64_t tokens, Groups& group, uint32_t (&weights)[4]) {
     Groups::unpack(first, second, weights);
     if (args.p.a_zero_point.is_given()) group.add_codes(0, weights);
     start_product(sums_of(group), weights, tokens);
@@ -116,7 +115,7 @@ struct Sm90a {
   LAMINA_DEVICE static void multiply_tile(const Args& args, int warp, const std::byte* stage,
                                           int tile, int slice, Groups& group, Weights& weights) {
     dev::U32x4 codes = Pipe::load_codes(stage, warp, tile);
-    const uint32_t tokens = dev::smem_address(stage + tile * Pipe::kTileBytesA);
+    const uint64_t tokens = Pipe::tokens_of(stage, tile);
     int end = args.groups.end_of(group.index) - slice;
 #pragma unroll 1
     for (int s = 0; s < kSlices;) {
@@ -124,7 +123,7 @@ struct Sm90a {
 #pragma unroll
         for (int h = 0; h < kProducts; ++h) {
           dev::wgmma_wait<kProducts - 1>();
-          multiply(args, codes.x[2 * h], codes.x[2 * h + 1], tokens + static_cast<uint32_t>(h * 32),
+          multiply(args, codes.x[2 * h], codes.x[2 * h + 1], advance_descriptor(tokens, h * 32),
                    group, weights[h]);
         }
         s = kSlices;
@@ -135,7 +134,7 @@ struct Sm90a {
                  is_second  ? codes.x[0]
                  : is_whole ? codes.x[1]
                             : 0,
-                 tokens + static_cast<uint32_t>(s / 2 * 32), group, own);
+                 advance_descriptor(tokens, s / 2 * 32), group, own);
         dev::wgmma_wait<0>();
         s += is_whole ? 2 : 1;
         codes = is_whole ? dev::U32x4{codes.x[2], codes.x[3], 0, 0}  // registers have no index
@@ -197,13 +196,12 @@ struct Sm90a {
     if (args.split.count == 1) store<false>(args, tile, warp, 0, group);
   }
 
-  // [kTokens], if a_zero_point is given.
+  // [kTokens], if a_zero_point is given. Those of the tile before are read: store() comes between, and synchronises.
   LAMINA_DEVICE static int32_t* tokens_zero(int warp) {
     return reinterpret_cast<int32_t*>(Pipe::warp_at(warp) + kTokensZeroAt);
   }
   LAMINA_DEVICE static void keep_zero_points(const Args& args, const Tile& tile, int warp) {
     if (!args.p.a_zero_point.is_given()) return;
-    dev::warp_sync();  // those of the tile before are read
     for (int t = dev::lane(); t < kTokens; t += dev::kWarpLanes) {
       const int64_t i = tile.m0 + t;
       dev::store_shared(tokens_zero(warp) + t,
