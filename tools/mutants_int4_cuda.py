@@ -226,9 +226,10 @@ _W4A16_MUTANTS = (
     Mutant(
         "int4 sm90a: k that ends within a tile",
         SM90A,
-        "static_cast<int64_t>(slice + kSlices) * kSliceK <= args.p.problem.k",
+        "slice + kSlices <= args.groups.whole_slices",
         "true",
     ),
+    Mutant("int4 sm90a: what lies beyond k is multiplied", SM90A, "if (t > 0 && s + t >= end) break;", ""),
     Mutant(
         "int4 sm90a: a block leaves while others still write to it",
         PIPE,
@@ -394,8 +395,15 @@ _W4A8_MUTANTS = (
     Mutant(
         "int4_int8 sm90a: a stage is given back while its products are under way",
         W4A8_SM90A,
-        "if (s > 0) Pipe::release(before);",
-        "Pipe::release(cursor.stage);",
+        "if (t == 0 && s > 0) Pipe::release(before);",
+        "if (t == 0) Pipe::release(cursor.stage);",
+    ),
+    Mutant("int4_int8 sm90a: sums go on into the next group", W4A8_SM90A, "!group.is_new);", "true);"),
+    Mutant(
+        "int4_int8 sm90a: only the last product of a group",
+        W4A8_SM90A,
+        "group.is_new = false;",
+        "",
     ),
     Mutant(
         "int4_int8 sm90a: zero points of the first tokens",

@@ -180,6 +180,16 @@ def test_no_kernel_shows() -> None:
         assert_equal(twin.gemm_int4(inputs, torch.float32), want, str(twin))
 
 
+@pytest.mark.parametrize("k", [64, 192, 1088, 1216])
+def test_no_kernel_shows_in_the_sign_of_zero(k: int) -> None:
+    """Nothing but products of -0: one of +0, of what lies beyond k, would show."""
+    inputs = half_inputs(Int4Case("signs", 3, 20, k, -1), torch.float16, None, None)
+    inputs = inputs.but(a=torch.zeros_like(inputs.a), q=torch.zeros_like(inputs.q))
+    want = torch.full((3, 20), -0.0)
+    for twin in twins(OP):
+        assert_equal(twin.gemm_int4(inputs, torch.float32), want, str(twin))
+
+
 @TWINS
 @pytest.mark.parametrize("sms", [1, 3, 64])
 def test_the_number_of_sms_does_not_show(sms: int, twin: Twin, twin_ops: object) -> None:

@@ -22,6 +22,16 @@ LAMINA_DEVICE uint32_t twice(float value) {
   }
 }
 
+// In one instruction.
+template <class T>
+LAMINA_DEVICE float widened(T value) {
+  if constexpr (std::is_same_v<T, F16>) {
+    return dev::f16_to_f32(value.bits);
+  } else {
+    return dev::bf16_to_f32(value.bits);
+  }
+}
+
 // What makes weights of the codes of one group: of a lane's two rows, each value in both halves.
 template <class T>
 struct Dequantizer {
@@ -34,16 +44,18 @@ struct Dequantizer {
 
   uint32_t minus_zero[2], scale[2], shift[2];
 
-  // Of row 0 or 1. Integers from 0 to 15 are taken off exactly; what is left of a zero point goes into the shift.
-  LAMINA_DEVICE void set(int row, T row_scale, float zero) {
+  // Of row 0 or 1.
+  LAMINA_DEVICE void set_scale(int row, T row_scale) { scale[row] = twice(row_scale.bits); }
+
+  // Integers from 0 to 15 are taken off exactly; what is left of a zero point goes into the shift.
+  LAMINA_DEVICE void set_zero(int row, T row_scale, float zero) {
     constexpr float kRound = 12582912.0f;  // 1.5 * 2^23, whose last place is 1
     const float within = zero > 15.0f ? 15.0f : zero > 0.0f ? zero : 0.0f;
     const float whole = within + kRound - kRound;
     // In f16 the second row's codes are where 1024 + 16 q is read: 64 + q.
     const float base = kIsF16 ? (row == 0 ? 1024.0f : 64.0f) : 128.0f;
     minus_zero[row] = twice<T>(-(base + whole));
-    scale[row] = twice(row_scale.bits);
-    shift[row] = twice<T>(whole == zero ? -0.0f : (whole - zero) * to_f32(row_scale));
+    shift[row] = twice<T>(whole == zero ? -0.0f : (whole - zero) * widened(row_scale));
   }
 
   // a: registers of 16 k, from a lane's eight codes.

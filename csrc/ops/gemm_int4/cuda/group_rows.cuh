@@ -1,6 +1,8 @@
 // Rows of what groups have, scales or zero points, from [groups, n] into shared memory: as they are, 1, 2 or 4 bytes each.
 #pragma once
 
+#include <bit>
+
 #include "base/int_math.h"
 #include "device/device.h"
 #include "ops/gemm_int4/problem.h"
@@ -33,9 +35,11 @@ struct GroupRows {
     const std::byte* const from = data + first * group_stride + n0 * stride;
     const int left = n - n0 < kColumns ? static_cast<int>(n - n0) : kColumns;
     if (is_aligned) {
-      const int row_chunks = kColumns * element_bytes / 16, valid = left * element_bytes;
-      for (int t = thread; t < count * row_chunks; t += kThreads) {
-        const int row = t / row_chunks, at = t % row_chunks * 16;
+      static_assert(std::has_single_bit(unsigned{kColumns}) && kColumns >= 16);
+      const int row_bytes = kColumns * element_bytes, valid = left * element_bytes;
+      const int shift = std::countr_zero(unsigned{kColumns}) + element_bytes / 2;  // of row_bytes
+      for (int t = thread; t * 16 < count * row_bytes; t += kThreads) {
+        const int row = t * 16 >> shift, at = t * 16 & (row_bytes - 1);
         const int bytes = valid - at < 0 ? 0 : valid - at > 16 ? 16 : valid - at;
         dev::cp_async<16>(to + t * 16, bytes > 0 ? from + row * group_stride + at : data, bytes);
       }

@@ -178,12 +178,12 @@ struct Sm90a {
       };
 #pragma unroll
       for (int t = 0; t < Pipe::kStageTiles; ++t) {
+        if (t > 0 && s + t >= end) break;  // beyond k: a sum of -0 stays it
         const int slice = first + t * kSlices;
         const dev::U32x4 codes = Pipe::load_codes(stage, warp, t);
         const uint64_t tokens = Pipe::tokens_of(stage, t);
         if (group.end <= slice) enter();
-        if (group.end - slice >= kSlices &&
-            static_cast<int64_t>(slice + kSlices) * kSliceK <= args.p.problem.k) {
+        if (group.end - slice >= kSlices && slice + kSlices <= args.groups.whole_slices) {
           multiply_tile(codes, tokens, group, weights, sums);
         } else {
           multiply_edge(args, codes, tokens, slice, enter, group, sums);

@@ -59,9 +59,10 @@ struct Sm90aPipe {
   static constexpr int kSmemBytes = kBarriersAt + static_cast<int>(sizeof(Barriers));
   static_assert(kSmemBytes <= 227 * 1024 && kBarriersAt % 16 == 0);
 
-  // Stages whose copies by threads are under way at once. One is released while the next is multiplied.
+  // Stages whose copies by threads are under way at once. A stage counts as filled when those are being filled that are
+  // as many further on, and it is released while the next is multiplied: with one stage more nobody waits in turn.
   static constexpr int kAhead = 2;
-  static_assert(kAhead + 2 <= kShape.stages);
+  static_assert(kAhead + 3 <= kShape.stages);
 
   // Registers that the producers hand to the warpgroups that multiply. Where those need none, the instruction still tells
   // the compiler that its warps have converged: descriptors are then in uniform registers.

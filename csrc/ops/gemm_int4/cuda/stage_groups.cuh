@@ -21,12 +21,16 @@ struct GroupArgs {
   GroupRows scales, zeros;  // zeros: if there are any
   bool has_zeros;
   int slices, group_slices;  // of kSliceK, in k and in a group
+  int whole_slices;          // of those in k
 
   static GroupArgs of(const Params& params) {
     const Problem& p = params.problem;
-    return {GroupRows::of(params.w_scale, p), GroupRows::of(params.w_zero_point, p),
-            params.w_zero_point.is_given(), static_cast<int>(ceil_div(p.k, kSliceK)),
-            static_cast<int>(std::min<int64_t>(p.group / kSliceK, INT_MAX / 2))};
+    return {GroupRows::of(params.w_scale, p),
+            GroupRows::of(params.w_zero_point, p),
+            params.w_zero_point.is_given(),
+            static_cast<int>(ceil_div(p.k, kSliceK)),
+            static_cast<int>(std::min<int64_t>(p.group / kSliceK, INT_MAX / 2)),
+            static_cast<int>(p.k / kSliceK)};
   }
 };
 
@@ -69,6 +73,11 @@ struct StageGroups {
     // So that the group of that slice is entered next.
     LAMINA_DEVICE void start(const GroupArgs& args, int slice) {
       end = Next::at(args, slice).end - args.group_slices;
+      if (args.has_zeros) return;
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) of[i].set_zero(e, T{}, kSymmetricZeroPoint);
     }
 
     // Before anything of the stage from slice `begin` on.
@@ -88,9 +97,9 @@ struct StageGroups {
         const uint32_t pair = dev::load_shared(reinterpret_cast<const uint32_t*>(scales + at * 2));
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const float zero = args.has_zeros ? zero_at(args, zeros, at + e)
-                                            : static_cast<float>(kSymmetricZeroPoint);
-          of[i].set(e, T{static_cast<uint16_t>(pair >> (16 * e))}, zero);
+          const T scale{static_cast<uint16_t>(pair >> (16 * e))};
+          of[i].set_scale(e, scale);
+          if (args.has_zeros) of[i].set_zero(e, scale, zero_at(args, zeros, at + e));
         }
       }
     }
@@ -101,7 +110,7 @@ struct StageGroups {
   LAMINA_DEVICE static float zero_at(const GroupArgs& args, const std::byte* row, int column) {
     if (args.zeros.element_bytes == 1)
       return static_cast<float>(dev::load_shared(reinterpret_cast<const uint8_t*>(row) + column));
-    return to_f32(T{dev::load_shared(reinterpret_cast<const uint16_t*>(row) + column)});
+    return widened(T{dev::load_shared(reinterpret_cast<const uint16_t*>(row) + column)});
   }
 };
 

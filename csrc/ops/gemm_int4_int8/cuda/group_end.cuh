@@ -54,7 +54,9 @@ struct GroupArgs {
 };
 
 // Of a warp's sums of kTiles x 16 features x kTokenGroups x 8 tokens, what a lane has: as mma and wgmma leave them.
-template <int kBlockM, int kBlockN, int kMostGroups, int kTiles, int kTokenGroups>
+// Without kClears the first product of a group must be one that does not read them.
+template <int kBlockM, int kBlockN, int kMostGroups, int kTiles, int kTokenGroups,
+          bool kClears = true>
 struct GroupEnd {
   // In a stage: of kMostGroups scales and zero points, up to 4 bytes each, and sums of tokens.
   static constexpr int kZerosAt = kMostGroups * kBlockN * 4, kSumsAt = 2 * kZerosAt;
@@ -65,9 +67,11 @@ struct GroupEnd {
   int32_t codes[kTiles][2];  // sums of a lane's codes, of both rows, if a_zero_point is given
   int index;                 // of the group
   int row;                   // of its scales in the stage
+  bool is_new;               // no product yet
 
   LAMINA_DEVICE void begin(int group) {
     index = group;
+    is_new = true;
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
       codes[i][0] = codes[i][1] = 0;
@@ -136,7 +140,7 @@ struct GroupEnd {
       for_tokens(at, a_sums, [&](int i, int j, int e, int32_t a_sum) {
         segment[i][j][e] = add_group(sums[i][j][e], a_sum, has_zeros_here, minus_zero[i][e / 2],
                                      scale[i][e / 2], segment[i][j][e]);
-        sums[i][j][e] = 0;
+        if constexpr (kClears) sums[i][j][e] = 0;
       });
     };
     if (has_zeros) {
@@ -146,6 +150,7 @@ struct GroupEnd {
     }
     ++index;
     ++row;
+    is_new = true;
   }
 
   // The sums of a part of the only group, as they are, for the reduction.

@@ -46,7 +46,8 @@ struct Sm90a {
   static constexpr int kWarpBytes = kTokensZeroAt + kTokens * 4;
   static_assert(Rows::kBytes <= kTokensZeroAt);
 
-  using Groups = GroupEnd<kTokens, kFeatures, kConfig.stage_tiles * kSlices, 1, kTokenGroups>;
+  using Groups =
+      GroupEnd<kTokens, kFeatures, kConfig.stage_tiles * kSlices, 1, kTokenGroups, false>;
   using Pipe = gemm_int4::Sm90aPipe<gemm_int4::Sm90aShape{kTokens, kConfig.cluster,
                                                           kConfig.stage_tiles, kConfig.stages, 1,
                                                           Groups::kStageBytes, kWarpBytes}>;
@@ -92,10 +93,11 @@ struct Sm90a {
   using Weights = uint32_t[kProducts][4];
 
   // sums[64,kTokens] (+)= weights[64,32] * tokens[32,kTokens]
-  LAMINA_DEVICE static void start_product(Sums& sums, uint32_t (&weights)[4], uint64_t tokens) {
+  LAMINA_DEVICE static void start_product(Sums& sums, uint32_t (&weights)[4], uint64_t tokens,
+                                          bool accumulate) {
     dev::wgmma_fence_registers(weights);
     dev::wgmma_fence();
-    dev::wgmma_m64k32_u8s8<kTokens>(sums, weights, tokens, true);
+    dev::wgmma_m64k32_u8s8<kTokens>(sums, weights, tokens, accumulate);
     dev::wgmma_commit();
   }
 
@@ -106,7 +108,8 @@ struct Sm90a {
                                      uint64_t tokens, Groups& group, uint32_t (&weights)[4]) {
     Groups::unpack(first, second, weights);
     if (args.p.a_zero_point.is_given()) group.add_codes(0, weights);
-    start_product(sums_of(group), weights, tokens);
+    start_product(sums_of(group), weights, tokens, !group.is_new);
+    group.is_new = false;
   }
 
   // The products of 64 k from slice `slice` on. Within a group each is a group of wgmmas of its own, with registers of its
@@ -179,6 +182,7 @@ struct Sm90a {
       for (int t = 0; t < Pipe::kStageTiles && s + t < tile.steps; ++t) {
         const int done = s + t + 1;
         multiply_tile(args, warp, stage, t, (first_step + s + t) * kSlices, group, weights);
+        if (t == 0 && s > 0) Pipe::release(before);  // its last product was waited for above
         if (args.groups.keeps_integers && done == tile.steps) {
           dev::wgmma_wait<0>();
           dev::wgmma_fence_registers(sums_of(group));
@@ -186,7 +190,6 @@ struct Sm90a {
         }
         end_segment(args.split, first_step + done, done == tile.steps);
       }
-      if (s > 0) Pipe::release(before);  // its last product was waited for above
       before = cursor.stage;
       cursor.advance();
     }

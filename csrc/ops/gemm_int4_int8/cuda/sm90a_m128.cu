@@ -3,7 +3,7 @@
 namespace lamina::gemm_int4_int8 {
 
 CudaKernel gemm_int4_int8_sm90a_m128() {
-  return sm90a_kernel<Sm90aConfig{128, 2, 2, 4}>("gemm_int4_int8_sm90a_m128");
+  return sm90a_kernel<Sm90aConfig{128, 2, 1, 8}>("gemm_int4_int8_sm90a_m128");
 }
 
 }  // namespace lamina::gemm_int4_int8
