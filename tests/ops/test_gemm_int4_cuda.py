@@ -9,6 +9,7 @@ import json
 import random
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
@@ -101,7 +102,22 @@ def test_extreme_values(dtype: torch.dtype, backend: Backend) -> None:
     tiny, huge = torch.finfo(dtype).smallest_normal / 4, 64.0
     inputs.w_scale[:, ::3], inputs.w_scale[:, 1::3] = tiny, huge
     inputs.w_zero_point[:, ::4], inputs.w_zero_point[:, 1::4] = -100.0, 40.5
+    inputs.w_zero_point[:, 2::12] = 1999.0
     assert_within(backend.gemm_int4(inputs, torch.float32), inputs.half_product(torch.float32), torch.float32)
+
+
+@BACKENDS
+def test_weights_are_rounded_as_the_docstring_says(backend: Backend) -> None:
+    """Rows of a that pick one weight each."""
+    k = 48
+    inputs = half_inputs(Int4Case("weights", k, 40, k, 16), torch.float16, "floats", None)
+    assert inputs.w_zero_point is not None
+    got = backend.gemm_int4(inputs.but(a=torch.eye(k, dtype=torch.float16)), torch.float32)
+    scale, zero = (t.float().repeat_interleave(16, 0).numpy() for t in (inputs.w_scale, inputs.w_zero_point))
+    near = np.rint(zero.clip(0, 15))
+    shift = ((near - zero) * scale).astype(np.float16)
+    exact = (inputs.q.T.numpy() - near.astype(np.float64)) * scale + shift
+    assert_equal(got, torch.from_numpy(exact.astype(np.float16).astype(np.float32)))
 
 
 @BACKENDS
