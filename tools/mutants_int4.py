@@ -110,6 +110,52 @@ _MUTANTS = (
     ),
 )
 
+_WEIGHT_ONLY = (
+    Mutant(
+        "int4: a segment does not start from nothing",
+        W4A16_BODY,
+        "std::fill_n(segment, rows * kTileN, gemm_int8::kNoSum);",
+        "if (k0 == 0) std::fill_n(segment, rows * kTileN, gemm_int8::kNoSum);",
+    ),
+    Mutant("int4: zero points unscaled", W4A16_BODY, "shared.minus_zero[j] *= shared.scale[j];", ";"),
+    Mutant(
+        "int4: weights of the strip's first tile",
+        W4A16_BODY,
+        "w + t * w_stride + k / kLineK",
+        "w + k / kLineK",
+    ),
+    Mutant(
+        "int4: a group goes on to the end of the block",
+        W4A16_BODY,
+        "std::min((at / group + 1) * group, k1);",
+        "k1;",
+    ),
+    Mutant(
+        "int4, few rows: lines with the scales of the first group",
+        W4A16_BODY,
+        "load_group(k0 / group, n0, kTileN);",
+        "load_group(0, n0, kTileN);",
+    ),
+    Mutant(
+        "int4, few rows: what follows the last whole line is lost",
+        W4A16_BODY,
+        "multiply_blocks(n0, count, rows, middle, k1);",
+        "if (middle == k0) multiply_blocks(n0, count, rows, middle, k1);",
+    ),
+    Mutant(
+        "int4, few rows: a line beyond k",
+        W4A16_BODY,
+        "k / kLineK * kLineK : 0;",
+        "round_up(k, int64_t{kLineK}) : 0;",
+    ),
+    Mutant(
+        "int4 avx512, few rows: tiles two and three as the first two",
+        "csrc/ops/gemm_int4/cpu/avx512_vnni.cc",
+        "lines.w + tile * lines.w_stride",
+        "lines.w",
+    ),
+)
+
 # Of perm.
 _GATHERING = (
     Mutant(
@@ -164,6 +210,7 @@ INT4_MUTANTS = (
         replace(mutant, tests=("tests/ops/test_gemm_int4_int8.py", "tests/ops/test_gemm_int4_int8_exact.py"))
         for mutant in _MUTANTS
     ),
+    *(replace(mutant, tests=("tests/ops/test_gemm_int4.py",)) for mutant in _WEIGHT_ONLY),
     *(
         replace(mutant, tests=("tests/ops/test_act_order.py", "tests/ops/test_errors.py"))
         for mutant in _GATHERING

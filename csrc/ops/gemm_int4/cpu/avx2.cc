@@ -16,16 +16,23 @@ struct Tile {
   static constexpr int kTileM = 6, kTileN = 64, kBlockK = 64;
   static constexpr int kVectors = 2;
 
+  // body(k, weights of vector v of a line), for all its k
+  LAMINA_INLINE static void for_weights(const uint8_t* line, int v, const float* scale,
+                                        const float* minus_zero, const auto& body) {
+    const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line) + v);
+    const __m256 s = _mm256_load_ps(scale + v * 8), z = _mm256_load_ps(minus_zero + v * 8);
+    unroll<kLineK>([&](auto k) LAMINA_INLINE {
+      const __m256i codes =
+          _mm256_and_si256(_mm256_srli_epi32(packed, k % 4 * 8 + k / 4 * 4), _mm256_set1_epi32(15));
+      body(k, _mm256_fmadd_ps(_mm256_cvtepi32_ps(codes), s, z));
+    });
+  }
+
   LAMINA_INLINE static void dequantize(const uint8_t* line, const float* scale,
                                        const float* minus_zero, float* to) {
     unroll<kVectors>([&](auto v) LAMINA_INLINE {
-      const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line) + v);
-      const __m256 s = _mm256_load_ps(scale + v * 8), z = _mm256_load_ps(minus_zero + v * 8);
-      unroll<kLineK>([&](auto k) LAMINA_INLINE {
-        const __m256i codes = _mm256_and_si256(_mm256_srli_epi32(packed, k % 4 * 8 + k / 4 * 4),
-                                               _mm256_set1_epi32(15));
-        _mm256_store_ps(to + k * int4::kTileN + v * 8,
-                        _mm256_fmadd_ps(_mm256_cvtepi32_ps(codes), s, z));
+      for_weights(line, v, scale, minus_zero, [&](auto k, __m256 weights) LAMINA_INLINE {
+        _mm256_store_ps(to + k * int4::kTileN + v * 8, weights);
       });
     });
   }
@@ -89,6 +96,46 @@ struct Tile {
     const auto multiply = std::array{multiply_rows<1>, multiply_rows<2>, multiply_rows<3>,
                                      multiply_rows<4>, multiply_rows<5>, multiply_rows<6>};
     multiply[static_cast<size_t>(step.rows - 1)](step);
+  }
+
+  template <int kRows>
+  static void multiply_lines_of(const Lines& lines) {
+    constexpr int kAtOnce = kRows <= 2 ? 2 : 1;
+    const auto column = [](int v) { return v / kVectors * int4::kTileN + v % kVectors * 8; };
+    for (int tile = 0; tile < kTileN / int4::kTileN; tile += kAtOnce) {
+      const int first = tile * int4::kTileN;
+      const uint8_t* w = lines.w + tile * lines.w_stride;
+      const float* a = lines.a;
+      float* const y = lines.y + first;
+      __m256 sum[kRows][kAtOnce * kVectors];
+      unroll<kRows>([&](auto r) LAMINA_INLINE {
+        unroll<kAtOnce * kVectors>(
+            [&](auto v) LAMINA_INLINE { sum[r][v] = _mm256_loadu_ps(y + r * kTileN + column(v)); });
+      });
+      for (int64_t i = 0; i < lines.count; ++i, w += kLineBytes, a += kLineK * kRows)
+        unroll<kAtOnce * kVectors>([&](auto v) LAMINA_INLINE {
+          const uint8_t* const line = w + v / kVectors * lines.w_stride;
+          if constexpr (v % kVectors == 0) __builtin_prefetch(line + kStreamAhead, 0, 2);
+          const int tile_first = first + v / kVectors * int4::kTileN;
+          for_weights(line, v % kVectors, lines.scale + tile_first, lines.minus_zero + tile_first,
+                      [&](auto k, __m256 weights) LAMINA_INLINE {
+                        unroll<kRows>([&](auto r) LAMINA_INLINE {
+                          const __m256 row = _mm256_broadcast_ss(a + k * kRows + r);
+                          sum[r][v] = in_order(_mm256_fmadd_ps(row, weights, sum[r][v]));
+                        });
+                      });
+        });
+      unroll<kRows>([&](auto r) LAMINA_INLINE {
+        unroll<kAtOnce * kVectors>(
+            [&](auto v) LAMINA_INLINE { _mm256_storeu_ps(y + r * kTileN + column(v), sum[r][v]); });
+      });
+    }
+  }
+
+  static void multiply_lines(const Lines& lines) {
+    const auto multiply =
+        std::array{multiply_lines_of<1>, multiply_lines_of<2>, multiply_lines_of<3>};
+    multiply[static_cast<size_t>(lines.rows - 1)](lines);
   }
 };
 

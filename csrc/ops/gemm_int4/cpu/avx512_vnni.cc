@@ -15,16 +15,20 @@ struct Tile {
   static constexpr int kTileM = 6, kTileN = 64, kBlockK = 128;
   static constexpr int kTiles = kTileN / int4::kTileN;
 
-  LAMINA_INLINE static void dequantize(const uint8_t* line, const float* scale,
-                                       const float* minus_zero, float* to) {
-    const __m512i packed = _mm512_loadu_si512(line);
-    const __m512 s = _mm512_load_ps(scale), z = _mm512_load_ps(minus_zero);
+  // Of the k-th input feature of a line.
+  LAMINA_INLINE static __m512 weights(__m512i line, int k, __m512 scale, __m512 minus_zero) {
     const __m512 floats = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    // A lane's four low bits choose.
+    const __m512i codes = _mm512_srli_epi32(line, k % 4 * 8 + k / 4 * 4);
+    return _mm512_fmadd_ps(_mm512_permutexvar_ps(codes, floats), scale, minus_zero);
+  }
+
+  LAMINA_INLINE static void dequantize(const uint8_t* at, const float* scale,
+                                       const float* minus_zero, float* to) {
+    const __m512i line = _mm512_loadu_si512(at);
+    const __m512 s = _mm512_load_ps(scale), z = _mm512_load_ps(minus_zero);
     unroll<kLineK>([&](auto k) LAMINA_INLINE {
-      // A lane's four low bits choose.
-      const __m512i codes = _mm512_srli_epi32(packed, k % 4 * 8 + k / 4 * 4);
-      _mm512_store_ps(to + k * int4::kTileN,
-                      _mm512_fmadd_ps(_mm512_permutexvar_ps(codes, floats), s, z));
+      _mm512_store_ps(to + k * int4::kTileN, weights(line, k, s, z));
     });
   }
 
@@ -71,6 +75,47 @@ struct Tile {
       one.w += kBlockK * int4::kTileN;
       one.y += int4::kTileN;
     }
+  }
+
+  template <int kRows>
+  static void multiply_lines_of(const Lines& lines) {
+    const float* a = lines.a;
+    const uint8_t* w = lines.w;
+    __m512 sum[kRows][kTiles], scale[kTiles], minus_zero[kTiles];
+    unroll<kTiles>([&](auto t) LAMINA_INLINE {
+      scale[t] = _mm512_load_ps(lines.scale + t * int4::kTileN);
+      minus_zero[t] = _mm512_load_ps(lines.minus_zero + t * int4::kTileN);
+      unroll<kRows>([&](auto r) LAMINA_INLINE {
+        sum[r][t] = _mm512_loadu_ps(lines.y + r * kTileN + t * int4::kTileN);
+      });
+    });
+    for (int64_t i = 0; i < lines.count; ++i, w += kLineBytes) {
+      __m512i line[kTiles];
+      unroll<kTiles>([&](auto t) LAMINA_INLINE {
+        __builtin_prefetch(w + t * lines.w_stride + kStreamAhead, 0, 2);
+        line[t] = _mm512_loadu_si512(w + t * lines.w_stride);
+      });
+      unroll<kLineK>([&](auto k) LAMINA_INLINE {
+        unroll<kTiles>([&](auto t) LAMINA_INLINE {
+          const __m512 weight = weights(line[t], k, scale[t], minus_zero[t]);
+          unroll<kRows>([&](auto r) LAMINA_INLINE {
+            sum[r][t] = _mm512_fmadd_ps(_mm512_set1_ps(a[r]), weight, sum[r][t]);
+          });
+        });
+        a += kRows;
+      });
+    }
+    unroll<kRows>([&](auto r) LAMINA_INLINE {
+      unroll<kTiles>([&](auto t) LAMINA_INLINE {
+        _mm512_storeu_ps(lines.y + r * kTileN + t * int4::kTileN, sum[r][t]);
+      });
+    });
+  }
+
+  static void multiply_lines(const Lines& lines) {
+    const auto multiply =
+        std::array{multiply_lines_of<1>, multiply_lines_of<2>, multiply_lines_of<3>};
+    multiply[static_cast<size_t>(lines.rows - 1)](lines);
   }
 };
 

@@ -6,10 +6,11 @@
 //     kBlockK                    input features whose weights lie in L1 as f32, a multiple of 64
 //     dequantize(line, scale, minus_zero_scale, to)   64 bytes of int4_rows as to[8 k][16 columns]
 //     multiply(Step)             y += a * w, in the order of k
+//     multiply_lines(Lines)      the same of up to kFewRows rows, weights straight from their codes
 //   };
 //
-// A block of k at a time: its weights become f32 in L1, then all packed rows pass. Everything has internal linkage: see
-// ops/gemm_int8/cpu/body.h.
+// A block of k at a time: its weights become f32 in L1, then all packed rows pass. Few rows take them from registers
+// instead. Everything has internal linkage: see ops/gemm_int8/cpu/body.h.
 #pragma once
 
 #include <algorithm>
@@ -28,6 +29,9 @@ namespace {
 // A line of int4_rows: 8 k of 16 columns.
 inline constexpr int kLineBytes = 64, kLineK = 8;
 
+// So many rows at most take weights straight from codes. More share what the way through L1 costs, a store and a load.
+inline constexpr int kFewRows = 3;
+
 // How far ahead packed weights are fetched.
 inline constexpr int64_t kStreamAhead = 2048;
 
@@ -37,6 +41,17 @@ struct Step {
   const float* w;  // [tile of 16 columns][kBlockK][16]
   int tiles_n;
   int64_t k;
+  float* y;  // [rows][kTileN]
+};
+
+// Within a group.
+struct Lines {
+  int rows;
+  const float* a;    // [k][rows]
+  const uint8_t* w;  // [tile of 16 columns: w_stride bytes][line]
+  int64_t w_stride;
+  const float *scale, *minus_zero;  // [kTileN]; the latter times scale
+  int64_t count;
   float* y;  // [rows][kTileN]
 };
 
@@ -148,20 +163,43 @@ struct Nest : OutOf<Tile> {
     }
   }
 
+  // segment += the products of [k0, k1), by way of L1.
+  void multiply_blocks(int64_t n0, int count, int64_t rows, int64_t k0, int64_t k1) {
+    for (int64_t stop; k0 < k1; k0 = stop) {
+      stop = std::min(k1, k0 + kBlockK);
+      dequantize(n0, count, k0, stop);
+      for_panels(rows, [&](const Panel& panel) {
+        Tile::multiply(Step{panel.rows, panel.packed + k0 * panel.rows, shared.weights[0][0],
+                            static_cast<int>(int4::tiles_n(count)), stop - k0,
+                            segment + panel.row * kTileN});
+      });
+    }
+  }
+
+  // The same of whole lines, few rows and all columns of a strip.
+  void multiply_lines(int64_t n0, int64_t rows, int64_t k0, int64_t k1) {
+    const int64_t group = p.problem.group, w_stride = int4::tiles_k(p.problem.k) * int4::kTileBytes;
+    for (int64_t stop; k0 < k1; k0 = stop) {
+      stop = std::min((k0 / group + 1) * group, k1);
+      load_group(k0 / group, n0, kTileN);
+      Tile::multiply_lines(Lines{static_cast<int>(rows), packed + k0 * rows,
+                                 p.w + n0 / int4::kTileN * w_stride + k0 / kLineK * kLineBytes,
+                                 w_stride, shared.scale, shared.minus_zero, (stop - k0) / kLineK,
+                                 segment});
+    }
+  }
+
   // total[rows][kTileN] = the sums of columns [n0, n0 + count).
   void multiply_strip(int64_t n0, int count, int64_t rows) {
     const int64_t k = p.problem.k;
+    const int64_t lines_end = rows <= kFewRows && count == kTileN ? k / kLineK * kLineK : 0;
     std::fill_n(total, rows * kTileN, gemm_int8::empty_sum(k));
-    for (int64_t k0 = 0; k0 < k; k0 += kBlockK) {
-      const int64_t k1 = std::min(k, k0 + kBlockK);
-      if (k0 % kSegmentK == 0) std::fill_n(segment, rows * kTileN, gemm_int8::kNoSum);
-      dequantize(n0, count, k0, k1);
-      for_panels(rows, [&](const Panel& panel) {
-        Tile::multiply(Step{panel.rows, panel.packed + k0 * panel.rows, shared.weights[0][0],
-                            static_cast<int>(int4::tiles_n(count)), k1 - k0,
-                            segment + panel.row * kTileN});
-      });
-      if (k1 == k || k1 % kSegmentK == 0) gemm_int8::add_row(segment, rows * kTileN, total);
+    for (int64_t k0 = 0; k0 < k; k0 += kSegmentK) {
+      const int64_t k1 = std::min(k, k0 + kSegmentK), middle = std::clamp(lines_end, k0, k1);
+      std::fill_n(segment, rows * kTileN, gemm_int8::kNoSum);
+      multiply_lines(n0, rows, k0, middle);
+      multiply_blocks(n0, count, rows, middle, k1);
+      gemm_int8::add_row(segment, rows * kTileN, total);
     }
   }
 

@@ -9,13 +9,16 @@ namespace {
 struct Tile {
   static constexpr int kTileM = 4, kTileN = int4::kTileN, kBlockK = 256;
 
+  static float weight(const uint8_t* line, int k, int j, float scale, float minus_zero) {
+    const int code = line[j * 4 + k % 4] >> k / 4 * 4 & 15;
+    return std::fma(static_cast<float>(code), scale, minus_zero);
+  }
+
   static void dequantize(const uint8_t* line, const float* scale, const float* minus_zero,
                          float* to) {
     for (int k = 0; k < kLineK; ++k)
-      for (int j = 0; j < kTileN; ++j) {
-        const int code = line[j * 4 + k % 4] >> k / 4 * 4 & 15;
-        to[k * kTileN + j] = std::fma(static_cast<float>(code), scale[j], minus_zero[j]);
-      }
+      for (int j = 0; j < kTileN; ++j)
+        to[k * kTileN + j] = weight(line, k, j, scale[j], minus_zero[j]);
   }
 
   static void multiply(const Step& step) {
@@ -24,6 +27,18 @@ struct Tile {
       for (int r = 0; r < step.rows; ++r)
         for (int j = 0; j < kTileN; ++j)
           step.y[r * kTileN + j] = std::fma(a[r], w[j], step.y[r * kTileN + j]);
+  }
+
+  static void multiply_lines(const Lines& lines) {
+    const float* a = lines.a;
+    const uint8_t* w = lines.w;
+    for (int64_t i = 0; i < lines.count; ++i, w += kLineBytes)
+      for (int k = 0; k < kLineK; ++k, a += lines.rows)
+        for (int j = 0; j < kTileN; ++j) {
+          const float one = weight(w, k, j, lines.scale[j], lines.minus_zero[j]);
+          for (int r = 0; r < lines.rows; ++r)
+            lines.y[r * kTileN + j] = std::fma(a[r], one, lines.y[r * kTileN + j]);
+        }
   }
 };
 
