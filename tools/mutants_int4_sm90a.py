@@ -210,6 +210,36 @@ _W4A8_MUTANTS = (
         "group += count;",
         "",
     ),
+    Mutant(
+        "int4_int8 sm90a: activations asked for before they are there",
+        PIPE,
+        "dev::wait_for_previous(); for_stages",
+        "for_stages",
+    ),
+    Mutant(
+        "int4_int8 sm90a: sums copied before they are there",
+        PIPE,
+        "if (warp > kMathWarps) { dev::wait_for_previous();",
+        "if (warp > kMathWarps) {",
+    ),
+    Mutant(
+        "int4_int8 sm90a: more early weights than stages",
+        PIPE,
+        "if (early == kShape.stages) return false;",
+        "if (early > kShape.stages) return false;",
+    ),
+    Mutant(
+        "int4_int8 sm90a: early weights asked for again",
+        PIPE,
+        "load_w(tile, step, cursor); ++early;",
+        "load_w(tile, step, cursor);",
+    ),
+    Mutant(
+        "int4_int8: partial sums added before they are there",
+        "csrc/ops/gemm_int8/cuda/reduce.cuh",
+        "dev::wait_for_previous();",
+        "",
+    ),
 )
 
 INT4_SM90A_MUTANTS = (

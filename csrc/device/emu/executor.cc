@@ -20,6 +20,7 @@ struct Cancelled {};
 thread_local Options current_options;
 thread_local Report totals;
 thread_local AccessLog access_log;
+thread_local GmemLog previous_log;  // of the launches before, back to the last that did not overlap
 
 // One launch. Its host thread is either in the scheduler or on one of its fibers.
 class Machine {
@@ -46,6 +47,8 @@ class Machine {
       waiting[i] = blocks - static_cast<int64_t>(i + 1) * shape_.cluster;
     if (current_options.seed % 2) std::shuffle(waiting.begin(), waiting.end(), random_);
     Machine* const outer = std::exchange(current(), this);
+    if (GmemLog before = std::exchange(previous_log, {}); shape_.overlaps_previous)
+      gmem_log = GmemLog::after(std::move(before));
     while (error_.empty() && (!waiting.empty() || !resident_.empty())) {
       while (!waiting.empty() &&
              static_cast<int>(resident_.size()) < std::max(1, current_options.resident_blocks)) {
@@ -66,6 +69,7 @@ class Machine {
     totals.most_blocks = std::max(totals.most_blocks, blocks);
     totals.blocks += blocks - static_cast<int64_t>(waiting.size()) * shape_.cluster;
     access_log.end_launch();
+    previous_log = std::exchange(gmem_log, {});
     return error_.empty() ? Status::ok() : Status::error(error_);
   }
 
@@ -73,7 +77,10 @@ class Machine {
 
   Fiber& self() { return *self_; }
   Index3 grid() const { return shape_.grid; }
-  void note_wait_for_previous() { has_waited_for_previous_ = true; }
+  void note_wait_for_previous() {
+    has_waited_for_previous_ = true;
+    self_->clock.acquire(GmemLog::everything_before());
+  }
 
   [[noreturn]] void fail(const std::string& what, Where where) {
     if (error_.empty())
@@ -119,6 +126,7 @@ class Machine {
 
   // "thread 5 of block (1, 0, 0)"; `thread` counts all of the cluster.
   std::string thread_text(int64_t cluster, int thread) const {
+    if (cluster == GmemLog::kBefore) return "a launch before";
     return "thread " + std::to_string(thread % threads_) + " of block " +
            text(index_of(cluster + thread / threads_));
   }

@@ -117,7 +117,8 @@ void note_shared_access(const void* at, int bytes, const char* name, Where where
 // One phase of a collective: `count` rows of `bytes` that are read at once.
 void note_shared_rows(const void* const* rows, int count, int bytes, const char* name, Where where);
 
-// A launch with LaunchShape::overlaps_previous in which no thread does fails.
+// What the launches before did is ordered before what this thread does from here on. A launch with
+// LaunchShape::overlaps_previous in which no thread waits fails.
 void note_wait_for_previous();
 
 using Body = void (*)(const void* arguments);

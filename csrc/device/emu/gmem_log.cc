@@ -1,6 +1,29 @@
 #include "device/emu/gmem_log.h"
 
+#include <memory>
+#include <utility>
+
 namespace lamina::dev::emu {
+
+GmemLog GmemLog::after(GmemLog before) {
+  GmemLog log;
+  log.lines_ = std::move(before.lines_);
+  for (auto& [number, line] : log.lines_)
+    for (Word& old : line)
+      for (GlobalAccess* access : {&old.write, &old.read}) {
+        if (access->access.time == 0) continue;
+        access->access.time = 1;
+        access->access.actor = 0;
+        access->cluster = kBefore;
+      }
+  return log;
+}
+
+SharedOtherTimes GmemLog::everything_before() {
+  static const auto all = std::make_shared<const OtherTimes>(
+      OtherTimes{{kBefore, std::make_shared<const Times>(Times{1})}});
+  return all;
+}
 
 GmemLog::Word& GmemLog::word(uintptr_t number) {
   if (!last_ || number / kLineWords != last_number_) {

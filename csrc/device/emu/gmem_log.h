@@ -1,5 +1,6 @@
 // Who accessed global memory last during a launch, by 4-byte words, and what flags tell: finds races
-// between all threads of the grid. That a block had ended before another began orders nothing.
+// between all threads of the grid, and with launches before that it overlaps. That a block had ended before another
+// began orders nothing.
 #pragma once
 
 #include <array>
@@ -25,6 +26,11 @@ struct GlobalTrouble {
 
 class GmemLog {
  public:
+  static constexpr int64_t kBefore = -1;  // in place of a cluster: all that launches before did
+  // Of a launch that overlaps them, and what it knows when it has waited for them.
+  static GmemLog after(GmemLog before);
+  static SharedOtherTimes everything_before();
+
   GlobalTrouble read(const Clock& viewer, const Access& by, uintptr_t at, int bytes,
                      bool is_strong) {
     return note(viewer, by, at, bytes, false, is_strong);

@@ -1,5 +1,5 @@
-// Twin of ptx/launch.cuh: runs the grid to its end before it returns, so that nothing ever overlaps. The
-// stream is not used.
+// Twin of ptx/launch.cuh: runs the grid to its end before it returns. What a launch that overlaps_previous touches before
+// wait_for_previous() counts as touched at the same time as by the launches before. The stream is not used.
 #pragma once
 
 #include "device/emu/executor.h"

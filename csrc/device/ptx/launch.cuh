@@ -106,14 +106,20 @@ Status launch(const LaunchShape& shape, void* stream, const typename Kernel::Arg
 
 // griddepcontrol.launch_dependents;                                       PTX ISA 7.8, sm_90
 // When all blocks have called it or ended, the next kernel on the stream may start, if its launch
-// overlaps_previous. It still may not read what this one writes.
+// overlaps_previous. It still may not read what this one writes. Before sm_90 no launch does, and this is nothing.
 LAMINA_DEVICE void launch_dependents() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 // griddepcontrol.wait;                                                    PTX ISA 7.8, sm_90
 // Until the kernels before this one on the stream have ended and their writes are visible. A kernel
-// whose launch overlaps_previous calls it before it touches memory that they touch.
-LAMINA_DEVICE void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+// whose launch overlaps_previous calls it before it touches memory that they touch. Before sm_90: nothing.
+LAMINA_DEVICE void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 }  // namespace lamina::dev

@@ -82,6 +82,43 @@ TEST(twin_reports_a_kernel_that_overlaps_and_never_waits) {
   CHECK(!status.is_ok() && status.message().find("wait_for_previous") != std::string::npos);
 }
 
+// Thread 0 writes a word, or thread 32 reads it; then who waits lets the others know.
+struct WordKernel : BlockOf<64> {
+  struct Args {
+    int32_t* word;
+    bool writes;
+    int waiting_thread;
+  };
+  LAMINA_DEVICE static void run(const Args& args) {
+    dev::launch_dependents();
+    if (dev::thread_index() == args.waiting_thread) dev::wait_for_previous();
+    if (args.waiting_thread < 32) dev::block_sync();
+    if (args.writes && dev::thread_index() == 0) dev::store_global(args.word, 1);
+    if (!args.writes && dev::thread_index() == 32) dev::load_global(args.word);
+    if (args.waiting_thread >= 32) dev::block_sync();
+  }
+};
+
+TEST(twin_finds_races_with_launches_before) {
+  int32_t word = 0;
+  const auto launch = [&](bool writes, bool overlaps, int waiting_thread) {
+    dev::LaunchShape shape{{1, 1, 1}};
+    shape.overlaps_previous = overlaps;
+    return dev::launch<WordKernel>(shape, nullptr, {&word, writes, waiting_thread});
+  };
+  const auto races = [](const Status& status) {
+    at(status.message());
+    return status.message().find("by a launch before at hopper_host.cc") != std::string::npos;
+  };
+  CHECK(launch(true, false, 0).is_ok());
+  CHECK(launch(false, true, 0).is_ok());  // known by way of the barrier
+  CHECK(races(launch(false, true, 33)));  // reads what was written two launches ago
+  CHECK(launch(true, false, 0).is_ok());
+  CHECK(races(launch(true, true, 40)));    // writes what was written
+  CHECK(launch(false, false, 0).is_ok());  // reads what a launch wrote that it does not overlap
+  CHECK(races(launch(true, true, 40)));    // writes what was read
+}
+
 // What instructions that read shared memory by address build on.
 struct AddressKernel : BlockOf<32> {
   struct Args {

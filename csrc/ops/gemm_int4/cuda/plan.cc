@@ -74,6 +74,7 @@ Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, voi
     return Status::error("gemm_int4: w must start at a multiple of 16 bytes");
   Split split = plan.split;
   split.partial = workspace;
+  split.overlaps = gemm_int8::may_overlap(plan.kernel.arch, plan.is_capped);
   if (Status status = plan.kernel.launch(params, split, plan.kernel_blocks(), stream);
       !status.is_ok())
     return status;

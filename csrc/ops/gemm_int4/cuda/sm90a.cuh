@@ -66,6 +66,7 @@ struct Sm90a {
     int a_copy_bytes;  // 16: by TMA; 4 or 1: what the alignment of a's rows allows threads
 
     constexpr bool copies_a() const { return a_copy_bytes < 16; }
+    constexpr bool overlaps() const { return false; }  // the first launch of a call
   };
 
   struct Copies {

@@ -3,7 +3,7 @@
 namespace lamina::gemm_int4 {
 
 CudaKernel gemm_int4_sm90a_m16() {
-  return sm90a_kernel<Sm90aConfig{16, 1, 2, 12}>("gemm_int4_sm90a_m16");
+  return sm90a_kernel<Sm90aConfig{16, 1, 4, 6}>("gemm_int4_sm90a_m16");
 }
 
 }  // namespace lamina::gemm_int4

@@ -105,34 +105,58 @@ struct Sm90aPipe {
                                   kSwizzleGroupBytes, kSwizzle);
   }
 
-  // The thread that asks TMA. Args: map_a, map_w, copies_a().
-  LAMINA_DEVICE static void produce(const auto& args, const Schedule& schedule) {
+  // body(tile, the stage's first step, cursor) for the stages of this block's tiles, until it returns false
+  LAMINA_DEVICE static void for_stages(const Schedule& schedule, const auto& body) {
     Cursor cursor;
-    const int bytes = kBytesW + (args.copies_a() ? 0 : kBytesA);
     for (int64_t unit = Schedule::first(); unit < schedule.units; unit += Schedule::stride()) {
       const Tile tile = schedule.tile(unit);
-      for (int s = 0; s < tile.steps; s += kStageTiles, cursor.advance()) {
-        dev::MBarrier* const full = &barriers().full[cursor.stage];
+      for (int s = 0; s < tile.steps; s += kStageTiles, cursor.advance())
+        if (!body(tile, static_cast<int>(tile.first_step) + s, cursor)) return;
+    }
+  }
+
+  // The thread that asks TMA. Args: map_a, map_w, copies_a(), overlaps().
+  LAMINA_DEVICE static void produce(const auto& args, const Schedule& schedule) {
+    const int bytes = kBytesW + (args.copies_a() ? 0 : kBytesA);
+    const auto load_w = [&](const Tile& tile, int step, const Cursor& cursor) {
+      dev::MBarrier* const full = &barriers().full[cursor.stage];
+      dev::mbarrier_arrive_expect_tx(full, bytes);
+      dev::tma_load<3>(stage_at(cursor.stage) + kBytesA, &args.map_w, full,
+                       {0, step, static_cast<int32_t>(tile.n0 / int4::kTileN)});
+    };
+    // Nothing writes weights: a ring full of them comes while the launch before still runs.
+    int early = 0;
+    if (args.overlaps())
+      for_stages(schedule, [&](const Tile& tile, int step, const Cursor& cursor) {
+        if (early == kShape.stages) return false;
+        load_w(tile, step, cursor);
+        ++early;
+        return true;
+      });
+    dev::wait_for_previous();
+    for_stages(schedule, [&](const Tile& tile, int step, const Cursor& cursor) {
+      if (early > 0) {
+        --early;
+      } else {
         // The ring starts empty: the phase before the first counts as done.
         dev::mbarrier_wait(&barriers().empty[cursor.stage], cursor.parity ^ 1);
-        dev::mbarrier_arrive_expect_tx(full, bytes);
-        const auto step = static_cast<int32_t>(tile.first_step) + s;
-        dev::tma_load<3>(stage_at(cursor.stage) + kBytesA, &args.map_w, full,
-                         {0, step, static_cast<int32_t>(tile.n0 / int4::kTileN)});
-        if (args.copies_a()) continue;
-        const int part = Schedule::rank() * kPartTokens;
+        load_w(tile, step, cursor);
+      }
+      if (args.copies_a()) return true;
+      dev::MBarrier* const full = &barriers().full[cursor.stage];
+      const int part = Schedule::rank() * kPartTokens;
 #pragma unroll
-        for (int t = 0; t < kStageTiles; ++t) {
-          std::byte* const to = stage_at(cursor.stage) + t * kTileBytesA + part * kRowBytes;
-          const int32_t at[2] = {(step + t) * int4::kTileK, static_cast<int32_t>(tile.m0 + part)};
-          if constexpr (kCluster > 1) {
-            dev::tma_load_multicast<2>(to, &args.map_a, full, at, (1u << kCluster) - 1);
-          } else {
-            dev::tma_load<2>(to, &args.map_a, full, at);
-          }
+      for (int t = 0; t < kStageTiles; ++t) {
+        std::byte* const to = stage_at(cursor.stage) + t * kTileBytesA + part * kRowBytes;
+        const int32_t at[2] = {(step + t) * int4::kTileK, static_cast<int32_t>(tile.m0 + part)};
+        if constexpr (kCluster > 1) {
+          dev::tma_load_multicast<2>(to, &args.map_a, full, at, (1u << kCluster) - 1);
+        } else {
+          dev::tma_load<2>(to, &args.map_a, full, at);
         }
       }
-    }
+      return true;
+    });
   }
 
   // The warps that copy; `thread` of theirs. What they start for a stage counts kAhead stages later.
@@ -182,17 +206,21 @@ struct Sm90aPipe {
       dev::fence_mbarrier_init();
     }
     gemm_int8::sync_cluster<kCluster>();
+    dev::launch_dependents();
     const int warp =
         dev::shuffle(dev::warp(), 0);  // so that the compiler knows it to be one for all lanes
     if (warp < kMathWarps) {
       dev::raise_registers<kMathRegisters>();
+      dev::wait_for_previous();
       Kernel::consume(args, schedule, warp);
     } else {
       dev::lower_registers<kProducerRegisters>();
       if (dev::thread_index() == kMathThreads) produce(args, schedule);
-      if (warp > kMathWarps)
+      if (warp > kMathWarps) {
+        dev::wait_for_previous();
         copy<typename Kernel::Copies>(args, schedule,
                                       dev::thread_index() - kMathThreads - dev::kWarpLanes);
+      }
     }
     dev::warp_sync();
     if constexpr (kCluster > 1)
@@ -205,8 +233,10 @@ struct Sm90aPipe {
                        int max_blocks, void* stream) {
     const Problem& p = args.p.problem;
     const int64_t units = schedule_of(p, args.split).units, clusters = max_blocks / kCluster;
-    const dev::LaunchShape shape{
-        {static_cast<int>(std::min(units, clusters)) * kCluster, 1, 1}, kSmemBytes, kCluster};
+    const dev::LaunchShape shape{{static_cast<int>(std::min(units, clusters)) * kCluster, 1, 1},
+                                 kSmemBytes,
+                                 kCluster,
+                                 args.overlaps()};
     if (p.k == 0) return dev::launch<Kernel>(shape, stream, args);
     const int64_t tiles_k = int4::tiles_k(p.k);
     constexpr int kTileWords = int4::kTileBytes / 4;

@@ -51,6 +51,7 @@ Status run_cuda(const Params& params, const std::optional<Floats>& floats, const
   const Prepared prepared = Prepared::at(bytes, p);
   Split split = plan.split;
   split.partial = bytes + Prepared::bytes(p);
+  split.overlaps = gemm_int8::may_overlap(plan.kernel.arch, plan.is_capped);
   const CudaParams then{params,
                         p,
                         prepared.a,

@@ -169,6 +169,7 @@ struct Prepare {
   }
 
   LAMINA_DEVICE static void run(const Args& args) {
+    dev::launch_dependents();
     const int64_t stride = dev::grid_size().x;
     for (int64_t i = dev::block_index().x; i < args.m; i += stride) {
       prepare_row(args, i);

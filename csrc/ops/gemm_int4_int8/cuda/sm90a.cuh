@@ -64,6 +64,7 @@ struct Sm90a {
     GroupArgs groups;
 
     constexpr bool copies_a() const { return false; }
+    constexpr bool overlaps() const { return split.overlaps; }
   };
 
   struct Copies {

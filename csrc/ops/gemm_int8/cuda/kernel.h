@@ -8,12 +8,18 @@
 
 namespace lamina::gemm_int8 {
 
-// How one launch divides k: split s owns `steps` steps of CudaKernel::step_k from s * steps.
+// How the launches of a call divide k: split s owns `steps` steps of CudaKernel::step_k from s * steps.
 struct Split {
   int count = 1;
   int steps = 1;            // of each split; with scales along k whole segments
   void* partial = nullptr;  // [slabs][m][partial_stride(n)] sums, used when count > 1
+  bool overlaps = false;    // launches after the first may start under the one before
 };
+
+// Whether they may: where all run code of sm_90a, and not where a cap would count the SMs of two.
+constexpr bool may_overlap(int kernel_arch, bool is_capped) {
+  return kernel_arch == 90 && !is_capped;
+}
 
 // With scales along k each segment has a sum of its own, f32; without, each split has one, int32.
 constexpr int64_t slabs(const Split& split, const Problem& p) {

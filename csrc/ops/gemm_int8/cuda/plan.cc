@@ -124,6 +124,7 @@ Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, voi
     return Status::error("gemm_int8: w must start at a multiple of 16 bytes");
   Split split = plan.split;
   split.partial = workspace;
+  split.overlaps = may_overlap(plan.kernel.arch, plan.is_capped);
   const int blocks = plan.kernel.is_persistent ? plan.sms : plan.max_blocks();
   if (Status status = plan.kernel.launch(params, split, blocks, stream); !status.is_ok())
     return status;

@@ -50,6 +50,7 @@ struct Reduce {
   static constexpr int kThreads = 128, kMinBlocks = 6;
 
   LAMINA_DEVICE static void run(const Args& args) {
+    dev::wait_for_previous();
     const int64_t octets = partial_stride(args.p.problem.n) / kReduceColumns;
     const int64_t first = static_cast<int64_t>(dev::block_index().x) * kThreads;
     const int64_t stride = static_cast<int64_t>(dev::grid_size().x) * kThreads;
@@ -60,7 +61,8 @@ struct Reduce {
   static Status launch(const P& params, const Split& split, int max_blocks, void* stream) {
     const int64_t octets = params.problem.m * (partial_stride(params.problem.n) / kReduceColumns);
     const int64_t blocks = std::min<int64_t>(ceil_div(octets, kThreads), max_blocks);
-    return dev::launch<Reduce>({{static_cast<int>(blocks), 1, 1}, 0}, stream, {params, split});
+    const dev::LaunchShape shape{{static_cast<int>(blocks), 1, 1}, 0, 1, split.overlaps};
+    return dev::launch<Reduce>(shape, stream, {params, split});
   }
 };
 
