@@ -46,6 +46,10 @@ PEAKS = (
 )
 
 
+# The vectors that lamina's instruction sets do other arithmetic with.
+VECTORS = {"avx512_vnni": "avx512", "amx_int8": "avx512"}
+
+
 @dataclass
 class ReadCeiling:
     """Read bandwidth over one footprint: what fits a cache reads faster than what does not."""
@@ -81,7 +85,7 @@ class Ceilings:
         """The peak on `isa`, or the best measured; bf16 without its own instructions is computed in f32."""
         measured = self.ops_per_s.get(arithmetic, {})
         if isa is not None:
-            return measured.get(isa)
+            return measured.get(isa, measured.get(VECTORS.get(isa, isa)))
         if not measured and arithmetic == "bf16":
             return self.peak("f32")
         return max(measured.values(), default=None)

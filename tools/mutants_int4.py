@@ -81,8 +81,8 @@ _MUTANTS = (
     Mutant(
         "int4_int8 avx2: -8 sums taken off in every eight",
         f"{W4A8}/cpu/avx2.cc",
-        "before = begins ? _mm256_set1_epi32(first) : load(acc)",
-        "before = begins ? _mm256_set1_epi32(first) : _mm256_add_epi32(load(acc), _mm256_set1_epi32(first))",
+        ": load(acc + kAt);",
+        ": _mm256_add_epi32(load(acc + kAt), _mm256_set1_epi32(zero * a_sum[r]));",
     ),
     Mutant(
         "int4_int8 avx512: a group begins in every block",
@@ -143,16 +143,10 @@ _WEIGHT_ONLY = (
         "if (middle == k0) multiply_blocks(n0, count, rows, middle, k1);",
     ),
     Mutant(
-        "int4, few rows: a line beyond k",
-        W4A16_BODY,
-        "k / kLineK * kLineK : 0;",
-        "round_up(k, int64_t{kLineK}) : 0;",
-    ),
-    Mutant(
-        "int4 avx512, few rows: tiles two and three as the first two",
+        "int4 avx512, few rows: scales of the strip's first tile",
         "csrc/ops/gemm_int4/cpu/avx512_vnni.cc",
-        "lines.w + tile * lines.w_stride",
-        "lines.w",
+        "_mm512_load_ps(lines.scale + t * int4::kTileN)",
+        "_mm512_load_ps(lines.scale)",
     ),
 )
 

@@ -217,6 +217,12 @@ _W4A8_MUTANTS = (
         "for_stages",
     ),
     Mutant(
+        "int4_int8 sm90a: scales read before they are there",
+        PIPE,
+        "dev::wait_for_previous(); Kernel::consume",
+        "Kernel::consume",
+    ),
+    Mutant(
         "int4_int8 sm90a: sums copied before they are there",
         PIPE,
         "if (warp > kMathWarps) { dev::wait_for_previous();",

@@ -35,6 +35,9 @@ def test_peak_is_that_of_the_isa_or_the_best() -> None:
     assert ceilings.peak("int8", "generic") is None
     assert ceilings.peak("bf16") == 2.0, "without bf16 instructions, bf16 is computed in f32"
     assert ceilings.peak("none") is None
+    ceilings.ops_per_s["f32"] = {"avx2": 2.0, "avx512": 4.0}
+    assert ceilings.peak("f32", "amx_int8") == 4.0
+    assert ceilings.peak("f32", "avx2") == 2.0
 
 
 @pytest.mark.parametrize("footprint", [1, 4096 * 5 + 1, 3 << 20])

@@ -302,6 +302,7 @@ Report report() {
 void reset_report() {
   totals = {};
   access_log = {};
+  previous_log = {};
 }
 
 Fiber& self() { return machine().self(); }

@@ -29,7 +29,8 @@ namespace {
 // A line of int4_rows: 8 k of 16 columns.
 inline constexpr int kLineBytes = 64, kLineK = 8;
 
-// So many rows at most take weights straight from codes. More share what the way through L1 costs, a store and a load.
+// So many rows at most take weights straight from codes. More share what the way through L1 costs, a store and a load:
+// with AVX2 one row is 1.6 times as fast without, four are no faster (2026-11, Zen 4, 4096 x 4096).
 inline constexpr int kFewRows = 3;
 
 // How far ahead packed weights are fetched.

@@ -206,7 +206,7 @@ struct Sm90aPipe {
       dev::fence_mbarrier_init();
     }
     gemm_int8::sync_cluster<kCluster>();
-    dev::launch_dependents();
+    if (args.split.lets_start()) dev::launch_dependents();
     const int warp =
         dev::shuffle(dev::warp(), 0);  // so that the compiler knows it to be one for all lanes
     if (warp < kMathWarps) {

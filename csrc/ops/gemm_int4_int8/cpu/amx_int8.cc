@@ -40,7 +40,8 @@ struct Tile : gemm_int8::AmxProduct {
           float* const y = step.y + at;
           _mm512_storeu_ps(y, _mm512_fmadd_ps(to_floats(sum), scale, _mm512_loadu_ps(y)));
         } else {
-          add_group(sum, piece, step.scaling, column, a_sum[r], step.y + at);
+          add_group<Scaling::kZeroPoints>(sum, piece.scale + column, piece.minus_zero + column,
+                                          a_sum[r], step.y + at);
         }
       }
     }

@@ -42,8 +42,12 @@ struct Tile {
   template <int kRows, Codes kCodes>
   static void multiply_rows(const Step& step) {
     const int8_t *a = step.a, *w = step.w;
+    float* const y = step.y;
+    int32_t* const acc = step.acc;
     for (int i = 0; i < step.count; ++i) {
-      const Piece& piece = step.pieces[i];
+      const Piece piece = step.pieces[i];
+      const float* const scale = piece.scale + step.column;
+      const float* const minus_zero = piece.minus_zero + step.column;
       const int32_t* const a_sum = step.a_sums + piece.group * kTileM;
       bool begins = piece.begins;
       for (int left = piece.fours; left > 0; left -= kFoursOfHalves) {
@@ -73,22 +77,29 @@ struct Tile {
         } else {
           for (int f = 0; f < fours; ++f, w += 64) add_four({load(w), load(w + 32)});
         }
-        const bool is_done = step.scaling != Scaling::kNone && piece.ends && left <= kFoursOfHalves;
-        unroll<kRows>([&](auto r) LAMINA_INLINE {
-          const int32_t first =
-              step.scaling == Scaling::kSymmetric ? -kSymmetricZeroPoint * a_sum[r] : 0;
-          unroll<kVectors>([&](auto v) LAMINA_INLINE {
-            int32_t* const acc = step.acc + r * kTileN + v * 8;
-            const __m256i before = begins ? _mm256_set1_epi32(first) : load(acc);
-            const __m256i sum =
-                _mm256_add_epi32(before, _mm256_madd_epi16(half[r][v], _mm256_set1_epi16(1)));
-            if (is_done) {
-              add_group(sum, piece, step.scaling, step.column + v * 8, a_sum[r],
-                        step.y + r * kTileN + v * 8);
-            } else {
-              _mm256_storeu_si256(reinterpret_cast<__m256i*>(acc), sum);
-            }
+        const int32_t zero = step.scaling == Scaling::kSymmetric ? -kSymmetricZeroPoint : 0;
+        const auto finish = [&](auto is_new, auto scaling) LAMINA_INLINE {
+          unroll<kRows>([&](auto r) LAMINA_INLINE {
+            unroll<kVectors>([&](auto v) LAMINA_INLINE {
+              constexpr int kAt = r * kTileN + v * 8;
+              const __m256i before = is_new ? _mm256_set1_epi32(zero * a_sum[r]) : load(acc + kAt);
+              const __m256i sum =
+                  _mm256_add_epi32(before, _mm256_madd_epi16(half[r][v], _mm256_set1_epi16(1)));
+              if constexpr (scaling == Scaling::kNone) {
+                _mm256_storeu_si256(reinterpret_cast<__m256i*>(acc + kAt), sum);
+              } else {
+                add_group<scaling>(sum, scale + v * 8, minus_zero + v * 8, a_sum[r], y + kAt);
+              }
+            });
           });
+        };
+        const bool is_done = piece.ends && left <= kFoursOfHalves;
+        with_scaling(is_done ? step.scaling : Scaling::kNone, [&](auto scaling) LAMINA_INLINE {
+          if (begins) {
+            finish(std::true_type{}, scaling);
+          } else {
+            finish(std::false_type{}, scaling);
+          }
         });
         begins = false;
       }
@@ -96,14 +107,14 @@ struct Tile {
   }
 
   // The scaled sums of a group, on to y.
-  LAMINA_INLINE static void add_group(__m256i sum, const Piece& piece, Scaling scaling, int column,
+  template <Scaling kScaling>
+  LAMINA_INLINE static void add_group(__m256i sum, const float* scale, const float* minus_zero,
                                       int32_t a_sum, float* y) {
     __m256 x = _mm256_cvtepi32_ps(sum);
-    if (scaling == Scaling::kZeroPoints)
-      x = _mm256_fmadd_ps(_mm256_loadu_ps(piece.minus_zero + column),
-                          _mm256_set1_ps(static_cast<float>(a_sum)), x);
-    _mm256_storeu_ps(y,
-                     _mm256_fmadd_ps(x, _mm256_loadu_ps(piece.scale + column), _mm256_loadu_ps(y)));
+    if constexpr (kScaling == Scaling::kZeroPoints)
+      x = _mm256_fmadd_ps(_mm256_loadu_ps(minus_zero), _mm256_set1_ps(static_cast<float>(a_sum)),
+                          x);
+    _mm256_storeu_ps(y, _mm256_fmadd_ps(x, _mm256_loadu_ps(scale), _mm256_loadu_ps(y)));
   }
 
   template <Codes kCodes>

@@ -27,8 +27,12 @@ struct Tile {
   template <int kRows, int kTiles, Codes kCodes>
   static void multiply_fixed(const Step& step) {
     const int8_t *a = step.a, *w = step.w;
+    float* const y = step.y;
+    int32_t* const acc = step.acc;
     for (int i = 0; i < step.count; ++i) {
-      const Piece& piece = step.pieces[i];
+      const Piece piece = step.pieces[i];
+      const float* const scale = piece.scale + step.column;
+      const float* const minus_zero = piece.minus_zero + step.column;
       const int32_t* const a_sum = step.a_sums + piece.group * kTileM;
       __m512i sum[kRows][kTiles];
       if (piece.begins) {
@@ -40,7 +44,7 @@ struct Tile {
       } else {
         unroll<kRows>([&](auto r) LAMINA_INLINE {
           unroll<kTiles>([&](auto t) LAMINA_INLINE {
-            sum[r][t] = _mm512_loadu_si512(step.acc + r * kTileN + t * 16);
+            sum[r][t] = _mm512_loadu_si512(acc + r * kTileN + t * 16);
           });
         });
       }
@@ -76,20 +80,18 @@ struct Tile {
           add_four(weight);
         }
       }
-      if (step.scaling != Scaling::kNone && piece.ends) {
+      with_scaling(piece.ends ? step.scaling : Scaling::kNone, [&](auto scaling) LAMINA_INLINE {
         unroll<kTiles>([&](auto t) LAMINA_INLINE {
           unroll<kRows>([&](auto r) LAMINA_INLINE {
-            add_group(sum[r][t], piece, step.scaling, step.column + t * 16, a_sum[r],
-                      step.y + r * kTileN + t * 16);
+            constexpr int kAt = r * kTileN + t * 16;
+            if constexpr (scaling == Scaling::kNone) {
+              _mm512_storeu_si512(acc + kAt, sum[r][t]);
+            } else {
+              add_group<scaling>(sum[r][t], scale + t * 16, minus_zero + t * 16, a_sum[r], y + kAt);
+            }
           });
         });
-      } else {
-        unroll<kRows>([&](auto r) LAMINA_INLINE {
-          unroll<kTiles>([&](auto t) LAMINA_INLINE {
-            _mm512_storeu_si512(step.acc + r * kTileN + t * 16, sum[r][t]);
-          });
-        });
-      }
+      });
     }
   }
 

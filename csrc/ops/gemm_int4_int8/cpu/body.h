@@ -195,10 +195,10 @@ struct Nest : OutOf<Tile> {
                   std::array<Piece, kPieces>& pieces) {
     const int64_t k = p.problem.k, group = p.problem.group;
     size_t found = 0;
-    for (int64_t at = k0; at < k1; ++found) {
+    for (int64_t at = k0, g = k0 / group; at < k1; ++found, ++g) {
       Piece& piece = pieces[found];
-      piece.group = at / group;
-      const int64_t end = std::min((piece.group + 1) * group, k), stop = std::min(end, k1);
+      piece.group = g;
+      const int64_t end = std::min((g + 1) * group, k), stop = std::min(end, k1);
       piece.fours = static_cast<int>(ceil_div(stop - at, int8_tile::kGroupK));
       piece.begins = at == piece.group * group;
       piece.ends = stop == end;

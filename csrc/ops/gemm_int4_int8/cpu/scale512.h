@@ -8,14 +8,13 @@ namespace lamina::gemm_int4_int8 {
 namespace {
 
 // Of sixteen columns; sum: with zero points that are 8, already without them.
-LAMINA_INLINE inline void add_group(__m512i sum, const Piece& piece, Scaling scaling, int column,
+template <Scaling kScaling>
+LAMINA_INLINE inline void add_group(__m512i sum, const float* scale, const float* minus_zero,
                                     int32_t a_sum, float* y) {
   __m512 x = to_floats(sum);
-  if (scaling == Scaling::kZeroPoints)
-    x = _mm512_fmadd_ps(_mm512_loadu_ps(piece.minus_zero + column),
-                        _mm512_set1_ps(static_cast<float>(a_sum)), x);
-  _mm512_storeu_ps(y,
-                   _mm512_fmadd_ps(x, _mm512_loadu_ps(piece.scale + column), _mm512_loadu_ps(y)));
+  if constexpr (kScaling == Scaling::kZeroPoints)
+    x = _mm512_fmadd_ps(_mm512_loadu_ps(minus_zero), _mm512_set1_ps(static_cast<float>(a_sum)), x);
+  _mm512_storeu_ps(y, _mm512_fmadd_ps(x, _mm512_loadu_ps(scale), _mm512_loadu_ps(y)));
 }
 
 }  // namespace

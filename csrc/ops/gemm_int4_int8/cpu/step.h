@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "base/unroll.h"
 #include "ops/gemm_int4_int8/gemm_int4_int8.h"
@@ -29,6 +30,17 @@ struct Piece {
   const float* minus_zero;
   int64_t group;
 };
+
+// body(scaling, as a constant): the compiler cannot know that stores of sums leave a Step as it is, and asks again for each.
+LAMINA_INLINE inline void with_scaling(Scaling scaling, const auto& body) {
+  if (scaling == Scaling::kSymmetric) {
+    body(std::integral_constant<Scaling, Scaling::kSymmetric>{});
+  } else if (scaling == Scaling::kZeroPoints) {
+    body(std::integral_constant<Scaling, Scaling::kZeroPoints>{});
+  } else {
+    body(std::integral_constant<Scaling, Scaling::kNone>{});
+  }
+}
 
 // How far ahead in its codes multiply() reads where they are packed.
 inline constexpr int64_t kStreamAhead = 2048;

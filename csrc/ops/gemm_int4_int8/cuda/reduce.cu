@@ -26,13 +26,14 @@ struct Op {
     int32_t sums[gemm_int8::kReduceColumns];
     gemm_int8::add_slabs<int32_t>(p, split, count, i, j, sums);
     const gemm_int8::Columns<gemm_int8::kReduceColumns> columns(p, j);
+    const int32_t a_sum = dev::load_global(p.a_sums + i);
     float y[gemm_int8::kReduceColumns];
 #pragma unroll
     for (int e = 0; e < gemm_int8::kReduceColumns; ++e) {
       const int64_t column = e < columns.left ? j + e : j;
       const bool has_zeros = p.w_zero_point.is_given();
       const float minus_zero = has_zeros ? -value_of(p.w_zero_point, column) : 0.0f;
-      y[e] = add_group(sums[e], p.a_sums[i], has_zeros, minus_zero, value_of(p.w_scale, column),
+      y[e] = add_group(sums[e], a_sum, has_zeros, minus_zero, value_of(p.w_scale, column),
                        gemm_int8::kNoSum);
     }
     store_row(p, y, i, columns);

@@ -239,7 +239,7 @@ LAMINA_DEVICE void store_row(const P& p, const Acc (&acc)[kCount], int64_t i,
   if constexpr (!std::is_same_v<Acc, float>) row = RowScale::of(p, i);
   float value[kCount];
   if constexpr (requires { p.token_scale; }) {
-    scale_token(acc, p.token_scale[i], columns, value);
+    scale_token(acc, dev::load_global(p.token_scale + i), columns, value);
   } else {
     scale_row(acc, row, columns, value);
   }

@@ -14,6 +14,9 @@ struct Split {
   int steps = 1;            // of each split; with scales along k whole segments
   void* partial = nullptr;  // [slabs][m][partial_stride(n)] sums, used when count > 1
   bool overlaps = false;    // launches after the first may start under the one before
+
+  // Whether the product lets the reduction start.
+  constexpr bool lets_start() const { return overlaps && count > 1; }
 };
 
 // Whether they may: where all run code of sm_90a, and not where a cap would count the SMs of two.

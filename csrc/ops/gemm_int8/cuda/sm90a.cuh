@@ -267,7 +267,7 @@ struct Sm90a {
       dev::fence_mbarrier_init();
     }
     sync_cluster<kCluster>();
-    dev::launch_dependents();
+    if (args.split.lets_start()) dev::launch_dependents();
     const int warp =
         dev::shuffle(dev::warp(), 0);  // so that the compiler knows it to be one for all lanes
     if (warp < kConfig.warpgroups * kWarpgroupWarps) {
