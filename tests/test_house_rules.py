@@ -149,6 +149,13 @@ def test_every_op_on_tensors_has_a_fake_kernel() -> None:
     assert sorted(registered) == sorted(_FAKES)
 
 
+@pytest.mark.parametrize("path", list(sources("tests", suffixes={".py"})), ids=name)
+def test_no_test_chooses_backends_by_the_text_of_an_id(path: Path) -> None:
+    """A text that matches nothing selects nothing, unnoticed: tests/support/backends.py selects."""
+    chosen = r"\.id\s*(?:==|!=|in\b|not\b|\.\w+\()|\bin\s+(?:str\()?\w+\.id\b"
+    assert re.findall(chosen, code(path)) == []
+
+
 def public_definitions(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):

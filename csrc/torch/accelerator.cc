@@ -4,14 +4,10 @@
 #include <climits>
 #include <utility>
 
+#include "torch/cuda_stream.h"
+
 #if defined(LAMINA_TWIN)
 #include "device/emu/executor.h"
-#endif
-
-#if defined(LAMINA_WITH_CUDA)
-// In libtorch_cuda only. Weak: lamina loads on a torch without it, where no tensor is on a GPU.
-extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device,
-                                                                                   void** stream);
 #endif
 
 namespace lamina::interop {
@@ -96,9 +92,7 @@ std::optional<Accelerator> accelerator_of(std::initializer_list<Argument> argume
   raise_if_bad(device_info(index, accelerator->device));
   accelerator->guard.emplace(index);
   accelerator->kernel = only_kernel;
-  require(aoti_torch_get_current_cuda_stream != nullptr &&
-              aoti_torch_get_current_cuda_stream(index, &accelerator->stream) == AOTI_TORCH_SUCCESS,
-          first.op, "this torch has no current CUDA stream");
+  accelerator->stream = current_cuda_stream(index);
   return accelerator;
 #else
   fail(first.op, "no CUDA kernel is built; move ", first.name, " to the CPU");

@@ -12,14 +12,14 @@ import torch
 
 import lamina
 from tests.reference.gemm import Expected
-from tests.support.backends import Backend, available_cpu, cpu_backends, emulated_twins, kernel_of
+from tests.support.backends import Backend, available_cpu, cpu_backends, emulated_parameters, kernel_of
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import Int4Case, Int4Inputs
 
 OP = "gemm_int4"
 BACKENDS = pytest.mark.parametrize("backend", cpu_backends(OP))
-EMULATED = pytest.mark.parametrize("backend", [pytest.param(b, id=str(b)) for b in emulated_twins(OP)])
+EMULATED = pytest.mark.parametrize("backend", emulated_parameters(OP))
 
 ROWS = (0, 1, 2, 3, 4, 5, 6, 7, 13, 33, 66)
 COLUMNS = (0, 1, 15, 16, 17, 64, 65, 130)

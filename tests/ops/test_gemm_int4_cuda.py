@@ -14,15 +14,23 @@ import pytest
 import torch
 
 from tests.reference.gemm import Expected
-from tests.support.backends import TWIN_SMS, Backend, Twin, emulated_ops, gpus, kernel_of, twins
+from tests.support.backends import (
+    TWIN_SMS,
+    Backend,
+    Twin,
+    cuda_backends,
+    emulated_ops,
+    kernel_of,
+    twin_parameters,
+    twins,
+)
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import CLUSTERS, Int4Case, Int4Inputs
 
 OP = "gemm_int4"
-KERNELS = [pytest.param(twin, id=str(twin)) for twin in twins(OP)]
-BACKENDS = pytest.mark.parametrize("backend", [*KERNELS, *gpus(OP)])
-TWINS = pytest.mark.parametrize("twin", KERNELS)
+BACKENDS = pytest.mark.parametrize("backend", cuda_backends(OP))
+TWINS = pytest.mark.parametrize("twin", twin_parameters(OP))
 SEEDS = range(8)
 
 HALVES = (torch.float16, torch.bfloat16)

@@ -13,15 +13,22 @@ import pytest
 import torch
 
 from tests.reference import quantize
-from tests.support.backends import TWIN_SMS, Backend, Twin, emulated_ops, gpus, kernel_of, twins
+from tests.support.backends import (
+    TWIN_SMS,
+    Backend,
+    Twin,
+    cuda_backends,
+    emulated_ops,
+    kernel_of,
+    twin_parameters,
+)
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import CLUSTERS, Int4Case, Int4Inputs
 
 OP = "gemm_int4_int8"
-KERNELS = [pytest.param(twin, id=str(twin)) for twin in twins(OP)]
-BACKENDS = pytest.mark.parametrize("backend", [*KERNELS, *gpus(OP)])
-TWINS = pytest.mark.parametrize("twin", KERNELS)
+BACKENDS = pytest.mark.parametrize("backend", cuda_backends(OP))
+TWINS = pytest.mark.parametrize("twin", twin_parameters(OP))
 SEEDS = range(8)
 
 ROWS = (0, 1, 7, 16, 17, 33, 64, 65, 130)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 import lamina
-from tests.support.backends import Backend, available, backends, cpu_backends, emulated_twins, kernel_of
+from tests.support.backends import Backend, available, backends, cpu_backends, emulated_parameters, kernel_of
 from tests.support.cases import (
     FLOAT_DTYPES,
     GEMM_BY_NAME,
@@ -44,7 +44,7 @@ def test_matches_reference(case: GemmCase, backend: Backend) -> None:
     check_gemm(backend, *case_with_answer(case), case)
 
 
-EMULATED = [pytest.param(backend, id=str(backend)) for backend in emulated_twins("gemm_int8")]
+EMULATED = emulated_parameters("gemm_int8")
 
 
 @pytest.mark.parametrize("backend", EMULATED)

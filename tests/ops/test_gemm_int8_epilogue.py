@@ -12,13 +12,12 @@ import torch
 
 import lamina
 from tests.reference import activation as activations
-from tests.support.backends import Backend, backends, cpu_backends
+from tests.support.backends import Backend, backends, cpu_backends, cuda_backends
 from tests.support.cases import FLOAT_DTYPES, GEMM_BY_NAME, GemmCase, GemmInputs, dtype_name, generator
 from tests.support.check import check_gemm
 from tests.support.compare import Expected, assert_equal, assert_within
 
 BACKENDS = pytest.mark.parametrize("backend", backends("gemm_int8"))
-ON_CUDA = [b for b in backends("gemm_int8") if "twin" in str(b.id) or b.id == "gpu"]
 ACTIVATIONS = (None, *activations.NAMES)
 OPERANDS = (None, *FLOAT_DTYPES)
 
@@ -228,7 +227,7 @@ def test_quantized_rows_with_nan_and_inf(grid: str, backend: Backend) -> None:
         check_quantized(backend, inputs, *grid_of(grid, 9), f"n = {n}")
 
 
-@pytest.mark.parametrize("backend", ON_CUDA)
+@pytest.mark.parametrize("backend", cuda_backends("gemm_int8"))
 def test_a_static_scale_that_is_not_allowed_on_cuda(backend: Backend) -> None:
     """It cannot be refused without waiting for the GPU: its rows come back as those with a NaN do."""
     scale = torch.tensor([[0.01], [0.0], [torch.nan], [-1.0], [torch.inf], [1e-40], [0.02]])

@@ -12,14 +12,21 @@ import torch
 
 import lamina
 from tests.reference import gemm as reference
-from tests.support.backends import TWIN_SMS, Backend, Twin, emulated_ops, grouped_backends, twins
+from tests.support.backends import (
+    TWIN_SMS,
+    Backend,
+    Twin,
+    emulated_ops,
+    grouped_backends,
+    twin_parameters,
+)
 from tests.support.cases import FLOAT_DTYPES, GemmCase, GemmInputs, dtype_name, generator
 from tests.support.check import check_gemm
 from tests.support.compare import assert_equal, assert_within
 
 GROUP = reference.GROUP
 BACKENDS = pytest.mark.parametrize("backend", grouped_backends())
-TWINS = [pytest.param(twin, id=str(twin)) for twin in twins("gemm_int8_grouped")]
+TWINS = twin_parameters("gemm_int8_grouped")
 
 CASES = (
     GemmCase("smallest", 1, 1, 1),

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.reference import layout, quantize
-from tests.support.backends import Backend, backends, cpu_backends, gpus, twins
+from tests.support.backends import Backend, backends, cpu_backends, cuda_backends
 from tests.support.cases import FLOAT_DTYPES, GemmCase, GemmInputs, generator, with_row_stride
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import Int4Case
@@ -126,9 +126,7 @@ def test_gemm_int4(backend: Backend, p: dict, dtype: torch.dtype) -> None:  # ty
     assert_equal(got, bits, p)
 
 
-@pytest.mark.parametrize(
-    "backend", [pytest.param(t, id=str(t)) for t in twins("gemm_int4")] + gpus("gemm_int4")
-)
+@pytest.mark.parametrize("backend", cuda_backends("gemm_int4"))
 @given(p=INT4, dtype=st.sampled_from((torch.float16, torch.bfloat16)), is_byte=st.booleans())
 def test_gemm_int4_on_cuda(backend: Backend, p: dict, dtype: torch.dtype, is_byte: bool) -> None:  # type: ignore[type-arg]
     zero = p["zero"] and (torch.uint8 if is_byte else dtype)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.support.backends import TWIN_SMS, Twin, emulated_ops, kernel_of, twins
+from tests.support.backends import TWIN_SMS, Twin, emulated_ops, kernel_of, twin_parameters, twins
 from tests.support.cases import GemmCase, dtype_name, generator
 from tests.support.check import check_gemm
 from tests.support.compare import assert_equal
@@ -20,7 +20,7 @@ SEEDS = range(8)
 CASES = [GemmCase("ragged", 17, 37, 203), GemmCase("aligned", 33, 64, 320), GemmCase("deep", 3, 21, 1500)]
 # Compute capability and SMs.
 A100, H200, NEWER = (80, 108), (90, 132), (120, 170)
-KERNELS = [pytest.param(twin, id=str(twin)) for twin in twins("gemm_int8")]
+KERNELS = twin_parameters("gemm_int8")
 
 
 def test_the_twin_is_built() -> None:
@@ -48,7 +48,7 @@ def test_gemm_is_exact_under_every_schedule(twin: Twin, case: GemmCase) -> None:
         check_gemm(dataclasses.replace(twin, seed=seed), inputs, accumulated, f"seed {seed}")
 
 
-@pytest.mark.parametrize("twin", [param for param in KERNELS if param.values[0].arch == 90])
+@pytest.mark.parametrize("twin", twin_parameters("gemm_int8", arch=90))
 def test_16_bit_results_under_every_schedule(twin: Twin) -> None:
     """Blocks that take tile after tile of several boxes, some of them partly or wholly beyond an edge."""
     inputs = GemmCase("boxes", 300, 328, 64).inputs(zero_point="token", bias=torch.float16)

@@ -50,6 +50,15 @@ def assert_same_tensors(left: dict[str, Tensor], right: dict[str, Tensor]) -> No
         assert torch.equal(tensor.cpu(), right[name].cpu()), name
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+def test_work_goes_to_the_stream_that_torch_is_on() -> None:
+    stream = torch.cuda.Stream()
+    assert torch.ops.lamina.current_cuda_stream(0) == torch.cuda.current_stream(0).cuda_stream
+    with torch.cuda.stream(stream):
+        assert torch.ops.lamina.current_cuda_stream(0) == stream.cuda_stream != 0
+
+
 def test_the_device_refuses_to_mix(device: torch.device) -> None:
     with pytest.raises(RuntimeError, match=r"cuda:0.* cpu|cpu.* cuda:0"):
         torch.ones(3).to(device) + torch.ones(3)

@@ -233,9 +233,23 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine 
 
 
 def twins(op: str) -> list[Backend]:
-    """Every CUDA kernel of `op` on the twin; LAMINA_TWIN_SEED chooses the schedule."""
+    """Every CUDA kernel of `op` on the twin, or none; LAMINA_TWIN_SEED chooses the schedule."""
+    return [] if emulated_ops() is None else _twins(op)
+
+
+def _twins(op: str) -> list[Backend]:
     seed = int(os.environ.get("LAMINA_TWIN_SEED", "0"))
-    return [] if emulated_ops() is None else [Twin(kernel, True, op, seed) for kernel in cuda_kernels(op)]
+    return [Twin(kernel, True, op, seed) for kernel in cuda_kernels(op)]
+
+
+def twin_parameters(op: str, arch: int | None = None) -> list[Any]:
+    """One pytest parameter a CUDA kernel of `op` (of one architecture) on the twin, skipped without it."""
+    marks = [] if emulated_ops() is not None else [pytest.mark.skip(reason="this build has no twin")]
+    return [
+        pytest.param(twin, id=str(twin), marks=marks)
+        for twin in _twins(op)
+        if isinstance(twin, Twin) and arch in (None, twin.arch)
+    ]
 
 
 def gpus(op: str) -> list[Any]:
@@ -247,6 +261,11 @@ def gpus(op: str) -> list[Any]:
             marks.append(pytest.mark.skip(reason=f"{kernel}: for compute capability 9.0 alone"))
         parameters.append(pytest.param(gpu, id=str(gpu), marks=marks))
     return parameters
+
+
+def cuda_backends(op: str) -> list[Any]:
+    """The CUDA kernels of `op`, on the twin and on a GPU where there is one."""
+    return [*twin_parameters(op), *gpus(op)]
 
 
 def capability() -> int:
@@ -288,13 +307,12 @@ def cpu_backends(op: str) -> list[Any]:
 
 def backends(op: str) -> list[Any]:
     """The CPU kernels of `op`, its CUDA kernels on the twin, and a GPU where there is one."""
-    return [*cpu_backends(op), *(pytest.param(twin, id=str(twin)) for twin in twins(op)), *gpus(op)]
+    return [*cpu_backends(op), *cuda_backends(op)]
 
 
 def grouped_backends() -> list[Any]:
     """The backends of gemm_int8 with scales along k: the same kernels on a CPU, others on CUDA."""
-    op = "gemm_int8_grouped"
-    return [*cpu_backends("gemm_int8"), *(pytest.param(twin, id=str(twin)) for twin in twins(op)), *gpus(op)]
+    return [*cpu_backends("gemm_int8"), *cuda_backends("gemm_int8_grouped")]
 
 
 def available_cpu(op: str) -> list[Backend]:
@@ -311,3 +329,14 @@ def available(op: str) -> list[Backend]:
 def emulated_twins(op: str) -> list[Backend]:
     """The kernels of `op` in the emulated library, whether or not the machine has the ISA."""
     return [Backend(isa, emulated=True) for isa in cpu_kernels(op) if isa in emulated_isas()]
+
+
+def emulated_parameters(op: str) -> list[Any]:
+    """One pytest parameter a CPU kernel of `op` in the emulated library; a skip where it is not built."""
+    reason = "this build emulates no instruction set (install libsimde-dev)"
+    parameters = []
+    for isa in cpu_kernels(op):
+        marks = [] if isa in emulated_isas() else [pytest.mark.skip(reason=reason)]
+        backend = Backend(isa, emulated=True)
+        parameters.append(pytest.param(backend, id=str(backend), marks=marks))
+    return parameters
