@@ -59,6 +59,7 @@ class Int4Linear(PackedLinear):
     weight_zero_point: Tensor | None
     perm: Tensor | None
 
+    @ordinary_tensors
     def __init__(
         self,
         in_features: int,

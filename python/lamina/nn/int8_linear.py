@@ -42,6 +42,7 @@ class Int8Linear(PackedLinear):
 
     weight_sums: Tensor
 
+    @ordinary_tensors
     def __init__(
         self,
         in_features: int,

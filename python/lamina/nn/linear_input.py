@@ -28,7 +28,7 @@ def call_on_jagged(layer: PackedLinear, x: Any) -> Tensor:
     name = f"lamina.nn.{type(layer).__name__}"
     if x.layout is not torch.jagged:
         raise ValueError(f"{name}: x is a nested tensor of layout {x.layout}; allowed: torch.jagged")
-    ragged = next(at for at, size in enumerate(x.shape) if isinstance(size, torch.SymInt))
+    ragged = x._ragged_idx  # torch.compile cannot tell it from the shape
     if ragged == x.dim() - 1:
         raise ValueError(f"{name}: x must be [..., k] with k = {layer.in_features}, got a ragged k")
     values = layer(x.values())
