@@ -135,11 +135,26 @@ def test_jagged_inputs_with_gradients_transposed_with_holes_and_compiled() -> No
     offsets, lengths = torch.tensor([0, 4, 10]), torch.tensor([3, 5])
     holes = torch.nested.nested_tensor_from_jagged(rows, offsets, lengths)
     assert [part.shape[0] for part in module(holes).unbind()] == [3, 5]
+
+
+def test_jagged_inputs_go_on_to_attention_and_compile() -> None:
+    module = KINDS["int4"](make_linear(64, 64))
+
+    def attend(x: Tensor) -> Tensor:
+        heads = module(x).unflatten(-1, [2, 32]).transpose(1, 2)
+        out: Tensor = nn.functional.scaled_dot_product_attention(heads, heads, heads)
+        return out.transpose(1, 2).flatten(-2)
+
+    x: Any = jagged(2, 5, width=(64,))
     torch._dynamo.reset()
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    plain = jagged(2, 5)
     with torch.no_grad():
-        assert_equal(compiled(plain).values(), module(plain).values())
+        want = torch.cat([attend(rows[None])[0] for rows in x.unbind()])
+        torch.testing.assert_close(attend(x).values(), want, rtol=1e-4, atol=1e-4)
+        assert_equal(compiled(x).values(), module(x).values())
+    assert x._get_max_seqlen() == 5
+    out: Any = module(x)
+    assert out._maybe_max_seqlen == 5  # known, not looked up: a graph of attention needs it so
 
 
 def test_nested_inputs_that_cannot_work_are_refused() -> None:

@@ -28,11 +28,18 @@ def call_on_jagged(layer: PackedLinear, x: Any) -> Tensor:
     name = f"lamina.nn.{type(layer).__name__}"
     if x.layout is not torch.jagged:
         raise ValueError(f"{name}: x is a nested tensor of layout {x.layout}; allowed: torch.jagged")
-    ragged = x._ragged_idx  # torch.compile cannot tell it from the shape
+    # torch.compile cannot find the ragged dimension in the shape; attention asks for the longest row.
+    ragged, least, most = x._ragged_idx, x._maybe_min_seqlen, x._maybe_max_seqlen
     if ragged == x.dim() - 1:
         raise ValueError(f"{name}: x must be [..., k] with k = {layer.in_features}, got a ragged k")
-    values = layer(x.values())
-    return torch.nested.nested_tensor_from_jagged(values, x.offsets(), x.lengths(), jagged_dim=ragged)
+    return torch.nested.nested_tensor_from_jagged(
+        layer(x.values()),
+        x.offsets(),
+        x.lengths(),
+        jagged_dim=ragged,
+        min_seqlen=least,
+        max_seqlen=most,
+    )
 
 
 def call_on_proxy(layer: nn.Module, x: object) -> torch.fx.Proxy:
