@@ -169,6 +169,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"qweight": GOOD["qweight"][:1], "g_idx": GOOD["g_idx"][:8]},
         "g_idx is 0 everywhere, so groups follow each other, but no multiple of 16 divides k = 8 into the 2",
     ),
+    "another format": (
+        {"qzeros": torch.full_like(GOOD["qzeros"], -0x77777778)},
+        'qzeros are 8 throughout, which is how "gptq_v2" stores the zero point of symmetric weights',
+    ),
     "no g_idx": (
         {"qweight": GOOD["qweight"][:1], "g_idx": None},
         "g_idx is None, so groups follow each other, but no multiple of 16 divides k = 8 into the 2 groups",

@@ -64,7 +64,13 @@ def _zeros_less_one(qzeros: Tensor, n: int, borrow: bool | None) -> Tensor:
     A zero point of 0 was stored as 15. A writer that subtracts 1 from each code inside the int32 as one
     number (GPTQModel) borrowed from the next code for that; one that subtracts before it packs did not.
     """
-    alone = (_columns(qzeros, n) + 1) & 15
+    stored = _columns(qzeros, n)
+    if stored.numel() and bool((stored == 8).all()):
+        raise ValueError(
+            f'{OP}: qzeros are 8 throughout, which is how "gptq_v2" stores the zero point of symmetric '
+            'weights ("gptq" stores 7); checkpoint_format = "gptq" would read 9'
+        )
+    alone = (stored + 1) & 15
     if borrow is False:
         return alone
     borrowed = _columns((qzeros.long() + ONES).bitwise_and(0xFFFFFFFF), n)

@@ -172,7 +172,8 @@ class Int4Linear(PackedLinear):
         g_idx    [k]  int32, the group of each input feature; act-order (desc_act) or not. None, and 0
                  everywhere beside several groups: groups follow each other
         bias     [n]  f32 | f16 | bf16
-        checkpoint_format  "gptq": qzeros hold zero points less one; "gptq_v2": as they are
+        checkpoint_format  "gptq": qzeros hold zero points less one; "gptq_v2": as they are. Some files name
+                 the wrong one: qzeros of nothing but 8 are refused as "gptq"
         qzeros_borrow  "gptq" stores a zero point of 0 as 15. True: the writer borrowed for that from the next
                  code of the int32, which holds one less (GPTQModel; exact). False: it did not (AutoGPTQ,
                  neural-compressor). None: where the two readings differ, a ValueError shows both
