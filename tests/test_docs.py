@@ -127,7 +127,8 @@ def test_int8_tile_examples() -> None:
         assert data.flatten().nonzero().item() == int(byte)
 
 
-EXAMPLES = [(name, text) for name in ("README.md", "docs/quantization.md") for text in blocks(name, "python")]
+WITH_EXAMPLES = ("README.md", "docs/models.md", "docs/quantization.md")
+EXAMPLES = [(name, text) for name in WITH_EXAMPLES for text in blocks(name, "python")]
 
 
 @pytest.mark.parametrize(("name", "text"), EXAMPLES, ids=[name for name, _ in EXAMPLES])

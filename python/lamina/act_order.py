@@ -50,12 +50,14 @@ def act_order(g_idx: Tensor) -> ActOrder:
     group = _group(counts)
     blocks = -(-counts // group)
     scale_rows = present.long().repeat_interleave(blocks).to(g_idx.device)
-    in_order = torch.equal(features, torch.arange(k))
+    in_order = torch.equal(features, torch.arange(k, device=features.device))
     if int((counts[:-1] % group).sum()) == 0:  # the last one may be ragged
         return ActOrder(None if in_order else features.int().to(g_idx.device), group, scale_rows)
     starts = (blocks.cumsum(0) - blocks) * group  # of each group where it is packed
-    places = torch.arange(k) + (starts - (counts.cumsum(0) - counts)).repeat_interleave(counts)
-    perm = torch.full((int(blocks.sum()) * group,), -1, dtype=torch.int32)
+    places = torch.arange(k, device=features.device) + (
+        starts - (counts.cumsum(0) - counts)
+    ).repeat_interleave(counts)
+    perm = torch.full((int(blocks.sum()) * group,), -1, dtype=torch.int32, device=features.device)
     perm[places] = features.int()
     return ActOrder(perm.to(g_idx.device), group, scale_rows)
 

@@ -29,15 +29,13 @@ def quantize_calibrated(
     """quantize(weight, hessian) by name, in turn; None for what no calibration input reached.
 
     layers       by name the layers that share a weight, mostly one: their inputs count together
-    calibration  batches, which are kept, or a function that runs the model that it is given
+    calibration  batches, which are kept, or a function that runs the model that it is given. NumPy arrays in
+                 batches become tensors on the model's device, those of floats in its dtype
 
-    The model runs in eval mode once for as many layers as have Hessians in HESSIAN_BYTES.
+    The model runs in eval mode once for as many layers as have Hessians in HESSIAN_BYTES. It runs eagerly
+    where it is compiled: compiled code does not call the hooks that see a layer's inputs.
     """
-    if isinstance(calibration, Tensor | Mapping | str):
-        raise TypeError(
-            f"compress: calibration must hold batches, got {type(calibration).__name__}; put one into a list"
-        )
-    batches = calibration if callable(calibration) else list(calibration)
+    batches = calibration if callable(calibration) else _checked_batches(model, calibration)
     for names in _rounds(layers):
         hessians = {name: Hessian() for name in names}
         with _observed({linear: hessians[name] for name in names for linear in layers[name]}):
@@ -83,7 +81,7 @@ def _run(model: nn.Module, batches: list[Batch] | Callable[[nn.Module], object])
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             if callable(batches):
                 batches(model)
                 return
@@ -97,3 +95,39 @@ def _run(model: nn.Module, batches: list[Batch] | Callable[[nn.Module], object])
     finally:
         for module, mode in training.items():
             module.training = mode
+
+
+def _checked_batches(model: nn.Module, calibration: Iterable[Batch]) -> list[Batch]:
+    """The batches, with tensors for arrays."""
+    if isinstance(calibration, Tensor | Mapping | str | bytes) or _is_array(calibration):
+        raise TypeError(
+            f"compress: calibration must hold batches, got {type(calibration).__name__}; put one into a list"
+        )
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
+    batches: list[Batch] = []
+    for at, batch in enumerate(calibration):
+        if isinstance(batch, Tensor) or _is_array(batch):
+            batches.append(_as_tensor(batch, like))
+        elif isinstance(batch, Mapping):
+            batches.append({name: _as_tensor(value, like) for name, value in batch.items()})
+        elif isinstance(batch, Sequence) and not isinstance(batch, str | bytes):
+            batches.append([_as_tensor(value, like) for value in batch])
+        else:
+            raise TypeError(
+                f"compress: calibration[{at}] must be a tensor, a NumPy array, a mapping of keyword "
+                f"arguments or a sequence of positional ones, got {type(batch).__name__}"
+            )
+    return batches
+
+
+def _is_array(value: object) -> bool:
+    """Whether it is a NumPy array; torch does without NumPy, and so does this."""
+    return type(value).__module__ == "numpy" and hasattr(value, "shape")
+
+
+def _as_tensor(value: Any, like: Tensor) -> Any:
+    """A NumPy array as a tensor beside `like`; anything else as it is."""
+    if not _is_array(value):
+        return value
+    tensor = torch.as_tensor(value, device="cpu")
+    return tensor.to(like if tensor.is_floating_point() else like.device)

@@ -231,7 +231,7 @@ def run_demo(device: str, schemes: Sequence[str], repeats: int, progress: bool |
     embeddings = {name: embed(model, batch) for name, model in models.items()}
     neighbours = {name: _nearest(e) for name, e in embeddings.items()}
     latencies = _time(encoder, models, repeats, device)
-    partner = torch.arange(len(SENTENCES)) ^ 1
+    partner = torch.arange(len(SENTENCES), device="cpu") ^ 1
 
     results = []
     for name in models:

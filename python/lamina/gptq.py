@@ -41,7 +41,8 @@ def gptq(
     """A float weight as int4: column by column to nearest, where the later columns make up for the error.
 
     w            [n, k]  f32 | f16 | bf16, finite, any device
-    hessian      [k, k]  f32 | f64, of any positive multiple: lamina.quant.hessian of the layer's inputs
+    hessian      [k, k]  f32 | f64, of any positive multiple: lamina.quant.hessian of the layer's inputs.
+                 Symmetric and positive semidefinite but for rounding, 2^-20 of the trace
     group, symmetric, scale_dtype, search   as in quantize_weight_int4
     act_order    False: columns in order, the grid of a group found when its first column is reached, from the
                  weights as they are by then. True: columns of large diagonal first
@@ -175,7 +176,34 @@ def _checked_hessian(op: str, hessian: Tensor, w: Tensor) -> Tensor:
     if hessian.device != w.device:
         raise ValueError(f"{op}: hessian must be on {w.device} like w, got {hessian.device}")
     require_finite(f"{op}: hessian", hessian)
+    _require_semidefinite(op, hessian.double())
     return hessian
+
+
+def _require_semidefinite(op: str, h: Tensor) -> None:
+    """Raises a ValueError for h [k, k] that no inputs have; what sums in f32 leave is allowed."""
+    if not len(h):
+        return
+    rounding = float(h.diagonal().abs().sum()) * 2.0**-20 or torch.finfo(h.dtype).tiny
+    skew = (h - h.T).abs()
+    if float(skew.max()) > rounding:
+        i, j = divmod(int(skew.argmax()), len(h))
+        raise ValueError(
+            f"{op}: hessian must be symmetric and positive semidefinite; "
+            f"[{i}, {j}] is {h[i, j]:.6g} and [{j}, {i}] is {h[j, i]:.6g}"
+        )
+    shifted = h.clone()
+    shifted.diagonal().add_(rounding)
+    if bool(torch.linalg.cholesky_ex(shifted).info):
+        raise _indefinite(op, h)
+
+
+def _indefinite(op: str, h: Tensor) -> ValueError:
+    smallest, largest = torch.linalg.eigvalsh(h)[[0, -1]].tolist()
+    return ValueError(
+        f"{op}: hessian must be symmetric and positive semidefinite; "
+        f"its smallest eigenvalue is {smallest:.6g}, its largest {largest:.6g}"
+    )
 
 
 def _inverse_factor(op: str, hessian: Tensor, damp: float, order: Tensor) -> Tensor:
@@ -188,10 +216,8 @@ def _inverse_factor(op: str, hessian: Tensor, damp: float, order: Tensor) -> Ten
     diagonal += damp
     # Of the matrix back to front the lower factor is the upper one, r, of h = r @ r.T.
     lower, info = torch.linalg.cholesky_ex(h.flip(0, 1))
-    if bool(info):
-        raise ValueError(
-            f"{op}: hessian must be symmetric and positive semidefinite; it is not with damp = {damp}"
-        )
+    if bool(info):  # by rounding that is allowed, and more than damp adds
+        raise _indefinite(op, hessian.double())
     one = torch.eye(len(h), dtype=h.dtype, device=h.device)
     upper: Tensor = torch.linalg.solve_triangular(lower.flip(0, 1), one, upper=True)
     return upper.float()

@@ -35,6 +35,7 @@ _UNDISPATCHED = (
     torch.Tensor.__setitem__,
     torch.Tensor.__int__,
     torch.Tensor.__invert__,
+    torch.Tensor.contiguous,
     torch.Tensor.copy_,
     torch.Tensor.long,
     torch.Tensor.tolist,

@@ -23,14 +23,15 @@ ACTIVATIONS = ("float", "int8")
 def checkpoint(
     n: int, k: int, group: int, *, order: str = "desc_act", symmetric: bool = False
 ) -> dict[str, Tensor]:
-    """A layer as GPTQ's tools save it; besides `weight` [n, k], f64, and `size` of its error bound."""
+    """A layer as GPTQ's tools save it, without a zero point of 0; besides `weight` [n, k], f64, and `size` of
+    its error bound."""
     g = generator(f"checkpoint {n} {k} {group} {order} {symmetric}")
     groups = -(-k // group)
     g_idx = torch.arange(k) // group
     if order == "desc_act":
         g_idx = g_idx[torch.randperm(k, generator=g)]
     q = torch.randint(0, 16, (k, n), generator=g)
-    zero = torch.full((groups, n), 8) if symmetric else torch.randint(1, 17, (groups, n), generator=g)
+    zero = torch.full((groups, n), 8) if symmetric else torch.randint(1, 16, (groups, n), generator=g)
     scales = (torch.rand(groups, n, generator=g) * 0.02 + 0.002).half()
     qweight, qzeros = (
         torch.zeros(k // 8, n, dtype=torch.int64),

@@ -14,6 +14,7 @@ from lamina import devices, doctor, ops, quant
 from lamina.devices import CudaDevice, cuda_problem
 from lamina.nn import Int4Linear, Int8Linear
 from tests.product.pretend_cuda import pretend_cuda
+from tests.product.test_act_order import checkpoint
 from tests.support.backends import emulated_ops
 
 SCHEMES = ("w8a8", "w8a8_asymmetric")
@@ -323,3 +324,25 @@ def test_devices_as_text() -> None:
     assert str(CudaDevice(1, **H200)) == (
         "1: compute capability 9.0, 132 SMs, 227 KiB shared memory a block, 60 MiB L2"
     )
+
+
+@pytest.mark.parametrize("kind", [Int8Linear, Int4Linear])
+def test_the_weight_of_a_layer_is_where_the_layer_is(
+    kind: type[Int8Linear | Int4Linear], device: torch.device
+) -> None:
+    module = kind.from_linear(make_model()[0])
+    want = module.weight.clone()
+    weight: Any = module.to(device).weight
+    assert (weight.device, weight.dtype, weight.shape) == (device, torch.float32, want.shape)
+    assert torch.equal(weight.dequantize().cpu(), want)
+
+
+@pytest.mark.parametrize("has_g_idx", [True, False])
+def test_a_checkpoint_s_layer_is_made_where_its_tensors_are(has_g_idx: bool, device: torch.device) -> None:
+    layer = checkpoint(24, 96, 32, order="desc_act" if has_g_idx else "plain")
+    tensors = {name: layer[name] for name in ("qweight", "qzeros", "scales", "g_idx")}
+    want = Int4Linear.from_gptq(**tensors)
+    moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+    module = Int4Linear.from_gptq(**moved if has_g_idx else {**moved, "g_idx": None})
+    assert module.weight_packed.device == device
+    assert_same_tensors(module.cpu().state_dict(), want.state_dict())

@@ -42,6 +42,12 @@ def test_no_op_is_forgotten() -> None:
     assert computing - {"unpack_int4", "unpack_int8"} == set(CHECKS)
 
 
+def test_the_default_device_does_not_count() -> None:
+    with torch.device("meta"):
+        checks = [doctor._run(op, "cpu", CHECKS[op], doctor.CPU) for op in ("quantize_int8", "gemm_int4")]
+    assert [check.op for check in checks if not check.passed] == []
+
+
 def test_the_isa_is_restored() -> None:
     before = torch.ops.lamina.cpu_isa()
     with pytest.raises(ZeroDivisionError), doctor.using_isa("generic"):

@@ -231,7 +231,23 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "hessian f16": ({"hessian": H.half()}, "hessian must be float32 or float64, got torch.float16"),
     "hessian NaN": ({"hessian": H / 0}, "hessian holds 1024 NaN or Inf"),
     "hessian on meta": ({"hessian": H.to("meta")}, "hessian must be on cpu like w, got meta"),
-    "hessian indefinite": ({"hessian": H + 99 * H.flip(0)}, "must be symmetric and positive semidefinite"),
+    "hessian indefinite": (
+        {"hessian": H + 99 * H.flip(0)},
+        "must be symmetric and positive semidefinite; its smallest eigenvalue is -98, its largest 100",
+    ),
+    "hessian below 0 by less than damp": (
+        {"hessian": H - 1.005 * torch.diag(H[3])},
+        r"positive semidefinite; its smallest eigenvalue is -0\.005, its largest 1",
+    ),
+    "hessian of a negative diagonal": ({"hessian": -H}, "its smallest eigenvalue is -1, its largest -1"),
+    "hessian of nothing but corners": (
+        {"hessian": torch.zeros(32, 32).index_put((torch.tensor([0, 9]), torch.tensor([9, 0])), H[0, 0])},
+        "its smallest eigenvalue is -1, its largest 1",
+    ),
+    "hessian half": (
+        {"hessian": torch.ones(32, 32).tril() + 9 * H},
+        r"must be symmetric and positive semidefinite; \[0, 1\] is 0 and \[1, 0\] is 1",
+    ),
     "group": ({"group": 24}, "group = 24; must be a positive multiple of 16, or -1"),
     "damp": ({"damp": 0.0}, r"damp = 0\.0; must be above 0"),
     "block": ({"block": 0}, "block = 0; must be at least 1"),
@@ -244,6 +260,16 @@ def test_bad_input(case: str) -> None:
     changed, message = BAD[case]
     with pytest.raises(ValueError, match=f"gptq: .*{message}"):
         gptq(**{"w": W, "hessian": H, "group": 16, **changed})
+
+
+@pytest.mark.parametrize("rows", [3, 4000])
+def test_rounding_of_sums_in_f32_is_allowed(rows: int) -> None:
+    """Of large and nearly equal features: what is left of the smallest eigenvalue is rounding."""
+    g = generator(f"rounding {rows}")
+    x = 1000 + torch.randn(rows, 1, generator=g) * 100 + torch.randn(rows, 96, generator=g) * 1e-3
+    h = hessian(x[:, None].unbind())
+    assert torch.linalg.eigvalsh(h.double())[0] < 0
+    gptq(torch.randn(5, 96, generator=g), h, 16)
 
 
 def test_a_hessian_of_nothing() -> None:

@@ -5,45 +5,120 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lamina._int4 import WEIGHT_DTYPES, QuantizedInt4
+from lamina._int4 import GROUP_STEP, WEIGHT_DTYPES, QuantizedInt4, require_finite
 
 CHECKPOINT_FORMATS = ("gptq", "gptq_v2")
 CODES = 8  # of four bits in an int32, the first in the low bits
+ONES = 0x11111111  # 1 in each of them
+OP = "Int4Linear.from_gptq"
 
 
 def unpack_gptq(
-    qweight: Tensor, qzeros: Tensor, scales: Tensor, g_idx: Tensor, checkpoint_format: str
+    qweight: Tensor,
+    qzeros: Tensor,
+    scales: Tensor,
+    g_idx: Tensor | None,
+    checkpoint_format: str,
+    qzeros_borrow: bool | None,
 ) -> QuantizedInt4:
     """What Int4Linear.from_gptq describes, as lamina.quant has it; symmetric where all zero points are 8."""
     if checkpoint_format not in CHECKPOINT_FORMATS:
-        raise ValueError(
-            f'Int4Linear.from_gptq: checkpoint_format = {checkpoint_format!r}; allowed: "gptq", "gptq_v2"'
-        )
+        raise ValueError(f'{OP}: checkpoint_format = {checkpoint_format!r}; allowed: "gptq", "gptq_v2"')
+    if qzeros_borrow not in (None, True, False):
+        raise ValueError(f"{OP}: qzeros_borrow = {qzeros_borrow!r}; allowed: None, True, False")
+    k, n = _checked_extents(qweight, qzeros, scales, g_idx)
+    require_finite(f"{OP}: scales", scales)
+    q = _codes(qweight).transpose(1, 2).reshape(k, n).T.contiguous()
+    is_less_one = checkpoint_format == "gptq"
+    zeros = _zeros_less_one(qzeros, n, qzeros_borrow) if is_less_one else _columns(qzeros, n)
+    zero_point = None if bool((zeros == 8).all()) else zeros.contiguous()
+    return QuantizedInt4(q, scales, zero_point, max(k, 1), _groups_of(g_idx, k, scales))
+
+
+def _checked_extents(
+    qweight: Tensor, qzeros: Tensor, scales: Tensor, g_idx: Tensor | None
+) -> tuple[int, int]:
+    """k and n."""
     for name, tensor in (("qweight", qweight), ("qzeros", qzeros), ("scales", scales)):
         dtypes = WEIGHT_DTYPES if name == "scales" else (torch.int32,)
         if tensor.dtype not in dtypes or tensor.dim() != 2:
             allowed = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-            raise ValueError(
-                f"Int4Linear.from_gptq: {name} must be 2-D {allowed}, got {tensor.dtype} {list(tensor.shape)}"
-            )
+            raise ValueError(f"{OP}: {name} must be 2-D {allowed}, got {tensor.dtype} {list(tensor.shape)}")
     (k, n), groups = (qweight.shape[0] * CODES, qweight.shape[1]), scales.shape[0]
-    for name, tensor, shape in (
+    for name, given, shape in (
         ("qzeros", qzeros, (groups, -(-n // CODES))),
         ("scales", scales, (groups, n)),
         ("g_idx", g_idx, (k,)),
     ):
-        if tensor.shape != shape:
+        if given is not None and given.shape != shape:
             raise ValueError(
-                f"Int4Linear.from_gptq: {name} must be {list(shape)}, got {list(tensor.shape)}; qweight is "
+                f"{OP}: {name} must be {list(shape)}, got {list(given.shape)}; qweight is "
                 f"{list(qweight.shape)}, so k = {k}, n = {n}"
             )
-    q = _codes(qweight).transpose(1, 2).reshape(k, n).T.contiguous()
-    zeros = _codes(qzeros).reshape(groups, -1)[:, :n] + (checkpoint_format == "gptq")
-    zero_point = None if bool((zeros == 8).all()) else zeros.contiguous()
-    return QuantizedInt4(q, scales, zero_point, max(k, 1), g_idx)
+    return k, n
+
+
+def _zeros_less_one(qzeros: Tensor, n: int, borrow: bool | None) -> Tensor:
+    """The zero points [groups, n] of the format "gptq", which stores them less one.
+
+    A zero point of 0 was stored as 15. A writer that subtracts 1 from each code inside the int32 as one
+    number (GPTQModel) borrowed from the next code for that; one that subtracts before it packs did not.
+    """
+    stored = _columns(qzeros, n)
+    if stored.numel() and bool((stored == 8).all()):
+        raise ValueError(
+            f'{OP}: qzeros are 8 throughout, which is how "gptq_v2" stores the zero point of symmetric '
+            'weights ("gptq" stores 7); checkpoint_format = "gptq" would read 9'
+        )
+    alone = (stored + 1) & 15
+    if borrow is False:
+        return alone
+    borrowed = _columns((qzeros.long() + ONES).bitwise_and(0xFFFFFFFF), n)
+    if borrow is None and not torch.equal(alone, borrowed):
+        group, column = (alone != borrowed).nonzero()[0].tolist()
+        first = column - column % CODES
+        word = slice(first, min(first + CODES, n))
+        raise ValueError(
+            f"{OP}: qzeros[{group}, {first // CODES}], of group {group} and columns {first} to "
+            f"{word.stop - 1}, has a zero point of 0 that was stored as 15, and two readings: "
+            f"{borrowed[group, word].tolist()} where the writer borrowed for it from the next column "
+            f"(GPTQModel: qzeros_borrow=True), {alone[group, word].tolist()} where it did not (AutoGPTQ, "
+            "neural-compressor: qzeros_borrow=False)"
+        )
+    return borrowed
+
+
+def _groups_of(g_idx: Tensor | None, k: int, scales: Tensor) -> Tensor:
+    """The group [k] of each input feature; the plain order where g_idx is None or, with several groups, 0."""
+    groups = scales.shape[0]
+    if g_idx is not None and (groups <= 1 or bool(g_idx.any())):
+        return g_idx
+    group = _plain_group(k, groups)
+    if group is None:
+        raise ValueError(
+            f"{OP}: g_idx is {'None' if g_idx is None else '0 everywhere'}, so groups follow each other, but "
+            f"no multiple of {GROUP_STEP} divides k = {k} into the {groups} groups of scales; give the "
+            "g_idx, or, for a slice along k inside one group, the qzeros and scales of that group"
+        )
+    return torch.arange(k, device=scales.device, dtype=torch.int32) // group
+
+
+def _plain_group(k: int, groups: int) -> int | None:
+    """The group size: k / groups, or where the last group is ragged the power of two of so many groups."""
+    if groups == 1:
+        return max(k, 1)
+    if groups and k % (groups * GROUP_STEP) == 0:
+        return k // groups
+    sizes = [GROUP_STEP << i for i in range(k.bit_length())]
+    return next((size for size in sizes if -(-k // size) == groups), None)
+
+
+def _columns(packed: Tensor, n: int) -> Tensor:
+    """int32 | int64 [groups, n / 8] as uint8 [groups, n]."""
+    return _codes(packed).flatten(1)[:, :n]
 
 
 def _codes(packed: Tensor) -> Tensor:
-    """int32 [...] as uint8 [..., 8]."""
-    shifts = torch.arange(0, 4 * CODES, 4, device=packed.device, dtype=torch.int32)
+    """The low 32 bits of an integer [...] as uint8 [..., 8]."""
+    shifts = torch.arange(0, 4 * CODES, 4, device=packed.device, dtype=packed.dtype)
     return ((packed[..., None] >> shifts) & 15).to(torch.uint8)

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from lamina._int4 import add_to_features, require_group
 from lamina.act_order import act_order
 from lamina.nn.gptq_tensors import unpack_gptq
-from lamina.nn.packed_linear import PackedLinear, checked_bias, flag_problem, require_loaded
+from lamina.nn.packed_linear import (
+    PackedLinear,
+    checked_bias,
+    flag_problem,
+    ordinary_tensors,
+    require_loaded,
+)
 from lamina.ops import gemm_int4, gemm_int4_int8
 from lamina.ops.gemm_int4 import CUDA_LAYOUT, LAYOUT, layout_for
 from lamina.pack import PackedInt4, pack_int4, packed_int4_shape
@@ -53,6 +59,7 @@ class Int4Linear(PackedLinear):
     weight_zero_point: Tensor | None
     perm: Tensor | None
 
+    @ordinary_tensors
     def __init__(
         self,
         in_features: int,
@@ -65,7 +72,7 @@ class Int4Linear(PackedLinear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_features, out_features)
+        super().__init__(in_features, out_features, dtype)
         require_group("Int4Linear", group)
         _require_activations(activations)
         n, k = out_features, in_features
@@ -83,6 +90,7 @@ class Int4Linear(PackedLinear):
         self.register_buffer("bias", torch.zeros(n, dtype=dtype, device=device) if bias else None)
 
     @classmethod
+    @ordinary_tensors
     def from_linear(
         cls,
         linear: nn.Linear,
@@ -105,9 +113,11 @@ class Int4Linear(PackedLinear):
         options = {"symmetric": symmetric, "search": search}
         quantized = quantize_weight_int4(weight, group, scale_dtype=scale_dtype, **options)
         module = cls.from_quantized(quantized, linear.bias, activations=activations)
+        module._weight_dtype = linear.weight.dtype
         return module.to(linear.weight.device).train(linear.training)
 
     @classmethod
+    @ordinary_tensors
     def from_quantized(
         cls, quantized: QuantizedInt4, bias: Tensor | None = None, *, activations: str = "float"
     ) -> Int4Linear:
@@ -147,25 +157,34 @@ class Int4Linear(PackedLinear):
         qweight: Tensor,
         qzeros: Tensor,
         scales: Tensor,
-        g_idx: Tensor,
+        g_idx: Tensor | None,
         bias: Tensor | None = None,
         *,
         checkpoint_format: str = "gptq",
+        qzeros_borrow: bool | None = None,
         activations: str = "float",
     ) -> Int4Linear:
         """A module of a 4-bit layer as AutoGPTQ and GPTQModel save it, or of a slice of one along k or n.
 
         qweight  [k / 8, n]  int32, eight codes along k in an element, the first in its low bits
         qzeros   [groups, n / 8]  int32, likewise along n
-        scales   [groups, n]  f16 | bf16 | f32
-        g_idx    [k]  int32, the group of each input feature; act-order (desc_act) or not
+        scales   [groups, n]  f16 | bf16 | f32, finite, of any sign, as the products take them
+        g_idx    [k]  int32, the group of each input feature; act-order (desc_act) or not. None, and 0
+                 everywhere beside several groups: groups follow each other
         bias     [n]  f32 | f16 | bf16
-        checkpoint_format  "gptq": qzeros hold zero points less one; "gptq_v2": as they are
+        checkpoint_format  "gptq": qzeros hold zero points less one; "gptq_v2": as they are. Some files name
+                 the wrong one: qzeros of nothing but 8 are refused as "gptq"
+        qzeros_borrow  "gptq" stores a zero point of 0 as 15. True: the writer borrowed for that from the next
+                 code of the int32, which holds one less (GPTQModel; exact). False: it did not (AutoGPTQ,
+                 neural-compressor). None: where the two readings differ, a ValueError shows both
         Raises   ValueError naming argument, value and allowed values
+
+        Zero points are 0..15. AutoGPTQ on x86 overwrote the codes that follow a zero point of 0 in its int32
+        with 15: qzeros_borrow=False reads zeros there, as its own kernels do.
 
         A slice along k has all the layer's groups: the outputs of slices add up to the layer's.
         """
-        quantized = unpack_gptq(qweight, qzeros, scales, g_idx, checkpoint_format)
+        quantized = unpack_gptq(qweight, qzeros, scales, g_idx, checkpoint_format, qzeros_borrow)
         return cls.from_quantized(quantized, bias, activations=activations)
 
     @property
@@ -184,6 +203,7 @@ class Int4Linear(PackedLinear):
         return self._activations
 
     @activations.setter
+    @ordinary_tensors
     def activations(self, wanted: str) -> None:
         _require_activations(wanted)
         self._activations = wanted

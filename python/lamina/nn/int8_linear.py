@@ -7,7 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lamina.nn.packed_linear import PackedLinear, checked_bias, flag_problem, require_loaded
+from lamina.nn.packed_linear import (
+    PackedLinear,
+    checked_bias,
+    flag_problem,
+    ordinary_tensors,
+    require_loaded,
+)
 from lamina.ops import gemm_int8, quantize_int8
 from lamina.pack import PackedInt8, pack_int8, packed_shape
 from lamina.quant import quantize_weight_int8
@@ -36,6 +42,7 @@ class Int8Linear(PackedLinear):
 
     weight_sums: Tensor
 
+    @ordinary_tensors
     def __init__(
         self,
         in_features: int,
@@ -46,7 +53,7 @@ class Int8Linear(PackedLinear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_features, out_features)
+        super().__init__(in_features, out_features, dtype)
         self._symmetric = symmetric
         n, k = out_features, in_features
         self.register_buffer(
@@ -58,6 +65,7 @@ class Int8Linear(PackedLinear):
         self.register_buffer("bias", torch.zeros(n, dtype=dtype, device=device) if bias else None)
 
     @classmethod
+    @ordinary_tensors
     def from_linear(cls, linear: nn.Linear, *, symmetric: bool = True) -> Int8Linear:
         """The int8 form of `linear`, which is left as it is; it must hold finite f32, f16 or bf16.
 
@@ -69,7 +77,8 @@ class Int8Linear(PackedLinear):
         q, scale = quantize_weight_int8(linear.weight.detach().cpu())
         bias = checked_bias("Int8Linear", linear.bias)
         # On meta: the zeros of a new module would be allocated only to be dropped.
-        module = cls(linear.in_features, linear.out_features, False, symmetric=symmetric, device="meta")
+        n, k = linear.weight.shape
+        module = cls(k, n, False, symmetric=symmetric, device="meta", dtype=linear.weight.dtype)
         packed = pack_int8(q).to(device)
         module.weight_packed = packed.data
         module.weight_sums = packed.column_sums

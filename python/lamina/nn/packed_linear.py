@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from functools import wraps
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from lamina.nn.linear_input import autocast, call_on_jagged, call_on_proxy
+from lamina.nn.packed_weight import PackedWeight, refuse_to_write
 from lamina.quant import WEIGHT_DTYPES, require_finite
 
 Dtypes = tuple[torch.dtype, ...]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def ordinary_tensors(function: Callable[P, R]) -> Callable[P, R]:
+    """Runs `function` outside torch.inference_mode: autograd refuses what is made inside it, for ever."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*args, **kwargs)
+
+    return run
 
 
 class PackedLinear(nn.Module):
@@ -31,7 +47,7 @@ class PackedLinear(nn.Module):
     weight_format: Tensor
     bias: Tensor | None
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, in_features: int, out_features: int, dtype: torch.dtype | None) -> None:
         super().__init__()
         if in_features < 0 or out_features < 0:
             raise ValueError(
@@ -39,14 +55,46 @@ class PackedLinear(nn.Module):
             )
         self.in_features = in_features
         self.out_features = out_features
+        self._weight_dtype = torch.get_default_dtype() if dtype is None else dtype
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight [n, k] for modules around the layer that read it, in the dtype of the float layer.
+
+        It tells dtype, device and shape without work, is dequantised anew wherever its values are used, and
+        raises an AttributeError where it is written to. It is neither a parameter nor in the state dict. Its
+        dtype is the float weight's, or the `dtype` that the module was made with; .to(dtype) changes it, a
+        state dict does not.
+        """
+        if torch.compiler.is_compiling():  # a graph drops what it does not use
+            return self.dequantize_weight().to(self._weight_dtype)
+        return PackedWeight(self, self._weight_dtype)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            refuse_to_write(self)
+        super().__setattr__(name, value)
+
+    def dequantize_weight(self) -> Tensor:
+        """The weight [n, k] in f32 that this module computes with."""
+        raise NotImplementedError
 
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers."""
         return sum(buffer.nbytes for buffer in self.buffers())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., k] in f32, f16 or bf16 -> [..., n] in the dtype of x."""
+    def forward(self, input: Tensor) -> Tensor:
+        """input [..., k] in f32, f16 or bf16 -> [..., n] in the dtype of the input.
+
+        Under torch.autocast the input is cast as nn.Linear casts it. Nested tensors of layout torch.jagged
+        are inputs too.
+        """
+        if not isinstance(input, Tensor):
+            return call_on_proxy(self, input)
+        if input.is_nested:
+            return call_on_jagged(self, input)
+        x = autocast(input)
         if x.requires_grad and torch.is_grad_enabled() and not self._has_gradient:
             raise RuntimeError(
                 f"lamina.nn.{self._kind} has no backward pass, and its input requires grad; "
@@ -96,6 +144,7 @@ class PackedLinear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
         scale, shape = self.weight_scale, self.weight_packed.shape
+        self._weight_dtype = fn(scale.new_empty(0, dtype=self._weight_dtype)).dtype
         # Flat meanwhile: .to(memory_format=...) gives every 4-D and 5-D tensor other strides.
         self.weight_packed = self.weight_packed.reshape(-1)
         try:
@@ -107,6 +156,7 @@ class PackedLinear(nn.Module):
             self.weight_scale = scale.to(self.weight_scale.device)
         return self
 
+    @ordinary_tensors
     def _load_from_state_dict(
         self,
         state_dict: dict[str, Any],
