@@ -7,7 +7,7 @@ from lamina import _library
 _library.load()
 
 from lamina import nn, ops, quant  # noqa: E402  (the ops must be registered before their fakes)
-from lamina.compression import compress  # noqa: E402
+from lamina.compression import CompressionReport, compress  # noqa: E402
 from lamina.ops import (  # noqa: E402
     QuantizedInt8,
     gemm_int4,
@@ -17,7 +17,6 @@ from lamina.ops import (  # noqa: E402
     quantize_int8,
 )
 from lamina.pack import PackedInt4, PackedInt8, pack_int4, pack_int8  # noqa: E402
-from lamina.report import CompressionReport  # noqa: E402
 
 __version__: str = _library.build_info()["version"]
 

@@ -28,7 +28,7 @@ class Scheme:
         raise NotImplementedError
 
     def blank(self, linear: nn.Linear) -> PackedLinear:
-        """What `linear` becomes, on the meta device: its buffers tell the bytes."""
+        """What `linear` becomes, on the meta device: the same structure without values."""
         raise NotImplementedError
 
     def convert(self, linear: nn.Linear, quantized: QuantizedInt4 | None = None) -> PackedLinear:
@@ -49,8 +49,10 @@ class Int8Scheme(Scheme):
 
     def blank(self, linear: nn.Linear) -> PackedLinear:
         bias = linear.bias
-        n, k = linear.out_features, linear.in_features
-        return Int8Linear(k, n, bias is not None, device="meta", dtype=None if bias is None else bias.dtype)
+        return Int8Linear(
+            linear.in_features, linear.out_features, bias is not None, symmetric=self.symmetric,
+            device="meta", dtype=None if bias is None else bias.dtype,
+        )  # fmt: skip
 
     def convert(self, linear: nn.Linear, quantized: QuantizedInt4 | None = None) -> PackedLinear:
         return Int8Linear.from_linear(linear, symmetric=self.symmetric)

@@ -1,0 +1,82 @@
+"""Layers that share memory with each other or with what stays float, found by the bytes they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from lamina.compression.candidates import Candidate
+from lamina.compression.memory import Key, region, shared_bytes, storage_key, tensor_bytes
+
+
+class Named(NamedTuple):
+    """A tensor and what it is called in the model."""
+
+    name: str
+    tensor: Tensor
+
+
+def leave_ties(model: nn.Module, candidates: list[Candidate], reasons: dict[str, str]) -> None:
+    """Adds a reason for each layer whose weight shares bytes with a tensor that stays float.
+
+    Packing one would add a packed weight and free nothing. A layer that is left for this may hold the bytes
+    of a third one, so this goes on until no more layers are left.
+    """
+    found = True
+    while found:
+        kept = _staying(model, candidates, reasons)
+        found = False
+        for candidate in candidates:
+            if candidate.name in reasons:
+                continue
+            weight = candidate.linear.weight
+            for name, tensor in kept.get(storage_key(weight), ()):
+                if shared := shared_bytes(weight, tensor):
+                    is_all = shared == tensor_bytes(weight) == tensor_bytes(tensor)
+                    how = "is also" if is_all else "shares memory with"
+                    reasons[candidate.name] = f"its weight {how} {name}, which stays float"
+                    found = True
+                    break
+
+
+def tie_notes(
+    model: nn.Module, candidates: list[Candidate], reasons: dict[str, str]
+) -> Iterator[tuple[str, str]]:
+    """(layer, note) of what is special about layers that are packed and share a storage."""
+    kept = _staying(model, candidates, reasons)
+    packed: dict[Key, list[Candidate]] = {}
+    for candidate in candidates:
+        if candidate.name in reasons:
+            continue
+        weight = candidate.linear.weight
+        key = storage_key(weight)
+        if candidate.weight_owner != candidate.name:
+            yield candidate.name, f"tied with {candidate.weight_owner}"
+        for other in packed.get(key, ()):
+            if region(other.linear.weight) != region(weight) and shared_bytes(other.linear.weight, weight):
+                yield candidate.name, f"its weight overlaps that of {other.name}; each is packed by itself"
+                break
+        if key in kept:
+            yield (
+                candidate.name,
+                f"its float memory is not freed: {kept[key][0].name} is a view of the same storage",
+            )
+        packed.setdefault(key, []).append(candidate)
+
+
+def _staying(
+    model: nn.Module, candidates: list[Candidate], reasons: dict[str, str]
+) -> dict[Key, list[Named]]:
+    """By storage the tensors of every module that is not packed, those that are no parameters too."""
+    packed = {candidate.module for candidate in candidates if candidate.name not in reasons}
+    kept: dict[Key, list[Named]] = {}
+    for name, module in model.named_modules():
+        if module not in packed:
+            attributes = ((at, value) for at, value in vars(module).items() if isinstance(value, Tensor))
+            for at, tensor in (*module._parameters.items(), *module._buffers.items(), *attributes):
+                if tensor is not None:
+                    named = Named(f"{name}.{at}" if name else at, tensor)
+                    kept.setdefault(storage_key(tensor), []).append(named)
+    return kept
