@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 Key = Hashable
@@ -36,7 +36,7 @@ def region(tensor: Tensor) -> Hashable:
 
 def tensor_bytes(tensor: Tensor) -> int:
     """Bytes of the elements; of a sparse tensor those of its values, of an uninitialised one 0."""
-    if isinstance(tensor, UninitializedTensorMixin):
+    if is_lazy(tensor):
         return 0
     if tensor.is_sparse:
         tensor = tensor._values()
@@ -78,7 +78,7 @@ def shared_bytes(a: Tensor, b: Tensor) -> int:
 
 def _has_storage(tensor: Tensor) -> bool:
     return (
-        not isinstance(tensor, UninitializedTensorMixin)
+        not is_lazy(tensor)
         and tensor.layout is torch.strided
         and not is_traceable_wrapper_subclass(tensor)
         and tensor.numel() > 0
@@ -90,7 +90,7 @@ def _extent(tensor: Tensor) -> tuple[int, int]:
     first = tensor.storage_offset()
     steps = zip(tensor.stride(), tensor.shape, strict=True)
     last = first + sum(stride * (extent - 1) for stride, extent in steps)
-    return first * tensor.element_size(), (last + 1) * tensor.element_size()
+    return int(first) * tensor.element_size(), int(last + 1) * tensor.element_size()
 
 
 def _spans(tensor: Tensor) -> Tensor:

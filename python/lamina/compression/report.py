@@ -87,9 +87,7 @@ class CompressionReport:
     def summary(self) -> str:
         """One line; its ratio is that of the whole model."""
         if not self.rows:
-            return (
-                f"{self.scheme}: the model has no nn.Linear layers; {size_text(self.model_bytes_before)} stay"
-            )
+            return f"{self.scheme}: the model, {size_text(self.model_bytes_before)}, has no linear layers"
         verb = "would compress" if self.dry_run else "compressed"
         before, after = self.model_bytes_before, self.model_bytes_after
         ratio = f" ({before / after:.2f}x)" if after else ""
@@ -126,13 +124,8 @@ class CompressionReport:
         """
         layers: dict[tuple[str, ...], list[CompressionRow]] = {}
         for row in self.rows:
-            key = (
-                _kind(row.name),
-                str(row.n),
-                str(row.k),
-                row.action,
-                re.sub(r"\.\d+(?=\.)", ".*", row.reason),
-            )
+            reason = re.sub(r"\.\d+(?=\.)", ".*", row.reason)
+            key = (_kind(row.name), str(row.n), str(row.k), row.action, reason)
             layers.setdefault(key, []).append(row)
         lines: list[tuple[str, ...]] = []
         for (name, n, k, action, reason), rows in layers.items():

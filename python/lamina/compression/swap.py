@@ -84,8 +84,8 @@ def compress(
     and stays shared; so does a weight or a bias that several layers share as a whole. Weights that share a
     part of their memory are packed one by one. A layer is left, with a reason, if its weight shares memory
     with something that stays float (a tied embedding), if something else reads it (nn.MultiheadAttention, a
-    LoRA adapter), or if it has hooks. Other attributes of a layer move to the packed one, and its row says so.
-    A warning names layers whose float original something still holds.
+    LoRA adapter), or if it has hooks. Other attributes of a layer move to the packed one, and its row says
+    so. A warning names layers whose float original something still holds.
     """
     chosen = _check_arguments(model, scheme, group, calibration)
     candidates = find_candidates(model)
@@ -116,8 +116,8 @@ def compress(
             candidate.release()
     _replace(model, _with_progress(packed, len(packed), "compressing", progress), chosen, quantized)
     leave_fused_paths(model)
-    if text := outliving_text(model, originals):
-        warnings.warn(text, stacklevel=2)
+    if outliving := outliving_text(model, originals):
+        warnings.warn(outliving, stacklevel=2)
     return report
 
 
@@ -147,8 +147,8 @@ def _check_arguments(
         raise TypeError(f"compress: model must be a torch.nn.Module, got {type(model).__name__}")
     if is_linear(model):
         raise ValueError(
-            f"compress: model is itself an {LINEAR_KINDS}, which cannot be swapped in place; for an nn.Linear "
-            "use lamina.nn.Int8Linear.from_linear(model) or lamina.nn.Int4Linear.from_linear(model)"
+            f"compress: model is itself an {LINEAR_KINDS}, which cannot be swapped in place; for an "
+            "nn.Linear use lamina.nn.Int8Linear.from_linear(model) or lamina.nn.Int4Linear.from_linear(model)"
         )
     if not isinstance(scheme, str) or scheme not in SCHEMES:
         raise ValueError(f"compress: scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
@@ -181,8 +181,8 @@ def _require_packable(packed: list[Candidate], is_calibrated: bool) -> None:
     is_empty = bool(packed) and packed[0].linear.weight.is_meta
     if is_empty and is_calibrated:
         raise ValueError(
-            f"compress: calibration runs the model, and the weight of layer {packed[0].name!r} is on the meta "
-            "device; load the model first"
+            f"compress: calibration runs the model, and the weight of layer {packed[0].name!r} is on the "
+            "meta device; load the model first"
         )
     for candidate in packed:
         for what, tensor in (("weight", candidate.linear.weight), ("bias", candidate.linear.bias)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ def leave_ties(model: nn.Module, candidates: list[Candidate], reasons: dict[str,
 
 
 def tie_notes(
-    model: nn.Module, candidates: list[Candidate], reasons: dict[str, str]
+    model: nn.Module, candidates: list[Candidate], reasons: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
     """(layer, note) of what is special about layers that are packed and share a storage."""
     kept = _staying(model, candidates, reasons)
@@ -67,7 +67,7 @@ def tie_notes(
 
 
 def _staying(
-    model: nn.Module, candidates: list[Candidate], reasons: dict[str, str]
+    model: nn.Module, candidates: list[Candidate], reasons: Mapping[str, str]
 ) -> dict[Key, list[Named]]:
     """By storage the tensors of every module that is not packed, those that are no parameters too."""
     packed = {candidate.module for candidate in candidates if candidate.name not in reasons}
