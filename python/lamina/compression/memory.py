@@ -12,13 +12,23 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 Key = Hashable
 
 
+def has_storage(tensor: Tensor) -> bool:
+    """Whether a tensor is dense, plain and not empty: its elements lie in a storage of its own."""
+    return (
+        not is_lazy(tensor)
+        and tensor.layout is torch.strided
+        and not is_traceable_wrapper_subclass(tensor)
+        and tensor.numel() > 0
+    )
+
+
 def storage_key(tensor: Tensor) -> Key:
     """Equal for tensors of one storage, whatever Python objects hold it.
 
     Two storages over the same memory have the same key where they begin at the same address. A tensor without
     a storage of its own (sparse, a wrapper of other tensors) or without bytes shares none.
     """
-    if not _has_storage(tensor):
+    if not has_storage(tensor):
         return "tensor", id(tensor)
     storage = tensor.untyped_storage()
     address = 0 if tensor.is_meta else storage.data_ptr()
@@ -27,7 +37,7 @@ def storage_key(tensor: Tensor) -> Key:
 
 def region(tensor: Tensor) -> Hashable:
     """Equal for tensors that are the same elements of one storage."""
-    if not _has_storage(tensor):
+    if not has_storage(tensor):
         return storage_key(tensor)
     return (
         storage_key(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
@@ -54,7 +64,7 @@ class ByteSet:
         """Adds the bytes of a tensor; returns how many of them were new."""
         key = storage_key(tensor)
         known = self._spans.get(key)
-        if not _has_storage(tensor):
+        if not has_storage(tensor):
             self._spans[key] = torch.empty(0, 2, dtype=torch.int64, device="cpu")
             return tensor_bytes(tensor) if known is None else 0
         spans = _spans(tensor)
@@ -68,21 +78,12 @@ def shared_bytes(a: Tensor, b: Tensor) -> int:
     """How many bytes two tensors have in common."""
     if storage_key(a) != storage_key(b):
         return 0
-    if not _has_storage(a):
+    if not has_storage(a):
         return tensor_bytes(a)  # the same object
     (first, last), (begin, end) = _extent(a), _extent(b)
     if first >= end or begin >= last:
         return 0
     return ByteSet([a]).total + ByteSet([b]).total - ByteSet([a, b]).total
-
-
-def _has_storage(tensor: Tensor) -> bool:
-    return (
-        not is_lazy(tensor)
-        and tensor.layout is torch.strided
-        and not is_traceable_wrapper_subclass(tensor)
-        and tensor.numel() > 0
-    )
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:

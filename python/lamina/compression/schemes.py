@@ -35,6 +35,10 @@ class Scheme:
         """What `linear` becomes; `quantized` is its weight where calibration has made it."""
         raise NotImplementedError
 
+    def has_made(self, module: PackedLinear) -> bool:
+        """Whether a layer is of this scheme, whatever its group."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class Int8Scheme(Scheme):
@@ -56,6 +60,9 @@ class Int8Scheme(Scheme):
 
     def convert(self, linear: nn.Linear, quantized: QuantizedInt4 | None = None) -> PackedLinear:
         return Int8Linear.from_linear(linear, symmetric=self.symmetric)
+
+    def has_made(self, module: PackedLinear) -> bool:
+        return type(module) is Int8Linear and module.symmetric == self.symmetric
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,12 @@ class Int4Scheme(Scheme):
             return module.train(linear.training)
         return Int4Linear.from_linear(
             linear, group=self.group, symmetric=self.symmetric, activations=self.activations
+        )
+
+    def has_made(self, module: PackedLinear) -> bool:
+        return type(module) is Int4Linear and (module.symmetric, module.activations) == (
+            self.symmetric,
+            self.activations,
         )
 
 
