@@ -25,7 +25,7 @@ from lamina.checkpoint.folder import (
     weight_files,
 )
 from lamina.checkpoint.tensors import Slot, bare, slots
-from lamina.compression.memory import Key, has_storage, region, storage_key
+from lamina.compression.memory import Key, is_wrapper, region, storage_key
 from lamina.nn.packed_linear import PackedLinear
 
 Shard = dict[str, Tensor]
@@ -89,7 +89,7 @@ def _stored_once(model: nn.Module) -> tuple[list[Slot], dict[str, str]]:
     for slot in slots(model):
         if slot.tensor.is_meta:
             raise ValueError(f"save_compressed: {slot.name} is on the meta device; load the model first")
-        if not has_storage(slot.tensor) and slot.tensor.numel():
+        if is_wrapper(slot.tensor):
             kind = type(slot.tensor).__name__
             raise ValueError(f"save_compressed: {slot.name} is a {kind}; it must be a dense tensor")
         owner = first.setdefault((region(slot.tensor), slot.is_parameter, slot.is_persistent), slot)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -13,13 +13,13 @@ Key = Hashable
 
 
 def has_storage(tensor: Tensor) -> bool:
-    """Whether a tensor is dense, plain and not empty: its elements lie in a storage of its own."""
-    return (
-        not is_lazy(tensor)
-        and tensor.layout is torch.strided
-        and not is_traceable_wrapper_subclass(tensor)
-        and tensor.numel() > 0
-    )
+    """Whether a tensor is dense, of no subclass and not empty: its elements lie in its storage."""
+    return type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and tensor.numel() > 0
+
+
+def is_wrapper(tensor: Tensor) -> bool:
+    """Whether a tensor is made of others, as a DTensor is, so that its elements are not simply in memory."""
+    return tensor.layout is not torch.strided or is_traceable_wrapper_subclass(tensor)
 
 
 def storage_key(tensor: Tensor) -> Key:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from functools import partial
-from types import CoroutineType, FrameType, FunctionType, GeneratorType, MethodType
+from types import CellType, CoroutineType, FrameType, FunctionType, GeneratorType, MethodType
 from weakref import ReferenceType
 
 from torch import nn
 
 from lamina.compression.reasons import PLAIN_ATTRIBUTES
 
+# What holds the variables of functions that run.
+VARIABLES = (CellType, CoroutineType, FrameType, GeneratorType)
 # How deep containers inside an attribute of a module are searched.
 DEPTH = 4
 SHOWN = 5
@@ -23,16 +25,23 @@ def outliving_text(model: nn.Module, originals: Sequence[tuple[str, ReferenceTyp
     originals  name and a weak reference of each layer that was replaced
     A variable of the caller is no such holder.
     """
-    if all(original() is None for _, original in originals):
-        return None
-    gc.collect()  # a layer in a cycle, such as one that holds its own method, is alive until now
-    alive = {id(module): name for name, original in originals if (module := original()) is not None}
-    holders = _holders_in(model, alive.keys())
-    texts: list[str] = []
+    if any(original() is not None for _, original in originals):
+        gc.collect()  # what is in a cycle is alive until now
+    names: list[str] = []
+    alive: list[nn.Module] = []  # the one container here that holds them
     for name, original in originals:
-        holder = holders.get(id(original())) or _holder_elsewhere(original)
-        if original() is not None and holder is not None:
-            texts.append(f"{name!r} (held by {holder})")
+        module = original()
+        if module is not None:
+            names.append(name)
+            alive.append(module)
+    if not alive:
+        return None
+    holders = {**_holders_elsewhere(alive), **_holders_in(model, alive)}
+    texts = [
+        f"{name!r} (held by {holders[id(module)]})"
+        for name, module in zip(names, alive, strict=True)
+        if id(module) in holders
+    ]
     if not texts:
         return None
     more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
@@ -42,9 +51,9 @@ def outliving_text(model: nn.Module, originals: Sequence[tuple[str, ReferenceTyp
     )
 
 
-def _holders_in(model: nn.Module, wanted: object) -> dict[int, str]:
+def _holders_in(model: nn.Module, originals: Sequence[nn.Module]) -> dict[int, str]:
     """By id of an original the attribute of a module inside the model that leads to it."""
-    assert hasattr(wanted, "__contains__")
+    wanted = {id(module) for module in originals}
     found: dict[int, str] = {}
     for name, module in model.named_modules():
         for at, value in vars(module).items():
@@ -83,12 +92,15 @@ def _is_filled(cell: object) -> bool:
     return True
 
 
-def _holder_elsewhere(original: ReferenceType[nn.Module]) -> str | None:
-    """The kind of what holds an original outside of the model, or None for no more than variables."""
-    for referrer in gc.get_referrers(original()):
-        is_variable = isinstance(referrer, FrameType | GeneratorType | CoroutineType) or (
-            isinstance(referrer, dict) and "__builtins__" in referrer
-        )
-        if not is_variable:
-            return f"a {type(referrer).__name__} outside of the model"
-    return None
+def _holders_elsewhere(originals: list[nn.Module]) -> dict[int, str]:
+    """By id of an original the kind of what holds it outside of the model, variables apart."""
+    wanted = {id(module) for module in originals}
+    found: dict[int, str] = {}
+    for referrer in gc.get_referrers(*originals):  # goes through all objects that there are, so once for all
+        is_globals = isinstance(referrer, dict) and "__builtins__" in referrer
+        if referrer is originals or is_globals or isinstance(referrer, VARIABLES):
+            continue
+        for held in gc.get_referents(referrer):
+            if id(held) in wanted:
+                found.setdefault(id(held), f"a {type(referrer).__name__} outside of the model")
+    return found

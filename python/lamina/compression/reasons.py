@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from types import MethodType
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from lamina.compression.candidates import Candidate, linear_types
-from lamina.compression.memory import tensor_bytes
+from lamina.compression.memory import is_wrapper, tensor_bytes
 from lamina.compression.schemes import Scheme
 from lamina.quant import WEIGHT_DTYPES
 
@@ -119,7 +119,7 @@ def _not_plain(module: nn.Module) -> str | None:
         tensor = module._parameters.get(name)
         if tensor is None and name == "weight":
             return "its weight is no parameter"
-        if tensor is not None and type(tensor) not in (nn.Parameter, Tensor):
+        if tensor is not None and is_wrapper(tensor):
             return f"its {name} is a {type(tensor).__name__}, no plain tensor"
     return None
 
