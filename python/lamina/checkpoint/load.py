@@ -131,9 +131,9 @@ def _checked_blank(name: str, entry: dict[str, object], own: dict[str, str], sou
             at: source.tensor(full) if is_header[at] else source.tensor(full).to("meta")
             for at, full in own.items()
         }
-        module.load_state_dict(state, assign=True)
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from error
+    _load_layer(module, name, state)
     found = describe(module)
     for key in [*found, *entry]:
         if found.get(key) != entry.get(key):
@@ -183,10 +183,15 @@ def _is_loaded(slot: Slot, source: Folder) -> bool:
 
 def _fill(layer: _Packed, source: Folder) -> None:
     state = {at: _copy(source.tensor(full), layer.device) for at, full in layer.tensors.items()}
+    _load_layer(layer.module, layer.names[0], state)
+
+
+def _load_layer(module: PackedLinear, name: str, state: dict[str, Tensor]) -> None:
     try:
-        layer.module.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"load_compressed: packed layer {layer.names[0]!r}: {error}") from error
+        module.load_state_dict(state, assign=True)
+    except RuntimeError as error:  # several lines, of which the first says nothing
+        text = "; ".join(line.strip() for line in str(error).splitlines()[1:]) or str(error)
+        raise ValueError(f"load_compressed: packed layer {name!r}: {text}") from error
 
 
 def _tie(model: nn.Module, source: Folder) -> None:
