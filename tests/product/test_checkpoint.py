@@ -102,7 +102,8 @@ def test_the_files_are_a_state_dict_and_a_config(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     with safetensors.safe_open(folder / "model.safetensors", "pt") as file:
-        assert set(file.keys()) == {*model.state_dict(), "inv_freq"}
+        layers = {name.removesuffix("_packed") for name in model.state_dict() if name.endswith("_packed")}
+        assert set(file.keys()) == {*model.state_dict(), "inv_freq", *layers}
         assert file.metadata() == {"format": "pt"}
     config = config_of(folder)
     quantization = config.pop("quantization_config")

@@ -18,6 +18,7 @@ from lamina.quant import gptq, hessian, quantize_weight_int8
 from tests.product.test_compress import model_bytes, reasons
 
 transformers = pytest.importorskip("transformers")
+load_file = pytest.importorskip("safetensors.torch").load_file
 IDS = torch.arange(12).reshape(2, 6)
 SIZES = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
@@ -97,6 +98,18 @@ def test_a_loaded_model_generates_the_same_tokens(tmp_path: Path) -> None:
     lamina.load_compressed(skeleton, tmp_path)
     tokens = [m.generate(IDS, max_new_tokens=5, do_sample=False) for m in (model, skeleton)]
     assert torch.equal(*tokens)
+
+
+@pytest.mark.parametrize("kind", ["LlamaForCausalLM", "LlamaModel", "AutoModelForCausalLM"])
+def test_transformers_without_lamina_refuses_what_is_saved(kind: str, tmp_path: Path) -> None:
+    """It does not know the method, says so in a warning, and would go on with random weights."""
+    model = made(llama)
+    lamina.compress(model, "w4a16")
+    lamina.save_compressed(model, tmp_path)
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        getattr(transformers, kind).from_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        llama().load_state_dict(load_file(tmp_path / "model.safetensors"), strict=False)
 
 
 def test_conv1d_becomes_a_packed_layer_of_its_transposed_weight() -> None:

@@ -198,6 +198,7 @@ def test_bytes_of_views_are_counted_one_by_one(name: str) -> None:
         assert held.total == len(touched(other))
         assert held.add(view) == len(touched(view) - touched(other))
         assert shared_bytes(view, other) == len(touched(view) & touched(other))
+        assert ByteSet([other]).touches(view) == bool(touched(view) & touched(other))
     every = ByteSet(VIEWS.values())
     assert every.total == BASE.nbytes
     assert every.add(view) == 0

@@ -23,6 +23,15 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.exists())
 
 
+def guard(layer: str) -> str:
+    """The name of an empty tensor that is stored for each packed layer: that of its float weight.
+
+    Whatever reads the files as a float model meets a weight of the wrong shape and refuses, where it might
+    have left the layer with random weights and a warning.
+    """
+    return f"{layer}.weight"
+
+
 def quantization_of(folder: Path) -> dict[str, Any] | None:
     """The quantization_config of a folder, or None where there is none."""
     path = folder / CONFIG
@@ -88,7 +97,8 @@ def open_folder(folder: Path) -> Folder:
             f"load_compressed: quantization_config in {folder / CONFIG} is damaged: modules and ties must be "
             "objects, transient_buffers a list"
         )
-    opened = _opened(folder)
+    guards = {guard(name) for name in modules}
+    opened = {name: file for name, file in _opened(folder).items() if name not in guards}
     if lost := sorted({*ties.values(), *transient} - {*opened, *ties}):
         raise ValueError(
             f"load_compressed: {folder} lacks the tensor {lost[0]!r}, which its config.json names"

@@ -19,6 +19,7 @@ from lamina.checkpoint.folder import (
     INDEX,
     METHOD,
     WEIGHTS,
+    guard,
     import_safetensors,
     quantization_of,
     read_json,
@@ -69,6 +70,7 @@ def save_compressed(
             f"save_compressed: {path} holds {old[0].name} of another model; choose another folder"
         )
     stored, ties = _stored_once(model)
+    stored |= {guard(name): torch.empty(0, dtype=torch.float32, device="cpu") for name in packed}
     config = _model_config(model, path)
     config["quantization_config"] = {
         "quant_method": METHOD,
@@ -82,8 +84,8 @@ def save_compressed(
     _write(path, list(_shards(stored, max_shard_bytes)), config)
 
 
-def _stored_once(model: nn.Module) -> tuple[list[Slot], dict[str, str]]:
-    """The tensors to store, and by name those that are another one of them."""
+def _stored_once(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors to store by name, and by name those that are another one of them."""
     first: dict[Hashable, Slot] = {}
     ties: dict[str, str] = {}
     for slot in slots(model):
@@ -100,18 +102,18 @@ def _stored_once(model: nn.Module) -> tuple[list[Slot], dict[str, str]]:
             raise ValueError(
                 f"save_compressed: {type(module).__name__} has extra state, which safetensors cannot hold"
             )
-    return list(first.values()), ties
+    return {slot.name: slot.tensor for slot in first.values()}, ties
 
 
-def _shards(stored: list[Slot], most: int) -> Iterator[list[Slot]]:
-    shard: list[Slot] = []
+def _shards(stored: Shard, most: int) -> Iterator[Shard]:
+    shard: Shard = {}
     held = 0
-    for slot in stored:
-        if shard and held + slot.tensor.nbytes > most:
+    for name, tensor in stored.items():
+        if shard and held + tensor.nbytes > most:
             yield shard
-            shard, held = [], 0
-        shard.append(slot)
-        held += slot.tensor.nbytes
+            shard, held = {}, 0
+        shard[name] = tensor
+        held += tensor.nbytes
     yield shard
 
 
@@ -125,18 +127,15 @@ def _model_config(model: nn.Module, folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
 
 
-def _write(folder: Path, shards: list[list[Slot]], config: dict[str, Any]) -> None:
+def _write(folder: Path, shards: list[Shard], config: dict[str, Any]) -> None:
     """Writes all files beside the old ones, and lets them replace the old ones when all are complete."""
     names = [WEIGHTS]
     texts = {CONFIG: config}
     if len(shards) > 1:
         names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
-        placed = [(name, slot) for name, shard in zip(names, shards, strict=True) for slot in shard]
-        total = {"total_size": sum(slot.tensor.nbytes for _, slot in placed)}
-        texts = {
-            INDEX: {"metadata": total, "weight_map": {slot.name: name for name, slot in placed}},
-            **texts,
-        }
+        places = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        total = {"total_size": sum(tensor.nbytes for shard in shards for tensor in shard.values())}
+        texts = {INDEX: {"metadata": total, "weight_map": places}, CONFIG: config}
     files = [folder / name for name in (*names, *texts)]  # config.json is the last
     try:
         for name, shard in zip(names, shards, strict=True):
@@ -156,17 +155,17 @@ def _beside(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def _write_shard(path: Path, shard: list[Slot]) -> None:
+def _write_shard(path: Path, shard: Shard) -> None:
     from safetensors.torch import save_file
 
     seen: set[Key] = set()
     tensors: Shard = {}
-    for slot in shard:
-        tensor = slot.tensor.detach().cpu().contiguous()
+    for name, held in shard.items():
+        tensor = held.detach().cpu().contiguous()
         if storage_key(tensor) in seen:  # another part of a storage, or another view of it
             tensor = tensor.clone(memory_format=torch.contiguous_format)
         seen.add(storage_key(tensor))
-        tensors[slot.name] = tensor
+        tensors[name] = tensor
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except (ValueError, KeyError, RuntimeError) as error:

@@ -64,14 +64,24 @@ class ByteSet:
         """Adds the bytes of a tensor; returns how many of them were new."""
         key = storage_key(tensor)
         known = self._spans.get(key)
+        self._spans[key] = self._with(known, tensor)
         if not has_storage(tensor):
-            self._spans[key] = torch.empty(0, 2, dtype=torch.int64, device="cpu")
             return tensor_bytes(tensor) if known is None else 0
-        spans = _spans(tensor)
-        if known is not None:
-            spans = torch.cat([known, spans])
-        self._spans[key] = _merged(spans)
         return _length(self._spans[key]) - (0 if known is None else _length(known))
+
+    def touches(self, tensor: Tensor) -> bool:
+        """Whether any byte of a tensor is here."""
+        known = self._spans.get(storage_key(tensor))
+        if known is None or not has_storage(tensor):
+            return known is not None and tensor_bytes(tensor) > 0
+        return _length(self._with(known, tensor)) < _length(known) + _length(self._with(None, tensor))
+
+    @staticmethod
+    def _with(known: Tensor | None, tensor: Tensor) -> Tensor:
+        if not has_storage(tensor):
+            return torch.empty(0, 2, dtype=torch.int64, device="cpu")
+        spans = _spans(tensor)
+        return _merged(spans if known is None else torch.cat([known, spans]))
 
 
 def shared_bytes(a: Tensor, b: Tensor) -> int:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from lamina.compression.candidates import Candidate
-from lamina.compression.memory import Key, region, shared_bytes, storage_key, tensor_bytes
+from lamina.compression.memory import ByteSet, Key, shared_bytes, storage_key, tensor_bytes
 
 
 class Named(NamedTuple):
@@ -27,18 +27,18 @@ def leave_ties(model: nn.Module, candidates: list[Candidate], reasons: dict[str,
     found = True
     while found:
         kept = _staying(model, candidates, reasons)
+        held: dict[Key, ByteSet] = {}
         found = False
         for candidate in candidates:
-            if candidate.name in reasons:
-                continue
             weight = candidate.linear.weight
-            for name, tensor in kept.get(storage_key(weight), ()):
-                if shared := shared_bytes(weight, tensor):
-                    is_all = shared == tensor_bytes(weight) == tensor_bytes(tensor)
-                    how = "is also" if is_all else "shares memory with"
-                    reasons[candidate.name] = f"its weight {how} {name}, which stays float"
-                    found = True
-                    break
+            key = storage_key(weight)
+            if candidate.name in reasons or key not in kept:
+                continue
+            if key not in held:
+                held[key] = ByteSet(tensor for _, tensor in kept[key])
+            if held[key].touches(weight):
+                reasons[candidate.name] = _tie_reason(weight, kept[key])
+                found = True
 
 
 def tie_notes(
@@ -46,7 +46,8 @@ def tie_notes(
 ) -> Iterator[tuple[str, str]]:
     """(layer, note) of what is special about layers that are packed and share a storage."""
     kept = _staying(model, candidates, reasons)
-    packed: dict[Key, list[Candidate]] = {}
+    packed: dict[Key, list[Named]] = {}
+    held = ByteSet()
     for candidate in candidates:
         if candidate.name in reasons:
             continue
@@ -54,16 +55,22 @@ def tie_notes(
         key = storage_key(weight)
         if candidate.weight_owner != candidate.name:
             yield candidate.name, f"tied with {candidate.weight_owner}"
-        for other in packed.get(key, ()):
-            if region(other.linear.weight) != region(weight) and shared_bytes(other.linear.weight, weight):
-                yield candidate.name, f"its weight overlaps that of {other.name}; each is packed by itself"
-                break
+        elif held.touches(weight):
+            other = next(name for name, tensor in packed[key] if shared_bytes(weight, tensor))
+            yield candidate.name, f"its weight overlaps that of {other}; each is packed by itself"
         if key in kept:
             yield (
                 candidate.name,
                 f"its float memory is not freed: {kept[key][0].name} is a view of the same storage",
             )
-        packed.setdefault(key, []).append(candidate)
+        packed.setdefault(key, []).append(Named(candidate.name, weight))
+        held.add(weight)
+
+
+def _tie_reason(weight: Tensor, kept: list[Named]) -> str:
+    name, tensor = next(named for named in kept if shared_bytes(weight, named.tensor))
+    is_all = shared_bytes(weight, tensor) == tensor_bytes(weight) == tensor_bytes(tensor)
+    return f"its weight {'is also' if is_all else 'shares memory with'} {name}, which stays float"
 
 
 def _staying(
