@@ -162,8 +162,9 @@ def test_columns_of_one_tensor_are_counted_exactly() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_empty_layers_are_not_tied() -> None:
-    model = nn.Sequential(*(nn.Linear(64, 0, device="meta").to_empty(device="cpu") for _ in range(2)))
+    model = nn.Sequential(nn.Linear(64, 0), nn.Linear(64, 0))
     compress(model, skip_growing=False)
     assert model[0].weight_packed is not model[1].weight_packed
 

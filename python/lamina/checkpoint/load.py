@@ -45,9 +45,9 @@ def load_compressed(
              missing, that the model does not have or whose shape or dtype differs, naming it; nothing is
              changed then. ImportError without safetensors (pip install 'lamina[save]')
 
-    Every tensor of the model is in the folder afterwards, or it raises; but for buffers that a state dict
-    lacks (persistent=False): a model that is not on the meta device keeps its own. Tensors are read one at a
-    time. What was tied when the model was saved is tied again, and nothing else.
+    Every tensor of the model then comes from the folder, but for buffers that a state dict lacks
+    (persistent=False), of which a model that is not on the meta device keeps its own. Tensors are read one at
+    a time. What was tied when the model was saved is tied again, and nothing else.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"load_compressed: model must be a torch.nn.Module, got {type(model).__name__}")
@@ -61,7 +61,8 @@ def load_compressed(
         for layer in layers:
             _fill(layer, source)
             set_everywhere(inner, layer.names, layer.module)
-        for slot in floats:
+        while floats:  # a slot holds the tensor that was there before
+            slot = floats.pop()
             if _is_loaded(slot, source) and slot.name not in source.ties:
                 slot.put(_copy(source.tensor(slot.name), target or _place_of(slot.tensor)))
         _tie(inner, source)

@@ -30,9 +30,11 @@ def leave_ties(model: nn.Module, candidates: list[Candidate], reasons: dict[str,
         held: dict[Key, ByteSet] = {}
         found = False
         for candidate in candidates:
+            if candidate.name in reasons:
+                continue
             weight = candidate.linear.weight
             key = storage_key(weight)
-            if candidate.name in reasons or key not in kept:
+            if key not in kept:
                 continue
             if key not in held:
                 held[key] = ByteSet(tensor for _, tensor in kept[key])
