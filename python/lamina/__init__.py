@@ -7,7 +7,8 @@ from lamina import _library
 _library.load()
 
 from lamina import nn, ops, quant  # noqa: E402  (the ops must be registered before their fakes)
-from lamina.compression import compress  # noqa: E402
+from lamina.checkpoint import load_compressed, save_compressed  # noqa: E402
+from lamina.compression import CompressionReport, compress  # noqa: E402
 from lamina.ops import (  # noqa: E402
     QuantizedInt8,
     gemm_int4,
@@ -17,7 +18,6 @@ from lamina.ops import (  # noqa: E402
     quantize_int8,
 )
 from lamina.pack import PackedInt4, PackedInt8, pack_int4, pack_int8  # noqa: E402
-from lamina.report import CompressionReport  # noqa: E402
 
 __version__: str = _library.build_info()["version"]
 
@@ -31,10 +31,12 @@ __all__ = [
     "gemm_int4_int8",
     "gemm_int8",
     "gemm_int8_quantized",
+    "load_compressed",
     "nn",
     "ops",
     "pack_int4",
     "pack_int8",
     "quant",
     "quantize_int8",
+    "save_compressed",
 ]

@@ -98,8 +98,6 @@ def test_dry_run_works_on_meta() -> None:
         model = Model(4096)
     report = compress(model, dry_run=True)
     assert report.bytes_before / report.bytes_after > 3.9
-    with pytest.raises(ValueError, match=r"layer 'blocks\.0\.up' is on the meta device"):
-        compress(model)
 
 
 def test_skip_patterns_and_functions() -> None:
@@ -307,7 +305,7 @@ def test_a_second_time_finds_nothing() -> None:
     compress(model)
     report = compress(model)
     assert report.rows == ()
-    assert str(report) == "w8a8: the model has no nn.Linear layers"
+    assert report.summary() == f"w8a8: the model, {model_bytes(model) / 1000:.2f} kB, has no linear layers"
 
 
 def test_report_as_text_and_table() -> None:

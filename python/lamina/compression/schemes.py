@@ -28,11 +28,15 @@ class Scheme:
         raise NotImplementedError
 
     def blank(self, linear: nn.Linear) -> PackedLinear:
-        """What `linear` becomes, on the meta device: its buffers tell the bytes."""
+        """What `linear` becomes, on the meta device: the same structure without values."""
         raise NotImplementedError
 
     def convert(self, linear: nn.Linear, quantized: QuantizedInt4 | None = None) -> PackedLinear:
         """What `linear` becomes; `quantized` is its weight where calibration has made it."""
+        raise NotImplementedError
+
+    def has_made(self, module: PackedLinear) -> bool:
+        """Whether a layer is of this scheme, whatever its group."""
         raise NotImplementedError
 
 
@@ -49,11 +53,16 @@ class Int8Scheme(Scheme):
 
     def blank(self, linear: nn.Linear) -> PackedLinear:
         bias = linear.bias
-        n, k = linear.out_features, linear.in_features
-        return Int8Linear(k, n, bias is not None, device="meta", dtype=None if bias is None else bias.dtype)
+        return Int8Linear(
+            linear.in_features, linear.out_features, bias is not None, symmetric=self.symmetric,
+            device="meta", dtype=None if bias is None else bias.dtype,
+        )  # fmt: skip
 
     def convert(self, linear: nn.Linear, quantized: QuantizedInt4 | None = None) -> PackedLinear:
         return Int8Linear.from_linear(linear, symmetric=self.symmetric)
+
+    def has_made(self, module: PackedLinear) -> bool:
+        return type(module) is Int8Linear and module.symmetric == self.symmetric
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,12 @@ class Int4Scheme(Scheme):
             return module.train(linear.training)
         return Int4Linear.from_linear(
             linear, group=self.group, symmetric=self.symmetric, activations=self.activations
+        )
+
+    def has_made(self, module: PackedLinear) -> bool:
+        return type(module) is Int4Linear and (module.symmetric, module.activations) == (
+            self.symmetric,
+            self.activations,
         )
 
 

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompressionRow:
-    """One nn.Linear: weight [n, k], and why it was left if it was. Bytes are of weight, scales and bias."""
+    """One linear layer: weight [n, k]. Bytes are of weight, scales and bias, what layers share in one row.
+
+    reason   why the layer was left; of a packed one what is special about it: whom it shares its weight with,
+             attributes that moved to the packed layer
+    """
 
     name: str
     n: int
@@ -24,13 +28,25 @@ class CompressionRow:
 
 
 @dataclass(frozen=True)
+class KeptTensor:
+    """A floating-point parameter or buffer of a module that is no linear layer: it stays as it is."""
+
+    name: str
+    module: str  # class of the module that has it
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int  # that neither a row nor a tensor before it has counted
+
+
+@dataclass(frozen=True)
 class CompressionReport:
     """Result of lamina.compress; print it, or give it to rich."""
 
     scheme: str
     dry_run: bool
     rows: tuple[CompressionRow, ...]
-    model_bytes_before: int  # parameters and buffers of the whole model, shared ones once
+    model_bytes_before: int  # parameters and buffers of the whole model, shared bytes once
+    kept: tuple[KeptTensor, ...] = ()  # all of them, embeddings and norms too
 
     @property
     def compressed(self) -> tuple[CompressionRow, ...]:
@@ -64,18 +80,21 @@ class CompressionReport:
             "scheme": self.scheme,
             "dry_run": self.dry_run,
             "rows": [asdict(row) for row in self.rows],
+            "kept": [asdict(tensor) for tensor in self.kept],
             **{name: getattr(self, name) for name in totals},
         }
 
     def summary(self) -> str:
-        """One line."""
+        """One line; its ratio is that of the whole model."""
         if not self.rows:
-            return f"{self.scheme}: the model has no nn.Linear layers"
+            return f"{self.scheme}: the model, {size_text(self.model_bytes_before)}, has no linear layers"
         verb = "would compress" if self.dry_run else "compressed"
+        before, after = self.model_bytes_before, self.model_bytes_after
+        ratio = f" ({before / after:.2f}x)" if after else ""
         return (
-            f"{self.scheme}: {verb} {len(self.compressed)} of {len(self.rows)} linear layers; "
-            f"layers {_sizes(self.bytes_before, self.bytes_after)}, "
-            f"model {_sizes(self.model_bytes_before, self.model_bytes_after)}"
+            f"{self.scheme}: model {size_text(before)} -> {size_text(after)}{ratio}; {verb} "
+            f"{len(self.compressed)} of {len(self.rows)} linear layers, "
+            f"{size_text(self.bytes_before)} -> {size_text(self.bytes_after)}"
         )
 
     def __str__(self) -> str:
@@ -95,24 +114,43 @@ class CompressionReport:
         for name in _HEADER:
             table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
         for line in self._lines()[1:]:
-            table.add_row(*line, style="dim" if line[4] == "skip" else None)
+            table.add_row(*line, style=None if line[4] == "compress" else "dim")
         return table
 
     def _lines(self) -> list[tuple[str, ...]]:
-        """Header and one line per kind of layer: `layer.0.mlp` and `layer.1.mlp` are two of `layer.*.mlp`."""
-        groups: dict[tuple[str, ...], list[CompressionRow]] = {}
+        """Header, one line per kind of layer, and one per kind of large tensor that stays.
+
+        `layer.0.mlp` and `layer.1.mlp` are two of `layer.*.mlp`.
+        """
+        layers: dict[tuple[str, ...], list[CompressionRow]] = {}
         for row in self.rows:
-            name = re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", row.name)
             reason = re.sub(r"\.\d+(?=\.)", ".*", row.reason)
-            groups.setdefault((name, str(row.n), str(row.k), row.action, reason), []).append(row)
-        lines: list[tuple[str, ...]] = [_HEADER] if groups else []
-        for (name, n, k, action, reason), rows in groups.items():
+            key = (_kind(row.name), str(row.n), str(row.k), row.action, reason)
+            layers.setdefault(key, []).append(row)
+        lines: list[tuple[str, ...]] = []
+        for (name, n, k, action, reason), rows in layers.items():
             shown = name if len(rows) > 1 else rows[0].name
             before, after = (sum(getattr(r, at) for r in rows) for at in ("bytes_before", "bytes_after"))
             lines.append((shown, str(len(rows)), n, k, action, size_text(before), size_text(after), reason))
+        lines += self._kept_lines()
+        return [_HEADER, *lines] if lines else []
+
+    def _kept_lines(self) -> list[tuple[str, ...]]:
+        kinds: dict[tuple[str, ...], list[KeptTensor]] = {}
+        for tensor in self.kept:
+            what = f"{tensor.dtype} {list(tensor.shape)} of {tensor.module}, which is no linear layer"
+            kinds.setdefault((_kind(tensor.name), what), []).append(tensor)
+        lines: list[tuple[str, ...]] = []
+        for (name, what), tensors in kinds.items():
+            count = sum(tensor.bytes for tensor in tensors)
+            if count >= LARGE * self.model_bytes_after:
+                shown, size = name if len(tensors) > 1 else tensors[0].name, size_text(count)
+                lines.append((shown, str(len(tensors)), "", "", "keep", size, size, what))
         return lines
 
 
+# The share of the model's bytes from which tensors that stay are printed.
+LARGE = 0.01
 _HEADER = ("layer", "count", "n", "k", "action", "before", "after", "reason")
 
 
@@ -121,6 +159,6 @@ def size_text(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.2f} kB"
 
 
-def _sizes(before: int, after: int) -> str:
-    ratio = f" ({before / after:.2f}x)" if after else ""
-    return f"{size_text(before)} -> {size_text(after)}{ratio}"
+def _kind(name: str) -> str:
+    """The name with a star for each number."""
+    return re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", name)

@@ -1,0 +1,147 @@
+"""The files of a compressed model in a folder: their names, and reading them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+SHARDS = "model-?????-of-?????.safetensors"
+METHOD = "lamina"
+FORMAT_VERSION = 1
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files in a folder, and their index."""
+    found = [folder / WEIGHTS, folder / INDEX, *folder.glob(SHARDS)]
+    return sorted(path for path in found if path.exists())
+
+
+def guard(layer: str) -> str:
+    """The name of an empty tensor that is stored for each packed layer: that of its float weight.
+
+    Whatever reads the files as a float model meets a weight of the wrong shape and refuses, where it might
+    have left the layer with random weights and a warning.
+    """
+    return f"{layer}.weight"
+
+
+def quantization_of(folder: Path) -> dict[str, Any] | None:
+    """The quantization_config of a folder, or None where there is none."""
+    path = folder / CONFIG
+    if not path.exists():
+        return None
+    found = read_json(path).get("quantization_config")
+    return found if isinstance(found, dict) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file. Raises ValueError for something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold an object, got {type(found).__name__}")
+    return found
+
+
+class Folder(NamedTuple):
+    """A folder that save_compressed has written, opened: tensors are read when asked for."""
+
+    path: Path
+    modules: dict[str, dict[str, Any]]  # the packed layers, as lamina.checkpoint.description has them
+    ties: dict[str, str]  # names of tensors that are stored under another one
+    transient: frozenset[str]  # stored buffers that a state dict lacks
+    opened: dict[str, Any]  # of each stored tensor its file
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor under any of its names, mapped into memory and not yet read."""
+        stored = self.ties.get(name, name)
+        found: Tensor = self.opened[stored].get_tensor(stored)
+        return found
+
+    @property
+    def names(self) -> set[str]:
+        """All names of tensors."""
+        return {*self.opened, *self.ties}
+
+
+def open_folder(folder: Path) -> Folder:
+    """Raises ValueError for a folder of another origin or a newer format, or with a damaged file."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"load_compressed: {folder} is no folder")
+    config = quantization_of(folder)
+    method = None if config is None else config.get("quant_method")
+    if config is None or method != METHOD:
+        raise ValueError(
+            f"load_compressed: quantization_config.quant_method in {folder / CONFIG} must be {METHOD!r}, "
+            f"got {method!r}; lamina.save_compressed writes such a folder"
+        )
+    version = config.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"load_compressed: {folder} has format_version {version!r}, written by lamina "
+            f"{config.get('lamina_version')}; this lamina reads {FORMAT_VERSION}"
+        )
+    modules, ties = config.get("modules"), config.get("ties")
+    transient = config.get("transient_buffers")
+    if not isinstance(modules, dict) or not isinstance(ties, dict) or not isinstance(transient, list):
+        raise ValueError(
+            f"load_compressed: quantization_config in {folder / CONFIG} is damaged: modules and ties must be "
+            "objects, transient_buffers a list"
+        )
+    guards = {guard(name) for name in modules}
+    opened = {name: file for name, file in _opened(folder).items() if name not in guards}
+    if lost := sorted({*ties.values(), *transient} - {*opened, *ties}):
+        raise ValueError(
+            f"load_compressed: {folder} lacks the tensor {lost[0]!r}, which its config.json names"
+        )
+    return Folder(folder, modules, ties, frozenset(transient), opened)
+
+
+def _opened(folder: Path) -> dict[str, Any]:
+    """By name of each stored tensor the open file that has it."""
+    if not (folder / INDEX).exists():
+        file = _open_file(folder / WEIGHTS)
+        return {name: file for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+    places = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(places, dict) or not all(Path(str(name)).name == name for name in places.values()):
+        raise ValueError(
+            f"load_compressed: weight_map in {folder / INDEX} must give a file of the folder for each tensor"
+        )
+    files = {name: _open_file(folder / name) for name in _unique(places.values())}
+    held = {name: set(file.keys()) for name, file in files.items()}
+    for tensor, name in places.items():
+        if tensor not in held[name]:
+            raise ValueError(f"load_compressed: {folder / name} lacks {tensor!r}, which {INDEX} names")
+    return {tensor: files[name] for tensor, name in places.items()}
+
+
+def _open_file(path: Path) -> Any:
+    safe_open, error_type = import_safetensors("load_compressed")
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except FileNotFoundError:
+        raise ValueError(f"load_compressed: {path} is missing") from None
+    except error_type as error:
+        raise ValueError(f"load_compressed: {path} is damaged or cut off: {error}") from error
+
+
+def import_safetensors(op: str) -> tuple[Any, type[Exception]]:
+    """safe_open, and what it raises for a damaged file."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise ImportError(f"{op} needs safetensors: pip install 'lamina[save]'") from None
+    return safe_open, SafetensorError
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))

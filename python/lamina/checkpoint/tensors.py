@@ -1,0 +1,49 @@
+"""The tensors of a model by name, as a state dict has them, and where they belong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class Slot(NamedTuple):
+    """A place for a tensor in a model: one of several, if the module has several names."""
+
+    name: str
+    module: nn.Module
+    attribute: str
+    tensor: Tensor
+    is_parameter: bool
+    is_persistent: bool  # whether a state dict has it
+
+    def put(self, tensor: Tensor) -> None:
+        """Puts a tensor here, or a parameter where one was."""
+        if not self.is_parameter:
+            self.module._buffers[self.attribute] = (
+                tensor.detach() if isinstance(tensor, nn.Parameter) else tensor
+            )
+        elif isinstance(tensor, nn.Parameter):
+            self.module._parameters[self.attribute] = tensor
+        else:
+            parameter = nn.Parameter(tensor, requires_grad=self.tensor.requires_grad)
+            self.module._parameters[self.attribute] = parameter
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model inside what torch.compile returns."""
+    inner = model._modules.get("_orig_mod")
+    return model if inner is None else inner
+
+
+def slots(model: nn.Module) -> Iterator[Slot]:
+    """All parameters and buffers under all their names, in the order of a state dict."""
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for tensors in (module._parameters, module._buffers):
+            for attribute, tensor in tensors.items():
+                if tensor is not None:
+                    is_parameter = tensors is module._parameters
+                    is_persistent = is_parameter or attribute not in module._non_persistent_buffers_set
+                    name = f"{prefix}.{attribute}" if prefix else attribute
+                    yield Slot(name, module, attribute, tensor, is_parameter, is_persistent)

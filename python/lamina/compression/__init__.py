@@ -1,0 +1,9 @@
+"""Compression of a whole model: what lamina.compress does, why it leaves a layer, and its report."""
+
+from __future__ import annotations
+
+from lamina.compression.report import CompressionReport, CompressionRow, KeptTensor
+from lamina.compression.schemes import SCHEMES
+from lamina.compression.swap import compress
+
+__all__ = ["SCHEMES", "CompressionReport", "CompressionRow", "KeptTensor", "compress"]

@@ -1,0 +1,154 @@
+"""Why lamina.compress leaves a layer: what the user asked for, and what a layer itself does not allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from types import MethodType
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from lamina.compression.candidates import Candidate, linear_types
+from lamina.compression.memory import is_wrapper, tensor_bytes
+from lamina.compression.schemes import Scheme
+from lamina.quant import WEIGHT_DTYPES
+
+Skip = str | Callable[[str, nn.Module], bool]
+
+HOOKS = {
+    "forward": ("_forward_hooks", "_forward_pre_hooks"),
+    "backward": ("_backward_hooks", "_backward_pre_hooks"),
+    "state-dict": (
+        "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
+        "_load_state_dict_post_hooks",
+    ),
+}  # fmt: skip
+# The two halves of a LoRA layer, as peft, torchtune and diffusers name them.
+ADAPTERS = (("lora_A", "lora_B"), ("lora_a", "lora_b"), ("lora_down", "lora_up"))
+PLAIN_ATTRIBUTES = frozenset({*vars(nn.Module()), "in_features", "out_features", "nf", "nx"})
+# What transformers sets on every module that it loads: carried over without a word.
+QUIET_ATTRIBUTES = frozenset({"_is_hf_initialized"})
+
+
+def checked_filters(skip: Skip | Sequence[Skip]) -> Sequence[Skip]:
+    """The entries of `skip`, each a pattern or a function."""
+    filters = [skip] if isinstance(skip, str) or not isinstance(skip, Sequence) else skip
+    for wanted in filters:
+        if not isinstance(wanted, str) and (isinstance(wanted, type) or not callable(wanted)):
+            raise TypeError(
+                f"compress: skip must hold name patterns or functions (name, module) -> bool, got {wanted!r}"
+            )
+    return filters
+
+
+def filtered(candidates: list[Candidate], filters: Sequence[Skip]) -> tuple[dict[str, str], list[str]]:
+    """The reason per layer that a filter leaves, and the patterns that match no layer."""
+    reasons: dict[str, str] = {}
+    unmatched: list[str] = []
+    for wanted in filters:
+        if isinstance(wanted, str):
+            hits = [c for c in candidates if any(fnmatchcase(name, wanted) for name in c.names)]
+            reason = f"skip pattern {wanted!r}"
+            unmatched += [] if hits else [wanted]
+        else:
+            hits = [c for c in candidates if any(wanted(name, c.module) for name in c.names)]
+            reason = f"skip function {getattr(wanted, '__name__', repr(wanted))}"
+        for candidate in hits:
+            reasons.setdefault(candidate.name, reason)
+    return reasons, unmatched
+
+
+def unsuitable(model: nn.Module, candidate: Candidate, scheme: Scheme, must_shrink: bool) -> str | None:
+    """Why this layer cannot or should not be packed, or None; ties are not looked at."""
+    module, linear = candidate.module, candidate.linear
+    for name in candidate.names:
+        if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention):
+            return "nn.MultiheadAttention reads its .weight"
+        if adapter := _adapter(model, name):
+            rank = min(linear.in_features, linear.out_features)
+            return (
+                f"it is the {adapter} of a LoRA layer, rank {rank}, whose .weight is read; "
+                "merge adapters before compressing to pack them too"
+            )
+    problem = _not_plain(module) or _would_be_lost(candidate, scheme)
+    if problem is not None:
+        return problem
+    if linear.in_features > scheme.max_k:
+        return (
+            f"its k = {linear.in_features} is above {scheme.max_k}, the most that {scheme.name} sums exactly"
+        )
+    for tensor in (linear.weight, linear.bias):
+        if tensor is not None and tensor.dtype not in WEIGHT_DTYPES:
+            return f"its {tensor.dtype} is not float32, float16 or bfloat16"
+    if must_shrink:
+        before = sum(tensor_bytes(tensor) for tensor in candidate.tensors)
+        after = scheme.blank(linear).nbytes
+        if after > before:
+            return f"it would grow from {before} to {after} bytes: weights are packed in tiles of 16 x 64"
+    return None
+
+
+def extra_attributes(module: nn.Module) -> dict[str, object]:
+    """What somebody has set on this very layer, beside its parameters, hooks and modules."""
+    return {name: value for name, value in vars(module).items() if name not in PLAIN_ATTRIBUTES}
+
+
+def _adapter(model: nn.Module, name: str) -> str | None:
+    """The part of a layer's name that makes it an adapter of a LoRA layer, or None."""
+    parent = model
+    for part in name.split("."):
+        for pair in ADAPTERS:
+            if part in pair and all(isinstance(getattr(parent, half, None), nn.Module) for half in pair):
+                return part
+        parent = parent.get_submodule(part)
+    return None
+
+
+def _not_plain(module: nn.Module) -> str | None:
+    """Why the layer may compute something else than a linear layer does, or None."""
+    if parametrize.is_parametrized(module):
+        return "its weight is parametrized; torch.nn.utils.parametrize.remove_parametrizations makes it plain"
+    if type(module) not in linear_types():
+        base = next(kind for kind in linear_types() if isinstance(module, kind))
+        kind = "nn.Linear" if base is nn.Linear else base.__name__
+        return f"{type(module).__name__} is a subclass of {kind}, whose forward may differ"
+    if "forward" in vars(module):
+        return "its forward was replaced on the instance"
+    for name in ("weight", "bias"):
+        tensor = module._parameters.get(name)
+        if tensor is None and name == "weight":
+            return "its weight is no parameter"
+        if tensor is not None and is_wrapper(tensor):
+            return f"its {name} is a {type(tensor).__name__}, no plain tensor"
+    return None
+
+
+def _would_be_lost(candidate: Candidate, scheme: Scheme) -> str | None:
+    """What of the layer a packed layer would not have, as a reason to leave it, or None."""
+    module = candidate.module
+    for kind, names in HOOKS.items():
+        if any(getattr(module, name, None) for name in names):
+            return f"it has {kind} hooks, which would be lost"
+    if more := list(_registered(module)):
+        return f"it has more than a weight and a bias: {', '.join(more)}"
+    extras = extra_attributes(module)
+    if extras.keys() <= QUIET_ATTRIBUTES:
+        return None
+    packed = scheme.blank(candidate.linear)
+    for name, value in extras.items():
+        if name == "_hf_hook":
+            return "it has a hook of accelerate, _hf_hook, which would be lost"
+        if name == "_compiled_call_impl":
+            return "it was compiled by itself, which would be lost; compress first"
+        if hasattr(packed, name):
+            return f"its attribute {name!r} would be lost: a packed layer has its own"
+        if isinstance(value, MethodType) and value.__self__ is module:
+            return f"its attribute {name!r} is a method of the layer itself, which would be lost"
+    return None
+
+
+def _registered(module: nn.Module) -> Iterator[str]:
+    yield from (name for name in module._parameters if name not in ("weight", "bias"))
+    yield from module._buffers
+    yield from module._modules

@@ -1,0 +1,91 @@
+"""Layers that share memory with each other or with what stays float, found by the bytes they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from lamina.compression.candidates import Candidate
+from lamina.compression.memory import ByteSet, Key, shared_bytes, storage_key, tensor_bytes
+
+
+class Named(NamedTuple):
+    """A tensor and what it is called in the model."""
+
+    name: str
+    tensor: Tensor
+
+
+def leave_ties(model: nn.Module, candidates: list[Candidate], reasons: dict[str, str]) -> None:
+    """Adds a reason for each layer whose weight shares bytes with a tensor that stays float.
+
+    Packing one would add a packed weight and free nothing. A layer that is left for this may hold the bytes
+    of a third one, so this goes on until no more layers are left.
+    """
+    found = True
+    while found:
+        kept = _staying(model, candidates, reasons)
+        held: dict[Key, ByteSet] = {}
+        found = False
+        for candidate in candidates:
+            if candidate.name in reasons:
+                continue
+            weight = candidate.linear.weight
+            key = storage_key(weight)
+            if key not in kept:
+                continue
+            if key not in held:
+                held[key] = ByteSet(tensor for _, tensor in kept[key])
+            if held[key].touches(weight):
+                reasons[candidate.name] = _tie_reason(weight, kept[key])
+                found = True
+
+
+def tie_notes(
+    model: nn.Module, candidates: list[Candidate], reasons: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """(layer, note) of what is special about layers that are packed and share a storage."""
+    kept = _staying(model, candidates, reasons)
+    packed: dict[Key, list[Named]] = {}
+    held = ByteSet()
+    for candidate in candidates:
+        if candidate.name in reasons:
+            continue
+        weight = candidate.linear.weight
+        key = storage_key(weight)
+        if candidate.weight_owner != candidate.name:
+            yield candidate.name, f"tied with {candidate.weight_owner}"
+        elif held.touches(weight):
+            other = next(name for name, tensor in packed[key] if shared_bytes(weight, tensor))
+            yield candidate.name, f"its weight overlaps that of {other}; each is packed by itself"
+        if key in kept:
+            yield (
+                candidate.name,
+                f"its float memory is not freed: {kept[key][0].name} is a view of the same storage",
+            )
+        packed.setdefault(key, []).append(Named(candidate.name, weight))
+        held.add(weight)
+
+
+def _tie_reason(weight: Tensor, kept: list[Named]) -> str:
+    name, tensor = next(named for named in kept if shared_bytes(weight, named.tensor))
+    is_all = shared_bytes(weight, tensor) == tensor_bytes(weight) == tensor_bytes(tensor)
+    return f"its weight {'is also' if is_all else 'shares memory with'} {name}, which stays float"
+
+
+def _staying(
+    model: nn.Module, candidates: list[Candidate], reasons: Mapping[str, str]
+) -> dict[Key, list[Named]]:
+    """By storage the tensors of every module that is not packed, those that are no parameters too."""
+    packed = {candidate.module for candidate in candidates if candidate.name not in reasons}
+    kept: dict[Key, list[Named]] = {}
+    for name, module in model.named_modules():
+        if module not in packed:
+            attributes = ((at, value) for at, value in vars(module).items() if isinstance(value, Tensor))
+            for at, tensor in (*module._parameters.items(), *module._buffers.items(), *attributes):
+                if tensor is not None:
+                    named = Named(f"{name}.{at}" if name else at, tensor)
+                    kept.setdefault(storage_key(tensor), []).append(named)
+    return kept
