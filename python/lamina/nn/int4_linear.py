@@ -113,7 +113,7 @@ class Int4Linear(PackedLinear):
         options = {"symmetric": symmetric, "search": search}
         quantized = quantize_weight_int4(weight, group, scale_dtype=scale_dtype, **options)
         module = cls.from_quantized(quantized, linear.bias, activations=activations)
-        module._weight_dtype = linear.weight.dtype
+        module.weight_dtype = linear.weight.dtype
         return module.to(linear.weight.device).train(linear.training)
 
     @classmethod
