@@ -142,6 +142,16 @@ def test_its_dtype_and_device_follow_the_module(kind: str) -> None:
         assert made(4, 3).weight.dtype is torch.float32
 
 
+def test_a_loaded_module_keeps_its_dtype_which_may_be_set() -> None:
+    for kind in (Int8Linear, Int4Linear):
+        module = kind.from_linear(make_linear(100, 37, bias=False, dtype=torch.bfloat16))
+        fresh = kind(100, 37, False, device="meta")
+        fresh.load_state_dict(module.state_dict(), assign=True)
+        assert fresh.weight.dtype is torch.float32
+        fresh.weight_dtype = torch.bfloat16
+        assert_equal(fresh.weight.clone(), module.weight.clone())
+
+
 def test_the_dtype_of_scales_is_not_that_of_the_weight() -> None:
     linear = make_linear(100, 37)
     module = Int4Linear.from_linear(linear, group=32, scale_dtype=torch.float16)

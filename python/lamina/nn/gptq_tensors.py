@@ -73,7 +73,7 @@ def _zeros_less_one(qzeros: Tensor, n: int, borrow: bool | None) -> Tensor:
     alone = (stored + 1) & 15
     if borrow is False:
         return alone
-    borrowed = _columns((qzeros.long() + ONES).bitwise_and(0xFFFFFFFF), n)
+    borrowed = _columns(qzeros.long() + ONES, n)  # beyond 32 bits too, which _codes leaves out
     if borrow is None and not torch.equal(alone, borrowed):
         group, column = (alone != borrowed).nonzero()[0].tolist()
         first = column - column % CODES
@@ -89,9 +89,9 @@ def _zeros_less_one(qzeros: Tensor, n: int, borrow: bool | None) -> Tensor:
 
 
 def _groups_of(g_idx: Tensor | None, k: int, scales: Tensor) -> Tensor:
-    """The group [k] of each input feature; the plain order where g_idx is None or, with several groups, 0."""
+    """The group [k] of each input feature; where g_idx is None or all 0, groups follow each other."""
     groups = scales.shape[0]
-    if g_idx is not None and (groups <= 1 or bool(g_idx.any())):
+    if g_idx is not None and bool(g_idx.any()):
         return g_idx
     group = _plain_group(k, groups)
     if group is None:
@@ -105,9 +105,9 @@ def _groups_of(g_idx: Tensor | None, k: int, scales: Tensor) -> Tensor:
 
 def _plain_group(k: int, groups: int) -> int | None:
     """The group size: k / groups, or where the last group is ragged the power of two of so many groups."""
-    if groups == 1:
+    if groups <= 1:
         return max(k, 1)
-    if groups and k % (groups * GROUP_STEP) == 0:
+    if k % (groups * GROUP_STEP) == 0:
         return k // groups
     sizes = [GROUP_STEP << i for i in range(k.bit_length())]
     return next((size for size in sizes if -(-k // size) == groups), None)

@@ -113,7 +113,7 @@ class Int4Linear(PackedLinear):
         options = {"symmetric": symmetric, "search": search}
         quantized = quantize_weight_int4(weight, group, scale_dtype=scale_dtype, **options)
         module = cls.from_quantized(quantized, linear.bias, activations=activations)
-        module._weight_dtype = linear.weight.dtype
+        module.weight_dtype = linear.weight.dtype
         return module.to(linear.weight.device).train(linear.training)
 
     @classmethod
@@ -182,7 +182,8 @@ class Int4Linear(PackedLinear):
         Zero points are 0..15. AutoGPTQ on x86 overwrote the codes that follow a zero point of 0 in its int32
         with 15: qzeros_borrow=False reads zeros there, as its own kernels do.
 
-        A slice along k has all the layer's groups: the outputs of slices add up to the layer's.
+        A slice along k has all the layer's groups, or that one alone in which it lies: the outputs of slices
+        add up to the layer's.
         """
         quantized = unpack_gptq(qweight, qzeros, scales, g_idx, checkpoint_format, qzeros_borrow)
         return cls.from_quantized(quantized, bias, activations=activations)

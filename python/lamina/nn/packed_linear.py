@@ -55,7 +55,7 @@ class PackedLinear(nn.Module):
             )
         self.in_features = in_features
         self.out_features = out_features
-        self._weight_dtype = torch.get_default_dtype() if dtype is None else dtype
+        self.weight_dtype = torch.get_default_dtype() if dtype is None else dtype
 
     @property
     def weight(self) -> Tensor:
@@ -63,12 +63,12 @@ class PackedLinear(nn.Module):
 
         It tells dtype, device and shape without work, is dequantised anew wherever its values are used, and
         raises an AttributeError where it is written to. It is neither a parameter nor in the state dict. Its
-        dtype is the float weight's, or the `dtype` that the module was made with; .to(dtype) changes it, a
-        state dict does not.
+        dtype is `weight_dtype`, which may be set: the float weight's, or the `dtype` that the module was made
+        with. .to(dtype) changes it, a state dict does not.
         """
         if torch.compiler.is_compiling():  # a graph drops what it does not use
-            return self.dequantize_weight().to(self._weight_dtype)
-        return PackedWeight(self, self._weight_dtype)
+            return self.dequantize_weight().to(self.weight_dtype)
+        return PackedWeight(self, self.weight_dtype)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
@@ -144,7 +144,7 @@ class PackedLinear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
         scale, shape = self.weight_scale, self.weight_packed.shape
-        self._weight_dtype = fn(scale.new_empty(0, dtype=self._weight_dtype)).dtype
+        self.weight_dtype = fn(scale.new_empty(0, dtype=self.weight_dtype)).dtype
         # Flat meanwhile: .to(memory_format=...) gives every 4-D and 5-D tensor other strides.
         self.weight_packed = self.weight_packed.reshape(-1)
         try:
