@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 from lamina.compression import compress
 from lamina.nn import Int4Linear, Int8Linear
@@ -45,7 +46,7 @@ def set_compiled(layer: nn.Linear) -> None:
 
 
 def set_accelerate(layer: Any) -> None:
-    layer._hf_hook = object()
+    layer._hf_hook, layer.forward = object(), layer.forward
 
 
 def set_buffer(layer: nn.Linear) -> None:
@@ -70,9 +71,15 @@ def set_weight(layer: Any) -> None:
     layer.weight = weight
 
 
+def set_wrapper(layer: nn.Linear) -> None:
+    """As a DTensor is one: made of other tensors."""
+    layer.weight = nn.Parameter(TwoTensor(torch.ones(64, 64), torch.ones(64, 64)))
+
+
 LOST = {
+    set_wrapper: "its weight is a TwoTensor, no plain tensor",
     set_compiled: "it was compiled by itself, which would be lost; compress first",
-    set_accelerate: "it has a hook of accelerate, _hf_hook, which would be lost",
+    set_accelerate: "accelerate moves its weight (_hf_hook); load the model without offloading to pack it",
     set_buffer: "it has more than a weight and a bias: weight_scale_inv",
     set_parameter: "it has more than a weight and a bias: alpha",
     set_clash: "its attribute 'packed_weight' would be lost: a packed layer has its own",
@@ -223,7 +230,7 @@ def test_compress_on_meta_makes_the_same_structure_without_values(scheme: str) -
     empty, full = models["meta"], models["cpu"]
     assert all(tensor.is_meta for tensor in empty.state_dict().values())
     assert str(empty) == str(full)
-    assert not empty.training
+    assert not any(module.training for module in empty.modules())
     assert empty.blocks[1].down.weight_packed is empty.blocks[0].down.weight_packed
     empty.load_state_dict(full.state_dict(), assign=True)
     tokens = torch.arange(6)

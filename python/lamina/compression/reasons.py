@@ -113,6 +113,8 @@ def _not_plain(module: nn.Module) -> str | None:
         base = next(kind for kind in linear_types() if isinstance(module, kind))
         kind = "nn.Linear" if base is nn.Linear else base.__name__
         return f"{type(module).__name__} is a subclass of {kind}, whose forward may differ"
+    if "_hf_hook" in vars(module):
+        return "accelerate moves its weight (_hf_hook); load the model without offloading to pack it"
     if "forward" in vars(module):
         return "its forward was replaced on the instance"
     for name in ("weight", "bias"):
@@ -137,8 +139,6 @@ def _would_be_lost(candidate: Candidate, scheme: Scheme) -> str | None:
         return None
     packed = scheme.blank(candidate.linear)
     for name, value in extras.items():
-        if name == "_hf_hook":
-            return "it has a hook of accelerate, _hf_hook, which would be lost"
         if name == "_compiled_call_impl":
             return "it was compiled by itself, which would be lost; compress first"
         if hasattr(packed, name):
