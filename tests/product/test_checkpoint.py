@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import lamina
 from lamina import load_compressed, save_compressed
 from lamina.nn import Int4Linear, Int8Linear
+from lamina.nn.packed_linear import PackedLinear
 from lamina.pack import pack_int4
 from lamina.quant import gptq, hessian
 from tests.product.test_compress import TOKENS, Model
@@ -60,6 +61,12 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {**model.state_dict(), **dict(model.named_buffers())}
 
 
+def weight_dtypes(model: nn.Module) -> dict[str, torch.dtype]:
+    return {
+        name: layer.weight.dtype for name, layer in model.named_modules() if isinstance(layer, PackedLinear)
+    }
+
+
 def assert_same(model: nn.Module, want: nn.Module) -> None:
     assert str(model) == str(want)
     left, right = tensors_of(model), tensors_of(want)
@@ -67,6 +74,7 @@ def assert_same(model: nn.Module, want: nn.Module) -> None:
     for name, tensor in left.items():
         assert tensor.dtype is right[name].dtype, name
         assert torch.equal(tensor, right[name]), name
+    assert weight_dtypes(model) == weight_dtypes(want)
     tokens = TOKENS[:2]
     with torch.inference_mode():
         assert torch.equal(model.float()(tokens), want.float()(tokens))

@@ -89,6 +89,7 @@ def _planned(model: nn.Module, source: Folder, device: torch.device | None) -> l
         place = device or _place_of(next(t for t in (*old.parameters(), *old.buffers()) if t is not None))
         layers[key] = _Packed([name], _checked_blank(name, entry, own, source), own, place)
         layers[key].module.train(old.training)
+        layers[key].module.weight_dtype = _weight_dtype(old)
     return list(layers.values())
 
 
@@ -113,6 +114,10 @@ def _replaceable(model: nn.Module, name: str, entry: object) -> nn.Module:
         has, lacks = ("the folder", "the model") if old.bias is None else ("the model", "the folder")
         raise ValueError(f"{where}; it has a bias in {has} and none in {lacks}")
     return old
+
+
+def _weight_dtype(module: nn.Module) -> torch.dtype:
+    return module.weight_dtype if isinstance(module, PackedLinear) else module.get_parameter("weight").dtype
 
 
 def _extents(module: nn.Module) -> tuple[int, int]:

@@ -53,10 +53,12 @@ class Int8Scheme(Scheme):
 
     def blank(self, linear: nn.Linear) -> PackedLinear:
         bias = linear.bias
-        return Int8Linear(
+        module = Int8Linear(
             linear.in_features, linear.out_features, bias is not None, symmetric=self.symmetric,
             device="meta", dtype=None if bias is None else bias.dtype,
         )  # fmt: skip
+        module.weight_dtype = linear.weight.dtype  # which that of the bias need not be
+        return module
 
     def convert(self, linear: nn.Linear, quantized: QuantizedInt4 | None = None) -> PackedLinear:
         return Int8Linear.from_linear(linear, symmetric=self.symmetric)
