@@ -1,0 +1,97 @@
+"""What summary.json and the tables at the end say, read from the files that the stages leave."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.gpu import test_log, verdicts
+from bench.gpu.stage_list import SUITES
+from bench.gpu.stages import Outcome
+from bench.results_file import Row, load
+from bench.table import Table, comparison_tables, not_timed_lines
+
+PER_KERNEL = ("smoke", "memcheck", "racecheck")  # stages with a verdict a kernel
+MOST_TESTS = 200  # that summary.json names
+
+
+def troubled(work: Path) -> dict[str, test_log.Entry]:
+    """The tests that ran and did not pass."""
+    fine = (*test_log.DONE, *test_log.NOT_RUN)
+    entries = test_log.read(work / "tests.jsonl")
+    return {name: entry for name, entry in entries.items() if entry["outcome"] not in fine}
+
+
+def rows_of(work: Path) -> list[Row]:
+    rows: list[Row] = []
+    for op in SUITES:
+        if (work / f"{op}.json").is_file():
+            rows.extend(load(work / f"{op}.json").rows)
+    return rows
+
+
+def summary(work: Path, made_with: Mapping[str, str], outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """The content of summary.json; what is not right comes before what is."""
+    entries, bad_tests = test_log.read(work / "tests.jsonl"), troubled(work)
+    lamina = [row for row in rows_of(work) if row["impl"] == "lamina"]
+    return {
+        "made_with": dict(made_with),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "kernels": {
+            name: {
+                verdict.name: [verdict.verdict, verdict.detail]
+                for verdict in verdicts.worst_first(verdicts.load(work / f"{name}.json"))
+            }
+            for name in PER_KERNEL
+        },
+        "tests": {"counts": test_log.counts(entries), "not_passed": list(bad_tests.values())[:MOST_TESTS]},
+        "benchmarks": {
+            op: {
+                "rows": sum(row["op"] == op for row in lamina),
+                "without_time": not_timed_lines([row for row in lamina if row["op"] == op]),
+            }
+            for op in SUITES
+        },
+        "stages": [outcome.to_json() for outcome in outcomes],
+    }
+
+
+def tables(work: Path, outcomes: Sequence[Outcome]) -> list[Table | str]:
+    """What is wrong first, the benchmarks last."""
+    shown: list[Table | str] = []
+    for name in PER_KERNEL:
+        bad = [verdict for verdict in verdicts.load(work / f"{name}.json") if not verdict.is_fine]
+        table = Table(f"{name}: kernels that are not right", ("kernel", "verdict", "detail"), left=3)
+        for verdict in bad:
+            table.add([verdict.name, verdict.verdict, verdict.detail[:120]])
+        shown.extend([table] if bad else [])
+    if bad_tests := troubled(work):
+        table = Table("tests that did not pass", ("outcome", "test", "detail"), left=3)
+        for name, entry in list(bad_tests.items())[:30]:
+            lines = str(entry.get("detail", "")).strip().splitlines()
+            table.add([entry["outcome"], name.removeprefix("tests/"), lines[-1][:80] if lines else ""])
+        if len(bad_tests) > 30:
+            table.add(["", f"and {len(bad_tests) - 30} more: summary.json", ""])
+        shown.append(table)
+    rows = rows_of(work)
+    shown.extend(not_timed_lines([row for row in rows if row["impl"] == "lamina"]))
+    return [*shown, _stage_table(outcomes), *comparison_tables(rows)]
+
+
+def _stage_table(outcomes: Sequence[Outcome]) -> Table:
+    table = Table("stages", ("stage", "status", "detail", "seconds"), left=3)
+    for outcome in outcomes:
+        status = outcome.status + (" (earlier run)" if outcome.resumed else "")
+        table.add([outcome.name, status, outcome.detail[:90], f"{outcome.seconds:.0f}"])
+    return table
+
+
+def earlier_outcomes(work: Path) -> dict[str, Outcome]:
+    """Of the summary.json in the working folder; nothing where there is none."""
+    try:
+        content = json.loads((work / "summary.json").read_text())
+        return {entry["name"]: Outcome(**{**entry, "resumed": False}) for entry in content["stages"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
