@@ -59,7 +59,7 @@ class Worker:
     def start(arguments: Sequence[str], log: IO[bytes]) -> Worker:
         order_read, order_write = os.pipe()
         answer_read, answer_write = os.pipe()
-        options = ("-p", "no:cacheprovider", "-p", "no:terminal", "-p", test_worker.__name__)
+        options = ("-p", "no:cacheprovider", "-p", test_worker.__name__)
         command = (sys.executable, "-m", "pytest", *options, "--continue-on-collection-errors", *arguments)
         env = {test_worker.VARIABLE: f"{order_read},{answer_write}", "OMP_NUM_THREADS": "2"}
         process = start(command, log, env, ROOT, pass_fds=(order_read, answer_write))
@@ -131,7 +131,7 @@ class Run:
         test_log.append(self.log, test=test, outcome=outcome, **more)
         if outcome in (test_log.FAILED, test_log.ERROR, HUNG, CRASHED):
             lines = str(more.get("detail", "")).strip().splitlines()
-            print(f"{outcome}: {test}  {lines[-1][:160] if lines else ''}", flush=True)
+            print(f"{outcome}: {test}  {lines[0][:160] if lines else ''}", flush=True)
 
     def collect(self, answer: Mapping[str, Any]) -> None:
         for error in answer["errors"]:
@@ -168,8 +168,10 @@ class Run:
                 if self.waiting is None:
                     self.collect(answer)
             else:
+                worker.test, ends = None, answer.pop("ends")
                 self.write(**answer)
-                worker.test = None
+                if ends:
+                    return False
         if worker.has_collected and worker.test is None:
             test = self.next()
             if test is None:
@@ -186,9 +188,12 @@ class Run:
         worker.test = None
         return True
 
-    @property
-    def is_finished(self) -> bool:
-        return self.waiting is not None and not self.waiting
+    def wanted_processes(self, workers: Sequence[Worker]) -> float:
+        """One for each test that runs or waits; any number as long as nobody knows the tests."""
+        if self.false_starts >= MOST_FALSE_STARTS:
+            return 0
+        running = sum(worker.test is not None for worker in workers)
+        return float("inf") if self.waiting is None else running + len(self.waiting)
 
     def go(self, arguments: Sequence[str], processes: int, deadline: float) -> None:
         workers: list[Worker] = []
@@ -200,7 +205,7 @@ class Run:
             worker.close()
 
         while time.monotonic() < deadline:
-            while len(workers) < processes and not self.is_finished and self.false_starts < MOST_FALSE_STARTS:
+            while len(workers) < min(processes, self.wanted_processes(workers)):
                 worker = Worker.start(arguments, sys.stdout.buffer)
                 workers.append(worker)
                 selector.register(worker.answers, selectors.EVENT_READ, worker)

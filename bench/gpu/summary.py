@@ -71,7 +71,7 @@ def tables(work: Path, outcomes: Sequence[Outcome]) -> list[Table | str]:
         table = Table("tests that did not pass", ("outcome", "test", "detail"), left=3)
         for name, entry in list(bad_tests.items())[:30]:
             lines = str(entry.get("detail", "")).strip().splitlines()
-            table.add([entry["outcome"], name.removeprefix("tests/"), lines[-1][:80] if lines else ""])
+            table.add([entry["outcome"], name.removeprefix("tests/"), lines[0][:80] if lines else ""])
         if len(bad_tests) > 30:
             table.add(["", f"and {len(bad_tests) - 30} more: summary.json", ""])
         shown.append(table)

@@ -31,7 +31,9 @@ def kernel_of(item: pytest.Item) -> tuple[str, str] | None:
     return None
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.unregister(name="terminalreporter")  # run_tests.py says what there is to say
     targets.load().prepare_tests()
 
 
@@ -43,7 +45,10 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.failed:
-        _outcome.update(outcome=FAILED, detail=report.longreprtext[-DETAIL_CHARACTERS:])
+        crash = getattr(report.longrepr, "reprcrash", None)
+        message = str(getattr(crash, "message", ""))[:DETAIL_CHARACTERS]
+        detail = f"{message}\n{report.longreprtext[-DETAIL_CHARACTERS:]}".strip()
+        _outcome.update(outcome=FAILED, detail=detail)
     elif report.skipped and _outcome["outcome"] == PASSED:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         _outcome.update(outcome=SKIPPED, detail=str(reason)[-DETAIL_CHARACTERS:])
@@ -69,8 +74,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
             is_lost = _outcome["outcome"] == FAILED and not target.is_alive()
             if is_lost:
-                _outcome["detail"] += "\nthe CUDA context is lost"
-            say(test=item.nodeid, **_outcome)
+                _outcome["detail"] = f"the CUDA context is lost: {_outcome['detail']}"
+            say(test=item.nodeid, ends=is_lost, **_outcome)
             if is_lost:
                 break
     return True
