@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import faulthandler
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +98,9 @@ def verdict_of(error: Exception) -> str:
         return WRONG
     if any(known in text for known in ACCESS_ERRORS):
         return ILLEGAL_ACCESS
-    if "CUDA" in text or "device error" in text or type(error).__name__ == "AcceleratorError":
+    if isinstance(error, RuntimeError) and re.search(
+        r"\bCUDA( error)?: ", text
+    ):  # as lamina and torch say it
         return CUDA_ERROR
     return REFUSED if isinstance(error, (RuntimeError, ValueError, NotImplementedError)) else CRASHED
 

@@ -2,10 +2,10 @@
 
     python bench/gpu/run_tests.py --log tests.jsonl [--smoke smoke.json] [--only gemm_int8] [--seconds 120]
 
-Each process is a pytest that is told one test after the other. A test that hangs or crashes costs its process
-and leaves a line; after a hang the other tests of its kernel are left out. The order is a test of each kernel
-in turn, then those of kernels that --smoke found not to be right, then what failed in an earlier run, then
-what hung, crashed or never ended in one. What passed in an earlier run is not repeated.
+Each process is a pytest that is told one test after the other. A test that hangs or crashes costs its
+process and leaves a line; after a hang or three crashes the other tests of its kernel are left out. First
+come the kernels in turn, then those that --smoke found not to be right, then what failed in an earlier run,
+then what hung, crashed or never ended in one. What passed in an earlier run is not repeated.
 Exit status: 0 all passed; 1 not all; 4 out of --seconds; 5 there was no test.
 """
 
@@ -37,6 +37,7 @@ from bench.gpu.test_log import CRASHED, DONE, HUNG, LEFT_OUT, NOT_RUN, STARTED, 
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_PROCESSES = 12  # each has a CUDA context; expected values are computed on the CPU
+MOST_LOSSES = 3  # of processes to the tests of one kernel, after which its other tests are left out
 MOST_FALSE_STARTS = 3  # of processes that end before they have collected anything
 PROGRESS_S = 10.0
 
@@ -61,7 +62,11 @@ class Worker:
         answer_read, answer_write = os.pipe()
         options = ("-p", "no:cacheprovider", "-p", test_worker.__name__)
         command = (sys.executable, "-m", "pytest", *options, "--continue-on-collection-errors", *arguments)
-        env = {test_worker.VARIABLE: f"{order_read},{answer_write}", "OMP_NUM_THREADS": "2"}
+        env = {
+            test_worker.VARIABLE: f"{order_read},{answer_write}",
+            "OMP_NUM_THREADS": "2",
+            "OPENBLAS_NUM_THREADS": "2",
+        }
         process = start(command, log, env, ROOT, pass_fds=(order_read, answer_write))
         os.close(order_read)
         os.close(answer_write)
@@ -123,7 +128,7 @@ class Run:
     earlier: dict[str, test_log.Entry]
     kernels: dict[str, Kernel] = field(default_factory=dict)
     waiting: deque[str] | None = None  # None: nobody has collected yet
-    hung: set[Kernel] = field(default_factory=set)
+    losses: Counter[Kernel] = field(default_factory=Counter)
     not_collected: set[str] = field(default_factory=set)
     false_starts: int = 0
 
@@ -147,9 +152,9 @@ class Run:
         while self.waiting:
             test = self.waiting.popleft()
             kernel = self.kernels[test]
-            if kernel is None or kernel not in self.hung:
+            if kernel is None or self.losses[kernel] < MOST_LOSSES:
                 return test
-            self.write(test, LEFT_OUT, detail=f"another test of {'_'.join(kernel)} has hung")
+            self.write(test, LEFT_OUT, detail=f"other tests of {'_'.join(kernel)} hang or crash")
         return None
 
     def hear(self, worker: Worker) -> bool:
@@ -159,6 +164,7 @@ class Run:
             if worker.test is not None:
                 code = worker.process.wait()
                 self.write(worker.test, CRASHED, detail=f"the process ended with status {code}")
+                self.losses[self.kernels[worker.test]] += 1
             elif not worker.has_collected:
                 self.false_starts += 1
             return False
@@ -171,6 +177,7 @@ class Run:
                 worker.test, ends = None, answer.pop("ends")
                 self.write(**answer)
                 if ends:
+                    self.losses[self.kernels[answer["test"]]] += 1
                     return False
         if worker.has_collected and worker.test is None:
             test = self.next()
@@ -184,7 +191,7 @@ class Run:
         if worker.test is None or time.monotonic() - worker.since < self.limit_s:
             return False
         self.write(worker.test, HUNG, detail=f"no end after {self.limit_s:.0f} s")
-        self.hung |= {self.kernels[worker.test]} - {None}
+        self.losses[self.kernels[worker.test]] += MOST_LOSSES
         worker.test = None
         return True
 

@@ -16,6 +16,7 @@ EXIT_FAILED, EXIT_LOST, EXIT_NO_TIME, EXIT_NOTHING = 1, 3, 4, 5
 STATUS = {0: PASSED, EXIT_NO_TIME: PARTIAL, EXIT_NOTHING: SKIPPED}
 RETRIES = 3  # of a command that lost the device, or that was silent for stall_s seconds
 SECONDS = "{seconds}"  # in a command: what is left of the stage's limit
+LEAST_S = 35.0  # a stage with less than this could only start; it takes from the later ones
 MARGIN_S = 15.0  # between what a command is told and its limit: the start of Python and torch
 TAIL_CHARACTERS = 2000
 
@@ -130,12 +131,13 @@ def run_stages(
             outcome = replace(before, resumed=True)
         elif stage.needs and not _has_passed(outcomes.get(stage.needs)):
             outcome = Outcome(stage.name, SKIPPED, detail=f"needs the stage {stage.needs}")
-            runnable.remove(stage)
+        elif (left := total_s - (clock() - start)) < LEAST_S / 2:
+            outcome = Outcome(stage.name, PARTIAL, detail="no time was left")
         else:
-            limit = limits(runnable, total_s - (clock() - start))[0]
-            runnable.remove(stage)
+            limit = min(max(limits(runnable, left)[0], LEAST_S), left)
             watch.begun(stage, limit)
             outcome = run_stage(stage, limit, folder / "logs" / f"{stage.name}.log", cwd, watch, clock)
+        runnable = [later for later in runnable if later is not stage]
         outcomes[stage.name] = outcome
         watch.ended(outcome)
     return list(outcomes.values())

@@ -99,6 +99,7 @@ def run_cases(
     ordered = sorted(
         dict.fromkeys(cases), key=lambda case: (runner.has_failed_before(case), kernel_of(case) in bad)
     )
+    save(path, runner.to_json())  # with what is known of a case that an earlier run ended in
     for number, case in enumerate(ordered):
         began = clock()
         if runner.is_done(case):

@@ -12,7 +12,7 @@ PASSED, FAILED, SKIPPED, ERROR = "passed", "failed", "skipped", "error"
 HUNG, CRASHED = "hung", "crashed"
 STARTED = "started"  # and not ended: the run was killed, perhaps because of it
 STOPPED = "stopped"  # the time was over; it says nothing of the test
-LEFT_OUT = "left out"  # another test of its kernel has hung
+LEFT_OUT = "left out"  # other tests of its kernel hang or crash
 DONE = (PASSED, SKIPPED)
 NOT_RUN = (STOPPED, LEFT_OUT, STARTED)
 

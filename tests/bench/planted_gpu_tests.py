@@ -1,4 +1,4 @@
-"""Tests that pass, fail, crash, hang and lose the CUDA context; for tests/bench/test_gpu_rehearsal.py alone."""
+"""Tests that pass, fail, crash, hang and lose the CUDA context, for tests/bench/test_gpu_rehearsal.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gpu_check.py from end to end on a pretended GPU where much goes wrong: killed in the middle, then resumed."""
+"""gpu_check.py from end to end on a pretended GPU where much goes wrong: killed, then resumed."""
 
 from __future__ import annotations
 
