@@ -36,6 +36,7 @@ AT_ONCE = 8
 START_LIMIT_S = 90.0  # until a process has imported everything: eight at once from a cold disk
 TOOL_SLOWDOWN = 6.0  # compute-sanitizer rewrites every kernel that it loads
 TOOL_EXIT = 99
+TOOL_UNUSABLE = "compute-sanitizer: Device not supported"
 
 WORTH_A_TOOL = (verdicts.ILLEGAL_ACCESS, verdicts.CUDA_ERROR, verdicts.WRONG, CRASHED)
 Known = dict[tuple[str, str], Verdict]
@@ -83,7 +84,7 @@ def judge(text: str, code: int | None) -> tuple[str, str]:
     if code is None:
         return HUNG, f"after: {last}"
     if "Device not supported" in text:
-        return verdicts.REFUSED, "compute-sanitizer: Device not supported"
+        return verdicts.REFUSED, TOOL_UNUSABLE
     if code == TOOL_EXIT:
         findings = [line.lstrip("= ") for line in lines if re.match(r"=+ +\w", line)]
         notable = [line for line in findings if re.search(r"Invalid|Error|hazard|race|SUMMARY|Leaked", line)]
@@ -175,6 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for verdict in bad:
         print(f"NOT RIGHT  {verdict.name}: {verdict.verdict}  {verdict.detail}")
     print(f"{len(known)} kernels: {len(known) - len(bad)} right, {len(bad)} not, {left} not run", flush=True)
+    if bad and all(verdict.detail == TOOL_UNUSABLE for verdict in bad):
+        print(TOOL_UNUSABLE)
+        return EXIT_NOTHING
     return EXIT_FAILED if bad else EXIT_NO_TIME if left else 0
 
 

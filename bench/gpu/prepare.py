@@ -76,8 +76,8 @@ def prepare(folder: Path, *, build: bool, archs: Sequence[str] = ARCHS) -> None:
             f"the library of this checkout has no code for {', '.join(lacking)}: build it anew with --build"
         )
     shutil.rmtree(package, ignore_errors=True)
-    # Not the twin, which only tests on a CPU need.
-    leave = shutil.ignore_patterns("__pycache__", "_emu*", "*.new")
+    # With the twin: a rehearsal needs it, and can then be held with the very folder that will be carried.
+    leave = shutil.ignore_patterns("__pycache__", "*.new")
     shutil.copytree(source / "lamina", package / "lamina", ignore=leave)
     for arch in archs:
         _run(vectors_command(arch, vectors_program(folder, arch), nvcc))

@@ -61,12 +61,8 @@ def summary(work: Path, made_with: Mapping[str, str], outcomes: Sequence[Outcome
 def tables(work: Path, outcomes: Sequence[Outcome]) -> list[Table | str]:
     """What is wrong first, the benchmarks last."""
     shown: list[Table | str] = []
-    for name in PER_KERNEL:
-        bad = [verdict for verdict in verdicts.load(work / f"{name}.json") if not verdict.is_fine]
-        table = Table(f"{name}: kernels that are not right", ("kernel", "verdict", "detail"), left=3)
-        for verdict in bad:
-            table.add([verdict.name, verdict.verdict, verdict.detail[:120]])
-        shown.extend([table] if bad else [])
+    if kernels := kernel_table(work):
+        shown.append(kernels)
     if bad_tests := troubled(work):
         table = Table("tests that did not pass", ("outcome", "test", "detail"), left=3)
         for name, entry in list(bad_tests.items())[:30]:
@@ -78,6 +74,20 @@ def tables(work: Path, outcomes: Sequence[Outcome]) -> list[Table | str]:
     rows = rows_of(work)
     shown.extend(not_timed_lines([row for row in rows if row["impl"] == "lamina"]))
     return [*shown, _stage_table(outcomes), *comparison_tables(rows)]
+
+
+def kernel_table(work: Path) -> Table | None:
+    """A row a kernel with its verdict in every stage; those that are not right come first, with a reason."""
+    found: dict[str, dict[str, verdicts.Verdict]] = {}
+    for stage in PER_KERNEL:
+        for verdict in verdicts.load(work / f"{stage}.json"):
+            found.setdefault(verdict.name, {})[stage] = verdict
+    table = Table("kernels", ("kernel", *PER_KERNEL, "detail"), left=2 + len(PER_KERNEL))
+    for name, by_stage in sorted(found.items(), key=lambda item: all(v.is_fine for v in item[1].values())):
+        words = [by_stage[stage].verdict if stage in by_stage else "-" for stage in PER_KERNEL]
+        details = [v.detail for v in by_stage.values() if not v.is_fine] or [""]
+        table.add([name, *words, details[0][:70]], stress=bool(details[0]))
+    return table if found else None
 
 
 def _stage_table(outcomes: Sequence[Outcome]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from bench.gpu import prepare, stage_list
 from bench.gpu.find import Gpu, cuda_tool, find_gpu
 from bench.gpu.library import library_path, needed_glibc, own_glibc
 from bench.gpu.prepare import PrepareError
-from bench.gpu.stage_list import SUITES, make_stages
+from bench.gpu.stage_list import SUITES, library_file, make_stages
 from bench.gpu.stages import Stage
 from bench.gpu_check import main, parser
 from tests.support.backends import ROOT
@@ -71,6 +72,14 @@ def test_the_stages_in_the_order_of_their_value(prebuilt: Path) -> None:
     # Every stage that may run for long is told when to end.
     untold = [made.name for made in stages.values() if "{seconds}" not in made.commands[-1]]
     assert untold == ["library", "device_vectors"]
+
+
+def test_the_readme_lists_the_stages_in_their_order(prebuilt: Path) -> None:
+    section = (ROOT / "bench" / "README.md").read_text().partition("## gpu_check.py")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `(\w+?)_?(?:<op>)?` \|", section, flags=re.MULTILINE)
+    stages = stages_by_name("--prebuilt", str(prebuilt))
+    kinds = [re.sub(f"_({'|'.join(SUITES)})$", "", name) for name in stages]
+    assert listed == list(dict.fromkeys(kinds))
 
 
 @pytest.mark.usefixtures("tools")
@@ -145,9 +154,9 @@ def test_what_is_prepared_runs_on_older_machines(tmp_path: Path, capsys: pytest.
     said = capsys.readouterr().out
     assert f"use it with --prebuilt {tmp_path}" in said
     assert "NEWER" not in said
-    libraries = sorted(path.name for path in tmp_path.rglob("*.so"))
-    assert libraries == ["_C.abi3.so"], "no twin"
-    assert (tmp_path / "python" / "lamina" / "__init__.py").is_file()
+    package = tmp_path / "python" / "lamina"
+    assert (package / "_C.abi3.so").read_bytes() == library_file(None).read_bytes()
+    assert (package / "__init__.py").is_file()
     program = tmp_path / "vectors_sm_90a"
     assert (0,) < needed_glibc(program) <= prepare.GLIBC
     if not torch.cuda.is_available():  # the program has the runtime inside, and no driver to go on with

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import deque
 from dataclasses import replace
@@ -18,7 +19,7 @@ from bench.gpu.kernels import TOOL_EXIT, by_name, for_tool, judge
 from bench.gpu.one_kernel import CHECKS, verdict_of
 from bench.gpu.run_tests import Run, Worker, in_order, is_about
 from bench.gpu.verdicts import READY, Verdict, mark
-from tests.support.backends import cuda_kernels
+from tests.support.backends import cuda_kernels, emulated_ops, twins
 
 OPS = ("gemm_int4", "gemm_int4_int8", "gemm_int8", "gemm_int8_grouped", "quantize_int8")
 
@@ -28,6 +29,15 @@ def test_every_kernel_of_the_tests_has_a_process_and_a_check() -> None:
     assert sorted(kernels) == sorted((op, kernel) for op in OPS for kernel in cuda_kernels(op))
     assert set(CHECKS) == set(OPS)
     assert all(targets.Target().backend(op, kernel).op == op for op, kernel in kernels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", OPS)
+def test_every_kernel_passes_its_check_on_the_twin(op: str) -> None:
+    if emulated_ops() is None:
+        pytest.skip("this build has no twin")
+    for twin, problem in itertools.product(twins(op), targets.Target.problems):
+        CHECKS[op](twin, *problem)
 
 
 @pytest.mark.parametrize(
