@@ -123,7 +123,7 @@ class Check:
         if time.monotonic() - self.published < self.publish_s:
             return
         self.publish()
-        if (line := last_line(log.read_text(errors="replace"))) != self.said:
+        if (line := last_line(log.read_text(errors="replace"))) not in ("", self.said):
             self.said = line
             self.show(f"  {log.stem}: {line}")
 

@@ -225,7 +225,8 @@ class Run:
                 drop(worker)
             if time.monotonic() - said > PROGRESS_S:
                 said = time.monotonic()
-                print(f"{len(self.waiting or ())} tests are waiting", flush=True)
+                waiting = "not known yet" if self.waiting is None else len(self.waiting)
+                print(f"tests that wait: {waiting}", flush=True)
         for worker in list(workers):
             if worker.test is not None:
                 self.write(worker.test, STOPPED)

@@ -149,7 +149,9 @@ def _vectors(prebuilt: Path | None, gpu: Gpu, work: Path) -> Stage:
         with contextlib.suppress(OSError):
             ready.chmod(0o755)  # what carried it here may have dropped the mode
         return Stage("device_vectors", ((str(ready),),), 20)
-    nvcc = None if gpu == PRETENDED else cuda_tool("nvcc")
+    if gpu == PRETENDED:
+        return Stage("device_vectors", (), 20, skip="a rehearsal has no GPU for them")
+    nvcc = cuda_tool("nvcc")
     skip = "" if nvcc else f"no {ready.name} in --prebuilt and no nvcc" if ready else "nvcc not found"
     program = work / "vectors"
     return Stage(

@@ -38,7 +38,7 @@ class Bad(Twin):
 
 
 class Planted(Rehearsal):
-    kernel_limit_s = 6.0
+    kernel_limit_s = 8.0
     test_limit_s = 4.0
 
     def kernels(self) -> list[tuple[str, str]]:
