@@ -29,7 +29,7 @@ from bench.gpu import target as targets
 from bench.gpu import verdicts
 from bench.gpu.processes import end, start
 from bench.gpu.stages import EXIT_FAILED, EXIT_NO_TIME, EXIT_NOTHING
-from bench.gpu.verdicts import CRASHED, FINDINGS, HUNG, READY, RIGHT, Verdict, marked
+from bench.gpu.verdicts import CRASHED, FINDINGS, HUNG, READY, RIGHT, RUNS, Verdict, marked
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_ONCE = 8
@@ -78,21 +78,26 @@ class Job:
 
 def judge(text: str, code: int | None) -> tuple[str, str]:
     """The verdict of a process by its output and its exit code, None where it had to be ended."""
-    said = [(word, detail) for word, detail in marked(text) if word != READY]
+    said = [(word, detail) for word, detail in marked(text) if word not in (READY, RUNS)]
     lines = [line.strip() for line in text.splitlines() if line.strip() and verdicts.MARK not in line]
-    last = lines[-1][:200] if lines else "no output"
+    problems = [detail for word, detail in marked(text) if word == RUNS]
+    last = (
+        f"in {problems[-1]}"
+        if problems
+        else f"before any problem: {lines[-1][:200] if lines else 'no output'}"
+    )
     if code is None:
-        return HUNG, f"after: {last}"
+        return HUNG, last
     if "Device not supported" in text:
         return verdicts.REFUSED, TOOL_UNUSABLE
     if code == TOOL_EXIT:
         findings = [line.lstrip("= ") for line in lines if re.match(r"=+ +\w", line)]
         notable = [line for line in findings if re.search(r"Invalid|Error|hazard|race|SUMMARY|Leaked", line)]
-        return FINDINGS, "; ".join([*notable[:1], *notable[-1:]])[:300]
+        return FINDINGS, "; ".join(dict.fromkeys([*notable[:1], *notable[-1:]]))[:300]
     if code == 0 and said:
         return said[-1]
     by = f"by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-    return CRASHED, f"{by} after: {last}"
+    return CRASHED, f"{by} {last}"
 
 
 def run_jobs(

@@ -29,6 +29,7 @@ from bench.gpu.verdicts import (
     READY,
     REFUSED,
     RIGHT,
+    RUNS,
     WRONG,
     mark,
 )
@@ -113,7 +114,7 @@ def check(op: str, kernel: str) -> tuple[str, str]:
         return NOT_MEANT, why
     try:
         for problem in target.problems:
-            print(f"{op}_{kernel} {problem}", flush=True)
+            print(mark(RUNS, "m, n, k = {}, {}, {}".format(*problem)), flush=True)
             CHECKS[op](backend, *problem)
         alive = target.is_alive()
     except Exception as error:  # whatever it is, it is what the row says

@@ -77,13 +77,17 @@ def tables(work: Path, outcomes: Sequence[Outcome]) -> list[Table | str]:
 
 
 def kernel_table(work: Path) -> Table | None:
-    """A row a kernel with its verdict in every stage; those that are not right come first, with a reason."""
+    """A row a kernel with its verdict in every stage; what is not right comes first, and the reason."""
     found: dict[str, dict[str, verdicts.Verdict]] = {}
     for stage in PER_KERNEL:
         for verdict in verdicts.load(work / f"{stage}.json"):
             found.setdefault(verdict.name, {})[stage] = verdict
     table = Table("kernels", ("kernel", *PER_KERNEL, "detail"), left=2 + len(PER_KERNEL))
-    for name, by_stage in sorted(found.items(), key=lambda item: all(v.is_fine for v in item[1].values())):
+
+    def is_fine(by_stage: dict[str, verdicts.Verdict]) -> tuple[bool, ...]:
+        return tuple(stage not in by_stage or by_stage[stage].is_fine for stage in PER_KERNEL)
+
+    for name, by_stage in sorted(found.items(), key=lambda item: is_fine(item[1])):
         words = [by_stage[stage].verdict if stage in by_stage else "-" for stage in PER_KERNEL]
         details = [v.detail for v in by_stage.values() if not v.is_fine] or [""]
         table.add([name, *words, details[0][:70]], stress=bool(details[0]))

@@ -15,6 +15,7 @@ HUNG, CRASHED, REFUSED = "hung", "crashed", "refused"
 NOT_MEANT = "not for this GPU"  # no failure: the kernel is written for another one
 FINDINGS = "findings"  # of compute-sanitizer
 READY = "ready"  # everything is imported: the time limit begins
+RUNS = "runs"  # a problem begins
 MARK = "one_kernel: "
 
 
