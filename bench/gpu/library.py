@@ -20,7 +20,7 @@ Version = tuple[int, ...]
 
 def needed_glibc(library: Path) -> Version:
     """The newest glibc that an ELF file asks for: (2, 34)."""
-    found = re.findall(rb"\0GLIBC_(\d+)\.(\d+)(?:\.(\d+))?(?=\0)", library.read_bytes())
+    found = re.findall(rb"\0GLIBC_(\d+)\.(\d+)(?:\.(\d+))?", library.read_bytes())
     return max((tuple(int(part) for part in version if part) for version in found), default=(0,))
 
 
