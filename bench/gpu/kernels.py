@@ -1,4 +1,4 @@
-"""Every CUDA kernel in a process of its own, eight at once, each with a time limit: a stage of gpu_check.py.
+"""Every CUDA kernel in a process of its own, up to eight at once, with a time limit: a stage of gpu_check.py.
 
     python bench/gpu/kernels.py --json smoke.json --logs LOGS [--only gemm_int8] [--seconds 60]
     python bench/gpu/kernels.py --json memcheck.json --logs LOGS --smoke smoke.json --tool memcheck
@@ -12,6 +12,7 @@ Exit status: 0 every kernel is right; 1 not every; 4 out of --seconds; 5 there w
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 import subprocess
@@ -32,7 +33,7 @@ from bench.gpu.stages import EXIT_FAILED, EXIT_NO_TIME, EXIT_NOTHING
 from bench.gpu.verdicts import CRASHED, FINDINGS, HUNG, READY, RIGHT, RUNS, Verdict, marked
 
 ROOT = Path(__file__).resolve().parents[2]
-AT_ONCE = 8
+AT_ONCE = min(8, os.cpu_count() or 1)
 START_LIMIT_S = 90.0  # until a process has imported everything: eight at once from a cold disk
 TOOL_SLOWDOWN = 6.0  # compute-sanitizer rewrites every kernel that it loads
 TOOL_EXIT = 99

@@ -6,7 +6,7 @@ Each process is a pytest that is told one test after the other. A test that hang
 process and leaves a line; after a hang or three crashes the other tests of its kernel are left out. First
 come the kernels in turn, then those that --smoke found not to be right, then what failed in an earlier run,
 then what hung, crashed or never ended in one. What passed in an earlier run is not repeated.
-Exit status: 0 all passed; 1 not all; 4 out of --seconds; 5 there was no test.
+Exit status: 0 all passed; 1 not all; 4 out of --seconds; 5 none, or all were skipped.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ from bench.gpu import target as targets
 from bench.gpu import test_log, test_worker, verdicts
 from bench.gpu.processes import end, start
 from bench.gpu.stages import EXIT_FAILED, EXIT_NO_TIME, EXIT_NOTHING
-from bench.gpu.test_log import CRASHED, DONE, HUNG, LEFT_OUT, NOT_RUN, STARTED, STOPPED
+from bench.gpu.test_log import CRASHED, FINE, HUNG, LEFT_OUT, NOT_RUN, PASSED, SKIPPED, STARTED, STOPPED
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_PROCESSES = 12  # each has a CUDA context; expected values are computed on the CPU
 MOST_LOSSES = 3  # of processes to the tests of one kernel, after which its other tests are left out
 MOST_FALSE_STARTS = 3  # of processes that end before they have collected anything
 PROGRESS_S = 10.0
+
+RUN_AS_NEW = (STOPPED, LEFT_OUT, SKIPPED)  # in an earlier run; another machine may have what a skip wants
 
 Kernel = tuple[str, str] | None
 
@@ -111,9 +113,9 @@ def in_order(
     keyed: list[tuple[int, bool, int, int, str]] = []
     for test, kernel in collected:
         before = earlier.get(test, {}).get("outcome")
-        if before in DONE:
+        if before == PASSED:
             continue
-        trouble = 0 if before in (None, STOPPED, LEFT_OUT) else 1 if before == test_log.FAILED else 2
+        trouble = 0 if before in (None, *RUN_AS_NEW) else 1 if before == test_log.FAILED else 2
         keyed.append((trouble, kernel in bad, rank[kernel], len(keyed), test))
         rank[kernel] += 1
     return [test for *_, test in sorted(keyed)]
@@ -262,15 +264,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, entry in test_log.read(wanted.log).items()
         if name in run.kernels or name in run.not_collected
     }
-    left = len(run.kernels) - sum(
-        1 for name in run.kernels if entries.get(name, {"outcome": STARTED})["outcome"] not in NOT_RUN
-    )
+    left = sum(entries.get(name, {"outcome": STARTED})["outcome"] in NOT_RUN for name in run.kernels)
     print(f"{test_log.described(entries)}; {left} not run", flush=True)
-    if not run.kernels:
-        return EXIT_NOTHING
-    if any(entry["outcome"] not in (*DONE, *NOT_RUN) for entry in entries.values()):
+    outcomes = {entry["outcome"] for entry in entries.values()}
+    if outcomes - {*FINE, *NOT_RUN}:
         return EXIT_FAILED
-    return EXIT_NO_TIME if left else 0
+    return EXIT_NO_TIME if left else 0 if PASSED in outcomes else EXIT_NOTHING
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ MOST_TESTS = 200  # that summary.json names
 
 def troubled(work: Path) -> dict[str, test_log.Entry]:
     """The tests that ran and did not pass."""
-    fine = (*test_log.DONE, *test_log.NOT_RUN)
+    fine = (*test_log.FINE, *test_log.NOT_RUN)
     entries = test_log.read(work / "tests.jsonl")
     return {name: entry for name, entry in entries.items() if entry["outcome"] not in fine}
 

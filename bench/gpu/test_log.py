@@ -13,7 +13,7 @@ HUNG, CRASHED = "hung", "crashed"
 STARTED = "started"  # and not ended: the run was killed, perhaps because of it
 STOPPED = "stopped"  # the time was over; it says nothing of the test
 LEFT_OUT = "left out"  # other tests of its kernel hang or crash
-DONE = (PASSED, SKIPPED)
+FINE = (PASSED, SKIPPED)
 NOT_RUN = (STOPPED, LEFT_OUT, STARTED)
 
 Entry = dict[str, Any]

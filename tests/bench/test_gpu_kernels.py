@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from bench.cases import Case
-from bench.gpu import plans, suite, test_log, verdicts
+from bench.gpu import plans, run_tests, suite, test_log, verdicts
 from bench.gpu import target as targets
 from bench.gpu.find import TARGET_VARIABLE
 from bench.gpu.kernels import TOOL_EXIT, by_name, for_tool, judge
 from bench.gpu.one_kernel import CHECKS, verdict_of
 from bench.gpu.run_tests import Run, Worker, in_order, is_about
+from bench.gpu.stages import EXIT_FAILED, EXIT_NO_TIME, EXIT_NOTHING
 from bench.gpu.verdicts import READY, RUNS, Verdict, mark
 from tests.support.backends import cuda_kernels, emulated_ops, twins
 
@@ -137,7 +138,7 @@ def test_the_order_of_tests() -> None:
         "c1": "stopped",
     }
     earlier: dict[str, Any] = {test: {"outcome": outcome} for test, outcome in outcomes.items()}
-    assert in_order(collected, earlier, {("x", "bad")}) == ["a3", "c1", "a2", "b1", "n1"]
+    assert in_order(collected, earlier, {("x", "bad")}) == ["a3", "b2", "c1", "a2", "b1", "n1"]
 
 
 def make_run(tmp_path: Path, kernels: dict[str, Any]) -> Run:
@@ -170,6 +171,36 @@ def test_the_log_of_tests_survives_a_kill(tmp_path: Path) -> None:
     entries = test_log.read(log)
     assert {test: entry["outcome"] for test, entry in entries.items()} == {"a": "passed", "b": "started"}
     assert test_log.described(entries) == "2 tests: 1 passed, 1 started"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "status"),
+    [
+        ({"a": "passed", "b": "skipped"}, 0),
+        ({"a": "passed", "b": "failed"}, EXIT_FAILED),
+        ({"a": "passed", "b": "hung"}, EXIT_FAILED),
+        ({"a": "passed", "tests/no.py": "error"}, EXIT_FAILED),
+        ({"a": "passed", "b": "stopped"}, EXIT_NO_TIME),
+        ({"a": "passed", "b": "left out"}, EXIT_NO_TIME),
+        ({"a": "passed", "b": "started"}, EXIT_NO_TIME),
+        ({"a": "passed"}, EXIT_NO_TIME),
+        ({"a": "skipped", "b": "skipped"}, EXIT_NOTHING),
+        (None, EXIT_FAILED),
+    ],
+    ids=str,
+)
+def test_the_exit_status_of_the_tests(
+    outcomes: dict[str, str] | None, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def go(run: Run, *_: object) -> None:
+        if outcomes is not None:
+            errors = [{"test": name, "outcome": word} for name, word in outcomes.items() if word == "error"]
+            run.collect({"errors": errors, "collected": [["a", None], ["b", None]]})
+            for name, word in outcomes.items():
+                run.write(name, word)
+
+    monkeypatch.setattr(Run, "go", go)
+    assert run_tests.main(["--log", str(tmp_path / "tests.jsonl")]) == status
 
 
 @pytest.fixture

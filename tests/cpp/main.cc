@@ -9,10 +9,10 @@ int main(int argc, char** argv) {
     if (argc > 1 && std::strstr(test.name, argv[1]) == nullptr) continue;
     const int before = failures;
     context.clear();
-    std::cout << test.name;
+    std::cout << test.name << ": ";
     test.body();
     ++ran;
-    std::cout << (failures == before ? ": ok\n" : ": FAIL\n");
+    std::cout << (failures == before ? "ok\n" : "FAIL\n");
   }
   std::cout << ran << " tests, " << failures << " failures\n";
   return failures == 0 && ran > 0 ? EXIT_SUCCESS : EXIT_FAILURE;
