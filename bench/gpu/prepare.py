@@ -50,6 +50,13 @@ def _run(command: Sequence[str]) -> None:
         raise PrepareError(f"{command[0]}: failed, see above")
 
 
+def newer_source(root: Path, library: Path) -> Path | None:
+    """A source of the library that has changed since it was built: a rented minute is too dear for an old one."""
+    sources = [path for folder in ("csrc", "cmake") for path in sorted((root / folder).rglob("*.*"))]
+    built = library.stat().st_mtime
+    return next((path for path in sources if path.is_file() and path.stat().st_mtime > built), None)
+
+
 def _cuda_archs(package: Path) -> list[str]:
     """Of the library in a folder that holds `lamina`, in a process of its own."""
     code = "import json, torch, lamina; print(torch.ops.lamina.build_info())"
@@ -68,8 +75,11 @@ def prepare(folder: Path, *, build: bool, archs: Sequence[str] = ARCHS) -> None:
     if nvcc is None:
         raise PrepareError("nvcc not found: put CUDA's bin folder on the PATH, or set CUDA_HOME")
     source, package = ROOT / "python", folder / "python"
-    if build or not (source / "lamina" / "_C.abi3.so").is_file():
+    library = source / "lamina" / "_C.abi3.so"
+    if build or not library.is_file():
         _run(BUILD)
+    elif newer := newer_source(ROOT, library):
+        raise PrepareError(f"{newer} is newer than {library}: build it anew with --build, or with make build")
     have = {f"sm_{arch}" for arch in _cuda_archs(source)}
     if lacking := [arch for arch in archs if arch not in have]:
         raise PrepareError(

@@ -30,10 +30,10 @@ if __package__ in (None, ""):  # run as a file: make `bench` importable, from th
 
 from bench.cases import op_names
 from bench.gpu import target as targets
-from bench.gpu import test_log, test_worker, verdicts
+from bench.gpu import tests_log, tests_worker, verdicts
 from bench.gpu.processes import end, start
 from bench.gpu.stages import EXIT_FAILED, EXIT_NO_TIME, EXIT_NOTHING
-from bench.gpu.test_log import CRASHED, FINE, HUNG, LEFT_OUT, NOT_RUN, PASSED, SKIPPED, STARTED, STOPPED
+from bench.gpu.tests_log import CRASHED, FINE, HUNG, LEFT_OUT, NOT_RUN, PASSED, SKIPPED, STARTED, STOPPED
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_PROCESSES = 12  # each has a CUDA context; expected values are computed on the CPU
@@ -62,10 +62,10 @@ class Worker:
     def start(arguments: Sequence[str], log: IO[bytes]) -> Worker:
         order_read, order_write = os.pipe()
         answer_read, answer_write = os.pipe()
-        options = ("-p", "no:cacheprovider", "-p", test_worker.__name__)
+        options = ("-p", "no:cacheprovider", "-p", tests_worker.__name__)
         command = (sys.executable, "-m", "pytest", *options, "--continue-on-collection-errors", *arguments)
         env = {
-            test_worker.VARIABLE: f"{order_read},{answer_write}",
+            tests_worker.VARIABLE: f"{order_read},{answer_write}",
             "OMP_NUM_THREADS": "2",
             "OPENBLAS_NUM_THREADS": "2",
         }
@@ -106,7 +106,7 @@ def is_about(test: str, kernel: Kernel, only: str | None) -> bool:
 
 
 def in_order(
-    collected: Sequence[tuple[str, Kernel]], earlier: Mapping[str, test_log.Entry], bad: set[tuple[str, str]]
+    collected: Sequence[tuple[str, Kernel]], earlier: Mapping[str, tests_log.Entry], bad: set[tuple[str, str]]
 ) -> list[str]:
     """What is still to be run, in the order of its value."""
     rank: Counter[Kernel] = Counter()
@@ -115,7 +115,7 @@ def in_order(
         before = earlier.get(test, {}).get("outcome")
         if before == PASSED:
             continue
-        trouble = 0 if before in (None, *RUN_AS_NEW) else 1 if before == test_log.FAILED else 2
+        trouble = 0 if before in (None, *RUN_AS_NEW) else 1 if before == tests_log.FAILED else 2
         keyed.append((trouble, kernel in bad, rank[kernel], len(keyed), test))
         rank[kernel] += 1
     return [test for *_, test in sorted(keyed)]
@@ -127,7 +127,7 @@ class Run:
     only: str | None
     bad: set[tuple[str, str]]
     limit_s: float
-    earlier: dict[str, test_log.Entry]
+    earlier: dict[str, tests_log.Entry]
     kernels: dict[str, Kernel] = field(default_factory=dict)
     waiting: deque[str] | None = None  # None: nobody has collected yet
     losses: Counter[Kernel] = field(default_factory=Counter)
@@ -135,8 +135,8 @@ class Run:
     false_starts: int = 0
 
     def write(self, test: str, outcome: str, **more: object) -> None:
-        test_log.append(self.log, test=test, outcome=outcome, **more)
-        if outcome in (test_log.FAILED, test_log.ERROR, HUNG, CRASHED):
+        tests_log.append(self.log, test=test, outcome=outcome, **more)
+        if outcome in (tests_log.FAILED, tests_log.ERROR, HUNG, CRASHED):
             lines = str(more.get("detail", "")).strip().splitlines()
             print(f"{outcome}: {test}  {lines[0][:160] if lines else ''}", flush=True)
 
@@ -254,18 +254,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = parser().parse_args(arguments)
     target = targets.load()
     bad = {(v.op, v.kernel) for v in verdicts.load(wanted.smoke) if not v.is_fine}
-    run = Run(wanted.log, wanted.only, bad, target.test_limit_s, test_log.read(wanted.log))
+    run = Run(wanted.log, wanted.only, bad, target.test_limit_s, tests_log.read(wanted.log))
     run.go(target.test_arguments(), wanted.processes, began + wanted.seconds)
     if run.waiting is None:
         print("no process of tests got so far as to collect them: see above", flush=True)
         return EXIT_FAILED
     entries = {
         name: entry
-        for name, entry in test_log.read(wanted.log).items()
+        for name, entry in tests_log.read(wanted.log).items()
         if name in run.kernels or name in run.not_collected
     }
     left = sum(entries.get(name, {"outcome": STARTED})["outcome"] in NOT_RUN for name in run.kernels)
-    print(f"{test_log.described(entries)}; {left} not run", flush=True)
+    print(f"{tests_log.described(entries)}; {left} not run", flush=True)
     outcomes = {entry["outcome"] for entry in entries.values()}
     if outcomes - {*FINE, *NOT_RUN}:
         return EXIT_FAILED

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.gpu import test_log, verdicts
+from bench.gpu import tests_log, verdicts
 from bench.gpu.stage_list import SUITES
 from bench.gpu.stages import Outcome
 from bench.results_file import Row, load
@@ -17,10 +17,10 @@ PER_KERNEL = ("smoke", "memcheck", "racecheck")  # stages with a verdict a kerne
 MOST_TESTS = 200  # that summary.json names
 
 
-def troubled(work: Path) -> dict[str, test_log.Entry]:
+def troubled(work: Path) -> dict[str, tests_log.Entry]:
     """The tests that ran and did not pass."""
-    fine = (*test_log.FINE, *test_log.NOT_RUN)
-    entries = test_log.read(work / "tests.jsonl")
+    fine = (*tests_log.FINE, *tests_log.NOT_RUN)
+    entries = tests_log.read(work / "tests.jsonl")
     return {name: entry for name, entry in entries.items() if entry["outcome"] not in fine}
 
 
@@ -34,7 +34,7 @@ def rows_of(work: Path) -> list[Row]:
 
 def summary(work: Path, made_with: Mapping[str, str], outcomes: Sequence[Outcome]) -> dict[str, object]:
     """The content of summary.json; what is not right comes before what is."""
-    entries, bad_tests = test_log.read(work / "tests.jsonl"), troubled(work)
+    entries, bad_tests = tests_log.read(work / "tests.jsonl"), troubled(work)
     lamina = [row for row in rows_of(work) if row["impl"] == "lamina"]
     return {
         "made_with": dict(made_with),
@@ -46,7 +46,7 @@ def summary(work: Path, made_with: Mapping[str, str], outcomes: Sequence[Outcome
             }
             for name in PER_KERNEL
         },
-        "tests": {"counts": test_log.counts(entries), "not_passed": list(bad_tests.values())[:MOST_TESTS]},
+        "tests": {"counts": tests_log.counts(entries), "not_passed": list(bad_tests.values())[:MOST_TESTS]},
         "benchmarks": {
             op: {
                 "rows": sum(row["op"] == op for row in lamina),

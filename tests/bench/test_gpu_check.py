@@ -143,8 +143,28 @@ def test_preparing_without_nvcc_says_so(tools: dict[str, str], tmp_path: Path) -
         prepare.prepare(tmp_path, build=False)
 
 
+def test_a_library_older_than_its_sources_is_not_prepared(
+    tools: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, source = tmp_path / "python" / "lamina" / "_C.abi3.so", tmp_path / "csrc" / "base" / "a.cc"
+    for path in (source, library):
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+    os.utime(source, (1000, 1000))
+    os.utime(library, (2000, 2000))
+    assert prepare.newer_source(tmp_path, library) is None
+    os.utime(source, (3000, 3000))
+    monkeypatch.setattr(prepare, "ROOT", tmp_path)
+    with pytest.raises(PrepareError, match=r"csrc/base/a.cc is newer than .*: build it anew with --build"):
+        prepare.prepare(tmp_path / "out", build=False)
+    assert tools["nvcc"]
+
+
 @pytest.mark.skipif(cuda_tool("nvcc") is None, reason="nvcc not found")
-def test_what_is_prepared_runs_on_older_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_prepared_runs_on_older_machines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "newer_source", lambda *_: None)  # a developer may be between two builds
     built = json.loads(torch.ops.lamina.build_info())["cuda_archs"]
     if "90a" not in built:
         with pytest.raises(PrepareError, match="has no code for sm_90a: build it anew with --build"):

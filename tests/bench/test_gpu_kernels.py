@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench.cases import Case
-from bench.gpu import plans, run_tests, suite, test_log, verdicts
+from bench.gpu import plans, run_tests, suite, tests_log, verdicts
 from bench.gpu import target as targets
 from bench.gpu.find import TARGET_VARIABLE
 from bench.gpu.kernels import TOOL_EXIT, by_name, for_tool, judge
@@ -156,21 +156,21 @@ def test_after_a_hang_the_other_tests_of_the_kernel_are_left_out(tmp_path: Path)
     for test in ("n1", "n2"):  # tests of no kernel do not answer for each other
         assert run.next() == test
         assert run.end_if_overdue(Worker(*[None] * 3, test=test))  # type: ignore[list-item]
-    outcomes = {test: entry["outcome"] for test, entry in test_log.read(run.log).items()}
+    outcomes = {test: entry["outcome"] for test, entry in tests_log.read(run.log).items()}
     assert outcomes == {"a1": "hung", "a2": "left out", "n1": "hung", "n2": "hung"}
 
 
 def test_the_log_of_tests_survives_a_kill(tmp_path: Path) -> None:
     log = tmp_path / "tests.jsonl"
-    assert test_log.read(log) == {}
-    test_log.append(log, test="a", outcome="started")
-    test_log.append(log, test="a", outcome="passed", seconds=1.0)
-    test_log.append(log, test="b", outcome="started")
+    assert tests_log.read(log) == {}
+    tests_log.append(log, test="a", outcome="started")
+    tests_log.append(log, test="a", outcome="passed", seconds=1.0)
+    tests_log.append(log, test="b", outcome="started")
     with log.open("a") as file:
         file.write('{"test": "b", "outco')
-    entries = test_log.read(log)
+    entries = tests_log.read(log)
     assert {test: entry["outcome"] for test, entry in entries.items()} == {"a": "passed", "b": "started"}
-    assert test_log.described(entries) == "2 tests: 1 passed, 1 started"
+    assert tests_log.described(entries) == "2 tests: 1 passed, 1 started"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench.gpu import target as targets
-from bench.gpu.test_log import ERROR, FAILED, PASSED, SKIPPED
+from bench.gpu.tests_log import ERROR, FAILED, PASSED, SKIPPED
 
 VARIABLE = "LAMINA_TEST_PIPES"
 DETAIL_CHARACTERS = 1500
