@@ -94,7 +94,7 @@ def test_a_lost_device_and_a_silent_command_are_tried_again(tmp_path: Path) -> N
     assert run_stage(always, 60, tmp_path / "b.log", tmp_path).status == "failed"
     assert (tmp_path / "count").read_text() == "4"
     (tmp_path / "count").unlink()
-    once = stage("once", COUNT + "import time; time.sleep(60 if n < 1 else 0)", stall_s=1.0)
+    once = stage("once", COUNT + "import time; time.sleep(60 if n < 1 else 0)", stall_s=3.0)
     outcome = run_stage(once, 60, tmp_path / "c.log", tmp_path, Watch(tick_s=0.1))
     assert (outcome.status, (tmp_path / "count").read_text()) == ("passed", "2")
 
