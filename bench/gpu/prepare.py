@@ -51,7 +51,7 @@ def _run(command: Sequence[str]) -> None:
 
 
 def newer_source(root: Path, library: Path) -> Path | None:
-    """A source of the library that has changed since it was built: rented minutes are too dear for an old one."""
+    """A source that has changed since the library was built: rented minutes are too dear for an old one."""
     sources = [path for folder in ("csrc", "cmake") for path in sorted((root / folder).rglob("*.*"))]
     built = library.stat().st_mtime
     return next((path for path in sources if path.is_file() and path.stat().st_mtime > built), None)
