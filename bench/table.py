@@ -123,15 +123,22 @@ def comparison_tables(rows: Sequence[Row]) -> list[Table]:
     for op in unique(row["op"] for row in rows):
         mine = [row for row in rows if row["op"] == op]
         peers = unique(row["impl"] for row in mine if row["impl"] != "lamina")
-        columns = ("m", "n", "k", "dtype", "lamina us", "of ceiling", *[f"{peer} / lamina" for peer in peers])
+        columns = (
+            "m",
+            "n",
+            "k",
+            "group",
+            "dtype",
+            "lamina us",
+            "of ceiling",
+            *[f"{peer} / lamina" for peer in peers],
+        )
         table = Table(f"{op}: graph | do_bench; a ratio above 1: lamina is faster", columns, left=0)
-        for m, n, k, dtype in unique(_extents(row) for row in mine):
+        for extents in unique(_extents(row) for row in mine):
             found = {
-                (row["impl"], row["case"].get("protocol")): row
-                for row in mine
-                if _extents(row) == (m, n, k, dtype)
+                (row["impl"], row["case"].get("protocol")): row for row in mine if _extents(row) == extents
             }
-            cells = [str(m), str(n), str(k), dtype, _both(found, "median_us", ",.1f")]
+            cells = [*extents, _both(found, "median_us", ",.1f")]
             cells.append(_both(found, "roofline_fraction", ".0%"))
             cells.extend(_ratios(found, peer) for peer in peers)
             table.add(cells)
@@ -139,9 +146,8 @@ def comparison_tables(rows: Sequence[Row]) -> list[Table]:
     return tables
 
 
-def _extents(row: Row) -> tuple[int, int, int, str]:
-    case = row["case"]
-    return case["m"], case["n"], case["k"], case["dtype"]
+def _extents(row: Row) -> tuple[str, ...]:
+    return tuple(str(row["case"].get(key, "-")) for key in ("m", "n", "k", "group", "dtype"))
 
 
 Found = dict[tuple[str, Any], Row]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bench.cases import Accuracy, Candidate, Case, Context, Ring
 from bench.gpu.gemm_int8 import CHECK_ROWS, _generator, _largest
+from bench.gpu.plans import plan
 from bench.ops.gemm_int8 import DTYPES
 from bench.peers import PeerUnavailable
 from bench.roofline import Arithmetic, Work
@@ -116,19 +117,9 @@ def _lamina(case: Case, inputs: Inputs, context: Context) -> Candidate:
     computes = f"activations and weights in {case.dtype}"
     return Candidate(
         *("lamina", computes, call, lambda: inputs.accuracy(call()), work(case, inputs), ring),
-        plan=plan("gemm_int4", case, inputs.group),
+        plan=plan(case, inputs.group),
         check_output=inputs.accuracy,
     )
-
-
-def plan(op: str, case: Case, group: int) -> str:
-    """What lamina's planner says for this device."""
-    ops = torch.ops.lamina
-    if case.device != "cuda":
-        return str(getattr(ops, f"explain_{op}")(case.m, case.n, case.k, group))
-    p = torch.cuda.get_device_properties(torch.cuda.current_device())
-    arch, sms = 10 * p.major + p.minor, p.multi_processor_count
-    return str(getattr(ops, f"explain_{op}_cuda")(case.m, case.n, case.k, arch, sms, group))
 
 
 def _linear(case: Case, inputs: Inputs, context: Context, *, impl: str, dtype: torch.dtype) -> Candidate:

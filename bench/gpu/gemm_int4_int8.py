@@ -8,7 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from bench.cases import Accuracy, Candidate, Case, Context
-from bench.gpu.gemm_int4 import PEERS, Inputs, beside_peers, make_inputs, packed_weights, plan, work
+from bench.gpu.gemm_int4 import PEERS, Inputs, beside_peers, make_inputs, packed_weights, work
+from bench.gpu.plans import plan
 
 __all__ = ["PEERS", "candidates", "make_inputs"]
 
@@ -38,6 +39,6 @@ def _lamina(case: Case, inputs: Inputs, context: Context) -> Candidate:
     computes = f"activations from {case.dtype} to int8 per token, integer sums of groups"
     return Candidate(
         *("lamina", computes, call, lambda: check(call()), work(case, inputs, "int8"), ring),
-        plan=plan("gemm_int4_int8", case, inputs.group),
+        plan=plan(case, inputs.group),
         check_output=check,
     )

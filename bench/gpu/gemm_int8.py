@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.cases import Accuracy, Candidate, Case, Context
+from bench.gpu.plans import plan
 from bench.ops.gemm_int8 import DTYPES, least_work, refuse_groups
 from bench.peers import PeerUnavailable
 from tests.reference.gemm import TINY, U_OUT, U, roundings
@@ -135,20 +136,9 @@ def _lamina(case: Case, inputs: Inputs, context: Context) -> Candidate:
 
     work = least_work(case, "int8", 1, inputs.out_dtype.itemsize)
     computes = f"quantised product, scaled to {case.dtype}"
-    return Candidate("lamina", computes, call, lambda: inputs.accuracy(call()), work, ring, plan=plan(case))
-
-
-def plan(case: Case) -> str:
-    """What lamina's planner says for this device; empty where it has no answer."""
-    try:
-        if case.device != "cuda":
-            return str(torch.ops.lamina.explain_gemm_int8(case.m, case.n, case.k, case.group))
-        p = torch.cuda.get_device_properties(torch.cuda.current_device())
-        explain = torch.ops.lamina.explain_gemm_int8_cuda
-        arch, sms = 10 * p.major + p.minor, p.multi_processor_count
-        return str(explain(case.m, case.n, case.k, arch, sms, case.group))
-    except (AttributeError, RuntimeError, TypeError):
-        return ""
+    return Candidate(
+        "lamina", computes, call, lambda: inputs.accuracy(call()), work, ring, plan=plan(case, case.group)
+    )
 
 
 def _linear(case: Case, inputs: Inputs, context: Context, *, impl: str, dtype: torch.dtype) -> Candidate:

@@ -1,38 +1,68 @@
-"""Says which lamina a process gets and fails where it cannot run on this GPU: a stage of gpu_check.py."""
+"""Says which lamina a process gets and fails where it cannot run on this machine: a stage of gpu_check.py.
+
+Nothing is launched here: a kernel that fails must cost no more than itself (kernels.py).
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
+from importlib import util
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: make `bench` importable, from the checkout
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import torch
+Version = tuple[int, ...]
 
-from bench.gpu.runner import library_sha256
 
-M, N, K = 3, 40, 72
+def needed_glibc(library: Path) -> Version:
+    """The newest glibc that an ELF file asks for: (2, 34)."""
+    found = re.findall(rb"\0GLIBC_(\d+)\.(\d+)(?:\.(\d+))?", library.read_bytes())
+    return max((tuple(int(part) for part in version if part) for version in found), default=(0,))
+
+
+def own_glibc() -> Version:
+    """This machine's; (0,) where the C library is another one."""
+    try:
+        name, version = str(os.confstr("CS_GNU_LIBC_VERSION")).split()
+    except (ValueError, OSError):
+        return (0,)
+    return tuple(map(int, version.split("."))) if name == "glibc" else (0,)
+
+
+def library_path() -> Path | None:
+    """The compiled library that `import lamina` would load, without loading it."""
+    found = util.find_spec("lamina")
+    folders = found.submodule_search_locations if found else None
+    return Path(next(iter(folders))) / "_C.abi3.so" if folders else None
 
 
 def main() -> int:
+    path = library_path()
+    if path is None or not path.is_file():
+        print(f"{path or 'lamina'} is not there: --prepare it on a machine with nvcc, or use --build")
+        return 1
+    needed, own = needed_glibc(path), own_glibc()
+    if needed > own:
+        print(f"{path} needs glibc {'.'.join(map(str, needed))}, this machine has {'.'.join(map(str, own))}")
+        return 1
+    import torch
+
     import lamina
+    from bench.gpu import target as targets
+    from bench.gpu.runner import library_sha256
 
     info = json.loads(torch.ops.lamina.build_info())
-    print(json.dumps({"file": lamina.__file__, "sha256": library_sha256(), **info}))
-    if not info.get("cuda_archs"):
-        print("this library was built without CUDA: build it with nvcc on the PATH (gpu_check.py --build)")
+    print(
+        json.dumps({"file": lamina.__file__, "sha256": library_sha256(), "torch": torch.__version__, **info})
+    )
+    if problem := targets.load().library_problem(info):
+        print(problem)
         return 1
-    w = torch.randint(-128, 128, (N, K), dtype=torch.int8)
-    a = torch.randint(-128, 128, (M, K), dtype=torch.int8)
-    scale = torch.ones(1)
-    packed = lamina.pack_int8(w).to("cuda")
-    out = lamina.gemm_int8(a.cuda(), packed, scale.cuda(), scale.cuda()).cpu()
-    if not torch.equal(out, (a.long() @ w.long().T).float()):
-        print("gemm_int8 runs on this GPU and is wrong: the tests say more")
-        return 0
-    print(f"gemm_int8 runs on {torch.cuda.get_device_name()}")
+    print(f"lamina {info['version']} for {', '.join(info['cuda_archs']) or 'CPUs'} loads")
     return 0
 
 

@@ -184,9 +184,13 @@ class GpuRunner:
         return Measured(case, candidate.impl, None, candidate.work, accuracy, timing, facts)
 
     def _add_missing(self, case: Case, impl: str, why: str) -> None:
-        for protocol in PROTOCOLS:
-            facts = {"protocol": protocol, "not_timed": why}
-            self.measured.append(Measured(case, impl, None, None, None, None, facts))
+        self.measured.extend(_without_time(case, impl, why))
+
+    def note_unfinished(self, case: Case, why: str) -> None:
+        """Gives a case of an earlier run, which did not end, rows that say why they have no time."""
+        kept = [row for row in self._earlier["rows"] if not is_of(row, case)]
+        noted = _without_time(case, "lamina", why)
+        self._earlier["rows"] = kept + [row.to_json(self.ceilings, float("inf")) for row in noted]
 
     def _require_alive(self) -> None:
         if not self.device.is_alive():
@@ -223,6 +227,11 @@ class GpuRunner:
     def has_failed(self) -> bool:
         """Whether a lamina row has no time."""
         return _lacks_time(self.rows())
+
+
+def _without_time(case: Case, impl: str, why: str) -> list[Measured]:
+    facts = [{"protocol": protocol, "not_timed": why} for protocol in PROTOCOLS]
+    return [Measured(case, impl, None, None, None, None, fact) for fact in facts]
 
 
 def is_of(row: Row, case: Case) -> bool:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO
+
+from bench.gpu.processes import Stopped, run
 
 PASSED, FAILED, TIMED_OUT, SKIPPED, PARTIAL = "passed", "failed", "timed out", "skipped", "partial"
-DONE = (PASSED, "no tests")  # what a second run does not repeat
+ADVICE = "advice"  # a finding of a stage that only advises
+# What the programs of a stage return; everything else is a failure.
+EXIT_FAILED, EXIT_LOST, EXIT_NO_TIME, EXIT_NOTHING = 1, 3, 4, 5
+STATUS = {0: PASSED, EXIT_NO_TIME: PARTIAL, EXIT_NOTHING: SKIPPED}
+RETRIES = 3  # of a command that lost the device, or that was silent for stall_s seconds
 SECONDS = "{seconds}"  # in a command: what is left of the stage's limit
+LEAST_S = 35.0  # a stage with less than this could only start; it takes from the later ones
 MARGIN_S = 15.0  # between what a command is told and its limit: the start of Python and torch
-GRACE_S = 5.0  # between asking a command to end and ending it
 TAIL_CHARACTERS = 2000
 
 
@@ -29,13 +29,10 @@ class Stage:
     commands: tuple[tuple[str, ...], ...]
     share: float  # of the time; what earlier stages leave over is shared out among the later
     env: Mapping[str, str] = field(default_factory=dict)
-    codes: Mapping[int, str] = field(default_factory=dict)  # exit codes that are not failures, and the status
-    retry_code: int | None = None  # an exit code after which the command is run again, up to RETRIES times
+    stall_s: float = float("inf")  # longest silence of a command
+    advises: bool = False  # a failure is advice
     skip: str = ""  # why it cannot run here
-    needs: str = ""  # a stage that must not have failed
-
-
-RETRIES = 3
+    needs: str = ""  # a stage that must have passed
 
 
 @dataclass(frozen=True)
@@ -52,83 +49,59 @@ class Outcome:
         return asdict(self)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the command and what it started: they are a process group of their own."""
-    for number, wait_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        try:
-            process.wait(wait_s)
-        except subprocess.TimeoutExpired:
-            continue
-        if number == signal.SIGTERM:
-            continue  # children may have outlived the one that was waited for
-        return
+@dataclass(frozen=True)
+class Watch:
+    """Who hears of a stage: as it begins (with its limit), every tick_s (with its log), as it ends."""
+
+    begun: Callable[[Stage, float], object] = lambda stage, limit_s: None
+    tick: Callable[[Path], object] = lambda log: None
+    ended: Callable[[Outcome], object] = lambda outcome: None
+    tick_s: float = 1.0
 
 
-def run_command(
-    command: Sequence[str], log: IO[bytes], limit_s: float, env: Mapping[str, str], cwd: Path
-) -> int | None:
-    """The exit code; None: it took longer than the limit and was ended."""
-    log.write(f"$ {' '.join(command)}\n".encode())
-    log.flush()
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=cwd,
-            env={**os.environ, **env},
-            start_new_session=True,
-        )
-    except OSError as error:
-        log.write(f"{error}\n".encode())
-        return 127
-    try:
-        return process.wait(max(limit_s, 0.1))
-    except subprocess.TimeoutExpired:
-        _end(process)
-        return None
-    except BaseException:
-        _end(process)
-        raise
-
-
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("$ ")]
     return lines[-1][:200] if lines else ""
 
 
 def run_stage(
-    stage: Stage, limit_s: float, log_path: Path, cwd: Path, clock: Callable[[], float] = time.monotonic
+    stage: Stage,
+    limit_s: float,
+    log_path: Path,
+    cwd: Path,
+    watch: Watch | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
-    start = clock()
+    start, watch = clock(), watch or Watch()
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    status = PASSED
+    status, why = PASSED, ""
     with log_path.open("wb") as log:
         for command in stage.commands:
             for _ in range(RETRIES + 1):
                 left = limit_s - (clock() - start)
-                told = f"{max(left - MARGIN_S, 1):.0f}"
-                full = [part.replace(SECONDS, told) for part in command]
-                code = run_command(full, log, left, stage.env, cwd)
-                if code is None or code != stage.retry_code:
+                full = [part.replace(SECONDS, f"{max(left - MARGIN_S, 1):.0f}") for part in command]
+                code, why = EXIT_LOST, ""
+                try:
+                    code = run(
+                        full,
+                        log,
+                        left,
+                        stage.env,
+                        cwd,
+                        stall_s=stage.stall_s,
+                        tick=lambda: watch.tick(log_path),
+                        tick_s=watch.tick_s,
+                    )
+                except Stopped as error:
+                    why = f"{error}: "
+                if code != EXIT_LOST or clock() - start >= limit_s:
                     break
-            status = _status(stage, code)
+            status = TIMED_OUT if why else STATUS.get(code, ADVICE if stage.advises else FAILED)
             if status != PASSED:
                 break
     text = log_path.read_text(errors="replace")
-    detail = _last_line(text)
-    if status == TIMED_OUT:
-        detail = f"stopped after {limit_s:.0f} s: {detail}"
+    detail = why + last_line(text)
     return Outcome(stage.name, status, clock() - start, detail, log_path.name, text[-TAIL_CHARACTERS:])
-
-
-def _status(stage: Stage, code: int | None) -> str:
-    if code is None:
-        return TIMED_OUT
-    return PASSED if code == 0 else stage.codes.get(code, FAILED)
 
 
 def limits(stages: Sequence[Stage], left_s: float) -> list[float]:
@@ -143,45 +116,32 @@ def run_stages(
     cwd: Path,
     total_s: float,
     earlier: Mapping[str, Outcome],
-    report: Callable[[Outcome | Stage, float], None],
+    watch: Watch | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Outcome]:
-    """All outcomes, in order. `report` hears of a stage (with its limit) as it begins and as it ends."""
-    start = clock()
+    """All outcomes, in order. Stages that passed in an earlier run are not repeated."""
+    start, watch = clock(), watch or Watch()
     outcomes: dict[str, Outcome] = {}
-    runnable = [s for s in stages if not s.skip and not _is_done(earlier.get(s.name))]
+    runnable = [stage for stage in stages if not stage.skip and not _has_passed(earlier.get(stage.name))]
     for stage in stages:
         before = earlier.get(stage.name)
         if stage.skip:
             outcome = Outcome(stage.name, SKIPPED, detail=stage.skip)
-        elif before and _is_done(before):
+        elif before and _has_passed(before):
             outcome = replace(before, resumed=True)
-        elif stage.needs and outcomes.get(stage.needs, _NONE).status not in DONE:
+        elif stage.needs and not _has_passed(outcomes.get(stage.needs)):
             outcome = Outcome(stage.name, SKIPPED, detail=f"needs the stage {stage.needs}")
-            runnable.remove(stage)
+        elif (left := total_s - (clock() - start)) < LEAST_S / 2:
+            outcome = Outcome(stage.name, PARTIAL, detail="no time was left")
         else:
-            limit = limits(runnable, total_s - (clock() - start))[0]
-            runnable.remove(stage)
-            report(stage, limit)
-            outcome = run_stage(stage, limit, folder / "logs" / f"{stage.name}.log", cwd, clock)
+            limit = min(max(limits(runnable, left)[0], LEAST_S), left)
+            watch.begun(stage, limit)
+            outcome = run_stage(stage, limit, folder / "logs" / f"{stage.name}.log", cwd, watch, clock)
+        runnable = [later for later in runnable if later is not stage]
         outcomes[stage.name] = outcome
-        report(outcome, 0.0)
+        watch.ended(outcome)
     return list(outcomes.values())
 
 
-_NONE = Outcome("", FAILED)
-
-
-def _is_done(outcome: Outcome | None) -> bool:
-    return outcome is not None and outcome.status in DONE
-
-
-def load_outcomes(path: Path, fingerprint: str) -> dict[str, Outcome]:
-    """Of an earlier summary.json with the same fingerprint; nothing where there is none."""
-    try:
-        content = json.loads(path.read_text())
-        if content["fingerprint"] != fingerprint:
-            return {}
-        return {entry["name"]: Outcome(**{**entry, "resumed": False}) for entry in content["stages"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+def _has_passed(outcome: Outcome | None) -> bool:
+    return outcome is not None and outcome.status == PASSED

@@ -2,8 +2,10 @@
 
     python bench/gpu/suite.py gemm_int8 --m 1,16 --shapes 4096x4096,6144x4096 --json F [--seconds 60]
 
-The file is written after every case, and a second run continues it. Needs neither click nor rich.
-Exit status: 0 done; 1 lamina failed a check; 3 the CUDA context was lost, run again; 4 out of --seconds.
+The file is written before and after every case, and a second run continues it. Needs neither click nor rich.
+Cases go last that failed or did not end in an earlier run, and those whose kernel is not right by --smoke.
+Exit status: 0 done; 1 lamina failed a check; 3 the CUDA context was lost, run again; 4 out of --seconds;
+5 --smoke found no kernel of the op to be right.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,15 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: make `bench` importable, from the checkout
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from bench.cases import BenchError, Case, check_peers, load_op, make_cases, op_names
-from bench.gpu.device import CudaDevice
+from bench.cases import BenchError, Case, check_peers, make_cases, op_names
+from bench.gpu import target as targets
+from bench.gpu import verdicts
+from bench.gpu.plans import kernel_of
 from bench.gpu.runner import DeviceLost, GpuRunner, library_sha256, make_context
-from bench.gpu.timing import GpuProtocol
+from bench.gpu.stages import EXIT_FAILED, EXIT_LOST, EXIT_NO_TIME, EXIT_NOTHING
 from bench.results_file import save
 
-EXIT_FAILED, EXIT_LOST, EXIT_NO_TIME = 1, 3, 4
+RUNNING = "running"  # in the file: the case that has begun; it stays there where the process ends in it
 
 
 def parse_shapes(text: str) -> list[tuple[int, int, int | None]]:
@@ -62,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--seconds", type=float, default=float("inf"), help="start no case that would end later"
     )
+    made.add_argument("--smoke", type=Path, help="verdicts of the kernels")
     made.add_argument("--json", type=Path, required=True, help="result file, continued if it is there")
     return made
 
@@ -84,13 +89,17 @@ def run_cases(
     seconds: float,
     clock: Callable[[], float] = time.monotonic,
     start: float | None = None,
+    bad: Collection[str] = (),
 ) -> int:
     """Runs the cases that the earlier file lacks, while there is time; returns the exit status."""
     start = clock() if start is None else start
     longest = 0.0
     status = 0
     # What failed before goes last: a case that loses the CUDA context must not keep the others from running.
-    ordered = sorted(dict.fromkeys(cases), key=runner.has_failed_before)
+    ordered = sorted(
+        dict.fromkeys(cases), key=lambda case: (runner.has_failed_before(case), kernel_of(case) in bad)
+    )
+    save(path, runner.to_json())  # with what is known of a case that an earlier run ended in
     for number, case in enumerate(ordered):
         began = clock()
         if runner.is_done(case):
@@ -100,6 +109,8 @@ def run_cases(
             print(f"out of time after {number} of {len(ordered)} cases; a second run continues", flush=True)
             status = EXIT_NO_TIME
             break
+        print(f"{case.title()} ...", flush=True)
+        save(path, {**runner.to_json(), RUNNING: case.to_json()})
         try:
             runner.run_case(case)
         except DeviceLost as error:
@@ -128,27 +139,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     wanted = parser().parse_args(arguments)
     try:
-        op = load_op(wanted.op)
-        peers = {"all": list(op.peers_on("cuda")), "none": []}.get(wanted.peers, wanted.peers.split(","))
-        check_peers(op, "cuda", peers)
+        target = targets.load()
+        op, where = target.bench_op(wanted.op), target.torch_device
+        peers = {"all": list(op.peers_on(where)), "none": []}.get(wanted.peers, wanted.peers.split(","))
+        check_peers(op, where, peers)
         cases: list[Case] = []
         for n, k, group in wanted.shapes:
-            made = make_cases(op, "cuda", wanted.m, n, k, wanted.dtype, group)
+            made = make_cases(op, where, wanted.m, n, k, wanted.dtype, group)
             cases.extend(replace(case, values=wanted.values) for case in made)
-        device = CudaDevice()
-        protocol = GpuProtocol(samples=wanted.samples)
+        device = target.bench_device()
+        protocol = target.protocol(wanted.samples)
     except (BenchError, ValueError) as error:
         print(error, file=sys.stderr)
         return EXIT_FAILED
-    context = make_context(device.rotation_target(wanted.rotate_mib), peers, (), hot=False)
-    earlier = earlier_result(wanted.json, library_sha256(), str(device.properties.name))
+    smoke = [v for v in verdicts.load(wanted.smoke) if v.op.removesuffix("_grouped") == wanted.op]
+    if smoke and all(verdict.verdict != verdicts.RIGHT for verdict in smoke):
+        print(f"no kernel of {wanted.op} is right: {smoke[0].name} is {smoke[0].verdict}")
+        return EXIT_NOTHING
+    context = make_context(target.rotation_bytes(device, wanted.rotate_mib), peers, (), hot=False)
+    earlier = earlier_result(wanted.json, library_sha256(), str(device.describe()["name"]))
     runner = GpuRunner(op, context, protocol, device, earlier)
+    for case in cases:
+        if earlier and case.to_json() == earlier.get(RUNNING):
+            runner.note_unfinished(case, "an earlier run ended in this case: it hung, or the time was over")
     if all(runner.is_done(case) for case in cases):
         print("every case is in the file already")
         return 0
-    runner.measure_ceilings()
+    target.measure_ceilings(runner)
     print(f"ceilings after {time.monotonic() - start:.1f} s", flush=True)
-    return run_cases(runner, cases, wanted.json, wanted.seconds, start=start)
+    bad = {verdict.name for verdict in smoke if not verdict.is_fine}
+    return run_cases(runner, cases, wanted.json, wanted.seconds, start=start, bad=bad)
 
 
 if __name__ == "__main__":

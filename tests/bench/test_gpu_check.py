@@ -1,11 +1,15 @@
-"""The stages of gpu_check.py with commands that only pretend, and what it says where there is no GPU."""
+"""What gpu_check.py asks of a machine, prepares for one, and plans to run there; what it says is missing."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,281 +17,301 @@ import pytest
 import torch
 
 from bench import gpu_check
-from bench.gpu.stages import Outcome, Stage, limits, load_outcomes, run_command, run_stage, run_stages
-from bench.gpu_check import Gpu, find_gpu, main, make_stages, parser
+from bench.gpu import prepare, stage_list
+from bench.gpu.find import Gpu, cuda_tool, find_gpu
+from bench.gpu.library import library_path, needed_glibc, own_glibc
+from bench.gpu.prepare import PrepareError
+from bench.gpu.stage_list import SUITES, library_file, make_stages
+from bench.gpu.stages import Stage
+from bench.gpu_check import main, parser
+from tests.support.backends import ROOT
 
 PYTHON = sys.executable
 GPU = Gpu("fake", "sm_90a")
+WORK = Path("/tmp/work")
 
 
-def py(code: str) -> tuple[str, ...]:
-    return (PYTHON, "-c", code)
+def wanted(*arguments: str) -> Any:
+    return parser().parse_args(["--out", "/tmp/out", *arguments])
 
 
-def stage(name: str, *codes: str, **more: Any) -> Stage:
-    return Stage(name, tuple(py(code) for code in codes), more.pop("share", 1.0), **more)
+def stages_by_name(*arguments: str, gpu: Gpu = GPU) -> dict[str, Stage]:
+    return {made.name: made for made in make_stages(wanted(*arguments), gpu, WORK)}
 
 
-@pytest.mark.parametrize(
-    ("made", "status", "detail"),
-    [
-        (stage("good", "print('3 passed')"), "passed", "3 passed"),
-        (stage("bad", "print('1 failed'); raise SystemExit(1)"), "failed", "1 failed"),
-        (stage("none", "raise SystemExit(5)", codes={5: "no tests"}), "no tests", ""),
-        (stage("stops", "raise SystemExit(2)", "print('never')"), "failed", ""),
-        (Stage("missing", (("/nonexistent/tool",),), 1), "failed", "No such file"),
-        (stage("env", "import os; print(os.environ['FAKE'])", env={"FAKE": "yes"}), "passed", "yes"),
-        (stage("told", "import sys; print(sys.argv[1])"), "passed", "{seconds}"),
-    ],
-    ids=lambda value: value.name if isinstance(value, Stage) else "",
-)
-def test_a_stage_has_a_status_and_a_log(made: Stage, status: str, detail: str, tmp_path: Path) -> None:
-    if made.name == "told":
-        made = Stage("told", ((*made.commands[0], "{seconds}"),), 1)
-        detail = "45"
-    outcome = run_stage(made, 60, tmp_path / "logs" / "x.log", tmp_path, clock=lambda: 0.0)
-    assert outcome.status == status
-    assert detail in outcome.detail
-    text = (tmp_path / "logs" / outcome.log).read_text()
-    assert text.startswith("$ ")
-    assert "never" not in outcome.detail
-
-
-def state_of(stat: Path) -> str:
-    """Z or X: it has ended."""
-    try:
-        return stat.read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "X"
-
-
-def test_a_command_over_its_limit_is_ended_with_its_children(tmp_path: Path) -> None:
-    slow = Stage("slow", (("sh", "-c", "sleep 60 & echo $!; wait"),), 1)
-    outcome = run_stage(slow, 1.0, tmp_path / "slow.log", tmp_path)
-    assert outcome.status == "timed out"
-    assert outcome.detail.startswith("stopped after 1 s: ")
-    child = Path("/proc") / outcome.detail.split()[-1] / "stat"
-    deadline = time.monotonic() + 10
-    while (state := state_of(child)) not in "ZX" and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert state in "ZX"
-
-
-def test_a_lost_device_is_tried_again(tmp_path: Path) -> None:
-    code = (
-        "from pathlib import Path; p = Path('count'); n = int(p.read_text()) if p.exists() else 0; "
-        "p.write_text(str(n + 1)); raise SystemExit(3 if n < {} else 0)"
-    )
-    twice = stage("twice", code.format(2), retry_code=3)
-    assert run_stage(twice, 60, tmp_path / "a.log", tmp_path).status == "passed"
-    (tmp_path / "count").unlink()
-    always = stage("always", code.format(99), retry_code=3)
-    assert run_stage(always, 60, tmp_path / "b.log", tmp_path).status == "failed"
-    assert (tmp_path / "count").read_text() == "4"
-
-
-def test_time_is_shared_and_what_is_left_over_flows_on() -> None:
-    stages = [stage("a", share=1), stage("b", share=3)]
-    assert limits(stages, 100) == [25, 75]
-    assert limits(stages[1:], 90) == [90]
-    assert limits(stages, -5) == [0, 0]
-
-
-def test_failures_do_not_stop_the_rest_and_a_second_run_repeats_only_them(tmp_path: Path) -> None:
-    heard: list[str] = []
-
-    def report(event: Outcome | Stage, limit_s: float) -> None:
-        heard.append(event.name if isinstance(event, Stage) else f"{event.name} {event.status}")
-
-    stages = [
-        stage("a", "print('fine')"),
-        stage("b", "raise SystemExit(1)"),
-        stage("c", "pass", needs="b"),
-        stage("d", "pass", skip="no tool"),
-        stage("e", "pass", needs="a"),
-    ]
-    first = run_stages(stages, tmp_path, tmp_path, 60, {}, report)
-    assert [outcome.status for outcome in first] == ["passed", "failed", "skipped", "skipped", "passed"]
-    assert [outcome.detail for outcome in first[2:4]] == ["needs the stage b", "no tool"]
-    assert heard[:3] == ["a", "a passed", "b"]
-
-    repaired = [stages[0], stage("b", "pass"), *stages[2:]]
-    heard.clear()
-    earlier = {outcome.name: outcome for outcome in first}
-    second = run_stages(repaired, tmp_path, tmp_path, 60, earlier, report)
-    assert [outcome.status for outcome in second] == ["passed", "passed", "passed", "skipped", "passed"]
-    assert [outcome.resumed for outcome in second] == [True, False, False, False, True]
-    assert [name for name in heard if " " not in name] == ["b", "c"]
-
-
-def test_an_interrupt_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended: list[int] = []
-
-    class Interrupted(subprocess.Popen[bytes]):
-        def wait(self, timeout: float | None = None) -> int:
-            if not ended:
-                ended.append(self.pid)
-                raise KeyboardInterrupt
-            return super().wait(timeout)
-
-    monkeypatch.setattr(subprocess, "Popen", Interrupted)
-    with (tmp_path / "log").open("wb") as log, pytest.raises(KeyboardInterrupt):
-        run_command(py("import time; time.sleep(60)"), log, 60, {}, tmp_path)
-    assert ended
-
-
-def test_outcomes_are_of_one_library(tmp_path: Path) -> None:
-    path = tmp_path / "summary.json"
-    outcome = Outcome("a", "passed", 1.5, "fine", "a.log", "fine\n")
-    path.write_text(json.dumps({"fingerprint": "x", "stages": [outcome.to_json()]}))
-    assert load_outcomes(path, "x") == {"a": outcome}
-    assert load_outcomes(path, "y") == {}
-    path.write_text("{}")
-    assert load_outcomes(path, "x") == {}
-
-
-def wanted(*arguments: str, out: Path = Path("/tmp/out")) -> Any:
-    return parser().parse_args(["--out", str(out), *arguments])
-
-
-def test_the_stages_and_their_order() -> None:
-    names = [made.name for made in make_stages(wanted("--build"), GPU)]
-    assert names == [
-        *("build", "library", "gpu_tests", "device_vectors", "memcheck", "racecheck"),
-        *("bench_gemm_int4", "bench_gemm_int4_int8", "bench_gemm_int8", "bench_quantize_int8"),
-    ]
-    only = {made.name: made for made in make_stages(wanted("--build", "--only", "gemm_int8"), GPU)}
-    assert "bench_quantize_int8" not in only
-    assert only["gpu_tests_gemm_int8"].commands[0][-2:] == ("-k", "gemm_int8")
-    assert only["memcheck_gemm_int8"].commands[0][-1] == "(smallest or ragged) and gemm_int8"
-
-
-def test_a_prebuilt_library_is_used_and_not_built(tmp_path: Path) -> None:
-    library = tmp_path / "python" / "lamina" / "_C.abi3.so"
+@pytest.fixture
+def prebuilt(tmp_path: Path) -> Path:
+    """Not a library, but where one is looked for."""
+    library = tmp_path / "prebuilt" / "python" / "lamina" / "_C.abi3.so"
     library.parent.mkdir(parents=True)
     library.write_bytes(b"one")
-    request = wanted("--prebuilt", str(tmp_path))
-    stages = make_stages(request, GPU)
-    assert stages[0].name == "library"
-    assert stages[0].env["PYTHONPATH"].split(":")[0] == str(tmp_path / "python")
-    before = gpu_check.fingerprint(tmp_path, GPU)
-    library.write_bytes(b"two")
-    assert gpu_check.fingerprint(tmp_path, GPU) != before
+    return tmp_path / "prebuilt"
 
 
-def test_the_vectors_are_built_for_the_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
-    monkeypatch.setattr(gpu_check, "cuda_tool", lambda name: f"/tools/{name}")
-    assert "is not there" in gpu_check._vectors(GPU, tmp_path).skip
-    for source in (gpu_check.MAIN, *gpu_check.VECTORS[""], *gpu_check.VECTORS["sm_90a"]):
-        (tmp_path / source).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / source).touch()
-    made = gpu_check._vectors(GPU, tmp_path)
-    assert not made.skip
-    assert {"arch=compute_90a,code=sm_90a", "-Icsrc", "-Itests/cpp", "-fmad=false"} <= set(made.commands[0])
-    assert {gpu_check.MAIN, *gpu_check.VECTORS[""], *gpu_check.VECTORS["sm_90a"]} <= set(made.commands[0])
-    older = gpu_check._vectors(Gpu("older", "sm_86"), tmp_path).commands[0]
-    assert set(gpu_check.VECTORS[""]) <= set(older) and not set(gpu_check.VECTORS["sm_90a"]) & set(older)
-    monkeypatch.setattr(gpu_check, "cuda_tool", lambda name: None)
-    assert gpu_check._vectors(GPU, tmp_path).skip == "nvcc not found"
-    skipped = [made for made in make_stages(wanted("--build"), GPU) if made.skip]
-    assert [made.name for made in skipped] == ["device_vectors", "memcheck", "racecheck"]
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The CUDA tools that this machine has, in place of its own."""
+    found = {"nvcc": "/tools/nvcc", "compute-sanitizer": "/tools/compute-sanitizer"}
+    for module in (stage_list, prepare):
+        monkeypatch.setattr(module, "cuda_tool", found.get)
+    return found
 
 
-@pytest.mark.skipif(gpu_check.cuda_tool("nvcc") is None, reason="nvcc not found")
-def test_the_vectors_compile(tmp_path: Path) -> None:
-    (tmp_path / "build").mkdir()
-    command = gpu_check._vectors(GPU, tmp_path).commands[0]
-    done = subprocess.run(command, cwd=gpu_check.ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.mark.usefixtures("tools")
+def test_the_stages_in_the_order_of_their_value(prebuilt: Path) -> None:
+    stages = stages_by_name("--prebuilt", str(prebuilt))
+    assert list(stages) == [
+        *("library", "smoke", "gpu_tests", "device_vectors", "memcheck"),
+        *(f"bench_{op}" for op in SUITES),
+        "racecheck",
+        *(f"more_{op}" for op in SUITES),
+    ]
+    assert [made.name for made in stages.values() if made.skip] == []
+    assert [made.name for made in stages.values() if made.advises] == ["racecheck"]
+    assert list(stages_by_name("--build"))[:2] == ["build", "library"]
+    # Every stage that may run for long is told when to end.
+    untold = [made.name for made in stages.values() if "{seconds}" not in made.commands[-1]]
+    assert untold == ["library", "device_vectors"]
+
+
+def test_the_readme_lists_the_stages_in_their_order(prebuilt: Path) -> None:
+    section = (ROOT / "bench" / "README.md").read_text().partition("## gpu_check.py")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `(\w+?)_?(?:<op>)?` \|", section, flags=re.MULTILINE)
+    stages = stages_by_name("--prebuilt", str(prebuilt))
+    kinds = [re.sub(f"_({'|'.join(SUITES)})$", "", name) for name in stages]
+    assert listed == list(dict.fromkeys(kinds))
+
+
+@pytest.mark.usefixtures("tools")
+def test_only_goes_into_every_stage(prebuilt: Path) -> None:
+    stages = stages_by_name("--prebuilt", str(prebuilt), "--only", "gemm_int4")
+    assert list(stages) == [
+        *("library", "smoke_gemm_int4", "gpu_tests_gemm_int4", "device_vectors", "memcheck_gemm_int4"),
+        *("bench_gemm_int4", "racecheck_gemm_int4", "more_gemm_int4"),
+    ]
+    for name in ("smoke_gemm_int4", "gpu_tests_gemm_int4", "memcheck_gemm_int4", "racecheck_gemm_int4"):
+        command = stages[name].commands[0]
+        assert command[command.index("--only") + 1] == "gemm_int4"
+
+
+def test_what_a_machine_lacks_is_named(tools: dict[str, str], prebuilt: Path) -> None:
+    tools.clear()
+    assert {name: made.skip for name, made in stages_by_name().items() if made.skip} == {
+        "device_vectors": "nvcc not found",
+        "memcheck": "compute-sanitizer not found",
+        "racecheck": "compute-sanitizer not found",
+    }
+    carried = stages_by_name("--prebuilt", str(prebuilt))["device_vectors"]
+    assert carried.skip == "no vectors_sm_90a in --prebuilt and no nvcc"
+    bare = replace(GPU, missing=("numpy", "pytest", "hypothesis"))
+    skips = {name: made.skip for name, made in stages_by_name(gpu=bare).items()}
+    assert skips["library"] == ""
+    assert skips["smoke"] == skips["memcheck"] == "numpy and pytest not installed"
+    assert skips["gpu_tests"] == "numpy and pytest and hypothesis not installed"
+    assert skips["bench_gemm_int8"] == "numpy not installed"
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_prebuilt_library_and_its_vectors_are_used(prebuilt: Path) -> None:
+    (prebuilt / "vectors_sm_90a").write_text("#!/bin/sh\n")
+    stages = stages_by_name("--prebuilt", str(prebuilt))
+    assert stages["library"].env["PYTHONPATH"].split(os.pathsep)[0] == str(prebuilt / "python")
+    assert stages["device_vectors"].commands == ((str(prebuilt / "vectors_sm_90a"),),)
+    assert os.access(prebuilt / "vectors_sm_90a", os.X_OK), "what carried it may drop the mode"
+    built = stages_by_name("--prebuilt", str(prebuilt), gpu=Gpu("older", "sm_86"))["device_vectors"]
+    assert built.commands[0][0] == "/tools/nvcc"
+    (prebuilt / "vectors_sm_80").write_text("#!/bin/sh\n")
+    older = stages_by_name("--prebuilt", str(prebuilt), gpu=Gpu("older", "sm_86"))["device_vectors"]
+    assert older.commands == ((str(prebuilt / "vectors_sm_80"),),), "8.0's code runs on every 8.x"
+    before = gpu_check.made_with(prebuilt, GPU)
+    (prebuilt / "python" / "lamina" / "_C.abi3.so").write_bytes(b"two")
+    assert gpu_check.made_with(prebuilt, GPU) != before
+
+
+def test_the_vectors_of_an_arch() -> None:
+    hopper = prepare.vectors_command("sm_90a", Path("p"), "nvcc")
+    assert {"arch=compute_90a,code=sm_90a", "-cudart", "static", *prepare.HOPPER_VECTORS} <= set(hopper)
+    older = prepare.vectors_command("sm_80", Path("p"), "nvcc")
+    assert "arch=compute_80,code=sm_80" in older
+    assert not set(prepare.HOPPER_VECTORS) & set(older)
+    assert all((ROOT / part).is_file() for part in hopper if part.endswith(".cc"))
+
+
+def test_preparing_without_nvcc_says_so(tools: dict[str, str], tmp_path: Path) -> None:
+    tools.clear()
+    with pytest.raises(PrepareError, match="nvcc not found: put CUDA's bin folder on the PATH"):
+        prepare.prepare(tmp_path, build=False)
+
+
+def test_a_library_older_than_its_sources_is_not_prepared(
+    tools: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, source = tmp_path / "python" / "lamina" / "_C.abi3.so", tmp_path / "csrc" / "base" / "a.cc"
+    for path in (source, library):
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+    os.utime(source, (1000, 1000))
+    os.utime(library, (2000, 2000))
+    assert prepare.newer_source(tmp_path, library) is None
+    os.utime(source, (3000, 3000))
+    monkeypatch.setattr(prepare, "ROOT", tmp_path)
+    with pytest.raises(PrepareError, match=r"csrc/base/a.cc is newer than .*: build it anew with --build"):
+        prepare.prepare(tmp_path / "out", build=False)
+    assert tools["nvcc"]
+
+
+@pytest.mark.skipif(cuda_tool("nvcc") is None, reason="nvcc not found")
+def test_what_is_prepared_runs_on_older_machines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "newer_source", lambda *_: None)  # a developer may be between two builds
+    built = json.loads(torch.ops.lamina.build_info())["cuda_archs"]
+    if "90a" not in built:
+        with pytest.raises(PrepareError, match="has no code for sm_90a: build it anew with --build"):
+            prepare.prepare(tmp_path, build=False, archs=("sm_90a",))
+        return
+    prepare.prepare(tmp_path, build=False, archs=("sm_90a",))
+    said = capsys.readouterr().out
+    assert f"use it with --prebuilt {tmp_path}" in said
+    assert "NEWER" not in said
+    package = tmp_path / "python" / "lamina"
+    assert (package / "_C.abi3.so").read_bytes() == library_file(None).read_bytes()
+    assert (package / "__init__.py").is_file()
+    program = tmp_path / "vectors_sm_90a"
+    assert (0,) < needed_glibc(program) <= prepare.GLIBC
+    if not torch.cuda.is_available():  # the program has the runtime inside, and no driver to go on with
+        done = subprocess.run([program], capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        assert "CUDA" in done.stdout + done.stderr
+
+
+def test_the_glibc_that_a_file_needs(tmp_path: Path) -> None:
+    path = tmp_path / "library.so"
+    path.write_bytes(b"\x7fELF\0GLIBC_2.9\0GLIBC_2.17\0GLIBCXX_3.4.29\0GLIBC_2.2.5\0")
+    assert needed_glibc(path) == (2, 17)
+    path.write_bytes(b"\x7fELF\0")
+    assert needed_glibc(path) == (0,)
+    library = library_path()
+    assert library is not None
+    assert (0,) < needed_glibc(library) <= own_glibc() or own_glibc() == (0,)
 
 
 @pytest.mark.parametrize(
     ("stdout", "expected"),
     [
-        ('{"torch": "2", "cuda": "13.0", "name": "H", "compute_capability": [9, 0]}', Gpu("H", "sm_90a")),
-        ('{"torch": "2", "cuda": "13.0", "name": "A", "compute_capability": [8, 6]}', Gpu("A", "sm_86")),
+        (
+            '{"torch": "2", "cuda": "13.0", "name": "H", "compute_capability": [9, 0], "missing": ["rich"]}',
+            Gpu("H", "sm_90a", ("rich",)),
+        ),
+        (
+            '{"torch": "2", "cuda": "13.0", "name": "A", "compute_capability": [8, 6], "missing": []}',
+            Gpu("A", "sm_86"),
+        ),
         ('{"torch": "2", "cuda": null}', "torch 2 (built without CUDA) sees no CUDA device"),
         ('{"torch": "2", "cuda": "13.0"}', "torch 2 (built for CUDA 13.0) sees no CUDA device"),
-        ('{"error": "No module named torch"}', "torch is not installed: No module named torch"),
+        ('{"error": "ImportError: No module"}', "torch does not work: ImportError: No module"),
         ("", "torch could not be asked: list index out of range"),
     ],
 )
 def test_what_torch_says_of_the_gpu(stdout: str, expected: Gpu | str) -> None:
-    assert find_gpu(lambda *_args, **_options: subprocess.CompletedProcess([], 0, stdout, "")) == expected
-
-
-def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [PYTHON, str(gpu_check.ROOT / "bench" / "gpu_check.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    found = find_gpu(lambda *_args, **_options: subprocess.CompletedProcess([], 0, stdout, ""))
+    assert found == expected
+    if isinstance(found, Gpu) and isinstance(expected, Gpu):
+        assert found.missing == expected.missing
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
-    done = run_script("--out", str(tmp_path))
+    command = [PYTHON, str(ROOT / "bench" / "gpu_check.py"), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert done.stderr.startswith("no GPU: torch ")
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_prints_stages_and_commands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(gpu_check, "find_gpu", lambda: GPU)
-    assert main(["--out", str(tmp_path), "--build", "--dry-run", "--minutes", "4"]) == 0
-    out = capsys.readouterr().out
-    for text in ("GPU: fake, sm_90a", "gpu_tests", "--tool racecheck", "suite.py gemm_int8", "28672x4096"):
-        assert text in out
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--minutes", "0"], "--minutes: got 0"),
-        (["--prebuilt", "/nonexistent"], "--prebuilt: /nonexistent has no python/lamina/_C.abi3.so"),
-        (["--prebuilt", "/nonexistent", "--build"], "--build: not allowed with --prebuilt"),
+        ([], "give one of --out DIR (run) and --prepare DIR"),
+        (["--out", "/tmp/out", "--prepare", "/tmp/p"], "give one of --out DIR (run) and --prepare DIR"),
+        (["--out", "/tmp/out", "--minutes", "0"], "--minutes: got 0"),
+        (["--out", "/tmp/out", "--prebuilt", "/none"], "--prebuilt: /none has no python/lamina/_C.abi3.so"),
+        (["--out", "/tmp/out", "--prebuilt", "/none", "--build"], "--build: not allowed with --prebuilt"),
+        (["--out", "/tmp/out", "--resume", "/none"], "--resume: /none is no file"),
+        (["--out", "/tmp/out", "--resume", __file__, "--fresh"], "--fresh: not allowed with --resume"),
+        (["--out", "/tmp/out", "--dry-run", "--resume", __file__], "is not an archive of gpu_check.py"),
     ],
 )
 def test_bad_requests(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--out", "/tmp/out", *arguments]) == 2
+    assert main(arguments) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_whole_run_writes_a_summary_and_prints_tables(
+def pretended(name: str, code: str) -> Stage:
+    return Stage(name, ((PYTHON, "-S", "-c", code),), 1.0)
+
+
+ROW = {
+    **dict.fromkeys(("iqr_us", "gb_per_s", "ops_per_s", "error_over_bound"), 0.5),
+    **{"op": "gemm_int8", "impl": "lamina", "device": "cuda", "median_us": 12.5, "roofline_fraction": 0.8},
+    "case": {"m": 16, "n": 64, "k": 64, "dtype": "bf16", "protocol": "graph"},
+}
+
+
+def test_a_run_without_rich_leaves_two_files_and_a_second_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stages = [
-        stage("library", "print('loaded')"),
-        stage("gpu_tests", "print('2 failed'); raise SystemExit(1)"),
-    ]
+    tests = ["print('2 failed'); raise SystemExit(1)"]
+
+    def made(request: Any, gpu: Gpu, work: Path) -> list[Stage]:
+        (work / "gemm_int8.json").write_text(json.dumps({"machine": {}, "rows": [ROW]}))
+        return [pretended("library", "print('loaded')"), pretended("gpu_tests", tests[0])]
+
+    monkeypatch.setitem(sys.modules, "rich.console", None)
     monkeypatch.setattr(gpu_check, "find_gpu", lambda: GPU)
-    monkeypatch.setattr(gpu_check, "make_stages", lambda request, gpu: stages)
-    row = {
-        **dict.fromkeys(("iqr_us", "gb_per_s", "ops_per_s", "error_over_bound"), 0.5),
-        **{
-            "op": "gemm_int8",
-            "impl": "lamina",
-            "device": "cuda",
-            "median_us": 12.5,
-            "roofline_fraction": 0.8,
-        },
-        "case": {"m": 16, "n": 64, "k": 64, "dtype": "bf16", "protocol": "graph"},
-    }
-    (tmp_path / "gemm_int8.json").write_text(json.dumps({"machine": {}, "rows": [row]}))
-    assert main(["--out", str(tmp_path)]) == 1
-    out = capsys.readouterr().out
-    assert "2 failed" in out
-    assert "12.5 | -" in out
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    monkeypatch.setattr(gpu_check, "make_stages", made)
+    out = tmp_path / "out"
+    assert main(["--out", str(out)]) == 1
+    said = capsys.readouterr().out
+    assert "2 failed" in said
+    assert "12.5 | -" in said.splitlines()[-2]
+    summary = json.loads((out / "summary.json").read_text())
     assert [(entry["name"], entry["status"]) for entry in summary["stages"]] == [
         ("library", "passed"),
         ("gpu_tests", "failed"),
     ]
-    assert summary["results"] == ["gemm_int8.json"]
-    assert (tmp_path / "logs" / "gpu_tests.log").read_text().endswith("2 failed\n")
+    assert summary["benchmarks"]["gemm_int8"]["rows"] == 1
+    assert sorted(path.name for path in out.iterdir()) == ["gpu_check.tar.gz", "summary.json"]
 
-    stages[1] = stage("gpu_tests", "print('2 passed')")
-    assert main(["--out", str(tmp_path)]) == 0
-    assert "library: passed" in capsys.readouterr().out
+    tests[0] = "print('2 passed')"
+    assert main(["--out", str(out)]) == 0
+    assert "passed (earlier run)" in capsys.readouterr().out
+    monkeypatch.setattr(gpu_check, "find_gpu", lambda: Gpu("another", "sm_90a"))
+    assert main(["--out", str(out)]) == 0
+    assert "is not resumed: its gpu is fake, this run's is another" in capsys.readouterr().out
+
+
+def test_a_run_that_is_asked_to_end_leaves_what_it_has(tmp_path: Path) -> None:
+    """By SIGTERM, as a time limit sends it."""
+    code = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+from bench import gpu_check
+from bench.gpu.find import Gpu
+from bench.gpu.stages import Stage
+gpu_check.find_gpu = lambda: Gpu("fake", "sm_90a")
+python = (sys.executable, "-S", "-c")
+slow = Stage("b", ((*python, "import time; time.sleep(60)"),), 1)
+gpu_check.make_stages = lambda *_: [Stage("a", ((*python, ""),), 1), slow]
+raise SystemExit(gpu_check.main(["--out", {str(tmp_path)!r}]))
+"""
+    run = subprocess.Popen([PYTHON, "-c", code], stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "summary.json").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGTERM)
+    said = run.communicate(timeout=60)[0]
+    assert run.returncode == 128 + signal.SIGTERM
+    assert "--resume goes on with it" in said
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [entry["name"] for entry in summary["stages"]] == ["a"]

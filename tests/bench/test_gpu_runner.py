@@ -123,8 +123,19 @@ def test_comparison_divides_by_lamina(result_path: Path) -> None:
         for row in rows
     ]
     first, second = (cells for cells, _ in comparison_tables(planted)[0].rows)
-    assert first[6:] == ["2.50 | -", "0.50 | -", "- | -"]
-    assert second[6:] == ["2.50 | -", "0.50 | -", "1.00 | -"]
+    assert first[7:] == ["2.50 | -", "0.50 | -", "- | -"]
+    assert second[7:] == ["2.50 | -", "0.50 | -", "1.00 | -"]
+
+
+def test_comparison_keeps_groups_apart(result_path: Path) -> None:
+    (row,) = [row for row in load(result_path).rows if row["impl"] == "lamina"][:1]
+    groups: list[int | None] = [None, 32, 128]
+    rows = [{**row, "median_us": 1.0 + i, "case": {**row["case"], "group": g}} for i, g in enumerate(groups)]
+    del rows[0]["case"]["group"]
+    cells = [line for line, _ in comparison_tables(rows)[0].rows]
+    protocol = row["case"]["protocol"]
+    times = [f"{1.0 + i} | -" if protocol == "graph" else f"- | {1.0 + i}" for i in range(3)]
+    assert [(line[3], line[5]) for line in cells] == list(zip(["-", "32", "128"], times, strict=True))
 
 
 def test_a_second_run_continues_and_a_new_library_starts_over(result_path: Path, tmp_path: Path) -> None:

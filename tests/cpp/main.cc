@@ -4,13 +4,15 @@
 int main(int argc, char** argv) {
   using namespace lamina::test;
   int ran = 0;
+  std::cout << std::unitbuf;  // a test that never returns is the last name in the output
   for (const Test& test : tests()) {
     if (argc > 1 && std::strstr(test.name, argv[1]) == nullptr) continue;
     const int before = failures;
     context.clear();
+    std::cout << test.name << ": ";
     test.body();
     ++ran;
-    std::cout << (failures == before ? "ok    " : "FAIL  ") << test.name << "\n";
+    std::cout << (failures == before ? "ok\n" : "FAIL\n");
   }
   std::cout << ran << " tests, " << failures << " failures\n";
   return failures == 0 && ran > 0 ? EXIT_SUCCESS : EXIT_FAILURE;

@@ -1,0 +1,28 @@
+"""What lamina's planner says of a case."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from bench.cases import Case
+
+
+def plan(case: Case, group: int | None) -> str:
+    """The text of the plan on the case's device; empty for an op that has no planner there."""
+    ops, extents = torch.ops.lamina, (case.m, case.n, case.k)
+    try:
+        if case.device != "cuda":
+            return str(getattr(ops, f"explain_{case.op}")(*extents, group))
+        p = torch.cuda.get_device_properties(torch.cuda.current_device())
+        arch, sms = 10 * p.major + p.minor, p.multi_processor_count
+        return str(getattr(ops, f"explain_{case.op}_cuda")(*extents, arch, sms, group))
+    except (AttributeError, RuntimeError, TypeError):
+        return ""
+
+
+def kernel_of(case: Case) -> str:
+    """The kernel that the case takes, as op and name; empty where the planner does not say."""
+    found = re.findall(r"^kernel +(\w+)", plan(case, case.group), flags=re.MULTILINE)
+    return str(found[0]) if found else ""

@@ -1,0 +1,112 @@
+"""What a machine without a GPU can do ahead: library and programs of device vectors, in one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.gpu.find import cuda_tool
+from bench.gpu.library import needed_glibc
+
+ROOT = Path(__file__).resolve().parents[2]
+MAIN = "tests/cpp/main.cc"
+VECTORS = ("tests/cpp/device/vectors.cc",)
+HOPPER_VECTORS = ("tests/cpp/device/vectors_sm90a.cc", "tests/cpp/device/vectors_wgmma.cc")
+ARCHS = ("sm_80", "sm_90a")
+GLIBC = (2, 34)  # newest that a machine of 2022 or later has
+MOST_BYTES = 60 << 20  # what travels to a rented machine is limited
+BUILD = (sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-e", ".")
+
+
+class PrepareError(Exception):
+    """What is missing, and how to get it."""
+
+
+def vectors_command(arch: str, program: Path, nvcc: str) -> tuple[str, ...]:
+    """Builds tests/cpp/device as a program for one arch, with the CUDA runtime inside."""
+    number = arch.removeprefix("sm_")
+    flags = (
+        *("-x", "cu", "-std=c++20", "--expt-relaxed-constexpr", "-fmad=false", "-Icsrc", "-Itests/cpp"),
+        # Not -arch, which adds PTX of the plain compute capability: it has no wgmma.
+        *("-cudart", "static", "-gencode", f"arch=compute_{number},code=sm_{number}"),
+    )
+    sources = (MAIN, *VECTORS, *(HOPPER_VECTORS if arch == "sm_90a" else ()))
+    return (nvcc, *flags, *sources, "-o", str(program))
+
+
+def vectors_program(folder: Path, arch: str) -> Path:
+    """Where the program for a GPU of this arch lies: sm_80's code runs on every 8.x."""
+    return folder / f"vectors_{'sm_80' if arch.startswith('sm_8') else arch}"
+
+
+def _run(command: Sequence[str]) -> None:
+    print("$ " + " ".join(command), flush=True)
+    if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
+        raise PrepareError(f"{command[0]}: failed, see above")
+
+
+def newer_source(root: Path, library: Path) -> Path | None:
+    """A source that has changed since the library was built: rented minutes are too dear for an old one."""
+    sources = [path for folder in ("csrc", "cmake") for path in sorted((root / folder).rglob("*.*"))]
+    built = library.stat().st_mtime
+    return next((path for path in sources if path.is_file() and path.stat().st_mtime > built), None)
+
+
+def _cuda_archs(package: Path) -> list[str]:
+    """Of the library in a folder that holds `lamina`, in a process of its own."""
+    code = "import json, torch, lamina; print(torch.ops.lamina.build_info())"
+    env = {**os.environ, "PYTHONPATH": str(package)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, cwd=package
+    )
+    if done.returncode != 0:
+        raise PrepareError(f"the library in {package} does not load: {done.stderr.strip().splitlines()[-1]}")
+    return [str(arch) for arch in json.loads(done.stdout)["cuda_archs"]]
+
+
+def prepare(folder: Path, *, build: bool, archs: Sequence[str] = ARCHS) -> None:
+    """Fills `folder` with python/lamina and a program vectors_<arch> each. Raises PrepareError."""
+    nvcc = cuda_tool("nvcc")
+    if nvcc is None:
+        raise PrepareError("nvcc not found: put CUDA's bin folder on the PATH, or set CUDA_HOME")
+    source, package = ROOT / "python", folder / "python"
+    library = source / "lamina" / "_C.abi3.so"
+    if build or not library.is_file():
+        _run(BUILD)
+    elif newer := newer_source(ROOT, library):
+        raise PrepareError(f"{newer} is newer than {library}: build it anew with --build, or with make build")
+    have = {f"sm_{arch}" for arch in _cuda_archs(source)}
+    if lacking := [arch for arch in archs if arch not in have]:
+        raise PrepareError(
+            f"the library of this checkout has no code for {', '.join(lacking)}: build it anew with --build"
+        )
+    shutil.rmtree(package, ignore_errors=True)
+    # With the twin: a rehearsal needs it, and can then be held with the very folder that will be carried.
+    leave = shutil.ignore_patterns("__pycache__", "*.new")
+    shutil.copytree(source / "lamina", package / "lamina", ignore=leave)
+    for arch in archs:
+        _run(vectors_command(arch, vectors_program(folder, arch), nvcc))
+    _report(folder)
+
+
+def _report(folder: Path) -> None:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    programs = [path for path in files if path.suffix == ".so" or path.name.startswith("vectors_")]
+    for path in programs:
+        needed = needed_glibc(path)
+        newer = (
+            "" if needed <= GLIBC else f", NEWER than {'.'.join(map(str, GLIBC))}: old machines cannot run it"
+        )
+        size = path.stat().st_size / 2**20
+        print(f"{path.relative_to(folder)}: {size:.1f} MiB, glibc {'.'.join(map(str, needed))}{newer}")
+    total = sum(path.stat().st_size for path in files)
+    print(
+        f"{folder}: {len(files)} files, {total / 2**20:.1f} MiB; use it with --prebuilt {folder}", flush=True
+    )
+    if total > MOST_BYTES:
+        raise PrepareError(f"{folder} has {total >> 20} MiB; at most {MOST_BYTES >> 20} travel")

@@ -1,0 +1,96 @@
+"""Commands that are started, watched and ended as groups, and do not outlive who started them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+GRACE_S = 5.0  # between asking a command to end and ending it
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)  # before the fork: the child may not load anything
+
+
+def start(
+    command: Sequence[str], log: IO[bytes], env: Mapping[str, str], cwd: Path, **options: Any
+) -> subprocess.Popen[bytes]:
+    """Starts the command as a process group; its output goes to `log`. A kill of this process ends it too.
+
+    A group and not a session: where a machine is rented by the command, what left its session may run on.
+    """
+    parent = os.getpid()
+
+    def in_child() -> None:
+        os.setpgid(0, 0)
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the call
+            os._exit(1)
+
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        cwd=cwd,
+        env={**os.environ, **env},
+        preexec_fn=in_child,
+        **options,
+    )
+
+
+def end(process: subprocess.Popen[bytes], *, ask: bool = True) -> None:
+    """Ends the command and its group; `ask` gives it GRACE_S to end by itself."""
+    for number in (signal.SIGTERM, signal.SIGKILL) if ask else (signal.SIGKILL,):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold on to a process
+            process.wait(GRACE_S)
+
+
+class Stopped(Exception):
+    """A command that was ended; the message says why."""
+
+
+def run(
+    command: Sequence[str],
+    log: IO[bytes],
+    limit_s: float,
+    env: Mapping[str, str],
+    cwd: Path,
+    *,
+    stall_s: float = float("inf"),
+    tick: Callable[[], object] = lambda: None,
+    tick_s: float = 1.0,
+) -> int:
+    """The exit code; 127 where the command cannot be started. Raises Stopped after limit_s seconds, and
+    after stall_s seconds without output. `tick` is called about every tick_s seconds."""
+    log.write(f"$ {' '.join(command)}\n".encode())
+    log.flush()
+    try:
+        process = start(command, log, env, cwd)
+    except OSError as error:
+        log.write(f"{error}\n".encode())
+        return 127
+    began = last_output = time.monotonic()
+    size = os.fstat(log.fileno()).st_size
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(max(min(tick_s, limit_s), 0.05))
+            now, grown = time.monotonic(), os.fstat(log.fileno()).st_size
+            if grown != size:
+                size, last_output = grown, now
+            if now - began >= limit_s:
+                raise Stopped(f"stopped after {limit_s:.0f} s")
+            if now - last_output >= stall_s:
+                raise Stopped(f"stopped after {stall_s:.0f} s without output")
+            tick()
+    except BaseException:
+        end(process)
+        raise

@@ -1,0 +1,155 @@
+"""Pretends to be the GPU, for gpu_check.py --dry-run: its kernels run on the twin, its benchmarks on the CPU.
+
+Few kernels and tiny problems: a rehearsal shows that the stages work, the results mean nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from bench.cases import Candidate, Case, Context, OpBench, load_op
+from bench.gpu.runner import GpuRunner, RunDevice
+from bench.gpu.target import Target
+from bench.gpu.timing import GpuProtocol
+from bench.timing import MIN_SAMPLES
+
+READ_BYTES, PEAK_EXTENT = 1 << 16, 64
+# Of every op's kernels on CUDA, one for each arch.
+KERNELS = (
+    *(("gemm_int4", "sm80_m16"), ("gemm_int4", "sm90a_m16"), ("gemm_int4_int8", "sm80_m16")),
+    *(("gemm_int4_int8", "sm90a_m16"), ("gemm_int8", "sm80_m16"), ("gemm_int8", "sm90a_m16")),
+    *(("gemm_int8_grouped", "sm80_m16"), ("quantize_int8", "rows")),
+)
+
+
+class HostEvent:
+    """Satisfies bench.gpu.timing.Event."""
+
+    def __init__(self) -> None:
+        self.at_s = 0.0
+
+    def record(self) -> None:
+        self.at_s = time.perf_counter()
+
+    def elapsed_time(self, end: Any, /) -> float:
+        return float(max(end.at_s - self.at_s, 1e-9) * 1e3)
+
+
+class HostCapture:
+    def __init__(self, call: Callable[[], object], calls: int) -> None:
+        self.call, self.calls, self.output = call, calls, call()
+
+    def replay(self) -> None:
+        for _ in range(self.calls):
+            self.output = self.call()
+
+
+class HostDevice:
+    """Satisfies bench.gpu.runner.RunDevice: what runs is timed by the host's clock."""
+
+    def event(self) -> HostEvent:
+        return HostEvent()
+
+    def flush(self) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def capture(self, call: Callable[[], object], calls: int) -> HostCapture:
+        return HostCapture(call, calls)
+
+    def is_alive(self) -> bool:
+        return True
+
+    def release_memory(self) -> None: ...
+
+    def clocks(self) -> dict[str, float]:
+        return {"t_s": time.monotonic()}
+
+    def describe(self) -> dict[str, object]:
+        return {"name": "pretended", "driver": None, "power_limit_w": None}
+
+
+class HostBench:
+    """An op's candidates for a GPU, on CPU tensors."""
+
+    def __init__(self, op: OpBench) -> None:
+        self.name, self.dtypes, self.groups = op.name, ("bf16",), op.groups
+        self.devices = ("cpu",)
+        self._op = op
+
+    def peers_on(self, device: str) -> tuple[str, ...]:
+        return self._op.peers_on("cuda")
+
+    def candidates(self, case: Case, context: Context) -> list[Candidate]:
+        if self.name == "quantize_int8":
+            return self._op.candidates(case, replace(context, isas=("generic",)))
+        found: list[Candidate] = importlib.import_module(f"bench.gpu.{self.name}").candidates(case, context)
+        return found
+
+
+class Rehearsal(Target):
+    torch_device = "cpu"
+    kernel_limit_s = 20.0
+    problems = ((5, 19, 70),)
+
+    def library_problem(self, info: dict[str, Any]) -> str:
+        from tests.support.backends import emulated_ops
+
+        return "this build has no twin (CMake's LAMINA_TWIN)" if emulated_ops() is None else ""
+
+    def kernels(self) -> list[tuple[str, str]]:
+        return [key for key in super().kernels() if key in KERNELS]
+
+    def backend(self, op: str, kernel: str) -> Any:
+        from tests.support.backends import Twin, emulated_ops
+
+        emulated_ops()  # loads the library
+        return Twin(kernel, True, op)
+
+    def refusal(self, backend: Any) -> str:
+        return ""
+
+    def is_alive(self) -> bool:
+        return True
+
+    def prepare_tests(self) -> None:
+        """What the tests take for GPUs are twins of the few kernels, with a GPU's marker and name."""
+        import pytest
+
+        from tests.support import backends
+
+        def gpus(op: str) -> list[Any]:
+            kernels = [kernel for name, kernel in self.kernels() if name == op]
+            return [
+                pytest.param(self.backend(op, kernel), id=f"{kernel}_gpu", marks=pytest.mark.gpu)
+                for kernel in kernels
+            ]
+
+        backends.gpus = gpus
+
+    def test_arguments(self) -> Sequence[str]:
+        files = ("test_gemm_int8.py", "test_gemm_int4_cuda.py", "test_gemm_int4_int8_cuda.py")
+        few = "(test_matches_reference and smallest) or test_weights_are_rounded or test_extreme"
+        return ("-m", "gpu", "-k", few, *(f"tests/ops/{file}" for file in files))
+
+    def bench_op(self, name: str) -> OpBench:
+        return HostBench(load_op(name))
+
+    def bench_device(self) -> RunDevice:
+        return HostDevice()
+
+    def rotation_bytes(self, device: Any, rotate_mib: int) -> int:
+        return 1 << 16
+
+    def protocol(self, samples: int) -> GpuProtocol:
+        return GpuProtocol(samples=MIN_SAMPLES, warm_up_s=1e-5, replay_s=1e-5)
+
+    def measure_ceilings(self, runner: GpuRunner) -> None:
+        runner.measure_ceilings(self.torch_device, READ_BYTES, PEAK_EXTENT)
+
+
+TARGET: Target = Rehearsal()

@@ -1,0 +1,162 @@
+"""The stages of gpu_check.py in the order of their value, and the share of the time that each may take."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.gpu import prepare
+from bench.gpu.find import PRETENDED, REHEARSAL, TARGET_VARIABLE, Gpu, cuda_tool
+from bench.gpu.stages import SECONDS, Stage
+
+ROOT = Path(__file__).resolve().parents[2]
+STALL_S = 40.0  # no case of a benchmark is silent for so long
+SAMPLES = "50"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The cases of one op: `first` is measured for every op before `more` is for any."""
+
+    ms: str
+    first: str
+    more: str
+    share: float
+
+
+# Llama-3-8B: qkv, o (4096x4096), gate and up, down.
+SUITES = {
+    "gemm_int4": Suite(
+        "1,16,32,64,128,256,512,1024,4096",
+        "8192x8192g128",
+        "8192x8192,4096x4096g128,28672x4096g128,4096x14336g128,8192x8192g32",
+        50,
+    ),
+    "gemm_int8": Suite(
+        "1,16,64,256,1024,4096",
+        "8192x8192",
+        "4096x4096,6144x4096,28672x4096,4096x14336,8192x8192g128",
+        45,
+    ),
+    "gemm_int4_int8": Suite(
+        "1,16,64,256,1024,4096",
+        "8192x8192g128",
+        "8192x8192,4096x4096g128,28672x4096g128,4096x14336g128,8192x8192g32",
+        45,
+    ),
+    "quantize_int8": Suite("1,16,64,256,1024,4096", "8192x8192", "4096x4096,14336x14336", 20),
+}
+TINY = Suite("3", "48x80", "40x96", 10)  # of a rehearsal
+
+
+def python_folder(prebuilt: Path | None) -> Path:
+    """The folder that holds the package `lamina`."""
+    return (ROOT if prebuilt is None else prebuilt.resolve()) / "python"
+
+
+def library_file(prebuilt: Path | None) -> Path:
+    return python_folder(prebuilt) / "lamina" / "_C.abi3.so"
+
+
+def make_stages(wanted: Namespace, gpu: Gpu, work: Path) -> list[Stage]:
+    """Results and logs go to `work`."""
+    path = [str(python_folder(wanted.prebuilt)), os.environ.get("PYTHONPATH", "")]
+    env = {"PYTHONPATH": os.pathsep.join(filter(None, path)), "PYTHONUNBUFFERED": "1"}
+    if wanted.dry_run:
+        env |= {TARGET_VARIABLE: os.environ.get(TARGET_VARIABLE, REHEARSAL), "OMP_NUM_THREADS": "1"}
+    suffix = f"_{wanted.only}" if wanted.only else ""
+    only = ("--only", wanted.only) if wanted.only else ()
+    smoke = ("--smoke", str(work / "smoke.json"))
+
+    def program(name: str, *arguments: str) -> tuple[tuple[str, ...], ...]:
+        return ((sys.executable, f"bench/gpu/{name}.py", *arguments, "--seconds", SECONDS),)
+
+    def kernels(name: str, share: float, *arguments: str, skip: str, advises: bool = False) -> Stage:
+        files = ("--json", str(work / f"{name}.json"), "--logs", str(work / "logs" / name))
+        commands = program("kernels", *files, *only, *arguments)
+        return Stage(f"{name}{suffix}", commands, share, env, skip=skip, needs="library", advises=advises)
+
+    def sanitizer(tool: str, share: float, *, advises: bool) -> Stage:
+        found = cuda_tool("compute-sanitizer")
+        skip = _lacks(gpu, "numpy", "pytest") or ("" if found else "compute-sanitizer not found")
+        options = (*smoke, "--tool", tool, "--sanitizer", str(found))
+        return kernels(tool, share, *options, skip=skip, advises=advises)
+
+    def benchmarks(kind: str, prefix: str, factor: float) -> list[Stage]:
+        made = []
+        for op, suite in SUITES.items():
+            if wanted.only in (None, op):
+                suite = TINY if wanted.dry_run else suite
+                cases = ("--m", suite.ms, "--shapes", getattr(suite, kind), "--samples", SAMPLES)
+                commands = program("suite", op, *cases, *smoke, "--json", str(work / f"{op}.json"))
+                lacks = _lacks(gpu, "numpy")
+                made.append(
+                    Stage(
+                        f"{prefix}_{op}",
+                        commands,
+                        suite.share * factor,
+                        env,
+                        STALL_S,
+                        skip=lacks,
+                        needs="library",
+                    )
+                )
+        return made
+
+    tests = program("run_tests", "--log", str(work / "tests.jsonl"), *only, *smoke)
+    build = [Stage("build", (prepare.BUILD,), 200, env)] if _must_build(wanted) else []
+    check = Stage(
+        "library", ((sys.executable, "bench/gpu/library.py"),), 20, env, needs="build" if build else ""
+    )
+    return [
+        *build,
+        check,
+        kernels("smoke", 90, skip=_lacks(gpu, "numpy", "pytest")),
+        Stage(
+            f"gpu_tests{suffix}",
+            tests,
+            180,
+            env,
+            skip=_lacks(gpu, "numpy", "pytest", "hypothesis"),
+            needs="library",
+        ),
+        _vectors(wanted.prebuilt, gpu, work),
+        sanitizer("memcheck", 80, advises=False),
+        *benchmarks("first", "bench", 1),
+        sanitizer("racecheck", 40, advises=True),
+        *benchmarks("more", "more", 0.8),
+    ]
+
+
+def _must_build(wanted: Namespace) -> bool:
+    is_there = wanted.prebuilt is not None or wanted.dry_run or library_file(None).is_file()
+    return bool(wanted.build) or not is_there
+
+
+def _lacks(gpu: Gpu, *packages: str) -> str:
+    missing = [name for name in packages if name in gpu.missing]
+    return f"{' and '.join(missing)} not installed" if missing else ""
+
+
+def _vectors(prebuilt: Path | None, gpu: Gpu, work: Path) -> Stage:
+    """tests/cpp/device: the program that was prepared, else built here."""
+    ready = prepare.vectors_program(prebuilt.resolve(), gpu.arch) if prebuilt else None
+    if ready and ready.is_file():
+        with contextlib.suppress(OSError):
+            ready.chmod(0o755)  # what carried it here may have dropped the mode
+        return Stage("device_vectors", ((str(ready),),), 20)
+    if gpu == PRETENDED:
+        return Stage("device_vectors", (), 20, skip="a rehearsal has no GPU for them")
+    nvcc = cuda_tool("nvcc")
+    skip = "" if nvcc else f"no {ready.name} in --prebuilt and no nvcc" if ready else "nvcc not found"
+    program = work / "vectors"
+    return Stage(
+        "device_vectors",
+        (prepare.vectors_command(gpu.arch, program, nvcc or "nvcc"), (str(program),)),
+        60,
+        skip=skip,
+    )

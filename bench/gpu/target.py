@@ -1,0 +1,103 @@
+"""What the stages of gpu_check.py run on: the CUDA device, or in a rehearsal what pretends to be one.
+
+The environment variable names the module of a rehearsal; its TARGET replaces the one below. pytest and
+tests.support are imported where they are needed: the benchmarks run without them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from bench.cases import OpBench, load_op
+from bench.gpu.find import TARGET_VARIABLE
+from bench.gpu.runner import GpuRunner, RunDevice
+from bench.gpu.timing import GpuProtocol
+
+
+class Target:
+    """This machine's CUDA device."""
+
+    torch_device = "cuda"
+    kernel_limit_s = 20.0  # of one kernel's process, from the moment when it has imported everything
+    test_limit_s = 40.0  # of one test
+    # m, n, k of what a kernel's process computes: ragged on every axis; then several tiles and splits of k.
+    problems: Sequence[tuple[int, int, int]] = ((17, 49, 191), (70, 150, 1101))
+
+    def library_problem(self, info: dict[str, Any]) -> str:
+        """Why the library with this build_info() cannot run here, or nothing."""
+        if not info.get("cuda_archs"):
+            return (
+                "this library was built without CUDA: build it with nvcc on the PATH (--prepare or --build)"
+            )
+        return ""
+
+    def kernels(self) -> list[tuple[str, str]]:
+        """(op, kernel) of every CUDA kernel that is built: the tests' list."""
+        from tests.support.backends import ROOT, ROW
+
+        lines = [
+            line
+            for path in sorted(ROOT.glob("csrc/ops/*/kernels.inc"))
+            for line in path.read_text().splitlines()
+        ]
+        rows = [match.groups() for line in lines if (match := ROW.match(line))]
+        return [(op, kernel) for kind, op, kernel in rows if kind == "CUDA"]
+
+    def backend(self, op: str, kernel: str) -> Any:
+        """The tests.support.backends.Backend of this kernel."""
+        from tests.support.backends import Gpu
+
+        return Gpu(kernel, False, op)
+
+    def refusal(self, backend: Any) -> str:
+        """Why this device is not meant to run the kernel, or nothing."""
+        from tests.support.backends import capability
+
+        is_foreign = backend.arch == 90 != capability()
+        return f"{backend.isa} is for compute capability 9.0 alone" if is_foreign else ""
+
+    def is_alive(self) -> bool:
+        """False after an illegal access or the like: nothing works in this process any more."""
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return False
+        return True
+
+    def prepare_tests(self) -> None:
+        """Called in every process of tests before they are collected."""
+
+    def test_arguments(self) -> Sequence[str]:
+        """What pytest collects."""
+        return ("-m", "gpu and not slow", "tests")
+
+    def bench_op(self, name: str) -> OpBench:
+        return load_op(name)
+
+    def bench_device(self) -> RunDevice:
+        from bench.gpu.device import CudaDevice
+
+        return CudaDevice()
+
+    def rotation_bytes(self, device: Any, rotate_mib: int) -> int:
+        return int(device.rotation_target(rotate_mib))
+
+    def protocol(self, samples: int) -> GpuProtocol:
+        return GpuProtocol(samples=samples)
+
+    def measure_ceilings(self, runner: GpuRunner) -> None:
+        runner.measure_ceilings()
+
+
+TARGET = Target()
+
+
+def load() -> Target:
+    """The target that the environment names, or the CUDA device."""
+    target: Target = importlib.import_module(os.environ.get(TARGET_VARIABLE, __name__)).TARGET
+    return target
