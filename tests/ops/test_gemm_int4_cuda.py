@@ -207,20 +207,6 @@ def test_no_kernel_shows_in_the_sign_of_zero(k: int) -> None:
 
 
 @TWINS
-@pytest.mark.parametrize("sms", [1, 3, 64])
-def test_the_number_of_sms_does_not_show(sms: int, twin: Twin, twin_ops: object) -> None:
-    """It decides how k is split."""
-    inputs = half_inputs(Int4Case("sms", 3, 130, 5000, 128), torch.float16, None, None)
-    want = twin.gemm_int4(inputs, torch.float32)
-    ops = emulated_ops()
-    ops.set_twin(twin.arch, max(sms, CLUSTERS.get(twin.isa, 1)))
-    ops.set_cuda_kernel(f"{OP}_{twin.isa}")
-    data = inputs.pack(twin.int4_layout)
-    got = ops.gemm_int4(inputs.a, data, inputs.w_scale, inputs.group, None, None, torch.float32)
-    assert_equal(got, want, sms)
-
-
-@TWINS
 @pytest.mark.parametrize("max_sms", [1, 2])
 def test_a_cap_on_sms_caps_blocks_and_changes_nothing(max_sms: int, twin: Twin, twin_ops: object) -> None:
     """Blocks that stay until the work is done, in the launch that adds splits too."""

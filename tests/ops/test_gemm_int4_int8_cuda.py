@@ -223,15 +223,6 @@ def test_a_cap_on_sms_caps_blocks_and_changes_nothing(max_sms: int, twin: Twin, 
 
 
 @TWINS
-@pytest.mark.parametrize("sms", [1, 3, 64])
-@pytest.mark.parametrize(("k", "group"), [(5000, 128), (4000, 48), (5000, -1)])
-def test_the_number_of_sms_does_not_show(k: int, group: int, sms: int, twin: Twin, twin_ops: object) -> None:
-    """It decides how k is split."""
-    inputs = Int4Case("sms", 3, 130, k, group).inputs(zero=torch.float16, a_zero="token")
-    assert_equal(run_on_twin(twin, sms, inputs), inputs.expected_bits(inputs.sums()))
-
-
-@TWINS
 @pytest.mark.parametrize("zero", [None, torch.uint8, torch.float32], ids=str)
 def test_every_schedule(zero: torch.dtype | None, twin: Twin) -> None:
     a_zero = "none" if zero is None else "token"
