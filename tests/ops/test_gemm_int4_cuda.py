@@ -139,7 +139,7 @@ def test_nan_and_inf_reach_what_depends_on_them(dtype: torch.dtype, backend: Bac
 
 
 @BACKENDS
-@pytest.mark.parametrize("features", [5, 290, 400])
+@pytest.mark.parametrize("features", [5, 400])
 def test_act_order(features: int, backend: Backend) -> None:
     for m, k in ((1, 64), (18, 290), (33, 1100)):
         for dtype in HALVES:

@@ -123,7 +123,7 @@ def test_float_activations_are_quantised(dtype: torch.dtype, backend: Backend) -
 
 
 @BACKENDS
-@pytest.mark.parametrize("features", [5, 290, 400])
+@pytest.mark.parametrize("features", [5, 400])
 def test_act_order(features: int, backend: Backend) -> None:
     for m, k, a_zero in ((1, 64, "none"), (18, 290, "token"), (33, 1100, "tensor")):
         inputs = Int4Case("perm", m, 40, k, 48).inputs(zero=torch.uint8, a_zero=a_zero).permuted(features)

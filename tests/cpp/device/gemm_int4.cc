@@ -241,6 +241,33 @@ TEST(int4_on_the_twin_stays_in_its_buffers) {
             check_problem({m, n, k, n % 16 == 8 ? 48 : 64, pad, m == 18, n == 24, 1});
 }
 
+// Rows of results gigabytes apart, of as many blocks as there are.
+TEST(int4_on_the_twin_stores_rows_far_apart) {
+  dev::emu::options() = {};
+  constexpr int64_t kStride = (int64_t{1} << 27) + 16;
+  const Case c{67, 24, 64, 16, 0, false, false, 1};
+  Inputs inputs(c, OfGroups::Kind::kF32, OfGroups::Kind::kU8);
+  const std::vector<float> want = inputs.want(true);
+  Exact<float> unused(0);
+  Sparse out(((c.m - 1) * kStride + c.n) * 4);
+  if (!out.is_mapped()) return;
+  auto params = inputs.params<gemm_int4_int8::Params>(unused);
+  params.a = inputs.a.data();
+  params.a_scale = {inputs.a_scale.data(), 1};
+  params.a_zero_point = {inputs.a_zero.data(), 1};
+  params.out = out.as<float>();
+  params.out_stride = kStride;
+  for (const gemm_int4_int8::CudaKernel& kernel : gemm_int4_int8::cuda_kernels()) {
+    const auto plan = plan_of<gemm_int4_int8::CudaPlan>(kernel, c, gemm_int4_int8::kSegmentK);
+    Exact<uint8_t> workspace(plan.workspace_bytes(c.problem()));
+    at(kernel.name);
+    CHECK(gemm_int4_int8::run_cuda(params, std::nullopt, plan, workspace.data(), nullptr).is_ok());
+    for (int64_t i = 0; i < c.m; ++i)
+      for (int64_t j = 0; j < c.n; ++j)
+        CHECK_EQ(out.as<float>()[i * kStride + j], want[static_cast<size_t>(i * c.n + j)]);
+  }
+}
+
 TEST(int4_on_the_twin_splits_k) {
   for (int64_t group : {64, 48, 2112})
     check_problem({5, 140, 2100, group, 4, group == 64, group == 48, 2});

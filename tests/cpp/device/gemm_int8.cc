@@ -136,6 +136,41 @@ TEST(gemm_int8_on_the_twin_requantises_in_its_buffers) {
       for (bool is_static : {false, true}) check_requantized(kernel, 18, n, is_static);
 }
 
+// Rows of results gigabytes apart, of as many blocks as there are.
+TEST(gemm_int8_on_the_twin_stores_rows_far_apart) {
+  dev::emu::options() = {};
+  constexpr int64_t kM = 67, kN = 24, kStride = (int64_t{1} << 27) + 16;
+  for (const CudaKernel& kernel : gemm_int8::cuda_kernels())
+    for (int splits : {1, 2}) {
+      const int64_t k = kernel.is_grouped ? 1100 : 320;
+      Int8Inputs inputs({kM, kN, k, kernel.is_grouped}, (16 - k % 16) % 16, 5);
+      Sparse out(((kM - 1) * kStride + kN) * 2);
+      if (!out.is_mapped()) return;
+      const Params params = inputs.params(out.as<BF16>(), kStride, DType::kBF16);
+      const CudaPlan plan = plan_of(kernel, k, splits);
+      Exact<uint8_t> workspace(plan.workspace_bytes(params.problem));
+      at(kernel.name, ", splits ", splits);
+      CHECK(gemm_int8::run_cuda(params, plan, workspace.data(), nullptr).is_ok());
+      for (int64_t i = 0; i < kM; ++i)
+        for (int64_t j = 0; j < kN; ++j)
+          CHECK_EQ(out.as<BF16>()[i * kStride + j].bits,
+                   from_f32<BF16>(inputs.expected(i, j)).bits);
+    }
+}
+
+TEST(slabs_of_partial_sums_beyond_2_to_31) {
+  constexpr gemm_int8::Problem kProblem{int64_t{1} << 20, (int64_t{1} << 12) - 3, 1};
+  int32_t first = 0;
+  gemm_int8::Split split;
+  split.partial = &first;
+  const auto bytes_to = [&](int64_t slab, int64_t i, int64_t j) {
+    const auto* const at = gemm_int8::partial_at<int32_t>(split, kProblem, slab, i, j);
+    return reinterpret_cast<intptr_t>(at) - reinterpret_cast<intptr_t>(&first);
+  };
+  CHECK_EQ(bytes_to(0, 1, 7), 4 * ((int64_t{1} << 12) + 7));
+  CHECK_EQ(bytes_to(3, 5, 7), 4 * ((int64_t{3} << 32) + (int64_t{5} << 12) + 7));
+}
+
 TEST(gemm_int8_on_the_twin_uses_few_blocks_for_much_work) {
   dev::emu::options() = {};
   for (const CudaKernel& kernel : gemm_int8::cuda_kernels()) {
