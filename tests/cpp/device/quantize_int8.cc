@@ -46,7 +46,7 @@ void check_rows(int64_t m, int64_t k, int64_t pad, DType dtype, bool symmetric, 
   if (is_static) params.static_scale = {scale.data(), 1};
   if (is_static && !symmetric) params.static_zero_point = {zero_point.data(), 1};
   Written got(params), want(params);
-  CHECK(quantize_int8::run_cuda(got.into(params), m, nullptr).is_ok());
+  CHECK(quantize_int8::run_cuda(got.into(params), static_cast<int>(m), nullptr).is_ok());
   CHECK(quantize_int8::run(want.into(params), Serial()).is_ok());
   at(m, " x ", k, " + ", pad, ", dtype ", static_cast<int>(dtype), ", symmetric ", symmetric,
      ", static ", is_static);
