@@ -14,6 +14,7 @@ W4A8_REDUCE = f"{W4A8}/cuda/reduce.cu"
 SPLIT = "tests/ops/test_split_k.py", "-k"
 LARGE = "tests/ops/test_large.py", "-k"
 ZEROS = "tests/ops/test_zeros.py", "-k"
+PLACEMENT = ("tests/ops/test_placement.py",)
 
 OPERAND_MUTANTS = (
     # Where k is split
@@ -210,5 +211,77 @@ OPERAND_MUTANTS = (
         "gemm_int8::kNoSum);",
         "0.0f);",
         (*ZEROS, "gemm_int4_int8 and twin"),
+    ),
+    # What is refused, and what else no other table has
+    Mutant(
+        "int4 cuda: packed weights at any multiple of 4 bytes",
+        f"{W4A16}/cuda/plan.cc",
+        "reinterpret_cast<uintptr_t>(params.w) % 16 != 0",
+        "reinterpret_cast<uintptr_t>(params.w) % 4 != 0",
+        PLACEMENT,
+    ),
+    Mutant(
+        "binding, int4: residual on another device",
+        "csrc/torch/gemm_int4.cc",
+        'then.argument("residual", residual), then.argument("perm", perm)',
+        'then.argument("perm", perm)',
+        PLACEMENT,
+    ),
+    Mutant(
+        "quantize: only the first static scale is looked at",
+        "csrc/ops/quantize_int8/run.cc",
+        "i < (scale.stride == 0 ? std::min<int64_t>(m, 1) : m)",
+        "i < std::min<int64_t>(m, 1)",
+        ("tests/ops/test_errors.py", "-k", "scale"),
+    ),
+    Mutant(
+        "quantized cuda: no cap on the launch that settles rows",
+        f"{W8A8}/cuda/quantized.cc",
+        "launch_settle(p.quantize, plan.max_blocks(), stream)",
+        "launch_settle(p.quantize, 1 << 30, stream)",
+        ("tests/ops/test_twin.py", "-k", "cap"),
+    ),
+    Mutant(
+        "pack int4 cuda: row stride of q ignored",
+        f"{W4A16}/cuda/pack.cu",
+        "args.q + row * args.stride + p",
+        "args.q + row * args.k + p",
+        ("tests/ops/test_pack_int4.py", "-k", "device"),
+    ),
+    Mutant(
+        "int4 cuda, a: four bytes at once at any even address",
+        f"{W4A16}/cuda/kernel.h",
+        "alignment >= 4 ? 4 : 1",
+        "alignment >= 2 ? 4 : 1",
+        ("tests/ops/test_gemm_int4_cuda.py", "-k", "strides and twin"),
+    ),
+    Mutant(
+        "scratch: a request a little larger gets the old block",
+        "csrc/base/scratch.cc",
+        "if (bytes > size)",
+        "if (bytes > size + 2048)",
+        ("tests/ops/test_gemm_int8.py", "-k", "avx2 or avx512_vnni"),
+    ),
+    Mutant(
+        "int4_int8 avx512: zero points taken off in two roundings",
+        f"{W4A8}/cpu/scale512.h",
+        "x = _mm512_fmadd_ps(_mm512_loadu_ps(minus_zero), _mm512_set1_ps(static_cast<float>(a_sum)), x);",
+        "x = _mm512_add_ps(_mm512_mul_ps(_mm512_loadu_ps(minus_zero), "
+        "_mm512_set1_ps(static_cast<float>(a_sum))), x);",
+        ("tests/ops/test_gemm_int4_int8.py", "-k", "avx512_vnni"),
+    ),
+    Mutant(
+        "pack_bytes: the last four k of a row are read whole",
+        f"{W8A8}/cpu/pack_bytes.h",
+        "static_cast<size_t>(k % int8_tile::kGroupK)",
+        "sizeof group",
+        ("tests/ops/test_gemm_int8.py", "-k", "generic or avx2"),
+    ),
+    Mutant(
+        "plan int4: a kernel with two groups that it cannot cut",
+        f"{W4A16}/plan.cc",
+        "p.groups() > 1",
+        "p.groups() > 2",
+        ("tests/ops/test_gemm_int4_int8.py", "tests/ops/test_gemm_int4_int8_exact.py", "-k", "amx"),
     ),
 )
