@@ -12,6 +12,7 @@ from tools.mutants_groups import GROUP_MUTANTS
 from tools.mutants_int4 import INT4_MUTANTS
 from tools.mutants_int4_cuda import INT4_CUDA_MUTANTS
 from tools.mutants_int4_sm90a import INT4_SM90A_MUTANTS
+from tools.mutants_operands import OPERAND_MUTANTS
 
 GEMM = "csrc/ops/gemm_int8"
 QUANTIZE = "csrc/ops/quantize_int8/cpu/body.h"
@@ -26,6 +27,7 @@ MUTANTS = (
     *INT4_MUTANTS,
     *INT4_CUDA_MUTANTS,
     *INT4_SM90A_MUTANTS,
+    *OPERAND_MUTANTS,
     # Packers and layout
     Mutant(
         "pack: last k tile missing",

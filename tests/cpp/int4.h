@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "memory.h"
+#include "operand.h"
 #include "ops/gemm_int4/pack.h"
 #include "ops/gemm_int4/problem.h"
 #include "threads.h"
@@ -17,7 +17,8 @@ using gemm_int4::Problem;
 struct Weight {
   Problem problem;
   Exact<uint8_t> q, packed, zero_point;
-  Exact<float> scale, bias;
+  Exact<float> scale;
+  Followed then;
   bool has_zero;
 
   Weight(Problem p, bool with_zero, Random& random)
@@ -26,14 +27,13 @@ struct Weight {
         packed(*int4::packed_bytes(p.n, p.k)),
         zero_point(p.groups() * p.n),
         scale(p.groups() * p.n),
-        bias(p.n),
+        then(p.m, p.n, p.k, random),
         has_zero(with_zero) {
     for (int64_t i = 0; i < q.count(); ++i) q[i] = static_cast<uint8_t>(random.next() % 16);
     for (int64_t i = 0; i < scale.count(); ++i) {
       scale[i] = random.scale();
       zero_point[i] = static_cast<uint8_t>(with_zero ? random.next() % 16 : 8);
     }
-    for (int64_t j = 0; j < p.n; ++j) bias[j] = random.scale();
     CHECK(gemm_int4::pack(q.data(), p.n, p.k, p.k, int4::rows_place, packed.data(), Serial())
               .is_ok());
   }
@@ -44,7 +44,7 @@ struct Weight {
     params.w = packed.data();
     params.w_scale = {scale.data(), OfGroups::Kind::kF32, problem.n, 1};
     if (has_zero) params.w_zero_point = {zero_point.data(), OfGroups::Kind::kU8, problem.n, 1};
-    params.bias = bias.data();
+    then.give(params);
   }
 };
 

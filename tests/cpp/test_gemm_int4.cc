@@ -23,7 +23,7 @@ TEST(int4_times_floats_equals_the_loop_on_every_isa) {
         total += segment;
         segment = -0.0f;
       }
-      return total + weight.bias[j];
+      return weight.then.after(total, i, j);
     };
     gemm_int4::Params params;
     weight.fill(params);

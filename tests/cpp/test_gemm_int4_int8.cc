@@ -26,7 +26,7 @@ TEST(int4_times_int8_equals_the_loop_on_every_isa) {
           total += segment;
           segment = -0.0f;
         }
-        return total * a_scale[i] + weight.bias[j];
+        return weight.then.after(total * a_scale[i], i, j);
       };
       gemm_int4_int8::Params params;
       weight.fill(params);

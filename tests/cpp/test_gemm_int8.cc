@@ -1,10 +1,8 @@
 // gemm_int8 on every ISA against the obvious loop, in memory that notices a stray byte.
 #include <cmath>
 
-#include "layout/int8_tile.h"
-#include "memory.h"
+#include "int8.h"
 #include "ops/gemm_int8/epilogue.h"
-#include "ops/gemm_int8/pack.h"
 #include "ops/gemm_int8/plan.h"
 #include "threads.h"
 
@@ -14,89 +12,6 @@ namespace {
 using gemm_int8::Params;
 using gemm_int8::Problem;
 
-// A problem with its operands in exactly sized memory, and the exact sums.
-struct Inputs {
-  Problem problem;
-  int64_t a_stride;
-  Exact<int8_t> a, w;
-  int64_t groups;  // of scales; 1 where they are not along k
-  Exact<float> a_scale, w_scale, bias;
-  Exact<int8_t> zero_point;
-  Exact<int8_t> packed;
-  Exact<int32_t> sums;
-  std::vector<int64_t> acc;
-
-  // loud: one activation in so many takes the whole range of int8, the others are below 33, as a
-  // quantiser's are. Kernels may choose their path by that.
-  Inputs(Problem p, int64_t extra, uint64_t seed, uint32_t loud = 1)
-      : problem(p),
-        a_stride(p.k + extra),
-        a(p.m == 0 ? 0 : (p.m - 1) * (p.k + extra) + p.k),
-        w(p.n * p.k),
-        groups(p.is_grouped ? p.groups() : 1),
-        a_scale(p.m * groups),
-        w_scale(p.n * groups),
-        bias(p.n),
-        zero_point(p.m),
-        packed(*int8_tile::packed_bytes(p.n, p.k)),
-        sums(p.n * groups),
-        acc(static_cast<size_t>(p.m * p.n * groups), 0) {
-    Random random(seed);
-    for (int64_t i = 0; i < a.count(); ++i)
-      a[i] = static_cast<int8_t>(random.int8() / (random.next() % loud == 0 ? 1 : 4));
-    for (int64_t i = 0; i < w.count(); ++i) w[i] = random.int8();
-    for (int64_t i = 0; i < a_scale.count(); ++i) a_scale[i] = random.scale();
-    for (int64_t i = 0; i < p.m; ++i) zero_point[i] = random.int8();
-    for (int64_t j = 0; j < w_scale.count(); ++j) w_scale[j] = random.scale();
-    for (int64_t j = 0; j < p.n; ++j) bias[j] = random.scale() - 0.005f;
-    CHECK(gemm_int8::pack(w.data(), p, p.k, packed.data(), sums.data(), Serial()).is_ok());
-    for (int64_t i = 0; i < p.m; ++i)
-      for (int64_t j = 0; j < p.n; ++j)
-        for (int64_t q = 0; q < p.k; ++q)
-          acc[at(p.is_grouped ? q / gemm_int8::kScaleGroup : 0, i, j)] +=
-              (a[i * a_stride + q] - zero_point[i]) * w[j * p.k + q];
-  }
-
-  size_t at(int64_t g, int64_t i, int64_t j) const {
-    return static_cast<size_t>((g * problem.m + i) * problem.n + j);
-  }
-
-  float expected(int64_t i, int64_t j) const {
-    Inputs& self = const_cast<Inputs&>(*this);
-    const auto product = [&](int64_t g) {
-      return static_cast<float>(acc[at(g, i, j)]) * self.a_scale[i * groups + g];
-    };
-    if (!problem.is_grouped) return product(0) * self.w_scale[j] + self.bias[j];
-    float total = groups == 0 ? 0.0f : -0.0f, segment = -0.0f;
-    for (int64_t g = 0; g < groups; ++g) {
-      segment = std::fma(product(g), self.w_scale[g * problem.n + j], segment);
-      if ((g + 1) % gemm_int8::kSegmentGroups != 0 && g + 1 < groups) continue;
-      total += segment;
-      segment = -0.0f;
-    }
-    return total + self.bias[j];
-  }
-
-  Params params(void* out, int64_t out_stride, DType out_dtype) {
-    Params p;
-    p.problem = problem;
-    p.a = a.data();
-    p.a_stride = a_stride;
-    p.w = packed.data();
-    p.w_sums = sums.data();
-    p.a_scale = {a_scale.data(), groups};
-    p.w_scale = {w_scale.data(), 1};
-    p.a_scale_group = 1;
-    p.w_scale_group = problem.n;
-    p.a_zero_point = {zero_point.data(), 1};
-    p.bias = bias.data();
-    p.out = out;
-    p.out_stride = out_stride;
-    p.out_dtype = out_dtype;
-    return p;
-  }
-};
-
 bool is_poison(const void* value, int64_t bytes) {
   const auto* const at = static_cast<const uint8_t*>(value);
   return std::all_of(at, at + bytes, [](uint8_t byte) { return byte == kPoison; });
@@ -104,7 +19,7 @@ bool is_poison(const void* value, int64_t bytes) {
 
 // Runs into NaN-poisoned rows with gaps between them: outputs are right, gaps and guards untouched.
 template <class Out>
-void check_run(Inputs& inputs, DType dtype, const Parallel& parallel) {
+void check_run(Int8Inputs& inputs, DType dtype, const Parallel& parallel) {
   const auto [m, n, k, is_grouped] = inputs.problem;
   const int64_t stride = n + 5;
   Guarded<Out> out(m * stride);
@@ -131,7 +46,7 @@ TEST(every_isa_equals_the_loop) {
   for (const Problem& problem : kProblems)
     for (uint32_t loud : {1, 8, 64, 1000}) {
       const int64_t extra = loud % 3;
-      Inputs inputs(problem, extra, 7, loud);
+      Int8Inputs inputs(problem, extra, 7, loud);
       for_each_isa([&](Isa isa) {
         at(isa_name(isa), " ", problem.m, " x ", problem.n, " x ", problem.k, " + ", extra,
            ", loud 1 in ", loud);
@@ -147,7 +62,7 @@ TEST(scales_along_k) {
        {Problem{1, 17, 300, true}, Problem{3, 5, 0, true}, Problem{0, 5, 200, true},
         Problem{7, 31, 1024, true}, Problem{33, 70, 129, true}, Problem{40, 33, 2200, true}})
     for (uint32_t loud : {1u, 40u}) {
-      Inputs inputs(problem, 3, 11, loud);
+      Int8Inputs inputs(problem, 3, 11, loud);
       for_each_isa([&](Isa isa) {
         at(isa_name(isa), " ", problem.m, " x ", problem.n, " x ", problem.k, ", loud 1 in ", loud);
         check_run<float>(inputs, DType::kF32, Serial());
@@ -157,10 +72,10 @@ TEST(scales_along_k) {
 }
 
 TEST(missing_zero_point_and_bias_and_single_scales) {
-  Inputs inputs({7, 37, 70}, 0, 8);
+  Int8Inputs inputs({7, 37, 70}, 0, 8);
   for (int64_t i = 0; i < 7; ++i) inputs.zero_point[i] = 0, inputs.a_scale[i] = inputs.a_scale[0];
-  for (int64_t j = 0; j < 37; ++j) inputs.bias[j] = -0.0f, inputs.w_scale[j] = inputs.w_scale[0];
-  Inputs plain({7, 37, 70}, 0, 8);
+  for (int64_t j = 0; j < 37; ++j) inputs.w_scale[j] = inputs.w_scale[0];
+  Int8Inputs plain({7, 37, 70}, 0, 8);
   std::fill(plain.acc.begin(), plain.acc.end(), 0);
   for (int64_t i = 0; i < 7; ++i)
     for (int64_t j = 0; j < 37; ++j)
@@ -174,9 +89,10 @@ TEST(missing_zero_point_and_bias_and_single_scales) {
     params.a_scale.stride = params.w_scale.stride = 0;
     params.a_zero_point = {};
     params.bias = nullptr;
+    params.gate = params.residual = {};
     CHECK(gemm_int8::run(params, Serial()).is_ok());
     for (int64_t i = 0; i < 7; ++i)
-      for (int64_t j = 0; j < 37; ++j) CHECK_EQ(out[i * 37 + j], inputs.expected(i, j));
+      for (int64_t j = 0; j < 37; ++j) CHECK_EQ(out[i * 37 + j], inputs.scaled(i, j));
   });
 }
 
@@ -186,7 +102,7 @@ TEST(saturation_never_happens) {
       for (int64_t k : {1, 4, 64, 512, 65536, 65600}) {
         const Problem problem{7, 17, k};
         if (k > 60000 && (a != -128 || w != -128)) continue;
-        Inputs inputs({7, 17, 0}, 0, 9);
+        Int8Inputs inputs({7, 17, 0}, 0, 9);
         Exact<int8_t> rows(7 * k), weights(17 * k), packed(*int8_tile::packed_bytes(17, k));
         std::memset(rows.data(), a, static_cast<size_t>(7 * k));
         std::memset(weights.data(), w, static_cast<size_t>(17 * k));
@@ -203,6 +119,7 @@ TEST(saturation_never_happens) {
           params.a_stride = k;
           params.w = packed.data();
           params.bias = nullptr;
+          params.gate = params.residual = {};
           CHECK(gemm_int8::run(params, Serial()).is_ok());
           const float sum =
               static_cast<float>((a - (a < 0 ? 127 : -128)) * static_cast<int64_t>(w) * k);

@@ -20,7 +20,7 @@ from tests.support.backends import (
     grouped_backends,
     twin_parameters,
 )
-from tests.support.cases import FLOAT_DTYPES, GemmCase, GemmInputs, dtype_name, generator
+from tests.support.cases import FLOAT_DTYPES, GemmCase, dtype_name, generator, grouped
 from tests.support.check import check_gemm
 from tests.support.compare import assert_equal, assert_within
 
@@ -44,29 +44,6 @@ CASES = (
     GemmCase("several_panels", 130, 70, 700),
 )
 BY_NAME = {case.name: case for case in CASES}
-
-
-def grouped(
-    case: GemmCase,
-    *,
-    a: str = "group",
-    w: str = "group",
-    zero_point: str = "none",
-    bias: torch.dtype | None = None,
-) -> GemmInputs:
-    """a: scales per "tensor", "token" or "group"; w: per "tensor", "channel" or "group"."""
-    inputs = case.inputs(per_token=a != "tensor", per_channel=w != "tensor", zero_point=zero_point, bias=bias)
-    g, groups = generator(f"groups of {case}"), -(-case.k // GROUP)
-
-    def spread(*shape: int) -> torch.Tensor:
-        return torch.rand(*shape, generator=g) + 0.25
-
-    a_scale, w_scale = inputs.a_scale, inputs.w_scale
-    if a == "group":
-        a_scale = a_scale.reshape(-1, 1) * spread(case.m, groups)
-    if w == "group":
-        w_scale = w_scale.reshape(1, -1) * spread(groups, case.n)
-    return dataclasses.replace(inputs, a_scale=a_scale, w_scale=w_scale, group=GROUP)
 
 
 @BACKENDS

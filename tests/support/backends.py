@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -19,6 +20,7 @@ import lamina  # noqa: F401  registers torch.ops.lamina
 from lamina import _library
 from tests.support.cases import GemmInputs
 from tests.support.int4_cases import Int4Inputs
+from tests.support.memory import fenced
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = re.compile(r"^LAMINA_(CPU|CUDA)_KERNEL\((\w+), (\w+)")
@@ -81,9 +83,13 @@ class Backend:
         finally:
             self.ops.set_cpu_isa(previous)
 
+    def on_sms(self, sms: int) -> Backend:
+        """With so many, where they can be chosen."""
+        return self
+
     def place(self, t: torch.Tensor) -> torch.Tensor:
-        """t where this backend computes."""
-        return t
+        """t where this backend computes, here a copy that it must not read beyond."""
+        return fenced(t)
 
     def quantize(self, x: torch.Tensor, *args: Any, **options: Any) -> tuple[torch.Tensor, ...]:
         placed, named = self._place_all(args), self._place_all(options.values())
@@ -190,14 +196,18 @@ class Twin(CudaKernel):
     """On the host twin."""
 
     seed: int = 0
+    sms: int = TWIN_SMS
 
     def __str__(self) -> str:
         return f"{self.isa}_twin"
 
+    def on_sms(self, sms: int) -> Twin:
+        return dataclasses.replace(self, sms=sms)
+
     @contextmanager
     def active(self) -> Iterator[Any]:
         self.ops.set_twin_options(self.seed, 1, False)
-        self.ops.set_twin(self.arch, TWIN_SMS)
+        self.ops.set_twin(self.arch, self.sms)
         try:
             with super().active() as ops:
                 yield ops
@@ -216,8 +226,10 @@ class Gpu(CudaKernel):
 
 
 def in_aligned_rows(a: torch.Tensor) -> torch.Tensor:
-    """The same values in rows that start at multiples of 16 bytes, with something else between them."""
+    """The same values in rows that start at multiples of 16 bytes; if copied, with something between them."""
     m, k = a.shape
+    if (a.data_ptr() | a.stride(0)) % 16 == 0 and a.stride(0) >= k:
+        return a
     rows = torch.full((m, (k + 16) // 16 * 16), 91, dtype=a.dtype)
     rows[:, :k] = a
     return rows[:, :k]

@@ -108,6 +108,29 @@ class GemmCase:
         return GemmInputs(a, w, a_scale, w_scale, zeros, offsets)
 
 
+def grouped(
+    case: GemmCase,
+    *,
+    a: str = "group",
+    w: str = "group",
+    zero_point: str = "none",
+    bias: torch.dtype | None = None,
+) -> GemmInputs:
+    """a: scales per "tensor", "token" or "group"; w: per "tensor", "channel" or "group"."""
+    inputs = case.inputs(per_token=a != "tensor", per_channel=w != "tensor", zero_point=zero_point, bias=bias)
+    g, groups = generator(f"groups of {case}"), -(-case.k // reference.GROUP)
+
+    def spread(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=g) + 0.25
+
+    a_scale, w_scale = inputs.a_scale, inputs.w_scale
+    if a == "group":
+        a_scale = a_scale.reshape(-1, 1) * spread(case.m, groups)
+    if w == "group":
+        w_scale = w_scale.reshape(1, -1) * spread(groups, case.n)
+    return dataclasses.replace(inputs, a_scale=a_scale, w_scale=w_scale, group=reference.GROUP)
+
+
 def generator(text: str) -> torch.Generator:
     return torch.Generator().manual_seed(zlib.crc32(text.encode()))
 

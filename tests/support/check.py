@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tests.reference.gemm_int4 import Sums
-from tests.support.backends import Backend
-from tests.support.cases import FLOAT_DTYPES, GemmInputs
+from tests.support.backends import Backend, CudaKernel
+from tests.support.cases import FLOAT_DTYPES, GemmInputs, generator
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import Int4Inputs
 
@@ -28,3 +32,44 @@ def check_int4(backend: Backend, inputs: Int4Inputs, sums: Sums, label: object) 
         got = backend.gemm_int4_int8_packed(inputs, data, dtype)
         assert_within(got, inputs.expected(sums, dtype), dtype, f"{label} {dtype}")
         assert_equal(got, inputs.expected_bits(sums, dtype), f"{label} {dtype}")
+
+
+Inputs = GemmInputs | Int4Inputs
+
+
+def run_product(backend: Backend, inputs: Inputs, dtype: torch.dtype) -> torch.Tensor:
+    """The op that such inputs are of: with floats and no a_scale gemm_int4."""
+    if isinstance(inputs, GemmInputs):
+        return backend.gemm(inputs, dtype)
+    product = backend.gemm_int4 if inputs.a_scale is None else backend.gemm_int4_int8
+    return product(inputs, dtype)
+
+
+def check_product(
+    backend: Backend, inputs: Inputs, dtype: torch.dtype, label: object = "", given: Inputs | None = None
+) -> torch.Tensor:
+    """The bits of the documented steps, or the bound where tensor cores add. given: the same elsewhere."""
+    got = run_product(backend, given or inputs, dtype)
+    if isinstance(inputs, GemmInputs):
+        assert_equal(got, inputs.expected_bits(inputs.accumulated(), dtype), label)
+    elif inputs.a_scale is not None:
+        assert_equal(got, inputs.expected_bits(inputs.sums(), dtype), label)
+    elif isinstance(backend, CudaKernel):
+        assert_within(got, inputs.half_product(dtype), dtype, label)
+    else:
+        assert_equal(got, inputs.float_product(dtype)[1], label)
+    return got
+
+
+def followed(inputs: Inputs, activation: str | None, gate: Any, residual: Any) -> Any:
+    """With an activation, and a gate and a residual of these dtypes, columns of wider tensors, or None."""
+    m = len(inputs.a)
+    n = len(inputs.w if isinstance(inputs, GemmInputs) else inputs.q)
+    g = generator(f"followed {m} {n}")
+    wide = [None if t is None else torch.randn(m, n + 5, generator=g).to(t) for t in (gate, residual)]
+    return dataclasses.replace(
+        inputs,
+        activation=activation,
+        gate=None if wide[0] is None else wide[0][:, :n],
+        residual=None if wide[1] is None else wide[1][:, 5:],
+    )

@@ -55,8 +55,9 @@ def gemm_int4_int8(
     Groups   acc_g = sum (a - a_zero_point) * q and a_sum_g = sum (a - a_zero_point) over group g are exact
              integers; x_g = acc_g - 8 a_sum_g, one integer, or with w_zero_point the fused multiply-add
              acc_g - w_zero_point * a_sum_g. A fused multiply-add adds x_g * w_scale[g] to the f32 sum of its
-             segment, then segments are added, both in order. A segment is as many whole groups and whole
-             multiples of 64 as fit 1024 input features, at least the fewest
+             segment, then segments are added, both in order, from -0 on: a result of zeros alone has the sign
+             that these steps give. A segment is as many whole groups and whole multiples of 64 as fit 1024
+             input features, at least the fewest
     Error    as in gemm_int8 with h = 4 + min(S, G) + T, S groups a segment, T segments, and
              p = sum_g |x_g * w_scale[g]| * |a_scale|, x_g exact; with w_zero_point and a group of more than
              4096 input features, where acc_g may not be an f32, h u p is

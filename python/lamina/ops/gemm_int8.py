@@ -56,7 +56,7 @@ def gemm_int8(
                   + residual, step by step in f32, then one rounding; what is not given is left out
     Groups   with w.group = 128 the product is sum_g (float(acc_g) * a_scale[:, g]) * w_scale[g], acc_g the
              exact integer of group g: a fused multiply-add adds a group to the f32 sum of its segment of 8
-             groups, then segments are added, both in order
+             groups, then segments are added, both in order, from -0 on
     Error    acc is the exact integer. Per element, with u = 2^-24, u_out = 0 | 2^-11 | 2^-8 for f32 | f16 |
              bf16, tiny the smallest subnormal of out_dtype, p = |acc * a_scale * w_scale|, and y, s =
              activation(y), z = s * gate, r = z + residual exact:

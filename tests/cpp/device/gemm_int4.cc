@@ -3,15 +3,16 @@
 #include "ops/gemm_int4/gemm_int4.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <optional>
 #include <vector>
 
 #include "base/int_math.h"
-#include "base/numeric.h"
 #include "check.h"
 #include "device/device.h"
 #include "layout/int4_tile.h"
-#include "memory.h"
+#include "operand.h"
 #include "ops/gemm_int4/cuda/plan.h"
 #include "ops/gemm_int4/pack.h"
 #include "ops/gemm_int4_int8/cuda/plan.h"
@@ -21,19 +22,7 @@ namespace {
 
 using gemm_int4::OfGroups, gemm_int4::Perm, gemm_int4::Problem;
 
-// A 16-byte aligned block of exactly `count` elements; malloc's own alignment.
-template <class T>
-using Exact = std::vector<T>;
-
 constexpr int kSms = 3;
-constexpr float kScale = 0x1p-3f;
-
-template <class T>
-Exact<T> made(int64_t count, const auto& next) {
-  Exact<T> all(static_cast<size_t>(count));
-  for (T& value : all) value = next();
-  return all;
-}
 
 // One problem of either op, and its result.
 struct Case {
@@ -45,53 +34,110 @@ struct Case {
   Problem problem() const { return {m, n, k, group}; }
 };
 
-struct Inputs {
-  Exact<int8_t> a;  // of -3 to 3
-  Exact<uint8_t> q, packed, zeros;
-  Exact<F16> scales;
-  Exact<int32_t> perm;
-  Exact<float> want;
+// A scale, or a zero point, of each group and column, of any kind.
+struct Groups {
+  OfGroups::Kind kind;
+  Exact<uint8_t> bytes;
+  std::vector<float> value;
+  int64_t columns;
 
-  explicit Inputs(const Case& c) {
-    Random random(static_cast<uint32_t>(c.m * 131 + c.n * 17 + c.k));
-    const auto below = [&](int count) { return static_cast<uint8_t>(random.int8()) % count; };
-    const int64_t groups = c.problem().groups(), stride = c.features() + c.pad;
-    a = made<int8_t>((c.m - 1) * stride + c.features(),
-                     [&] { return static_cast<int8_t>(below(7) - 3); });
-    q = made<uint8_t>(c.n * c.k, [&] { return static_cast<uint8_t>(below(16)); });
-    packed.resize(static_cast<size_t>(*int4::packed_bytes(c.n, c.k)));
+  Groups(OfGroups::Kind kind_of, const Problem& p, const auto& next)
+      : kind(kind_of), bytes(p.groups() * p.n * size()), columns(p.n) {
+    for (int64_t i = 0; i < p.groups() * p.n; ++i) {
+      value.push_back(next(i));
+      uint8_t* const to = bytes.data() + i * size();
+      if (kind == OfGroups::Kind::kU8) {
+        *to = static_cast<uint8_t>(value.back());
+      } else {
+        put(kind == OfGroups::Kind::kF32   ? DType::kF32
+            : kind == OfGroups::Kind::kF16 ? DType::kF16
+                                           : DType::kBF16,
+            to, value.back());
+      }
+    }
+  }
+
+  int64_t size() const {
+    return kind == OfGroups::Kind::kU8 ? 1 : kind == OfGroups::Kind::kF32 ? 4 : 2;
+  }
+  float at(int64_t group, int64_t j) const {
+    return value[static_cast<size_t>(group * columns + j)];
+  }
+  OfGroups given() { return {bytes.data(), kind, columns, 1}; }
+};
+
+// Operands of a problem. Scales are powers of two and numbers few enough for all sums to be exact.
+struct Inputs {
+  Case c;
+  Random random;
+  Exact<int8_t> a, a_zero;  // of -3 to 3
+  Exact<uint8_t> q, packed;
+  Exact<int32_t> perm;
+  Exact<float> a_scale;
+  Groups scales, zeros;
+  Followed then;
+
+  Inputs(const Case& problem, OfGroups::Kind scale_kind, OfGroups::Kind zero_kind)
+      : c(problem),
+        random(static_cast<uint64_t>(c.m * 131 + c.n * 17 + c.k)),
+        a((c.m - 1) * (c.features() + c.pad) + c.features()),
+        a_zero(c.m),
+        q(c.n * c.k),
+        packed(*int4::packed_bytes(c.n, c.k)),
+        perm(c.has_perm ? c.k : 0),
+        a_scale(c.m),
+        scales(scale_kind, c.problem(), [](int64_t i) { return i % 3 == 0 ? -0x1p-3f : 0x1p-4f; }),
+        zeros(zero_kind, c.problem(), [this](int64_t) { return static_cast<float>(below(16)); }),
+        then(c.m, c.n, c.k, random) {
+    for (int64_t i = 0; i < a.count(); ++i) a[i] = static_cast<int8_t>(below(7) - 3);
+    for (int64_t i = 0; i < c.m; ++i) {
+      a_zero[i] = static_cast<int8_t>(below(5) - 2);
+      a_scale[i] = std::ldexp(1.0f, below(3) - 1);
+    }
+    for (int64_t i = 0; i < q.count(); ++i) q[i] = static_cast<uint8_t>(below(16));
+    for (int64_t i = 0; i < perm.count(); ++i)
+      perm[i] = below(static_cast<int>(c.features()) + 1) - 1;
     CHECK(gemm_int4::pack(q.data(), c.n, c.k, c.k, int4::tile_place, packed.data(), Serial())
               .is_ok());
-    scales.assign(static_cast<size_t>(groups * c.n), from_f32<F16>(kScale));
-    if (c.has_zeros)
-      zeros = made<uint8_t>(groups * c.n, [&] { return static_cast<uint8_t>(below(16)); });
-    if (c.has_perm)
-      perm = made<int32_t>(c.k, [&] { return below(static_cast<int>(c.features()) + 1) - 1; });
+  }
+
+  int below(int count) { return static_cast<int>(random.next() % static_cast<uint32_t>(count)); }
+
+  // Results, without or with what belongs to rows of int8.
+  std::vector<float> want(bool is_int8) {
+    std::vector<float> all;
     for (int64_t i = 0; i < c.m; ++i)
-      for (int64_t j = 0; j < c.n; ++j) {
-        int64_t sum = 0;
-        for (int64_t p = 0; p < c.k; ++p) {
-          const int64_t from = c.has_perm ? perm[static_cast<size_t>(p)] : p;
-          const int zero = c.has_zeros ? int{zeros[static_cast<size_t>(p / c.group * c.n + j)]} : 8;
-          if (from >= 0)
-            sum += a[static_cast<size_t>(i * stride + from)] *
-                   (int{q[static_cast<size_t>(j * c.k + p)]} - zero);
-        }
-        want.push_back(static_cast<float>(sum) * kScale);
-      }
+      for (int64_t j = 0; j < c.n; ++j) all.push_back(want_at(i, j, is_int8));
+    return all;
+  }
+
+  float want_at(int64_t i, int64_t j, bool is_int8) {
+    float sum = 0;
+    for (int64_t p = 0; p < c.k; ++p) {
+      const int64_t from = c.has_perm ? perm[p] : p, group = p / c.group;
+      const float zero = c.has_zeros ? zeros.at(group, j) : 8.0f;
+      const int8_t a_less = is_int8 ? a_zero[i] : int8_t{0};
+      if (from >= 0)
+        sum += static_cast<float>(a[i * (c.features() + c.pad) + from] - a_less) *
+               (static_cast<float>(q[j * c.k + p]) - zero) * scales.at(group, j);
+    }
+    return then.after(is_int8 ? sum * a_scale[i] : sum, i, j);
   }
 
   template <class Params>
-  void give(const Case& c, Params& params, Exact<float>& out) const {
+  Params params(Exact<float>& out) {
+    Params params;
     params.problem = c.problem();
     params.a_stride = c.features() + c.pad;
     if (c.has_perm) params.perm = {perm.data(), c.features()};
     params.w = packed.data();
-    params.w_scale = {scales.data(), OfGroups::Kind::kF16, c.n, 1};
-    if (c.has_zeros) params.w_zero_point = {zeros.data(), OfGroups::Kind::kU8, c.n, 1};
+    params.w_scale = scales.given();
+    if (c.has_zeros) params.w_zero_point = zeros.given();
+    then.give(params);
     params.out = out.data();
     params.out_stride = c.n;
     params.out_dtype = DType::kF32;
+    return params;
   }
 };
 
@@ -108,52 +154,80 @@ Plan plan_of(const Kernel& kernel, const Case& c, int64_t segment_k) {
   return plan;
 }
 
-void check_result(const char* kernel, const Case& c, const Status& status, const Exact<float>& out,
-                  const Inputs& inputs) {
+// run(out, workspace) with both poisoned.
+void check_run(const char* kernel, int64_t workspace_bytes, const Case& c,
+               const std::vector<float>& want, const auto& run) {
+  Exact<float> out(c.m * c.n);
+  Exact<uint8_t> workspace(workspace_bytes);
+  std::memset(out.data(), kPoison, want.size() * 4);
+  std::memset(workspace.data(), kPoison, static_cast<size_t>(workspace.count()));
+  const Status status = run(out, workspace.data());
   at(kernel, " ", c.m, " x ", c.n, " x ", c.k, ", groups of ", c.group, ", pad ", c.pad, ", zeros ",
      c.has_zeros, ", perm ", c.has_perm, ", splits ", c.splits, ": ", status.message());
   CHECK(status.is_ok());
-  for (size_t i = 0; i < out.size(); ++i) CHECK_EQ(out[i], inputs.want[i]);
+  for (int64_t i = 0; i < out.count(); ++i) CHECK_EQ(out[i], want[static_cast<size_t>(i)]);
 }
 
-void check_floats(const Case& c, const Inputs& inputs) {
-  Exact<F16> a;
-  for (const int8_t value : inputs.a) a.push_back(from_f32<F16>(value));
+void check_floats(const Case& c) {
+  const DType dtype = c.m % 2 == 0 ? DType::kBF16 : DType::kF16;
+  const auto kind = dtype == DType::kF16 ? OfGroups::Kind::kF16 : OfGroups::Kind::kBF16;
+  Inputs inputs(c, kind, c.n % 2 == 0 ? kind : OfGroups::Kind::kU8);
+  const std::vector<float> want = inputs.want(false);
+  Exact<uint8_t> a(inputs.a.count() * 2);
+  for (int64_t i = 0; i < inputs.a.count(); ++i)
+    put(dtype, a.data() + i * 2, static_cast<float>(inputs.a[i]));
   for (const gemm_int4::CudaKernel& kernel : gemm_int4::cuda_kernels()) {
-    Exact<float> out(inputs.want.size(), -1.0f);
-    gemm_int4::Params params;
-    inputs.give(c, params, out);
-    params.a = a.data();
-    params.a_dtype = DType::kF16;
     const auto plan = plan_of<gemm_int4::CudaPlan>(kernel, c, gemm_int4::kSegmentK);
-    Exact<float> workspace(static_cast<size_t>(plan.workspace_bytes(c.problem()) / 4), -7.0f);
-    check_result(kernel.name, c, gemm_int4::run_cuda(params, plan, workspace.data(), nullptr), out,
-                 inputs);
+    check_run(kernel.name, plan.workspace_bytes(c.problem()), c, want,
+              [&](Exact<float>& out, void* workspace) {
+                auto params = inputs.params<gemm_int4::Params>(out);
+                params.a = a.data();
+                params.a_dtype = dtype;
+                return gemm_int4::run_cuda(params, plan, workspace, nullptr);
+              });
   }
 }
 
-void check_int8(const Case& c, const Inputs& inputs) {
-  const float one = 1;
+void check_int8(const Case& c) {
+  using enum OfGroups::Kind;
+  Inputs inputs(c, c.k % 3 == 0 ? kF32 : c.k % 3 == 1 ? kF16 : kBF16, c.n % 2 == 0 ? kF32 : kU8);
+  const std::vector<float> want = inputs.want(true);
   for (const gemm_int4_int8::CudaKernel& kernel : gemm_int4_int8::cuda_kernels()) {
-    Exact<float> out(inputs.want.size(), -1.0f);
-    gemm_int4_int8::Params params;
-    inputs.give(c, params, out);
-    params.a = inputs.a.data();
-    params.a_scale = {&one, 0};
     const auto plan =
         plan_of<gemm_int4_int8::CudaPlan>(kernel, c, gemm_int4_int8::split_k(c.problem()));
-    Exact<uint8_t> workspace(static_cast<size_t>(plan.workspace_bytes(c.problem())), 0xf9);
-    check_result(kernel.name, c,
-                 gemm_int4_int8::run_cuda(params, std::nullopt, plan, workspace.data(), nullptr),
-                 out, inputs);
+    check_run(kernel.name, plan.workspace_bytes(c.problem()), c, want,
+              [&](Exact<float>& out, void* workspace) {
+                auto params = inputs.params<gemm_int4_int8::Params>(out);
+                params.a = inputs.a.data();
+                params.a_scale = {inputs.a_scale.data(), 1};
+                params.a_zero_point = {inputs.a_zero.data(), 1};
+                return gemm_int4_int8::run_cuda(params, std::nullopt, plan, workspace, nullptr);
+              });
+  }
+}
+
+// Rows of floats that the call quantises: the values are those of tests/ops.
+void check_quantised(const Case& c) {
+  Inputs inputs(c, OfGroups::Kind::kF32, OfGroups::Kind::kU8);
+  for (DType dtype : {DType::kF32, DType::kF16}) {
+    FloatRows a(dtype, c.m, c.features(), c.pad, inputs.random);
+    const auto& kernel = gemm_int4_int8::cuda_kernels().front();
+    const auto plan =
+        plan_of<gemm_int4_int8::CudaPlan>(kernel, c, gemm_int4_int8::split_k(c.problem()));
+    Exact<float> out(c.m * c.n);
+    Exact<uint8_t> workspace(plan.workspace_bytes(c.problem()));
+    const auto params = inputs.params<gemm_int4_int8::Params>(out);
+    CHECK(gemm_int4_int8::run_cuda(params, gemm_int4_int8::Floats{a.data(), dtype}, plan,
+                                   workspace.data(), nullptr)
+              .is_ok());
   }
 }
 
 void check_problem(const Case& c) {
   dev::emu::options() = {};
-  const Inputs inputs(c);
-  check_floats(c, inputs);
-  check_int8(c, inputs);
+  check_floats(c);
+  check_int8(c);
+  check_quantised(c);
 }
 
 TEST(int4_on_the_twin_stays_in_its_buffers) {
@@ -165,6 +239,33 @@ TEST(int4_on_the_twin_stays_in_its_buffers) {
              {(8 - k % 8) % 8, (2 - k % 2) % 2 + int64_t{2}, (k + 1) % 2 + int64_t{2}})
           if ((m + n + k + pad) % 7 == 0)
             check_problem({m, n, k, n % 16 == 8 ? 48 : 64, pad, m == 18, n == 24, 1});
+}
+
+// Rows of results gigabytes apart, of as many blocks as there are.
+TEST(int4_on_the_twin_stores_rows_far_apart) {
+  dev::emu::options() = {};
+  constexpr int64_t kStride = (int64_t{1} << 27) + 16;
+  const Case c{67, 24, 64, 16, 0, false, false, 1};
+  Inputs inputs(c, OfGroups::Kind::kF32, OfGroups::Kind::kU8);
+  const std::vector<float> want = inputs.want(true);
+  Exact<float> unused(0);
+  Sparse out(((c.m - 1) * kStride + c.n) * 4);
+  if (!out.is_mapped()) return;
+  auto params = inputs.params<gemm_int4_int8::Params>(unused);
+  params.a = inputs.a.data();
+  params.a_scale = {inputs.a_scale.data(), 1};
+  params.a_zero_point = {inputs.a_zero.data(), 1};
+  params.out = out.as<float>();
+  params.out_stride = kStride;
+  for (const gemm_int4_int8::CudaKernel& kernel : gemm_int4_int8::cuda_kernels()) {
+    const auto plan = plan_of<gemm_int4_int8::CudaPlan>(kernel, c, gemm_int4_int8::kSegmentK);
+    Exact<uint8_t> workspace(plan.workspace_bytes(c.problem()));
+    at(kernel.name);
+    CHECK(gemm_int4_int8::run_cuda(params, std::nullopt, plan, workspace.data(), nullptr).is_ok());
+    for (int64_t i = 0; i < c.m; ++i)
+      for (int64_t j = 0; j < c.n; ++j)
+        CHECK_EQ(out.as<float>()[i * kStride + j], want[static_cast<size_t>(i * c.n + j)]);
+  }
 }
 
 TEST(int4_on_the_twin_splits_k) {

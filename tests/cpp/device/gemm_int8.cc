@@ -2,17 +2,17 @@
 // is read or written beside them. Values are checked too, more of them in tests/ops.
 #include "ops/gemm_int8/gemm_int8.h"
 
+#include <cfloat>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
 #include "base/int_math.h"
-#include "base/numeric.h"
 #include "check.h"
 #include "device/device.h"
-#include "layout/int8_tile.h"
-#include "memory.h"
+#include "int8.h"
 #include "ops/gemm_int8/cuda/plan.h"
-#include "ops/gemm_int8/pack.h"
+#include "ops/gemm_int8/cuda/quantized.h"
 
 namespace lamina::test {
 namespace {
@@ -20,10 +20,6 @@ namespace {
 using gemm_int8::CudaKernel;
 using gemm_int8::CudaPlan;
 using gemm_int8::Params;
-
-// A 16-byte aligned block of exactly `count` elements; malloc's own alignment.
-template <class T>
-using Exact = std::vector<T>;
 
 constexpr int kSms = 3;
 
@@ -33,69 +29,79 @@ struct Output {
   int64_t lead = 0, pad = 0;
 };
 
-template <class T>
-void put(uint8_t* to, float value) {
-  const T rounded = from_f32<T>(value);
-  std::memcpy(to, &rounded, sizeof rounded);
-}
-
-void put(DType dtype, uint8_t* to, float value) {
-  if (dtype == DType::kF32) return put<float>(to, value);
-  if (dtype == DType::kF16) return put<F16>(to, value);
-  put<BF16>(to, value);
-}
-
-void check_problem(const CudaKernel& kernel, int64_t m, int64_t n, int64_t k, int64_t pad,
-                   int splits, const Output& output = {}) {
-  Random random(static_cast<uint32_t>(m * 131 + n * 17 + k));
-  const int64_t a_stride = k + pad;
-  Exact<int8_t> a(static_cast<size_t>((m - 1) * a_stride + k)), w(static_cast<size_t>(n * k));
-  for (int8_t& value : a) value = random.int8();
-  for (int8_t& value : w) value = random.int8();
-  Exact<int8_t> packed(static_cast<size_t>(*int8_tile::packed_bytes(n, k)));
-  const gemm_int8::Problem problem{m, n, k, kernel.is_grouped};
-  Exact<int32_t> sums(static_cast<size_t>(kernel.is_grouped ? problem.groups() * n : n));
-  CHECK(gemm_int8::pack(w.data(), problem, k, packed.data(), sums.data(), Serial()).is_ok());
-  const int64_t out_stride = n + output.pad, element = size_bytes(output.dtype);
-  Exact<uint8_t> out(static_cast<size_t>((output.lead + (m - 1) * out_stride + n) * element), 0xa5);
-  Exact<uint8_t> want = out;
-  const auto place_of = [&](Exact<uint8_t>& bytes, int64_t i, int64_t j) {
-    return bytes.data() + (output.lead + i * out_stride + j) * element;
-  };
-  const float scale = 0x1p-3f, one = 1;
-  Params params;
-  params.problem = problem;
-  params.a = a.data();
-  params.a_stride = a_stride;
-  params.w = packed.data();
-  params.w_sums = sums.data();
-  params.a_scale = {&scale, 0};
-  params.w_scale = {&one, 0};
-  params.out = place_of(out, 0, 0);
-  params.out_stride = out_stride;
-  params.out_dtype = output.dtype;
-  if (gemm_int8::row_alignment(params) < kernel.a_alignment) return;
-  const int64_t steps = std::max<int64_t>(1, ceil_div(k, kernel.step_k));
+CudaPlan plan_of(const CudaKernel& kernel, int64_t k, int splits) {
   CudaPlan plan;
   plan.kernel = kernel;
   plan.sms = kSms;
   plan.is_capped = k % 2 == 0;
+  const int64_t steps = std::max<int64_t>(1, ceil_div(k, kernel.step_k));
   const int64_t each =
       round_up(ceil_div(steps, splits), kernel.is_grouped ? gemm_int8::kSegmentGroups : 1);
   plan.split = {static_cast<int>(ceil_div(steps, each)), static_cast<int>(each), nullptr};
-  Exact<int32_t> workspace(static_cast<size_t>(plan.workspace_bytes(params.problem) / 4), -7);
+  return plan;
+}
+
+void check_problem(const CudaKernel& kernel, int64_t m, int64_t n, int64_t k, int64_t pad,
+                   int splits, const Output& output = {}) {
+  Int8Inputs inputs({m, n, k, kernel.is_grouped}, pad, static_cast<uint64_t>(m * 131 + n * 17 + k));
+  const int64_t out_stride = n + output.pad, element = size_bytes(output.dtype);
+  Exact<uint8_t> out((output.lead + (m - 1) * out_stride + n) * element), want(out.count());
+  std::memset(out.data(), 0xa5, static_cast<size_t>(out.count()));
+  std::memset(want.data(), 0xa5, static_cast<size_t>(out.count()));
+  const auto place_of = [&](Exact<uint8_t>& bytes, int64_t i, int64_t j) {
+    return bytes.data() + (output.lead + i * out_stride + j) * element;
+  };
+  const Params params = inputs.params(place_of(out, 0, 0), out_stride, output.dtype);
+  if (gemm_int8::row_alignment(params) < kernel.a_alignment) return;
+  const CudaPlan plan = plan_of(kernel, k, splits);
+  Exact<uint8_t> workspace(plan.workspace_bytes(params.problem));
+  std::memset(workspace.data(), 0xf9, static_cast<size_t>(workspace.count()));
   const Status status = gemm_int8::run_cuda(params, plan, workspace.data(), nullptr);
   at(kernel.name, " ", m, " x ", n, " x ", k, ", pads ", pad, " ", output.pad, ", lead ",
      output.lead, ", splits ", splits, ": ", status.message());
   CHECK(status.is_ok());
   for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < n; ++j) put(output.dtype, place_of(want, i, j), inputs.expected(i, j));
+  for (int64_t byte = 0; byte < want.count(); ++byte) CHECK_EQ(out[byte], want[byte]);
+}
+
+// What a row of values becomes with this scale.
+void check_quantized(const std::vector<float>& y, float scale, const int8_t* q) {
+  const float inverse = 1.0f / scale;
+  for (size_t j = 0; j < y.size(); ++j) {
+    const float step = std::rint(y[j] * inverse);
+    CHECK_EQ(int{q[j]}, static_cast<int>(std::fmin(std::fmax(step, -127.0f), 127.0f)));
+  }
+}
+
+// Rows requantised, by scales that are given or that the rows have.
+void check_requantized(const CudaKernel& kernel, int64_t m, int64_t n, bool is_static) {
+  Int8Inputs inputs({m, n, 64, kernel.is_grouped}, 0, static_cast<uint64_t>(m * 131 + n));
+  Exact<float> given(m), scale(m);
+  Exact<int8_t> q(m * n);
+  for (int64_t i = 0; i < m; ++i) given[i] = std::ldexp(1.0f, static_cast<int>(i % 3) - 4);
+  gemm_int8::QuantizedParams params;
+  params.gemm = inputs.params(nullptr, n, DType::kF32);
+  params.quantize.m = m;
+  params.quantize.k = n;
+  params.quantize.q = q.data();
+  params.quantize.scale = scale.data();
+  if (is_static) params.quantize.static_scale = {given.data(), 1};
+  Exact<uint8_t> rows(params.workspace_bytes());
+  params.connect(rows.data());
+  const Status status = run_quantized_cuda(params, plan_of(kernel, 64, 1), nullptr, nullptr);
+  at(kernel.name, " requantises ", m, " x ", n, ", static ", is_static, ": ", status.message());
+  CHECK(status.is_ok());
+  for (int64_t i = 0; i < m; ++i) {
+    std::vector<float> y;
+    float largest = 0;
     for (int64_t j = 0; j < n; ++j) {
-      int32_t sum = 0;
-      for (int64_t p = 0; p < k; ++p)
-        sum += a[static_cast<size_t>(i * a_stride + p)] * w[static_cast<size_t>(j * k + p)];
-      put(output.dtype, place_of(want, i, j), static_cast<float>(sum) * scale);
+      y.push_back(inputs.expected(i, j));
+      largest = std::fmax(largest, std::fabs(y.back()));
     }
-  for (size_t byte = 0; byte < want.size(); ++byte) CHECK_EQ(out[byte], want[byte]);
+    CHECK_EQ(scale[i], is_static ? given[i] : std::fmax(largest / 127.0f, FLT_MIN));
+    check_quantized(y, scale[i], q.data() + i * n);
+  }
 }
 
 TEST(gemm_int8_on_the_twin_stays_in_its_buffers) {
@@ -121,6 +127,48 @@ TEST(gemm_int8_on_the_twin_stores_rows_of_any_stride) {
       for (int64_t m : {1, 70})
         check_problem(kernel, m, rows.n, kernel.is_grouped ? 256 : 64, 0, 1,
                       {(rows.n + m) % 2 ? DType::kF16 : DType::kBF16, rows.lead, rows.pad});
+}
+
+TEST(gemm_int8_on_the_twin_requantises_in_its_buffers) {
+  dev::emu::options() = {};
+  for (const CudaKernel& kernel : gemm_int8::cuda_kernels())
+    for (int64_t n : {5, 48})
+      for (bool is_static : {false, true}) check_requantized(kernel, 18, n, is_static);
+}
+
+// Rows of results gigabytes apart, of as many blocks as there are.
+TEST(gemm_int8_on_the_twin_stores_rows_far_apart) {
+  dev::emu::options() = {};
+  constexpr int64_t kM = 67, kN = 24, kStride = (int64_t{1} << 27) + 16;
+  for (const CudaKernel& kernel : gemm_int8::cuda_kernels())
+    for (int splits : {1, 2}) {
+      const int64_t k = kernel.is_grouped ? 1100 : 320;
+      Int8Inputs inputs({kM, kN, k, kernel.is_grouped}, (16 - k % 16) % 16, 5);
+      Sparse out(((kM - 1) * kStride + kN) * 2);
+      if (!out.is_mapped()) return;
+      const Params params = inputs.params(out.as<BF16>(), kStride, DType::kBF16);
+      const CudaPlan plan = plan_of(kernel, k, splits);
+      Exact<uint8_t> workspace(plan.workspace_bytes(params.problem));
+      at(kernel.name, ", splits ", splits);
+      CHECK(gemm_int8::run_cuda(params, plan, workspace.data(), nullptr).is_ok());
+      for (int64_t i = 0; i < kM; ++i)
+        for (int64_t j = 0; j < kN; ++j)
+          CHECK_EQ(out.as<BF16>()[i * kStride + j].bits,
+                   from_f32<BF16>(inputs.expected(i, j)).bits);
+    }
+}
+
+TEST(slabs_of_partial_sums_beyond_2_to_31) {
+  constexpr gemm_int8::Problem kProblem{int64_t{1} << 20, (int64_t{1} << 12) - 3, 1};
+  int32_t first = 0;
+  gemm_int8::Split split;
+  split.partial = &first;
+  const auto bytes_to = [&](int64_t slab, int64_t i, int64_t j) {
+    const auto* const at = gemm_int8::partial_at<int32_t>(split, kProblem, slab, i, j);
+    return reinterpret_cast<intptr_t>(at) - reinterpret_cast<intptr_t>(&first);
+  };
+  CHECK_EQ(bytes_to(0, 1, 7), 4 * ((int64_t{1} << 12) + 7));
+  CHECK_EQ(bytes_to(3, 5, 7), 4 * ((int64_t{3} << 32) + (int64_t{5} << 12) + 7));
 }
 
 TEST(gemm_int8_on_the_twin_uses_few_blocks_for_much_work) {

@@ -1,0 +1,87 @@
+"""Memory that notices: operands that end where nothing is mapped, and rows gigabytes apart."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import math
+import mmap
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+FAR = 2**31 + 64  # elements between rows: more than any int32 holds
+MANY, APART = 67, 2**27 + 16  # rows, whose number times their stride is more too, although neither is
+LARGEST = 2**20  # bytes that fenced() copies
+SLOTS = 32  # more operands than a call has
+MAP_NORESERVE = 0x4000
+PROT_NONE = 0
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def extent(t: torch.Tensor) -> int:
+    """Elements from the first of t to its last, what lies between rows included."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+
+
+def alignment(t: torch.Tensor) -> int:
+    """Bytes, at most 16, at whose multiples all rows of t could start; of one row and of packed tiles 16."""
+    rows = [
+        stride * t.element_size()
+        for size, stride in zip(t.shape[:-1], t.stride()[:-1], strict=True)
+        if size > 1
+    ]
+    return math.gcd(16, *rows) if t.dim() > 1 else t.element_size()
+
+
+@functools.cache
+def _rooms(size: int) -> Iterator[torch.Tensor]:
+    """Bytes in front of a page that cannot be read, the same SLOTS times again and again."""
+
+    def make() -> torch.Tensor:
+        memory = mmap.mmap(-1, size + mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        room = torch.frombuffer(memory, dtype=torch.uint8, count=size)
+        fence = ctypes.c_void_p(room.data_ptr() + size)
+        if LIBC.mprotect(fence, ctypes.c_size_t(mmap.PAGESIZE), PROT_NONE) != 0:
+            raise OSError(ctypes.get_errno(), "mprotect")
+        return room
+
+    return itertools.cycle(make() for _ in range(SLOTS))
+
+
+def fenced(t: torch.Tensor) -> torch.Tensor:
+    """A copy of t with its strides and what lies between its rows, in front of a page that cannot be read.
+
+    Whoever reads beyond it dies. Kernels choose how they copy by the alignment of rows: what t has of it
+    the copy has too, so fewer than alignment(t) bytes may lie between its end and the page. The copy lasts
+    for one call: after SLOTS more its memory is another's.
+    """
+    size = t.numel() and extent(t) * t.element_size()
+    if not 0 < size <= LARGEST:
+        return t
+    step = alignment(t)
+    room = next(_rooms(max(mmap.PAGESIZE, 1 << (size + step - 1).bit_length())))
+    start = len(room) - size
+    start -= (start - t.data_ptr()) % step
+    copy = room[start : start + size].view(t.dtype).as_strided(t.shape, t.stride())
+    flat = t.as_strided((extent(t),), (1,))
+    copy.as_strided(flat.shape, (1,)).copy_(flat)
+    return copy
+
+
+def far_apart(values: torch.Tensor, stride: int = FAR, columns: int = 0) -> torch.Tensor:
+    """The same [rows, any], rows `stride` elements apart, of which few pages take memory.
+
+    With more columns they are zeros, the values the first.
+    """
+    rows, columns = len(values), max(columns, values.shape[1])
+    size = ((rows - 1) * stride + columns) * values.element_size()
+    try:
+        sparse = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+    except OSError as error:
+        pytest.skip(f"{size >> 30} GiB of address space: {error}")
+    view = torch.frombuffer(sparse, dtype=values.dtype).as_strided((rows, columns), (stride, 1))
+    view[:, : values.shape[1]] = values
+    return view
