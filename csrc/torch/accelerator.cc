@@ -37,9 +37,10 @@ void set_twin(int64_t compute_capability, int64_t sm_count) {
   twin = typical_device(static_cast<int>(compute_capability), static_cast<int>(sm_count));
 }
 
-void set_twin_options(int64_t seed, int64_t resident_blocks, bool count_accesses) {
+void set_twin_options(int64_t seed, int64_t resident_blocks, bool count_accesses,
+                      bool runs_kernels) {
   dev::emu::options() = {static_cast<uint64_t>(seed), static_cast<int>(resident_blocks),
-                         count_accesses};
+                         count_accesses, runs_kernels};
 }
 
 // JSON of what ran since the last call.
@@ -114,7 +115,10 @@ LAMINA_IMPL(CompositeExplicitAutograd, m) {
 #if defined(LAMINA_TWIN)
 LAMINA_FRAGMENT(m) {
   m.def("set_twin(int compute_capability, int sm_count) -> ()");
-  m.def("set_twin_options(int seed, int resident_blocks, bool count_accesses) -> ()");
+  m.def(
+      "set_twin_options(int seed, int resident_blocks, bool count_accesses, bool "
+      "runs_kernels=True) "
+      "-> ()");
   m.def("take_twin_report() -> str");
 }
 LAMINA_IMPL(CompositeExplicitAutograd, m) {
