@@ -17,9 +17,14 @@ extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stre
 namespace lamina::interop {
 namespace {
 
-std::string device_text(const Tensor& tensor) {
-  if (tensor.is_cpu()) return "the CPU";
-  return (tensor.is_cuda() ? "cuda:" : "device ") + std::to_string(tensor.device().index());
+// Prints "cuda:1".
+struct DeviceText {
+  const Tensor& tensor;
+};
+std::ostream& operator<<(std::ostream& out, const DeviceText& device) {
+  const Tensor& tensor = device.tensor;
+  if (tensor.is_cpu()) return out << "the CPU";
+  return out << (tensor.is_cuda() ? "cuda:" : "device ") << tensor.device().index();
 }
 
 // For tests and benchmarks, one thread at a time; returns what was set before.
@@ -81,9 +86,10 @@ DeviceInfo described_device(const char* op, int64_t compute_capability, int64_t 
 
 std::optional<Accelerator> accelerator_of(std::initializer_list<Argument> arguments) {
   const Argument& first = *arguments.begin();
+  const auto device = first.tensor.device();
   for (const Argument& other : arguments)
-    require(other.tensor.device() == first.tensor.device(), other.op, other.name, " is on ",
-            device_text(other.tensor), ", ", first.name, " on ", device_text(first.tensor),
+    require(&other.tensor == &first.tensor || other.tensor.device() == device, other.op, other.name,
+            " is on ", DeviceText{other.tensor}, ", ", first.name, " on ", DeviceText{first.tensor},
             "; both must be on one device");
 #if defined(LAMINA_TWIN)
   if (twin.compute_capability == 0) return std::nullopt;

@@ -41,6 +41,13 @@ Plan plan(const CpuKernels& kernels, const Problem& p, const CpuInfo& cpu, int t
   return {gemm_int8::cut(work_of(p, *chosen), cpu.l2_bytes, threads), *chosen};
 }
 
+Plan known_plan(const CpuKernels& kernels, const Problem& p, const CpuInfo& cpu, int threads) {
+  const auto key = memo_key(&kernels, key_of(p), key_of(cpu), threads);
+  static thread_local Memo<key.size(), Plan, 64> known(host_work().plans);
+  if (const Plan* found = known.find(key)) return *found;
+  return known.keep(key, plan(kernels, p, cpu, threads));
+}
+
 Status explain(const char* op, const CpuKernels& kernels, const Problem& p, int threads,
                std::string& text) {
   CpuInfo cpu;

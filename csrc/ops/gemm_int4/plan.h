@@ -32,6 +32,8 @@ struct Plan : gemm_int8::Blocking {
 };
 
 Plan plan(const CpuKernels& kernels, const Problem& problem, const CpuInfo& cpu, int threads);
+// Made once a thread; an op's kernels stay where they are.
+Plan known_plan(const CpuKernels& kernels, const Problem& problem, const CpuInfo& cpu, int threads);
 
 // Plans and computes what has been checked. Params: what the kernels' compute takes, with a `problem`.
 template <class Params>
@@ -40,7 +42,7 @@ Status run(const CpuKernels& kernels, const Params& params, const Parallel& para
   CpuInfo cpu;
   if (Status status = cpu_info(cpu); !status.is_ok()) return status;
   if (problem.m == 0 || problem.n == 0) return Status::ok();
-  const Plan chosen = plan(kernels, problem, cpu, parallel.threads());
+  const Plan chosen = known_plan(kernels, problem, cpu, parallel.threads());
   gemm_int8::run_blocks(
       chosen, problem.m, problem.n, parallel,
       [&](const Block& block, void* scratch) { chosen.kernel.compute(&params, block, scratch); });

@@ -20,6 +20,7 @@
 
 #include "base/broadcast.h"
 #include "base/int_math.h"
+#include "base/memo.h"
 #include "base/parallel.h"
 #include "base/status.h"
 #include "ops/gemm_int8/output.h"
@@ -43,6 +44,11 @@ struct Problem {
 
   constexpr int64_t groups() const { return ceil_div(k, kScaleGroup); }
 };
+
+inline auto key_of(const Problem& problem) {
+  const auto& [m, n, k, is_grouped] = problem;
+  return memo_key(m, n, k, is_grouped);
+}
 
 struct Params : Output {
   Problem problem;

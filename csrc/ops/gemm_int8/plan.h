@@ -24,5 +24,6 @@ const std::vector<CpuKernel>& kernels();
 
 Status check(const Problem& problem);
 Plan plan(const Problem& problem, const CpuInfo& cpu, int threads);
+Plan known_plan(const Problem& problem, const CpuInfo& cpu, int threads);  // made once a thread
 
 }  // namespace lamina::gemm_int8
