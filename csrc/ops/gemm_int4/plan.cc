@@ -21,15 +21,11 @@ gemm_int8::Work work_of(const Problem& p, const CpuKernel& kernel) {
 
 // Why a kernel cannot or should not compute p, or nothing.
 std::string objection(const CpuKernel& kernel, const Problem& p, Isa isa) {
-  std::ostringstream text;
-  if (kernel.isa > isa) {
-    text << "instruction set not in use";
-  } else if (p.group % kernel.group_step != 0 && p.groups() > 1) {
-    text << "only for groups that are multiples of " << kernel.group_step;
-  } else if (p.m < kernel.min_m) {
-    text << "worth it only for m >= " << kernel.min_m;
-  }
-  return text.str();
+  if (kernel.isa > isa) return "instruction set not in use";
+  if (p.group % kernel.group_step != 0 && p.groups() > 1)
+    return "only for groups that are multiples of " + std::to_string(kernel.group_step);
+  if (p.m < kernel.min_m) return "worth it only for m >= " + std::to_string(kernel.min_m);
+  return {};
 }
 
 }  // namespace

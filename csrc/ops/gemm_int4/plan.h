@@ -5,12 +5,18 @@
 #include <vector>
 
 #include "base/cpu_features.h"
+#include "base/memo.h"
 #include "ops/gemm_int4/problem.h"
 #include "ops/gemm_int8/blocking.h"
 
 namespace lamina::gemm_int4 {
 
 using gemm_int8::Block;
+
+inline auto key_of(const Problem& problem) {
+  const auto& [m, n, k, group] = problem;
+  return memo_key(m, n, k, group);
+}
 
 // What one ISA's translation unit offers to the planner and the launcher.
 struct CpuKernel {

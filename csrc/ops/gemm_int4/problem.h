@@ -4,7 +4,6 @@
 #include <cstdint>
 
 #include "base/int_math.h"
-#include "base/memo.h"
 #include "base/status.h"
 #include "layout/int4_tile.h"
 
@@ -22,11 +21,6 @@ struct Problem {
 
   constexpr int64_t groups() const { return ceil_div(k, group); }
 };
-
-inline auto key_of(const Problem& problem) {
-  const auto& [m, n, k, group] = problem;
-  return memo_key(m, n, k, group);
-}
 
 // An error of `op` names what is wrong; max_k: why no more.
 Status check(const char* op, const Problem& problem, int64_t max_k, const char* why);

@@ -20,7 +20,6 @@
 
 #include "base/broadcast.h"
 #include "base/int_math.h"
-#include "base/memo.h"
 #include "base/parallel.h"
 #include "base/status.h"
 #include "ops/gemm_int8/output.h"
@@ -44,11 +43,6 @@ struct Problem {
 
   constexpr int64_t groups() const { return ceil_div(k, kScaleGroup); }
 };
-
-inline auto key_of(const Problem& problem) {
-  const auto& [m, n, k, is_grouped] = problem;
-  return memo_key(m, n, k, is_grouped);
-}
 
 struct Params : Output {
   Problem problem;

@@ -1,5 +1,7 @@
 #include "ops/gemm_int4_int8/cuda/plan.h"
 
+#include "ops/gemm_int4/plan.h"
+
 namespace lamina::gemm_int4_int8 {
 
 #define LAMINA_CPU_KERNEL(op, isa, value, min_m)
