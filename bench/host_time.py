@@ -9,7 +9,8 @@ cpu    Whole calls, products included.
 Each op is called in three ways: with the same arguments again, with another max_sms in each call, which needs
 a plan of its own, and with a weight at another address in each call, which needs a tensor map of its own.
 An op that does nothing (in the library for tests) shows what torch itself needs for a call of so many
-arguments; `beside torch` is what remains.
+arguments; `beside torch` is what remains. `--instructions` counts by valgrind what lamina's part executes,
+with all of torch that it calls: exact on a busy machine.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from __future__ import annotations
 import argparse
 import gc
 import itertools
+import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,7 @@ if __package__ in (None, ""):  # run as a file: make `bench` importable, from th
 import torch
 from torch import Tensor
 
-from bench import machine
+from bench import instructions, machine
 from bench.results_file import ROW_KEYS, Row, save
 from bench.table import Table, cell, make_printer
 from bench.timing import MIN_SAMPLES, Timing
@@ -41,10 +44,12 @@ OPS = ("gemm_int8", "gemm_int8_quantized", "gemm_int4", "gemm_int4_int8", "quant
 DISPATCH = "dispatch_only"
 WAYS = ("same again", "other plan", "other weight")
 TWIN = (90, 132)
-OTHERS = 4096  # plans or weights in turn: more than a thread remembers
+NEW_CAP = 1_000_000  # apart, the caps of ops that share plans
+OTHERS = 4096  # weights in turn: more than a thread remembers
 ALIGNMENT = 128  # bytes between the weights that are called in turn
 # Three launches a call at most: a GPU's queue of 1024 never fills.
 CALLS = 200
+Key = tuple[str, str]  # an op and a way to call it
 
 
 @dataclass(frozen=True)
@@ -121,11 +126,34 @@ def subjects(op: str, ops: Any, shape: Shape, device: str) -> dict[str, Callable
     ways: dict[str, Callable[[], object]] = {WAYS[0]: lambda: made.call(next(weight), next(all_sms))}
     if made.weight is None or op == DISPATCH or device == "cpu":
         return ways
-    # At least as many SMs as there are: the same plan, but nobody has asked for it with this cap before.
-    caps, weights = itertools.cycle(range(1000, 1000 + OTHERS)), weights_in_turn(made.weight)
+    # More SMs than there are: the same plan, but nobody has asked for it with this cap before.
+    caps, weights = itertools.count(NEW_CAP * (1 + OPS.index(op))), weights_in_turn(made.weight)
     ways[WAYS[1]] = lambda: made.call(next(weight), next(caps))
     ways[WAYS[2]] = lambda: made.call(next(weights), next(all_sms))
     return ways
+
+
+@contextmanager
+def calls_on(device: str, shape: Shape) -> Iterator[tuple[dict[Key, Callable[[], object]], Any]]:
+    """What is timed, and the ops."""
+    _library.load_emulated()
+    emulated = torch.ops.lamina_emu
+    ops = emulated if device == "twin" else torch.ops.lamina
+    if device == "twin":
+        emulated.set_twin(*TWIN)
+        emulated.set_twin_options(0, 1, False, False)
+    try:
+        yield (
+            {
+                (op, way): call
+                for op in (DISPATCH, *OPS)
+                for way, call in subjects(op, ops, shape, device).items()
+            },
+            ops,
+        )
+    finally:
+        emulated.set_twin_options(0, 1, False)
+        emulated.set_twin(0, 0)
 
 
 def sample(call: Callable[[], object], wait: Callable[[], None]) -> float:
@@ -159,21 +187,37 @@ def measure(
     return seconds
 
 
+def made_by(call: Callable[[], object], ops: Any) -> dict[str, int]:
+    """Plans and tensor maps of a call that is not the first: by then torch's allocator repeats itself."""
+    for _ in range(CALLS):
+        call()
+    before = json.loads(ops.host_work())
+    call()
+    after = json.loads(ops.host_work())
+    return {name: after[name] - before[name] for name in after}
+
+
 def rows_of(
-    shape: Shape, device: str, keys: Sequence[tuple[str, str]], seconds: Sequence[list[float]]
+    shape: Shape,
+    device: str,
+    seconds: Mapping[Key, list[float]],
+    made: Mapping[Key, dict[str, int]],
+    counted: Mapping[str, float],
 ) -> list[Row]:
-    timings = [Timing.of(each, CALLS) for each in seconds]
-    dispatch = timings[keys.index((DISPATCH, WAYS[0]))].median_us
+    timings = {key: Timing.of(each, CALLS) for key, each in seconds.items()}
+    dispatch = timings[DISPATCH, WAYS[0]].median_us
     rows = []
-    for (op, way), timing, each in zip(keys, timings, seconds, strict=True):
+    for (op, way), timing in timings.items():
         is_ours = op != DISPATCH
         facts = {
             **vars(shape),
             "dtype": "bf16",
             "way": way,
             "calls_per_sample": timing.calls,
-            "fastest_us": min(each) * 1e6,
+            "fastest_us": min(seconds[op, way]) * 1e6,
             "beside_torch_us": timing.median_us - dispatch if is_ours else None,
+            "instructions": counted.get(f"{op}, {way}"),
+            **made[op, way],
         }
         row: Row = dict.fromkeys(ROW_KEYS)
         row.update(op=op, impl="lamina" if is_ours else "torch", device=device, case=facts)
@@ -184,12 +228,19 @@ def rows_of(
 
 def table_of(rows: Sequence[Row]) -> Table:
     table = Table(
-        "host time of a call", ("op", "way", "median us", "iqr us", "fastest us", "beside torch us"), left=2
+        "host time of a call",
+        (
+            *("op", "way", "median us", "iqr us", "fastest us", "beside torch us", "instructions"),
+            *("plans", "maps"),
+        ),
+        left=2,
     )
     for row in rows:
         case = row["case"]
         times = (row["median_us"], row["iqr_us"], case["fastest_us"], case["beside_torch_us"])
-        table.add([row["op"], case["way"], *[cell(value, ".2f") for value in times]])
+        counts = (case["instructions"], case["plans"], case["tensor_maps"])
+        cells = [*[cell(value, ".2f") for value in times], *[cell(value, ",.0f") for value in counts]]
+        table.add([row["op"], case["way"], *cells])
     return table
 
 
@@ -202,6 +253,10 @@ def parser() -> argparse.ArgumentParser:
     for name, value in (("m", 1), ("n", 576), ("k", 576), ("group", 64)):
         made.add_argument(f"--{name}", type=int, default=value)
     made.add_argument("--samples", type=int, default=2 * MIN_SAMPLES, help="of each call, interleaved")
+    made.add_argument(
+        "--instructions", action="store_true", help="count them too: needs valgrind, two minutes"
+    )
+    made.add_argument("--under-valgrind", action="store_true", help=argparse.SUPPRESS)
     made.add_argument("--json", type=Path, help="also write the rows to this file")
     return made
 
@@ -212,26 +267,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wanted.samples < MIN_SAMPLES:
         print(f"--samples: got {wanted.samples}; a median needs at least {MIN_SAMPLES}", file=sys.stderr)
         return 2
-    _library.load_emulated()
-    emulated = torch.ops.lamina_emu
-    ops = emulated if wanted.device == "twin" else torch.ops.lamina
-    wait = torch.cuda.synchronize if wanted.device == "cuda" else lambda: None
+    if wanted.instructions and wanted.device == "cuda":
+        print("--instructions: not allowed with --device cuda", file=sys.stderr)
+        return 2
     shape = Shape(wanted.m, wanted.n, wanted.k, wanted.group)
     noise = machine.Noise()
-    if wanted.device == "twin":
-        emulated.set_twin(*TWIN)
-        emulated.set_twin_options(0, 1, False, False)
-    try:
-        calls = {
-            (op, way): call
-            for op in (DISPATCH, *OPS)
-            for way, call in subjects(op, ops, shape, wanted.device).items()
-        }
-        seconds = measure(list(calls.values()), wanted.samples, wait)
-    finally:
-        emulated.set_twin_options(0, 1, False)
-        emulated.set_twin(0, 0)
-    rows = rows_of(shape, wanted.device, list(calls), seconds)
+    wait = torch.cuda.synchronize if wanted.device == "cuda" else lambda: None
+    counted: dict[str, float] = {}
+    with calls_on(wanted.device, shape) as (calls, ops):
+        if wanted.under_valgrind:
+            instructions.mark({", ".join(key): call for key, call in calls.items()})
+            return 0
+        seconds = dict(zip(calls, measure(list(calls.values()), wanted.samples, wait), strict=True))
+        made = {key: made_by(call, ops) for key, call in calls.items()}
+    if wanted.instructions:
+        sizes = [f"--{name}={value}" for name, value in vars(shape).items()]
+        counted = instructions.count([f"--device={wanted.device}", *sizes])
+    rows = rows_of(shape, wanted.device, seconds, made, counted)
     make_printer()(table_of(rows))
     if wanted.json:
         described = machine.describe()

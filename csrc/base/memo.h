@@ -90,6 +90,13 @@ class Memo {
     return set.values[way];
   }
 
+  // Multiplications carry every word into the high bits, which choose the set.
+  static uint64_t hash_of(const Key& key) {
+    uint64_t hash = 0;
+    for (const uint64_t word : key) hash = (std::rotl(hash, 5) ^ word) * 0x9e3779b97f4a7c15u;
+    return hash | 1;
+  }
+
  private:
   static_assert(std::has_single_bit(kSets) && kSets > 1 && std::is_trivially_copyable_v<Value>);
 
@@ -100,12 +107,6 @@ class Memo {
     size_t oldest = 0;
   };
 
-  // Multiplications carry every word into the high bits, which choose the set.
-  static uint64_t hash_of(const Key& key) {
-    uint64_t hash = 0;
-    for (const uint64_t word : key) hash = (std::rotl(hash, 5) ^ word) * 0x9e3779b97f4a7c15u;
-    return hash | 1;
-  }
   static size_t index_of(uint64_t hash) {
     return static_cast<size_t>(hash >> (64 - std::countr_zero(kSets)));
   }

@@ -29,6 +29,25 @@ TEST(a_memo_finds_what_it_keeps_and_nothing_else) {
   CHECK_EQ(made.load(), 1);
 }
 
+// For any first word there is a second one that gives the same hash.
+TEST(keys_of_one_hash_do_not_take_each_others_value) {
+  using Pairs = Memo<2, int, 2>;
+  constexpr uint64_t kFactor = 0x9e3779b97f4a7c15u;
+  const Pair first = {1, 2};
+  std::atomic<int64_t> made{0};
+  Pairs memo(made);
+  memo.keep(first, 1);
+  for (uint64_t word = 2; word < 10; ++word) {
+    const Pair other = {word,
+                        first[1] ^ std::rotl(first[0] * kFactor, 5) ^ std::rotl(word * kFactor, 5)};
+    CHECK(Pairs::hash_of(other) == Pairs::hash_of(first));
+    CHECK(memo.find(other) == nullptr);
+  }
+  const Pair other = {5, first[1] ^ std::rotl(kFactor, 5) ^ std::rotl(5 * kFactor, 5)};
+  memo.keep(other, 5);
+  CHECK(*memo.find(first) == 1 && *memo.find(other) == 5);
+}
+
 TEST(a_full_memo_forgets_the_oldest) {
   constexpr int kCount = 1000;
   std::atomic<int64_t> made{0};
