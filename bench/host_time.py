@@ -20,6 +20,7 @@ import gc
 import itertools
 import json
 import random
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -261,14 +262,24 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def problem(wanted: argparse.Namespace) -> str | None:
+    """Why the request cannot be met."""
+    if wanted.samples < MIN_SAMPLES:
+        return f"--samples: got {wanted.samples}; a median needs at least {MIN_SAMPLES}"
+    if wanted.device == "cuda" and wanted.instructions:
+        return "--instructions: not allowed with --device cuda"
+    if wanted.device == "cuda" and not torch.cuda.is_available():
+        return "--device: got 'cuda', but torch sees no CUDA device; allowed here: twin, cpu"
+    if wanted.instructions and not shutil.which("valgrind"):
+        return "--instructions: valgrind is not installed"
+    return None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table."""
     wanted = parser().parse_args(arguments)
-    if wanted.samples < MIN_SAMPLES:
-        print(f"--samples: got {wanted.samples}; a median needs at least {MIN_SAMPLES}", file=sys.stderr)
-        return 2
-    if wanted.instructions and wanted.device == "cuda":
-        print("--instructions: not allowed with --device cuda", file=sys.stderr)
+    if refused := problem(wanted):
+        print(refused, file=sys.stderr)
         return 2
     shape = Shape(wanted.m, wanted.n, wanted.k, wanted.group)
     noise = machine.Noise()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,24 +18,21 @@ from bench.native.build import NATIVE, ROOT, build_shared
 
 CALLS = 100
 # What torch calls, as C++ names it.
-_ENTRY = "torch::stable::detail::boxer_impl<*namespace)::{}*boxed_fn*"
+_ENTRY = "torch::stable::detail::boxer<*namespace)::{}*"
 _BINDINGS = ("gemm", "quantize", "dispatch_only")
 
 
 def count(arguments: Sequence[str]) -> dict[str, float]:
     """Instructions a call by name, of `python bench/host_time.py --under-valgrind` with `arguments`.
 
-    Raises FileNotFoundError where valgrind is not installed, RuntimeError where the run fails.
+    Raises RuntimeError where the run fails.
     """
-    valgrind = shutil.which("valgrind")
-    if valgrind is None:
-        raise FileNotFoundError("--instructions: valgrind is not installed")
     toggles = [f"--toggle-collect={_ENTRY.format(binding)}" for binding in _BINDINGS]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "counts"
         options = ("--tool=callgrind", "--collect-atstart=no", f"--callgrind-out-file={out}")
         script = (sys.executable, str(ROOT / "bench" / "host_time.py"), "--under-valgrind", *arguments)
-        done = subprocess.run([valgrind, *options, *toggles, *script], capture_output=True, text=True)
+        done = subprocess.run(["valgrind", *options, *toggles, *script], capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"--instructions: {done.stderr[-2000:]}")
         found = dict(_read(path) for path in Path(folder).glob("counts.*"))
@@ -59,5 +55,5 @@ def _read(path: Path) -> tuple[str, int]:
     """The name of a mark, empty for the end of the program, and the instructions up to it."""
     text = path.read_text()
     name = re.search(r"^desc: Trigger: Client Request: (.*)$", text, flags=re.MULTILINE)
-    total = re.search(r"^(?:totals|summary): (\d+)", text, flags=re.MULTILINE)
+    total = re.search(r"^summary: (\d+)", text, flags=re.MULTILINE)
     return name.group(1) if name else "", int(total.group(1)) if total else 0
