@@ -18,8 +18,7 @@ from bench.native.build import NATIVE, ROOT, build_shared
 
 CALLS = 100
 # What torch calls, as C++ names it.
-_ENTRY = "torch::stable::detail::boxer<*namespace)::{}*"
-_BINDINGS = ("gemm", "quantize", "dispatch_only")
+ENTRY = "torch::stable::detail::boxer<*lamina::interop*"
 
 
 def count(arguments: Sequence[str]) -> dict[str, float]:
@@ -27,12 +26,13 @@ def count(arguments: Sequence[str]) -> dict[str, float]:
 
     Raises RuntimeError where the run fails.
     """
-    toggles = [f"--toggle-collect={_ENTRY.format(binding)}" for binding in _BINDINGS]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "counts"
-        options = ("--tool=callgrind", "--collect-atstart=no", f"--callgrind-out-file={out}")
+        options = ("--tool=callgrind", "--collect-atstart=no", f"--toggle-collect={ENTRY}")
         script = (sys.executable, str(ROOT / "bench" / "host_time.py"), "--under-valgrind", *arguments)
-        done = subprocess.run(["valgrind", *options, *toggles, *script], capture_output=True, text=True)
+        done = subprocess.run(
+            ["valgrind", *options, f"--callgrind-out-file={out}", *script], capture_output=True, text=True
+        )
         if done.returncode != 0:
             raise RuntimeError(f"--instructions: {done.stderr[-2000:]}")
         found = dict(_read(path) for path in Path(folder).glob("counts.*"))
