@@ -9,6 +9,7 @@ from tools.mutant import Mutant
 from tools.mutants_cuda import CUDA_MUTANTS
 from tools.mutants_epilogue import EPILOGUE_MUTANTS
 from tools.mutants_groups import GROUP_MUTANTS
+from tools.mutants_host import HOST_MUTANTS
 from tools.mutants_int4 import INT4_MUTANTS
 from tools.mutants_int4_cuda import INT4_CUDA_MUTANTS
 from tools.mutants_int4_sm90a import INT4_SM90A_MUTANTS
@@ -24,6 +25,7 @@ MUTANTS = (
     *CUDA_MUTANTS,
     *EPILOGUE_MUTANTS,
     *GROUP_MUTANTS,
+    *HOST_MUTANTS,
     *INT4_MUTANTS,
     *INT4_CUDA_MUTANTS,
     *INT4_SM90A_MUTANTS,

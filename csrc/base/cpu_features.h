@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/memo.h"
 #include "base/status.h"
 
 namespace lamina {
@@ -34,5 +35,10 @@ struct CpuInfo {
   int64_t l2_bytes = 0;
 };
 Status cpu_info(CpuInfo& info);
+
+inline auto key_of(const CpuInfo& cpu) {
+  const auto& [isa, l2_bytes] = cpu;
+  return memo_key(isa, l2_bytes);
+}
 
 }  // namespace lamina

@@ -1,8 +1,5 @@
 #include <cuda_runtime_api.h>
 
-#include <mutex>
-#include <vector>
-
 #include "device/device_info.h"
 
 namespace lamina {
@@ -43,21 +40,18 @@ int device_count() {
 }
 
 Status device_info(int device, DeviceInfo& info) {
-  static std::mutex mutex;
-  static std::vector<DeviceInfo> known;
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (known.empty()) {
-    int count = 0;
-    if (Status status = count_devices(count); !status.is_ok()) return status;
-    known.resize(static_cast<size_t>(count));
+  const auto key = memo_key(device);
+  static thread_local Memo<key.size(), DeviceInfo, 16> known(host_work().devices);
+  if (const DeviceInfo* found = known.find(key)) {
+    info = *found;
+    return Status::ok();
   }
-  if (device < 0 || device >= static_cast<int>(known.size()))
-    return Status::error("device_info: device = ", device, "; there are ", known.size(),
-                         " CUDA devices");
-  DeviceInfo& entry = known[static_cast<size_t>(device)];
-  if (entry.sm_count == 0)
-    if (Status status = query(device, entry); !status.is_ok()) return status;
-  info = entry;
+  int count = 0;
+  if (Status status = count_devices(count); !status.is_ok()) return status;
+  if (device < 0 || device >= count)
+    return Status::error("device_info: device = ", device, "; there are ", count, " CUDA devices");
+  if (Status status = query(device, info); !status.is_ok()) return status;
+  known.keep(key, info);
   return Status::ok();
 }
 

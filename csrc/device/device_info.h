@@ -1,8 +1,9 @@
-// What planners need to know of a CUDA device. Queried once per device, never on the launch path.
+// What planners need to know of a CUDA device. A thread asks the driver once per device.
 #pragma once
 
 #include <cstdint>
 
+#include "base/memo.h"
 #include "base/status.h"
 
 namespace lamina {
@@ -13,6 +14,11 @@ struct DeviceInfo {
   int64_t smem_per_block = 0;  // bytes, with opt-in
   int64_t l2_bytes = 0;
 };
+
+inline auto key_of(const DeviceInfo& device) {
+  const auto& [compute_capability, sm_count, smem_per_block, l2_bytes] = device;
+  return memo_key(compute_capability, sm_count, smem_per_block, l2_bytes);
+}
 
 // A device of this compute capability, to plan for one that is not there.
 constexpr DeviceInfo typical_device(int compute_capability, int sm_count) {

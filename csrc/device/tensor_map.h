@@ -1,8 +1,10 @@
-// What cuTensorMapEncodeTiled would refuse, with words: CUDA Driver API, "Tensor Map Object Management".
+// What the host does about tensor maps on a GPU and on the twin: it refuses what cuTensorMapEncodeTiled would, with words
+// (CUDA Driver API, "Tensor Map Object Management"), and encodes nothing twice.
 #pragma once
 
 #include <cstdint>
 
+#include "base/memo.h"
 #include "base/status.h"
 #include "device/types.h"
 
@@ -36,6 +38,27 @@ inline Status check_tensor_map(const TensorMapSpec& spec) {
   if (span != 0 && row_bytes != span)
     return Status::error("tensor map: box[0] = ", spec.box[0], " elements are ", row_bytes,
                          " bytes; with a swizzle of ", span, " bytes they must be as many");
+  return Status::ok();
+}
+
+inline auto key_of(const TensorMapSpec& spec) {
+  const auto& [base, rank, element_bytes, extent, stride_bytes, box, swizzle] = spec;
+  return memo_key(base, rank, element_bytes, extent, stride_bytes, box, swizzle);
+}
+
+// encode(spec, map), unless this thread has already encoded the same spec. A map is a function of its spec alone: only
+// kernels for compute capability 9.0 take maps, and what lies at the address is not in them.
+inline Status find_or_encode(const TensorMapSpec& spec, TensorMap& map,
+                             Status (*encode)(const TensorMapSpec&, TensorMap&)) {
+  const auto key = key_of(spec);
+  // 2048 maps, about 600 KB: one for each weight of a large model, and for the activations between them.
+  static thread_local Memo<key.size(), TensorMap, 512> known(host_work().tensor_maps);
+  if (const TensorMap* found = known.find(key)) {
+    map = *found;
+    return Status::ok();
+  }
+  if (Status status = encode(spec, map); !status.is_ok()) return status;
+  known.keep(key, map);
   return Status::ok();
 }
 

@@ -13,9 +13,14 @@
 namespace lamina::interop {
 namespace {
 
-std::string device_text(const Tensor& tensor) {
-  if (tensor.is_cpu()) return "the CPU";
-  return (tensor.is_cuda() ? "cuda:" : "device ") + std::to_string(tensor.device().index());
+// Prints "cuda:1".
+struct DeviceText {
+  const Tensor& tensor;
+};
+std::ostream& operator<<(std::ostream& out, const DeviceText& device) {
+  const Tensor& tensor = device.tensor;
+  if (tensor.is_cpu()) return out << "the CPU";
+  return out << (tensor.is_cuda() ? "cuda:" : "device ") << tensor.device().index();
 }
 
 // For tests and benchmarks, one thread at a time; returns what was set before.
@@ -33,9 +38,10 @@ void set_twin(int64_t compute_capability, int64_t sm_count) {
   twin = typical_device(static_cast<int>(compute_capability), static_cast<int>(sm_count));
 }
 
-void set_twin_options(int64_t seed, int64_t resident_blocks, bool count_accesses) {
+void set_twin_options(int64_t seed, int64_t resident_blocks, bool count_accesses,
+                      bool runs_kernels) {
   dev::emu::options() = {static_cast<uint64_t>(seed), static_cast<int>(resident_blocks),
-                         count_accesses};
+                         count_accesses, runs_kernels};
 }
 
 // JSON of what ran since the last call.
@@ -76,9 +82,10 @@ DeviceInfo described_device(const char* op, int64_t compute_capability, int64_t 
 
 std::optional<Accelerator> accelerator_of(std::initializer_list<Argument> arguments) {
   const Argument& first = *arguments.begin();
+  const auto device = first.tensor.device();
   for (const Argument& other : arguments)
-    require(other.tensor.device() == first.tensor.device(), other.op, other.name, " is on ",
-            device_text(other.tensor), ", ", first.name, " on ", device_text(first.tensor),
+    require(&other.tensor == &first.tensor || other.tensor.device() == device, other.op, other.name,
+            " is on ", DeviceText{other.tensor}, ", ", first.name, " on ", DeviceText{first.tensor},
             "; both must be on one device");
 #if defined(LAMINA_TWIN)
   if (twin.compute_capability == 0) return std::nullopt;
@@ -108,7 +115,10 @@ LAMINA_IMPL(CompositeExplicitAutograd, m) {
 #if defined(LAMINA_TWIN)
 LAMINA_FRAGMENT(m) {
   m.def("set_twin(int compute_capability, int sm_count) -> ()");
-  m.def("set_twin_options(int seed, int resident_blocks, bool count_accesses) -> ()");
+  m.def(
+      "set_twin_options(int seed, int resident_blocks, bool count_accesses, bool "
+      "runs_kernels=True) "
+      "-> ()");
   m.def("take_twin_report() -> str");
 }
 LAMINA_IMPL(CompositeExplicitAutograd, m) {

@@ -4,6 +4,7 @@
 
 #include <initializer_list>
 #include <optional>
+#include <string_view>
 
 #include "device/device_info.h"
 #include "torch/interop.h"
@@ -13,7 +14,7 @@ namespace lamina::interop {
 struct Accelerator {
   DeviceInfo device;
   void* stream;
-  std::string kernel;  // the only one to choose from; empty: any
+  std::string_view kernel;  // the only one to choose from; empty: any
   std::optional<torch::stable::accelerator::DeviceGuard> guard;  // its device is the current one
 };
 

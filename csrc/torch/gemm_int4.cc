@@ -81,12 +81,11 @@ void run_on(const Accelerator& accelerator, const gemm_int4::Params& params, int
   raise_if_bad(gemm_int4::check_cuda(params.problem, device));
   raise_if_bad(gemm_int4::check_cuda(params));
   const gemm_int4::CudaPlan plan =
-      gemm_int4::plan_cuda(params.problem, device, max_sms, accelerator.kernel);
+      gemm_int4::known_plan_cuda(params.problem, device, max_sms, accelerator.kernel);
   require(plan.kernel.launch != nullptr, "set_cuda_kernel", "name = \"", accelerator.kernel,
           "\": no CUDA kernel of this name for compute capability ", device.compute_capability);
-  const Tensor workspace =
-      new_tensor(like, {plan.workspace_bytes(params.problem)}, ScalarType::Char);
-  raise_if_bad(gemm_int4::run_cuda(params, plan, workspace.data_ptr(), accelerator.stream));
+  const Workspace workspace(like, plan.workspace_bytes(params.problem));
+  raise_if_bad(gemm_int4::run_cuda(params, plan, workspace.data(), accelerator.stream));
 }
 
 std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capability,
@@ -125,7 +124,7 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
   params.a_dtype = a_arg.float_dtype();
   a_arg.is_2d("[m, k]");
   require(w_scale.dim() == 2, kOp, "w_scale must be 2-D [ceil(k / group), n], got ",
-          shape_text(w_scale));
+          ShapeText{w_scale});
   params.perm = read_perm(kOp, perm, a.size(1));
   const int64_t m = a.size(0), k = perm ? perm->numel() : a.size(1), n = w_scale.size(1);
   params.problem = {m, n, k, group_of(group, k)};

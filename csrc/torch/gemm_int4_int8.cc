@@ -43,16 +43,15 @@ void run_on(const Accelerator& accelerator, const gemm_int4_int8::Params& params
   const DeviceInfo& device = accelerator.device;
   raise_if_bad(gemm_int4_int8::check_cuda(params.problem, device));
   const gemm_int4_int8::CudaPlan plan =
-      gemm_int4_int8::plan_cuda(params.problem, device, max_sms, accelerator.kernel);
+      gemm_int4_int8::known_plan_cuda(params.problem, device, max_sms, accelerator.kernel);
   require(plan.kernel.launch != nullptr, "set_cuda_kernel", "name = \"", accelerator.kernel,
           "\": no CUDA kernel of this name for compute capability ", device.compute_capability);
   std::optional<gemm_int4_int8::Floats> floats;
   if (a.tensor.scalar_type() != ScalarType::Char)
     floats = gemm_int4_int8::Floats{a.tensor.data_ptr(), a.float_dtype()};
-  const Tensor workspace =
-      new_tensor(a.tensor, {plan.workspace_bytes(params.problem)}, ScalarType::Char);
+  const Workspace workspace(a.tensor, plan.workspace_bytes(params.problem));
   raise_if_bad(
-      gemm_int4_int8::run_cuda(params, floats, plan, workspace.data_ptr(), accelerator.stream));
+      gemm_int4_int8::run_cuda(params, floats, plan, workspace.data(), accelerator.stream));
 }
 
 std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capability,
@@ -95,7 +94,7 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
   }
   a_arg.is_2d("[m, k]");
   require(w_scale.dim() == 2, kOp, "w_scale must be 2-D [ceil(k / group), n], got ",
-          shape_text(w_scale));
+          ShapeText{w_scale});
   gemm_int4_int8::Params params;
   params.perm = read_perm(kOp, perm, a.size(1));
   const int64_t m = a.size(0), k = perm ? perm->numel() : a.size(1), n = w_scale.size(1);

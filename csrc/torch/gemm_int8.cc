@@ -23,7 +23,7 @@ void require_packed(const char* op, const char* name, const Tensor& w, int64_t n
               w.size(1) == int8_tile::tiles_k(k) && w.size(2) == int8_tile::kGroups &&
               w.size(3) == int8_tile::kTileN && w.size(4) == int8_tile::kGroupK,
           op, name, " must be packed by pack_int8 from [n, k] = [", n, ", ", k, "], so 5-D [",
-          int8_tile::tiles_n(n), ", ", int8_tile::tiles_k(k), ", 16, 16, 4], got ", shape_text(w));
+          int8_tile::tiles_n(n), ", ", int8_tile::tiles_k(k), ", 16, 16, 4], got ", ShapeText{w});
   require(w.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
 }
 
@@ -40,15 +40,15 @@ void run_on(const Accelerator& accelerator, const gemm_int8::Params& params, int
             const Tensor& like, const Launch& launch) {
   raise_if_bad(gemm_int8::check_cuda(params.problem, accelerator.device));
   const gemm_int8::Limits limits{gemm_int8::row_alignment(params), max_sms, accelerator.kernel};
-  const gemm_int8::CudaPlan plan = gemm_int8::plan_cuda(params.problem, accelerator.device, limits);
+  const gemm_int8::CudaPlan plan =
+      gemm_int8::known_plan_cuda(params.problem, accelerator.device, limits);
   require(plan.kernel.launch != nullptr, "set_cuda_kernel", "name = \"", accelerator.kernel,
           "\": no CUDA kernel of this name for compute capability ",
           accelerator.device.compute_capability, ", an a whose rows start at multiples of ",
           limits.a_alignment, " bytes, and ", plan.sms, plan.sms == 1 ? " SM" : " SMs", ", ",
           params.problem.is_grouped ? "with" : "without", " scales along k");
-  const Tensor workspace =
-      new_tensor(like, {plan.workspace_bytes(params.problem)}, ScalarType::Char);
-  raise_if_bad(launch(plan, workspace.data_ptr()));
+  const Workspace workspace(like, plan.workspace_bytes(params.problem));
+  raise_if_bad(launch(plan, workspace.data()));
 }
 
 void run_on(const Accelerator& accelerator, const gemm_int8::Params& params, int max_sms,
@@ -100,7 +100,7 @@ void read_group_scales(const Argument& argument, int along, int64_t count, int64
   }
   require(argument.is_broadcast(count), argument.op, argument.name, " must be ", dims, " = [",
           along == 0 ? count : groups, ", ", along == 0 ? groups : count,
-          "], have 1 element, or be a vector of ", count, ", got ", shape_text(tensor));
+          "], have 1 element, or be a vector of ", count, ", got ", ShapeText{tensor});
   scale = {static_cast<const float*>(tensor.data_ptr()), argument.broadcast_stride(count, "")};
 }
 
@@ -209,8 +209,8 @@ std::tuple<Tensor, Tensor, Tensor> gemm_quantized(
   params.quantize.q = static_cast<int8_t*>(q.data_ptr());
   params.quantize.scale = static_cast<float*>(scale.data_ptr());
   params.quantize.zero_point = static_cast<int8_t*>(zero_point.data_ptr());
-  Tensor workspace = new_tensor(a, {params.workspace_bytes()}, ScalarType::Char);
-  params.connect(workspace.data_ptr());
+  const Workspace workspace(a, params.workspace_bytes());
+  params.connect(workspace.data());
   if (accelerator) {
     run_on(*accelerator, params, sms, a);
   } else {

@@ -16,7 +16,7 @@ inline void require_packed_int4(const char* op, const char* name, const Tensor& 
   require(data.dim() == 3 && data.size(0) == int4::tiles_n(n) && data.size(1) == int4::tiles_k(k) &&
               data.size(2) == int4::kTileBytes,
           op, name, " must be packed by pack_int4 from [n, k] = [", n, ", ", k, "], so 3-D [",
-          int4::tiles_n(n), ", ", int4::tiles_k(k), ", 512], got ", shape_text(data));
+          int4::tiles_n(n), ", ", int4::tiles_k(k), ", 512], got ", ShapeText{data});
   require(data.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
 }
 
@@ -43,7 +43,7 @@ inline gemm_int4::OfGroups read_groups(const Argument& argument, const gemm_int4
   const int64_t groups = p.groups();
   require(tensor.dim() == 2 && tensor.size(0) == groups && tensor.size(1) == p.n, argument.op,
           argument.name, " must be 2-D [ceil(k / group), n] = [", groups, ", ", p.n, "], got ",
-          shape_text(tensor));
+          ShapeText{tensor});
   using gemm_int4::OfGroups;
   OfGroups read{tensor.data_ptr(), OfGroups::Kind::kU8, tensor.stride(0), tensor.stride(1)};
   const ScalarType dtype = tensor.scalar_type();

@@ -13,12 +13,11 @@
 
 namespace lamina::interop {
 
-std::string shape_text(const Tensor& tensor) {
-  std::ostringstream text;
-  text << tensor.dim() << "-D [";
-  for (int64_t i = 0; i < tensor.dim(); ++i) text << (i ? ", " : "") << tensor.size(i);
-  text << "]";
-  return text.str();
+std::ostream& operator<<(std::ostream& out, const ShapeText& shape) {
+  const Tensor& tensor = shape.tensor;
+  out << tensor.dim() << "-D [";
+  for (int64_t i = 0; i < tensor.dim(); ++i) out << (i ? ", " : "") << tensor.size(i);
+  return out << "]";
 }
 
 const char* dtype_text(ScalarType dtype) {
@@ -54,7 +53,7 @@ void Argument::has_dtype(ScalarType dtype) const {
 }
 
 void Argument::is_2d(const char* dims) const {
-  require(tensor.dim() == 2, op, name, " must be 2-D ", dims, ", got ", shape_text(tensor));
+  require(tensor.dim() == 2, op, name, " must be 2-D ", dims, ", got ", ShapeText{tensor});
   // A stride that no element is reached by may be anything.
   require(tensor.numel() == 0 || tensor.size(1) <= 1 || tensor.stride(1) == 1, op, name,
           " must have column stride 1, got ", tensor.stride(1), "; call .contiguous()");
@@ -62,13 +61,13 @@ void Argument::is_2d(const char* dims) const {
 
 void Argument::is_vector(const char* size, int64_t count) const {
   require(tensor.dim() == 1 && tensor.size(0) == count, op, name, " must be 1-D [", size, "] with ",
-          size, " = ", count, ", got ", shape_text(tensor));
+          size, " = ", count, ", got ", ShapeText{tensor});
   require(tensor.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
 }
 
 void Argument::has_shape(const char* dims, int64_t rows, int64_t columns) const {
   require(tensor.size(0) == rows && tensor.size(1) == columns, op, name, " must be 2-D ", dims,
-          " = [", rows, ", ", columns, "], got ", shape_text(tensor));
+          " = [", rows, ", ", columns, "], got ", ShapeText{tensor});
 }
 
 int64_t Argument::row_stride() const { return tensor.size(0) <= 1 ? 0 : tensor.stride(0); }
@@ -81,7 +80,7 @@ bool Argument::is_broadcast(int64_t count) const {
 
 int64_t Argument::broadcast_stride(int64_t count, const char* dims) const {
   require(is_broadcast(count), op, name, " must have 1 element or be ", dims, " = ", count,
-          ", got ", shape_text(tensor));
+          ", got ", ShapeText{tensor});
   return tensor.numel() == 1 || tensor.dim() == 0 ? 0 : tensor.stride(0);
 }
 
@@ -103,19 +102,19 @@ Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, Scal
     strides[i] = *stride;
     stride = checked_product(*stride, std::max<int64_t>(sizes.begin()[i], 1));
   }
+  const auto device = like.device();
   AtenTensorHandle handle = nullptr;
   const bool is_made =
-      stride &&
-      aoti_torch_empty_strided(
-          static_cast<int64_t>(sizes.size()), sizes.begin(), strides.data(),
-          torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-          torch::stable::detail::to<int32_t>(torch::stable::detail::from(like.device().type())),
-          like.device().index(), &handle) == AOTI_TORCH_SUCCESS;
+      stride && aoti_torch_empty_strided(
+                    static_cast<int64_t>(sizes.size()), sizes.begin(), strides.data(),
+                    torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+                    torch::stable::detail::to<int32_t>(torch::stable::detail::from(device.type())),
+                    device.index(), &handle) == AOTI_TORCH_SUCCESS;
   if (is_made) {
     Tensor made(handle);
 #if defined(LAMINA_TWIN)
     // Like the twin's shared memory: what a kernel forgets to write shows.
-    if (made.numel() > 0)
+    if (dev::emu::options().runs_kernels && made.numel() > 0)
       std::memset(made.data_ptr(), dev::emu::poison(),
                   static_cast<size_t>(made.numel()) * made.element_size());
 #endif

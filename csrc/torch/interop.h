@@ -12,6 +12,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "base/broadcast.h"
 #include "base/numeric.h"
@@ -43,8 +44,10 @@ template <class... Parts>
   throw std::invalid_argument(std::move(text).str());
 }
 
+// Calls are checked many times and hardly ever fail: a part that is costly to write is written in operator<<.
 template <class... Parts>
 void require(bool condition, const char* op, const Parts&... parts) {
+  static_assert((!std::is_same_v<Parts, std::string> && ...), "made although nothing is wrong");
   if (!condition) fail(op, parts...);
 }
 
@@ -55,8 +58,14 @@ inline void raise_if_bad(const Status& status) {
   if (!status.is_ok()) throw std::invalid_argument("lamina::" + status.message());
 }
 
-std::string shape_text(const Tensor& tensor);
+// Prints "3-D [1, 2, 3]".
+struct ShapeText {
+  const Tensor& tensor;
+};
+std::ostream& operator<<(std::ostream& out, const ShapeText& shape);
+
 const char* dtype_text(ScalarType dtype);
+DType float_dtype(const char* op, const char* name, ScalarType dtype);
 
 // A tensor argument and its name, for checks in the order a reader expects them.
 struct Argument {
@@ -83,7 +92,18 @@ Broadcast<T> broadcast(const Argument& argument, ScalarType dtype, int64_t count
 }
 
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype);
-DType float_dtype(const char* op, const char* name, ScalarType dtype);
+
+// Bytes on the device of `like`, as long as it lives; none are asked of torch where none are needed.
+class Workspace {
+ public:
+  Workspace(const Tensor& like, int64_t bytes) {
+    if (bytes > 0) memory_ = new_tensor(like, {bytes}, ScalarType::Char);
+  }
+  void* data() const { return memory_ ? memory_->data_ptr() : nullptr; }
+
+ private:
+  std::optional<Tensor> memory_;
+};
 
 class TorchParallel final : public Parallel {
  public:

@@ -2,6 +2,7 @@
 #include <Python.h>
 
 #include "base/cpu_features.h"
+#include "base/memo.h"
 #include "device/device_info.h"
 #include "torch/interop.h"
 
@@ -46,6 +47,14 @@ std::string cuda_devices() {
 #else
   return "null";
 #endif
+}
+
+// JSON: what had to be made because no earlier call of the same thread had made it. Calls that repeat add nothing.
+std::string made_on_host() {
+  const HostWork& work = host_work();
+  std::ostringstream json;
+  json << "{\"plans\": " << work.plans << ", \"tensor_maps\": " << work.tensor_maps << "}";
+  return json.str();
 }
 
 std::string cpu_isas() {
@@ -111,6 +120,7 @@ LAMINA_LIBRARY(m) {
       "group=None, int? max_sms=None) -> str");
   m.def("build_info() -> str");
   m.def("cuda_devices() -> str");
+  m.def("host_work() -> str");
   m.def("cpu_isas() -> str");
   m.def("cpu_isa() -> str");
   m.def("set_cpu_isa(str name) -> str");
@@ -119,6 +129,7 @@ LAMINA_LIBRARY(m) {
 LAMINA_IMPL(CompositeExplicitAutograd, m) {
   m.impl("build_info", TORCH_BOX(&build_info));
   m.impl("cuda_devices", TORCH_BOX(&cuda_devices));
+  m.impl("host_work", TORCH_BOX(&made_on_host));
   m.impl("cpu_isas", TORCH_BOX(&cpu_isas));
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
   m.impl("set_cpu_isa", TORCH_BOX(&set_cpu_isa));

@@ -1,5 +1,7 @@
 // Plans: the right kernel, every output in exactly one task, sizes that cannot overflow.
+#include "base/memo.h"
 #include "check.h"
+#include "ops/gemm_int4/plan.h"
 #include "ops/gemm_int8/plan.h"
 
 namespace lamina::test {
@@ -100,6 +102,62 @@ TEST(huge_problems_are_planned_without_overflow) {
       CHECK(chosen.describe(problem, {isa, kL2}).find(" -") == std::string::npos);
     }
   }
+}
+
+// What calls of a thread have planned before is found again, and is what would be planned; all of the problem, the CPU and
+// the threads counts.
+template <class Problem>
+void check_known_plans(const Problem& base, const Problem& other, const auto& plan,
+                       const auto& known) {
+  struct Call {
+    Problem problem;
+    CpuInfo cpu;
+    int threads;
+  };
+  const CpuInfo cpu{Isa::kGeneric, kL2};
+  std::vector<Call> calls = {{base, cpu, 2},
+                             {other, cpu, 2},
+                             {base, cpu, 64},
+                             {base, {Isa::kAvx2, kL2}, 2},
+                             {base, {Isa::kGeneric, 4096}, 2}};
+  for (int64_t Problem::* size : {&Problem::m, &Problem::n, &Problem::k}) {
+    calls.push_back(calls.front());
+    calls.back().problem.*size = 4096;
+  }
+  for (int64_t expected : {1, 0})
+    for (size_t i = 0; i < calls.size(); ++i) {
+      at("call ", i);
+      const Call& call = calls[i];
+      const int64_t before = host_work().plans;
+      const auto got = known(call.problem, call.cpu, call.threads);
+      CHECK_EQ(host_work().plans - before, expected);
+      const auto want = plan(call.problem, call.cpu, call.threads);
+      CHECK(got.kernel.name == want.kernel.name && got.workers == want.workers);
+      CHECK(got.grid_m == want.grid_m && got.grid_n == want.grid_n);
+      CHECK(got.block_m == want.block_m && got.block_n == want.block_n);
+      CHECK_EQ(got.scratch_bytes, want.scratch_bytes);
+    }
+}
+
+TEST(known_plans_are_those_that_would_be_made) {
+  using gemm_int4::CpuKernel, gemm_int4::CpuKernels;
+  check_known_plans(
+      Problem{3, 500, 700, false}, Problem{3, 500, 700, true},
+      [](const auto&... of) { return gemm_int8::plan(of...); },
+      [](const auto&... of) { return gemm_int8::known_plan(of...); });
+  const CpuKernel kernel{
+      "first", Isa::kGeneric, 0, 16, 4, 16, 8, [](const gemm_int4::Problem& p) { return p.k; },
+      64,      nullptr};
+  const CpuKernels kernels = {kernel};
+  const gemm_int4::Problem base{3, 500, 700, 32}, other{3, 500, 700, 64};
+  check_known_plans(
+      base, other, [&](const auto&... of) { return gemm_int4::plan(kernels, of...); },
+      [&](const auto&... of) { return gemm_int4::known_plan(kernels, of...); });
+  // Another op's kernels, and the same problem.
+  CpuKernels others = {kernel};
+  others.front().name = "second";
+  CHECK(std::string(gemm_int4::known_plan(others, base, {Isa::kGeneric, kL2}, 2).kernel.name) ==
+        "second");
 }
 
 TEST(impossible_problems_are_refused) {

@@ -28,6 +28,7 @@ struct Options {
   uint64_t seed = 0;
   int resident_blocks = 1;      // blocks that run interleaved, for kernels that wait for others
   bool count_accesses = false;  // fill Report::sites
+  bool runs_kernels = true;     // false: launches are only checked, for benchmarks of the host
 };
 
 // Shared-memory accesses of one line of a kernel, over all launches since the last reset. A wavefront

@@ -17,13 +17,17 @@ struct Opaque {
 static_assert(sizeof(Opaque) <= sizeof(TensorMap) && alignof(Opaque) <= alignof(TensorMap));
 constexpr uint64_t kMagic = 0x74656e736f724d61u;
 
-}  // namespace
-
-Status make_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
+Status encode_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
   if (Status status = check_tensor_map(spec); !status.is_ok()) return status;
   const Opaque opaque{kMagic, spec};
   std::memcpy(map.opaque, &opaque, sizeof opaque);
   return Status::ok();
+}
+
+}  // namespace
+
+Status make_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
+  return find_or_encode(spec, map, &encode_tensor_map);
 }
 
 namespace emu {

@@ -48,12 +48,9 @@ inline CUtensorMapSwizzle tensor_map_swizzle(Swizzle swizzle) {
   }
 }
 
-}  // namespace detail
-
-// cuTensorMapEncodeTiled. Elements beyond the tensor are zeros when loaded and not stored.
-inline Status make_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
+inline Status encode_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
   if (Status status = check_tensor_map(spec); !status.is_ok()) return status;
-  const auto encode = detail::tensor_map_encoder();
+  const auto encode = tensor_map_encoder();
   if (!encode)
     return Status::device_error(
         "tensor map: this driver has no cuTensorMapEncodeTiled: CUDA 12.0 has it");
@@ -67,10 +64,10 @@ inline Status make_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
   }
   static_assert(alignof(TensorMap) >= alignof(CUtensorMap));
   const auto try_encode = [&] {
-    return encode(reinterpret_cast<CUtensorMap*>(&map), detail::tensor_map_type(spec.element_bytes),
+    return encode(reinterpret_cast<CUtensorMap*>(&map), tensor_map_type(spec.element_bytes),
                   static_cast<cuuint32_t>(spec.rank), const_cast<void*>(spec.base), extent, stride,
                   box, element_stride, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                  detail::tensor_map_swizzle(spec.swizzle), CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                  tensor_map_swizzle(spec.swizzle), CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   };
   CUresult result = try_encode();
@@ -83,6 +80,13 @@ inline Status make_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
     return Status::device_error("tensor map: cuTensorMapEncodeTiled: CUDA error ",
                                 static_cast<int>(result));
   return Status::ok();
+}
+
+}  // namespace detail
+
+// cuTensorMapEncodeTiled. Elements beyond the tensor are zeros when loaded and not stored.
+inline Status make_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
+  return find_or_encode(spec, map, &detail::encode_tensor_map);
 }
 
 }  // namespace lamina::dev

@@ -21,15 +21,11 @@ gemm_int8::Work work_of(const Problem& p, const CpuKernel& kernel) {
 
 // Why a kernel cannot or should not compute p, or nothing.
 std::string objection(const CpuKernel& kernel, const Problem& p, Isa isa) {
-  std::ostringstream text;
-  if (kernel.isa > isa) {
-    text << "instruction set not in use";
-  } else if (p.group % kernel.group_step != 0 && p.groups() > 1) {
-    text << "only for groups that are multiples of " << kernel.group_step;
-  } else if (p.m < kernel.min_m) {
-    text << "worth it only for m >= " << kernel.min_m;
-  }
-  return text.str();
+  if (kernel.isa > isa) return "instruction set not in use";
+  if (p.group % kernel.group_step != 0 && p.groups() > 1)
+    return "only for groups that are multiples of " + std::to_string(kernel.group_step);
+  if (p.m < kernel.min_m) return "worth it only for m >= " + std::to_string(kernel.min_m);
+  return {};
 }
 
 }  // namespace
@@ -39,6 +35,13 @@ Plan plan(const CpuKernels& kernels, const Problem& p, const CpuInfo& cpu, int t
   for (const CpuKernel& kernel : kernels)
     if (objection(kernel, p, cpu.isa).empty()) chosen = &kernel;
   return {gemm_int8::cut(work_of(p, *chosen), cpu.l2_bytes, threads), *chosen};
+}
+
+Plan known_plan(const CpuKernels& kernels, const Problem& p, const CpuInfo& cpu, int threads) {
+  const auto key = memo_key(&kernels, key_of(p), key_of(cpu), threads);
+  static thread_local Memo<key.size(), Plan, 64> known(host_work().plans);
+  if (const Plan* found = known.find(key)) return *found;
+  return known.keep(key, plan(kernels, p, cpu, threads));
 }
 
 Status explain(const char* op, const CpuKernels& kernels, const Problem& p, int threads,

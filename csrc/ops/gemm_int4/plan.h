@@ -5,12 +5,18 @@
 #include <vector>
 
 #include "base/cpu_features.h"
+#include "base/memo.h"
 #include "ops/gemm_int4/problem.h"
 #include "ops/gemm_int8/blocking.h"
 
 namespace lamina::gemm_int4 {
 
 using gemm_int8::Block;
+
+inline auto key_of(const Problem& problem) {
+  const auto& [m, n, k, group] = problem;
+  return memo_key(m, n, k, group);
+}
 
 // What one ISA's translation unit offers to the planner and the launcher.
 struct CpuKernel {
@@ -32,6 +38,8 @@ struct Plan : gemm_int8::Blocking {
 };
 
 Plan plan(const CpuKernels& kernels, const Problem& problem, const CpuInfo& cpu, int threads);
+// Made once a thread; an op's kernels stay where they are.
+Plan known_plan(const CpuKernels& kernels, const Problem& problem, const CpuInfo& cpu, int threads);
 
 // Plans and computes what has been checked. Params: what the kernels' compute takes, with a `problem`.
 template <class Params>
@@ -40,7 +48,7 @@ Status run(const CpuKernels& kernels, const Params& params, const Parallel& para
   CpuInfo cpu;
   if (Status status = cpu_info(cpu); !status.is_ok()) return status;
   if (problem.m == 0 || problem.n == 0) return Status::ok();
-  const Plan chosen = plan(kernels, problem, cpu, parallel.threads());
+  const Plan chosen = known_plan(kernels, problem, cpu, parallel.threads());
   gemm_int8::run_blocks(
       chosen, problem.m, problem.n, parallel,
       [&](const Block& block, void* scratch) { chosen.kernel.compute(&params, block, scratch); });

@@ -10,7 +10,7 @@ Status run(const Params& params, const Parallel& parallel) {
   if (Status status = check(problem); !status.is_ok()) return status;
   if (Status status = cpu_info(cpu); !status.is_ok()) return status;
   if (problem.m == 0 || problem.n == 0) return Status::ok();
-  const Plan chosen = plan(problem, cpu, parallel.threads());
+  const Plan chosen = known_plan(problem, cpu, parallel.threads());
   run_blocks(chosen, problem.m, problem.n, parallel, [&](const Block& block, void* scratch) {
     chosen.kernel.compute(params, block, scratch);
   });

@@ -1,5 +1,7 @@
 #include "ops/gemm_int4_int8/cuda/plan.h"
 
+#include "ops/gemm_int4/plan.h"
+
 namespace lamina::gemm_int4_int8 {
 
 #define LAMINA_CPU_KERNEL(op, isa, value, min_m)
@@ -31,6 +33,15 @@ Status check_cuda(const Problem& p, const DeviceInfo& device) {
 
 CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, int max_sms, std::string_view only) {
   return {gemm_int4::plan_segments(cuda_kernels(), p, split_k(p), 1, device, max_sms, only)};
+}
+
+CudaPlan known_plan_cuda(const Problem& p, const DeviceInfo& device, int max_sms,
+                         std::string_view only) {
+  const auto key =
+      memo_key(key_of(p), key_of(device), max_sms, gemm_int8::choice_of(cuda_kernels(), only));
+  static thread_local Memo<key.size(), CudaPlan, 64> known(host_work().plans);
+  if (const CudaPlan* found = known.find(key)) return *found;
+  return known.keep(key, plan_cuda(p, device, max_sms, only));
 }
 
 int64_t CudaPlan::workspace_bytes(const Problem& p) const {

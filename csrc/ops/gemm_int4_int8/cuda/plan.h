@@ -27,6 +27,8 @@ Status check_cuda(const Problem& problem, const DeviceInfo& device);
 // only: the one kernel, for tests; empty: any. Without a kernel where it names one that cannot compute the problem.
 CudaPlan plan_cuda(const Problem& problem, const DeviceInfo& device, int max_sms,
                    std::string_view only);
+CudaPlan known_plan_cuda(const Problem& problem, const DeviceInfo& device, int max_sms,
+                         std::string_view only);  // made once a thread
 
 // Launches the plan; workspace: plan.workspace_bytes(), 16-byte aligned. floats: in place of params.a and its scales.
 Status run_cuda(const Params& params, const std::optional<Floats>& floats, const CudaPlan& plan,

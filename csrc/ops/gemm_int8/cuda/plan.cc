@@ -97,6 +97,15 @@ CudaPlan plan_cuda(const Problem& p, const DeviceInfo& device, const Limits& lim
   return best;
 }
 
+CudaPlan known_plan_cuda(const Problem& p, const DeviceInfo& device, const Limits& limits) {
+  const auto& [a_alignment, max_sms, only] = limits;
+  const auto key =
+      memo_key(key_of(p), key_of(device), a_alignment, max_sms, choice_of(cuda_kernels(), only));
+  static thread_local Memo<key.size(), CudaPlan, 64> known(host_work().plans);
+  if (const CudaPlan* found = known.find(key)) return *found;
+  return known.keep(key, plan_cuda(p, device, limits));
+}
+
 int64_t CudaPlan::workspace_bytes(const Problem& p) const {
   return gemm_int8::workspace_bytes(split, p);
 }

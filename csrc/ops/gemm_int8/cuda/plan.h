@@ -43,6 +43,8 @@ struct Limits {
 
 // Without a kernel where `only` names one that cannot compute the problem.
 CudaPlan plan_cuda(const Problem& problem, const DeviceInfo& device, const Limits& limits);
+CudaPlan known_plan_cuda(const Problem& problem, const DeviceInfo& device,
+                         const Limits& limits);  // made once a thread
 
 // Launches the plan; workspace: plan.workspace_bytes(), 16-byte aligned.
 Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, void* stream);

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string_view>
+#include <vector>
 
 #include "base/int_math.h"
 #include "device/device_info.h"
@@ -26,6 +28,15 @@ int64_t resident_blocks(const Kernel& kernel, const DeviceInfo& device) {
   constexpr int64_t kReserved = 1024;
   const int64_t fit = (device.smem_per_block + kReserved) / (kernel.smem_bytes + kReserved);
   return std::min<int64_t>(fit, kernel.blocks_per_sm);
+}
+
+// What a plan depends on of the name of the one kernel that it may choose: 0 for any, a number for each kernel and one
+// for all that are no kernel.
+template <class Kernel>
+int64_t choice_of(const std::vector<Kernel>& kernels, std::string_view only) {
+  if (only.empty()) return 0;
+  const auto is_it = [&](const Kernel& kernel) { return only == kernel.name; };
+  return std::find_if(kernels.begin(), kernels.end(), is_it) - kernels.begin() + 1;
 }
 
 struct CudaWork {

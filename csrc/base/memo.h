@@ -1,0 +1,124 @@
+// What a pure function gave for the same arguments before, a table a thread: a hit takes no lock and allocates nothing,
+// memory is bounded, and a forked process goes on with what its parent knew.
+//
+//   const auto key = memo_key(problem.m, problem.n, device.sm_count);
+//   static thread_local Memo<key.size(), Plan, 64> known(host_work().plans);
+//   if (const Plan* plan = known.find(key)) return *plan;
+//   return known.keep(key, make_plan(problem, device));
+//
+// A key holds everything that the function looks at. Take a struct apart with a structured binding, which does not
+// compile once the struct has a field more.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+
+namespace lamina {
+
+template <size_t kWords>
+using MemoKey = std::array<uint64_t, kWords>;
+
+namespace detail {
+
+template <class Part>
+inline constexpr size_t kMemoWords = 1;
+template <class T, size_t kCount>
+inline constexpr size_t kMemoWords<T[kCount]> = kCount * kMemoWords<T>;
+template <class T, size_t kCount>
+inline constexpr size_t kMemoWords<std::array<T, kCount>> = kCount * kMemoWords<T>;
+
+template <class Part>
+void put_memo_words(const Part& part, uint64_t*& to) {
+  if constexpr (std::is_pointer_v<Part>) {
+    *to++ = reinterpret_cast<uintptr_t>(part);
+  } else if constexpr (std::is_class_v<Part> || std::is_array_v<Part>) {
+    for (const auto& each : part) put_memo_words(each, to);
+  } else {
+    // Equal floats may differ in their bits, and no NaN equals itself.
+    static_assert(std::is_integral_v<Part> || std::is_enum_v<Part>, "no part of a key");
+    *to++ = static_cast<uint64_t>(part);
+  }
+}
+
+}  // namespace detail
+
+// Integers, enums, pointers, arrays of them and other keys, one word each.
+template <class... Parts>
+MemoKey<(detail::kMemoWords<Parts> + ...)> memo_key(const Parts&... parts) {
+  MemoKey<(detail::kMemoWords<Parts> + ...)> key;
+  uint64_t* to = key.data();
+  (detail::put_memo_words(parts, to), ...);
+  return key;
+}
+
+// Of kSets * kWays values the newest of each set of keys; a set is what a hash chooses, equality what finds.
+template <size_t kWords, class Value, size_t kSets>
+class Memo {
+ public:
+  using Key = MemoKey<kWords>;
+  static constexpr size_t kWays = 4;
+
+  // made: counts what is kept, over all threads.
+  explicit Memo(std::atomic<int64_t>& made) : made_(made) {}
+
+  // Valid until the next keep(); null where there is none.
+  const Value* find(const Key& key) const {
+    if (!sets_) return nullptr;
+    const uint64_t hash = hash_of(key);
+    const Set& set = sets_[index_of(hash)];
+    for (size_t way = 0; way < kWays; ++way)
+      if (set.hashes[way] == hash && set.keys[way] == key) return &set.values[way];
+    return nullptr;
+  }
+
+  // In place of the oldest of the set. The key is not there yet.
+  const Value& keep(const Key& key, const Value& value) {
+    if (!sets_) sets_ = std::make_unique<Set[]>(kSets);
+    const uint64_t hash = hash_of(key);
+    Set& set = sets_[index_of(hash)];
+    const size_t way = set.oldest;
+    set.oldest = (way + 1) % kWays;
+    set.hashes[way] = hash;
+    set.keys[way] = key;
+    set.values[way] = value;
+    made_.fetch_add(1, std::memory_order_relaxed);
+    return set.values[way];
+  }
+
+  // Multiplications carry every word into the high bits, which choose the set.
+  static uint64_t hash_of(const Key& key) {
+    uint64_t hash = 0;
+    for (const uint64_t word : key) hash = (std::rotl(hash, 5) ^ word) * 0x9e3779b97f4a7c15u;
+    return hash | 1;
+  }
+
+ private:
+  static_assert(std::has_single_bit(kSets) && kSets > 1 && std::is_trivially_copyable_v<Value>);
+
+  struct Set {
+    std::array<uint64_t, kWays> hashes{};  // 0: nothing there
+    std::array<Key, kWays> keys{};
+    std::array<Value, kWays> values{};
+    size_t oldest = 0;
+  };
+
+  static size_t index_of(uint64_t hash) {
+    return static_cast<size_t>(hash >> (64 - std::countr_zero(kSets)));
+  }
+
+  std::unique_ptr<Set[]> sets_;  // of a thread that never keeps anything: nothing
+  std::atomic<int64_t>& made_;
+};
+
+// What all threads together had to make since the process began: a call that repeats adds nothing.
+struct HostWork {
+  std::atomic<int64_t> plans{0}, tensor_maps{0}, devices{0};
+};
+HostWork& host_work();
+
+}  // namespace lamina

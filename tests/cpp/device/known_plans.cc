@@ -1,0 +1,204 @@
+// What calls on CUDA find again: plans and tensor maps. A hit makes nothing; whatever a plan or a map depends on makes
+// another one; what is found is what would be made.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <climits>
+#include <cstring>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "base/memo.h"
+#include "check.h"
+#include "device/device.h"
+#include "ops/gemm_int4/cuda/plan.h"
+#include "ops/gemm_int4_int8/cuda/plan.h"
+#include "ops/gemm_int8/cuda/plan.h"
+
+namespace lamina::test {
+namespace {
+
+// Plans that `body` makes, and maps.
+int64_t plans_of(const std::function<void()>& body) {
+  const int64_t before = host_work().plans;
+  body();
+  return host_work().plans - before;
+}
+
+int64_t maps_of(const std::function<void()>& body) {
+  const int64_t before = host_work().tensor_maps;
+  body();
+  return host_work().tensor_maps - before;
+}
+
+// The arguments of an op's planner; each `describe` says all that is in a plan.
+struct Int8 {
+  gemm_int8::Problem problem{16, 4096, 4096, false};
+  DeviceInfo device = typical_device(90, 132);
+  gemm_int8::Limits limits;
+
+  std::string made() const { return text(gemm_int8::plan_cuda(problem, device, limits)); }
+  std::string known() const { return text(gemm_int8::known_plan_cuda(problem, device, limits)); }
+  std::string text(const gemm_int8::CudaPlan& plan) const {
+    return plan.kernel.launch ? plan.describe(problem, device) : "none";
+  }
+};
+
+template <class Problem, auto kPlan, auto kKnownPlan>
+struct Int4 {
+  Problem problem{16, 4096, 4096, 128};
+  DeviceInfo device = typical_device(90, 132);
+  struct {
+    int max_sms = INT_MAX;
+    std::string_view only;
+  } limits;
+
+  std::string made() const { return text(kPlan(problem, device, limits.max_sms, limits.only)); }
+  std::string known() const {
+    return text(kKnownPlan(problem, device, limits.max_sms, limits.only));
+  }
+  std::string text(const auto& plan) const {
+    return plan.kernel.launch ? plan.describe(problem, device) : "none";
+  }
+};
+using W4A16 = Int4<gemm_int4::Problem, &gemm_int4::plan_cuda, &gemm_int4::known_plan_cuda>;
+using W4A8 = Int4<gemm_int4::Problem, &gemm_int4_int8::plan_cuda, &gemm_int4_int8::known_plan_cuda>;
+
+template <class Call>
+std::vector<std::function<void(Call&)>> changes() {
+  return {
+      [](Call& c) { c.problem.m = 4096; },
+      [](Call& c) { c.problem.n = 576; },
+      [](Call& c) { c.problem.k = 576; },
+      [](Call& c) { c.device = typical_device(80, 132); },
+      [](Call& c) { c.device.sm_count = 20; },
+      [](Call& c) { c.device.smem_per_block = 99 << 10; },
+      [](Call& c) { c.device.l2_bytes += 1; },
+      [](Call& c) { c.limits.max_sms = 7; },
+      [](Call& c) { c.limits.only = "no kernel"; },
+  };
+}
+
+// Each change alone, and all of them again.
+template <class Call>
+void check_plans(std::vector<std::function<void(Call&)>> all) {
+  const Call base;
+  CHECK(base.known() == base.made());
+  for (size_t i = 0; i < all.size(); ++i) {
+    at("change ", i);
+    Call changed;
+    all[i](changed);
+    CHECK_EQ(plans_of([&] { CHECK(changed.known() == changed.made()); }), 1);
+    CHECK_EQ(plans_of([&] { CHECK(base.known() == base.made()); }), 0);
+  }
+  for (const auto& change : all) {
+    Call changed;
+    change(changed);
+    CHECK_EQ(plans_of([&] { CHECK(changed.known() == changed.made()); }), 0);
+  }
+}
+
+TEST(known_plans_of_gemm_int8_are_those_that_would_be_made) {
+  auto all = changes<Int8>();
+  all.push_back([](Int8& c) { c.problem.is_grouped = true; });
+  all.push_back([](Int8& c) { c.limits.a_alignment = 4; });
+  for (const gemm_int8::CudaKernel& kernel : gemm_int8::cuda_kernels())
+    all.push_back([&](Int8& c) { c.limits.only = kernel.name; });
+  check_plans(all);
+}
+
+TEST(known_plans_of_gemm_int4_are_those_that_would_be_made) {
+  auto all = changes<W4A16>();
+  all.push_back([](W4A16& c) { c.problem.group = 32; });
+  for (const gemm_int4::CudaKernel& kernel : gemm_int4::cuda_kernels())
+    all.push_back([&](W4A16& c) { c.limits.only = kernel.name; });
+  check_plans(all);
+}
+
+TEST(known_plans_of_gemm_int4_int8_are_those_that_would_be_made) {
+  auto all = changes<W4A8>();
+  all.push_back([](W4A8& c) { c.problem.group = 32; });
+  for (const gemm_int4_int8::CudaKernel& kernel : gemm_int4_int8::cuda_kernels())
+    all.push_back([&](W4A8& c) { c.limits.only = kernel.name; });
+  check_plans(all);
+}
+
+// A name that no kernel has, whatever it is, leaves nothing to choose from.
+TEST(unknown_kernels_share_a_plan) {
+  Int8 call;
+  call.limits.only = "nobody";
+  CHECK(call.known() == "none");
+  call.limits.only = "somebody";
+  CHECK_EQ(plans_of([&] { CHECK(call.known() == "none"); }), 0);
+}
+
+TEST(known_plans_are_of_a_thread_and_survive_a_fork) {
+  Int8 call;
+  call.problem.n = 1234;
+  const std::string plan = call.known();
+  CHECK_EQ(plans_of([&] { std::thread([&] { CHECK(call.known() == plan); }).join(); }), 1);
+  const pid_t child = fork();
+  if (child == 0) _exit(plans_of([&] { (void)call.known(); }) == 0 && call.known() == plan ? 0 : 1);
+  int status = -1;
+  CHECK(child > 0 && waitpid(child, &status, 0) == child);
+  CHECK_EQ(status, 0);
+}
+
+dev::TensorMapSpec some_spec() {
+  return {reinterpret_cast<const void*>(uintptr_t{1} << 20),
+          3,
+          2,
+          {100, 70, 5, 1},
+          {0, 256, 1 << 20, 1 << 22},
+          {64, 8, 2, 1},
+          dev::Swizzle::k128};
+}
+
+TEST(known_tensor_maps_are_those_that_would_be_made) {
+  using Spec = dev::TensorMapSpec;
+  const std::vector<std::function<void(Spec&)>> changes = {
+      [](Spec& s) { s.base = reinterpret_cast<const void*>((uintptr_t{1} << 20) + 16); },
+      [](Spec& s) { s.rank = 2; },
+      [](Spec& s) { s.rank = 4; },
+      [](Spec& s) { s.element_bytes = 4, s.swizzle = dev::Swizzle::kNone; },
+      [](Spec& s) { s.element_bytes = 1, s.swizzle = dev::Swizzle::k64; },
+      [](Spec& s) { s.extent[0] = 99; },
+      [](Spec& s) { s.extent[1] = 71; },
+      [](Spec& s) { s.extent[2] = 6; },
+      [](Spec& s) { s.rank = 4, s.extent[3] = 2; },
+      [](Spec& s) { s.stride_bytes[1] = 272; },
+      [](Spec& s) { s.stride_bytes[2] = 1 << 21; },
+      [](Spec& s) { s.rank = 4, s.stride_bytes[3] = 1 << 23; },
+      [](Spec& s) { s.box[0] = 32, s.swizzle = dev::Swizzle::k64; },
+      [](Spec& s) { s.box[1] = 9; },
+      [](Spec& s) { s.box[2] = 3; },
+      [](Spec& s) { s.rank = 4, s.box[3] = 2; },
+      [](Spec& s) { s.swizzle = dev::Swizzle::kNone; },
+  };
+  dev::TensorMap base, map;
+  CHECK(dev::make_tensor_map(some_spec(), base).is_ok());
+  CHECK_EQ(maps_of([&] { CHECK(dev::make_tensor_map(some_spec(), map).is_ok()); }), 0);
+  CHECK(std::memcmp(&base, &map, sizeof map) == 0);
+  for (size_t i = 0; i < changes.size(); ++i) {
+    at("change ", i);
+    Spec spec = some_spec();
+    changes[i](spec);
+    CHECK_EQ(maps_of([&] { CHECK(dev::make_tensor_map(spec, map).is_ok()); }), 1);
+    CHECK(std::memcmp(&base, &map, sizeof map) != 0);
+    dev::TensorMap again;
+    CHECK_EQ(maps_of([&] { CHECK(dev::make_tensor_map(spec, again).is_ok()); }), 0);
+    CHECK(std::memcmp(&again, &map, sizeof map) == 0);
+  }
+}
+
+TEST(what_is_no_tensor_map_is_refused_each_time) {
+  dev::TensorMapSpec spec = some_spec();
+  spec.extent[0] = 0;
+  dev::TensorMap map;
+  for (int time = 0; time < 2; ++time)
+    CHECK_EQ(maps_of([&] { CHECK(!dev::make_tensor_map(spec, map).is_ok()); }), 0);
+}
+
+}  // namespace
+}  // namespace lamina::test
