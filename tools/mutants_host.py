@@ -70,7 +70,7 @@ HOST_MUTANTS = (
         "W4A8's forced kernel is not in the key", f"{INT4_INT8}/cuda/plan.cc", f"gemm_int8::{_CHOICE}", "0)"
     ),
     _bug(
-        "a name of no kernel is the last one",
+        "the first kernel, forced, is any",
         f"{INT8}/cuda/schedule.h",
         "kernels.begin() + 1;",
         "kernels.begin();",

@@ -116,7 +116,7 @@ def test_a_forced_kernel_is_planned_for_and_released(op: str, twin: Any) -> None
     first = operands.call(op)
     for kernel in ("sm80_m16", "sm90a_m64"):
         twin.set_cuda_kernel(f"{family}_{kernel}")
-        operands.call(op)
+        assert plans(lambda: operands.call(op)) == 1
         assert plans(lambda: operands.call(op)) == 0
     twin.set_cuda_kernel("no_such_kernel")
     for _ in range(2):  # the second time its plan is known, and is still none
