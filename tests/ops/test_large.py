@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.reference import layout, quantize
-from tests.support.backends import Backend, available, cpu_backends, twins
+from tests.support.backends import Backend, available, cpu_backends, twin_parameters, twins
 from tests.support.cases import FLOAT_DTYPES, GemmCase, dtype_name, generator, grouped, random_int8
 from tests.support.check import Inputs, check_product, followed
 from tests.support.compare import assert_equal
@@ -29,7 +29,7 @@ def backends(*ops: str, cpu: bool = True) -> Any:
             for op in ops
             for parameter in (
                 *(cpu_backends(op.removesuffix("_grouped")) if cpu else ()),
-                *(pytest.param(twin, id=str(twin)) for twin in twins(op)),
+                *twin_parameters(op),
             )
         ],
     )

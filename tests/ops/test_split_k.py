@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from tests.support.backends import Backend, Twin, emulated_ops, gpus, twins
+from tests.support.backends import Backend, Twin, cuda_backends, emulated_ops
 from tests.support.cases import GemmCase, grouped
 from tests.support.check import Inputs, check_product, followed, run_product
 from tests.support.compare import assert_equal
@@ -19,7 +19,7 @@ KERNELS = pytest.mark.parametrize(
     [
         pytest.param(op, *parameter.values, id=f"{op}-{parameter.id}", marks=parameter.marks)
         for op in OPS
-        for parameter in (*(pytest.param(twin, id=str(twin)) for twin in twins(op)), *gpus(op))
+        for parameter in cuda_backends(op)
     ],
 )
 # Four segments of k, which every kernel splits on so many SMs, and features of two tiles or three.
