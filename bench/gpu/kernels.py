@@ -54,6 +54,7 @@ class Job:
     process: subprocess.Popen[bytes] | None = None
     began: float = field(default_factory=time.monotonic)
     ready: float | None = None
+    verdict: Verdict | None = None
 
     def start(self, env: dict[str, str]) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -61,20 +62,17 @@ class Job:
             self.process = start(self.command, log, env, ROOT)
         self.began = time.monotonic()
 
-    def verdict(self, limit_s: float) -> Verdict | None:
-        """None while it runs. Ends it where it runs too long."""
+    def watch(self, limit_s: float) -> None:
+        """Gives it a verdict once it has ended or runs too long."""
         assert self.process is not None
         now, code = time.monotonic(), self.process.poll()
         text = self.log.read_text(errors="replace")
         if self.ready is None and any(word == READY for word, _ in marked(text)):
             self.ready = now
-        if code is None:
-            is_late = now - self.began > START_LIMIT_S if self.ready is None else now - self.ready > limit_s
-            if not is_late:
-                return None
-            end(self.process, ask=False)
-        found, detail = judge(text, code)
-        return Verdict(self.op, self.kernel, found, detail, round(now - self.began, 1))
+        is_late = now - self.began > START_LIMIT_S if self.ready is None else now - self.ready > limit_s
+        if code is not None or is_late:
+            found, detail = judge(text, code)
+            self.verdict = Verdict(self.op, self.kernel, found, detail, round(now - self.began, 1))
 
 
 def judge(text: str, code: int | None) -> tuple[str, str]:
@@ -95,10 +93,15 @@ def judge(text: str, code: int | None) -> tuple[str, str]:
         findings = [line.lstrip("= ") for line in lines if re.match(r"=+ +\w", line)]
         notable = [line for line in findings if re.search(r"Invalid|Error|hazard|race|SUMMARY|Leaked", line)]
         return FINDINGS, "; ".join(dict.fromkeys([*notable[:1], *notable[-1:]]))[:300]
-    if code == 0 and said:
+    # What it said of a kernel stays true where the end of a lost context then aborts the process.
+    if said and (code == 0 or said[-1][0] != RIGHT):
         return said[-1]
     by = f"by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
     return CRASHED, f"{by} {last}"
+
+
+def end_jobs(jobs: Sequence[Job]) -> None:
+    end(*[job.process for job in jobs if job.process], ask=False)
 
 
 def run_jobs(
@@ -111,16 +114,16 @@ def run_jobs(
             job = waiting.popleft()
             job.start(env)
             running.append(job)
-        for job in list(running):
-            if verdict := job.verdict(limit_s):
-                running.remove(job)
+        for job in running:
+            job.watch(limit_s)
+            if verdict := job.verdict:
                 known[job.op, job.kernel] = verdict
                 verdicts.write(path, list(known.values()))
                 print(f"{verdict.name}: {verdict.verdict}  {verdict.detail}", flush=True)
+        end_jobs([job for job in running if job.verdict])
+        running = [job for job in running if not job.verdict]
         if time.monotonic() >= deadline:
-            for job in running:
-                assert job.process is not None
-                end(job.process, ask=False)
+            end_jobs(running)
             return len(waiting) + len(running)
         time.sleep(0.05)
     return 0

@@ -44,13 +44,19 @@ def start(
     )
 
 
-def end(process: subprocess.Popen[bytes], *, ask: bool = True) -> None:
-    """Ends the command and its group; `ask` gives it GRACE_S to end by itself."""
+def end(*processes: subprocess.Popen[bytes], ask: bool = True) -> None:
+    """Ends commands and their groups; `ask` gives them GRACE_S to end by themselves.
+
+    A driver may hold on to a process: it has GRACE_S more, all of them together, and is then left behind.
+    """
     for number in (signal.SIGTERM, signal.SIGKILL) if ask else (signal.SIGKILL,):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold on to a process
-            process.wait(GRACE_S)
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, number)
+        deadline = time.monotonic() + GRACE_S
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(deadline - time.monotonic(), 0))
 
 
 class Stopped(Exception):

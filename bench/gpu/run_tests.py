@@ -68,6 +68,8 @@ class Worker:
             tests_worker.VARIABLE: f"{order_read},{answer_write}",
             "OMP_NUM_THREADS": "2",
             "OPENBLAS_NUM_THREADS": "2",
+            # What happens to be installed there may be slow to import, or want what has been taken away.
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         }
         process = start(command, log, env, ROOT, pass_fds=(order_read, answer_write))
         os.close(order_read)
@@ -90,7 +92,6 @@ class Worker:
             self.orders.write(json.dumps(test) + "\n")
 
     def close(self) -> None:
-        end(self.process, ask=False)
         for pipe in (self.orders, self.answers):
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
@@ -189,7 +190,8 @@ class Run:
             worker.order(test)
         return True
 
-    def end_if_overdue(self, worker: Worker) -> bool:
+    def is_overdue(self, worker: Worker) -> bool:
+        """Writes so of a test that runs too long."""
         if worker.test is None or time.monotonic() - worker.since < self.limit_s:
             return False
         self.write(worker.test, HUNG, detail=f"no end after {self.limit_s:.0f} s")
@@ -208,10 +210,12 @@ class Run:
         workers: list[Worker] = []
         selector, said = selectors.DefaultSelector(), time.monotonic()
 
-        def drop(worker: Worker) -> None:
-            selector.unregister(worker.answers)
-            workers.remove(worker)
-            worker.close()
+        def drop(gone: Sequence[Worker]) -> None:
+            end(*[worker.process for worker in gone], ask=False)
+            for worker in gone:
+                selector.unregister(worker.answers)
+                workers.remove(worker)
+                worker.close()
 
         while time.monotonic() < deadline:
             while len(workers) < min(processes, self.wanted_processes(workers)):
@@ -220,19 +224,16 @@ class Run:
                 selector.register(worker.answers, selectors.EVENT_READ, worker)
             if not workers:
                 return
-            for key, _ in selector.select(0.2):
-                if not self.hear(key.data):
-                    drop(key.data)
-            for worker in [worker for worker in workers if self.end_if_overdue(worker)]:
-                drop(worker)
+            drop([key.data for key, _ in selector.select(0.2) if not self.hear(key.data)])
+            drop([worker for worker in workers if self.is_overdue(worker)])
             if time.monotonic() - said > PROGRESS_S:
                 said = time.monotonic()
                 waiting = "not known yet" if self.waiting is None else len(self.waiting)
                 print(f"tests that wait: {waiting}", flush=True)
-        for worker in list(workers):
+        for worker in workers:
             if worker.test is not None:
                 self.write(worker.test, STOPPED)
-            drop(worker)
+        drop(list(workers))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ from bench.gpu.stages import SECONDS, Stage
 ROOT = Path(__file__).resolve().parents[2]
 STALL_S = 40.0  # no case of a benchmark is silent for so long
 SAMPLES = "50"
+LIBRARY_SHARE = 120.0  # a minute, nearly all left over: without it nothing runs, and a disk may be slow
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,11 @@ def make_stages(wanted: Namespace, gpu: Gpu, work: Path) -> list[Stage]:
     tests = program("run_tests", "--log", str(work / "tests.jsonl"), *only, *smoke)
     build = [Stage("build", (prepare.BUILD,), 200, env)] if _must_build(wanted) else []
     check = Stage(
-        "library", ((sys.executable, "bench/gpu/library.py"),), 20, env, needs="build" if build else ""
+        "library",
+        ((sys.executable, "bench/gpu/library.py"),),
+        LIBRARY_SHARE,
+        env,
+        needs="build" if build else "",
     )
     return [
         *build,

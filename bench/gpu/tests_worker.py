@@ -72,9 +72,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
             _outcome.clear()
             _outcome.update(outcome=PASSED, seconds=0.0, detail="")
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
-            is_lost = _outcome["outcome"] == FAILED and not target.is_alive()
+            is_lost = _outcome["outcome"] != PASSED and not target.is_alive()
             if is_lost:
-                _outcome["detail"] = f"the CUDA context is lost: {_outcome['detail']}"
+                _outcome.update(outcome=FAILED, detail=f"the CUDA context is lost: {_outcome['detail']}")
             say(test=item.nodeid, ends=is_lost, **_outcome)
             if is_lost:
                 break

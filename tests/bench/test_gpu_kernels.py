@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from bench.gpu import target as targets
 from bench.gpu.find import TARGET_VARIABLE
 from bench.gpu.kernels import TOOL_EXIT, by_name, for_tool, judge
 from bench.gpu.one_kernel import CHECKS, verdict_of
+from bench.gpu.processes import end
 from bench.gpu.run_tests import Run, Worker, in_order, is_about
 from bench.gpu.stages import EXIT_FAILED, EXIT_NO_TIME, EXIT_NOTHING
 from bench.gpu.verdicts import READY, RUNS, Verdict, mark
@@ -50,6 +52,8 @@ def test_every_kernel_passes_its_check_on_the_twin(op: str) -> None:
         ([mark(READY), mark(RUNS, "m = 5"), "a trace"], -11, "crashed", "by SIGSEGV in m = 5"),
         (["ImportError: no torch"], 1, "crashed", "exit status 1 before any problem: ImportError: no torch"),
         ([], 0, "crashed", "exit status 0 before any problem: no output"),
+        ([mark(RUNS, "m = 5"), mark("illegal access", "x"), "terminate called"], -6, "illegal access", "x"),
+        ([mark(RUNS, "m = 5"), mark("right"), "terminate called"], -6, "crashed", "by SIGABRT in m = 5"),
         (
             ["========= Invalid __global__ read of size 4", "=========     at x", mark("right"),
              "========= ERROR SUMMARY: 2 errors"],
@@ -150,14 +154,34 @@ def make_run(tmp_path: Path, kernels: dict[str, Any]) -> Run:
 def test_after_a_hang_the_other_tests_of_the_kernel_are_left_out(tmp_path: Path) -> None:
     run = make_run(tmp_path, {"a1": A, "a2": A, "b1": B, "n1": None, "n2": None})
     hangs = Worker(*[None] * 3, test=run.next())  # type: ignore[list-item]
-    assert run.end_if_overdue(hangs)
-    assert not run.end_if_overdue(hangs), "nothing runs in it any more"
+    assert run.is_overdue(hangs)
+    assert not run.is_overdue(hangs), "nothing runs in it any more"
     assert run.next() == "b1"
     for test in ("n1", "n2"):  # tests of no kernel do not answer for each other
         assert run.next() == test
-        assert run.end_if_overdue(Worker(*[None] * 3, test=test))  # type: ignore[list-item]
+        assert run.is_overdue(Worker(*[None] * 3, test=test))  # type: ignore[list-item]
     outcomes = {test: entry["outcome"] for test, entry in tests_log.read(run.log).items()}
     assert outcomes == {"a1": "hung", "a2": "left out", "n1": "hung", "n2": "hung"}
+
+
+def test_a_process_of_tests_has_no_plugin_but_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin that happens to be installed may need what it does not find there."""
+    (tmp_path / "bad_plugin.py").write_text("raise RuntimeError('a planted plugin')")
+    about = tmp_path / "bad_plugin-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-plugin\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[pytest11]\nbad = bad_plugin\n")
+    (tmp_path / "test_it.py").write_text("import pytest\n@pytest.mark.gpu\ndef test_it() -> None: ...\n")
+    path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    monkeypatch.setenv("PYTHONPATH", path)
+    with (tmp_path / "log").open("wb") as log:
+        worker = Worker.start(["--rootdir", str(tmp_path), str(tmp_path / "test_it.py")], log)
+        os.set_blocking(worker.answers.fileno(), True)
+        said = worker.lines()
+        end(worker.process, ask=False)
+        worker.close()
+    assert said is not None, (tmp_path / "log").read_text()
+    assert [test for test, _ in said[0]["collected"]] == ["test_it.py::test_it"]
 
 
 def test_the_log_of_tests_survives_a_kill(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from bench.gpu import processes
 from bench.gpu.archive import ARCHIVE, LIMIT_BYTES, SUMMARY, ArchiveError, continue_from, publish, unpack
 from bench.gpu.processes import Stopped, run
 from bench.gpu.stages import Outcome, Stage, Watch, limits, run_stage, run_stages
@@ -70,6 +72,23 @@ def test_a_command_over_its_limit_is_ended_with_its_children(tmp_path: Path) -> 
     while not (ended := has_ended(outcome.detail.split()[-1])) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert ended
+
+
+def test_processes_that_the_driver_holds_on_to_cost_one_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stuck:
+        pid = 0
+
+        def wait(self, timeout: float) -> int:
+            time.sleep(timeout)
+            raise subprocess.TimeoutExpired("stuck", timeout)
+
+    asked: list[int] = []
+    monkeypatch.setattr(processes, "GRACE_S", 0.1)
+    monkeypatch.setattr(os, "killpg", lambda pid, number: asked.append(number))
+    began = time.monotonic()
+    processes.end(*[Stuck() for _ in range(50)])  # type: ignore[arg-type]
+    assert time.monotonic() - began < 50 * 0.1
+    assert asked == [signal.SIGTERM] * 50 + [signal.SIGKILL] * 50
 
 
 def test_a_command_without_output_is_ended(tmp_path: Path) -> None:
