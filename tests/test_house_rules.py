@@ -156,6 +156,12 @@ def test_no_test_chooses_backends_by_the_text_of_an_id(path: Path) -> None:
     assert re.findall(chosen, code(path)) == []
 
 
+@pytest.mark.parametrize("path", list(sources("tests", suffixes={".py"})), ids=name)
+def test_no_kernel_runs_while_tests_are_collected(path: Path) -> None:
+    """One that hangs or loses the CUDA context there takes every test of every process along."""
+    assert re.findall(r"^(?:@|\w+ = ).*\bcuda_problem\(", code(path), flags=re.MULTILINE) == []
+
+
 def public_definitions(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):

