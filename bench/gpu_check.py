@@ -5,9 +5,10 @@
     python bench/gpu_check.py --out OUT --prebuilt DIR --resume F   again; F is gpu_check.tar.gz of that run
 
 Stages in the order of their value: the library, every kernel in a process of its own (smoke), the tests
-marked `gpu`, the device vectors, memcheck, the benchmarks beside torch, racecheck, more benchmarks. Each has
-its share of the time; a failure does not stop the rest. OUT gets two files, summary.json and
-gpu_check.tar.gz (results and logs). They are whole at any moment: a run may be killed, a later one goes on.
+marked `gpu`, the device vectors, memcheck, the benchmarks beside torch, the host time of a call, racecheck,
+more benchmarks. Each has its share of the time; a failure does not stop the rest. OUT gets two files,
+summary.json and gpu_check.tar.gz (results and logs). They are whole at any moment: a run may be killed, a
+later one goes on.
 Needs torch, numpy, pytest and hypothesis and says what it leaves out without them; rich is used where it is
 installed. Exit status: 0 nothing failed; 1 something did, or there is no GPU; 2 a request that cannot be met.
 """

@@ -127,9 +127,21 @@ def make_stages(wanted: Namespace, gpu: Gpu, work: Path) -> list[Stage]:
         _vectors(wanted.prebuilt, gpu, work),
         sanitizer("memcheck", 80, advises=False),
         *benchmarks("first", "bench", 1),
+        _host_time(wanted.prebuilt, gpu, work, env),
         sanitizer("racecheck", 40, advises=True),
         *benchmarks("more", "more", 0.8),
     ]
+
+
+def _host_time(prebuilt: Path | None, gpu: Gpu, work: Path, env: dict[str, str]) -> Stage:
+    device = "twin" if gpu == PRETENDED else "cuda"
+    command = (
+        *(sys.executable, "bench/host_time.py"),
+        *("--device", device, "--json", str(work / "host_time.json")),
+    )
+    twin = library_file(prebuilt).with_name("_emu.abi3.so")
+    skip = "" if twin.is_file() else f"no {twin.name} beside the library: it has the op that does nothing"
+    return Stage("host_time", (command,), 15, env, skip=skip, needs="library")
 
 
 def _must_build(wanted: Namespace) -> bool:

@@ -45,6 +45,7 @@ def prebuilt(tmp_path: Path) -> Path:
     library = tmp_path / "prebuilt" / "python" / "lamina" / "_C.abi3.so"
     library.parent.mkdir(parents=True)
     library.write_bytes(b"one")
+    library.with_name("_emu.abi3.so").touch()
     return tmp_path / "prebuilt"
 
 
@@ -63,7 +64,7 @@ def test_the_stages_in_the_order_of_their_value(prebuilt: Path) -> None:
     assert list(stages) == [
         *("library", "smoke", "gpu_tests", "device_vectors", "memcheck"),
         *(f"bench_{op}" for op in SUITES),
-        "racecheck",
+        *("host_time", "racecheck"),
         *(f"more_{op}" for op in SUITES),
     ]
     assert [made.name for made in stages.values() if made.skip] == []
@@ -71,7 +72,7 @@ def test_the_stages_in_the_order_of_their_value(prebuilt: Path) -> None:
     assert list(stages_by_name("--build"))[:2] == ["build", "library"]
     # Every stage that may run for long is told when to end.
     untold = [made.name for made in stages.values() if "{seconds}" not in made.commands[-1]]
-    assert untold == ["library", "device_vectors"]
+    assert untold == ["library", "device_vectors", "host_time"]
 
 
 def test_the_readme_lists_the_stages_in_their_order(prebuilt: Path) -> None:
@@ -87,7 +88,7 @@ def test_only_goes_into_every_stage(prebuilt: Path) -> None:
     stages = stages_by_name("--prebuilt", str(prebuilt), "--only", "gemm_int4")
     assert list(stages) == [
         *("library", "smoke_gemm_int4", "gpu_tests_gemm_int4", "device_vectors", "memcheck_gemm_int4"),
-        *("bench_gemm_int4", "racecheck_gemm_int4", "more_gemm_int4"),
+        *("bench_gemm_int4", "host_time", "racecheck_gemm_int4", "more_gemm_int4"),
     ]
     for name in ("smoke_gemm_int4", "gpu_tests_gemm_int4", "memcheck_gemm_int4", "racecheck_gemm_int4"):
         command = stages[name].commands[0]

@@ -143,6 +143,7 @@ def test_a_run_that_is_killed_and_resumed(
         "device_vectors": "passed",
         "memcheck_gemm_int8": "failed",
         "bench_gemm_int8": "passed",
+        "host_time": "passed",
         "racecheck_gemm_int8": "advice",
         "more_gemm_int8": "passed",
     }, said
