@@ -77,14 +77,14 @@ def set_wrapper(layer: nn.Linear) -> None:
 
 
 LOST = {
-    set_wrapper: "its weight is a TwoTensor, no plain tensor",
-    set_compiled: "it was compiled by itself, which would be lost; compress first",
+    set_wrapper: "its weight is a TwoTensor, which is not a plain tensor",
+    set_compiled: "its own .compile() would be lost; compress before compiling",
     set_accelerate: "accelerate moves its weight (_hf_hook); load the model without offloading to pack it",
     set_buffer: "it has more than a weight and a bias: weight_scale_inv",
     set_parameter: "it has more than a weight and a bias: alpha",
     set_clash: "its attribute 'packed_weight' would be lost: a packed layer has its own",
     set_method: "its attribute 'plain_forward' is a method of the layer itself, which would be lost",
-    set_weight: "its weight is no parameter",
+    set_weight: "its weight is not a parameter",
 }
 
 
@@ -106,7 +106,7 @@ def test_attributes_move_to_the_packed_layer_and_the_row_says_so(scheme: str) ->
     model[0].names = ["a"]
     model[1]._is_hf_initialized = True  # what transformers sets on all modules
     report = compress(model, scheme)
-    assert [row.reason for row in report.rows] == ["keeps what was set on it: is_split_by_tp, names", ""]
+    assert [row.reason for row in report.rows] == ["keeps attributes set on it: is_split_by_tp, names", ""]
     assert model[0].is_split_by_tp is True
     assert model[0].names == ["a"]
     assert model[1]._is_hf_initialized is True

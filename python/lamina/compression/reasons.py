@@ -80,7 +80,7 @@ def unsuitable(model: nn.Module, candidate: Candidate, scheme: Scheme, must_shri
         )
     for tensor in (linear.weight, linear.bias):
         if tensor is not None and tensor.dtype not in WEIGHT_DTYPES:
-            return f"its {tensor.dtype} is not float32, float16 or bfloat16"
+            return f"its weight or bias is {tensor.dtype}, not float32, float16 or bfloat16"
     if must_shrink:
         before = sum(tensor_bytes(tensor) for tensor in candidate.tensors)
         after = scheme.blank(linear).nbytes
@@ -120,9 +120,9 @@ def _not_plain(module: nn.Module) -> str | None:
     for name in ("weight", "bias"):
         tensor = module._parameters.get(name)
         if tensor is None and name == "weight":
-            return "its weight is no parameter"
+            return "its weight is not a parameter"
         if tensor is not None and is_wrapper(tensor):
-            return f"its {name} is a {type(tensor).__name__}, no plain tensor"
+            return f"its {name} is a {type(tensor).__name__}, which is not a plain tensor"
     return None
 
 
@@ -140,7 +140,7 @@ def _would_be_lost(candidate: Candidate, scheme: Scheme) -> str | None:
     packed = scheme.blank(candidate.linear)
     for name, value in extras.items():
         if name == "_compiled_call_impl":
-            return "it was compiled by itself, which would be lost; compress first"
+            return "its own .compile() would be lost; compress before compiling"
         if hasattr(packed, name):
             return f"its attribute {name!r} would be lost: a packed layer has its own"
         if isinstance(value, MethodType) and value.__self__ is module:

@@ -172,7 +172,7 @@ def _notes(model: nn.Module, candidates: list[Candidate], reasons: Mapping[str, 
     for candidate in candidates:
         carried = sorted(extra_attributes(candidate.module).keys() - QUIET_ATTRIBUTES)
         if carried:
-            notes.setdefault(candidate.name, []).append(f"keeps what was set on it: {', '.join(carried)}")
+            notes.setdefault(candidate.name, []).append(f"keeps attributes set on it: {', '.join(carried)}")
     return {name: "; ".join(texts) for name, texts in notes.items()}
 
 
