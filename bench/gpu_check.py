@@ -5,8 +5,9 @@
     python bench/gpu_check.py --out OUT --prebuilt DIR --resume F   continues; F is gpu_check.tar.gz of a run
 
 The most valuable stages come first: the library, every kernel in its own process (smoke), the tests marked
-`gpu`, the device vectors, memcheck, the benchmarks beside torch, the host time of a call, racecheck, more benchmarks.
-bench/README.md describes them. OUT gets summary.json and gpu_check.tar.gz (results, logs); a killed run leaves both usable.
+`gpu`, the device vectors, memcheck, the benchmarks beside torch, the host time of a call, racecheck, more
+benchmarks. bench/README.md describes them. OUT gets summary.json and gpu_check.tar.gz (results, logs); a
+killed run leaves both usable.
 Exit status: 0 nothing failed; 1 a stage failed, or there is no GPU; 2 the request cannot be met.
 """
 
