@@ -62,12 +62,12 @@ def compress(
     scheme        one of lamina.compression.SCHEMES: "w8a8", "w4a16" or "w4a8", each also with "_asymmetric"
     group         w4 schemes: input features that share a scale, a multiple of 16, or -1 for all; None is 128.
                   The last group of a layer may be smaller; a layer with fewer input features has one group
-    calibration   w4 schemes: some hundred typical inputs of the model, each a tensor, a mapping of keyword
-                  arguments or a sequence of positional ones; or a function that runs the model that it is
-                  given. The float model runs on them, and weights are rounded by GPTQ (lamina.quant.gptq) on
-                  the layer's device, instead of to nearest. The Hessians take 4 k^2 bytes a layer; the model
-                  runs again for each further 2 GiB of them. If no input reaches a layer, a warning names it
-                  and its weight is rounded to nearest
+    calibration   w4 schemes: some hundred typical inputs of the model, each a tensor or a NumPy array, a
+                  mapping of keyword arguments or a sequence of positional ones; or a function that runs the
+                  model that it is given. The float model runs on them, a compiled one eagerly, and weights
+                  are rounded by GPTQ (lamina.quant.gptq) on the layer's device, instead of to nearest. The
+                  Hessians take 4 k^2 bytes a layer; the model runs again for each further 2 GiB of them. If
+                  no input reaches a layer, a warning names it and its weight is rounded to nearest
     skip          layers to leave: shell patterns on qualified names ("lm_head", "*.attention.*") and
                   functions (name, module) -> bool. A pattern that matches no layer warns.
     skip_growing  True: leave layers that packing would make larger, such as those below one tile of 16 x 64
