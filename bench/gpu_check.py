@@ -1,15 +1,14 @@
-"""Everything there is to know of lamina on this machine's GPU, in one command and a few minutes.
+"""Tests and measures lamina on this machine's GPU, in one command and a few minutes.
 
-    python bench/gpu_check.py --prepare DIR                         where nvcc is: builds what is carried
-    python bench/gpu_check.py --out OUT --prebuilt DIR              where the GPU is
-    python bench/gpu_check.py --out OUT --prebuilt DIR --resume F   again; F is gpu_check.tar.gz of that run
+    python bench/gpu_check.py --prepare DIR                         on a machine with nvcc: builds DIR
+    python bench/gpu_check.py --out OUT --prebuilt DIR              on the machine with the GPU
+    python bench/gpu_check.py --out OUT --prebuilt DIR --resume F   continues; F is gpu_check.tar.gz of a run
 
-Stages in the order of their value: the library, every kernel in a process of its own (smoke), the tests
-marked `gpu`, the device vectors, memcheck, the benchmarks beside torch, racecheck, more benchmarks. Each has
-its share of the time; a failure does not stop the rest. OUT gets two files, summary.json and
-gpu_check.tar.gz (results and logs). They are whole at any moment: a run may be killed, a later one goes on.
-Needs torch, numpy, pytest and hypothesis and says what it leaves out without them; rich is used where it is
-installed. Exit status: 0 nothing failed; 1 something did, or there is no GPU; 2 a request that cannot be met.
+The most valuable stages come first: the library, every kernel in its own process (smoke), the tests marked
+`gpu`, the device vectors, memcheck, the benchmarks beside torch, the host time of a call, racecheck, more
+benchmarks. bench/README.md describes them. OUT gets summary.json and gpu_check.tar.gz (results, logs); a
+killed run leaves both usable.
+Exit status: 0 nothing failed; 1 a stage failed, or there is no GPU; 2 the request cannot be met.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ from bench.gpu.stages import FAILED, TIMED_OUT, Outcome, Stage, Watch, last_line
 from bench.gpu.summary import earlier_outcomes, summary, tables
 from bench.table import make_printer
 
-PUBLISH_S = 15.0  # within a stage; a rehearsal is shorter
+PUBLISH_S = 15.0  # between two updates of OUT within a stage; a rehearsal is shorter
 REHEARSED_PUBLISH_S = 1.0
 
 
 def made_with(prebuilt: Path | None, gpu: Gpu) -> dict[str, str]:
-    """Results of another library or GPU are not continued."""
+    """The GPU and the library of a run; a run continues only from results of the same two."""
     library = library_file(prebuilt)
     content = library.read_bytes() if library.is_file() else b""
     return {"gpu": gpu.name, "library": hashlib.sha256(content).hexdigest()}
@@ -53,15 +52,15 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="bench/gpu_check.py"
     )
     made.add_argument("--out", type=Path, help="folder that gets summary.json and gpu_check.tar.gz")
-    made.add_argument("--prepare", type=Path, help="build library and vectors into this folder, and end")
-    made.add_argument("--prebuilt", type=Path, help="folder of --prepare; default: this checkout")
+    made.add_argument("--prepare", type=Path, help="build library and vectors into this folder, then end")
+    made.add_argument("--prebuilt", type=Path, help="folder made by --prepare; default: this checkout")
     made.add_argument(
         "--resume", type=Path, help="archive of an earlier run; default: the one in --out, if it is there"
     )
-    made.add_argument("--fresh", action="store_true", help="do not go on with the archive in --out")
+    made.add_argument("--fresh", action="store_true", help="do not continue from the archive in --out")
     made.add_argument("--only", choices=sorted(SUITES), help="one op")
     made.add_argument("--minutes", type=float, default=8.0, help="for all stages (default: 8)")
-    made.add_argument("--build", action="store_true", help="build this checkout though it has a library")
+    made.add_argument("--build", action="store_true", help="build this checkout even if it has a library")
     made.add_argument(
         "--dry-run", action="store_true", help="rehearse without a GPU: few kernels on the host twin"
     )
@@ -70,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
 def check_request(wanted: argparse.Namespace) -> str | None:
     if (wanted.out is None) == (wanted.prepare is None):
-        return "give one of --out DIR (run) and --prepare DIR (build what a run needs)"
+        return "give either --out DIR (run) or --prepare DIR (build what a run needs)"
     if wanted.minutes <= 0:
         return f"--minutes: got {wanted.minutes:g}; must be above 0"
     if wanted.prebuilt is not None and wanted.build:
@@ -78,7 +77,7 @@ def check_request(wanted: argparse.Namespace) -> str | None:
     if wanted.prebuilt is not None and not library_file(wanted.prebuilt).is_file():
         return f"--prebuilt: {wanted.prebuilt} has no python/lamina/_C.abi3.so"
     if wanted.resume is not None and not wanted.resume.is_file():
-        return f"--resume: {wanted.resume} is no file"
+        return f"--resume: {wanted.resume} is not a file"
     if wanted.resume is not None and wanted.fresh:
         return "--fresh: not allowed with --resume"
     return None
@@ -86,7 +85,7 @@ def check_request(wanted: argparse.Namespace) -> str | None:
 
 @dataclass
 class Check:
-    """One run: its working folder, which the archive holds, and the folder that gets the two files."""
+    """One run. `work` is the folder that the archive holds; `out` gets the archive and summary.json."""
 
     wanted: argparse.Namespace
     gpu: Gpu

@@ -151,7 +151,7 @@ def test_every_op_on_tensors_has_a_fake_kernel() -> None:
 
 @pytest.mark.parametrize("path", list(sources("tests", suffixes={".py"})), ids=name)
 def test_no_test_chooses_backends_by_the_text_of_an_id(path: Path) -> None:
-    """A text that matches nothing selects nothing, unnoticed: tests/support/backends.py selects."""
+    """A text that matches no id would select nothing, unnoticed; tests/support/backends.py selects."""
     chosen = r"\.id\s*(?:==|!=|in\b|not\b|\.\w+\()|\bin\s+(?:str\()?\w+\.id\b"
     assert re.findall(chosen, code(path)) == []
 

@@ -1,4 +1,4 @@
-"""What the compiled library takes from its process: libraries, symbols, torch's current CUDA stream."""
+"""What the compiled library needs from its process: libraries, symbols, torch's current CUDA stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import lamina
 from tests.support.backends import ROOT
 
 LIBRARY = Path(lamina.__file__).parent / "_C.abi3.so"
-# torch is imported before lamina; the rest is the C++ runtime of every Linux.
+# `import torch` loads libtorch_cpu before lamina; the others are the C++ runtime of every Linux.
 NEEDED = {
     "libtorch_cpu.so",
     "libstdc++.so.6",
@@ -24,7 +24,7 @@ NEEDED = {
     "libc.so.6",
     "ld-linux-x86-64.so.2",
 }
-# A weak symbol that nobody defines is null without a word. These are the compiler's own.
+# A weak symbol that no library defines is null, without an error. Only these of the compiler may be weak.
 WEAK = {"__cxa_finalize", "__gmon_start__", "_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable"}
 OLDEST_GLIBC = (2, 34)
 RUNTIMES = re.compile(r"GLIBC_|GLIBCXX_|CXXABI_|GCC_")
@@ -36,7 +36,7 @@ int32_t aoti_torch_get_current_cuda_stream(int32_t device, void** stream) {
   return device == 7; /* not zero: an error */
 }
 """
-# The stub is loaded as `import torch` loads libtorch_cuda: after libtorch_cpu, its symbols for nobody else.
+# The stub is loaded as `import torch` loads libtorch_cuda: after libtorch_cpu, with RTLD_LOCAL.
 SCRIPT = """
 import ctypes, sys, torch, lamina
 def ask(device):
@@ -59,7 +59,7 @@ def binutils(*command: str) -> str:
 
 
 def undefined() -> list[tuple[str, str]]:
-    """(type, name) of each dynamic symbol that others must define: U, or w and v for weak ones."""
+    """(type, name) of each dynamic symbol that other libraries define. The type is U, or w or v if weak."""
     lines = binutils("nm", "-D", "--undefined-only", str(LIBRARY)).splitlines()
     return [(line.split()[-2], line.split()[-1]) for line in lines]
 
@@ -77,7 +77,7 @@ def test_no_symbol_is_missing_in_silence() -> None:
 
 
 def test_each_symbol_has_its_library() -> None:
-    """What is not torch's, Python's or the C++ runtime's would stay unresolved in a user's process."""
+    """A symbol that is not of torch, Python or the C++ runtime would be unresolved in a user's process."""
     folder = Path(torch.__file__).parent / "lib"
     names = binutils("nm", "-D", "--defined-only", str(folder / "libtorch_cpu.so"))
     of_torch = {line.split()[-1].split("@")[0] for line in names.splitlines()}
@@ -92,7 +92,7 @@ def test_oldest_glibc() -> None:
 
 
 def test_looked_up_by_name_at_run_time() -> None:
-    """Each such place can fail on a user's machine alone, so that a new one needs a test like those below."""
+    """A look-up by name can fail on a user's machine only: a new one needs a test like the ones below."""
     pattern = re.compile(r"\b(?:dlopen|dlsym|dlvsym|cudaGetDriverEntryPoint\w*)\s*\(|\bweak\b")
     code = {
         path: re.sub(r"//[^\n]*", "", path.read_text())
@@ -127,7 +127,7 @@ NO_LIBRARY = "lamina: this process has no libtorch_cuda.so: torch was built with
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has a libtorch_cuda of its own")
 def test_stream_of_a_torch_that_is_loaded_local(stub: Path) -> None:
-    """The first answer comes before the library, and must not be kept."""
+    """The first call comes before the library is loaded; its failure must not be remembered."""
     first, *streams = ask_for_streams(stub)
     assert first == NO_LIBRARY
     assert streams[:2] == [str(0x5000), str(0x5003)]

@@ -1,7 +1,7 @@
-"""What gpu_check.py leaves: one archive of its working folder beside summary.json, whole at any moment.
+"""The two result files of gpu_check.py: summary.json, and an archive of its working folder.
 
-A machine that is rented gives back a few files of limited size, and nothing of a command that it kills but
-what is written by then. So both files are replaced in one step each, as often as something has ended.
+A rented machine may return only a few files of limited size, and may kill the command at any moment. So both
+files are replaced atomically, during the stages and after each of them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 
 ARCHIVE, SUMMARY = "gpu_check.tar.gz", "summary.json"
 LIMIT_BYTES = 15 << 20  # of the archive, and of a file in it that is not a log
-LOG_BYTES = 1 << 20  # of one log; of a longer one the beginning and the end
+LOG_BYTES = 1 << 20  # of one log; a longer log is cut in the middle
 _SUFFIXES = (".json", ".jsonl", ".log")
 
 
 class ArchiveError(Exception):
-    """A file that cannot be resumed from; the message says why."""
+    """A run cannot continue from a file; the message says why."""
 
 
 def shortened(content: bytes, limit: int) -> bytes:
@@ -45,7 +45,7 @@ def _packed(work: Path, log_bytes: int) -> bytes:
 
 
 def publish(work: Path, out: Path, summary: Mapping[str, object]) -> None:
-    """Writes summary.json and the archive, which has it too, in one step each."""
+    """Replaces summary.json and the archive, which also contains summary.json, atomically."""
     text = json.dumps(summary, indent=1) + "\n"
     _replace(work / SUMMARY, text.encode())
     log_bytes = LOG_BYTES
@@ -62,7 +62,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def unpack(archive: Path, work: Path) -> None:
-    """Fills `work` with what an earlier run had. Raises ArchiveError."""
+    """Fills `work` with the files of an earlier run. Raises ArchiveError."""
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar.getmembers():
@@ -80,9 +80,10 @@ def unpack(archive: Path, work: Path) -> None:
 
 
 def continue_from(archive: Path, work: Path, of: Mapping[str, str]) -> str:
-    """Unpacks results of the same library and GPU; says why not, and leaves `work` empty, of others.
+    """Unpacks the archive if its results are of this library and GPU, and returns an empty text.
 
-    of: {"gpu": name, "library": sha256}. Raises ArchiveError where the file is none of ours.
+    Otherwise returns the difference and leaves `work` empty. `of` is {"gpu": name, "library": sha256}.
+    Raises ArchiveError if the file is not an archive of gpu_check.py.
     """
     unpack(archive, work)
     made_with = json.loads((work / SUMMARY).read_text()).get("made_with", {})

@@ -1,4 +1,4 @@
-"""What a machine has for gpu_check.py: its GPU, CUDA's tools, Python packages. Imports no torch."""
+"""Finds what gpu_check.py can use on a machine: GPU, CUDA tools, Python packages. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Of the stages; a machine that is rented may lack any of them.
+# Packages that stages need; a rented machine may lack any of them.
 PACKAGES = ("numpy", "pytest", "hypothesis")
 PROBE = f"""
 import importlib.util, json
@@ -31,22 +31,22 @@ print(json.dumps(found))
 @dataclass(frozen=True)
 class Gpu:
     name: str
-    arch: str  # nvcc's: sm_80
+    arch: str  # as nvcc names it: sm_80
     missing: tuple[str, ...] = field(default=(), compare=False)  # of PACKAGES
 
 
 PRETENDED = Gpu("pretended", "twin")
-# The environment variable and the module that make the stages run on what pretends to be a GPU: target.py.
+# This environment variable, set to this module, makes the stages run on a pretended GPU: see target.py.
 TARGET_VARIABLE, REHEARSAL = "LAMINA_GPU_TARGET", "bench.gpu.rehearsal"
 
 
 def find_gpu(run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run) -> Gpu | str:
-    """This machine's GPU, or why torch has none. In a process of its own: this one needs no torch."""
+    """This machine's GPU, or why torch finds none. Asks a new process, so that this one needs no torch."""
     try:
         done = run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=300)
         found = json.loads(done.stdout.strip().splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
-        return f"torch could not be asked: {error}"
+        return f"torch could not be asked for its GPU: {error}"
     if "error" in found:
         return f"torch does not work: {found['error']}"
     if "name" not in found:
@@ -58,7 +58,7 @@ def find_gpu(run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.r
 
 
 def cuda_tool(name: str) -> str | None:
-    """On the PATH, or where the toolkit is."""
+    """The path of a CUDA tool, from the PATH or from the CUDA toolkit's folder."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     found = (shutil.which(name, path=str(Path(home) / "bin")) for home in homes if home)
     return shutil.which(name) or next((path for path in found if path), None)

@@ -1,12 +1,13 @@
-"""Every CUDA kernel in a process of its own, up to eight at once, with a time limit: a stage of gpu_check.py.
+"""Runs every CUDA kernel in its own process, up to eight at once, with a time limit: a stage of gpu_check.py.
 
     python bench/gpu/kernels.py --json smoke.json --logs LOGS [--only gemm_int8] [--seconds 60]
     python bench/gpu/kernels.py --json memcheck.json --logs LOGS --smoke smoke.json --tool memcheck
 
-A kernel that hangs, crashes or writes where it may not costs its own process and leaves a row. The file is
-written after every row, and a second run repeats what was not right. With --tool the processes run under
-compute-sanitizer: first the kernels that --smoke found to be wrong, those that hung not at all.
-Exit status: 0 every kernel is right; 1 not every; 4 out of --seconds; 5 there was nothing to run.
+A kernel that hangs, crashes or accesses memory illegally ends only its own process, and gets a row. The file
+is written after every row, and a second run repeats the kernels that were not right. With --tool the
+processes run under compute-sanitizer: kernels that --smoke found wrong come first, and those that hung do not
+run.
+Exit status: 0 every kernel is right; 1 a kernel is not; 4 --seconds are over; 5 there was nothing to run.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from bench.gpu.verdicts import CRASHED, FINDINGS, HUNG, READY, RIGHT, RUNS, Verd
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_ONCE = min(8, os.cpu_count() or 1)
-START_LIMIT_S = 90.0  # until a process has imported everything: eight at once from a cold disk
-TOOL_SLOWDOWN = 6.0  # compute-sanitizer rewrites every kernel that it loads
+START_LIMIT_S = 90.0  # until a process has imported everything; eight start at once from a cold disk
+TOOL_SLOWDOWN = 6.0  # factor on the time limit: compute-sanitizer instruments every kernel
 TOOL_EXIT = 99
 TOOL_UNUSABLE = "compute-sanitizer: Device not supported"
 
@@ -45,7 +46,7 @@ Known = dict[tuple[str, str], Verdict]
 
 @dataclass
 class Job:
-    """A kernel's process, once it has started."""
+    """A kernel and, once started, its process."""
 
     op: str
     kernel: str
@@ -63,7 +64,7 @@ class Job:
         self.began = time.monotonic()
 
     def watch(self, limit_s: float) -> None:
-        """Gives it a verdict once it has ended or runs too long."""
+        """Sets the verdict once the process has ended or runs too long."""
         assert self.process is not None
         now, code = time.monotonic(), self.process.poll()
         text = self.log.read_text(errors="replace")
@@ -76,7 +77,7 @@ class Job:
 
 
 def judge(text: str, code: int | None) -> tuple[str, str]:
-    """The verdict of a process by its output and its exit code, None where it had to be ended."""
+    """The verdict of a process from its output and its exit code; the code is None if it had to be ended."""
     said = [(word, detail) for word, detail in marked(text) if word not in (READY, RUNS)]
     lines = [line.strip() for line in text.splitlines() if line.strip() and verdicts.MARK not in line]
     problems = [detail for word, detail in marked(text) if word == RUNS]
@@ -107,7 +108,7 @@ def end_jobs(jobs: Sequence[Job]) -> None:
 def run_jobs(
     jobs: Sequence[Job], env: dict[str, str], limit_s: float, deadline: float, known: Known, path: Path
 ) -> int:
-    """Runs them AT_ONCE at a time; each verdict goes into `known` and the file. Returns how many are left."""
+    """Runs AT_ONCE jobs at a time and adds verdicts to `known` and the file. Returns how many did not end."""
     waiting, running = deque(jobs), list[Job]()
     while waiting or running:
         while waiting and len(running) < AT_ONCE and time.monotonic() < deadline:
@@ -133,13 +134,13 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="bench/gpu/kernels.py"
     )
-    made.add_argument("--json", type=Path, required=True, help="file of verdicts, continued if it is there")
-    made.add_argument("--logs", type=Path, required=True, help="folder of a log for each kernel")
+    made.add_argument("--json", type=Path, required=True, help="file of verdicts, continued if it exists")
+    made.add_argument("--logs", type=Path, required=True, help="folder that gets a log per kernel")
     made.add_argument("--only", help="one op")
-    made.add_argument("--smoke", type=Path, help="verdicts of the run without a tool")
-    made.add_argument("--tool", help="of compute-sanitizer: memcheck, racecheck, ...")
+    made.add_argument("--smoke", type=Path, help="file of verdicts of the run without a tool")
+    made.add_argument("--tool", help="tool of compute-sanitizer: memcheck, racecheck, ...")
     made.add_argument("--sanitizer", default="compute-sanitizer", help="path of compute-sanitizer")
-    made.add_argument("--seconds", type=float, default=float("inf"), help="end then")
+    made.add_argument("--seconds", type=float, default=float("inf"), help="time limit of the whole run")
     return made
 
 
@@ -148,7 +149,7 @@ def by_name(found: Sequence[Verdict]) -> Known:
 
 
 def for_tool(kernels: Sequence[tuple[str, str]], smoke: Known) -> list[tuple[str, str]]:
-    """The kernels in the order in which a tool helps: wrong ones first, and none that hangs."""
+    """The kernels in the order in which they run under a tool: wrong ones first, without those that hang."""
     worth = [key for key in kernels if key not in smoke or smoke[key].verdict in (RIGHT, *WORTH_A_TOOL)]
     return sorted(worth, key=lambda key: key not in smoke or smoke[key].is_fine)
 
@@ -160,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     target = targets.load()
     known = by_name(verdicts.load(wanted.json))
     kernels = [key for key in target.kernels() if wanted.only in (None, key[0].removesuffix("_grouped"))]
-    # What was not right before is run again, after what has not run yet.
+    # Kernels that have not run yet come first, then those that were not right in an earlier run.
     waiting = [key for key in kernels if key not in known or not known[key].is_fine]
     waiting.sort(key=lambda key: key in known)
     prefix: tuple[str, ...] = ()
@@ -169,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = ("--tool", wanted.tool, "--error-exitcode", str(TOOL_EXIT), "--kernel-name", "kns=lamina")
         prefix = (wanted.sanitizer, *options, "--target-processes", "application-only")
         waiting = for_tool(waiting, by_name(verdicts.load(wanted.smoke)))
-        # Without torch's cache every tensor is an allocation of its own, so that memcheck sees its end.
+        # Without torch's cache every tensor is one allocation, so memcheck sees an access beyond its end.
         env["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
     if not waiting:
         print("every kernel was right in an earlier run" if known else "no kernel to run")

@@ -1,4 +1,4 @@
-"""Says which lamina a process gets and fails where it cannot run on this machine: a stage of gpu_check.py.
+"""Prints which lamina a process loads, and fails if this machine cannot run it: a stage of gpu_check.py.
 
 Nothing is launched here: a kernel that fails must cost no more than itself (kernels.py).
 """
@@ -19,13 +19,13 @@ Version = tuple[int, ...]
 
 
 def needed_glibc(library: Path) -> Version:
-    """The newest glibc that an ELF file asks for: (2, 34)."""
+    """The newest glibc version that an ELF file needs, such as (2, 34)."""
     found = re.findall(rb"\0GLIBC_(\d+)\.(\d+)(?:\.(\d+))?", library.read_bytes())
     return max((tuple(int(part) for part in version if part) for version in found), default=(0,))
 
 
 def own_glibc() -> Version:
-    """This machine's; (0,) where the C library is another one."""
+    """The glibc version of this machine; (0,) if it has another C library."""
     try:
         name, version = str(os.confstr("CS_GNU_LIBC_VERSION")).split()
     except (ValueError, OSError):
@@ -43,7 +43,7 @@ def library_path() -> Path | None:
 def main() -> int:
     path = library_path()
     if path is None or not path.is_file():
-        print(f"{path or 'lamina'} is not there: --prepare it on a machine with nvcc, or use --build")
+        print(f"{path or 'lamina'} does not exist: run --prepare on a machine with nvcc, or use --build")
         return 1
     needed, own = needed_glibc(path), own_glibc()
     if needed > own:

@@ -1,8 +1,8 @@
-"""Runs one CUDA kernel on tiny problems in a process of its own and prints a verdict: see kernels.py.
+"""Runs one CUDA kernel on tiny problems in its own process and prints a verdict: see kernels.py.
 
     python bench/gpu/one_kernel.py gemm_int8 sm80_m16
 
-What it prints for kernels.py are lines that start with MARK. The checks are those of the tests.
+kernels.py reads the lines that start with MARK. The checks are those of the tests.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ACCESS_ERRORS = (
     "illegal instruction",
     "invalid address space",
 )
-GROUP = 48  # of int4 weights: no multiple of a tile
+GROUP = 48  # of int4 weights: not a multiple of a tile
 
 
 def _gemm_int8(backend: Any, m: int, n: int, k: int) -> None:
@@ -93,7 +93,7 @@ CHECKS: dict[str, Callable[[Any, int, int, int], None]] = {
 
 
 def verdict_of(error: Exception) -> str:
-    """What an exception of the check says of the kernel."""
+    """The verdict on a kernel whose check raised this exception."""
     text = str(error)
     if isinstance(error, AssertionError):
         return WRONG
@@ -101,13 +101,13 @@ def verdict_of(error: Exception) -> str:
         return ILLEGAL_ACCESS
     if isinstance(error, RuntimeError) and re.search(
         r"\bCUDA( error)?: ", text
-    ):  # as lamina and torch say it
+    ):  # both lamina and torch write this in their messages
         return CUDA_ERROR
     return REFUSED if isinstance(error, (RuntimeError, ValueError, NotImplementedError)) else CRASHED
 
 
 def check(op: str, kernel: str) -> tuple[str, str]:
-    """The verdict and what explains it."""
+    """The verdict and its explanation."""
     target = targets.load()
     backend = target.backend(op, kernel)
     if why := target.refusal(backend):
@@ -117,7 +117,7 @@ def check(op: str, kernel: str) -> tuple[str, str]:
             print(mark(RUNS, "m, n, k = {}, {}, {}".format(*problem)), flush=True)
             CHECKS[op](backend, *problem)
         alive = target.is_alive()
-    except Exception as error:  # whatever it is, it is what the row says
+    except Exception as error:  # the row reports every kind of error
         return verdict_of(error), "; ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
     return (RIGHT, "") if alive else (CUDA_ERROR, "the CUDA context is lost after the last problem")
 

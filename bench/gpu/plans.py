@@ -1,4 +1,4 @@
-"""What lamina's planner says of a case."""
+"""The plan of lamina for a case, as text, and the kernel that the plan names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.cases import Case
 
 
 def plan(case: Case, group: int | None) -> str:
-    """The text of the plan on the case's device; empty for an op that has no planner there."""
+    """The text of the plan on the case's device; empty if the op has no planner for it."""
     ops, extents = torch.ops.lamina, (case.m, case.n, case.k)
     try:
         if case.device != "cuda":
@@ -23,6 +23,6 @@ def plan(case: Case, group: int | None) -> str:
 
 
 def kernel_of(case: Case) -> str:
-    """The kernel that the case takes, as op and name; empty where the planner does not say."""
+    """The kernel that the case takes, as op and name; empty if the plan names none."""
     found = re.findall(r"^kernel +(\w+)", plan(case, case.group), flags=re.MULTILINE)
     return str(found[0]) if found else ""

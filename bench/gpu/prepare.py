@@ -1,4 +1,4 @@
-"""What a machine without a GPU can do ahead: library and programs of device vectors, in one folder."""
+"""Builds on a machine without a GPU what gpu_check.py carries: library and device vectors, in one folder."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ MAIN = "tests/cpp/main.cc"
 VECTORS = ("tests/cpp/device/vectors.cc",)
 HOPPER_VECTORS = ("tests/cpp/device/vectors_sm90a.cc", "tests/cpp/device/vectors_wgmma.cc")
 ARCHS = ("sm_80", "sm_90a")
-GLIBC = (2, 34)  # newest that a machine of 2022 or later has
-MOST_BYTES = 60 << 20  # what travels to a rented machine is limited
+GLIBC = (2, 34)  # machines installed since 2022 have at least this version
+MOST_BYTES = 60 << 20  # of the folder, because uploads to a rented machine are limited
 BUILD = (sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-e", ".")
 
 
 class PrepareError(Exception):
-    """What is missing, and how to get it."""
+    """The folder cannot be prepared; the message says what is missing and how to get it."""
 
 
 def vectors_command(arch: str, program: Path, nvcc: str) -> tuple[str, ...]:
@@ -32,7 +32,7 @@ def vectors_command(arch: str, program: Path, nvcc: str) -> tuple[str, ...]:
     number = arch.removeprefix("sm_")
     flags = (
         *("-x", "cu", "-std=c++20", "--expt-relaxed-constexpr", "-fmad=false", "-Icsrc", "-Itests/cpp"),
-        # Not -arch, which adds PTX of the plain compute capability: it has no wgmma.
+        # -arch would also add PTX of the plain compute capability, which has no wgmma.
         *("-cudart", "static", "-gencode", f"arch=compute_{number},code=sm_{number}"),
     )
     sources = (MAIN, *VECTORS, *(HOPPER_VECTORS if arch == "sm_90a" else ()))
@@ -40,7 +40,7 @@ def vectors_command(arch: str, program: Path, nvcc: str) -> tuple[str, ...]:
 
 
 def vectors_program(folder: Path, arch: str) -> Path:
-    """Where the program for a GPU of this arch lies: sm_80's code runs on every 8.x."""
+    """The path of the program for a GPU of this arch; code for sm_80 runs on every 8.x."""
     return folder / f"vectors_{'sm_80' if arch.startswith('sm_8') else arch}"
 
 
@@ -51,14 +51,14 @@ def _run(command: Sequence[str]) -> None:
 
 
 def newer_source(root: Path, library: Path) -> Path | None:
-    """A source that has changed since the library was built: rented minutes are too dear for an old one."""
+    """A source that is newer than the library, or None. An old library would waste the rented minutes."""
     sources = [path for folder in ("csrc", "cmake") for path in sorted((root / folder).rglob("*.*"))]
     built = library.stat().st_mtime
     return next((path for path in sources if path.is_file() and path.stat().st_mtime > built), None)
 
 
 def _cuda_archs(package: Path) -> list[str]:
-    """Of the library in a folder that holds `lamina`, in a process of its own."""
+    """The CUDA archs of the library in a folder that holds `lamina`; a new process loads it."""
     code = "import json, torch, lamina; print(torch.ops.lamina.build_info())"
     env = {**os.environ, "PYTHONPATH": str(package)}
     done = subprocess.run(
@@ -70,7 +70,7 @@ def _cuda_archs(package: Path) -> list[str]:
 
 
 def prepare(folder: Path, *, build: bool, archs: Sequence[str] = ARCHS) -> None:
-    """Fills `folder` with python/lamina and a program vectors_<arch> each. Raises PrepareError."""
+    """Fills `folder` with python/lamina and a program vectors_<arch> per arch. Raises PrepareError."""
     nvcc = cuda_tool("nvcc")
     if nvcc is None:
         raise PrepareError("nvcc not found: put CUDA's bin folder on the PATH, or set CUDA_HOME")
@@ -86,7 +86,7 @@ def prepare(folder: Path, *, build: bool, archs: Sequence[str] = ARCHS) -> None:
             f"the library of this checkout has no code for {', '.join(lacking)}: build it anew with --build"
         )
     shutil.rmtree(package, ignore_errors=True)
-    # With the twin: a rehearsal needs it, and can then be held with the very folder that will be carried.
+    # Copy the twin too, so that a rehearsal can use the same folder as the run on the GPU.
     leave = shutil.ignore_patterns("__pycache__", "*.new")
     shutil.copytree(source / "lamina", package / "lamina", ignore=leave)
     for arch in archs:
@@ -109,4 +109,4 @@ def _report(folder: Path) -> None:
         f"{folder}: {len(files)} files, {total / 2**20:.1f} MiB; use it with --prebuilt {folder}", flush=True
     )
     if total > MOST_BYTES:
-        raise PrepareError(f"{folder} has {total >> 20} MiB; at most {MOST_BYTES >> 20} travel")
+        raise PrepareError(f"{folder} has {total >> 20} MiB; at most {MOST_BYTES >> 20} MiB are allowed")

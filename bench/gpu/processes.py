@@ -1,4 +1,4 @@
-"""Commands that are started, watched and ended as groups, and do not outlive who started them."""
+"""Starts, watches and ends commands as process groups that do not outlive the process that started them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-GRACE_S = 5.0  # between asking a command to end and ending it
+GRACE_S = 5.0  # between SIGTERM and SIGKILL
 _PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)  # before the fork: the child may not load anything
+_libc = ctypes.CDLL(None)  # loaded before the fork, because the child must not load libraries
 
 
 def start(
     command: Sequence[str], log: IO[bytes], env: Mapping[str, str], cwd: Path, **options: Any
 ) -> subprocess.Popen[bytes]:
-    """Starts the command as a process group; its output goes to `log`. A kill of this process ends it too.
+    """Starts the command as a process group; its output goes to `log`. It dies when this process dies.
 
-    A group and not a session: where a machine is rented by the command, what left its session may run on.
+    It does not get its own session, because a rented machine may end only the session of the command it runs.
     """
     parent = os.getpid()
 
     def in_child() -> None:
         os.setpgid(0, 0)
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the call
+        if os.getppid() != parent:  # the parent ended before the call of prctl
             os._exit(1)
 
     return subprocess.Popen(
@@ -45,9 +45,9 @@ def start(
 
 
 def end(*processes: subprocess.Popen[bytes], ask: bool = True) -> None:
-    """Ends commands and their groups; `ask` gives them GRACE_S to end by themselves.
+    """Kills commands and their groups; with `ask` they get SIGTERM and GRACE_S seconds first.
 
-    A driver may hold on to a process: it has GRACE_S more, all of them together, and is then left behind.
+    A driver call may delay the end of a process: GRACE_S seconds are enough for all of them together.
     """
     for number in (signal.SIGTERM, signal.SIGKILL) if ask else (signal.SIGKILL,):
         for process in processes:
@@ -74,8 +74,8 @@ def run(
     tick: Callable[[], object] = lambda: None,
     tick_s: float = 1.0,
 ) -> int:
-    """The exit code; 127 where the command cannot be started. Raises Stopped after limit_s seconds, and
-    after stall_s seconds without output. `tick` is called about every tick_s seconds."""
+    """Runs the command and returns its exit code, or 127 if it cannot be started. Raises Stopped after
+    limit_s seconds, and after stall_s seconds without output. Calls `tick` about every tick_s seconds."""
     log.write(f"$ {' '.join(command)}\n".encode())
     log.flush()
     try:

@@ -1,6 +1,6 @@
-"""Pretends to be the GPU, for gpu_check.py --dry-run: its kernels run on the twin, its benchmarks on the CPU.
+"""The pretended GPU of gpu_check.py --dry-run: kernels run on the twin, benchmarks on the CPU.
 
-Few kernels and tiny problems: a rehearsal shows that the stages work, the results mean nothing.
+A rehearsal takes few kernels and tiny problems. It shows that the stages work; its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bench.gpu.timing import GpuProtocol
 from bench.timing import MIN_SAMPLES
 
 READ_BYTES, PEAK_EXTENT = 1 << 16, 64
-# Of every op's kernels on CUDA, one for each arch.
+# One CUDA kernel of every op for each arch.
 KERNELS = (
     *(("gemm_int4", "sm80_m16"), ("gemm_int4", "sm90a_m16"), ("gemm_int4_int8", "sm80_m16")),
     *(("gemm_int4_int8", "sm90a_m16"), ("gemm_int8", "sm80_m16"), ("gemm_int8", "sm90a_m16")),
@@ -49,7 +49,7 @@ class HostCapture:
 
 
 class HostDevice:
-    """Satisfies bench.gpu.runner.RunDevice: what runs is timed by the host's clock."""
+    """Satisfies bench.gpu.runner.RunDevice with the host's clock."""
 
     def event(self) -> HostEvent:
         return HostEvent()
@@ -74,7 +74,7 @@ class HostDevice:
 
 
 class HostBench:
-    """An op's candidates for a GPU, on CPU tensors."""
+    """The GPU candidates of an op, on CPU tensors."""
 
     def __init__(self, op: OpBench) -> None:
         self.name, self.dtypes, self.groups = op.name, ("bf16",), op.groups
@@ -117,7 +117,7 @@ class Rehearsal(Target):
         return True
 
     def prepare_tests(self) -> None:
-        """What the tests take for GPUs are twins of the few kernels, with a GPU's marker and name."""
+        """Gives the tests twins of the few kernels as GPU backends, with the marker and the ids of a GPU."""
         import pytest
 
         from tests.support import backends

@@ -1,12 +1,13 @@
-"""The tests marked `gpu` in several processes, with a line in a log for every test: a stage of gpu_check.py.
+"""Runs the tests marked `gpu` in several processes and logs a line per test: a stage of gpu_check.py.
 
     python bench/gpu/run_tests.py --log tests.jsonl [--smoke smoke.json] [--only gemm_int8] [--seconds 120]
 
-Each process is a pytest that is told one test after the other. A test that hangs or crashes costs its
-process and leaves a line; after a hang or three crashes the other tests of its kernel are left out. First
-come the kernels in turn, then those that --smoke found not to be right, then what failed in an earlier run,
-then what hung, crashed or never ended in one. What passed in an earlier run is not repeated.
-Exit status: 0 all passed; 1 not all; 4 out of --seconds; 5 none, or all were skipped.
+Each process is a pytest that gets one test after the other. A test that hangs or crashes ends only its own
+process; after a hang or three crashes the other tests of its kernel are left out. The tests run in this
+order, taking one test of each kernel in turn: tests of right kernels; tests of kernels that --smoke found not
+right; tests that failed in an earlier run; tests that hung, crashed or never ended in one. Passed tests are
+not repeated.
+Exit status: 0 all passed; 1 a test did not pass; 4 --seconds are over; 5 no test ran, or all were skipped.
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ from bench.gpu.stages import EXIT_FAILED, EXIT_NO_TIME, EXIT_NOTHING
 from bench.gpu.tests_log import CRASHED, FINE, HUNG, LEFT_OUT, NOT_RUN, PASSED, SKIPPED, STARTED, STOPPED
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_PROCESSES = 12  # each has a CUDA context; expected values are computed on the CPU
-MOST_LOSSES = 3  # of processes to the tests of one kernel, after which its other tests are left out
-MOST_FALSE_STARTS = 3  # of processes that end before they have collected anything
+MOST_PROCESSES = 12  # each needs a CUDA context, and CPU time for the expected values
+MOST_LOSSES = 3  # after the tests of a kernel ended so many processes, its other tests are left out
+MOST_FALSE_STARTS = 3  # after so many processes ended before they collected tests, no more are started
 PROGRESS_S = 10.0
 
-RUN_AS_NEW = (STOPPED, LEFT_OUT, SKIPPED)  # in an earlier run; another machine may have what a skip wants
+RUN_AS_NEW = (STOPPED, LEFT_OUT, SKIPPED)  # outcomes of an earlier run; a skip may depend on the machine
 
 Kernel = tuple[str, str] | None
 
 
 @dataclass
 class Worker:
-    """A pytest process and the test that it runs."""
+    """A pytest process, and the test that runs in it."""
 
     process: subprocess.Popen[bytes]
     orders: IO[str]
@@ -79,7 +80,7 @@ class Worker:
         return Worker(process, orders, os.fdopen(answer_read, "rb", buffering=0))
 
     def lines(self) -> list[Any] | None:
-        """What it has said since the last call; None once it has ended."""
+        """The answers since the last call; None once the process has ended."""
         chunk = self.answers.read(1 << 20)
         if chunk == b"":
             return None
@@ -88,7 +89,7 @@ class Worker:
 
     def order(self, test: str) -> None:
         self.test, self.since = test, time.monotonic()
-        with contextlib.suppress(BrokenPipeError):  # it has just ended: the next read says so
+        with contextlib.suppress(BrokenPipeError):  # the process has just ended: the next read shows it
             self.orders.write(json.dumps(test) + "\n")
 
     def close(self) -> None:
@@ -98,7 +99,7 @@ class Worker:
 
 
 def is_about(test: str, kernel: Kernel, only: str | None) -> bool:
-    """Whether a test is one of the op `only`: by its kernel, else by the longest op in its name."""
+    """Whether a test belongs to the op `only`, by its kernel, or else by the longest op in its name."""
     if only is None:
         return True
     named = sorted((op for op in op_names() if op in test), key=len)
@@ -109,7 +110,7 @@ def is_about(test: str, kernel: Kernel, only: str | None) -> bool:
 def in_order(
     collected: Sequence[tuple[str, Kernel]], earlier: Mapping[str, tests_log.Entry], bad: set[tuple[str, str]]
 ) -> list[str]:
-    """What is still to be run, in the order of its value."""
+    """The tests that must still run, in the order of the module docstring."""
     rank: Counter[Kernel] = Counter()
     keyed: list[tuple[int, bool, int, int, str]] = []
     for test, kernel in collected:
@@ -130,7 +131,7 @@ class Run:
     limit_s: float
     earlier: dict[str, tests_log.Entry]
     kernels: dict[str, Kernel] = field(default_factory=dict)
-    waiting: deque[str] | None = None  # None: nobody has collected yet
+    waiting: deque[str] | None = None  # None: no process has collected the tests yet
     losses: Counter[Kernel] = field(default_factory=Counter)
     not_collected: set[str] = field(default_factory=set)
     false_starts: int = 0
@@ -161,7 +162,7 @@ class Run:
         return None
 
     def hear(self, worker: Worker) -> bool:
-        """Takes what the worker says and gives it another test; False once it has ended."""
+        """Logs the worker's answers and gives it another test. Returns False if it has ended or must end."""
         answers = worker.lines()
         if answers is None:
             if worker.test is not None:
@@ -200,7 +201,7 @@ class Run:
         return True
 
     def wanted_processes(self, workers: Sequence[Worker]) -> float:
-        """One for each test that runs or waits; any number as long as nobody knows the tests."""
+        """One per test that runs or waits; no limit before the tests are collected."""
         if self.false_starts >= MOST_FALSE_STARTS:
             return 0
         running = sum(worker.test is not None for worker in workers)
@@ -242,11 +243,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         prog="bench/gpu/run_tests.py",
     )
-    made.add_argument("--log", type=Path, required=True, help="a JSON line a test, continued if it is there")
+    made.add_argument("--log", type=Path, required=True, help="file of JSON lines, continued if it exists")
     made.add_argument("--only", help="one op")
-    made.add_argument("--smoke", type=Path, help="verdicts of the kernels")
+    made.add_argument("--smoke", type=Path, help="file of verdicts of the kernels")
     made.add_argument("--processes", type=int, default=min(MOST_PROCESSES, os.cpu_count() or 1))
-    made.add_argument("--seconds", type=float, default=float("inf"), help="end then")
+    made.add_argument("--seconds", type=float, default=float("inf"), help="time limit of the whole run")
     return made
 
 
@@ -258,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = Run(wanted.log, wanted.only, bad, target.test_limit_s, tests_log.read(wanted.log))
     run.go(target.test_arguments(), wanted.processes, began + wanted.seconds)
     if run.waiting is None:
-        print("no process of tests got so far as to collect them: see above", flush=True)
+        print("no process could collect the tests: see above", flush=True)
         return EXIT_FAILED
     entries = {
         name: entry

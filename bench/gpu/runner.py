@@ -187,7 +187,7 @@ class GpuRunner:
         self.measured.extend(_without_time(case, impl, why))
 
     def note_unfinished(self, case: Case, why: str) -> None:
-        """Gives a case of an earlier run, which did not end, rows that say why they have no time."""
+        """Adds rows without a time, with the reason `why`, for a case that did not end in an earlier run."""
         kept = [row for row in self._earlier["rows"] if not is_of(row, case)]
         noted = _without_time(case, "lamina", why)
         self._earlier["rows"] = kept + [row.to_json(self.ceilings, float("inf")) for row in noted]

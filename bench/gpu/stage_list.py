@@ -1,4 +1,4 @@
-"""The stages of gpu_check.py in the order of their value, and the share of the time that each may take."""
+"""The stages of gpu_check.py, most valuable first, and the share of the time that each may take."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bench.gpu.find import PRETENDED, REHEARSAL, TARGET_VARIABLE, Gpu, cuda_tool
 from bench.gpu.stages import SECONDS, Stage
 
 ROOT = Path(__file__).resolve().parents[2]
-STALL_S = 40.0  # no case of a benchmark is silent for so long
+STALL_S = 40.0  # a benchmark that prints nothing for so long has hung
 SAMPLES = "50"
 LIBRARY_SHARE = 120.0  # a minute, nearly all left over: without it nothing runs, and a disk may be slow
 
 
 @dataclass(frozen=True)
 class Suite:
-    """The cases of one op: `first` is measured for every op before `more` is for any."""
+    """The cases of one op. The shapes `first` of all ops are measured before the shapes `more` of any op."""
 
     ms: str
     first: str
@@ -64,7 +64,7 @@ def library_file(prebuilt: Path | None) -> Path:
 
 
 def make_stages(wanted: Namespace, gpu: Gpu, work: Path) -> list[Stage]:
-    """Results and logs go to `work`."""
+    """The stages of this run, which write results and logs to `work`."""
     path = [str(python_folder(wanted.prebuilt)), os.environ.get("PYTHONPATH", "")]
     env = {"PYTHONPATH": os.pathsep.join(filter(None, path)), "PYTHONUNBUFFERED": "1"}
     if wanted.dry_run:
@@ -132,9 +132,21 @@ def make_stages(wanted: Namespace, gpu: Gpu, work: Path) -> list[Stage]:
         _vectors(wanted.prebuilt, gpu, work),
         sanitizer("memcheck", 80, advises=False),
         *benchmarks("first", "bench", 1),
+        _host_time(wanted.prebuilt, gpu, work, env),
         sanitizer("racecheck", 40, advises=True),
         *benchmarks("more", "more", 0.8),
     ]
+
+
+def _host_time(prebuilt: Path | None, gpu: Gpu, work: Path, env: dict[str, str]) -> Stage:
+    device = "twin" if gpu == PRETENDED else "cuda"
+    command = (
+        *(sys.executable, "bench/host_time.py"),
+        *("--device", device, "--json", str(work / "host_time.json")),
+    )
+    twin = library_file(prebuilt).with_name("_emu.abi3.so")
+    skip = "" if twin.is_file() else f"no {twin.name} beside the library: it has the op that does nothing"
+    return Stage("host_time", (command,), 15, env, skip=skip, needs="library")
 
 
 def _must_build(wanted: Namespace) -> bool:
@@ -148,14 +160,14 @@ def _lacks(gpu: Gpu, *packages: str) -> str:
 
 
 def _vectors(prebuilt: Path | None, gpu: Gpu, work: Path) -> Stage:
-    """tests/cpp/device: the program that was prepared, else built here."""
+    """The stage of tests/cpp/device: runs the prepared program, or builds one here."""
     ready = prepare.vectors_program(prebuilt.resolve(), gpu.arch) if prebuilt else None
     if ready and ready.is_file():
         with contextlib.suppress(OSError):
-            ready.chmod(0o755)  # what carried it here may have dropped the mode
+            ready.chmod(0o755)  # copying to this machine may have dropped the mode
         return Stage("device_vectors", ((str(ready),),), 20)
     if gpu == PRETENDED:
-        return Stage("device_vectors", (), 20, skip="a rehearsal has no GPU for them")
+        return Stage("device_vectors", (), 20, skip="a rehearsal has no GPU to run the vectors")
     nvcc = cuda_tool("nvcc")
     skip = "" if nvcc else f"no {ready.name} in --prebuilt and no nvcc" if ready else "nvcc not found"
     program = work / "vectors"

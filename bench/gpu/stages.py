@@ -1,4 +1,4 @@
-"""Stages of gpu_check.py: commands with a log and a limit each; a failed stage does not end the run."""
+"""Runs the stages of gpu_check.py: commands with a log and a time limit. A failed stage ends no other."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from bench.gpu.processes import Stopped, run
 
 PASSED, FAILED, TIMED_OUT, SKIPPED, PARTIAL = "passed", "failed", "timed out", "skipped", "partial"
 ADVICE = "advice"  # a finding of a stage that only advises
-# What the programs of a stage return; everything else is a failure.
+# Exit statuses of the programs of a stage; every other status is a failure.
 EXIT_FAILED, EXIT_LOST, EXIT_NO_TIME, EXIT_NOTHING = 1, 3, 4, 5
 STATUS = {0: PASSED, EXIT_NO_TIME: PARTIAL, EXIT_NOTHING: SKIPPED}
-RETRIES = 3  # of a command that lost the device, or that was silent for stall_s seconds
-SECONDS = "{seconds}"  # in a command: what is left of the stage's limit
-LEAST_S = 35.0  # a stage with less than this could only start; it takes from the later ones
-MARGIN_S = 15.0  # between what a command is told and its limit: the start of Python and torch
+RETRIES = 3  # of a command that lost the device, or that printed nothing for stall_s seconds
+SECONDS = "{seconds}"  # in a command: replaced by the seconds left of the stage's limit, less MARGIN_S
+LEAST_S = 35.0  # of a stage, taken from later stages if need be: in less time it could only start
+MARGIN_S = 15.0  # for the start of Python and torch
 TAIL_CHARACTERS = 2000
 
 
@@ -27,11 +27,11 @@ class Stage:
 
     name: str
     commands: tuple[tuple[str, ...], ...]
-    share: float  # of the time; what earlier stages leave over is shared out among the later
+    share: float  # of the time; time that earlier stages do not use is shared among the later ones
     env: Mapping[str, str] = field(default_factory=dict)
     stall_s: float = float("inf")  # longest silence of a command
-    advises: bool = False  # a failure is advice
-    skip: str = ""  # why it cannot run here
+    advises: bool = False  # a failure has the status "advice"
+    skip: str = ""  # why the stage cannot run here
     needs: str = ""  # a stage that must have passed
 
 
@@ -43,7 +43,7 @@ class Outcome:
     detail: str = ""  # the last line of the log, or why it was skipped
     log: str = ""
     tail: str = ""
-    resumed: bool = False  # of an earlier run
+    resumed: bool = False  # the stage ran in an earlier run
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
@@ -51,7 +51,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who hears of a stage: as it begins (with its limit), every tick_s (with its log), as it ends."""
+    """Callbacks of a stage: when it begins (with its limit), every tick_s (with its log), when it ends."""
 
     begun: Callable[[Stage, float], object] = lambda stage, limit_s: None
     tick: Callable[[Path], object] = lambda log: None
@@ -105,7 +105,7 @@ def run_stage(
 
 
 def limits(stages: Sequence[Stage], left_s: float) -> list[float]:
-    """Seconds of each stage if every stage takes all of its own."""
+    """Seconds of each stage if every stage uses its whole share."""
     total = sum(stage.share for stage in stages) or 1.0
     return [max(0.0, left_s) * stage.share / total for stage in stages]
 
@@ -119,7 +119,7 @@ def run_stages(
     watch: Watch | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Outcome]:
-    """All outcomes, in order. Stages that passed in an earlier run are not repeated."""
+    """Runs the stages and returns all outcomes in order. Stages that passed in an earlier run do not run."""
     start, watch = clock(), watch or Watch()
     outcomes: dict[str, Outcome] = {}
     runnable = [stage for stage in stages if not stage.skip and not _has_passed(earlier.get(stage.name))]

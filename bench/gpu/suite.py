@@ -32,7 +32,7 @@ from bench.gpu.runner import DeviceLost, GpuRunner, library_sha256, make_context
 from bench.gpu.stages import EXIT_FAILED, EXIT_LOST, EXIT_NO_TIME, EXIT_NOTHING
 from bench.results_file import save
 
-RUNNING = "running"  # in the file: the case that has begun; it stays there where the process ends in it
+RUNNING = "running"  # key in the file of the case that runs; it stays there if the process dies in the case
 
 
 def parse_shapes(text: str) -> list[tuple[int, int, int | None]]:
@@ -99,7 +99,7 @@ def run_cases(
     ordered = sorted(
         dict.fromkeys(cases), key=lambda case: (runner.has_failed_before(case), kernel_of(case) in bad)
     )
-    save(path, runner.to_json())  # with what is known of a case that an earlier run ended in
+    save(path, runner.to_json())  # includes the rows of a case in which an earlier run ended
     for number, case in enumerate(ordered):
         began = clock()
         if runner.is_done(case):

@@ -1,4 +1,4 @@
-"""What summary.json and the tables at the end say, read from the files that the stages leave."""
+"""The content of summary.json and of the tables at the end, read from the files that the stages write."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bench.gpu.stages import Outcome
 from bench.results_file import Row, load
 from bench.table import Table, comparison_tables, not_timed_lines
 
-PER_KERNEL = ("smoke", "memcheck", "racecheck")  # stages with a verdict a kernel
-MOST_TESTS = 200  # that summary.json names
+PER_KERNEL = ("smoke", "memcheck", "racecheck")  # stages with a verdict per kernel
+MOST_TESTS = 200  # at most so many tests are named in summary.json
 
 
 def troubled(work: Path) -> dict[str, tests_log.Entry]:
@@ -33,7 +33,7 @@ def rows_of(work: Path) -> list[Row]:
 
 
 def summary(work: Path, made_with: Mapping[str, str], outcomes: Sequence[Outcome]) -> dict[str, object]:
-    """The content of summary.json; what is not right comes before what is."""
+    """The content of summary.json; kernels that are not right come first."""
     entries, bad_tests = tests_log.read(work / "tests.jsonl"), troubled(work)
     lamina = [row for row in rows_of(work) if row["impl"] == "lamina"]
     return {
@@ -59,7 +59,7 @@ def summary(work: Path, made_with: Mapping[str, str], outcomes: Sequence[Outcome
 
 
 def tables(work: Path, outcomes: Sequence[Outcome]) -> list[Table | str]:
-    """What is wrong first, the benchmarks last."""
+    """The tables: kernels and failed tests first, the benchmarks last."""
     shown: list[Table | str] = []
     if kernels := kernel_table(work):
         shown.append(kernels)
@@ -77,7 +77,7 @@ def tables(work: Path, outcomes: Sequence[Outcome]) -> list[Table | str]:
 
 
 def kernel_table(work: Path) -> Table | None:
-    """A row a kernel with its verdict in every stage; what is not right comes first, and the reason."""
+    """A row per kernel with its verdict in every stage, and the reason; wrong kernels come first."""
     found: dict[str, dict[str, verdicts.Verdict]] = {}
     for stage in PER_KERNEL:
         for verdict in verdicts.load(work / f"{stage}.json"):
@@ -103,7 +103,7 @@ def _stage_table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def earlier_outcomes(work: Path) -> dict[str, Outcome]:
-    """Of the summary.json in the working folder; nothing where there is none."""
+    """The outcomes in the summary.json of the working folder; empty if there is none."""
     try:
         content = json.loads((work / "summary.json").read_text())
         return {entry["name"]: Outcome(**{**entry, "resumed": False}) for entry in content["stages"]}

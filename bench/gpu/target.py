@@ -1,7 +1,7 @@
-"""What the stages of gpu_check.py run on: the CUDA device, or in a rehearsal what pretends to be one.
+"""The target of gpu_check.py's stages: the CUDA device, or a pretended one in a rehearsal.
 
-The environment variable names the module of a rehearsal; its TARGET replaces the one below. pytest and
-tests.support are imported where they are needed: the benchmarks run without them.
+In a rehearsal the environment variable TARGET_VARIABLE names a module whose TARGET replaces the one below.
+Functions import pytest and tests.support themselves, because the benchmarks run without those packages.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Target:
     """This machine's CUDA device."""
 
     torch_device = "cuda"
-    kernel_limit_s = 20.0  # of one kernel's process, from the moment when it has imported everything
+    kernel_limit_s = 20.0  # of one kernel's process, after its imports
     test_limit_s = 40.0  # of one test
-    # m, n, k of what a kernel's process computes: ragged on every axis; then several tiles and splits of k.
+    # m, n, k of the problems of a kernel's process: ragged on every axis; then several tiles and splits of k.
     problems: Sequence[tuple[int, int, int]] = ((17, 49, 191), (70, 150, 1101))
 
     def library_problem(self, info: dict[str, Any]) -> str:
-        """Why the library with this build_info() cannot run here, or nothing."""
+        """Why the library with this build_info() cannot run here, or an empty text."""
         if not info.get("cuda_archs"):
             return (
                 "this library was built without CUDA: build it with nvcc on the PATH (--prepare or --build)"
@@ -37,7 +37,7 @@ class Target:
         return ""
 
     def kernels(self) -> list[tuple[str, str]]:
-        """(op, kernel) of every CUDA kernel that is built: the tests' list."""
+        """(op, kernel) of every CUDA kernel that is built, read from kernels.inc as the tests do."""
         from tests.support.backends import ROOT, ROW
 
         lines = [
@@ -55,14 +55,14 @@ class Target:
         return Gpu(kernel, False, op)
 
     def refusal(self, backend: Any) -> str:
-        """Why this device is not meant to run the kernel, or nothing."""
+        """Why this device cannot run the kernel, or an empty text."""
         from tests.support.backends import capability
 
         is_foreign = backend.arch == 90 != capability()
         return f"{backend.isa} is for compute capability 9.0 alone" if is_foreign else ""
 
     def is_alive(self) -> bool:
-        """False after an illegal access or the like: nothing works in this process any more."""
+        """False if the CUDA context is lost, after an illegal access for example: nothing works any more."""
         try:
             torch.cuda.synchronize()
         except RuntimeError:
@@ -73,7 +73,7 @@ class Target:
         """Called in every process of tests before they are collected."""
 
     def test_arguments(self) -> Sequence[str]:
-        """What pytest collects."""
+        """The arguments with which pytest collects the tests."""
         return ("-m", "gpu and not slow", "tests")
 
     def bench_op(self, name: str) -> OpBench:

@@ -1,4 +1,4 @@
-"""The log of the `gpu` tests: a line when a test begins and when it ends, so that a kill loses nothing."""
+"""The log of the `gpu` tests: a line when a test begins and one when it ends. A killed run keeps them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 PASSED, FAILED, SKIPPED, ERROR = "passed", "failed", "skipped", "error"
 HUNG, CRASHED = "hung", "crashed"
-STARTED = "started"  # and not ended: the run was killed, perhaps because of it
-STOPPED = "stopped"  # the time was over; it says nothing of the test
-LEFT_OUT = "left out"  # other tests of its kernel hang or crash
+STARTED = "started"  # the test did not end: the run was killed, perhaps because of it
+STOPPED = "stopped"  # the time was over; the test may be right or wrong
+LEFT_OUT = "left out"  # other tests of its kernel hung or crashed
 FINE = (PASSED, SKIPPED)
 NOT_RUN = (STOPPED, LEFT_OUT, STARTED)
 
@@ -20,13 +20,13 @@ Entry = dict[str, Any]
 
 
 def append(path: Path, **entry: object) -> None:
-    """One line, written at once."""
+    """Writes one line, without a buffer that a kill could lose."""
     with path.open("a") as log:
         log.write(json.dumps(entry) + "\n")
 
 
 def read(path: Path) -> dict[str, Entry]:
-    """The last line of every test, by its name; a line cut off by a kill is left out."""
+    """The last line of every test, by test name; ignores a line that a kill cut off."""
     entries: dict[str, Entry] = {}
     if path.is_file():
         for line in path.read_text(errors="replace").splitlines():

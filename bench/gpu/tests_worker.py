@@ -1,7 +1,7 @@
-"""A pytest plugin: runs the tests that run_tests.py names through a pipe, reports each through another.
+"""A pytest plugin: reads the names of tests to run from a pipe of run_tests.py, reports outcomes to another.
 
-Both ends are file descriptors in the environment: "READ,WRITE". After a test that lost the CUDA context the
-process ends, since no later test could pass in it.
+An environment variable gives both file descriptors as "READ,WRITE". After a test that lost the CUDA context
+the process ends, because no later test could pass in it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from bench.gpu.tests_log import ERROR, FAILED, PASSED, SKIPPED
 VARIABLE = "LAMINA_TEST_PIPES"
 DETAIL_CHARACTERS = 1500
 
-_outcome: dict[str, Any] = {}  # of the test that runs
+_outcome: dict[str, Any] = {}  # of the running test
 _collection_errors: list[dict[str, str]] = []
 
 
 def kernel_of(item: pytest.Item) -> tuple[str, str] | None:
-    """The (op, kernel) that a test is about, where a parameter says so."""
+    """The (op, kernel) of a test, if it has a backend as a parameter."""
     parameters = getattr(item, "callspec", None)
     for value in parameters.params.values() if parameters else ():
         if hasattr(value, "op") and hasattr(value, "isa"):
@@ -33,7 +33,7 @@ def kernel_of(item: pytest.Item) -> tuple[str, str] | None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.unregister(name="terminalreporter")  # run_tests.py says what there is to say
+    config.pluginmanager.unregister(name="terminalreporter")  # run_tests.py prints the results
     targets.load().prepare_tests()
 
 

@@ -1,4 +1,4 @@
-"""What can be said of a kernel, and the file that says it: written by kernels.py, read by later stages."""
+"""The verdicts on kernels, and the file that holds them: kernels.py writes it, later stages read it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bench.results_file import save
 
 RIGHT, WRONG, ILLEGAL_ACCESS, CUDA_ERROR = "right", "wrong", "illegal access", "CUDA error"
 HUNG, CRASHED, REFUSED = "hung", "crashed", "refused"
-NOT_MEANT = "not for this GPU"  # no failure: the kernel is written for another one
-FINDINGS = "findings"  # of compute-sanitizer
-READY = "ready"  # everything is imported: the time limit begins
-RUNS = "runs"  # a problem begins
+NOT_MEANT = "not for this GPU"  # not a failure: the kernel is written for another GPU
+FINDINGS = "findings"  # compute-sanitizer found errors
+READY = "ready"  # the process has imported everything, and its time limit begins
+RUNS = "runs"  # the process begins a problem
 MARK = "one_kernel: "
 
 
@@ -37,18 +37,18 @@ class Verdict:
 
 
 def mark(word: str, detail: str = "") -> str:
-    """A line of one_kernel.py."""
+    """A line that one_kernel.py prints for kernels.py."""
     return MARK + json.dumps([word, detail])
 
 
 def marked(text: str) -> list[tuple[str, str]]:
-    """The lines of `mark` in an output, as (word, detail)."""
+    """The lines in an output that `mark` made, as (word, detail)."""
     found = re.findall(rf"^{re.escape(MARK)}(.*)$", text, flags=re.MULTILINE)
     return [tuple(json.loads(line)) for line in found]
 
 
 def load(path: Path | None) -> list[Verdict]:
-    """Of an earlier run or stage; nothing where there is none."""
+    """The verdicts in a file of an earlier run or stage; empty if there is no such file."""
     try:
         return [Verdict(**row) for row in json.loads(path.read_text())["kernels"]] if path else []
     except (OSError, ValueError, KeyError, TypeError):
@@ -60,5 +60,5 @@ def write(path: Path, verdicts: Sequence[Verdict]) -> None:
 
 
 def worst_first(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """What is not fine before the rest."""
+    """The verdicts with those that are not fine first."""
     return sorted(verdicts, key=lambda verdict: verdict.is_fine)

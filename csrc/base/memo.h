@@ -119,6 +119,9 @@ class Memo {
 struct HostWork {
   std::atomic<int64_t> plans{0}, tensor_maps{0}, devices{0};
 };
-HostWork& host_work();
+inline HostWork& host_work() {
+  static HostWork work;
+  return work;
+}
 
 }  // namespace lamina

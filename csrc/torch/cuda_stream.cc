@@ -13,9 +13,9 @@ namespace {
 
 using CurrentStream = AOTITorchError (*)(int32_t device, void** stream);
 
-// `import torch` loads libtorch_cuda with RTLD_LOCAL, so the loader resolves no symbol of ours against it,
-// weak or not. RTLD_NOLOAD finds the library that is there and never loads another one. A failure is not
-// kept: the library may come later.
+// `import torch` loads libtorch_cuda with RTLD_LOCAL, so the loader resolves none of lamina's symbols in it,
+// not even weak ones. RTLD_NOLOAD finds the loaded library and never loads another one. A failure is not
+// remembered, because the library may be loaded later.
 CurrentStream find_current_stream() {
   static std::atomic<CurrentStream> found = nullptr;
   CurrentStream function = found.load(std::memory_order_relaxed);

@@ -1,12 +1,12 @@
-// The CUDA stream that torch is on. libtorch_cuda alone knows it, and lamina needs libtorch_cpu only.
+// torch's current CUDA stream. Only libtorch_cuda knows the stream, and lamina links libtorch_cpu alone.
 #pragma once
 
 #include <cstdint>
 
 namespace lamina::interop {
 
-// The cudaStream_t on which torch's own kernels of this thread would run on `device`. Raises a
-// RuntimeError where this process has no libtorch_cuda, or where torch refuses the device.
+// The cudaStream_t on which torch would run this thread's kernels on `device`. Throws std::runtime_error
+// if this process has no libtorch_cuda, or if torch refuses the device.
 void* current_cuda_stream(int64_t device);
 
 }  // namespace lamina::interop

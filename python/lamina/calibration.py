@@ -1,4 +1,4 @@
-"""GPTQ of a model's layers, with what they see when the float model runs on calibration data."""
+"""GPTQ of a model's layers, with the inputs that they get when the float model runs on calibration data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lamina.quant import QuantizedInt4
 Batch = Tensor | Mapping[str, Any] | Sequence[Any]
 Calibration = Iterable[Batch] | Callable[[nn.Module], object]
 
-# Of Hessians held at a time, 4 k^2 each; those of one layer are held whatever their size.
+# The most bytes of Hessians held at a time, 4 k^2 each. A single larger Hessian is still held.
 HESSIAN_BYTES = 2 << 30
 
 
@@ -26,14 +26,14 @@ def quantize_calibrated(
     calibration: Calibration,
     quantize: Callable[[Tensor, Tensor], QuantizedInt4],
 ) -> Iterator[tuple[str, QuantizedInt4 | None]]:
-    """quantize(weight, hessian) by name, in turn; None for what no calibration input reached.
+    """Yields (name, quantize(weight, hessian)) for each layer; None for one that no input reached.
 
-    layers       by name the layers that share a weight, mostly one: their inputs count together
-    calibration  batches, which are kept, or a function that runs the model that it is given. NumPy arrays in
-                 batches become tensors on the model's device, those of floats in its dtype
+    layers       name -> the layers that share this weight, usually one; their inputs are added up
+    calibration  batches, which are kept in memory, or a function that runs the model that it is given.
+                 docs/quantization.md describes the batches
 
-    The model runs in eval mode once for as many layers as have Hessians in HESSIAN_BYTES. It runs eagerly
-    where it is compiled: compiled code does not call the hooks that see a layer's inputs.
+    The model runs in eval mode, once for each set of layers whose Hessians fit in HESSIAN_BYTES. A compiled
+    model runs eagerly: compiled code does not call the hooks that record a layer's inputs.
     """
     batches = calibration if callable(calibration) else _checked_batches(model, calibration)
     for names in _rounds(layers):
@@ -98,7 +98,7 @@ def _run(model: nn.Module, batches: list[Batch] | Callable[[nn.Module], object])
 
 
 def _checked_batches(model: nn.Module, calibration: Iterable[Batch]) -> list[Batch]:
-    """The batches, with tensors for arrays."""
+    """The batches with their NumPy arrays as tensors. Raises TypeError for anything else but batches."""
     if isinstance(calibration, Tensor | Mapping | str | bytes) or _is_array(calibration):
         raise TypeError(
             f"compress: calibration must hold batches, got {type(calibration).__name__}; put one into a list"
@@ -121,12 +121,12 @@ def _checked_batches(model: nn.Module, calibration: Iterable[Batch]) -> list[Bat
 
 
 def _is_array(value: object) -> bool:
-    """Whether it is a NumPy array; torch does without NumPy, and so does this."""
+    """Whether value is a NumPy array or scalar. Does not import NumPy, which may be missing."""
     return type(value).__module__ == "numpy" and hasattr(value, "shape")
 
 
 def _as_tensor(value: Any, like: Tensor) -> Any:
-    """A NumPy array as a tensor beside `like`; anything else as it is."""
+    """A NumPy array as a tensor on the device of `like`, floats in its dtype; other values unchanged."""
     if not _is_array(value):
         return value
     tensor = torch.as_tensor(value, device="cpu")

@@ -88,7 +88,7 @@ def using_isa(name: str) -> Iterator[None]:
 
 def _run(op: str, backend: str, check: DeviceCheck, device: torch.device) -> Check:
     try:
-        with torch.device("cpu"):  # whatever the default device is: checks move what they make
+        with torch.device("cpu"):  # checks create tensors on the CPU and move them to `device`
             return Check(op, backend, tuple(check(device)))
     except (RuntimeError, ValueError) as error:  # a broken build is what the doctor is asked about
         return Check(op, backend, (), f"{type(error).__name__}: {error}")

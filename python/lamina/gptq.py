@@ -41,8 +41,8 @@ def gptq(
     """A float weight as int4: column by column to nearest, where the later columns make up for the error.
 
     w            [n, k]  f32 | f16 | bf16, finite, any device
-    hessian      [k, k]  f32 | f64, of any positive multiple: lamina.quant.hessian of the layer's inputs.
-                 Symmetric and positive semidefinite but for rounding, 2^-20 of the trace
+    hessian      [k, k]  f32 | f64: lamina.quant.hessian of the layer's inputs, or a positive multiple of it.
+                 It must be symmetric and positive semidefinite, within rounding errors of 2^-20 of its trace
     group, symmetric, scale_dtype, search   as in quantize_weight_int4
     act_order    False: columns in order, the grid of a group found when its first column is reached, from the
                  weights as they are by then. True: columns of large diagonal first
@@ -181,7 +181,7 @@ def _checked_hessian(op: str, hessian: Tensor, w: Tensor) -> Tensor:
 
 
 def _require_semidefinite(op: str, h: Tensor) -> None:
-    """Raises a ValueError for h [k, k] that no inputs have; what sums in f32 leave is allowed."""
+    """Raises a ValueError if h [k, k] is no Hessian of any inputs; errors of f32 sums are allowed."""
     if not len(h):
         return
     rounding = float(h.diagonal().abs().sum()) * 2.0**-20 or torch.finfo(h.dtype).tiny
@@ -216,7 +216,7 @@ def _inverse_factor(op: str, hessian: Tensor, damp: float, order: Tensor) -> Ten
     diagonal += damp
     # Of the matrix back to front the lower factor is the upper one, r, of h = r @ r.T.
     lower, info = torch.linalg.cholesky_ex(h.flip(0, 1))
-    if bool(info):  # by rounding that is allowed, and more than damp adds
+    if bool(info):  # an allowed rounding error is larger than what damp adds to the diagonal
         raise _indefinite(op, hessian.double())
     one = torch.eye(len(h), dtype=h.dtype, device=h.device)
     upper: Tensor = torch.linalg.solve_triangular(lower.flip(0, 1), one, upper=True)

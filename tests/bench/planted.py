@@ -22,7 +22,7 @@ is_context_lost = False
 
 @dataclass(frozen=True)
 class Bad(Twin):
-    """A kernel that is `how`."""
+    """A kernel that behaves as `how` says."""
 
     how: str = "right"
 

@@ -1,4 +1,4 @@
-"""What gpu_check.py asks of a machine, prepares for one, and plans to run there; what it says is missing."""
+"""gpu_check.py: what it finds on a machine, prepares for a machine and plans to run; its error messages."""
 
 from __future__ import annotations
 
@@ -41,16 +41,17 @@ def stages_by_name(*arguments: str, gpu: Gpu = GPU) -> dict[str, Stage]:
 
 @pytest.fixture
 def prebuilt(tmp_path: Path) -> Path:
-    """Not a library, but where one is looked for."""
+    """A folder with three bytes in place of the library."""
     library = tmp_path / "prebuilt" / "python" / "lamina" / "_C.abi3.so"
     library.parent.mkdir(parents=True)
     library.write_bytes(b"one")
+    library.with_name("_emu.abi3.so").touch()
     return tmp_path / "prebuilt"
 
 
 @pytest.fixture
 def tools(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The CUDA tools that this machine has, in place of its own."""
+    """Pretends that this machine has certain CUDA tools."""
     found = {"nvcc": "/tools/nvcc", "compute-sanitizer": "/tools/compute-sanitizer"}
     for module in (stage_list, prepare):
         monkeypatch.setattr(module, "cuda_tool", found.get)
@@ -63,15 +64,15 @@ def test_the_stages_in_the_order_of_their_value(prebuilt: Path) -> None:
     assert list(stages) == [
         *("library", "smoke", "gpu_tests", "device_vectors", "memcheck"),
         *(f"bench_{op}" for op in SUITES),
-        "racecheck",
+        *("host_time", "racecheck"),
         *(f"more_{op}" for op in SUITES),
     ]
     assert [made.name for made in stages.values() if made.skip] == []
     assert [made.name for made in stages.values() if made.advises] == ["racecheck"]
     assert list(stages_by_name("--build"))[:2] == ["build", "library"]
-    # Every stage that may run for long is told when to end.
+    # The command of every stage that may run for long gets a time limit.
     untold = [made.name for made in stages.values() if "{seconds}" not in made.commands[-1]]
-    assert untold == ["library", "device_vectors"]
+    assert untold == ["library", "device_vectors", "host_time"]
 
 
 def test_the_readme_lists_the_stages_in_their_order(prebuilt: Path) -> None:
@@ -87,7 +88,7 @@ def test_only_goes_into_every_stage(prebuilt: Path) -> None:
     stages = stages_by_name("--prebuilt", str(prebuilt), "--only", "gemm_int4")
     assert list(stages) == [
         *("library", "smoke_gemm_int4", "gpu_tests_gemm_int4", "device_vectors", "memcheck_gemm_int4"),
-        *("bench_gemm_int4", "racecheck_gemm_int4", "more_gemm_int4"),
+        *("bench_gemm_int4", "host_time", "racecheck_gemm_int4", "more_gemm_int4"),
     ]
     for name in ("smoke_gemm_int4", "gpu_tests_gemm_int4", "memcheck_gemm_int4", "racecheck_gemm_int4"):
         command = stages[name].commands[0]
@@ -164,7 +165,9 @@ def test_a_library_older_than_its_sources_is_not_prepared(
 def test_what_is_prepared_runs_on_older_machines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "newer_source", lambda *_: None)  # a developer may be between two builds
+    monkeypatch.setattr(
+        prepare, "newer_source", lambda *_: None
+    )  # sources may be newer than the library here
     built = json.loads(torch.ops.lamina.build_info())["cuda_archs"]
     if "90a" not in built:
         with pytest.raises(PrepareError, match="has no code for sm_90a: build it anew with --build"):
@@ -179,7 +182,7 @@ def test_what_is_prepared_runs_on_older_machines(
     assert (package / "__init__.py").is_file()
     program = tmp_path / "vectors_sm_90a"
     assert (0,) < needed_glibc(program) <= prepare.GLIBC
-    if not torch.cuda.is_available():  # the program has the runtime inside, and no driver to go on with
+    if not torch.cuda.is_available():  # the program contains the CUDA runtime, but there is no driver
         done = subprocess.run([program], capture_output=True, text=True, check=False)
         assert done.returncode != 0
         assert "CUDA" in done.stdout + done.stderr
@@ -210,7 +213,7 @@ def test_the_glibc_that_a_file_needs(tmp_path: Path) -> None:
         ('{"torch": "2", "cuda": null}', "torch 2 (built without CUDA) sees no CUDA device"),
         ('{"torch": "2", "cuda": "13.0"}', "torch 2 (built for CUDA 13.0) sees no CUDA device"),
         ('{"error": "ImportError: No module"}', "torch does not work: ImportError: No module"),
-        ("", "torch could not be asked: list index out of range"),
+        ("", "torch could not be asked for its GPU: list index out of range"),
     ],
 )
 def test_what_torch_says_of_the_gpu(stdout: str, expected: Gpu | str) -> None:
@@ -233,12 +236,12 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give one of --out DIR (run) and --prepare DIR"),
-        (["--out", "/tmp/out", "--prepare", "/tmp/p"], "give one of --out DIR (run) and --prepare DIR"),
+        ([], "give either --out DIR (run) or --prepare DIR"),
+        (["--out", "/tmp/out", "--prepare", "/tmp/p"], "give either --out DIR (run) or --prepare DIR"),
         (["--out", "/tmp/out", "--minutes", "0"], "--minutes: got 0"),
         (["--out", "/tmp/out", "--prebuilt", "/none"], "--prebuilt: /none has no python/lamina/_C.abi3.so"),
         (["--out", "/tmp/out", "--prebuilt", "/none", "--build"], "--build: not allowed with --prebuilt"),
-        (["--out", "/tmp/out", "--resume", "/none"], "--resume: /none is no file"),
+        (["--out", "/tmp/out", "--resume", "/none"], "--resume: /none is not a file"),
         (["--out", "/tmp/out", "--resume", __file__, "--fresh"], "--fresh: not allowed with --resume"),
         (["--out", "/tmp/out", "--dry-run", "--resume", __file__], "is not an archive of gpu_check.py"),
     ],
@@ -293,7 +296,7 @@ def test_a_run_without_rich_leaves_two_files_and_a_second_run_goes_on(
 
 
 def test_a_run_that_is_asked_to_end_leaves_what_it_has(tmp_path: Path) -> None:
-    """By SIGTERM, as a time limit sends it."""
+    """A time limit ends the run with SIGTERM."""
     code = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from bench import gpu_check

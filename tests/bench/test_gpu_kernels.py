@@ -99,7 +99,9 @@ def test_a_tool_looks_at_what_is_wrong_first_and_never_at_what_hangs() -> None:
         "CUDA error",
     )
     smoke = [Verdict("gemm", str(i), word) for i, word in enumerate(words)]
-    kernels = [("gemm", str(i)) for i in range(len(words) + 1)]  # the last has no verdict: time ran out
+    kernels = [
+        ("gemm", str(i)) for i in range(len(words) + 1)
+    ]  # the last kernel has no verdict, because time ran out
     assert for_tool(kernels, by_name(smoke)) == [("gemm", name) for name in "246708"]
 
 
@@ -157,7 +159,7 @@ def test_after_a_hang_the_other_tests_of_the_kernel_are_left_out(tmp_path: Path)
     assert run.is_overdue(hangs)
     assert not run.is_overdue(hangs), "nothing runs in it any more"
     assert run.next() == "b1"
-    for test in ("n1", "n2"):  # tests of no kernel do not answer for each other
+    for test in ("n1", "n2"):  # tests without a kernel do not count for each other
         assert run.next() == test
         assert run.is_overdue(Worker(*[None] * 3, test=test))  # type: ignore[list-item]
     outcomes = {test: entry["outcome"] for test, entry in tests_log.read(run.log).items()}

@@ -1,4 +1,4 @@
-"""gpu_check.py from end to end on a pretended GPU where much goes wrong: killed, then resumed."""
+"""gpu_check.py from end to end on a pretended GPU where much goes wrong; the run is killed, then resumed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.backends import ROOT, emulated_ops
 
 pytestmark = pytest.mark.skipif(emulated_ops() is None, reason="this build has no twin")
 
-# Of a rented machine: results come back as so many files of such a size.
+# A rented machine returns at most so many files, of at most such a size.
 MOST_FILES, MOST_BYTES = 8, 16 << 20
 SANITIZER = """#!/bin/sh
 # memcheck finds something in one kernel; racecheck finds something in all, without running them.
@@ -38,7 +38,7 @@ esac
 
 @pytest.fixture
 def prebuilt(tmp_path: Path) -> Path:
-    """As --prepare leaves it, with the twin, and a program of vectors that needs no GPU."""
+    """A folder as --prepare makes it, with the twin, and with device vectors that need no GPU."""
     folder = tmp_path / "prebuilt"
     (folder / "python").mkdir(parents=True)
     (folder / "python" / "lamina").symlink_to(ROOT / "python" / "lamina")
@@ -120,7 +120,7 @@ def test_a_run_that_is_killed_and_resumed(
         run.send_signal(signal.SIGKILL)
         said = run.communicate()[0]
     hanging = (tmp_path / "pids").read_text().strip()
-    # Less than the time after which the stage itself would end the test.
+    # This limit is shorter than the time after which the stage itself would end the test.
     wait_until("its processes end with the run", lambda: has_ended(stage) and has_ended(hanging), 3)
     assert_can_be_carried_back(first)
     killed = summary_of(first)
@@ -143,13 +143,14 @@ def test_a_run_that_is_killed_and_resumed(
         "device_vectors": "passed",
         "memcheck_gemm_int8": "failed",
         "bench_gemm_int8": "passed",
+        "host_time": "passed",
         "racecheck_gemm_int8": "advice",
         "more_gemm_int8": "passed",
     }, said
     assert stages["library"]["resumed"]
     assert "gemm_int8_sm80_m16: right" not in stages["smoke_gemm_int8"]["tail"], "it was right before"
     assert verdicts(final, "smoke") == smoke
-    # A kernel that hangs is not tried again under a tool that makes it slower.
+    # A kernel that hangs does not run again under a tool that makes kernels slower.
     memcheck = {"sm80_m16": "right", "sm80_m32": "findings", "sm80_m64": "crashed"}
     assert verdicts(final, "memcheck") == memcheck
     assert verdicts(final, "racecheck") == dict.fromkeys(memcheck, "findings")

@@ -1,4 +1,4 @@
-"""The stages of gpu_check.py with commands that only pretend; what they leave, and what goes on from it."""
+"""The stages of gpu_check.py with pretended commands: their results, and how a later run continues."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_an_interrupt_ends_the_command(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    """A working folder with a result and a log, and what does not belong into the archive."""
+    """A working folder with a result, a log, and files that do not belong into the archive."""
     folder = tmp_path / "work"
     (folder / "logs").mkdir(parents=True)
     (folder / "smoke.json").write_text("{}")
@@ -226,7 +226,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     work.mkdir()
     with pytest.raises(ArchiveError, match=r"file.tar.gz is not an archive of gpu_check.py: "):
         unpack(path, work)
-    with tarfile.open(path, "w:gz") as tar:  # one without a summary, and with a file outside
+    with tarfile.open(path, "w:gz") as tar:  # an archive without a summary, with a path outside of the folder
         member = tarfile.TarInfo("../outside.json")
         tar.addfile(member, io.BytesIO())
     with pytest.raises(ArchiveError, match=r"is not an archive of gpu_check.py: .*summary.json"):

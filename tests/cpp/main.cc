@@ -4,7 +4,7 @@
 int main(int argc, char** argv) {
   using namespace lamina::test;
   int ran = 0;
-  std::cout << std::unitbuf;  // a test that never returns is the last name in the output
+  std::cout << std::unitbuf;  // flush, so that the last name in the output is the test that hangs
   for (const Test& test : tests()) {
     if (argc > 1 && std::strstr(test.name, argv[1]) == nullptr) continue;
     const int before = failures;

@@ -23,8 +23,8 @@ ACTIVATIONS = ("float", "int8")
 def checkpoint(
     n: int, k: int, group: int, *, order: str = "desc_act", symmetric: bool = False
 ) -> dict[str, Tensor]:
-    """A layer as GPTQ's tools save it, without a zero point of 0; besides `weight` [n, k], f64, and `size` of
-    its error bound."""
+    """A layer as GPTQ's tools save it, with no zero point of 0; also its f64 `weight` [n, k], and the `size`
+    from which tests compute the error bound."""
     g = generator(f"checkpoint {n} {k} {group} {order} {symmetric}")
     groups = -(-k // group)
     g_idx = torch.arange(k) // group

@@ -1,4 +1,4 @@
-"""Calibration of compiled models, and calibration batches of other kinds than tensors."""
+"""Calibration of compiled models, and calibration batches that are not tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.compare import assert_equal
 
 
 class Block(nn.Module):
-    """Two inputs, each by position or by name."""
+    """A model with two inputs, each passed by position or by name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ BATCHES = [seeded(40, 48, seed=seed) * torch.logspace(0, -2, 48) for seed in (1,
 
 
 def weights(model: nn.Module) -> list[Tensor]:
-    """Of the packed layers, in order."""
+    """The weights of the packed layers, in order."""
     return [module.dequantize_weight() for module in model.modules() if isinstance(module, Int4Linear)]
 
 
@@ -90,7 +90,7 @@ def test_a_compiled_model_is_calibrated_and_compiles_anew(
     with torch.no_grad():
         torch.testing.assert_close(
             compiled(x), block()(x)
-        )  # of a batch's shape: the code is there to be used
+        )  # compiles code for the shape of a batch, which calibration must not use
         assert_all_equal(calibrated(compiled), expected)
         assert_equal(compiled(x), want(x))
 

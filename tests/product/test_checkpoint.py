@@ -91,9 +91,9 @@ def test_what_is_saved_comes_back(scheme: str, start: str, tmp_path: Path) -> No
     if start == "packed on meta":
         lamina.compress(fresh, scheme, group=16 if scheme.startswith("w4") else None, skip="head")
     if start == "real":
-        fresh.inv_freq.copy_(model.inv_freq)  # what a state dict lacks a model that has it keeps
+        fresh.inv_freq.copy_(model.inv_freq)  # a model with values keeps its non-persistent buffers
     if start == "meta":
-        fresh.inv_freq = fresh.inv_freq.half()  # as model.half() leaves it: the dtype is that of the folder
+        fresh.inv_freq = fresh.inv_freq.half()  # as model.half() leaves it; the folder gives the dtype
     assert load_compressed(fresh, tmp_path) is fresh
     assert not any(module.training for module in fresh.modules())
     assert isinstance(fresh.head, nn.Linear)
@@ -202,7 +202,7 @@ def test_ties_are_stored_once_and_restored(device: str, tied_skeleton: bool, tmp
 
 
 def test_what_is_not_tied_comes_back_apart_into_a_skeleton_that_ties(tmp_path: Path) -> None:
-    """The skeleton would hold one tensor for two, or one module for two, and lose half of what was saved."""
+    """If the skeleton's ties stayed, two saved tensors or modules would become one, and one would be lost."""
     model = Tied()
     model.c[0] = nn.Linear(64, 64)
     lamina.compress(model, "w8a8", skip="head")
@@ -243,7 +243,7 @@ def test_act_order_and_ragged_groups_come_back(tmp_path: Path) -> None:
 
 
 def test_a_layer_saved_on_cuda_is_packed_for_the_cpu(tmp_path: Path) -> None:
-    """As a model on CUDA has them: the layout of its kernels, which the header names."""
+    """The weights of a model on CUDA: they are in the layout of its kernels, which the header names."""
     model = nn.Sequential(Int4Linear.from_linear(nn.Linear(100, 40)))
     layer, x = model[0], torch.randn(3, 100)
     want = model(x)
@@ -262,7 +262,7 @@ def test_tensors_do_not_depend_on_the_file_and_are_aligned(tmp_path: Path) -> No
     save_compressed(model, tmp_path)
     fresh = load_compressed(on_meta(), tmp_path)
     path = tmp_path / "model.safetensors"
-    with open(path, "r+b") as file:  # in place: a mapped tensor would change
+    with open(path, "r+b") as file:  # overwrites in place, so that a mapped tensor would change
         file.write(bytes(path.stat().st_size))
     assert all(tensor.data_ptr() % 64 == 0 for tensor in tensors_of(fresh).values())
     assert_same(fresh, model)

@@ -1,4 +1,4 @@
-"""Each way in which save_compressed and load_compressed refuse: a clear message, and nothing is changed."""
+"""Each error of save_compressed and load_compressed has a clear message and leaves the model unchanged."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def snapshot(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def refuse(folder: Path, match: str, model: nn.Module | None = None) -> None:
-    """Loading raises, and the model is the same in every bit and object."""
+    """Loading raises, and leaves every bit and object of the model as it was."""
     model = Net() if model is None else model
     before = snapshot(model)
     with pytest.raises(ValueError, match=match):
@@ -71,26 +71,26 @@ def edit_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) ->
 
 
 def test_the_folder_is_loaded_as_it_is(folder: Path) -> None:
-    """What the other tests damage is good without the damage."""
+    """The folder that the other tests damage can be loaded."""
     assert isinstance(load_compressed(Net(), folder).down, PackedLinear)
 
 
 def test_folders_of_other_origin(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         load_compressed(Net(), tmp_path / "nowhere")
-    refuse(tmp_path, r"quant_method in .*config\.json must be 'lamina', got None; lamina\.save_compressed")
+    refuse(tmp_path, r"quant_method in .*config\.json must be 'lamina', got None; use a folder that lamina")
     (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
     refuse(tmp_path, "must be 'lamina', got 'gptq'")
     (tmp_path / "config.json").write_text('{"quantization_config":')
     refuse(tmp_path, r"config\.json is damaged: ")
     (tmp_path / "config.json").write_text("[1]")
-    refuse(tmp_path, r"config\.json must hold an object, got list")
+    refuse(tmp_path, r"config\.json must hold a JSON object, got list")
 
 
 CONFIGS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "newer": (
         lambda c: c.update(format_version=2, lamina_version="9.9"),
-        r"has format_version 2, written by lamina 9\.9; this lamina reads 1",
+        r"has format_version 2, written by lamina 9\.9; this version of lamina reads 1",
     ),
     "no version": (lambda c: c.pop("format_version"), "has format_version None"),
     "no modules": (lambda c: c.pop("modules"), "is damaged: modules and ties must be objects"),
@@ -105,19 +105,19 @@ CONFIGS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "other scheme": (lambda c: c["modules"]["up"].update(scheme="w8a8"), "packed layer 'up': "),
     "other activations": (
         lambda c: c["modules"]["up"].update(scheme="w4a8_asymmetric"),
-        "'up': its tensors are of scheme 'w4a16_asymmetric', config.json says 'w4a8_asymmetric'",
+        "'up': scheme is 'w4a16_asymmetric' in its tensors and 'w4a8_asymmetric' in config.json",
     ),
     "other group": (
         lambda c: c["modules"]["up"].update(group=16),
-        "'up': its tensors are of group 32, config.json says 16",
+        "'up': group is 32 in its tensors and 16 in config.json",
     ),
     "other scales": (
         lambda c: c["modules"]["up"].update(scale_dtype="float16"),
-        "'up': its tensors are of scale_dtype 'float32', config.json says 'float16'",
+        "'up': scale_dtype is 'float32' in its tensors and 'float16' in config.json",
     ),
     "unknown dtype": (
         lambda c: c["modules"]["up"].update(bias="int9"),
-        "'up': 'int9' is missing, or no dtype of float32, float16, bfloat16",
+        "'up': 'int9' is missing, or is a dtype other than float32, float16, bfloat16",
     ),
     "no group": (lambda c: c["modules"]["up"].pop("group"), "'up': 'group' is missing"),
     "not an object": (lambda c: c["modules"].update(up=3), "'up', whose entry in config.json must be an obj"),
@@ -131,7 +131,7 @@ CONFIGS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a layer less": (
         lambda c: c["modules"].pop("up"),
-        r"up\.weight_format is in the folder, the model lacks",
+        r"up\.weight_format is in the folder but not in the model",
     ),
 }
 
@@ -146,9 +146,9 @@ def test_configs_that_do_not_fit(name: str, folder: Path) -> None:
 TENSORS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     "missing float": (
         lambda t: t.pop("embed.weight"),
-        r"differ: embed\.weight is in the model, the folder lacks it$",
+        r"differ: embed\.weight is in the model but not in the folder$",
     ),
-    "missing buffer": (lambda t: t.pop("steps"), "steps is in the model, the folder lacks it"),
+    "missing buffer": (lambda t: t.pop("steps"), "steps is in the model but not in the folder"),
     "missing scales": (lambda t: t.pop("up.weight_scale"), "packed layer 'up': .*weight_scale is missing"),
     "missing header": (lambda t: t.pop("up.weight_format"), "packed layer 'up': .*weight_format is missing"),
     "missing layer": (
@@ -158,7 +158,7 @@ TENSORS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     "missing bias": (lambda t: t.pop("up.bias"), r"packed layer 'up': .*Missing key\(s\).*bias"),
     "one more": (
         lambda t: t.update(more=torch.ones(1)),
-        "differ: more is in the folder, the model lacks it$",
+        "differ: more is in the folder but not in the model$",
     ),
     "one more of a layer": (
         lambda t: t.update({"up.more": torch.ones(1)}),
@@ -183,7 +183,7 @@ TENSORS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     ),
     "bias dtype": (
         lambda t: t.update({"up.bias": t["up.bias"].half()}),
-        "'up': its tensors are of bias 'float16', config.json says 'float32'",
+        "'up': bias is 'float16' in its tensors and 'float32' in config.json",
     ),
     "other extents": (
         lambda t: t["up.weight_format"].__setitem__(2, 127),
@@ -227,7 +227,7 @@ def test_shards_that_are_missing_cut_off_or_misnamed(tmp_path: Path) -> None:
     good = json.loads(index.read_text())
     for bad in ({"weight_map": {"a": "../secret"}}, {"weight_map": 3}, {}):
         index.write_text(json.dumps(bad))
-        refuse(tmp_path, "weight_map in .* must give a file of the folder for each tensor")
+        refuse(tmp_path, "weight_map in .* must name a file of the folder for each tensor")
     index.write_text(json.dumps(good))
     load_compressed(Net(), tmp_path)
     (tmp_path / "model.safetensors.index.json").unlink()
@@ -237,7 +237,7 @@ def test_shards_that_are_missing_cut_off_or_misnamed(tmp_path: Path) -> None:
 def test_models_of_another_architecture(folder: Path) -> None:
     wider, biased, special, filled = Net(), Net(), Net(), Net()
     wider.up = nn.Linear(64, 100)
-    refuse(folder, r"layer 'up' of 128 x 64 features \(out x in\); that of the model is 100 x 64", wider)
+    refuse(folder, r"layer 'up' of 128 x 64 features \(out x in\); the layer of the model is 100 x 64", wider)
     biased.down = nn.Linear(128, 64)
     refuse(folder, "layer 'down'; it has a bias in the model and none in the folder", biased)
     biased = Net()
@@ -245,7 +245,7 @@ def test_models_of_another_architecture(folder: Path) -> None:
     refuse(folder, "layer 'up'; it has a bias in the folder and none in the model", biased)
     special.extra = nn.LayerNorm(3)
     refuse(
-        folder, r"extra\.weight is in the model, the folder lacks it; extra\.bias is in the model", special
+        folder, r"extra\.weight is in the model but not in the folder; extra\.bias is in the model", special
     )
     filled.up = nn.Sequential(nn.Linear(64, 128))
     refuse(folder, "got Sequential", filled)
@@ -254,15 +254,13 @@ def test_models_of_another_architecture(folder: Path) -> None:
 
 
 def test_a_value_that_nothing_would_fill_is_named(folder: Path) -> None:
-    """Buffers that a state dict lacks, and tensors that are no buffers, of a model on the meta device."""
+    """A model on the meta device has non-persistent buffers, and tensors that are plain attributes."""
     model = Net().to("meta")
     model.register_buffer("mask", torch.ones(3, device="meta"), persistent=False)
-    refuse(folder, "differ: mask is in the model, the folder lacks it", model)
+    refuse(folder, "differ: mask is in the model but not in the folder", model)
     model = Net().to("meta")
     model.head.table = torch.ones(3, device="meta")
-    refuse(
-        folder, r"differ: head\.table of the model is on the meta device and no buffer, so it stays", model
-    )
+    refuse(folder, r"differ: head\.table of the model is a plain attribute on meta and stays empty", model)
     real = Net()
     real.register_buffer("mask", torch.ones(3), persistent=False)
     assert load_compressed(real, folder).mask.sum() == 3
@@ -270,11 +268,11 @@ def test_a_value_that_nothing_would_fill_is_named(folder: Path) -> None:
 
 def test_many_problems_are_counted(folder: Path) -> None:
     edit_tensors(folder, lambda t: t.update({f"x{i}": torch.ones(1) for i in range(9)}))
-    refuse(folder, "differ: x0 is .*; x4 is in the folder, the model lacks it; and 4 more$")
+    refuse(folder, "differ: x0 is .*; x4 is in the folder but not in the model; and 4 more$")
 
 
 def test_what_cannot_be_saved(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no packed layer; lamina\.compress makes them"):
+    with pytest.raises(ValueError, match=r"has no packed layer; call lamina\.compress first"):
         save_compressed(Net(), tmp_path)
     with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got int"):
         save_compressed(3, tmp_path)  # type: ignore[arg-type]

@@ -72,19 +72,19 @@ def set_weight(layer: Any) -> None:
 
 
 def set_wrapper(layer: nn.Linear) -> None:
-    """As a DTensor is one: made of other tensors."""
+    """The weight becomes a wrapper of other tensors, as a DTensor is."""
     layer.weight = nn.Parameter(TwoTensor(torch.ones(64, 64), torch.ones(64, 64)))
 
 
 LOST = {
-    set_wrapper: "its weight is a TwoTensor, no plain tensor",
-    set_compiled: "it was compiled by itself, which would be lost; compress first",
+    set_wrapper: "its weight is a TwoTensor, which is not a plain tensor",
+    set_compiled: "its own .compile() would be lost; compress before compiling",
     set_accelerate: "accelerate moves its weight (_hf_hook); load the model without offloading to pack it",
     set_buffer: "it has more than a weight and a bias: weight_scale_inv",
     set_parameter: "it has more than a weight and a bias: alpha",
     set_clash: "its attribute 'packed_weight' would be lost: a packed layer has its own",
     set_method: "its attribute 'plain_forward' is a method of the layer itself, which would be lost",
-    set_weight: "its weight is no parameter",
+    set_weight: "its weight is not a parameter",
 }
 
 
@@ -106,14 +106,14 @@ def test_attributes_move_to_the_packed_layer_and_the_row_says_so(scheme: str) ->
     model[0].names = ["a"]
     model[1]._is_hf_initialized = True  # what transformers sets on all modules
     report = compress(model, scheme)
-    assert [row.reason for row in report.rows] == ["keeps what was set on it: is_split_by_tp, names", ""]
+    assert [row.reason for row in report.rows] == ["keeps attributes set on it: is_split_by_tp, names", ""]
     assert model[0].is_split_by_tp is True
     assert model[0].names == ["a"]
     assert model[1]._is_hf_initialized is True
 
 
 class Lora(nn.Module):
-    """A linear layer with adapters as peft has them."""
+    """A linear layer with adapters, named as in peft."""
 
     def __init__(self, halves: tuple[str, str], in_dict: bool) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class Lora(nn.Module):
 @pytest.mark.parametrize("in_dict", [True, False])
 @pytest.mark.parametrize("halves", [("lora_A", "lora_B"), ("lora_a", "lora_b"), ("lora_down", "lora_up")])
 def test_adapters_are_left_and_what_they_adapt_is_packed(halves: tuple[str, str], in_dict: bool) -> None:
-    """Large enough to be worth packing: it is their place that tells them."""
+    """These adapters are large enough to pack; only their place in the model marks them as adapters."""
     model = nn.ModuleDict({"q": Lora(halves, in_dict), "lora_A": linear()})
     suffix = ".default" if in_dict else ""
     assert reasons(model) == {
@@ -143,7 +143,7 @@ def test_adapters_are_left_and_what_they_adapt_is_packed(halves: tuple[str, str]
 
 
 class Taps(nn.Module):
-    """A model that keeps its layer in another way than as a submodule, too."""
+    """A model that holds its layer as a submodule, and a second time in `keep`'s way."""
 
     def __init__(self, keep: Callable[[nn.Linear], object]) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ def test_variables_and_garbage_are_no_reason_to_warn() -> None:
     mine = linear()
     model = nn.Sequential(mine, linear(), linear())
     garbage: list[object] = [model[1]]
-    garbage.append(garbage)  # a cycle, which only the collector frees
+    garbage.append(garbage)  # only the garbage collector frees a cycle
     del garbage
     captured = model[2]
     with warnings.catch_warnings():
@@ -210,7 +210,7 @@ def test_inside_inference_mode_ordinary_tensors_are_made(scheme: str, batches: l
 
 
 def structure(model: nn.Module) -> dict[str, tuple[str, torch.Size, torch.dtype]]:
-    """By name the class of the module, shape and dtype of each tensor."""
+    """Maps the name of each tensor to the class of its module, its shape and its dtype."""
     return {
         name: (type(model.get_submodule(name.rpartition(".")[0])).__name__, tensor.shape, tensor.dtype)
         for name, tensor in model.state_dict().items()

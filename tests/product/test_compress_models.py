@@ -57,7 +57,7 @@ def logits(model: Any) -> Tensor:
     return found
 
 
-# T5's feed-forward reads the dtype of .weight of `wo`.
+# T5's feed-forward layer reads the dtype of `wo.weight`.
 ARCHITECTURES = {"llama": (llama, ()), "gpt2": (gpt2, ()), "mixtral": (mixtral, ()), "t5": (t5, ("*.wo",))}
 
 
@@ -70,7 +70,7 @@ def test_saved_models_load_into_a_skeleton_on_meta(name: str, tmp_path: Path) ->
     report = lamina.compress(model, "w4a8", group=32, skip=skip)
     assert (report.model_bytes_before, report.model_bytes_after) == (before, model_bytes(model))
     want = logits(model)
-    # Four bits a weight, two blocks: a quarter of the largest logit, and not nothing.
+    # Four bits a weight in two blocks change the logits, by less than a quarter of the largest one.
     assert 0 < (want - exact).abs().max() < 0.25 * exact.abs().max()
     lamina.save_compressed(model, tmp_path, max_shard_bytes=100_000)
     with torch.device("meta"):
@@ -102,7 +102,7 @@ def test_a_loaded_model_generates_the_same_tokens(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["LlamaForCausalLM", "LlamaModel", "AutoModelForCausalLM"])
 def test_transformers_without_lamina_refuses_what_is_saved(kind: str, tmp_path: Path) -> None:
-    """It does not know the method, says so in a warning, and would go on with random weights."""
+    """For an unknown quantisation method transformers itself only warns, and loads random weights."""
     model = made(llama)
     lamina.compress(model, "w4a16")
     lamina.save_compressed(model, tmp_path)
@@ -145,7 +145,7 @@ def test_conv1d_is_left_for_the_reasons_of_a_linear_layer() -> None:
     model = made(gpt2)
     block = model.transformer.h[0]
     block.attn.c_attn.register_forward_hook(lambda *_: None)
-    block.mlp.c_fc.weight = block.mlp.c_proj.weight  # [256, 64] as [k, n] here and there
+    block.mlp.c_fc.weight = block.mlp.c_proj.weight  # both are [256, 64], as [k, n]
     tied = reasons(model, skip=["lm_head", "transformer.h.1.*", "transformer.h.0.mlp.c_proj"])
     assert tied["transformer.h.0.attn.c_attn"] == "it has forward hooks, which would be lost"
     assert tied["transformer.h.0.mlp.c_fc"].startswith("its weight is also transformer.h.0.mlp.c_proj.weight")
@@ -163,7 +163,7 @@ def test_experts_that_stay_are_named_with_their_bytes() -> None:
     assert "model.layers.*.mlp.experts.gate_up_proj  2" in text
     assert "float32 [4, 256, 64] of MixtralExperts, which is no linear layer" in text
     assert "input_layernorm" not in text, "too small to be worth a line"
-    # What rows and kept tensors do not count is no float.
+    # Rows and kept tensors count every floating-point tensor.
     others = sum(b.nbytes for b in model.buffers() if not b.is_floating_point() and b.dim() == 0)
     total = report.bytes_before + sum(t.bytes for t in report.kept) + others
     assert total == report.model_bytes_before
@@ -203,5 +203,5 @@ def test_peft_adapters_are_left_and_go_on_working() -> None:
     assert {row.reason.partition(" of ")[0] for row in left} == {"it is the lora_A", "it is the lora_B"}
     assert isinstance(model.model.model.layers[0].self_attn.q_proj.base_layer, Int8Linear)
     found = logits(model)
-    # The adapters count: what they change is larger than what eight bits do.
+    # The adapters still act: int8 changes the logits far less than removing the adapters does.
     assert (found - exact).abs().max() < 0.1 * (without - exact).abs().max()

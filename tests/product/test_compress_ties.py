@@ -1,4 +1,4 @@
-"""lamina.compress on layers that share memory: by the same object, by another, by a part of a storage."""
+"""lamina.compress on layers that share memory: as one tensor, as several, or as parts of one storage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lamina.nn import Int8Linear
 
 
 def bytes_of(model: nn.Module) -> int:
-    """Counted byte by byte, from addresses."""
+    """The number of distinct addresses of all bytes."""
     found: set[int] = set()
     for tensor in [*model.parameters(), *model.buffers()]:
         size = tensor.element_size()
@@ -30,7 +30,7 @@ def rows_of(report: CompressionReport) -> dict[str, tuple[str, str]]:
 
 
 def check_bytes(model: nn.Module, **options: object) -> CompressionReport:
-    """Compresses, and compares what the report says with the bytes that there are."""
+    """Compresses the model and compares the sizes in the report with a count of its bytes."""
     before, planned = bytes_of(model), compress(model, dry_run=True, **options)  # type: ignore[arg-type]
     report = compress(model, **options)  # type: ignore[arg-type]
     assert planned.rows == report.rows
@@ -51,7 +51,7 @@ def by_new_parameter(embedding: nn.Embedding, head: nn.Linear) -> None:
 
 
 def by_array(embedding: nn.Embedding, head: nn.Linear) -> None:
-    """Two storages of the same memory."""
+    """The two weights have different storages over the same memory."""
     head.weight = nn.Parameter(torch.from_numpy(embedding.weight.detach().numpy()))
 
 
@@ -136,7 +136,7 @@ def test_overlapping_layers_are_packed_one_by_one_and_say_so() -> None:
 
 
 def test_a_layer_that_stays_takes_along_what_it_overlaps_however_far() -> None:
-    """c is left, so b is, whose bytes it shares, so a is: a and c share none."""
+    """c stays, so b stays, which overlaps c, so a stays, which overlaps b; a and c do not overlap."""
     whole = torch.randn(256, 64)
     model = nn.ModuleDict({name: nn.Linear(64, 128, bias=False) for name in "abc"})
     for name, begin in (("a", 0), ("b", 64), ("c", 128)):
@@ -150,7 +150,7 @@ def test_a_layer_that_stays_takes_along_what_it_overlaps_however_far() -> None:
 
 
 def test_columns_of_one_tensor_are_counted_exactly() -> None:
-    """Their bytes are no range: the slices of a tensor-parallel layer along k, the last two overlapping."""
+    """Slices along k, as in a tensor-parallel layer, are not contiguous bytes; the last two overlap."""
     whole = torch.randn(48, 192)
     model = nn.ModuleDict({name: nn.Linear(64, 48, bias=False) for name in "abc"})
     for name, begin in (("a", 0), ("b", 64), ("c", 100)):

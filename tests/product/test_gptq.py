@@ -264,7 +264,7 @@ def test_bad_input(case: str) -> None:
 
 @pytest.mark.parametrize("rows", [3, 4000])
 def test_rounding_of_sums_in_f32_is_allowed(rows: int) -> None:
-    """Of large and nearly equal features: what is left of the smallest eigenvalue is rounding."""
+    """Features are large and nearly equal, so rounding errors make the smallest eigenvalue negative."""
     g = generator(f"rounding {rows}")
     x = 1000 + torch.randn(rows, 1, generator=g) * 100 + torch.randn(rows, 96, generator=g) * 1e-3
     h = hessian(x[:, None].unbind())

@@ -18,7 +18,7 @@ from tests.support.compare import assert_equal
 
 
 def zero_points(groups: int, n: int, least: int) -> Tensor:
-    """Every value from `least` to 15, in an order that a neighbour does not repeat."""
+    """Zero points with every value from `least` to 15; neighbours differ."""
     g = generator(f"zero points {groups} {n} {least}")
     return (torch.randperm(groups * n, generator=g) % (16 - least) + least).reshape(groups, n)
 
@@ -32,17 +32,17 @@ def packed(codes: Tensor) -> Tensor:
 
 
 def less_one_in_the_word(zero: Tensor) -> Tensor:
-    """As GPTQModel subtracts: from the int32, which overflows."""
+    """GPTQModel subtracts from the packed int32, so that a code of 0 borrows from the next one."""
     return torch.from_numpy(packed(zero).numpy() - np.int32(0x11111111))
 
 
 def less_one_alone(zero: Tensor) -> Tensor:
-    """As neural-compressor does: each code masked."""
+    """neural-compressor subtracts from each code and masks the result."""
     return packed((zero - 1) % 16)
 
 
 def less_one_overwriting(zero: Tensor) -> Tensor:
-    """As AutoGPTQ does on x86, where -1.0 becomes 2^32 - 1, and is shifted over the codes that follow."""
+    """AutoGPTQ on x86 converts -1.0 to 2^32 - 1 and shifts it over the codes that follow."""
     words = np.zeros((zero.shape[0], zero.shape[1] // 8), np.uint32)
     codes = ((zero - 1) % 2**32).numpy().astype(np.uint32)
     for i in range(8):
@@ -51,7 +51,7 @@ def less_one_overwriting(zero: Tensor) -> Tensor:
 
 
 def layer_of(zero: Tensor, qzeros: Tensor, group: int = 32, **changed: Any) -> dict[str, Tensor]:
-    """A layer in plain order, with its exact `weight`."""
+    """A layer whose groups are consecutive, with its exact `weight`."""
     groups, n = zero.shape
     layer = checkpoint(n, groups * group, group, order="plain", symmetric=True)
     rows = layer["g_idx"].long()
@@ -113,12 +113,12 @@ def test_the_error_shows_both_readings_of_the_first_such_int32() -> None:
         load(layer_of(zero, less_one_in_the_word(zero)))
     message = str(caught.value)
     assert "qzeros[1, 1], of group 1 and columns 8 to 15" in message
-    assert f"{borrowed} where the writer borrowed for it from the next column (GPTQModel: " in message
-    assert f"{alone} where it did not (AutoGPTQ, neural-compressor: qzeros_borrow=False)" in message
+    assert f"{borrowed} if the writer borrowed from the next column (GPTQModel: qzeros_b" in message
+    assert f"{alone} if it did not (AutoGPTQ, neural-compressor: qzeros_borrow=False)" in message
 
 
 def test_no_layer_has_a_zero_point_of_16() -> None:
-    """Of every int32 that repeats one code, which includes the one of 15s."""
+    """Reads every int32 that repeats one code, including the int32 of 15s."""
     qzeros = packed(torch.arange(16)[:, None].expand(16, 8).contiguous())
     layer = checkpoint(8, 16 * 16, 16, order="plain", symmetric=True) | {"qzeros": qzeros}
     alone = load(layer, qzeros_borrow=False)
@@ -155,7 +155,7 @@ def test_scales_of_any_sign_are_taken_as_the_products_take_them(sign: float) -> 
     weight[:, 32:] *= sign
     module = load(layer | {"scales": scales})
     assert torch.equal(module.dequantize_weight(), weight.float())
-    assert torch.equal(module(torch.eye(64)), weight.T.float())  # zeros of either sign
+    assert torch.equal(module(torch.eye(64)), weight.T.float())  # torch.equal accepts -0.0 for 0.0
 
 
 GOOD = checkpoint(16, 64, 32, order="plain")
@@ -167,7 +167,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "borrow": ({"qzeros_borrow": "yes"}, "qzeros_borrow = 'yes'; allowed: None, True, False"),
     "a slice inside a group": (
         {"qweight": GOOD["qweight"][:1], "g_idx": GOOD["g_idx"][:8]},
-        "g_idx is 0 everywhere, so groups follow each other, but no multiple of 16 divides k = 8 into the 2",
+        "g_idx is 0 everywhere, so groups are consecutive, but no multiple of 16 divides k = 8 into the 2",
     ),
     "another format": (
         {"qzeros": torch.full_like(GOOD["qzeros"], -0x77777778)},
@@ -175,7 +175,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no g_idx": (
         {"qweight": GOOD["qweight"][:1], "g_idx": None},
-        "g_idx is None, so groups follow each other, but no multiple of 16 divides k = 8 into the 2 groups",
+        "g_idx is None, so groups are consecutive, but no multiple of 16 divides k = 8 into the 2 groups",
     ),
 }
 

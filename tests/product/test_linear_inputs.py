@@ -120,7 +120,9 @@ def test_jagged_inputs_give_the_rows_of_plain_ones(kind: str, width: tuple[int, 
         assert_equal(got, module(rows))
     assert_equal((out + out).values(), 2 * out.values())
     square = KINDS[kind](make_linear(100, 100))
-    assert_equal((x + square(x)).values(), x.values() + square(x.values()))  # of the same ragged size
+    assert_equal(
+        (x + square(x)).values(), x.values() + square(x.values())
+    )  # torch adds them only if their ragged sizes match
 
 
 def test_jagged_inputs_with_gradients_transposed_with_holes_and_compiled() -> None:
@@ -154,7 +156,7 @@ def test_jagged_inputs_go_on_to_attention_and_compile() -> None:
         assert_equal(compiled(x).values(), module(x).values())
     assert x._get_max_seqlen() == 5
     out: Any = module(x)
-    assert out._maybe_max_seqlen == 5  # known, not looked up: a graph of attention needs it so
+    assert out._maybe_max_seqlen == 5  # a graph of attention needs the stored value, not a look-up
 
 
 def test_nested_inputs_that_cannot_work_are_refused() -> None:
@@ -227,7 +229,7 @@ SHORT = {
     **LAYER,
     "qweight": LAYER["qweight"][:5],
     "g_idx": LAYER["g_idx"][:40],
-}  # a perm with places left free
+}  # its perm has unused places, which hold -1
 PLAIN, INT4 = checkpoint(40, 128, 32, order="plain"), Int4Linear.from_linear(LINEAR)
 MADE: dict[str, Callable[[], Any]] = {
     "act_order": lambda: act_order(LAYER["g_idx"]),

@@ -1,4 +1,4 @@
-"""Models of transformers whose modules read the `.weight` of their linear layers: compressed, they run."""
+"""Models of transformers whose modules read the `.weight` of linear layers run after compression."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def mobilebert() -> nn.Module:
 
 SEQUENCES = {"input_ids": tokens("encoder", 9), "decoder_input_ids": tokens("decoder", 5)}
 MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, Tensor], str]] = {
-    # The last one is a layer whose weight the model reads.
+    # The last element names a layer whose weight the model reads.
     "t5": (t5, SEQUENCES, "encoder.block.0.layer.1.DenseReluDense.wo"),
     "switch": (switch, SEQUENCES, "encoder.block.1.layer.1.mlp.experts.expert_0.wo"),
     "wavlm": (wavlm, {"input_values": seeded(2, 800)}, "encoder.layers.1.attention.out_proj"),

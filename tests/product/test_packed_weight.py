@@ -1,4 +1,4 @@
-"""The read-only `.weight` of packed layers: what it tells, what it computes, and that it takes no writes."""
+"""The read-only `.weight` of packed layers: its dtype and shape, operations on it, refused writes."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_the_dtype_of_scales_is_not_that_of_the_weight() -> None:
 
 
 class Reads(nn.Module):
-    """Like T5's feed-forward and WavLM's attention: the dtype of one weight, the values of another."""
+    """Reads the dtype of one weight, as T5's feed-forward does, and the values of another, as WavLM does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ def test_it_compiles_in_one_graph(scheme: str) -> None:
     compiled = torch.compile(model, fullgraph=True, backend=aot_autograd(fw_compiler=count))
     with torch.no_grad():
         assert_equal(compiled(x), want)
-    assert sum("unpack" in name for name in called) == 1  # where only a dtype is read, nothing is unpacked
+    assert sum("unpack" in name for name in called) == 1  # reading a dtype unpacks nothing
 
 
 def test_in_inference_mode() -> None:

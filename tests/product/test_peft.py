@@ -1,4 +1,4 @@
-"""LoRA adapters of peft: compressed after they were added, and added after the model was compressed."""
+"""LoRA adapters of peft on compressed models: added before or after compression."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def config(*, for_packed: bool = False, **options: Any) -> Any:
 def with_adapters(model: nn.Module, **options: Any) -> Any:
     torch.manual_seed(6)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Unsupported layer type")  # peft warns about what it does not know
+        warnings.filterwarnings("ignore", "Unsupported layer type")  # peft warns about packed layers
         return peft.get_peft_model(model, config(**options)).eval()
 
 
@@ -85,7 +85,7 @@ def test_adapters_after(scheme: str, tmp_path: Path) -> None:
         assert len(packed(model)) == 2
         other = with_adapters(mlp())
         lamina.compress(other, scheme, skip="*lora_*")
-        assert torch.equal(model(X), other(X))  # the order does not count
+        assert torch.equal(model(X), other(X))  # the order does not matter
         with model.disable_adapter():
             assert torch.equal(model(X), plain)
         model.save_pretrained(tmp_path)
@@ -105,7 +105,7 @@ def test_adapters_train_over_float_activations(order: str) -> None:
     else:
         lamina.compress(model, "w4a16")
         model = with_adapters(model, for_packed=True)
-    # The float model of the same values has the same gradients.
+    # A float model with the dequantised weights must have the same gradients.
     twin = with_adapters(mlp())
     for (name, module), other in zip(model.named_modules(), twin.modules(), strict=True):
         if isinstance(module, PackedLinear):

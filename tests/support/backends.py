@@ -255,7 +255,7 @@ def _twins(op: str) -> list[Backend]:
 
 
 def twin_parameters(op: str, arch: int | None = None) -> list[Any]:
-    """One pytest parameter a CUDA kernel of `op` (of one architecture) on the twin, skipped without it."""
+    """One pytest parameter per CUDA kernel of `op` (of one architecture) on the twin, skipped without it."""
     marks = [] if emulated_ops() is not None else [pytest.mark.skip(reason="this build has no twin")]
     return [
         pytest.param(twin, id=str(twin), marks=marks)
@@ -344,7 +344,7 @@ def emulated_twins(op: str) -> list[Backend]:
 
 
 def emulated_parameters(op: str) -> list[Any]:
-    """One pytest parameter a CPU kernel of `op` in the emulated library; a skip where it is not built."""
+    """One pytest parameter per CPU kernel of `op` in the emulated library; skipped if it is not built."""
     reason = "this build emulates no instruction set (install libsimde-dev)"
     parameters = []
     for isa in cpu_kernels(op):

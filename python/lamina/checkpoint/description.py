@@ -1,4 +1,4 @@
-"""What config.json says of a packed layer, and the empty layer that this describes."""
+"""Packed layers as JSON: the entry that config.json holds for a layer, and the empty layer of an entry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in WEIGHT_DTYPES}
 
 
 def describe(module: PackedLinear) -> dict[str, Any]:
-    """A packed layer as JSON: everything but the values of its buffers. docs/checkpoint.md has the keys."""
+    """A packed layer as JSON, without the values of its buffers. docs/checkpoint.md explains the keys."""
     entry: dict[str, Any] = {
         "class": type(module).__name__,
         "scheme": _scheme_of(module).name,
@@ -34,9 +34,9 @@ def describe(module: PackedLinear) -> dict[str, Any]:
 
 
 def blank(entry: Mapping[str, Any]) -> PackedLinear:
-    """The layer that `entry` describes, on the meta device; a perm comes with the tensors that are loaded.
+    """The layer that `entry` describes, on the meta device and without a perm: loading the tensors sets it.
 
-    Raises ValueError for what this lamina does not know.
+    Raises ValueError for a missing key, and for a scheme or a dtype that this lamina does not know.
     """
     scheme = SCHEMES.get(entry.get("scheme", ""))
     if scheme is None:
@@ -51,7 +51,7 @@ def blank(entry: Mapping[str, Any]) -> PackedLinear:
         if entry["bias"] is not None:
             linear.bias = nn.Parameter(torch.empty(n, device="meta", dtype=DTYPES[entry["bias"]]))
     except KeyError as error:
-        raise ValueError(f"{error} is missing, or no dtype of {', '.join(DTYPES)}") from None
+        raise ValueError(f"{error} is missing, or is a dtype other than {', '.join(DTYPES)}") from None
     return scheme.blank(linear)
 
 
@@ -60,7 +60,7 @@ def _scheme_of(module: PackedLinear) -> Scheme:
         if scheme.has_made(module):
             return scheme
     kinds = f"{Int4Linear.__name__} or {Int8Linear.__name__}"
-    raise TypeError(f"a packed layer must be an {kinds}, got {type(module).__name__}")
+    raise TypeError(f"a packed layer must be {kinds}, got {type(module).__name__}")
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -1,4 +1,4 @@
-"""The files of a compressed model in a folder: their names, and reading them."""
+"""The folder of a compressed model: the names of its files, and how they are read."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def guard(layer: str) -> str:
-    """The name of an empty tensor that is stored for each packed layer: that of its float weight.
+    """The name of a packed layer's float weight, under which an empty tensor is stored.
 
-    Whatever reads the files as a float model meets a weight of the wrong shape and refuses, where it might
-    have left the layer with random weights and a warning.
+    A loader that takes the files for a float model then finds a weight of the wrong shape and refuses the
+    files. Without the empty tensor it could only warn and leave the layer with random weights.
     """
     return f"{layer}.weight"
 
@@ -42,53 +42,56 @@ def quantization_of(folder: Path) -> dict[str, Any] | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file. Raises ValueError for something else."""
+    """The JSON object in a file. Raises ValueError if the file holds anything else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold an object, got {type(found).__name__}")
+        raise ValueError(f"{path} must hold a JSON object, got {type(found).__name__}")
     return found
 
 
 class Folder(NamedTuple):
-    """A folder that save_compressed has written, opened: tensors are read when asked for."""
+    """An open folder that save_compressed has written. A tensor is read only when it is asked for."""
 
     path: Path
-    modules: dict[str, dict[str, Any]]  # the packed layers, as lamina.checkpoint.description has them
-    ties: dict[str, str]  # names of tensors that are stored under another one
-    transient: frozenset[str]  # stored buffers that a state dict lacks
-    opened: dict[str, Any]  # of each stored tensor its file
+    modules: dict[str, dict[str, Any]]  # the entry of each packed layer: lamina.checkpoint.description
+    ties: dict[str, str]  # other name of a tensor -> the name under which it is stored
+    transient: frozenset[str]  # stored buffers that are not in the state dict
+    opened: dict[str, Any]  # name of a stored tensor -> the open file that holds it
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor under any of its names, mapped into memory and not yet read."""
+        """The tensor of this name, tied names included; it is mapped into memory and not yet read."""
         stored = self.ties.get(name, name)
         found: Tensor = self.opened[stored].get_tensor(stored)
         return found
 
     @property
     def names(self) -> set[str]:
-        """All names of tensors."""
+        """All names of tensors, tied names included."""
         return {*self.opened, *self.ties}
 
 
 def open_folder(folder: Path) -> Folder:
-    """Raises ValueError for a folder of another origin or a newer format, or with a damaged file."""
+    """Opens what save_compressed wrote; checks config.json, and that each tensor it names is stored.
+
+    Raises ValueError for a folder of another origin, another format version or a damaged file.
+    """
     if not folder.is_dir():
-        raise FileNotFoundError(f"load_compressed: {folder} is no folder")
+        raise FileNotFoundError(f"load_compressed: {folder} is not a folder")
     config = quantization_of(folder)
     method = None if config is None else config.get("quant_method")
     if config is None or method != METHOD:
         raise ValueError(
             f"load_compressed: quantization_config.quant_method in {folder / CONFIG} must be {METHOD!r}, "
-            f"got {method!r}; lamina.save_compressed writes such a folder"
+            f"got {method!r}; use a folder that lamina.save_compressed has written"
         )
     version = config.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(
             f"load_compressed: {folder} has format_version {version!r}, written by lamina "
-            f"{config.get('lamina_version')}; this lamina reads {FORMAT_VERSION}"
+            f"{config.get('lamina_version')}; this version of lamina reads {FORMAT_VERSION}"
         )
     modules, ties = config.get("modules"), config.get("ties")
     transient = config.get("transient_buffers")
@@ -107,14 +110,14 @@ def open_folder(folder: Path) -> Folder:
 
 
 def _opened(folder: Path) -> dict[str, Any]:
-    """By name of each stored tensor the open file that has it."""
+    """Maps the name of each stored tensor to the open file that holds it."""
     if not (folder / INDEX).exists():
         file = _open_file(folder / WEIGHTS)
-        return {name: file for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+        return {name: file for name in file.keys()}  # noqa: SIM118  (the file cannot be iterated)
     places = read_json(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(Path(str(name)).name == name for name in places.values()):
         raise ValueError(
-            f"load_compressed: weight_map in {folder / INDEX} must give a file of the folder for each tensor"
+            f"load_compressed: weight_map in {folder / INDEX} must name a file of the folder for each tensor"
         )
     files = {name: _open_file(folder / name) for name in _unique(places.values())}
     held = {name: set(file.keys()) for name, file in files.items()}
@@ -135,7 +138,7 @@ def _open_file(path: Path) -> Any:
 
 
 def import_safetensors(op: str) -> tuple[Any, type[Exception]]:
-    """safe_open, and what it raises for a damaged file."""
+    """The function safe_open, and the exception that it raises for a damaged file."""
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError:

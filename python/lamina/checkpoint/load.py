@@ -22,32 +22,34 @@ SHOWN = 5
 
 
 class _Packed(NamedTuple):
-    """A packed layer to be: its places in the model, and by name of a buffer the tensor that goes there."""
+    """A packed layer that is about to be loaded."""
 
-    names: list[str]
+    names: list[str]  # its places in the model
     module: PackedLinear  # without values
-    tensors: dict[str, str]
+    tensors: dict[str, str]  # name of a buffer -> name of the tensor that fills the buffer
     device: torch.device
 
 
 def load_compressed(
     model: Model, folder: str | os.PathLike[str], *, device: torch.device | str | None = None
 ) -> Model:
-    """Fills a model with what lamina.save_compressed has written: packed layers, and all other tensors.
+    """Loads the packed layers and all other tensors that lamina.save_compressed has written into a model.
 
-    model    the float model of the same architecture, on any device: its linear layers that the folder has
-             packed are swapped, in place. On the meta device (`with torch.device("meta"): ...`) it costs no
-             memory. Packed layers that lamina.compress has made of such a model are filled likewise
-    folder   of save_compressed; needs safetensors
-    device   where the tensors go; None: where those of the model are, the CPU for those on the meta device
+    model    a float model of the same architecture, on any device. Linear layers that are packed in the
+             folder are replaced in place. On the meta device (`with torch.device("meta"): ...`) the float
+             model takes no memory. A model that lamina.compress has already packed is accepted too
+    folder   written by save_compressed
+    device   device of the loaded tensors. None: each goes to the device of the model's own tensor, or to the
+             CPU if that one is on the meta device
     returns  model
-    Raises   ValueError for a folder of another origin or a newer format, a damaged file, and a tensor that is
-             missing, that the model does not have or whose shape or dtype differs, naming it; nothing is
-             changed then. ImportError without safetensors (pip install 'lamina[save]')
+    Raises   ValueError for a folder of another origin or format version, a damaged file, and a tensor that is
+             missing, unknown to the model, or of another shape or dtype; the message names the tensor, and
+             the model is unchanged. FileNotFoundError if folder is not a folder. ImportError without
+             safetensors (pip install 'lamina[save]')
 
-    Every tensor of the model then comes from the folder, but for buffers that a state dict lacks
-    (persistent=False), of which a model that is not on the meta device keeps its own. Tensors are read one at
-    a time. What was tied when the model was saved is tied again, and nothing else.
+    Every tensor of the model is replaced by one from the folder, except buffers with persistent=False that
+    are not on the meta device. Tensors are read one at a time. Tensors are tied after loading exactly where
+    they were tied when the model was saved.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"load_compressed: model must be a torch.nn.Module, got {type(model).__name__}")
@@ -56,12 +58,12 @@ def load_compressed(
     layers = _planned(inner, source, target)
     floats = [slot for slot in slots(inner) if slot.name.rpartition(".")[0] not in source.modules]
     _require_match(inner, floats, source)
-    # Inside torch.inference_mode() the tensors would be such as load_state_dict cannot write to.
+    # load_state_dict cannot write to tensors that are made inside torch.inference_mode().
     with torch.inference_mode(False), torch.no_grad():
         for layer in layers:
             _fill(layer, source)
             set_everywhere(inner, layer.names, layer.module)
-        while floats:  # a slot holds the tensor that was there before
+        while floats:  # pop each slot, which keeps the old tensor alive
             slot = floats.pop()
             if _is_loaded(slot, source) and slot.name not in source.ties:
                 slot.put(_copy(source.tensor(slot.name), target or _place_of(slot.tensor)))
@@ -81,7 +83,7 @@ def _planned(model: nn.Module, source: Folder, device: torch.device | None) -> l
     for name, entry in source.modules.items():
         own = tensors[name]
         old = _replaceable(model, name, entry)
-        # One module of the model becomes one again if it was one when it was saved.
+        # Names share one packed layer if they share it in the model and shared it when the model was saved.
         key = old, frozenset(source.ties.get(full, full) for full in own.values())
         if key in layers:
             layers[key].names.append(name)
@@ -94,7 +96,7 @@ def _planned(model: nn.Module, source: Folder, device: torch.device | None) -> l
 
 
 def _replaceable(model: nn.Module, name: str, entry: object) -> nn.Module:
-    """The layer of the model that a packed one replaces."""
+    """The layer of the model that the packed layer `name` replaces. Raises ValueError if it does not fit."""
     where = f"load_compressed: the folder holds a packed layer {name!r}"
     try:
         old = model.get_submodule(name)
@@ -108,7 +110,7 @@ def _replaceable(model: nn.Module, name: str, entry: object) -> nn.Module:
     if (n, k) != (entry.get("out_features"), entry.get("in_features")):
         raise ValueError(
             f"{where} of {entry.get('out_features')} x {entry.get('in_features')} features (out x in); "
-            f"that of the model is {n} x {k}"
+            f"the layer of the model is {n} x {k}"
         )
     if (old.bias is None) != (entry.get("bias") is None):
         has, lacks = ("the folder", "the model") if old.bias is None else ("the model", "the folder")
@@ -128,7 +130,7 @@ def _extents(module: nn.Module) -> tuple[int, int]:
 
 
 def _checked_blank(name: str, entry: dict[str, object], own: dict[str, str], source: Folder) -> PackedLinear:
-    """The layer without values: what config.json says of it and what its tensors say must agree."""
+    """The packed layer without values. Raises ValueError if its config.json entry contradicts its tensors."""
     where = f"load_compressed: packed layer {name!r}"
     try:
         module = blank(entry)
@@ -144,19 +146,19 @@ def _checked_blank(name: str, entry: dict[str, object], own: dict[str, str], sou
     for key in [*found, *entry]:
         if found.get(key) != entry.get(key):
             raise ValueError(
-                f"{where}: its tensors are of {key} {found.get(key)!r}, config.json says {entry.get(key)!r}"
+                f"{where}: {key} is {found.get(key)!r} in its tensors and {entry.get(key)!r} in config.json"
             )
     return module
 
 
 def _require_match(model: nn.Module, floats: list[Slot], source: Folder) -> None:
-    """The tensors that are not packed: none too many, none too few, of equal shape and dtype."""
+    """Raises a ValueError unless model and folder have the same float tensors, of equal shape and dtype."""
     problems = [*_differences(floats, source)]
     for name, module in model.named_modules():
         for at, value in vars(module).items():
             if isinstance(value, Tensor) and value.is_meta:
                 full = f"{name}.{at}" if name else at
-                problems.append(f"{full} of the model is on the meta device and no buffer, so it stays empty")
+                problems.append(f"{full} of the model is a plain attribute on meta and stays empty")
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ValueError(
@@ -168,14 +170,14 @@ def _differences(floats: list[Slot], source: Folder) -> Iterator[str]:
     known = {slot.name for slot in floats}
     for name in sorted(source.names - known - source.transient):
         if name.rpartition(".")[0] not in source.modules:
-            yield f"{name} is in the folder, the model lacks it"
+            yield f"{name} is in the folder but not in the model"
     for slot in floats:
         if slot.name not in source.names:
             if slot.is_persistent or slot.tensor.is_meta:
-                yield f"{slot.name} is in the model, the folder lacks it"
+                yield f"{slot.name} is in the model but not in the folder"
         elif _is_loaded(slot, source):
             stored = source.tensor(slot.name)
-            is_exact = slot.is_persistent  # of another buffer the model computes the dtype, if at all
+            is_exact = slot.is_persistent  # the model may have cast its other buffers, by .half() say
             if stored.shape != slot.tensor.shape or (is_exact and stored.dtype != slot.tensor.dtype):
                 yield (
                     f"{slot.name} is {stored.dtype} {list(stored.shape)} in the folder and must be the same "
@@ -195,7 +197,7 @@ def _fill(layer: _Packed, source: Folder) -> None:
 def _load_layer(module: PackedLinear, name: str, state: dict[str, Tensor]) -> None:
     try:
         module.load_state_dict(state, assign=True)
-    except RuntimeError as error:  # several lines, of which the first says nothing
+    except RuntimeError as error:  # the first line of its message only names the class
         text = "; ".join(line.strip() for line in str(error).splitlines()[1:]) or str(error)
         raise ValueError(f"load_compressed: packed layer {name!r}: {text}") from error
 
@@ -208,7 +210,7 @@ def _tie(model: nn.Module, source: Folder) -> None:
 
 
 def _copy(mapped: Tensor, device: torch.device) -> Tensor:
-    """The values in memory of their own, aligned as torch aligns it, however the file changes later."""
+    """A copy outside the mapped file: aligned by torch, and safe from later changes of the file."""
     return mapped.clone() if device.type == "cpu" else mapped.to(device)
 
 

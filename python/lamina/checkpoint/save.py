@@ -35,22 +35,21 @@ Shard = dict[str, Tensor]
 def save_compressed(
     model: nn.Module, folder: str | os.PathLike[str], *, max_shard_bytes: int = 5_000_000_000
 ) -> None:
-    """Writes a model that lamina.compress has packed into a folder, for lamina.load_compressed.
+    """Writes a model that lamina.compress has packed to a folder, for lamina.load_compressed.
 
-    model    with packed layers (lamina.nn), on any device; of what torch.compile returns the model inside
-    folder   made if it is not there. It gets model.safetensors, or several of them and their index, and
-             config.json: that of the model (model.config.to_dict(), as transformers' models have it) or what
-             is in the folder, and in it quantization_config, which says what docs/checkpoint.md explains.
-             An earlier save is replaced, the weights of another model are not
-    max_shard_bytes  of tensors in a file, but for one tensor that is larger. So much memory is needed for a
-             model that is not on the CPU
+    model    a model with packed layers (lamina.nn), on any device; of a compiled model the model inside
+    folder   is created if it does not exist, and gets the files of docs/checkpoint.md: one or several
+             safetensors files, and config.json. An earlier save is replaced; the weights of another model
+             are not
+    max_shard_bytes  the most bytes of tensors in one file; a file with a single tensor may be larger. Saving
+             a model that is not on the CPU needs this much host memory
     Raises   ValueError for a model without packed layers, a tensor on the meta device or of a kind that
-             safetensors lacks, naming it, and a folder with the weights of another model; ImportError without
-             safetensors (pip install 'lamina[save]')
+             safetensors cannot hold (the message names the tensor), and a folder with the weights of another
+             model. ImportError without safetensors (pip install 'lamina[save]')
 
-    A tensor that a model has under several names, even by views of equal memory, is stored once, and loading
-    restores this. Buffers that a state dict lacks (persistent=False) are stored too: a model that was made on
-    the meta device has no values of them.
+    A tensor that the model has under several names, or as several equal views of one memory, is stored once,
+    and loading ties it again. Buffers with persistent=False are stored too, because a model that was made on
+    the meta device has no values for them.
     """
     import_safetensors("save_compressed")
     if not isinstance(model, nn.Module):
@@ -64,7 +63,7 @@ def save_compressed(
         if isinstance(module, PackedLinear)
     }
     if not packed:
-        raise ValueError("save_compressed: the model has no packed layer; lamina.compress makes them")
+        raise ValueError("save_compressed: the model has no packed layer; call lamina.compress first")
     if (old := weight_files(path)) and (quantization_of(path) or {}).get("quant_method") != METHOD:
         raise ValueError(
             f"save_compressed: {path} holds {old[0].name} of another model; choose another folder"
@@ -85,7 +84,7 @@ def save_compressed(
 
 
 def _stored_once(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors to store by name, and by name those that are another one of them."""
+    """The tensors to store by name, and for each other name of such a tensor the name that is stored."""
     first: dict[Hashable, Slot] = {}
     ties: dict[str, str] = {}
     for slot in slots(model):
@@ -118,7 +117,7 @@ def _shards(stored: Shard, most: int) -> Iterator[Shard]:
 
 
 def _model_config(model: nn.Module, folder: Path) -> dict[str, Any]:
-    """The model's own config, or that of the folder."""
+    """The model's own config, or else the config.json that is in the folder."""
     own: Any = getattr(model, "config", None)
     if hasattr(own, "to_dict"):
         config: dict[str, Any] = json.loads(json.dumps(own.to_dict(), default=str))
@@ -128,7 +127,7 @@ def _model_config(model: nn.Module, folder: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, shards: list[Shard], config: dict[str, Any]) -> None:
-    """Writes all files beside the old ones, and lets them replace the old ones when all are complete."""
+    """Writes all files beside the old ones, and replaces the old ones when all files are complete."""
     names = [WEIGHTS]
     texts = {CONFIG: config}
     if len(shards) > 1:
@@ -136,7 +135,7 @@ def _write(folder: Path, shards: list[Shard], config: dict[str, Any]) -> None:
         places = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         total = {"total_size": sum(tensor.nbytes for shard in shards for tensor in shard.values())}
         texts = {INDEX: {"metadata": total, "weight_map": places}, CONFIG: config}
-    files = [folder / name for name in (*names, *texts)]  # config.json is the last
+    files = [folder / name for name in (*names, *texts)]  # config.json comes last
     try:
         for name, shard in zip(names, shards, strict=True):
             _write_shard(_beside(folder / name), shard)
@@ -162,7 +161,7 @@ def _write_shard(path: Path, shard: Shard) -> None:
     tensors: Shard = {}
     for name, held in shard.items():
         tensor = held.detach().cpu().contiguous()
-        if storage_key(tensor) in seen:  # another part of a storage, or another view of it
+        if storage_key(tensor) in seen:  # safetensors refuses tensors that share a storage
             tensor = tensor.clone(memory_format=torch.contiguous_format)
         seen.add(storage_key(tensor))
         tensors[name] = tensor

@@ -1,4 +1,4 @@
-"""The tensors of a model by name, as a state dict has them, and where they belong."""
+"""The tensors of a model, named as in a state dict, and the places that hold them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 
 class Slot(NamedTuple):
-    """A place for a tensor in a model: one of several, if the module has several names."""
+    """A place for a tensor in a model. A module with several names has a slot for each of them."""
 
     name: str
     module: nn.Module
     attribute: str
     tensor: Tensor
     is_parameter: bool
-    is_persistent: bool  # whether a state dict has it
+    is_persistent: bool  # whether the tensor is in the state dict
 
     def put(self, tensor: Tensor) -> None:
-        """Puts a tensor here, or a parameter where one was."""
+        """Puts a tensor here; it becomes a parameter if this place holds a parameter."""
         if not self.is_parameter:
             self.module._buffers[self.attribute] = (
                 tensor.detach() if isinstance(tensor, nn.Parameter) else tensor
@@ -32,13 +32,13 @@ class Slot(NamedTuple):
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """The model inside what torch.compile returns."""
+    """The model itself; if torch.compile returned `model`, the model inside."""
     inner = model._modules.get("_orig_mod")
     return model if inner is None else inner
 
 
 def slots(model: nn.Module) -> Iterator[Slot]:
-    """All parameters and buffers under all their names, in the order of a state dict."""
+    """All parameters and buffers, under all their names, in the order of a state dict."""
     for prefix, module in model.named_modules(remove_duplicate=False):
         for tensors in (module._parameters, module._buffers):
             for attribute, tensor in tensors.items():

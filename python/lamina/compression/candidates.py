@@ -17,7 +17,7 @@ LINEAR_KINDS = "nn.Linear or Conv1D"
 
 
 class Candidate:
-    """A layer, all its names, and the first layers with the same weight and bias (mostly itself)."""
+    """A layer and all its names. weight_owner and bias_owner name the first layer with the same tensor."""
 
     def __init__(self, names: list[str], module: nn.Module, linear: nn.Linear) -> None:
         self.names = names
@@ -31,7 +31,7 @@ class Candidate:
 
     @property
     def module(self) -> nn.Module:
-        """What the model calls."""
+        """The module that the model calls."""
         return self._alive[0]
 
     @property
@@ -41,11 +41,11 @@ class Candidate:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All parameters and buffers of the module; of a parametrization what it computes from."""
+        """All parameters and buffers of the module, including those of a parametrization."""
         return [*self.module.parameters(), *self.module.buffers()]
 
     def release(self) -> None:
-        """Drops the float weight: compressing a model must not need a second copy of all of them."""
+        """Drops the float weight, so that compressing a model needs no second copy of all weights."""
         self._held = None
 
     @property
@@ -60,7 +60,7 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def linear_types() -> tuple[type[nn.Module], ...]:
-    """nn.Linear, and transformers' Conv1D where something has imported transformers: nothing here does."""
+    """nn.Linear, and transformers' Conv1D if transformers is imported already; lamina does not import it."""
     conv1d = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
     return (nn.Linear,) if conv1d is None else (nn.Linear, conv1d)
 
@@ -76,7 +76,7 @@ def find_candidates(model: nn.Module) -> list[Candidate]:
     biases: dict[Hashable, str] = {}
     for candidate in candidates:
         linear = candidate.linear
-        if not parametrize.is_parametrized(linear):  # whose weight every access computes anew
+        if not parametrize.is_parametrized(linear):  # a parametrized weight is a new tensor at each access
             candidate.weight_owner = weights.setdefault(region(linear.weight), candidate.name)
             if linear.bias is not None:
                 candidate.bias_owner = biases.setdefault(region(linear.bias), candidate.name)
@@ -85,7 +85,7 @@ def find_candidates(model: nn.Module) -> list[Candidate]:
 
 @contextmanager
 def linears_see_inputs(candidates: Sequence[Candidate]) -> Iterator[None]:
-    """Meanwhile what hooks candidate.linear sees the inputs of candidate.module."""
+    """Inside this context, hooks on candidate.linear get the inputs of candidate.module."""
     with ExitStack() as hooks:
         for candidate in candidates:
             if candidate.linear is not candidate.module:
@@ -99,7 +99,7 @@ def _relay(linear: nn.Linear, module: nn.Module, args: tuple[Any, ...], kwargs: 
 
 
 class _Transposed(nn.Linear):
-    """A view of a layer with weight [k, n]; it computes nothing."""
+    """An nn.Linear that views a layer with weight [k, n]. Its forward only returns the input."""
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None) -> None:
         k, n = weight.shape

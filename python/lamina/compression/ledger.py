@@ -1,4 +1,4 @@
-"""The rows of the report, from what is planned: bytes before and after, each byte counted once."""
+"""The rows of the report, made from the plan: bytes before and after, each byte counted once."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def make_report(
     notes: Mapping[str, str],
     dry_run: bool,
 ) -> CompressionReport:
-    """The report of leaving the candidates that have a reason and packing the others.
+    """The report for a plan that leaves the candidates with a reason and packs the others.
 
-    It is made while all floats are alive: the address of one that is gone says nothing. What a layer that is
-    left or another module holds too stays in the model, so a packed layer does not count it.
+    Call it while all float tensors are alive, because addresses of freed tensors are reused. Packing a layer
+    does not free bytes that a layer left float or another module also holds: its row does not count them.
     """
     counted = ByteSet()
     before: dict[str, int] = {}
@@ -52,7 +52,7 @@ def make_report(
 
 
 def _packed_bytes(candidate: Candidate, scheme: Scheme, has_bias_already: bool) -> int:
-    """What the packed layer adds to those before it."""
+    """The bytes of the packed layer, without those that it shares with earlier packed layers."""
     shared = set(scheme.weight_buffers) if candidate.weight_owner != candidate.name else set()
     if has_bias_already:
         shared.add("bias")
@@ -61,7 +61,7 @@ def _packed_bytes(candidate: Candidate, scheme: Scheme, has_bias_already: bool) 
 
 
 def _kept_tensors(model: nn.Module, candidates: list[Candidate], counted: ByteSet) -> tuple[KeptTensor, ...]:
-    """The floating-point tensors of the modules that are neither candidates nor packed."""
+    """The floating-point tensors of modules that are neither candidates nor packed layers."""
     seen = {module for candidate in candidates for module in candidate.module.modules()}
     kept: list[KeptTensor] = []
     for name, module in model.named_modules():

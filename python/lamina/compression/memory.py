@@ -13,20 +13,20 @@ Key = Hashable
 
 
 def has_storage(tensor: Tensor) -> bool:
-    """Whether a tensor is dense, of no subclass and not empty: its elements lie in its storage."""
+    """Whether the elements of a tensor lie in its storage: it is dense, not empty, and not of a subclass."""
     return type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and tensor.numel() > 0
 
 
 def is_wrapper(tensor: Tensor) -> bool:
-    """Whether a tensor is made of others, as a DTensor is, so that its elements are not simply in memory."""
+    """Whether a tensor is sparse or consists of other tensors, as a DTensor does."""
     return tensor.layout is not torch.strided or is_traceable_wrapper_subclass(tensor)
 
 
 def storage_key(tensor: Tensor) -> Key:
-    """Equal for tensors of one storage, whatever Python objects hold it.
+    """A key that is equal for tensors of one storage, whatever Python objects hold the storage.
 
-    Two storages over the same memory have the same key where they begin at the same address. A tensor without
-    a storage of its own (sparse, a wrapper of other tensors) or without bytes shares none.
+    Two storages that begin at the same address have the same key. A tensor without a storage of its own
+    (sparse, or a wrapper of other tensors) or without bytes has a key that no other tensor has.
     """
     if not has_storage(tensor):
         return "tensor", id(tensor)
@@ -36,7 +36,7 @@ def storage_key(tensor: Tensor) -> Key:
 
 
 def region(tensor: Tensor) -> Hashable:
-    """Equal for tensors that are the same elements of one storage."""
+    """A key that is equal for tensors that view the same elements of one storage in the same way."""
     if not has_storage(tensor):
         return storage_key(tensor)
     return (
@@ -45,7 +45,7 @@ def region(tensor: Tensor) -> Hashable:
 
 
 def tensor_bytes(tensor: Tensor) -> int:
-    """Bytes of the elements; of a sparse tensor those of its values, of an uninitialised one 0."""
+    """Bytes of the elements: of the values for a sparse tensor, 0 for a lazy parameter without shape."""
     if is_lazy(tensor):
         return 0
     if tensor.is_sparse:
@@ -54,7 +54,7 @@ def tensor_bytes(tensor: Tensor) -> int:
 
 
 class ByteSet:
-    """The distinct bytes of tensors, all of which must stay alive meanwhile: addresses are reused."""
+    """The distinct bytes of tensors. The tensors must outlive the set, because addresses are reused."""
 
     def __init__(self, tensors: Iterable[Tensor] = ()) -> None:
         self._spans: dict[Key, Tensor] = {}
@@ -70,7 +70,7 @@ class ByteSet:
         return _length(self._spans[key]) - (0 if known is None else _length(known))
 
     def touches(self, tensor: Tensor) -> bool:
-        """Whether any byte of a tensor is here."""
+        """Whether the set contains any byte of a tensor."""
         known = self._spans.get(storage_key(tensor))
         if known is None or not has_storage(tensor):
             return known is not None and tensor_bytes(tensor) > 0
@@ -89,7 +89,7 @@ def shared_bytes(a: Tensor, b: Tensor) -> int:
     if storage_key(a) != storage_key(b):
         return 0
     if not has_storage(a):
-        return tensor_bytes(a)  # the same object
+        return tensor_bytes(a)  # equal keys: a and b are the same object
     (first, last), (begin, end) = _extent(a), _extent(b)
     if first >= end or begin >= last:
         return 0
@@ -97,7 +97,7 @@ def shared_bytes(a: Tensor, b: Tensor) -> int:
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:
-    """First byte and the one after the last."""
+    """Offsets in the storage of the first byte and of the byte after the last one."""
     first = tensor.storage_offset()
     steps = zip(tensor.stride(), tensor.shape, strict=True)
     last = first + sum(stride * (extent - 1) for stride, extent in steps)
@@ -105,12 +105,12 @@ def _extent(tensor: Tensor) -> tuple[int, int]:
 
 
 def _spans(tensor: Tensor) -> Tensor:
-    """[count, 2] int64: where bytes that follow each other begin and end in the storage."""
+    """int64 [count, 2]: begin and end, in bytes of the storage, of each contiguous span."""
     size = tensor.element_size()
     begins = torch.tensor([tensor.storage_offset() * size], device="cpu")
     run = size
     for stride, extent in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if stride * size <= run:  # no gap, which a stride of 0 leaves neither
+        if stride * size <= run:  # no gap between steps; includes stride 0
             run += (extent - 1) * stride * size
         else:
             steps = torch.arange(extent, device="cpu") * (stride * size)
@@ -119,7 +119,7 @@ def _spans(tensor: Tensor) -> Tensor:
 
 
 def _merged(spans: Tensor) -> Tensor:
-    """The same bytes in spans that neither touch nor overlap, in order."""
+    """The same bytes as sorted spans that neither touch nor overlap."""
     if len(spans) == 1:
         return spans
     begins, order = spans[:, 0].sort()

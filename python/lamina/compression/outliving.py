@@ -1,4 +1,4 @@
-"""Finds float layers that live on after their replacement: their weights stay in memory a second time."""
+"""Finds float layers that stay alive after their replacement, so that their weights still use memory."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import nn
 
 from lamina.compression.reasons import PLAIN_ATTRIBUTES
 
-# What holds the variables of functions that run.
+# The types of objects that hold local variables of running functions.
 VARIABLES = (CellType, CoroutineType, FrameType, GeneratorType)
-# How deep containers inside an attribute of a module are searched.
+# Nesting depth to which containers in a module's attributes are searched.
 DEPTH = 4
 SHOWN = 5
 
 
 def outliving_text(model: nn.Module, originals: Sequence[tuple[str, ReferenceType[nn.Module]]]) -> str | None:
-    """What to warn of: the layers whose original something still holds, and what holds it; None if none.
+    """The warning that names the layers whose float original is still held, and the holders; None if none.
 
     originals  name and a weak reference of each layer that was replaced
-    A variable of the caller is no such holder.
+    Local and global variables do not count as holders.
     """
     if any(original() is not None for _, original in originals):
-        gc.collect()  # what is in a cycle is alive until now
+        gc.collect()  # frees originals that only a reference cycle holds
     names: list[str] = []
-    alive: list[nn.Module] = []  # the one container here that holds them
+    alive: list[nn.Module] = []  # _holders_elsewhere ignores this list
     for name, original in originals:
         module = original()
         if module is not None:
@@ -47,12 +47,12 @@ def outliving_text(model: nn.Module, originals: Sequence[tuple[str, ReferenceTyp
     more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
     return (
         f"lamina.compress: the float originals of these layers outlive their replacement: "
-        f"{', '.join(texts[:SHOWN])}{more}; they stay in memory, and what calls them computes in float"
+        f"{', '.join(texts[:SHOWN])}{more}; they stay in memory, and calls to them compute in float"
     )
 
 
 def _holders_in(model: nn.Module, originals: Sequence[nn.Module]) -> dict[int, str]:
-    """By id of an original the attribute of a module inside the model that leads to it."""
+    """id of an original -> the attribute of a module inside the model that leads to the original."""
     wanted = {id(module) for module in originals}
     found: dict[int, str] = {}
     for name, module in model.named_modules():
@@ -65,7 +65,7 @@ def _holders_in(model: nn.Module, originals: Sequence[nn.Module]) -> dict[int, s
 
 
 def _reached(value: object, depth: int) -> Iterator[object]:
-    """The value, and what it holds if it is a container or something to call."""
+    """The value, and the objects inside it if it is a container, a method, a partial or a function."""
     yield value
     if depth == 0:
         return
@@ -93,10 +93,10 @@ def _is_filled(cell: object) -> bool:
 
 
 def _holders_elsewhere(originals: list[nn.Module]) -> dict[int, str]:
-    """By id of an original the kind of what holds it outside of the model, variables apart."""
+    """id of an original -> the type of an object outside of the model that holds it, variables excepted."""
     wanted = {id(module) for module in originals}
     found: dict[int, str] = {}
-    for referrer in gc.get_referrers(*originals):  # goes through all objects that there are, so once for all
+    for referrer in gc.get_referrers(*originals):  # one call for all: each call scans every object
         is_globals = isinstance(referrer, dict) and "__builtins__" in referrer
         if referrer is originals or is_globals or isinstance(referrer, VARIABLES):
             continue

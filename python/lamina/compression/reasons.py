@@ -1,4 +1,4 @@
-"""Why lamina.compress leaves a layer: what the user asked for, and what a layer itself does not allow."""
+"""Why lamina.compress leaves a layer: the user asked for it, or the layer itself does not allow packing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOOKS = {
 # The two halves of a LoRA layer, as peft, torchtune and diffusers name them.
 ADAPTERS = (("lora_A", "lora_B"), ("lora_a", "lora_b"), ("lora_down", "lora_up"))
 PLAIN_ATTRIBUTES = frozenset({*vars(nn.Module()), "in_features", "out_features", "nf", "nx"})
-# What transformers sets on every module that it loads: carried over without a word.
+# transformers sets this on every module that it loads; it is copied, and the report does not mention it.
 QUIET_ATTRIBUTES = frozenset({"_is_hf_initialized"})
 
 
@@ -43,7 +43,7 @@ def checked_filters(skip: Skip | Sequence[Skip]) -> Sequence[Skip]:
 
 
 def filtered(candidates: list[Candidate], filters: Sequence[Skip]) -> tuple[dict[str, str], list[str]]:
-    """The reason per layer that a filter leaves, and the patterns that match no layer."""
+    """The reason for each layer that a filter leaves, and the patterns that match no layer."""
     reasons: dict[str, str] = {}
     unmatched: list[str] = []
     for wanted in filters:
@@ -60,7 +60,7 @@ def filtered(candidates: list[Candidate], filters: Sequence[Skip]) -> tuple[dict
 
 
 def unsuitable(model: nn.Module, candidate: Candidate, scheme: Scheme, must_shrink: bool) -> str | None:
-    """Why this layer cannot or should not be packed, or None; ties are not looked at."""
+    """Why this layer cannot or should not be packed, or None. leave_ties looks at shared weights."""
     module, linear = candidate.module, candidate.linear
     for name in candidate.names:
         if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention):
@@ -80,7 +80,7 @@ def unsuitable(model: nn.Module, candidate: Candidate, scheme: Scheme, must_shri
         )
     for tensor in (linear.weight, linear.bias):
         if tensor is not None and tensor.dtype not in WEIGHT_DTYPES:
-            return f"its {tensor.dtype} is not float32, float16 or bfloat16"
+            return f"its weight or bias is {tensor.dtype}, not float32, float16 or bfloat16"
     if must_shrink:
         before = sum(tensor_bytes(tensor) for tensor in candidate.tensors)
         after = scheme.blank(linear).nbytes
@@ -90,12 +90,12 @@ def unsuitable(model: nn.Module, candidate: Candidate, scheme: Scheme, must_shri
 
 
 def extra_attributes(module: nn.Module) -> dict[str, object]:
-    """What somebody has set on this very layer, beside its parameters, hooks and modules."""
+    """Attributes that were set on this layer, beside those that every linear layer has."""
     return {name: value for name, value in vars(module).items() if name not in PLAIN_ATTRIBUTES}
 
 
 def _adapter(model: nn.Module, name: str) -> str | None:
-    """The part of a layer's name that makes it an adapter of a LoRA layer, or None."""
+    """The part of the name that marks the layer as an adapter, such as lora_A, or None."""
     parent = model
     for part in name.split("."):
         for pair in ADAPTERS:
@@ -106,7 +106,7 @@ def _adapter(model: nn.Module, name: str) -> str | None:
 
 
 def _not_plain(module: nn.Module) -> str | None:
-    """Why the layer may compute something else than a linear layer does, or None."""
+    """Why the layer may compute something other than a plain linear layer, or None."""
     if parametrize.is_parametrized(module):
         return "its weight is parametrized; torch.nn.utils.parametrize.remove_parametrizations makes it plain"
     if type(module) not in linear_types():
@@ -120,14 +120,14 @@ def _not_plain(module: nn.Module) -> str | None:
     for name in ("weight", "bias"):
         tensor = module._parameters.get(name)
         if tensor is None and name == "weight":
-            return "its weight is no parameter"
+            return "its weight is not a parameter"
         if tensor is not None and is_wrapper(tensor):
-            return f"its {name} is a {type(tensor).__name__}, no plain tensor"
+            return f"its {name} is a {type(tensor).__name__}, which is not a plain tensor"
     return None
 
 
 def _would_be_lost(candidate: Candidate, scheme: Scheme) -> str | None:
-    """What of the layer a packed layer would not have, as a reason to leave it, or None."""
+    """Why packing would lose something that the layer has, such as hooks, or None."""
     module = candidate.module
     for kind, names in HOOKS.items():
         if any(getattr(module, name, None) for name in names):
@@ -140,7 +140,7 @@ def _would_be_lost(candidate: Candidate, scheme: Scheme) -> str | None:
     packed = scheme.blank(candidate.linear)
     for name, value in extras.items():
         if name == "_compiled_call_impl":
-            return "it was compiled by itself, which would be lost; compress first"
+            return "its own .compile() would be lost; compress before compiling"
         if hasattr(packed, name):
             return f"its attribute {name!r} would be lost: a packed layer has its own"
         if isinstance(value, MethodType) and value.__self__ is module:

@@ -1,4 +1,4 @@
-"""What lamina.compress did, layer by layer."""
+"""The report of lamina.compress: one row per layer, and the tensors that stay float."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompressionRow:
-    """One linear layer: weight [n, k]. Bytes are of weight, scales and bias, what layers share in one row.
+    """One linear layer with weight [n, k] and the bytes of its tensors; shared bytes count in one row only.
 
-    reason   why the layer was left; of a packed one what is special about it: whom it shares its weight with,
-             attributes that moved to the packed layer
+    reason   of a layer that was left: why. Of a packed layer: notes, such as the layer with which it shares
+             its weight, and attributes that were copied to the packed layer
     """
 
     name: str
@@ -29,13 +29,13 @@ class CompressionRow:
 
 @dataclass(frozen=True)
 class KeptTensor:
-    """A floating-point parameter or buffer of a module that is no linear layer: it stays as it is."""
+    """A floating-point parameter or buffer of a module that is no linear layer; compress leaves it."""
 
     name: str
-    module: str  # class of the module that has it
+    module: str  # class of the module that holds the tensor
     dtype: str
     shape: tuple[int, ...]
-    bytes: int  # that neither a row nor a tensor before it has counted
+    bytes: int  # without those that rows or earlier kept tensors count
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class CompressionReport:
     scheme: str
     dry_run: bool
     rows: tuple[CompressionRow, ...]
-    model_bytes_before: int  # parameters and buffers of the whole model, shared bytes once
-    kept: tuple[KeptTensor, ...] = ()  # all of them, embeddings and norms too
+    model_bytes_before: int  # parameters and buffers of the whole model; shared bytes count once
+    kept: tuple[KeptTensor, ...] = ()  # also the small ones, which the printed report leaves out
 
     @property
     def compressed(self) -> tuple[CompressionRow, ...]:
@@ -60,21 +60,21 @@ class CompressionReport:
 
     @property
     def bytes_before(self) -> int:
-        """Bytes of all rows before."""
+        """Bytes of all rows before compression."""
         return sum(row.bytes_before for row in self.rows)
 
     @property
     def bytes_after(self) -> int:
-        """Bytes of all rows after."""
+        """Bytes of all rows after compression."""
         return sum(row.bytes_after for row in self.rows)
 
     @property
     def model_bytes_after(self) -> int:
-        """Bytes of the whole model after."""
+        """Bytes of the whole model after compression."""
         return self.model_bytes_before - self.bytes_before + self.bytes_after
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The report as a dict for JSON."""
         totals = ("bytes_before", "bytes_after", "model_bytes_before", "model_bytes_after")
         return {
             "scheme": self.scheme,
@@ -85,7 +85,7 @@ class CompressionReport:
         }
 
     def summary(self) -> str:
-        """One line; its ratio is that of the whole model."""
+        """The report in one line; the ratio is that of the whole model."""
         if not self.rows:
             return f"{self.scheme}: the model, {size_text(self.model_bytes_before)}, has no linear layers"
         verb = "would compress" if self.dry_run else "compressed"
@@ -118,9 +118,9 @@ class CompressionReport:
         return table
 
     def _lines(self) -> list[tuple[str, ...]]:
-        """Header, one line per kind of layer, and one per kind of large tensor that stays.
+        """The header, one line per kind of layer, and one line per kind of large tensor that stays float.
 
-        `layer.0.mlp` and `layer.1.mlp` are two of `layer.*.mlp`.
+        Names that differ only in their numbers are one kind: `layer.*.mlp` covers `layer.0.mlp` and the like.
         """
         layers: dict[tuple[str, ...], list[CompressionRow]] = {}
         for row in self.rows:
@@ -149,16 +149,16 @@ class CompressionReport:
         return lines
 
 
-# The share of the model's bytes from which tensors that stay are printed.
+# Tensors that stay float are printed if they have at least this share of the model's bytes.
 LARGE = 0.01
 _HEADER = ("layer", "count", "n", "k", "action", "before", "after", "reason")
 
 
 def size_text(count: int) -> str:
-    """Bytes for people, in decimal units."""
+    """A number of bytes as text, in decimal units."""
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.2f} kB"
 
 
 def _kind(name: str) -> str:
-    """The name with a star for each number."""
+    """The name with a star in place of each number."""
     return re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", name)

@@ -1,4 +1,4 @@
-"""The ways lamina.compress can make a linear layer small."""
+"""The schemes of lamina.compress: which packed layer each makes of a linear layer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Scheme:
 
     name: str
     summary: str
-    weight_buffers: ClassVar[tuple[str, ...]]  # what depends on the weight alone: tied layers share it
+    weight_buffers: ClassVar[tuple[str, ...]]  # buffers made from the weight alone: tied layers share them
 
     @property
     def max_k(self) -> int:
@@ -28,15 +28,15 @@ class Scheme:
         raise NotImplementedError
 
     def blank(self, linear: nn.Linear) -> PackedLinear:
-        """What `linear` becomes, on the meta device: the same structure without values."""
+        """The packed layer that `linear` becomes, on the meta device: its structure without values."""
         raise NotImplementedError
 
     def convert(self, linear: nn.Linear, quantized: QuantizedInt4 | None = None) -> PackedLinear:
-        """What `linear` becomes; `quantized` is its weight where calibration has made it."""
+        """The packed layer that `linear` becomes. `quantized` is its weight if calibration has rounded it."""
         raise NotImplementedError
 
     def has_made(self, module: PackedLinear) -> bool:
-        """Whether a layer is of this scheme, whatever its group."""
+        """Whether this scheme makes layers like `module`; the group does not matter."""
         raise NotImplementedError
 
 
@@ -57,7 +57,7 @@ class Int8Scheme(Scheme):
             linear.in_features, linear.out_features, bias is not None, symmetric=self.symmetric,
             device="meta", dtype=None if bias is None else bias.dtype,
         )  # fmt: skip
-        module.weight_dtype = linear.weight.dtype  # which that of the bias need not be
+        module.weight_dtype = linear.weight.dtype  # the bias may have another dtype
         return module
 
     def convert(self, linear: nn.Linear, quantized: QuantizedInt4 | None = None) -> PackedLinear:
@@ -78,14 +78,14 @@ class Int4Scheme(Scheme):
 
     @property
     def max_k(self) -> int:
-        return MAX_K_INT4_INT8 if self.activations == "int8" else 2**63 - 1  # gemm_int4 takes any
+        return MAX_K_INT4_INT8 if self.activations == "int8" else 2**63 - 1  # gemm_int4 has no limit
 
     def blank(self, linear: nn.Linear) -> PackedLinear:
         module = Int4Linear(
             linear.in_features, linear.out_features, False, group=self.group, symmetric=self.symmetric,
             activations=self.activations, device="meta", dtype=linear.weight.dtype,
         )  # fmt: skip
-        if linear.bias is not None:  # its dtype need not be that of the weight
+        if linear.bias is not None:  # its dtype may differ from that of the weight
             module.bias = linear.bias.detach().to("meta")
         return module
 

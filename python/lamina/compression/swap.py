@@ -54,38 +54,38 @@ def compress(
 ) -> CompressionReport:
     """Replaces the linear layers of `model` by packed ones, in place, for inference.
 
-    model         any nn.Module with layers inside that are nn.Linear, or transformers' Conv1D, on any device:
-                  weights are quantised and packed on the CPU, one layer at a time, and the result is where
-                  the layer was. Nothing is changed unless all layers can be. Of a model on the meta device
-                  the packed layers are empty, of the same structure: for lamina.load_compressed, or for
+    model         any nn.Module on any device. Its layers that are nn.Linear, or transformers' Conv1D, are
+                  quantised and packed on the CPU, one at a time, and moved back to the layer's device. Errors
+                  that can be found beforehand are raised before any layer changes. On the meta device the
+                  packed layers have no values: fill them with lamina.load_compressed or with
                   load_state_dict(..., assign=True)
-    scheme        one of lamina.compression.SCHEMES: "w8a8", "w8a8_asymmetric"; "w4a16", "w4a8" and the same
-                  with "_asymmetric", which run on the CPU only
+    scheme        one of lamina.compression.SCHEMES: "w8a8", "w4a16" or "w4a8", each also with "_asymmetric"
     group         w4 schemes: input features that share a scale, a multiple of 16, or -1 for all; None is 128.
-                  A layer's last group may be ragged, and a layer of fewer input features has one
-    calibration   w4 schemes: inputs of the model, some hundred typical ones. Each is a tensor, a mapping of
-                  keyword arguments or a sequence of positional ones; or a function that runs the model it is
-                  given. The float model runs on them, and weights are rounded by GPTQ (lamina.quant.gptq),
-                  on the layers' device, instead of to nearest. It costs the Hessians, 4 k^2 bytes a layer:
-                  where they exceed 2 GiB the model runs again for the next layers. A layer that no input
-                  reaches warns and is rounded to nearest
+                  The last group of a layer may be smaller; a layer with fewer input features has one group
+    calibration   w4 schemes: some hundred typical inputs of the model, each a tensor or a NumPy array, a
+                  mapping of keyword arguments or a sequence of positional ones; or a function that runs the
+                  model that it is given. The float model runs on them, a compiled one eagerly, and weights
+                  are rounded by GPTQ (lamina.quant.gptq) on the layer's device, instead of to nearest. The
+                  Hessians take 4 k^2 bytes a layer; the model runs again for each further 2 GiB of them. If
+                  no input reaches a layer, a warning names it and its weight is rounded to nearest
     skip          layers to leave: shell patterns on qualified names ("lm_head", "*.attention.*") and
                   functions (name, module) -> bool. A pattern that matches no layer warns.
-    skip_growing  True: leave layers that packing would make larger, as it does below a tile of 16 x 64
-    dry_run       report only
-    progress      True: show a bar (needs rich); None: if rich is installed and stderr is a terminal
-    returns       CompressionReport: one row per layer, with the reason where it was left, and the large
-                  tensors that are of no linear layer; print it
+    skip_growing  True: leave layers that packing would make larger, such as those below one tile of 16 x 64
+    dry_run       True: only report, change nothing
+    progress      True: show a bar (needs rich); None: show it if rich is installed and stderr is a terminal
+    returns       CompressionReport, which can be printed: one row per layer, with a reason if it was left,
+                  and the large tensors that belong to no linear layer
     Raises        ValueError for an unknown scheme, an option that the scheme lacks, a model that is itself a
                   linear layer, a NaN or Inf in a weight or in a layer's calibration inputs, naming the layer,
                   a model of which only a part is on the meta device, and a LAMINA_CPU_ISA that cannot run
 
-    Sharing is found by memory, whatever objects hold it. A module registered in several places is packed once
-    and stays shared; so does a weight or a bias that several layers share as a whole. Weights that share a
-    part of their memory are packed one by one. A layer is left, with a reason, if its weight shares memory
-    with something that stays float (a tied embedding), if something else reads it (nn.MultiheadAttention, a
-    LoRA adapter), or if it has hooks. Other attributes of a layer move to the packed one, and its row says
-    so. A warning names layers whose float original something still holds.
+    Layers share a weight if it lies in the same memory, whatever tensor objects they hold. A module that is
+    registered in several places is packed once and stays shared. A weight or a bias that several layers share
+    as a whole stays shared too; weights that overlap in part are packed separately. A layer is left, with a
+    reason, if its weight shares memory with a tensor that stays float (a tied embedding), if other code reads
+    its weight (nn.MultiheadAttention, LoRA adapters), or if it has hooks. Other attributes of a layer are
+    copied to the packed layer, and its row says so. A warning names layers whose float original is still
+    referenced after compression.
     """
     chosen = _check_arguments(model, scheme, group, calibration)
     candidates = find_candidates(model)
@@ -101,7 +101,7 @@ def compress(
     if dry_run:
         return report
 
-    call(torch.ops.lamina.cpu_isa)  # a bad LAMINA_CPU_ISA is no fault of a layer
+    call(torch.ops.lamina.cpu_isa)  # raises for a bad LAMINA_CPU_ISA, before any layer is named in an error
     packed = [candidate for candidate in candidates if candidate.name not in reasons]
     _require_packable(packed, calibration is not None)
     quantized: dict[str, QuantizedInt4] = {}  # by the first layer that has the weight
@@ -122,7 +122,7 @@ def compress(
 
 
 def set_everywhere(model: nn.Module, names: Sequence[str], module: nn.Module) -> None:
-    """Puts a module in all places of a model that have these names."""
+    """Puts a module into a model under each of these names."""
     for name in names:
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, module)
@@ -165,19 +165,19 @@ def _check_arguments(
 
 
 def _notes(model: nn.Module, candidates: list[Candidate], reasons: Mapping[str, str]) -> dict[str, str]:
-    """What the rows of packed layers say, by the first name of the layer."""
+    """The notes in the rows of packed layers, by the first name of the layer."""
     notes: dict[str, list[str]] = {}
     for name, note in tie_notes(model, candidates, reasons):
         notes.setdefault(name, []).append(note)
     for candidate in candidates:
         carried = sorted(extra_attributes(candidate.module).keys() - QUIET_ATTRIBUTES)
         if carried:
-            notes.setdefault(candidate.name, []).append(f"keeps what was set on it: {', '.join(carried)}")
+            notes.setdefault(candidate.name, []).append(f"keeps attributes set on it: {', '.join(carried)}")
     return {name: "; ".join(texts) for name, texts in notes.items()}
 
 
 def _require_packable(packed: list[Candidate], is_calibrated: bool) -> None:
-    """All weights must be finite numbers, or all be on the meta device, where there are none."""
+    """Raises a ValueError unless all weights and biases are finite, or all are on the meta device."""
     is_empty = bool(packed) and packed[0].linear.weight.is_meta
     if is_empty and is_calibrated:
         raise ValueError(
@@ -205,7 +205,7 @@ def _calibrate(
     scheme: Int4Scheme,
     progress: bool | None,
 ) -> tuple[dict[str, QuantizedInt4], list[str]]:
-    """The weights by the first layer that has each, and those layers that no input reached."""
+    """The rounded weights, by the first layer that has the weight, and the layers that no input reached."""
     layers: dict[str, list[nn.Linear]] = {}
     for candidate in packed:
         layers.setdefault(candidate.weight_owner, []).append(candidate.linear)
@@ -224,10 +224,10 @@ def _calibrate(
 def _replace(
     model: nn.Module, packed: Iterable[Candidate], scheme: Scheme, quantized: Mapping[str, QuantizedInt4]
 ) -> None:
-    """Packs one layer after the other and lets its float go."""
+    """Packs one layer after the other, and drops its float weight before the next one."""
     weights: dict[str, nn.Module] = {}  # by the first layer that has the weight
     biases: dict[str, nn.Module] = {}  # by the first layer that has the bias
-    # Inside torch.inference_mode() the buffers would be tensors that load_state_dict cannot write to.
+    # load_state_dict cannot write to buffers that are made inside torch.inference_mode().
     with torch.inference_mode(False), torch.no_grad():
         for candidate in packed:
             module = _convert(candidate, scheme, quantized.get(candidate.weight_owner))

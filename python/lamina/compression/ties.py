@@ -1,4 +1,4 @@
-"""Layers that share memory with each other or with what stays float, found by the bytes they hold."""
+"""Layers that share memory with each other or with tensors that stay float, found by their bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lamina.compression.memory import ByteSet, Key, shared_bytes, storage_key, t
 
 
 class Named(NamedTuple):
-    """A tensor and what it is called in the model."""
+    """A tensor and its name in the model."""
 
     name: str
     tensor: Tensor
@@ -21,8 +21,8 @@ class Named(NamedTuple):
 def leave_ties(model: nn.Module, candidates: list[Candidate], reasons: dict[str, str]) -> None:
     """Adds a reason for each layer whose weight shares bytes with a tensor that stays float.
 
-    Packing one would add a packed weight and free nothing. A layer that is left for this may hold the bytes
-    of a third one, so this goes on until no more layers are left.
+    Packing such a layer would add a packed weight and free nothing. A layer left for this reason may share
+    bytes with further layers, so the search repeats until it finds no new layer.
     """
     found = True
     while found:
@@ -46,7 +46,7 @@ def leave_ties(model: nn.Module, candidates: list[Candidate], reasons: dict[str,
 def tie_notes(
     model: nn.Module, candidates: list[Candidate], reasons: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
-    """(layer, note) of what is special about layers that are packed and share a storage."""
+    """Yields (layer, note) for packed layers whose weight shares a storage."""
     kept = _staying(model, candidates, reasons)
     packed: dict[Key, list[Named]] = {}
     held = ByteSet()
@@ -78,7 +78,7 @@ def _tie_reason(weight: Tensor, kept: list[Named]) -> str:
 def _staying(
     model: nn.Module, candidates: list[Candidate], reasons: Mapping[str, str]
 ) -> dict[Key, list[Named]]:
-    """By storage the tensors of every module that is not packed, those that are no parameters too."""
+    """Storage -> tensors in it of modules that are not packed: parameters, buffers and plain attributes."""
     packed = {candidate.module for candidate in candidates if candidate.name not in reasons}
     kept: dict[Key, list[Named]] = {}
     for name, module in model.named_modules():

@@ -9,7 +9,7 @@ from lamina._int4 import GROUP_STEP, WEIGHT_DTYPES, QuantizedInt4, require_finit
 
 CHECKPOINT_FORMATS = ("gptq", "gptq_v2")
 CODES = 8  # of four bits in an int32, the first in the low bits
-ONES = 0x11111111  # 1 in each of them
+ONES = 0x11111111  # each of the eight codes is 1
 OP = "Int4Linear.from_gptq"
 
 
@@ -21,7 +21,7 @@ def unpack_gptq(
     checkpoint_format: str,
     qzeros_borrow: bool | None,
 ) -> QuantizedInt4:
-    """What Int4Linear.from_gptq describes, as lamina.quant has it; symmetric where all zero points are 8."""
+    """The arguments of Int4Linear.from_gptq as a QuantizedInt4; symmetric if all zero points are 8."""
     if checkpoint_format not in CHECKPOINT_FORMATS:
         raise ValueError(f'{OP}: checkpoint_format = {checkpoint_format!r}; allowed: "gptq", "gptq_v2"')
     if qzeros_borrow not in (None, True, False):
@@ -59,10 +59,10 @@ def _checked_extents(
 
 
 def _zeros_less_one(qzeros: Tensor, n: int, borrow: bool | None) -> Tensor:
-    """The zero points [groups, n] of the format "gptq", which stores them less one.
+    """The zero points [groups, n] of the format "gptq", which stores each of them minus one.
 
-    A zero point of 0 was stored as 15. A writer that subtracts 1 from each code inside the int32 as one
-    number (GPTQModel) borrowed from the next code for that; one that subtracts before it packs did not.
+    A zero point of 0 is stored as 15. A writer that subtracts from the packed int32 (GPTQModel) borrows from
+    the next code; a writer that subtracts before it packs does not.
     """
     stored = _columns(qzeros, n)
     if stored.numel() and bool((stored == 8).all()):
@@ -73,38 +73,38 @@ def _zeros_less_one(qzeros: Tensor, n: int, borrow: bool | None) -> Tensor:
     alone = (stored + 1) & 15
     if borrow is False:
         return alone
-    borrowed = _columns(qzeros.long() + ONES, n)  # beyond 32 bits too, which _codes leaves out
+    borrowed = _columns(qzeros.long() + ONES, n)  # _columns ignores a carry beyond 32 bits
     if borrow is None and not torch.equal(alone, borrowed):
         group, column = (alone != borrowed).nonzero()[0].tolist()
         first = column - column % CODES
         word = slice(first, min(first + CODES, n))
         raise ValueError(
             f"{OP}: qzeros[{group}, {first // CODES}], of group {group} and columns {first} to "
-            f"{word.stop - 1}, has a zero point of 0 that was stored as 15, and two readings: "
-            f"{borrowed[group, word].tolist()} where the writer borrowed for it from the next column "
-            f"(GPTQModel: qzeros_borrow=True), {alone[group, word].tolist()} where it did not (AutoGPTQ, "
-            "neural-compressor: qzeros_borrow=False)"
+            f"{word.stop - 1}, holds a zero point of 0 that was stored as 15, and has two readings: "
+            f"{borrowed[group, word].tolist()} if the writer borrowed from the next column (GPTQModel: "
+            f"qzeros_borrow=True), {alone[group, word].tolist()} if it did not (AutoGPTQ, neural-compressor: "
+            "qzeros_borrow=False)"
         )
     return borrowed
 
 
 def _groups_of(g_idx: Tensor | None, k: int, scales: Tensor) -> Tensor:
-    """The group [k] of each input feature; where g_idx is None or all 0, groups follow each other."""
+    """The group [k] of each input feature; if g_idx is None or all 0, groups are consecutive features."""
     groups = scales.shape[0]
     if g_idx is not None and bool(g_idx.any()):
         return g_idx
     group = _plain_group(k, groups)
     if group is None:
         raise ValueError(
-            f"{OP}: g_idx is {'None' if g_idx is None else '0 everywhere'}, so groups follow each other, but "
-            f"no multiple of {GROUP_STEP} divides k = {k} into the {groups} groups of scales; give the "
-            "g_idx, or, for a slice along k inside one group, the qzeros and scales of that group"
+            f"{OP}: g_idx is {'None' if g_idx is None else '0 everywhere'}, so groups are consecutive, but "
+            f"no multiple of {GROUP_STEP} divides k = {k} into the {groups} groups of scales; pass g_idx, "
+            "or, for a slice along k inside one group, only the qzeros and scales of that group"
         )
     return torch.arange(k, device=scales.device, dtype=torch.int32) // group
 
 
 def _plain_group(k: int, groups: int) -> int | None:
-    """The group size: k / groups, or where the last group is ragged the power of two of so many groups."""
+    """The group size: k / groups, or, if the last group is ragged, the power of two that gives `groups`."""
     if groups <= 1:
         return max(k, 1)
     if k % (groups * GROUP_STEP) == 0:

@@ -168,22 +168,22 @@ class Int4Linear(PackedLinear):
 
         qweight  [k / 8, n]  int32, eight codes along k in an element, the first in its low bits
         qzeros   [groups, n / 8]  int32, likewise along n
-        scales   [groups, n]  f16 | bf16 | f32, finite, of any sign, as the products take them
-        g_idx    [k]  int32, the group of each input feature; act-order (desc_act) or not. None, and 0
-                 everywhere beside several groups: groups follow each other
+        scales   [groups, n]  f16 | bf16 | f32, finite, of any sign
+        g_idx    [k]  int32, the group of each input feature, with or without act-order (desc_act). If it is
+                 None, or 0 everywhere beside several groups, groups are consecutive input features
         bias     [n]  f32 | f16 | bf16
-        checkpoint_format  "gptq": qzeros hold zero points less one; "gptq_v2": as they are. Some files name
-                 the wrong one: qzeros of nothing but 8 are refused as "gptq"
-        qzeros_borrow  "gptq" stores a zero point of 0 as 15. True: the writer borrowed for that from the next
-                 code of the int32, which holds one less (GPTQModel; exact). False: it did not (AutoGPTQ,
-                 neural-compressor). None: where the two readings differ, a ValueError shows both
+        checkpoint_format  "gptq": qzeros hold zero points minus one; "gptq_v2": they hold zero points. Some
+                 files name the wrong format, so qzeros that are all 8 are refused as "gptq"
+        qzeros_borrow  "gptq" stores a zero point of 0 as 15. True: the writer then borrowed from the next
+                 code of the int32, which is one too small (GPTQModel). False: the writer did not borrow
+                 (AutoGPTQ, neural-compressor). None: if the two readings differ, a ValueError shows both
         Raises   ValueError naming argument, value and allowed values
 
-        Zero points are 0..15. AutoGPTQ on x86 overwrote the codes that follow a zero point of 0 in its int32
-        with 15: qzeros_borrow=False reads zeros there, as its own kernels do.
+        AutoGPTQ on x86 overwrote the codes that follow a zero point of 0 in its int32 with 15.
+        qzeros_borrow=False reads those as 0, as AutoGPTQ's kernels do.
 
-        A slice along k has all the layer's groups, or that one alone in which it lies: the outputs of slices
-        add up to the layer's.
+        A slice along k has all groups of the layer, or only the group in which it lies. The outputs of the
+        slices add up to the output of the layer.
         """
         quantized = unpack_gptq(qweight, qzeros, scales, g_idx, checkpoint_format, qzeros_borrow)
         return cls.from_quantized(quantized, bias, activations=activations)

@@ -1,4 +1,4 @@
-"""The inputs that nn.Linear takes besides plain tensors, for the layers with packed weights."""
+"""Inputs of packed layers that nn.Linear takes too: under autocast, nested tensors, proxies of torch.fx."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def autocast(x: Tensor) -> Tensor:
-    """x as torch.autocast gives it to torch.nn.functional.linear."""
+    """x in the dtype to which torch.autocast casts the input of torch.nn.functional.linear."""
     if x.is_meta or not torch.is_autocast_enabled(x.device.type):
         return x
     return x.to(torch.get_autocast_dtype(x.device.type)) if x.dtype in WEIGHT_DTYPES else x
@@ -28,7 +28,8 @@ def call_on_jagged(layer: PackedLinear, x: Any) -> Tensor:
     name = f"lamina.nn.{type(layer).__name__}"
     if x.layout is not torch.jagged:
         raise ValueError(f"{name}: x is a nested tensor of layout {x.layout}; allowed: torch.jagged")
-    # torch.compile cannot find the ragged dimension in the shape; attention asks for the longest row.
+    # Pass these three on: torch.compile cannot derive the ragged dimension from the shape, and attention
+    # needs the longest row.
     ragged, least, most = x._ragged_idx, x._maybe_min_seqlen, x._maybe_max_seqlen
     if ragged == x.dim() - 1:
         raise ValueError(f"{name}: x must be [..., k] with k = {layer.in_features}, got a ragged k")
@@ -43,9 +44,9 @@ def call_on_jagged(layer: PackedLinear, x: Any) -> Tensor:
 
 
 def call_on_proxy(layer: nn.Module, x: object) -> torch.fx.Proxy:
-    """layer(x) as torch.fx.symbolic_trace records the call of a leaf module, which every nn.Linear is.
+    """layer(x) as a call of a leaf module, the node that torch.fx.symbolic_trace records for an nn.Linear.
 
-    Raises   TypeError where x is anything else but a torch.fx.Proxy, and where layer is the root of the trace
+    Raises   TypeError if x is not a torch.fx.Proxy, or if layer is the root of the trace
     """
     name = f"lamina.nn.{type(layer).__name__}"
     if not isinstance(x, torch.fx.Proxy):

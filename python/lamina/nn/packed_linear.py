@@ -1,4 +1,4 @@
-"""What the linear layers with packed weights share: inputs of any shape, moving and loading."""
+"""The base class of the linear layers with packed weights: inputs of any shape, moving and loading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 
 def ordinary_tensors(function: Callable[P, R]) -> Callable[P, R]:
-    """Runs `function` outside torch.inference_mode: autograd refuses what is made inside it, for ever."""
+    """Runs `function` outside torch.inference_mode: autograd never accepts tensors that are made inside."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -30,11 +30,11 @@ def ordinary_tensors(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class PackedLinear(nn.Module):
-    """The base of Int8Linear and Int4Linear; of no use by itself.
+    """The abstract base class of Int8Linear and Int4Linear.
 
     A subclass registers the buffers `weight_packed`, `weight_scale`, `weight_format`, `bias` and its own.
     weight_format is int64: the number of the packed layout, its version, n, k, and what the subclass adds. It
-    says what the shapes do not: k = 65 and k = 100 pack into the same.
+    holds k because shapes do not: k = 65 and k = 100 both pack into two tiles.
     """
 
     FORMATS: ClassVar[Mapping[int, str]]  # layouts by their number in weight_format, names of docs/layouts.md
@@ -59,14 +59,13 @@ class PackedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight [n, k] for modules around the layer that read it, in the dtype of the float layer.
+        """The weight [n, k] for modules around the layer that read it: see PackedWeight.
 
-        It tells dtype, device and shape without work, is dequantised anew wherever its values are used, and
-        raises an AttributeError where it is written to. It is neither a parameter nor in the state dict. Its
-        dtype is `weight_dtype`, which may be set: the float weight's, or the `dtype` that the module was made
-        with. .to(dtype) changes it, a state dict does not.
+        It is neither a parameter nor in the state dict. Its dtype is `weight_dtype`: the dtype of the float
+        weight, or the `dtype` that the module was made with. Assigning to `weight_dtype` and .to(dtype)
+        change it; loading a state dict does not.
         """
-        if torch.compiler.is_compiling():  # a graph drops what it does not use
+        if torch.compiler.is_compiling():  # a graph drops the values if it does not use them
             return self.dequantize_weight().to(self.weight_dtype)
         return PackedWeight(self, self.weight_dtype)
 
@@ -87,8 +86,8 @@ class PackedLinear(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """input [..., k] in f32, f16 or bf16 -> [..., n] in the dtype of the input.
 
-        Under torch.autocast the input is cast as nn.Linear casts it. Nested tensors of layout torch.jagged
-        are inputs too.
+        Under torch.autocast the input is cast as nn.Linear casts it. The input may be a nested tensor of
+        layout torch.jagged.
         """
         if not isinstance(input, Tensor):
             return call_on_proxy(self, input)

@@ -1,4 +1,4 @@
-"""What a packed layer has as its `.weight`: read-only, and dequantised only where its values are used."""
+"""The `.weight` of a packed layer: a read-only tensor that is dequantised only where its values are used."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 class PackedWeight(Tensor):
-    """The weight [n, k] of a packed layer as modules around it expect one that they do not own.
+    """The weight [n, k] of a packed layer, for modules around the layer that read it.
 
-    dtype, device, shape and the like are answered without work. Every operation on it, torch.nn.functional.
-    linear say, dequantises the weight anew and works on an ordinary tensor. Nothing can be written to it.
+    Asking for its dtype, device or shape dequantises nothing. Every operation on it, such as F.linear,
+    dequantises the weight anew and works on an ordinary tensor. Writing to it raises an AttributeError.
     """
 
     _layer: PackedLinear
 
     @staticmethod
     def __new__(cls, layer: PackedLinear, dtype: torch.dtype) -> PackedWeight:
-        """Of no memory: `layer` holds the weight."""
+        """A tensor without memory of its own: `layer` holds the packed weight."""
         shape = (layer.out_features, layer.in_features)
         weight: PackedWeight = Tensor._make_wrapper_subclass(
             cls, shape, dtype=dtype, device=layer.weight_packed.device
@@ -36,15 +36,15 @@ class PackedWeight(Tensor):
         """The values [n, k], in the dtype of this weight."""
         return self._layer.dequantize_weight().to(self.dtype)
 
-    # Facts are answered by Tensor itself, operations go to __torch_dispatch__.
+    # Tensor itself answers for dtype, device and shape; operations go to __torch_dispatch__.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """func of the dequantised weight, or its refusal where func writes."""
-        if func is torch.ops.aten.detach.default:  # .data too: what is written to it must not vanish
+        """func on the dequantised weight. Raises an AttributeError if func writes to the packed weight."""
+        if func is torch.ops.aten.detach.default:  # also .data: a write to a dequantised copy would be lost
             return cls(args[0]._layer, args[0].dtype)
         kwargs = kwargs or {}
         for at, argument in enumerate(func._schema.arguments):  # type: ignore[attr-defined]
@@ -65,14 +65,14 @@ class PackedWeight(Tensor):
         refuse_to_write(self._layer)
 
     def requires_grad_(self, requires_grad: bool = True) -> PackedWeight:
-        """Only to False, which it is: a packed weight has no gradient."""
+        """Accepts only False: a packed weight has no gradient."""
         self.requires_grad = requires_grad
         return self
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"PackedWeight({list(self.shape)}, dtype={self.dtype}, device='{self.device}')"
 
-    # What torch refuses for subclasses.
+    # torch refuses these methods for tensor subclasses without memory.
 
     def numpy(self, *, force: bool = False) -> Any:
         """The values as a NumPy array."""
@@ -91,10 +91,10 @@ class PackedWeight(Tensor):
 
 
 def refuse_to_write(layer: PackedLinear) -> NoReturn:
-    """Raises the AttributeError of a `.weight` that is written to."""
+    """Raises the AttributeError for a write to `.weight`."""
     raise AttributeError(
         f"the .weight of lamina.nn.{type(layer).__name__} is read-only; dequantize_weight() gives its values "
-        "as an ordinary tensor, and skip of lamina.compress leaves a layer whose weight is to change"
+        "as an ordinary tensor; to change a weight, leave its layer float with skip of lamina.compress"
     )
 
 

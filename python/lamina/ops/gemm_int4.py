@@ -183,7 +183,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     a_dtype, bias_dtype, residual_dtype = ctx.dtypes
     gradients: list[Tensor | None] = [None] * 12
     if 0 in needed:
-        with torch.autocast(grad.device.type, enabled=False):  # where backward() is called inside one
+        with torch.autocast(grad.device.type, enabled=False):  # backward() may be called under autocast
             gradients[0] = _gradient_of_a(ctx, grad).to(a_dtype)
     if 5 in needed:
         gradients[5] = grad.sum(0, dtype=torch.float32).to(bias_dtype)
