@@ -38,6 +38,8 @@ AT_ONCE = min(8, os.cpu_count() or 1)
 START_LIMIT_S = 90.0  # until a process has imported everything; eight start at once from a cold disk
 TOOL_SLOWDOWN = 6.0  # factor on the time limit: compute-sanitizer instruments every kernel
 TOOL_EXIT = 99
+# torch and lamina ask the driver for what it may lack; memcheck would count each refusal as an error.
+TOOL_OPTIONS = {"memcheck": ("--report-api-errors", "no")}
 TOOL_UNUSABLE = "compute-sanitizer: Device not supported"
 
 WORTH_A_TOOL = (verdicts.ILLEGAL_ACCESS, verdicts.CUDA_ERROR, verdicts.WRONG, CRASHED)
@@ -169,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wanted.tool:
         options = ("--tool", wanted.tool, "--error-exitcode", str(TOOL_EXIT), "--kernel-name", "kns=lamina")
         prefix = (wanted.sanitizer, *options, "--target-processes", "application-only")
+        prefix += TOOL_OPTIONS.get(wanted.tool, ())
         waiting = for_tool(waiting, by_name(verdicts.load(wanted.smoke)))
         # Without torch's cache every tensor is one allocation, so memcheck sees an access beyond its end.
         env["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"

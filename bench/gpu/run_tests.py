@@ -69,7 +69,7 @@ class Worker:
             tests_worker.VARIABLE: f"{order_read},{answer_write}",
             "OMP_NUM_THREADS": "2",
             "OPENBLAS_NUM_THREADS": "2",
-            # What happens to be installed there may be slow to import, or want what has been taken away.
+            # A plugin that happens to be installed costs time, and may need the reporter that ours removes.
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         }
         process = start(command, log, env, ROOT, pass_fds=(order_read, answer_write))
@@ -192,7 +192,7 @@ class Run:
         return True
 
     def is_overdue(self, worker: Worker) -> bool:
-        """Writes so of a test that runs too long."""
+        """Whether its test runs too long; the log then says so."""
         if worker.test is None or time.monotonic() - worker.since < self.limit_s:
             return False
         self.write(worker.test, HUNG, detail=f"no end after {self.limit_s:.0f} s")
