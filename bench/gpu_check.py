@@ -16,14 +16,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 if __package__ in (None, ""):  # run as a file: make `bench` importable, from the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -31,6 +29,7 @@ if __package__ in (None, ""):  # run as a file: make `bench` importable, from th
 from bench.gpu.archive import ARCHIVE, ArchiveError, continue_from, publish
 from bench.gpu.find import PRETENDED, Gpu, find_gpu
 from bench.gpu.prepare import PrepareError, prepare
+from bench.gpu.processes import exit_on_sigterm
 from bench.gpu.stage_list import ROOT, SUITES, library_file, make_stages
 from bench.gpu.stages import FAILED, TIMED_OUT, Outcome, Stage, Watch, last_line, run_stages
 from bench.gpu.summary import earlier_outcomes, summary, tables
@@ -149,10 +148,6 @@ class Check:
         return 1 if any(outcome.status in (FAILED, TIMED_OUT) for outcome in outcomes) else 0
 
 
-def _exit_on_signal(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     wanted = parser().parse_args(arguments)
     if problem := check_request(wanted):
@@ -169,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(gpu, str):
         print(f"no GPU: {gpu}", file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, _exit_on_signal)
+    exit_on_sigterm()
     work = Path(tempfile.mkdtemp(prefix="lamina_gpu_check_"))
     try:
         return Check(wanted, gpu, work).run()

@@ -29,7 +29,7 @@ if __package__ in (None, ""):  # run as a file: make `bench` importable, from th
 
 from bench.gpu import target as targets
 from bench.gpu import verdicts
-from bench.gpu.processes import end, start
+from bench.gpu.processes import end, exit_on_sigterm, start
 from bench.gpu.stages import EXIT_FAILED, EXIT_NO_TIME, EXIT_NOTHING
 from bench.gpu.verdicts import CRASHED, FINDINGS, HUNG, READY, RIGHT, RUNS, Verdict, marked
 
@@ -112,24 +112,26 @@ def run_jobs(
 ) -> int:
     """Runs AT_ONCE jobs at a time and adds verdicts to `known` and the file. Returns how many did not end."""
     waiting, running = deque(jobs), list[Job]()
-    while waiting or running:
-        while waiting and len(running) < AT_ONCE and time.monotonic() < deadline:
-            job = waiting.popleft()
-            job.start(env)
-            running.append(job)
-        for job in running:
-            job.watch(limit_s)
-            if verdict := job.verdict:
-                known[job.op, job.kernel] = verdict
-                verdicts.write(path, list(known.values()))
-                print(f"{verdict.name}: {verdict.verdict}  {verdict.detail}", flush=True)
-        end_jobs([job for job in running if job.verdict])
-        running = [job for job in running if not job.verdict]
-        if time.monotonic() >= deadline:
-            end_jobs(running)
-            return len(waiting) + len(running)
-        time.sleep(0.05)
-    return 0
+    try:
+        while waiting or running:
+            while waiting and len(running) < AT_ONCE and time.monotonic() < deadline:
+                job = waiting.popleft()
+                job.start(env)
+                running.append(job)
+            for job in running:
+                job.watch(limit_s)
+                if verdict := job.verdict:
+                    known[job.op, job.kernel] = verdict
+                    verdicts.write(path, list(known.values()))
+                    print(f"{verdict.name}: {verdict.verdict}  {verdict.detail}", flush=True)
+            end_jobs([job for job in running if job.verdict])
+            running = [job for job in running if not job.verdict]
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(0.05)
+    finally:  # also where this program is asked to end: a tool's death does not end what it runs
+        end_jobs(running)
+    return len(waiting) + len(running)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -196,4 +198,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())

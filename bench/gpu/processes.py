@@ -59,6 +59,15 @@ def end(*processes: subprocess.Popen[bytes], ask: bool = True) -> None:
                 process.wait(max(deadline - time.monotonic(), 0))
 
 
+def exit_on_sigterm() -> None:
+    """SIGTERM raises SystemExit, so that a program can end what it has started."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
 class Stopped(Exception):
     """A command that was ended; the message says why."""
 

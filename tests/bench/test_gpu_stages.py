@@ -19,6 +19,7 @@ from bench.gpu import processes
 from bench.gpu.archive import ARCHIVE, LIMIT_BYTES, SUMMARY, ArchiveError, continue_from, publish, unpack
 from bench.gpu.processes import Stopped, run
 from bench.gpu.stages import Outcome, Stage, Watch, limits, run_stage, run_stages
+from tests.support.backends import ROOT
 
 PYTHON = sys.executable
 MADE_WITH = {"gpu": "H", "library": "abc"}
@@ -89,6 +90,27 @@ def test_processes_that_the_driver_holds_on_to_cost_one_wait(monkeypatch: pytest
     processes.end(*[Stuck() for _ in range(50)])  # type: ignore[arg-type]
     assert time.monotonic() - began < 50 * 0.1
     assert asked == [signal.SIGTERM] * 50 + [signal.SIGKILL] * 50
+
+
+def test_kernels_end_what_a_tool_has_started(tmp_path: Path) -> None:
+    """A compute-sanitizer that dies leaves behind the program it runs, and the program holds the GPU."""
+    code = """
+from pathlib import Path
+from bench.gpu import kernels
+kernels.exit_on_sigterm()
+tool = ("sh", "-c", "sleep 60 & echo $!; wait")
+kernels.run_jobs([kernels.Job("op", "kernel", Path("log"), tool)], {}, 60, float("inf"), {}, Path("json"))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))}
+    run = subprocess.Popen([PYTHON, "-c", code], cwd=tmp_path, env=environment)
+    deadline, log = time.monotonic() + 60, tmp_path / "log"
+    while not (log.is_file() and log.read_text().endswith("\n")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(60) == 128 + signal.SIGTERM
+    while not (ended := has_ended(log.read_text().strip())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert ended
 
 
 def test_a_command_without_output_is_ended(tmp_path: Path) -> None:
