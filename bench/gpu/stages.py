@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -60,7 +61,10 @@ class Watch:
 
 
 def last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("$ ")]
+    """With words in it: no rule below a table, and no command."""
+    lines = [
+        line.strip() for line in text.splitlines() if re.search(r"\w", line) and not line.startswith("$ ")
+    ]
     return lines[-1][:200] if lines else ""
 
 

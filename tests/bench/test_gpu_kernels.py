@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench.cases import Case
-from bench.gpu import plans, run_tests, suite, tests_log, verdicts
+from bench.gpu import one_kernel, plans, run_tests, suite, tests_log, verdicts
 from bench.gpu import target as targets
 from bench.gpu.find import TARGET_VARIABLE
 from bench.gpu.kernels import TOOL_EXIT, by_name, for_tool, judge
@@ -85,6 +85,24 @@ def test_a_process_is_judged(lines: list[str], code: int | None, verdict: str, d
 )
 def test_an_exception_is_judged(error: Exception, verdict: str) -> None:
     assert verdict_of(error) == verdict
+
+
+def test_the_time_limit_begins_once_the_context_is_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Foreign(targets.Target):
+        def is_alive(self) -> bool:
+            print("makes the context")
+            return True
+
+        def refusal(self, backend: Any) -> str:
+            return "for another GPU"
+
+    monkeypatch.setattr(targets, "load", Foreign)
+    monkeypatch.setattr(one_kernel.faulthandler, "enable", lambda: None)
+    monkeypatch.setattr("sys.argv", ["one_kernel.py", "gemm_int8", "sm80_m16"])
+    assert one_kernel.main() == 0
+    assert capsys.readouterr().out.splitlines()[:2] == ["makes the context", mark(READY)]
 
 
 def test_a_tool_looks_at_what_is_wrong_first_and_never_at_what_hangs() -> None:

@@ -37,6 +37,7 @@ def stage(name: str, *codes: str, **more: Any) -> Stage:
     ("made", "status", "detail"),
     [
         (stage("good", "print('3 passed')"), "passed", "3 passed"),
+        (stage("table", "print('| 5 us |'); print('+--+')"), "passed", "| 5 us |"),
         (stage("bad", "print('1 failed'); raise SystemExit(1)"), "failed", "1 failed"),
         (stage("advice", "print('a race'); raise SystemExit(1)", advises=True), "advice", "a race"),
         (stage("partial", "raise SystemExit(4)"), "partial", ""),
