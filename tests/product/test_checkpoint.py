@@ -101,7 +101,7 @@ def test_what_is_saved_comes_back(scheme: str, start: str, tmp_path: Path) -> No
     assert not any(tensor.is_meta for tensor in tensors_of(fresh).values())
     assert_same(fresh, model)
     entry = config_of(tmp_path)["quantization_config"]["modules"]["blocks.1.up"]
-    features = {"in_features": 64, "out_features": 192, "bias": "float32"}
+    features = {"in_features": 64, "out_features": 192, "bias": "float32", "weight_dtype": "float16"}
     assert entry == {"scheme": scheme, **features, **SCHEMES[scheme]}
 
 
@@ -126,6 +126,36 @@ def test_the_files_are_a_state_dict_and_a_config(tmp_path: Path) -> None:
     assert quantization["transient_buffers"] == ["inv_freq"]
     assert quantization["lamina_version"] == lamina.__version__
     assert len(quantization["modules"]) == 7
+
+
+def test_the_config_has_the_dtype_that_the_model_has_now(tmp_path: Path) -> None:
+    """transformers makes the model of it that load_compressed then fills."""
+    model = compressed()
+    model.config = type("Config", (), {"to_dict": lambda _: {"dtype": "float32"}})()
+    save_compressed(model, tmp_path)
+    assert config_of(tmp_path)["dtype"] == "float16"
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a16"])
+def test_each_packed_layer_keeps_the_dtype_of_its_weight(scheme: str, tmp_path: Path) -> None:
+    """As those layers that T5 keeps in f32 while the others are f16, whatever the model to fill has."""
+    model = make_model()
+    model.blocks[0].down.float()
+    lamina.compress(model, scheme)
+    save_compressed(model, tmp_path)
+    loaded = load_compressed(on_meta(), tmp_path)
+    assert loaded.blocks[0].down.weight.dtype is torch.float32
+    assert loaded.blocks[1].down.weight.dtype is torch.float16
+
+
+def test_attributes_of_a_layer_move_to_the_packed_one(tmp_path: Path) -> None:
+    save_compressed(compressed(), tmp_path)
+    fresh = on_meta()
+    fresh.blocks[0].up.gain = 3
+    load_compressed(fresh, tmp_path)
+    assert fresh.blocks[0].up.gain == 3
+    load_compressed(fresh, tmp_path)  # the packed layer is replaced too
+    assert fresh.blocks[0].up.gain == 3
 
 
 def test_a_config_in_the_folder_is_kept_and_an_old_save_replaced(tmp_path: Path) -> None:

@@ -99,6 +99,13 @@ def test_a_layer_is_left_that_would_lose_something(change: Callable[[nn.Linear],
     assert report.model_bytes_after == model_bytes(model)
 
 
+def test_a_layer_that_was_compiled_by_itself_is_left() -> None:
+    """The compiled function holds the layer, whatever module is put in its place."""
+    model = nn.Sequential(torch.compile(linear(), backend="eager"), linear())
+    assert reasons(model) == {"0._orig_mod": LOST[set_compiled]}
+    assert reasons(torch.compile(linear(), backend="eager")) == {"_orig_mod": LOST[set_compiled]}
+
+
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a16"])
 def test_attributes_move_to_the_packed_layer_and_the_row_says_so(scheme: str) -> None:
     model = nn.Sequential(linear(), linear())
