@@ -92,8 +92,12 @@ def open_folder(folder: Path) -> Folder:
         )
     modules, ties = config.get("modules"), config.get("ties")
     transient = config.get("transient_buffers")
-    is_whole = isinstance(modules, dict) and isinstance(ties, dict) and isinstance(transient, list)
-    if not is_whole or not all(isinstance(name, str) for name in (*ties.values(), *transient)):
+    if (
+        not isinstance(modules, dict)
+        or not isinstance(ties, dict)
+        or not isinstance(transient, list)
+        or not all(isinstance(name, str) for name in (*ties.values(), *transient))
+    ):
         raise ValueError(
             f"load_compressed: quantization_config in {folder / CONFIG} is damaged: modules and ties must be "
             "objects, transient_buffers a list, of names"
