@@ -259,6 +259,29 @@ def test_views_of_one_storage_are_stored_as_they_are(tmp_path: Path) -> None:
         assert fresh[name].weight.untyped_storage().nbytes() == 64 * 64 * 4
 
 
+def test_a_buffer_is_not_restored_from_one_that_the_model_keeps(tmp_path: Path) -> None:
+    model, fresh = nn.Sequential(nn.Linear(64, 64)), nn.Sequential(nn.Linear(64, 64))
+    shared = torch.arange(4.0)
+    model.register_buffer("transient", shared, persistent=False)
+    model.register_buffer("steps", shared)
+    lamina.compress(model)
+    save_compressed(model, tmp_path)
+    fresh.register_buffer("transient", torch.zeros(4), persistent=False)
+    fresh.register_buffer("steps", torch.zeros(4))
+    load_compressed(fresh, tmp_path)
+    assert torch.equal(fresh.steps, shared)
+    assert torch.equal(fresh.transient, torch.zeros(4))
+
+
+def test_what_is_frozen_stays_frozen(tmp_path: Path) -> None:
+    save_compressed(compressed(skip="head"), tmp_path)
+    fresh = on_meta()
+    fresh.head.weight.requires_grad_(False)
+    load_compressed(fresh, tmp_path)
+    assert not fresh.head.weight.requires_grad
+    assert fresh.embed.weight.requires_grad
+
+
 def test_act_order_and_ragged_groups_come_back(tmp_path: Path) -> None:
     torch.manual_seed(6)
     x, weight = torch.randn(200, 200), torch.randn(40, 200)

@@ -327,6 +327,41 @@ def test_the_weights_of_another_model_are_not_replaced(config: str | None, tmp_p
     assert (tmp_path / "model.safetensors").read_bytes() == b"the only copy"
 
 
+class Killed(BaseException):
+    """What no code expects."""
+
+
+@pytest.mark.parametrize("step", range(7))
+def test_a_save_that_dies_half_way_is_refused_and_may_be_repeated(
+    step: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never is some of one model loaded with some of another."""
+    done: list[str] = []
+
+    def counted(name: str) -> None:
+        real = getattr(Path, name)
+
+        def run(path: Path, *args: Any, **kwargs: Any) -> Any:
+            if len(done) > step:
+                raise Killed
+            done.append(name)
+            return real(path, *args, **kwargs)
+
+        monkeypatch.setattr(Path, name, run)
+
+    model = Net()
+    lamina.compress(model)
+    with monkeypatch.context() as monkeypatch:
+        counted("unlink")
+        counted("replace")
+        with pytest.raises(Killed):
+            save_compressed(model, folder, max_shard_bytes=8000)
+    refuse(folder, "is missing|config.json says|weight_format")
+    save_compressed(model, folder)
+    assert isinstance(load_compressed(Net(), folder).head, PackedLinear)
+    assert not list(folder.glob("model-*.safetensors"))
+
+
 def test_a_save_that_fails_leaves_the_folder_as_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     written = []
