@@ -99,7 +99,8 @@ def _run(model: nn.Module, batches: list[Batch] | Callable[[nn.Module], object])
 
 def _checked_batches(model: nn.Module, calibration: Iterable[Batch]) -> list[Batch]:
     """The batches, with tensors for arrays."""
-    if isinstance(calibration, Tensor | Mapping | str | bytes) or _is_array(calibration):
+    is_one = isinstance(calibration, Tensor | Mapping | str | bytes) or _is_array(calibration)
+    if is_one or not isinstance(calibration, Iterable):
         raise TypeError(
             f"compress: calibration must hold batches, got {type(calibration).__name__}; put one into a list"
         )

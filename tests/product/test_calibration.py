@@ -153,6 +153,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "one array": (BATCHES[0].numpy(), "calibration must hold batches, got ndarray; put one into a list"),
     "one tensor": (BATCHES[0], "calibration must hold batches, got Tensor; put one into a list"),
     "text": ("typical", "calibration must hold batches, got str; put one into a list"),
+    "one number": (5, "calibration must hold batches, got int; put one into a list"),
     "texts": ([BATCHES[0], "typical"], r"calibration\[1\] must be a tensor, a NumPy array, .*, got str"),
     "an array of texts": ([BATCHES[0], np.array(["a"])], r"calibration\[1\]: can't convert np.ndarray"),
     "a number": ([3.0], r"calibration\[0\] must be a tensor, a NumPy array, .*, got float"),
