@@ -99,7 +99,8 @@ def _run(model: nn.Module, batches: list[Batch] | Callable[[nn.Module], object])
 
 def _checked_batches(model: nn.Module, calibration: Iterable[Batch]) -> list[Batch]:
     """The batches with their NumPy arrays as tensors. Raises TypeError for anything else but batches."""
-    if isinstance(calibration, Tensor | Mapping | str | bytes) or _is_array(calibration):
+    is_one = isinstance(calibration, Tensor | Mapping | str | bytes) or _is_array(calibration)
+    if is_one or not isinstance(calibration, Iterable):
         raise TypeError(
             f"compress: calibration must hold batches, got {type(calibration).__name__}; put one into a list"
         )
@@ -107,11 +108,11 @@ def _checked_batches(model: nn.Module, calibration: Iterable[Batch]) -> list[Bat
     batches: list[Batch] = []
     for at, batch in enumerate(calibration):
         if isinstance(batch, Tensor) or _is_array(batch):
-            batches.append(_as_tensor(batch, like))
+            batches.append(_as_tensor(at, batch, like))
         elif isinstance(batch, Mapping):
-            batches.append({name: _as_tensor(value, like) for name, value in batch.items()})
+            batches.append({name: _as_tensor(at, value, like) for name, value in batch.items()})
         elif isinstance(batch, Sequence) and not isinstance(batch, str | bytes):
-            batches.append([_as_tensor(value, like) for value in batch])
+            batches.append([_as_tensor(at, value, like) for value in batch])
         else:
             raise TypeError(
                 f"compress: calibration[{at}] must be a tensor, a NumPy array, a mapping of keyword "
@@ -125,9 +126,12 @@ def _is_array(value: object) -> bool:
     return type(value).__module__ == "numpy" and hasattr(value, "shape")
 
 
-def _as_tensor(value: Any, like: Tensor) -> Any:
+def _as_tensor(at: int, value: Any, like: Tensor) -> Any:
     """A NumPy array as a tensor on the device of `like`, floats in its dtype; other values unchanged."""
     if not _is_array(value):
         return value
-    tensor = torch.as_tensor(value, device="cpu")
+    try:
+        tensor = torch.as_tensor(value.copy(), device="cpu")  # which has no negative strides
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"compress: calibration[{at}]: {error}") from error
     return tensor.to(like if tensor.is_floating_point() else like.device)

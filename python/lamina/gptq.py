@@ -105,7 +105,7 @@ def _round(w: Tensor, factor: Tensor, options: _Options) -> tuple[Tensor, Tensor
     """Codes, scales and zero points of some rows of the weight: a row does not depend on others."""
     group, order = options.group, options.order
     if options.refit:  # filled as groups begin
-        zero = torch.empty(len(w), -(-w.shape[1] // group), device=w.device)
+        zero = torch.empty(len(w), -(-w.shape[1] // group), dtype=torch.float32, device=w.device)
         scale = torch.empty_like(zero, dtype=options.dtype)
     else:
         scale, zero, _ = options.fit(w.float(), group)
@@ -153,12 +153,18 @@ class Hessian:
         self._sum: Tensor | None = None
 
     def add(self, x: Tensor) -> None:
-        """x [..., k]."""
-        rows = x.detach().reshape(-1, x.shape[-1]).float()
-        if self._sum is None:
-            self._sum = rows.new_zeros(rows.shape[1], rows.shape[1])
-        self._sum.addmm_(rows.T, rows)
-        self.rows += rows.shape[0]
+        """x [..., k], nested or not."""
+        if x.is_nested:
+            for part in x.unbind():
+                self.add(part)
+            return
+        # Some of the inputs may come from torch.inference_mode, outside of which its tensors are read-only.
+        with torch.inference_mode(False), torch.no_grad():
+            rows = x.detach().reshape(-1, x.shape[-1]).float()
+            if self._sum is None:
+                self._sum = rows.new_zeros(rows.shape[1], rows.shape[1])
+            self._sum.addmm_(rows.T, rows)
+            self.rows += rows.shape[0]
 
     def mean(self) -> Tensor:
         """[k, k] f32, of what was added."""

@@ -225,6 +225,21 @@ def test_bad_checkpoints(case: str) -> None:
         load({**GOOD, **changed})
 
 
+def test_padding_between_groups_of_any_size_adds_nothing() -> None:
+    q = torch.randint(0, 16, (5, 40), generator=generator("padding"), dtype=torch.uint8)
+    g_idx = torch.tensor([0] * 7 + [1] * 20 + [0] * 3 + [2] * 10, dtype=torch.int32)
+    zero = torch.randint(0, 16, (3, 5), generator=generator("zeros"), dtype=torch.uint8)
+    module = Int4Linear.from_quantized(QuantizedInt4(q, torch.full((3, 5), 0.5), zero, 40, g_idx))
+    assert module.perm is not None
+    assert -1 in module.perm
+    want = (q.float() - zero.float().T[:, g_idx]) * 0.5
+    assert_equal(module.dequantize_weight(), want)
+    x = torch.ones(1, 40, requires_grad=True)
+    module(x).sum().backward()
+    assert x.grad is not None
+    assert_equal(x.grad, want.sum(0, keepdim=True))
+
+
 def test_a_g_idx_beside_codes_of_another_k() -> None:
     codes = torch.zeros(3, 40, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"g_idx must be \[k\] with k = 40, below 2 groups"):

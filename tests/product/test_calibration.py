@@ -119,6 +119,18 @@ def test_numpy_batches_are_those_of_tensors(kind: str, expected: list[Tensor]) -
     assert_all_equal(calibrated(block(), batches), expected)
 
 
+def test_arrays_with_negative_strides(expected: list[Tensor]) -> None:
+    backwards = [batch.numpy()[::-1].copy()[::-1] for batch in BATCHES]
+    assert backwards[0].strides[0] < 0
+    assert_all_equal(calibrated(block(), backwards), expected)
+
+
+def test_a_model_of_16_bit_keeps_the_dtype_of_its_weights() -> None:
+    model = block(torch.bfloat16)
+    calibrated(model, [batch.bfloat16() for batch in BATCHES])
+    assert (model.up.weight.dtype, model.down.weight.dtype) == (torch.bfloat16, torch.bfloat16)
+
+
 def test_arrays_get_the_dtype_of_the_model_and_integers_keep_theirs() -> None:
     seen: list[torch.dtype] = []
 
@@ -141,7 +153,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "one array": (BATCHES[0].numpy(), "calibration must hold batches, got ndarray; put one into a list"),
     "one tensor": (BATCHES[0], "calibration must hold batches, got Tensor; put one into a list"),
     "text": ("typical", "calibration must hold batches, got str; put one into a list"),
+    "one number": (5, "calibration must hold batches, got int; put one into a list"),
     "texts": ([BATCHES[0], "typical"], r"calibration\[1\] must be a tensor, a NumPy array, .*, got str"),
+    "an array of texts": ([BATCHES[0], np.array(["a"])], r"calibration\[1\]: can't convert np.ndarray"),
     "a number": ([3.0], r"calibration\[0\] must be a tensor, a NumPy array, .*, got float"),
 }
 

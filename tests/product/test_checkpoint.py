@@ -101,7 +101,7 @@ def test_what_is_saved_comes_back(scheme: str, start: str, tmp_path: Path) -> No
     assert not any(tensor.is_meta for tensor in tensors_of(fresh).values())
     assert_same(fresh, model)
     entry = config_of(tmp_path)["quantization_config"]["modules"]["blocks.1.up"]
-    features = {"in_features": 64, "out_features": 192, "bias": "float32"}
+    features = {"in_features": 64, "out_features": 192, "bias": "float32", "weight_dtype": "float16"}
     assert entry == {"scheme": scheme, **features, **SCHEMES[scheme]}
 
 
@@ -126,6 +126,36 @@ def test_the_files_are_a_state_dict_and_a_config(tmp_path: Path) -> None:
     assert quantization["transient_buffers"] == ["inv_freq"]
     assert quantization["lamina_version"] == lamina.__version__
     assert len(quantization["modules"]) == 7
+
+
+def test_the_config_has_the_dtype_that_the_model_has_now(tmp_path: Path) -> None:
+    """transformers makes the model of it that load_compressed then fills."""
+    model = compressed()
+    model.config = type("Config", (), {"to_dict": lambda _: {"dtype": "float32"}})()
+    save_compressed(model, tmp_path)
+    assert config_of(tmp_path)["dtype"] == "float16"
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a16"])
+def test_each_packed_layer_keeps_the_dtype_of_its_weight(scheme: str, tmp_path: Path) -> None:
+    """As those layers that T5 keeps in f32 while the others are f16, whatever the model to fill has."""
+    model = make_model()
+    model.blocks[0].down.float()
+    lamina.compress(model, scheme)
+    save_compressed(model, tmp_path)
+    loaded = load_compressed(on_meta(), tmp_path)
+    assert loaded.blocks[0].down.weight.dtype is torch.float32
+    assert loaded.blocks[1].down.weight.dtype is torch.float16
+
+
+def test_attributes_of_a_layer_move_to_the_packed_one(tmp_path: Path) -> None:
+    save_compressed(compressed(), tmp_path)
+    fresh = on_meta()
+    fresh.blocks[0].up.gain = 3
+    load_compressed(fresh, tmp_path)
+    assert fresh.blocks[0].up.gain == 3
+    load_compressed(fresh, tmp_path)  # the packed layer is replaced too
+    assert fresh.blocks[0].up.gain == 3
 
 
 def test_a_config_in_the_folder_is_kept_and_an_old_save_replaced(tmp_path: Path) -> None:
@@ -227,6 +257,29 @@ def test_views_of_one_storage_are_stored_as_they_are(tmp_path: Path) -> None:
     for name in views:
         assert torch.equal(fresh[name].weight, model[name].weight)
         assert fresh[name].weight.untyped_storage().nbytes() == 64 * 64 * 4
+
+
+def test_a_buffer_is_not_restored_from_one_that_the_model_keeps(tmp_path: Path) -> None:
+    model, fresh = nn.Sequential(nn.Linear(64, 64)), nn.Sequential(nn.Linear(64, 64))
+    shared = torch.arange(4.0)
+    model.register_buffer("transient", shared, persistent=False)
+    model.register_buffer("steps", shared)
+    lamina.compress(model)
+    save_compressed(model, tmp_path)
+    fresh.register_buffer("transient", torch.zeros(4), persistent=False)
+    fresh.register_buffer("steps", torch.zeros(4))
+    load_compressed(fresh, tmp_path)
+    assert torch.equal(fresh.steps, shared)
+    assert torch.equal(fresh.transient, torch.zeros(4))
+
+
+def test_what_is_frozen_stays_frozen(tmp_path: Path) -> None:
+    save_compressed(compressed(skip="head"), tmp_path)
+    fresh = on_meta()
+    fresh.head.weight.requires_grad_(False)
+    load_compressed(fresh, tmp_path)
+    assert not fresh.head.weight.requires_grad
+    assert fresh.embed.weight.requires_grad
 
 
 def test_act_order_and_ragged_groups_come_back(tmp_path: Path) -> None:

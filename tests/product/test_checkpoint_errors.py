@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,8 @@ CONFIGS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "no version": (lambda c: c.pop("format_version"), "has format_version None"),
     "no modules": (lambda c: c.pop("modules"), "is damaged: modules and ties must be objects"),
+    "no name in ties": (lambda c: c["ties"].update(x=["up.bias"]), "is damaged: modules and ties must be"),
+    "no name in a list": (lambda c: c["transient_buffers"].append(["x"]), "is damaged: .* a list, of names"),
     "lost owner": (
         lambda c: c["ties"].update(x="gone"),
         "lacks the tensor 'gone', which its config.json names",
@@ -271,6 +274,15 @@ def test_many_problems_are_counted(folder: Path) -> None:
     refuse(folder, "differ: x0 is .*; x4 is in the folder but not in the model; and 4 more$")
 
 
+def test_layers_that_are_not_plain_are_not_replaced(folder: Path) -> None:
+    model = Net()
+    model.up.register_forward_hook(lambda *_: None)
+    refuse(folder, "a packed layer 'up'; of that in the model: it has forward hooks, which would", model)
+    model = Net()
+    nn.utils.parametrizations.weight_norm(model.up)
+    refuse(folder, "a packed layer 'up'; of that in the model: its weight is parametrized", model)
+
+
 def test_what_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no packed layer; call lamina\.compress first"):
         save_compressed(Net(), tmp_path)
@@ -280,6 +292,8 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
     lamina.compress(model)
     with pytest.raises(ValueError, match="max_shard_bytes = 0; must be at least 1"):
         save_compressed(model, tmp_path, max_shard_bytes=0)
+    with pytest.raises(ValueError, match="packed layers must be of float32, float16, bfloat16, got float64"):
+        save_compressed(copy.deepcopy(model).double(), tmp_path)
     model.embed.weight = nn.Parameter(torch.eye(3).to_sparse())
     with pytest.raises(ValueError, match=r"embed\.weight is a Parameter; it must be a dense tensor"):
         save_compressed(model, tmp_path)
@@ -309,6 +323,41 @@ def test_the_weights_of_another_model_are_not_replaced(config: str | None, tmp_p
     with pytest.raises(ValueError, match=r"holds model\.safetensors of another model; choose another folder"):
         save_compressed(model, tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == b"the only copy"
+
+
+class Killed(BaseException):
+    """What no code expects."""
+
+
+@pytest.mark.parametrize("step", range(7))
+def test_a_save_that_dies_half_way_is_refused_and_may_be_repeated(
+    step: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never is some of one model loaded with some of another."""
+    done: list[str] = []
+
+    def counted(name: str) -> None:
+        real = getattr(Path, name)
+
+        def run(path: Path, *args: Any, **kwargs: Any) -> Any:
+            if len(done) > step:
+                raise Killed
+            done.append(name)
+            return real(path, *args, **kwargs)
+
+        monkeypatch.setattr(Path, name, run)
+
+    model = Net()
+    lamina.compress(model)
+    with monkeypatch.context() as monkeypatch:
+        counted("unlink")
+        counted("replace")
+        with pytest.raises(Killed):
+            save_compressed(model, folder, max_shard_bytes=8000)
+    refuse(folder, "is missing|config.json says|weight_format")
+    save_compressed(model, folder)
+    assert isinstance(load_compressed(Net(), folder).head, PackedLinear)
+    assert not list(folder.glob("model-*.safetensors"))
 
 
 def test_a_save_that_fails_leaves_the_folder_as_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def set_wrapper(layer: nn.Linear) -> None:
 
 LOST = {
     set_wrapper: "its weight is a TwoTensor, which is not a plain tensor",
-    set_compiled: "its own .compile() would be lost; compress before compiling",
+    set_compiled: "its own compilation would be lost; compress before compiling",
     set_accelerate: "accelerate moves its weight (_hf_hook); load the model without offloading to pack it",
     set_buffer: "it has more than a weight and a bias: weight_scale_inv",
     set_parameter: "it has more than a weight and a bias: alpha",
@@ -97,6 +97,13 @@ def test_a_layer_is_left_that_would_lose_something(change: Callable[[nn.Linear],
     assert {row.name: row.reason for row in report.skipped} == {"0": LOST[change]}
     assert report.model_bytes_before == before
     assert report.model_bytes_after == model_bytes(model)
+
+
+def test_a_layer_that_was_compiled_by_itself_is_left() -> None:
+    """The compiled function holds the layer, whatever module is put in its place."""
+    model = nn.Sequential(torch.compile(linear(), backend="eager"), linear())
+    assert reasons(model) == {"0._orig_mod": LOST[set_compiled]}
+    assert reasons(torch.compile(linear(), backend="eager")) == {"_orig_mod": LOST[set_compiled]}
 
 
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a16"])

@@ -141,6 +141,25 @@ def test_calibration_sees_the_inputs_of_conv1d() -> None:
     assert not layer._forward_pre_hooks
 
 
+def test_conv1d_is_calibrated_by_keyword_and_keeps_its_mode() -> None:
+    class Named(nn.Module):
+        def __init__(self, layer: Any) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.layer(x=x)
+            return y
+
+    conv, x = transformers.pytorch_utils.Conv1D(64, 48).eval(), torch.randn(80, 48)
+    model = Named(conv)
+    want = gptq(conv.weight.detach().t(), hessian(x), 16)
+    lamina.compress(model, "w4a16", group=16, calibration=[x])
+    assert torch.equal(model.layer.packed_weight.unpack(), want.q)
+    assert model.training
+    assert not model.layer.training
+
+
 def test_conv1d_is_left_for_the_reasons_of_a_linear_layer() -> None:
     model = made(gpt2)
     block = model.transformer.h[0]

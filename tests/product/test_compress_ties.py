@@ -214,3 +214,4 @@ def test_what_has_no_storage_is_told_by_its_object() -> None:
         assert storage_key(tensor) != storage_key(torch.empty(0))
     assert region(BASE[:4]) == region(BASE[:4]) != region(BASE[4:8])
     assert region(torch.ones(4)) != region(torch.ones(4, device="meta"))
+    assert region(BASE[:4]) != region(BASE[:4].view(torch.int32))  # the same bytes, and other values

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import lamina
 from lamina import demo
+from lamina.gptq import Hessian
 from lamina.quant import QuantizedInt4, gptq, hessian, quantize_weight_int4
 from tests.support.cases import generator
 from tests.support.compare import assert_equal
@@ -214,6 +215,35 @@ def test_the_hessian_of_batches_is_that_of_all_rows() -> None:
     exact = x.double().flatten(0, 1).T @ x.double().flatten(0, 1) / 24
     for inputs in (x, list(x), iter(x)):
         assert_equal(hessian(inputs), (exact * 24).float() / 24)
+
+
+def test_the_hessian_of_nested_batches_is_that_of_their_rows() -> None:
+    parts = [torch.randint(-9, 9, (rows, 10), generator=generator("nested")).float() for rows in (3, 0, 5)]
+    for layout in (torch.jagged, torch.strided):
+        nested = torch.nested.nested_tensor(parts, layout=layout)
+        assert_equal(hessian(nested), hessian(torch.cat(parts)))
+
+
+def test_the_hessian_of_batches_from_inference_mode_and_others() -> None:
+    x = torch.randint(-9, 9, (4, 10), generator=generator("inference")).float()
+    total = Hessian()
+    with torch.inference_mode():
+        total.add(x)
+    total.add(x)
+    assert_equal(total.mean(), hessian(x))
+
+
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+def test_the_default_dtype_does_not_count(symmetric: bool) -> None:
+    w, x = correlated(33, 100, 300)
+    want = gptq(w, hessian(x), 32, symmetric=symmetric)
+    torch.set_default_dtype(torch.float64)
+    try:
+        got = gptq(w, hessian(x), 32, symmetric=symmetric)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_equal(got.q, want.q)
+    assert_equal(got.scale, want.scale)
 
 
 @pytest.mark.parametrize("shape", [(0, 32), (3, 0)])

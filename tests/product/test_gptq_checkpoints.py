@@ -165,6 +165,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "scales NaN": ({"scales": BROKEN}, r"scales holds 1 NaN or Inf, the first at [1, 5] (nan)"),
     "scales Inf": ({"scales": GOOD["scales"] / 0}, r"scales holds 32 NaN or Inf, the first at [0, 0] (inf)"),
     "borrow": ({"qzeros_borrow": "yes"}, "qzeros_borrow = 'yes'; allowed: None, True, False"),
+    "borrow as a number": ({"qzeros_borrow": 0}, "qzeros_borrow = 0; allowed: None, True, False"),
     "a slice inside a group": (
         {"qweight": GOOD["qweight"][:1], "g_idx": GOOD["g_idx"][:8]},
         "g_idx is 0 everywhere, so groups are consecutive, but no multiple of 16 divides k = 8 into the 2",

@@ -16,6 +16,7 @@ from torch.nn import functional
 import lamina
 from lamina.nn import Int4Linear, Int8Linear
 from lamina.nn.packed_linear import PackedLinear
+from lamina.quant import quantize_weight_int4
 from tests.product.test_int8_linear import DTYPES, make_linear, seeded
 from tests.support.compare import assert_equal
 
@@ -93,6 +94,9 @@ WRITES: dict[str, Callable[[PackedLinear], object]] = {
     "init": lambda m: nn.init.normal_(m.weight),
     "out": lambda m: torch.add(torch.ones(37, 100), 1, out=m.weight),
     "foreach": lambda m: torch._foreach_mul_([m.weight], 2.0),
+    "apply_": lambda m: m.weight.apply_(lambda _: 1.0),
+    "map_": lambda m: m.weight.map_(torch.ones(37, 100), lambda *_: 1.0),
+    "share_memory_": lambda m: m.weight.share_memory_(),
     "requires_grad_": lambda m: m.weight.requires_grad_(),
     "requires_grad": lambda m: setattr(m.weight, "requires_grad", True),
 }
@@ -150,6 +154,12 @@ def test_a_loaded_module_keeps_its_dtype_which_may_be_set() -> None:
         assert fresh.weight.dtype is torch.float32
         fresh.weight_dtype = torch.bfloat16
         assert_equal(fresh.weight.clone(), module.weight.clone())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_weight_that_came_quantised_has_the_dtype_of_its_scales(dtype: torch.dtype) -> None:
+    quantized = quantize_weight_int4(torch.randn(37, 100, dtype=dtype), 32)
+    assert Int4Linear.from_quantized(quantized).weight.dtype is dtype
 
 
 def test_the_dtype_of_scales_is_not_that_of_the_weight() -> None:

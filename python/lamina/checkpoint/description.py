@@ -25,6 +25,7 @@ def describe(module: PackedLinear) -> dict[str, Any]:
         "in_features": module.in_features,
         "out_features": module.out_features,
         "bias": None if module.bias is None else _dtype_name(module.bias.dtype),
+        "weight_dtype": _dtype_name(module.weight_dtype),
     }
     if isinstance(module, Int4Linear):
         entry["group"] = module.group
@@ -43,6 +44,7 @@ def blank(entry: Mapping[str, Any]) -> PackedLinear:
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {entry.get('scheme')!r}")
     scale_dtype = torch.float32
     try:
+        weight_dtype = DTYPES[entry["weight_dtype"]]
         n, k = int(entry["out_features"]), int(entry["in_features"])
         if isinstance(scheme, Int4Scheme):
             scheme = replace(scheme, group=int(entry["group"]))
@@ -52,7 +54,9 @@ def blank(entry: Mapping[str, Any]) -> PackedLinear:
             linear.bias = nn.Parameter(torch.empty(n, device="meta", dtype=DTYPES[entry["bias"]]))
     except KeyError as error:
         raise ValueError(f"{error} is missing, or is a dtype other than {', '.join(DTYPES)}") from None
-    return scheme.blank(linear)
+    module = scheme.blank(linear)
+    module.weight_dtype = weight_dtype
+    return module
 
 
 def _scheme_of(module: PackedLinear) -> Scheme:
@@ -64,4 +68,7 @@ def _scheme_of(module: PackedLinear) -> Scheme:
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ValueError(f"save_compressed: packed layers must be of {', '.join(DTYPES)}, got {name}")
+    return name

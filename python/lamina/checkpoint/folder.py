@@ -95,10 +95,15 @@ def open_folder(folder: Path) -> Folder:
         )
     modules, ties = config.get("modules"), config.get("ties")
     transient = config.get("transient_buffers")
-    if not isinstance(modules, dict) or not isinstance(ties, dict) or not isinstance(transient, list):
+    if (
+        not isinstance(modules, dict)
+        or not isinstance(ties, dict)
+        or not isinstance(transient, list)
+        or not all(isinstance(name, str) for name in (*ties.values(), *transient))
+    ):
         raise ValueError(
             f"load_compressed: quantization_config in {folder / CONFIG} is damaged: modules and ties must be "
-            "objects, transient_buffers a list"
+            "objects, transient_buffers a list, of names"
         )
     guards = {guard(name) for name in modules}
     opened = {name: file for name, file in _opened(folder).items() if name not in guards}

@@ -14,6 +14,7 @@ from lamina.checkpoint.description import blank, describe
 from lamina.checkpoint.folder import Folder, open_folder
 from lamina.checkpoint.tensors import Slot, bare, slots
 from lamina.compression.candidates import LINEAR_KINDS, is_linear
+from lamina.compression.reasons import extra_attributes, not_plain
 from lamina.compression.swap import leave_fused_paths, set_everywhere
 from lamina.nn.packed_linear import PackedLinear
 
@@ -91,7 +92,9 @@ def _planned(model: nn.Module, source: Folder, device: torch.device | None) -> l
         place = device or _place_of(next(t for t in (*old.parameters(), *old.buffers()) if t is not None))
         layers[key] = _Packed([name], _checked_blank(name, entry, own, source), own, place)
         layers[key].module.train(old.training)
-        layers[key].module.weight_dtype = _weight_dtype(old)
+        for at, value in extra_attributes(old).items():
+            if not hasattr(layers[key].module, at):
+                setattr(layers[key].module, at, value)
     return list(layers.values())
 
 
@@ -104,6 +107,8 @@ def _replaceable(model: nn.Module, name: str, entry: object) -> nn.Module:
         raise ValueError(f"{where}, which the model lacks") from None
     if not name or not (is_linear(old) or isinstance(old, PackedLinear)):
         raise ValueError(f"{where}; in the model it must be {LINEAR_KINDS}, got {type(old).__name__}")
+    if not isinstance(old, PackedLinear) and (problem := not_plain(old)):
+        raise ValueError(f"{where}; of that in the model: {problem}")
     if not isinstance(entry, dict):
         raise ValueError(f"{where}, whose entry in config.json must be an object, got {entry!r}")
     n, k = _extents(old)
@@ -116,10 +121,6 @@ def _replaceable(model: nn.Module, name: str, entry: object) -> nn.Module:
         has, lacks = ("the folder", "the model") if old.bias is None else ("the model", "the folder")
         raise ValueError(f"{where}; it has a bias in {has} and none in {lacks}")
     return old
-
-
-def _weight_dtype(module: nn.Module) -> torch.dtype:
-    return module.weight_dtype if isinstance(module, PackedLinear) else module.get_parameter("weight").dtype
 
 
 def _extents(module: nn.Module) -> tuple[int, int]:

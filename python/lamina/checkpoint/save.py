@@ -122,6 +122,9 @@ def _model_config(model: nn.Module, folder: Path) -> dict[str, Any]:
     if hasattr(own, "to_dict"):
         config: dict[str, Any] = json.loads(json.dumps(own.to_dict(), default=str))
         config["architectures"] = config.get("architectures") or [type(model).__name__]
+        if "dtype" in config:  # which .to(dtype) leaves as it was
+            dtypes = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+            config["dtype"] = next((str(dtype).removeprefix("torch.") for dtype in dtypes), config["dtype"])
         return config
     return read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
 

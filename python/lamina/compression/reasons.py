@@ -24,6 +24,7 @@ HOOKS = {
         "_load_state_dict_post_hooks",
     ),
 }  # fmt: skip
+COMPILED = "its own compilation would be lost; compress before compiling"
 # The two halves of a LoRA layer, as peft, torchtune and diffusers name them.
 ADAPTERS = (("lora_A", "lora_B"), ("lora_a", "lora_b"), ("lora_down", "lora_up"))
 PLAIN_ATTRIBUTES = frozenset({*vars(nn.Module()), "in_features", "out_features", "nf", "nx"})
@@ -71,7 +72,9 @@ def unsuitable(model: nn.Module, candidate: Candidate, scheme: Scheme, must_shri
                 f"it is the {adapter} of a LoRA layer, rank {rank}, whose .weight is read; "
                 "merge adapters before compressing to pack them too"
             )
-    problem = _not_plain(module) or _would_be_lost(candidate, scheme)
+        if name.rpartition(".")[2] == "_orig_mod":
+            return COMPILED
+    problem = not_plain(module) or _would_be_lost(candidate, scheme)
     if problem is not None:
         return problem
     if linear.in_features > scheme.max_k:
@@ -105,8 +108,8 @@ def _adapter(model: nn.Module, name: str) -> str | None:
     return None
 
 
-def _not_plain(module: nn.Module) -> str | None:
-    """Why the layer may compute something other than a plain linear layer, or None."""
+def not_plain(module: nn.Module) -> str | None:
+    """Why the layer is or does more than a plain linear layer, or None."""
     if parametrize.is_parametrized(module):
         return "its weight is parametrized; torch.nn.utils.parametrize.remove_parametrizations makes it plain"
     if type(module) not in linear_types():
@@ -123,24 +126,24 @@ def _not_plain(module: nn.Module) -> str | None:
             return "its weight is not a parameter"
         if tensor is not None and is_wrapper(tensor):
             return f"its {name} is a {type(tensor).__name__}, which is not a plain tensor"
-    return None
-
-
-def _would_be_lost(candidate: Candidate, scheme: Scheme) -> str | None:
-    """Why packing would lose something that the layer has, such as hooks, or None."""
-    module = candidate.module
     for kind, names in HOOKS.items():
         if any(getattr(module, name, None) for name in names):
             return f"it has {kind} hooks, which would be lost"
     if more := list(_registered(module)):
         return f"it has more than a weight and a bias: {', '.join(more)}"
+    return None
+
+
+def _would_be_lost(candidate: Candidate, scheme: Scheme) -> str | None:
+    """Which attribute of the layer a packed layer would not have, as a reason to leave it, or None."""
+    module = candidate.module
     extras = extra_attributes(module)
     if extras.keys() <= QUIET_ATTRIBUTES:
         return None
     packed = scheme.blank(candidate.linear)
     for name, value in extras.items():
         if name == "_compiled_call_impl":
-            return "its own .compile() would be lost; compress before compiling"
+            return COMPILED
         if hasattr(packed, name):
             return f"its attribute {name!r} would be lost: a packed layer has its own"
         if isinstance(value, MethodType) and value.__self__ is module:

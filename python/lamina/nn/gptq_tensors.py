@@ -24,7 +24,7 @@ def unpack_gptq(
     """The arguments of Int4Linear.from_gptq as a QuantizedInt4; symmetric if all zero points are 8."""
     if checkpoint_format not in CHECKPOINT_FORMATS:
         raise ValueError(f'{OP}: checkpoint_format = {checkpoint_format!r}; allowed: "gptq", "gptq_v2"')
-    if qzeros_borrow not in (None, True, False):
+    if not any(qzeros_borrow is allowed for allowed in (None, True, False)):  # 0 is equal to False
         raise ValueError(f"{OP}: qzeros_borrow = {qzeros_borrow!r}; allowed: None, True, False")
     k, n = _checked_extents(qweight, qzeros, scales, g_idx)
     require_finite(f"{OP}: scales", scales)

@@ -132,7 +132,10 @@ class Int4Linear(PackedLinear):
             perm, group, rows = act_order(g_idx)
             scale, zero_point = scale[rows], None if zero_point is None else zero_point[rows]
         group = group if group < (k if perm is None else len(perm)) else -1
-        module = cls(k, n, False, group=group, symmetric=symmetric, activations=activations, device="meta")
+        module = cls(
+            k, n, False, group=group, symmetric=symmetric, activations=activations,
+            device="meta", dtype=scale.dtype,
+        )  # fmt: skip
         state = {"weight_scale": scale, "weight_zero_point": zero_point, "perm": perm}
         given = {name: tensor for name, tensor in state.items() if tensor is not None}
         problem = module._dtype_problem(given) or module._shape_problem(given, module.group)

@@ -61,8 +61,11 @@ class PackedWeight(Tensor):
             refuse_to_write(self._layer)
         super().__setattr__(name, value)
 
-    def __setitem__(self, *_: object) -> NoReturn:
+    def __setitem__(self, *_: object, **__: object) -> NoReturn:
         refuse_to_write(self._layer)
+
+    # torch goes straight to the memory for these, and there is none.
+    apply_ = map_ = map2_ = share_memory_ = __setitem__
 
     def requires_grad_(self, requires_grad: bool = True) -> PackedWeight:
         """Accepts only False: a packed weight has no gradient."""
