@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.native.build import NATIVE, ROOT, build_shared
 
 CALLS = 100
-# What torch calls, as C++ names it.
+# The functions that torch calls, by their C++ names.
 ENTRY = "torch::stable::detail::boxer<*lamina::interop*"
 
 

@@ -96,7 +96,7 @@ def judge(text: str, code: int | None) -> tuple[str, str]:
         findings = [line.lstrip("= ") for line in lines if re.match(r"=+ +\w", line)]
         notable = [line for line in findings if re.search(r"Invalid|Error|hazard|race|SUMMARY|Leaked", line)]
         return FINDINGS, "; ".join(dict.fromkeys([*notable[:1], *notable[-1:]]))[:300]
-    # What it said of a kernel stays true where the end of a lost context then aborts the process.
+    # A verdict that the process has printed stays valid if a lost context then aborts the process.
     if said and (code == 0 or said[-1][0] != RIGHT):
         return said[-1]
     by = f"by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"

@@ -1,5 +1,5 @@
-// What a pure function gave for the same arguments before, a table a thread: a hit takes no lock and allocates nothing,
-// memory is bounded, and a forked process goes on with what its parent knew.
+// A cache of the results of a pure function. Each thread has its own table: a hit takes no lock and allocates nothing,
+// memory is bounded, and a forked process keeps the entries of its parent.
 //
 //   const auto key = memo_key(problem.m, problem.n, device.sm_count);
 //   static thread_local Memo<key.size(), Plan, 64> known(host_work().plans);
@@ -56,7 +56,7 @@ MemoKey<(detail::kMemoWords<Parts> + ...)> memo_key(const Parts&... parts) {
   return key;
 }
 
-// Of kSets * kWays values the newest of each set of keys; a set is what a hash chooses, equality what finds.
+// Holds up to kSets * kWays values. The hash of a key chooses a set; within the set, keys are compared in full.
 template <size_t kWords, class Value, size_t kSets>
 class Memo {
  public:
@@ -115,7 +115,7 @@ class Memo {
   std::atomic<int64_t>& made_;
 };
 
-// What all threads together had to make since the process began: a call that repeats adds nothing.
+// Counts the values that all threads have made since the process began. A call that repeats adds nothing.
 struct HostWork {
   std::atomic<int64_t> plans{0}, tensor_maps{0}, devices{0};
 };

@@ -1,4 +1,4 @@
-// What planners need to know of a CUDA device. A thread asks the driver once per device.
+// The attributes of a CUDA device that planners use. A thread asks the driver once per device.
 #pragma once
 
 #include <cstdint>

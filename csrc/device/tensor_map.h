@@ -1,5 +1,5 @@
-// What the host does about tensor maps on a GPU and on the twin: it refuses what cuTensorMapEncodeTiled would, with words
-// (CUDA Driver API, "Tensor Map Object Management"), and encodes nothing twice.
+// The host's part of tensor maps, the same for a GPU and the twin: it refuses, with a message, what cuTensorMapEncodeTiled
+// would refuse (CUDA Driver API, "Tensor Map Object Management"), and reuses maps that are already encoded.
 #pragma once
 
 #include <cstdint>

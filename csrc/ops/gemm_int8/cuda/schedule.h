@@ -30,8 +30,8 @@ int64_t resident_blocks(const Kernel& kernel, const DeviceInfo& device) {
   return std::min<int64_t>(fit, kernel.blocks_per_sm);
 }
 
-// What a plan depends on of the name of the one kernel that it may choose: 0 for any, a number for each kernel and one
-// for all that are no kernel.
+// The part of a plan's key that stands for the forced kernel: 0 if none is forced, another number for each kernel, and
+// one number for all names that are not a kernel.
 template <class Kernel>
 int64_t choice_of(const std::vector<Kernel>& kernels, std::string_view only) {
   if (only.empty()) return 0;
