@@ -30,11 +30,11 @@ Resource usage:
  Function _Z5tiledPKiPi:
   REG:16 STACK:0 SHARED:1024 LOCAL:0 CONSTANT[0]:368 TEXTURE:0 SURFACE:0 SAMPLER:0
 
-	code for sm_80
-	.target	sm_80
+\tcode for sm_80
+\t.target\tsm_80
 
-		Function : _Z5tiledPKiPi
-	.headerflags	@"EF_CUDA_SM80 EF_CUDA_VIRTUAL_SM(EF_CUDA_SM80)"
+\t\tFunction : _Z5tiledPKiPi
+\t.headerflags\t@"EF_CUDA_SM80 EF_CUDA_VIRTUAL_SM(EF_CUDA_SM80)"
         /*0000*/                   LDC R1, c[0x0][0x28] ;                    /* 0x00000a00ff017b82 */
                                                                              /* 0x000fe20000000800 */
         /*00e0*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;             /* 0x0000000000007b1d */
@@ -43,11 +43,11 @@ Resource usage:
         /*0160*/                   HFMA2.MMA R4, -RZ, RZ, 0, 0 ;             /* 0x00000000ff047435 */
         /*0170*/             @!UP0 UTMALDG.2D [UR8], [UR4] ;                 /* 0x00000008040075b4 */
         /*01b0*/                   BRA 0x1b0;                                /* 0xfffffff000007947 */
-		..........
+\t\t..........
 
 
-		Function : _Z5plainPi
-	.headerflags	@"EF_CUDA_SM80 EF_CUDA_VIRTUAL_SM(EF_CUDA_SM80)"
+\t\tFunction : _Z5plainPi
+\t.headerflags\t@"EF_CUDA_SM80 EF_CUDA_VIRTUAL_SM(EF_CUDA_SM80)"
         /*0000*/               @P1 BRA 0x470 ;                               /* 0x0000000000007918 */
         /*0470*/                   STL.128 [R1], R4 ;                        /* 0x0000000401007387 */
         /*0640*/                   LDL R0, [R8] ;                            /* 0x0000000008007983 */
@@ -63,8 +63,8 @@ Resource usage:
  Function _Z5plainPi:
   REG:32 STACK:0 SHARED:1024 LOCAL:0 CONSTANT[0]:632 TEXTURE:0 SURFACE:0 SAMPLER:0
 
-	code for sm_90a
-		Function : _Z5plainPi
+\tcode for sm_90a
+\t\tFunction : _Z5plainPi
         /*0000*/                   EXIT ;                                    /* 0x000000000000794d */
 
 Fatbin ptx code:
