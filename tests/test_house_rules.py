@@ -54,7 +54,8 @@ def each(paths: Iterable[Path]) -> Callable[[Callable[[Path], Offences]], Callab
     def decorate(rule: Callable[[Path], Offences]) -> Callable[[], None]:
         def test() -> None:
             assert files, "the rule is about no file"
-            assert [f"{name(path)}: {offence}" for path in files for offence in rule(path)] == []
+            offences = [f"{name(path)}: {offence}" for path in files for offence in rule(path)]
+            assert not offences, "\n".join(offences)
 
         test.__doc__ = rule.__doc__
         return test
