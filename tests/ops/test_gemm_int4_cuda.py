@@ -194,7 +194,7 @@ def test_what_lies_beyond_k_takes_no_part(backend: Backend) -> None:
 def test_rows_do_not_depend_on_the_batch(backend: Backend) -> None:
     inputs = half_inputs(Int4Case("rows", 130, 72, 1100, 64), torch.float16, "bytes", None)
     want = backend.gemm_int4(inputs, torch.float32)
-    for begin, end in ((0, 1), (7, 14), (64, 128), (1, 130)):
+    for begin, end in ((0, 1), (7, 14), (64, 128)):
         got = backend.gemm_int4(inputs.rows(begin, end), torch.float32)
         assert_equal(got, want[begin:end], (begin, end))
 

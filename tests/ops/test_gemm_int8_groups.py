@@ -119,10 +119,10 @@ def test_nan_and_inf_of_scales(out_dtype: torch.dtype, backend: Backend) -> None
 @pytest.mark.parametrize("n, k", [(49, 391), (40, 4300)])
 def test_a_row_is_the_same_in_every_batch(n: int, k: int, backend: Backend) -> None:
     """And so in every split of k, which few rows have and many have not."""
-    inputs = grouped(GemmCase("batch", 140, n, k), zero_point="token", bias=torch.bfloat16)
+    inputs = grouped(GemmCase("batch", 80, n, k), zero_point="token", bias=torch.bfloat16)
     data, sums = backend.pack(inputs.w, GROUP)
     whole = backend.gemm_packed(inputs, data, sums)
-    for begin, end in ((0, 1), (3, 4), (100, 107), (60, 140)):
+    for begin, end in ((0, 1), (3, 4), (60, 67), (40, 80)):
         part = backend.gemm_packed(inputs.rows(begin, end), data, sums)
         assert_equal(part, whole[begin:end], f"rows {begin} to {end}")
 
@@ -209,7 +209,7 @@ def twin_is_reset() -> Iterator[None]:
 def test_exact_under_every_schedule(twin: Twin, case: GemmCase) -> None:
     inputs = grouped(case, zero_point="token", bias=torch.float16)
     want = inputs.expected_bits(inputs.accumulated(), torch.float32)
-    for seed in range(8):
+    for seed in in_turn(twin, case.m, range(9)):
         assert_equal(dataclasses.replace(twin, seed=seed).gemm(inputs), want, f"seed {seed}")
 
 
@@ -236,7 +236,7 @@ def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin) -> None:
     ops.take_twin_report()
     want = twin.gemm(inputs)
     assert json.loads(ops.take_twin_report())["most_blocks"] > 3
-    for max_sms in (1, 2, 3):
+    for max_sms in (1, 3):
         limited = dataclasses.replace(inputs, max_sms=max_sms)
         if max_sms == 1 and twin.isa in ("sm90a_m64", "sm90a_m128"):  # clusters of two blocks
             with pytest.raises(ValueError, match=r"no CUDA kernel of this name .*, and 1 SM, with"):

@@ -141,7 +141,7 @@ def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin) -> None:
     ops.take_twin_report()
     want = results(None)
     assert json.loads(ops.take_twin_report())["most_blocks"] > 3
-    for max_sms in (1, 2, 3):
+    for max_sms in (1, 3):
         if max_sms == 1 and twin.isa in ("sm90a_m64", "sm90a_m128", "sm90a_m256"):  # clusters of two blocks
             with pytest.raises(ValueError, match=r"no CUDA kernel of this name .*, and 1 SM, "):
                 results(max_sms)
@@ -156,10 +156,10 @@ def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin) -> None:
 
 def test_a_cap_on_sms_caps_the_blocks_that_add_splits() -> None:
     (twin,) = (twin for twin in twins("gemm_int8") if twin.isa == "sm80_m32")
-    inputs = GemmCase("capped sums", 40, 100, 66000).inputs()
+    inputs = GemmCase("capped sums", 5, 100, 66000).inputs()
     ops, limited = emulated_ops(), dataclasses.replace(inputs, max_sms=2)
     ops.take_twin_report()
-    check_gemm(twin, limited, inputs.accumulated(), "capped")
+    check_gemm(twin, limited, inputs.accumulated(), "capped", [torch.float32])
     report = json.loads(ops.take_twin_report())
     assert report["launches"] > 1
     assert report["most_blocks"] == 2
