@@ -121,7 +121,9 @@ class Workshop:
         except subprocess.TimeoutExpired:
             return Outcome(True, "a hang")
         if result.returncode < 0:
-            return Outcome(True, f"a crash, signal {-result.returncode}")
+            stack = re.search(r'/(test_\w+\.py)", line \d+ in (test_\w+)', result.stdout)
+            place = f" in {'::'.join(stack.groups())}" if stack else ""
+            return Outcome(True, f"a crash, signal {-result.returncode}{place}")
         failed = re.search(
             r"^(?:FAILED|ERROR) (?:[^ :]*/)?(.+?)(?: - .*)?$", result.stdout, flags=re.MULTILINE
         )

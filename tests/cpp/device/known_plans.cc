@@ -71,7 +71,7 @@ std::vector<std::function<void(Call&)>> changes() {
       [](Call& c) { c.problem.m = 4096; },
       [](Call& c) { c.problem.n = 576; },
       [](Call& c) { c.problem.k = 576; },
-      [](Call& c) { c.device = typical_device(80, 132); },
+      [](Call& c) { c.device.compute_capability = 80; },
       [](Call& c) { c.device.sm_count = 20; },
       [](Call& c) { c.device.smem_per_block = 99 << 10; },
       [](Call& c) { c.device.l2_bytes += 1; },
