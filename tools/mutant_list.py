@@ -17,7 +17,7 @@ from tools.mutants_operands import OPERAND_MUTANTS
 
 GEMM = "csrc/ops/gemm_int8"
 QUANTIZE = "csrc/ops/quantize_int8/cpu/body.h"
-MATHS = "csrc/ops/quantize_int8/maths.h"
+MATHS = "csrc/quant/int8.h"
 
 INT4 = ("tests/ops/test_pack_int4.py",)
 
@@ -71,11 +71,11 @@ MUTANTS = (
         INT4,
     ),
     Mutant(
-        "int4_rows: halves swapped", "csrc/layout/int4_tile.h", "k / 4 % 2 * 4}", "(1 - k / 4 % 2) * 4}", INT4
+        "int4_rows: halves swapped", "csrc/layout/int4.h", "k / 4 % 2 * 4}", "(1 - k / 4 % 2) * 4}", INT4
     ),
     Mutant(
         "int4_tile: rows swapped",
-        "csrc/layout/int4_tile.h",
+        "csrc/layout/int4.h",
         "code = row_of(n) / 8 +",
         "code = 1 - row_of(n) / 8 +",
         INT4,
@@ -161,7 +161,7 @@ MUTANTS = (
     ),
     Mutant(
         "tasks: the last of a range is not taken",
-        "csrc/base/task_ranges.h",
+        "csrc/base/work_stealing.h",
         "if (begin == end) return -1;",
         "if (begin + 1 >= end) return -1;",
     ),

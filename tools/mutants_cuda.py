@@ -327,18 +327,18 @@ CUDA_MUTANTS = (
     Mutant(
         "reduce: last split forgotten",
         REDUCE,
-        "slab < slabs;",
-        "slab < slabs - 1;",
+        "partial < partials;",
+        "partial < partials - 1;",
     ),
     Mutant(
         "rows: neighbouring lanes not compared",
-        "csrc/ops/quantize_int8/cuda/row.cuh",
+        "csrc/quant/int8_row.cuh",
         "step > 0; step /= 2",
         "step > 1; step /= 2",
     ),
     Mutant(
         "rows: extremes of other warps read before they are there",
-        "csrc/ops/quantize_int8/cuda/row.cuh",
+        "csrc/quant/int8_row.cuh",
         "dev::block_sync();\n#pragma",
         "dev::warp_sync();\n#pragma",
     ),

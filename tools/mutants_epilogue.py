@@ -7,7 +7,7 @@ from dataclasses import replace
 from tools.mutant import Mutant
 
 GEMM = "csrc/ops/gemm_int8"
-ACTIVATION = "csrc/base/activation.h"
+ACTIVATION = "csrc/gemm/activation.h"
 CUDA = f"{GEMM}/cuda/epilogue.cuh"
 SETTLE = f"{GEMM}/cuda/settle.cu"
 

@@ -8,13 +8,13 @@ from tools.mutant import Mutant
 
 GEMM = "csrc/ops/gemm_int8"
 BODY = f"{GEMM}/cpu/body.h"
-SEGMENT = f"{GEMM}/cuda/segment.cuh"
+SEGMENT = f"{GEMM}/cuda/k_chunk.cuh"
 SM80_GROUPS = f"{GEMM}/cuda/sm80_groups.cuh"
 SM90A_GROUPS = f"{GEMM}/cuda/sm90a_groups.cuh"
 
 _MUTANTS = (
-    Mutant("groups: the last segment forgotten", BODY, "|| g + 1 == p.problem.groups()", ""),
-    Mutant("groups: one segment", BODY, "begins = g % kSegmentGroups == 0", "begins = g == 0"),
+    Mutant("groups: the last k_chunk forgotten", BODY, "|| g + 1 == p.problem.groups()", ""),
+    Mutant("groups: one k_chunk", BODY, "begins = g % kChunkGroups == 0", "begins = g == 0"),
     Mutant(
         "groups: rows by the first scales", BODY, "a_scale = p.a_scale_of(g)", "a_scale = p.a_scale_of(0)"
     ),
@@ -26,26 +26,26 @@ _MUTANTS = (
     Mutant(
         "groups: rounded twice",
         f"{GEMM}/epilogue.h",
-        "std::fma(static_cast<float>(acc) * a_scale, w_scale, segment)",
-        "static_cast<float>(acc) * a_scale * w_scale + segment",
+        "std::fma(static_cast<float>(acc) * a_scale, w_scale, k_chunk)",
+        "static_cast<float>(acc) * a_scale * w_scale + k_chunk",
     ),
     Mutant(
         "groups: scales multiplied with each other first",
         f"{GEMM}/epilogue.h",
-        "std::fma(static_cast<float>(acc) * a_scale, w_scale, segment)",
-        "std::fma(static_cast<float>(acc), a_scale * w_scale, segment)",
+        "std::fma(static_cast<float>(acc) * a_scale, w_scale, k_chunk)",
+        "std::fma(static_cast<float>(acc), a_scale * w_scale, k_chunk)",
     ),
     Mutant("pack: sums of two groups", f"{GEMM}/pack.cc", "begin / group_k * n", "begin / (2 * group_k) * n"),
     Mutant(
-        "plan: k is split within a segment",
+        "plan: k is split within a k_chunk",
         f"{GEMM}/cuda/plan.cc",
-        "p.is_grouped ? kSegmentGroups * kScaleGroup / kernel.step_k : 1",
+        "p.is_grouped ? kChunkGroups * kScaleGroup / kernel.step_k : 1",
         "1",
     ),
-    Mutant("segment: total not taken up", SEGMENT, "done > steps", "done > 2 * steps"),
-    Mutant("segment: into the next slab", SEGMENT, "(done - 1) / steps", "done / steps"),
-    Mutant("segment: does not start from nothing", SEGMENT, "clear(kNoSum);", ""),
-    Mutant("segment: the last step ends none", SEGMENT, "&& !is_last", ""),
+    Mutant("k_chunk: total not taken up", SEGMENT, "done > steps", "done > 2 * steps"),
+    Mutant("k_chunk: into the next partial", SEGMENT, "(done - 1) / steps", "done / steps"),
+    Mutant("k_chunk: does not start from nothing", SEGMENT, "clear(kNoSum);", ""),
+    Mutant("k_chunk: the last step ends none", SEGMENT, "&& !is_last", ""),
     Mutant(
         "sm80 groups: scales of the step before",
         f"{GEMM}/cuda/sm80.cuh",

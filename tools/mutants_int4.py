@@ -12,7 +12,7 @@ GEMM = "csrc/ops/gemm_int8"
 BODY = f"{W4A8}/cpu/body.h"
 STEP = f"{W4A8}/cpu/step.h"
 W4A16_BODY = f"{W4A16}/cpu/body.h"
-COLUMNS = "csrc/ops/gemm_int4/cpu/columns.h"
+COLUMNS = "csrc/quant/group_columns.h"
 PACK = "csrc/ops/gemm_int4/pack.cc"
 BINDING = "csrc/torch/gemm_int4_int8.cc"
 
@@ -30,16 +30,16 @@ _MUTANTS = (
         "zero * static_cast<int32_t>(group)",
     ),
     Mutant(
-        "int4_int8: segments of two",
+        "int4_int8: k_chunks of two",
         BODY,
-        "each = segment_k(p.problem.group)",
-        "each = 2 * segment_k(p.problem.group)",
+        "each = chunk_k(p.problem.group)",
+        "each = 2 * chunk_k(p.problem.group)",
     ),
     Mutant(
-        "int4_int8: a segment does not start from nothing",
+        "int4_int8: a k_chunk does not start from nothing",
         BODY,
-        "std::fill_n(segment, rows * kTileN, gemm_int8::kNoSum);",
-        "if (first == 0) std::fill_n(segment, rows * kTileN, gemm_int8::kNoSum);",
+        "std::fill_n(k_chunk, rows * kTileN, gemm_int8::kNoSum);",
+        "if (first == 0) std::fill_n(k_chunk, rows * kTileN, gemm_int8::kNoSum);",
     ),
     Mutant("int4_int8: rows scaled by those of the block before", BODY, "p.a_scale[m0 + r]", "p.a_scale[r]"),
     Mutant(
@@ -112,10 +112,10 @@ _MUTANTS = (
 
 _WEIGHT_ONLY = (
     Mutant(
-        "int4: a segment does not start from nothing",
+        "int4: a k_chunk does not start from nothing",
         W4A16_BODY,
-        "std::fill_n(segment, rows * kTileN, gemm_int8::kNoSum);",
-        "if (k0 == 0) std::fill_n(segment, rows * kTileN, gemm_int8::kNoSum);",
+        "std::fill_n(k_chunk, rows * kTileN, gemm_int8::kNoSum);",
+        "if (k0 == 0) std::fill_n(k_chunk, rows * kTileN, gemm_int8::kNoSum);",
     ),
     Mutant("int4: zero points unscaled", W4A16_BODY, "shared.minus_zero[j] *= shared.scale[j];", ";"),
     Mutant(
@@ -193,7 +193,7 @@ _GATHERING = (
     ),
     Mutant(
         "perm: one feature too many is allowed",
-        "csrc/ops/gemm_int4/problem.cc",
+        "csrc/gemm/problem.cc",
         "static_cast<uint32_t>(feature) + 1 > most",
         "static_cast<uint32_t>(feature) + 1 > most + 1",
     ),

@@ -117,15 +117,15 @@ _W4A16_MUTANTS = (
     ),
     Mutant(
         "int4 plan: kernels of two archs",
-        f"{W4A16}/cuda/segments.h",
+        f"{W4A16}/cuda/k_chunks.h",
         "only.empty() ? kernel.arch != newest",
         "only.empty() ? kernel.arch < 80",
     ),
     Mutant(
-        "int4 plan: k is split within a segment",
-        f"{W4A16}/cuda/segments.h",
-        "each * (segment_k / kernel.step_k),",
-        "each * (segment_k / kernel.step_k) - 1,",
+        "int4 plan: k is split within a k_chunk",
+        f"{W4A16}/cuda/k_chunks.h",
+        "each * (chunk_k / kernel.step_k),",
+        "each * (chunk_k / kernel.step_k) - 1,",
     ),
 )
 
@@ -253,13 +253,13 @@ _W4A8_MUTANTS = (
         "int4_int8 cuda, prepare: a wrong feature is nothing", W4A8_PREPARE, "is_wrong |= feature != -1;", ""
     ),
     Mutant(
-        "int4_int8 cuda, plan: sums of segments over the activations",
+        "int4_int8 cuda, plan: sums of k_chunks over the activations",
         f"{W4A8}/cuda/plan.cc",
-        "split.partial = bytes + Prepared::bytes(p);",
-        "split.partial = bytes;",
+        "split.partials = bytes + PackedActivations::bytes(p);",
+        "split.partials = bytes;",
     ),
     Mutant(
-        "int4_int8 cuda, plan: slabs of a split of one group",
+        "int4_int8 cuda, plan: partials of a split of one group",
         f"{W4A8}/cuda/kernel.h",
         "return is_one_group(p) ? split.count :",
         "return is_one_group(p) ? split.count - 1 :",
@@ -271,7 +271,7 @@ _W4A8_MUTANTS = (
         "j;",
     ),
     Mutant(
-        "int4_int8 cuda: parts of a group in the slabs of segments",
+        "int4_int8 cuda: parts of a group in the partials of k_chunks",
         W4A8_END,
         "keeps_integers ? split.steps : static_cast<int>(",
         "static_cast<int>(",
@@ -284,7 +284,7 @@ _W4A8_MUTANTS = (
     ),
     Mutant(
         "int4_int8 cuda, epilogue: a token's scale after the bias",
-        "csrc/ops/gemm_int8/cuda/epilogue.cuh",
+        "csrc/gemm/cuda/epilogue.cuh",
         "sums[e] * token_scale + columns.bias[e]",
         "(sums[e] + columns.bias[e]) * token_scale",
     ),

@@ -98,7 +98,7 @@ _W4A16_MUTANTS = (
         "if (t == 0) Pipe::release(cursor.stage);",
     ),
     Mutant(
-        "int4 sm90a: the last stage of a segment is never given back",
+        "int4 sm90a: the last stage of a k_chunk is never given back",
         SM90A,
         "dev::wgmma_fence_registers(sums); Pipe::release(before);",
         "dev::wgmma_fence_registers(sums);",
@@ -242,7 +242,7 @@ _W4A8_MUTANTS = (
     ),
     Mutant(
         "int4_int8: partial sums added before they are there",
-        "csrc/ops/gemm_int8/cuda/reduce.cuh",
+        "csrc/gemm/cuda/reduce.cuh",
         "dev::wait_for_previous();",
         "",
     ),

@@ -178,10 +178,10 @@ OPERAND_MUTANTS = (
     ),
     # The sign of zero
     Mutant(
-        "int4_int8: a segment starts at 0",
+        "int4_int8: a k_chunk starts at 0",
         f"{W4A8}/cpu/body.h",
-        "std::fill_n(segment, rows * kTileN, gemm_int8::kNoSum);",
-        "std::fill_n(segment, rows * kTileN, 0.0f);",
+        "std::fill_n(k_chunk, rows * kTileN, gemm_int8::kNoSum);",
+        "std::fill_n(k_chunk, rows * kTileN, 0.0f);",
         (*ZEROS, "gemm_int4_int8 and not twin"),
     ),
     Mutant(
@@ -192,14 +192,14 @@ OPERAND_MUTANTS = (
         (*ZEROS, "gemm_int4_int8 and not twin"),
     ),
     Mutant(
-        "int4_int8 cuda: a segment starts at 0",
+        "int4_int8 cuda: a k_chunk starts at 0",
         f"{W4A8}/cuda/sm80.cuh",
-        "end_segment.clear(gemm_int8::empty_sum(args.p.problem.k));",
-        "end_segment.clear(0.0f);",
+        "end_k_chunk.clear(gemm_int8::empty_sum(args.p.problem.k));",
+        "end_k_chunk.clear(0.0f);",
         (*ZEROS, "gemm_int4_int8 and twin"),
     ),
     Mutant(
-        "reduce: sums of slabs start at 0",
+        "reduce: sums of partials start at 0",
         f"{W8A8}/cuda/reduce.cuh",
         "Acc(kNoSum)",
         "Acc(0)",
@@ -237,8 +237,8 @@ OPERAND_MUTANTS = (
     Mutant(
         "quantized cuda: no cap on the launch that settles rows",
         f"{W8A8}/cuda/quantized.cc",
-        "launch_settle(p.quantize, plan.max_blocks(), stream)",
-        "launch_settle(p.quantize, 1 << 30, stream)",
+        "launch_mark_nan_rows(p.quantize, plan.max_blocks(), stream)",
+        "launch_mark_nan_rows(p.quantize, 1 << 30, stream)",
         ("tests/ops/test_twin.py", "-k", "cap"),
     ),
     Mutant(

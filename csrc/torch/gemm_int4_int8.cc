@@ -6,10 +6,11 @@
 #include "torch/accelerator.h"
 #include "torch/int4.h"
 #include "torch/interop.h"
-#include "torch/output.h"
+#include "torch/epilogue.h"
+#include "torch/product.h"
 
-#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
-#include "ops/gemm_int4_int8/cuda/plan.h"
+#if defined(LAMINA_CUDA_KERNELS)
+#include "ops/gemm_int4_int8/cuda/run.h"
 #endif
 
 namespace lamina::interop {
@@ -36,20 +37,17 @@ struct Quantized {
   }
 };
 
-#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
+#if defined(LAMINA_CUDA_KERNELS)
 // a: int8, then it is params.a, or floats.
 void run_on(const Accelerator& accelerator, const gemm_int4_int8::Params& params, int max_sms,
             const Argument& a) {
-  const DeviceInfo& device = accelerator.device;
-  raise_if_bad(gemm_int4_int8::check_cuda(params.problem, device));
-  const gemm_int4_int8::CudaPlan plan =
-      gemm_int4_int8::known_plan_cuda(params.problem, device, max_sms, accelerator.kernel);
-  require(plan.kernel.launch != nullptr, "set_cuda_kernel", "name = \"", accelerator.kernel,
-          "\": no CUDA kernel of this name for compute capability ", device.compute_capability);
+  const gemm::Problem& problem = params.problem;
+  const gemm::CudaPlan plan = plan_product(accelerator, gemm_int4_int8::cuda_op(), problem,
+                                           gemm_int4_int8::k_rule(problem), max_sms);
   std::optional<gemm_int4_int8::Floats> floats;
   if (a.tensor.scalar_type() != ScalarType::Char)
     floats = gemm_int4_int8::Floats{a.tensor.data_ptr(), a.float_dtype()};
-  const Workspace workspace(a.tensor, plan.workspace_bytes(params.problem));
+  const Workspace workspace(a.tensor, gemm_int4_int8::workspace_bytes(problem, plan));
   raise_if_bad(
       gemm_int4_int8::run_cuda(params, floats, plan, workspace.data(), accelerator.stream));
 }
@@ -57,22 +55,12 @@ void run_on(const Accelerator& accelerator, const gemm_int4_int8::Params& params
 std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capability,
                          int64_t sm_count, std::optional<int64_t> group,
                          std::optional<int64_t> max_sms) {
-  const int sms = checked_sms("explain_gemm_int4_int8_cuda", max_sms);
-  const gemm_int4_int8::Problem problem{m, n, k, group_of(group.value_or(-1), k)};
-  const DeviceInfo device =
-      described_device("explain_gemm_int4_int8_cuda", compute_capability, sm_count);
+  const gemm::Problem problem{m, n, k, group_of(group.value_or(-1), k)};
   raise_if_bad(gemm_int4_int8::check(problem));
-  raise_if_bad(gemm_int4_int8::check_cuda(problem, device));
-  return gemm_int4_int8::plan_cuda(problem, device, sms, "").describe(problem, device);
-}
-#else
-[[noreturn]] void run_on(const Accelerator&, const gemm_int4_int8::Params&, int, const Argument&) {
-  fail(kOp, "no CUDA kernel is built");
-}
-
-std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t, std::optional<int64_t>,
-                         std::optional<int64_t>) {
-  fail("explain_gemm_int4_int8_cuda", "no CUDA kernel is built");
+  return explain_product(
+      {"explain_gemm_int4_int8_cuda", compute_capability, sm_count, max_sms},
+      gemm_int4_int8::cuda_op(), problem, gemm_int4_int8::k_rule(problem),
+      [&](const auto& plan) { return gemm_int4_int8::workspace_bytes(problem, plan); });
 }
 #endif
 
@@ -83,7 +71,7 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
             std::optional<Tensor> residual, std::optional<Tensor> perm,
             std::optional<int64_t> max_sms) {
   const int sms = checked_sms(kOp, max_sms);
-  const OutputTensors then{kOp, a, bias, gate, residual};
+  const EpilogueTensors then{kOp, a, bias, gate, residual};
   const Argument a_arg{kOp, "a", a}, w_scale_arg{kOp, "w_scale", w_scale};
   if (a_scale) {
     a_arg.has_dtype(ScalarType::Char);

@@ -5,12 +5,12 @@
 
 #include "operand.h"
 #include "ops/gemm_int4/pack.h"
-#include "ops/gemm_int4/problem.h"
+#include "gemm/problem.h"
 #include "threads.h"
 
 namespace lamina::test {
 
-using gemm_int4::OfGroups;
+using gemm_int4::GroupTensor;
 using gemm_int4::Problem;
 
 // A weight, its scales and zero points in exactly sized memory.
@@ -42,8 +42,8 @@ struct Weight {
   void fill(Params& params) {
     params.problem = problem;
     params.w = packed.data();
-    params.w_scale = {scale.data(), OfGroups::Kind::kF32, problem.n, 1};
-    if (has_zero) params.w_zero_point = {zero_point.data(), OfGroups::Kind::kU8, problem.n, 1};
+    params.w_scale = {scale.data(), GroupTensor::Kind::kF32, problem.n, 1};
+    if (has_zero) params.w_zero_point = {zero_point.data(), GroupTensor::Kind::kU8, problem.n, 1};
     then.give(params);
   }
 };

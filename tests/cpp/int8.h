@@ -67,12 +67,12 @@ struct Int8Inputs {
       return static_cast<float>(acc[at(g, i, j)]) * a_scale[i * groups + g];
     };
     if (!problem.is_grouped) return product(0) * w_scale[j];
-    float total = groups == 0 ? 0.0f : -0.0f, segment = -0.0f;
+    float total = groups == 0 ? 0.0f : -0.0f, k_chunk = -0.0f;
     for (int64_t g = 0; g < groups; ++g) {
-      segment = std::fma(product(g), w_scale[g * problem.n + j], segment);
-      if ((g + 1) % gemm_int8::kSegmentGroups != 0 && g + 1 < groups) continue;
-      total += segment;
-      segment = -0.0f;
+      k_chunk = std::fma(product(g), w_scale[g * problem.n + j], k_chunk);
+      if ((g + 1) % gemm_int8::kChunkGroups != 0 && g + 1 < groups) continue;
+      total += k_chunk;
+      k_chunk = -0.0f;
     }
     return total;
   }

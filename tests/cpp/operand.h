@@ -5,7 +5,7 @@
 
 #include "base/numeric.h"
 #include "memory.h"
-#include "ops/gemm_int8/output.h"
+#include "gemm/epilogue.h"
 
 namespace lamina::test {
 

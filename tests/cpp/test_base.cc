@@ -7,7 +7,7 @@
 
 #include "base/int_math.h"
 #include "base/numeric.h"
-#include "base/task_ranges.h"
+#include "base/work_stealing.h"
 #include "check.h"
 #include "threads.h"
 
@@ -101,7 +101,7 @@ TEST(every_task_runs_once_whoever_takes_it) {
     for (int64_t workers : {1, 2, 3, 8, 70}) {
       at(count, " tasks, ", workers, " workers");
       const auto counts = [&](const Parallel& parallel) {
-        TaskRanges tasks(count, workers);
+        WorkStealing tasks(count, workers);
         std::vector<std::atomic<int>> runs(static_cast<size_t>(count));
         parallel.for_range(workers, 1, [&](int64_t begin, int64_t end) {
           for (int64_t worker = begin; worker < end; ++worker)
@@ -116,7 +116,7 @@ TEST(every_task_runs_once_whoever_takes_it) {
 }
 
 TEST(a_worker_takes_its_own_tasks_in_order_then_others_from_the_back) {
-  TaskRanges tasks(7, 2);
+  WorkStealing tasks(7, 2);
   std::vector<int64_t> order;
   tasks.run(1, [&](int64_t task) { order.push_back(task); });
   CHECK(order == std::vector<int64_t>({4, 5, 6, 3, 2, 1, 0}));

@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "int8.h"
-#include "ops/gemm_int8/epilogue.h"
+#include "gemm/epilogue_maths.h"
 #include "ops/gemm_int8/plan.h"
 #include "threads.h"
 

@@ -1,7 +1,7 @@
 // Plans: the right kernel, every output in exactly one task, sizes that cannot overflow.
 #include "base/memo.h"
 #include "check.h"
-#include "ops/gemm_int4/plan.h"
+#include "gemm/cpu/plan.h"
 #include "ops/gemm_int8/plan.h"
 
 namespace lamina::test {

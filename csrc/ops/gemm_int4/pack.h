@@ -1,4 +1,4 @@
-// int4 codes [n, k], a byte each  <->  layout/int4_tile.h
+// int4 codes [n, k], a byte each  <->  layout/int4.h
 #pragma once
 
 #include <cstdint>
@@ -6,8 +6,8 @@
 
 #include "base/parallel.h"
 #include "base/status.h"
-#include "layout/int4_tile.h"
-#include "ops/gemm_int4/problem.h"
+#include "layout/int4.h"
+#include "quant/perm.h"
 
 namespace lamina::gemm_int4 {
 

@@ -4,8 +4,8 @@
 // or, with scales along k, acc[i,j,g] the sum over group g, the kScaleGroup input features from g * kScaleGroup:
 //
 //              out[i,j] = sum_g (float(acc[i,j,g]) * a_scale[i,g]) * w_scale[g,j] + bias[j]
-//              in f32: a product is added to the sum of its segment, kSegmentGroups groups, with one rounding; then
-//              segments are added in order. So a split of k between segments does not show.
+//              in f32: a product is added to the sum of its k chunk, kChunkGroups groups, with one rounding; then
+//              k chunks are added in order. So a split of k between k chunks does not show.
 //
 // and, where they are given, in this order: activation(out), * gate[i,j], + residual[i,j], to int8 on a static scale
 // (epilogue.h). gemm_int8_quantized, in quantized.h, is the op around the last.
@@ -19,12 +19,14 @@
 #include <string>
 
 #include "base/broadcast.h"
-#include "base/int_math.h"
 #include "base/parallel.h"
 #include "base/status.h"
-#include "ops/gemm_int8/output.h"
+#include "gemm/epilogue.h"
+#include "gemm/problem.h"
 
 namespace lamina::gemm_int8 {
+
+using namespace gemm;
 
 // Integer accumulation stays in int32 up to this k: 255 * 128 * 65536 < 2^31. Beyond it, sums of
 // 65536 products each are added in int64.
@@ -33,19 +35,10 @@ inline constexpr int64_t kMaxExactK = 65536;
 inline constexpr int64_t kMaxK = (int64_t{1} << 24) - 1;
 
 inline constexpr int64_t kScaleGroup = 128;   // input features that share scales
-inline constexpr int64_t kSegmentGroups = 8;  // groups whose products are one chain of sums
+inline constexpr int64_t kChunkGroups = 8;  // groups whose products are one chain of sums
 
-struct Problem {
-  int64_t m = 0;            // tokens
-  int64_t n = 0;            // output features
-  int64_t k = 0;            // input features
-  bool is_grouped = false;  // scales along k
-
-  constexpr int64_t groups() const { return ceil_div(k, kScaleGroup); }
-};
-
-struct Params : Output {
-  Problem problem;
+struct Params : Epilogue {
+  Problem problem;                  // group: kScaleGroup with scales along k, else 0
   const int8_t* a = nullptr;        // [m, k], unit column stride
   int64_t a_stride = 0;             // elements between rows of a
   const int8_t* w = nullptr;        // layout/int8_tile.h of [n, k]
@@ -64,9 +57,13 @@ struct Params : Output {
   }
 };
 
+Status check(const Problem& problem);
 Status run(const Params& params, const Parallel& parallel);
 
 // The plan for a problem on this machine, as text.
 Status explain(const Problem& problem, int threads, std::string& text);
+
+// Every CPU kernel in this build.
+const CpuOp& cpu_op();
 
 }  // namespace lamina::gemm_int8

@@ -5,7 +5,6 @@
 
 #include "base/int_math.h"
 #include "layout/int8_tile.h"
-#include "ops/gemm_int8/plan.h"
 
 namespace lamina::gemm_int8 {
 namespace {
@@ -32,8 +31,8 @@ Status pack(const int8_t* w, const Problem& problem, int64_t stride, int8_t* dat
             const Parallel& parallel) {
   if (Status status = check(problem); !status.is_ok()) return status;
   const int64_t n = problem.n, k = problem.k, tiles_k = int8_tile::tiles_k(k);
-  const int64_t groups = problem.is_grouped ? problem.groups() : 1;
-  const int64_t group_k = problem.is_grouped ? kScaleGroup : kMaxK;
+  const int64_t groups = problem.is_grouped() ? problem.groups() : 1;
+  const int64_t group_k = problem.is_grouped() ? kScaleGroup : kMaxK;
   parallel.for_range(int8_tile::tiles_n(n), 1, [&](int64_t tile_begin, int64_t tile_end) {
     std::fill(data + tile_begin * tiles_k * kTileBytes, data + tile_end * tiles_k * kTileBytes,
               int8_t{0});

@@ -38,6 +38,10 @@ Status check_scale(const char* what, const Broadcast<float>& scale, int64_t m);
 
 Status run(const Params& params, const Parallel& parallel);
 
+// On a GPU, whatever m and k. A static scale that is not finite or below FLT_MIN cannot be refused without waiting for
+// the GPU: such a row comes back as one with a NaN does.
+Status run_cuda(const Params& params, int max_blocks, void* stream);
+
 Status explain(int64_t m, int64_t k, int threads, std::string& text);
 
 }  // namespace lamina::quantize_int8

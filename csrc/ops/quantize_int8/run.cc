@@ -13,6 +13,7 @@
 
 namespace lamina::quantize_int8 {
 
+#define LAMINA_CUDA_KERNEL(...)
 #define LAMINA_CPU_KERNEL(op, isa, value) CpuKernel op##_##isa();
 #include "ops/quantize_int8/kernels.inc"
 #undef LAMINA_CPU_KERNEL
@@ -28,6 +29,7 @@ const CpuKernel& choose_kernel(Isa isa) {
 #define LAMINA_CPU_KERNEL(op, isa, value) op##_##isa(),
 #include "ops/quantize_int8/kernels.inc"
 #undef LAMINA_CPU_KERNEL
+#undef LAMINA_CUDA_KERNEL
   };
   const CpuKernel* chosen = &kernels.front();
   for (const CpuKernel& kernel : kernels)

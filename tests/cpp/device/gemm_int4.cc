@@ -11,7 +11,7 @@
 #include "base/int_math.h"
 #include "check.h"
 #include "device/device.h"
-#include "layout/int4_tile.h"
+#include "layout/int4.h"
 #include "operand.h"
 #include "ops/gemm_int4/cuda/plan.h"
 #include "ops/gemm_int4/pack.h"
@@ -20,7 +20,7 @@
 namespace lamina::test {
 namespace {
 
-using gemm_int4::OfGroups, gemm_int4::Perm, gemm_int4::Problem;
+using gemm_int4::GroupTensor, gemm_int4::Perm, gemm_int4::Problem;
 
 constexpr int kSms = 3;
 
@@ -36,21 +36,21 @@ struct Case {
 
 // A scale, or a zero point, of each group and column, of any kind.
 struct Groups {
-  OfGroups::Kind kind;
+  GroupTensor::Kind kind;
   Exact<uint8_t> bytes;
   std::vector<float> value;
   int64_t columns;
 
-  Groups(OfGroups::Kind kind_of, const Problem& p, const auto& next)
+  Groups(GroupTensor::Kind kind_of, const Problem& p, const auto& next)
       : kind(kind_of), bytes(p.groups() * p.n * size()), columns(p.n) {
     for (int64_t i = 0; i < p.groups() * p.n; ++i) {
       value.push_back(next(i));
       uint8_t* const to = bytes.data() + i * size();
-      if (kind == OfGroups::Kind::kU8) {
+      if (kind == GroupTensor::Kind::kU8) {
         *to = static_cast<uint8_t>(value.back());
       } else {
-        put(kind == OfGroups::Kind::kF32   ? DType::kF32
-            : kind == OfGroups::Kind::kF16 ? DType::kF16
+        put(kind == GroupTensor::Kind::kF32   ? DType::kF32
+            : kind == GroupTensor::Kind::kF16 ? DType::kF16
                                            : DType::kBF16,
             to, value.back());
       }
@@ -58,12 +58,12 @@ struct Groups {
   }
 
   int64_t size() const {
-    return kind == OfGroups::Kind::kU8 ? 1 : kind == OfGroups::Kind::kF32 ? 4 : 2;
+    return kind == GroupTensor::Kind::kU8 ? 1 : kind == GroupTensor::Kind::kF32 ? 4 : 2;
   }
   float at(int64_t group, int64_t j) const {
     return value[static_cast<size_t>(group * columns + j)];
   }
-  OfGroups given() { return {bytes.data(), kind, columns, 1}; }
+  GroupTensor given() { return {bytes.data(), kind, columns, 1}; }
 };
 
 // Operands of a problem. Scales are powers of two and numbers few enough for all sums to be exact.
@@ -77,7 +77,7 @@ struct Inputs {
   Groups scales, zeros;
   Followed then;
 
-  Inputs(const Case& problem, OfGroups::Kind scale_kind, OfGroups::Kind zero_kind)
+  Inputs(const Case& problem, GroupTensor::Kind scale_kind, GroupTensor::Kind zero_kind)
       : c(problem),
         random(static_cast<uint64_t>(c.m * 131 + c.n * 17 + c.k)),
         a((c.m - 1) * (c.features() + c.pad) + c.features()),
@@ -142,15 +142,15 @@ struct Inputs {
 };
 
 template <class Plan, class Kernel>
-Plan plan_of(const Kernel& kernel, const Case& c, int64_t segment_k) {
+Plan plan_of(const Kernel& kernel, const Case& c, int64_t chunk_k) {
   Plan plan;
   plan.kernel = kernel;
   plan.sms = kSms;
   plan.is_capped = c.k % 2 == 0;
-  const int64_t segments = std::max<int64_t>(1, ceil_div(c.k, segment_k));
-  const int64_t each = ceil_div(segments, c.splits);
-  plan.split = {static_cast<int>(ceil_div(segments, each)),
-                static_cast<int>(each * (segment_k / kernel.step_k)), nullptr};
+  const int64_t k_chunks = std::max<int64_t>(1, ceil_div(c.k, chunk_k));
+  const int64_t each = ceil_div(k_chunks, c.splits);
+  plan.split = {static_cast<int>(ceil_div(k_chunks, each)),
+                static_cast<int>(each * (chunk_k / kernel.step_k)), nullptr};
   return plan;
 }
 
@@ -170,14 +170,14 @@ void check_run(const char* kernel, int64_t workspace_bytes, const Case& c,
 
 void check_floats(const Case& c) {
   const DType dtype = c.m % 2 == 0 ? DType::kBF16 : DType::kF16;
-  const auto kind = dtype == DType::kF16 ? OfGroups::Kind::kF16 : OfGroups::Kind::kBF16;
-  Inputs inputs(c, kind, c.n % 2 == 0 ? kind : OfGroups::Kind::kU8);
+  const auto kind = dtype == DType::kF16 ? GroupTensor::Kind::kF16 : GroupTensor::Kind::kBF16;
+  Inputs inputs(c, kind, c.n % 2 == 0 ? kind : GroupTensor::Kind::kU8);
   const std::vector<float> want = inputs.want(false);
   Exact<uint8_t> a(inputs.a.count() * 2);
   for (int64_t i = 0; i < inputs.a.count(); ++i)
     put(dtype, a.data() + i * 2, static_cast<float>(inputs.a[i]));
   for (const gemm_int4::CudaKernel& kernel : gemm_int4::cuda_kernels()) {
-    const auto plan = plan_of<gemm_int4::CudaPlan>(kernel, c, gemm_int4::kSegmentK);
+    const auto plan = plan_of<gemm_int4::CudaPlan>(kernel, c, gemm_int4::kChunkK);
     check_run(kernel.name, plan.workspace_bytes(c.problem()), c, want,
               [&](Exact<float>& out, void* workspace) {
                 auto params = inputs.params<gemm_int4::Params>(out);
@@ -189,7 +189,7 @@ void check_floats(const Case& c) {
 }
 
 void check_int8(const Case& c) {
-  using enum OfGroups::Kind;
+  using enum GroupTensor::Kind;
   Inputs inputs(c, c.k % 3 == 0 ? kF32 : c.k % 3 == 1 ? kF16 : kBF16, c.n % 2 == 0 ? kF32 : kU8);
   const std::vector<float> want = inputs.want(true);
   for (const gemm_int4_int8::CudaKernel& kernel : gemm_int4_int8::cuda_kernels()) {
@@ -208,7 +208,7 @@ void check_int8(const Case& c) {
 
 // Rows of floats that the call quantises: the values are those of tests/ops.
 void check_quantised(const Case& c) {
-  Inputs inputs(c, OfGroups::Kind::kF32, OfGroups::Kind::kU8);
+  Inputs inputs(c, GroupTensor::Kind::kF32, GroupTensor::Kind::kU8);
   for (DType dtype : {DType::kF32, DType::kF16}) {
     FloatRows a(dtype, c.m, c.features(), c.pad, inputs.random);
     const auto& kernel = gemm_int4_int8::cuda_kernels().front();
@@ -246,7 +246,7 @@ TEST(int4_on_the_twin_stores_rows_far_apart) {
   dev::emu::options() = {};
   constexpr int64_t kStride = (int64_t{1} << 27) + 16;
   const Case c{67, 24, 64, 16, 0, false, false, 1};
-  Inputs inputs(c, OfGroups::Kind::kF32, OfGroups::Kind::kU8);
+  Inputs inputs(c, GroupTensor::Kind::kF32, GroupTensor::Kind::kU8);
   const std::vector<float> want = inputs.want(true);
   Exact<float> unused(0);
   Sparse out(((c.m - 1) * kStride + c.n) * 4);
@@ -258,7 +258,7 @@ TEST(int4_on_the_twin_stores_rows_far_apart) {
   params.out = out.as<float>();
   params.out_stride = kStride;
   for (const gemm_int4_int8::CudaKernel& kernel : gemm_int4_int8::cuda_kernels()) {
-    const auto plan = plan_of<gemm_int4_int8::CudaPlan>(kernel, c, gemm_int4_int8::kSegmentK);
+    const auto plan = plan_of<gemm_int4_int8::CudaPlan>(kernel, c, gemm_int4_int8::kChunkK);
     Exact<uint8_t> workspace(plan.workspace_bytes(c.problem()));
     at(kernel.name);
     CHECK(gemm_int4_int8::run_cuda(params, std::nullopt, plan, workspace.data(), nullptr).is_ok());

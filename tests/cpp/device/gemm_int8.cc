@@ -36,7 +36,7 @@ CudaPlan plan_of(const CudaKernel& kernel, int64_t k, int splits) {
   plan.is_capped = k % 2 == 0;
   const int64_t steps = std::max<int64_t>(1, ceil_div(k, kernel.step_k));
   const int64_t each =
-      round_up(ceil_div(steps, splits), kernel.is_grouped ? gemm_int8::kSegmentGroups : 1);
+      round_up(ceil_div(steps, splits), kernel.is_grouped ? gemm_int8::kChunkGroups : 1);
   plan.split = {static_cast<int>(ceil_div(steps, each)), static_cast<int>(each), nullptr};
   return plan;
 }
@@ -162,9 +162,9 @@ TEST(slabs_of_partial_sums_beyond_2_to_31) {
   constexpr gemm_int8::Problem kProblem{int64_t{1} << 20, (int64_t{1} << 12) - 3, 1};
   int32_t first = 0;
   gemm_int8::Split split;
-  split.partial = &first;
-  const auto bytes_to = [&](int64_t slab, int64_t i, int64_t j) {
-    const auto* const at = gemm_int8::partial_at<int32_t>(split, kProblem, slab, i, j);
+  split.partials = &first;
+  const auto bytes_to = [&](int64_t partial, int64_t i, int64_t j) {
+    const auto* const at = gemm_int8::partial_at<int32_t>(split, kProblem, partial, i, j);
     return reinterpret_cast<intptr_t>(at) - reinterpret_cast<intptr_t>(&first);
   };
   CHECK_EQ(bytes_to(0, 1, 7), 4 * ((int64_t{1} << 12) + 7));

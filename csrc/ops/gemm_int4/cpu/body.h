@@ -18,10 +18,11 @@
 
 #include "base/int_math.h"
 #include "base/unroll.h"
-#include "ops/gemm_int4/cpu/columns.h"
+#include "layout/int4.h"
+#include "quant/group_columns.h"
 #include "ops/gemm_int4/gemm_int4.h"
-#include "ops/gemm_int4/plan.h"
-#include "ops/gemm_int8/cpu/out.h"
+#include "gemm/cpu/plan.h"
+#include "gemm/cpu/store_strip.h"
 
 namespace lamina::gemm_int4 {
 namespace {
@@ -57,15 +58,15 @@ struct Lines {
 };
 
 template <class Tile>
-using OutOf = gemm_int8::StripOut<Params, Tile::kTileN, int4::kTileN>;
+using StripOf = StoreStrip<Params, Tile::kTileN, int4::kTileN>;
 
 template <class Tile>
-struct Nest : OutOf<Tile> {
-  using OutOf<Tile>::p;
+struct Nest : StripOf<Tile> {
+  using StripOf<Tile>::p;
   static constexpr int kTileM = Tile::kTileM, kTileN = Tile::kTileN;
   static constexpr int64_t kBlockK = Tile::kBlockK;
   static constexpr int kTiles = kTileN / int4::kTileN;
-  static_assert(kSegmentK % kBlockK == 0 && kBlockK % int4::kTileK == 0);
+  static_assert(kChunkK % kBlockK == 0 && kBlockK % int4::kTileK == 0);
 
   // What all panels share.
   struct Shared {
@@ -76,7 +77,7 @@ struct Nest : OutOf<Tile> {
   const Block& block;
   Shared& shared;
   float* const packed;
-  float* const segment;  // these [row][kTileN]
+  float* const k_chunk;  // these [row][kTileN]
   float* const total;
 
   static int64_t panel_bytes(const Problem& p) {
@@ -84,12 +85,12 @@ struct Nest : OutOf<Tile> {
   }
 
   Nest(const Params& params, const Block& where, void* scratch)
-      : OutOf<Tile>{params},
+      : StripOf<Tile>{params},
         block(where),
         shared(*static_cast<Shared*>(scratch)),
         packed(reinterpret_cast<float*>(static_cast<Shared*>(scratch) + 1)),
-        segment(packed + where.panel_m * params.problem.k),
-        total(segment + where.panel_m * kTileN) {}
+        k_chunk(packed + where.panel_m * params.problem.k),
+        total(k_chunk + where.panel_m * kTileN) {}
 
   struct Panel {
     int64_t row;
@@ -124,7 +125,7 @@ struct Nest : OutOf<Tile> {
   void pack(int64_t m0, const Panel& panel) const {
     const int64_t k = p.problem.k;
     if (p.perm.is_given()) std::fill_n(panel.packed, panel.rows * k, 0.0f);
-    OutOf<Tile>::with_floats(p.a, p.a_dtype, [&](const auto* a) {
+    StripOf<Tile>::with_floats(p.a, p.a_dtype, [&](const auto* a) {
       const auto* const row = a + m0 * p.a_stride;
       if (p.perm.is_given()) {
         gather_as(row, p.a_stride, panel.rows, k, p.perm.data, panel.packed);
@@ -164,7 +165,7 @@ struct Nest : OutOf<Tile> {
     }
   }
 
-  // segment += the products of [k0, k1), by way of L1.
+  // k chunk += the products of [k0, k1), by way of L1.
   void multiply_blocks(int64_t n0, int count, int64_t rows, int64_t k0, int64_t k1) {
     for (int64_t stop; k0 < k1; k0 = stop) {
       stop = std::min(k1, k0 + kBlockK);
@@ -172,7 +173,7 @@ struct Nest : OutOf<Tile> {
       for_panels(rows, [&](const Panel& panel) {
         Tile::multiply(Step{panel.rows, panel.packed + k0 * panel.rows, shared.weights[0][0],
                             static_cast<int>(int4::tiles_n(count)), stop - k0,
-                            segment + panel.row * kTileN});
+                            k_chunk + panel.row * kTileN});
       });
     }
   }
@@ -186,7 +187,7 @@ struct Nest : OutOf<Tile> {
       Tile::multiply_lines(Lines{static_cast<int>(rows), packed + k0 * rows,
                                  p.w + n0 / int4::kTileN * w_stride + k0 / kLineK * kLineBytes,
                                  w_stride, shared.scale, shared.minus_zero, (stop - k0) / kLineK,
-                                 segment});
+                                 k_chunk});
     }
   }
 
@@ -194,13 +195,13 @@ struct Nest : OutOf<Tile> {
   void multiply_strip(int64_t n0, int count, int64_t rows) {
     const int64_t k = p.problem.k;
     const int64_t lines_end = rows <= kFewRows && count == kTileN ? k / kLineK * kLineK : 0;
-    std::fill_n(total, rows * kTileN, gemm_int8::empty_sum(k));
-    for (int64_t k0 = 0; k0 < k; k0 += kSegmentK) {
-      const int64_t k1 = std::min(k, k0 + kSegmentK), middle = std::clamp(lines_end, k0, k1);
-      std::fill_n(segment, rows * kTileN, gemm_int8::kNoSum);
+    std::fill_n(total, rows * kTileN, empty_sum(k));
+    for (int64_t k0 = 0; k0 < k; k0 += kChunkK) {
+      const int64_t k1 = std::min(k, k0 + kChunkK), middle = std::clamp(lines_end, k0, k1);
+      std::fill_n(k_chunk, rows * kTileN, kNoSum);
       multiply_lines(n0, rows, k0, middle);
       multiply_blocks(n0, count, rows, middle, k1);
-      gemm_int8::add_row(segment, rows * kTileN, total);
+      add_row(k_chunk, rows * kTileN, total);
     }
   }
 
@@ -212,7 +213,7 @@ struct Nest : OutOf<Tile> {
       for (int64_t n0 = block.n_begin; n0 < block.n_end; n0 += kTileN) {
         const int count = static_cast<int>(std::min<int64_t>(kTileN, block.n_end - n0));
         multiply_strip(n0, count, rows);
-        typename OutOf<Tile>::Columns columns;
+        typename StripOf<Tile>::Columns columns;
         this->load_bias(n0, count, columns);
         this->store(total, m0, rows, n0, count, columns);
       }
@@ -222,18 +223,10 @@ struct Nest : OutOf<Tile> {
 
 template <class Tile>
 CpuKernel make_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
-  return {.name = name,
-          .isa = isa,
-          .min_m = min_m,
-          .group_step = kGroupStep,
-          .tile_m = Tile::kTileM,
-          .tile_n = Tile::kTileN,
-          .macs_per_cycle = macs_per_cycle,
-          .panel_bytes = &Nest<Tile>::panel_bytes,
-          .scratch_bytes = sizeof(typename Nest<Tile>::Shared),
-          .compute = [](const void* params, const Block& block, void* scratch) {
-            Nest<Tile>(*static_cast<const Params*>(params), block, scratch).run();
-          }};
+  CpuKernel kernel = cpu_kernel<Nest<Tile>, Tile, Params>(name, isa, min_m, macs_per_cycle);
+  kernel.group_step = kInt4GroupStep;
+  kernel.scratch_bytes = sizeof(typename Nest<Tile>::Shared);
+  return kernel;
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// gemm_int4 / pack:   codes [n,k], a byte each  <->  layout/int4_tile.h
+// gemm_int4 / pack:   codes [n,k], a byte each  <->  layout/int4.h
 //
 // Algorithm  to pack, a thread owns a word of a tile, eight codes; to unpack, one code
 // Layouts    q [n,k] row-major, any row stride; data [n/16][k/64][512 bytes], of either layout

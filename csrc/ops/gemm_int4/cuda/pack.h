@@ -4,8 +4,8 @@
 #include <cstdint>
 
 #include "base/status.h"
-#include "layout/int4_tile.h"
-#include "ops/gemm_int4/problem.h"
+#include "layout/int4.h"
+#include "quant/perm.h"
 
 namespace lamina::gemm_int4 {
 

@@ -1,11 +1,11 @@
 // gemm_int4 / sm90a:   out[i,j] = epilogue(sum_p a[i,p] * w[j,p]), epilogue: ../../gemm_int8/epilogue.h
 //
-// Algorithm  persistent blocks walk over tiles of kTokens x kFeatures outputs and whole segments of k; what feeds them:
+// Algorithm  persistent blocks walk over tiles of kTokens x kFeatures outputs and whole k chunks of k; what feeds them:
 //            sm90a_pipe.cuh. Two warpgroups turn weights into the 64 rows of wgmma in registers, while products of the
-//            slices before are under way; tokens are its n: few tokens waste nothing. A segment is one chain of products
-//            in the order of k, so neither the tile nor a split of k shows. Where a segment ends:
-//            ../../gemm_int8/cuda/segment.cuh
-// Layouts    a [m,k] row-major, f16 or bf16.  w: layout/int4_tile.h.  scales, zero points [groups,n].  out [m,n] row-major
+//            slices before are under way; tokens are its n: few tokens waste nothing. A k chunk is one chain of products
+//            in the order of k, so neither the tile nor a split of k shows. Where a k chunk ends:
+//            ../../gemm_int8/cuda/k chunk.cuh
+// Layouts    a [m,k] row-major, f16 or bf16.  w: layout/int4.h.  scales, zero points [groups,n].  out [m,n] row-major
 // Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 16-byte loads -> dequantize.cuh -> its register operand
 //            -> f32; then smem rows -> out (../../gemm_int8/cuda/rows_out.cuh)
 // Features   lane q = lane / 4 has two neighbours of a warp's 16, as rows q and q + 8 of the product
@@ -20,17 +20,17 @@
 #include <type_traits>
 
 #include "device/device.h"
-#include "layout/int4_tile.h"
+#include "layout/int4.h"
 #include "layout/matrix_descriptor.h"
 #include "layout/swizzle.h"
 #include "ops/gemm_int4/cuda/dequantize.cuh"
-#include "ops/gemm_int4/cuda/gather.cuh"
-#include "ops/gemm_int4/cuda/kernel.h"
-#include "ops/gemm_int4/cuda/sm90a_pipe.cuh"
+#include "quant/gather.cuh"
+#include "ops/gemm_int4/cuda/run.h"
+#include "gemm/cuda/sm90a_pipe.cuh"
 #include "ops/gemm_int4/cuda/stage_groups.cuh"
-#include "ops/gemm_int8/cuda/rows_out.cuh"
-#include "ops/gemm_int8/cuda/segment.cuh"
-#include "ops/gemm_int8/cuda/unaligned.cuh"
+#include "gemm/cuda/store_rows.cuh"
+#include "gemm/cuda/k_chunk.cuh"
+#include "block/row_copy.cuh"
 
 namespace lamina::gemm_int4 {
 
@@ -41,8 +41,8 @@ struct Sm90aConfig {
 template <Sm90aConfig kConfig, class T>
 struct Sm90a {
   static constexpr int kTokens = kConfig.tokens;
-  using Rows = gemm_int8::RowsOut<kTokens>;
-  // Of a warp: the total of its segments, and where it was, its rows on the way out.
+  using Rows = StoreRows<kTokens, Unscaled>;
+  // Of a warp: the total of its k chunks, and where it was, its rows on the way out.
   static constexpr int kWords = kTokens / 8;  // of four sums
   static constexpr int kWarpBytes = kWords * dev::kWarpLanes * 16;
   static_assert(Rows::kBytes <= kWarpBytes);
@@ -53,7 +53,7 @@ struct Sm90a {
                                     2, Groups::kBytes, kWarpBytes}>;
   using Tile = typename Pipe::Tile;
   static_assert(kFeatures == Pipe::kFeatures &&
-                kSegmentK % (Pipe::kStageTiles * int4::kTileK) == 0);
+                kChunkK % (Pipe::kStageTiles * int4::kTileK) == 0);
 
   static constexpr const char* kName = "gemm_int4_sm90a";
   static constexpr int kThreads = Pipe::kThreads, kMinBlocks = 1;
@@ -101,7 +101,7 @@ struct Sm90a {
       if (p.perm.is_given()) {
         gather_chunk(to, reinterpret_cast<const uint16_t*>(from), p.perm, k0, valid);
       } else {
-        gemm_int8::copy_unaligned(args.a_copy_bytes, to, from + k0 * 2, base, valid * 2);
+        copy_unaligned(args.a_copy_bytes, to, from + k0 * 2, base, valid * 2);
       }
     }
   }
@@ -161,7 +161,7 @@ struct Sm90a {
     dev::wgmma_wait<0>();
   }
 
-  // The products of steps [begin, end) of a tile: all in one segment.
+  // The products of steps [begin, end) of a tile: all in one k chunk.
   LAMINA_DEVICE static void multiply(const Args& args, const Tile& tile, int begin, int end,
                                      int warp, typename Pipe::Cursor& cursor, Group& group,
                                      Sums& sums) {
@@ -201,37 +201,37 @@ struct Sm90a {
 
   LAMINA_DEVICE static void consume(const Args& args, const typename Pipe::Schedule& schedule,
                                     int warp) {
-    constexpr int kSegmentSteps = static_cast<int>(kSegmentK / int4::kTileK);
+    constexpr int kChunkSteps = static_cast<int>(kChunkK / int4::kTileK);
     typename Pipe::Cursor cursor;
     for (int64_t unit = schedule.first(); unit < schedule.units; unit += schedule.stride()) {
       const Tile tile = schedule.tile(unit);
       const int first_step = static_cast<int>(tile.first_step);
       Sums sums;
       const auto sum = [&](int w, int e) -> float& { return sums[w * 4 + e]; };
-      const auto to_slab = [&](int64_t slab) { store<true>(args, tile, warp, slab, sums); };
-      const gemm_int8::SegmentEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_slab)>
-          end_segment{sum, to_slab,
+      const auto to_partial = [&](int64_t partial) { store<true>(args, tile, warp, partial, sums); };
+      const KChunkEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_partial)>
+          end_k_chunk{sum, to_partial,
                       reinterpret_cast<dev::U32x4*>(Pipe::warp_at(warp)) + dev::lane(),
-                      kSegmentSteps};
-      end_segment.clear(gemm_int8::empty_sum(args.p.problem.k));
+                      kChunkSteps};
+      end_k_chunk.clear(empty_sum(args.p.problem.k));
       Group group;
       group.start(args.groups, first_step * kSlices);
       for (int s = 0; s < tile.steps;) {
-        const int end = std::min(tile.steps, s + kSegmentSteps);
+        const int end = std::min(tile.steps, s + kChunkSteps);
         multiply(args, tile, s, end, warp, cursor, group, sums);
-        end_segment(args.split, first_step + end, end == tile.steps);
+        end_k_chunk(args.split, first_step + end, end == tile.steps);
         s = end;
       }
       if (args.split.count == 1) store<false>(args, tile, warp, 0, sums);
     }
   }
 
-  // Into the slab of a segment, or to the epilogue and out.
-  template <bool kToSlab>
-  LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t slab,
+  // Into the partial of a k chunk, or to the epilogue and out.
+  template <bool kToPartial>
+  LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t partial,
                                   const Sums& sums) {
-    Rows::template store<kToSlab>(args.p, args.split,
-                                  {tile.m0, tile.n0 + warp * int4::kTileN, slab},
+    Rows::template store<kToPartial>(args.p, args.split,
+                                  {tile.m0, tile.n0 + warp * int4::kTileN, partial},
                                   Pipe::warp_at(warp), dev::lane() / 4, sums);
   }
 
@@ -259,7 +259,8 @@ CudaKernel sm90a_kernel(const char* name) {
           .macs_per_cycle = 2048,
           .step_cycles = 20,
           .is_persistent = true,
-          .launch = [](const Params& params, const Split& split, int max_blocks, void* stream) {
+          .launch = [](const void* erased, const Split& split, int max_blocks, void* stream) {
+            const Params& params = *static_cast<const Params*>(erased);
             const auto start =
                 params.a_dtype == DType::kF16 ? &Kernel::start : &Sm90a<kConfig, BF16>::start;
             return start(params, split, max_blocks, stream);

@@ -6,9 +6,9 @@
 #include <climits>
 
 #include "device/device.h"
-#include "layout/int4_tile.h"
+#include "layout/int4.h"
 #include "ops/gemm_int4/cuda/dequantize.cuh"
-#include "ops/gemm_int4/cuda/group_rows.cuh"
+#include "quant/group_rows.cuh"
 #include "ops/gemm_int4/gemm_int4.h"
 
 namespace lamina::gemm_int4 {
@@ -25,8 +25,8 @@ struct GroupArgs {
 
   static GroupArgs of(const Params& params) {
     const Problem& p = params.problem;
-    return {GroupRows::of(params.w_scale, p),
-            GroupRows::of(params.w_zero_point, p),
+    return {GroupRows::of(params.w_scale, p.groups(), p.n),
+            GroupRows::of(params.w_zero_point, p.groups(), p.n),
             params.w_zero_point.is_given(),
             static_cast<int>(ceil_div(p.k, kSliceK)),
             static_cast<int>(std::min<int64_t>(p.group / kSliceK, INT_MAX / 2)),

@@ -1,4 +1,4 @@
-// gemm_int4_int8 / amx_int8: codes as bytes are gemm_int8's weights (ops/gemm_int8/cpu/amx_product.h); scaling is that
+// gemm_int4_int8 / amx_int8: codes as bytes are gemm_int8's weights (gemm/cpu/amx_product.h); scaling is that
 // of AVX-512.
 //
 // Ports  a group of 128: 32 cycles for 16 x 16 outputs, of 32: 16; scaling them about 40.
@@ -6,7 +6,7 @@
 
 #include "ops/gemm_int4_int8/cpu/body.h"
 #include "ops/gemm_int4_int8/cpu/scale512.h"
-#include "ops/gemm_int8/cpu/amx_product.h"
+#include "gemm/cpu/amx_product.h"
 
 namespace lamina::gemm_int4_int8 {
 namespace {
@@ -17,7 +17,7 @@ inline bool takes_halves(const Problem& p) {
   return p.group % int8_tile::kTileK != 0 && p.groups() > 1;
 }
 
-struct Tile : gemm_int8::AmxProduct {
+struct Tile : AmxProduct {
   struct Session : AmxSession {
     explicit Session(const Problem& p) : AmxSession(takes_halves(p) ? kHalfK : kAmxRowBytes) {}
   };
@@ -56,7 +56,7 @@ struct Tile : gemm_int8::AmxProduct {
       const Piece& piece = step.pieces[i];
       const int64_t products = ceil_div(piece.fours, kFours);
       multiply_products<kProductK>(step.rows, step.tiles_n, tile, w, step.w_stride, first, products,
-                                   step.acc, !piece.begins, gemm_int8::Ahead{w, INT_MAX});
+                                   step.acc, !piece.begins, Prefetch{w, INT_MAX});
       if (step.scaling != Scaling::kNone && piece.ends) add_sums(step, piece);
       first += products;
       w += products * (kFours * kAmxRowBytes);
@@ -75,7 +75,7 @@ struct Tile : gemm_int8::AmxProduct {
 
 }  // namespace
 
-gemm_int4::CpuKernel gemm_int4_int8_amx_int8(int64_t min_m) {
+CpuKernel gemm_int4_int8_amx_int8(int64_t min_m) {
   return make_kernel<Tile>("gemm_int4_int8_amx_int8", Isa::kAmxInt8, min_m, 512);
 }
 

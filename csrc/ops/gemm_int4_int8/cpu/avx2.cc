@@ -9,7 +9,7 @@
 #include <array>
 
 #include "ops/gemm_int4_int8/cpu/body.h"
-#include "ops/gemm_int8/cpu/pack_bytes.h"
+#include "gemm/cpu/pack_bytes.h"
 
 namespace lamina::gemm_int4_int8 {
 namespace {
@@ -23,14 +23,14 @@ struct Tile {
   using Session = NoSession;
   static constexpr int kTileM = 4, kRowStep = 1, kTileN = 64;
   static constexpr bool kScales = true, kUnpacks = true, kTakesSigned = false;
-  static constexpr int kGroupStep = gemm_int4::kGroupStep;
+  static constexpr int kGroupStep = kInt4GroupStep;
   static constexpr int packed_rows(int rows) { return rows; }
   static constexpr int64_t packed_at(int rows, int64_t k) { return k * rows; }
   static constexpr int tiles_at_once(int64_t) { return 1; }
   static constexpr int kVectors = 2;
 
   static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, int8_t* packed) {
-    gemm_int8::pack_bytes(a, a_stride, rows, k, 0, packed);
+    pack_bytes(a, a_stride, rows, k, 0, packed);
   }
 
   LAMINA_INLINE static __m256i broadcast(const int8_t* four) {
@@ -127,7 +127,7 @@ struct Tile {
 
 }  // namespace
 
-gemm_int4::CpuKernel gemm_int4_int8_avx2(int64_t min_m) {
+CpuKernel gemm_int4_int8_avx2(int64_t min_m) {
   return make_kernel<Tile>("gemm_int4_int8_avx2", Isa::kAvx2, min_m, 40);
 }
 

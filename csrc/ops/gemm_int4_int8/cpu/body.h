@@ -25,17 +25,15 @@
 
 #include "base/int_math.h"
 #include "base/unroll.h"
-#include "layout/int4_tile.h"
+#include "layout/int4.h"
 #include "layout/int8_tile.h"
-#include "ops/gemm_int4/cpu/columns.h"
-#include "ops/gemm_int4/plan.h"
+#include "quant/group_columns.h"
+#include "gemm/cpu/plan.h"
 #include "ops/gemm_int4_int8/cpu/step.h"
-#include "ops/gemm_int8/cpu/out.h"
+#include "gemm/cpu/store_strip.h"
 
 namespace lamina::gemm_int4_int8 {
 namespace {
-
-using gemm_int8::Block;
 
 // 64 columns of weights are 16 KiB, half of the smallest L1d.
 inline constexpr int64_t kBlockTilesK = 4;
@@ -43,13 +41,13 @@ inline constexpr int64_t kBlockK = kBlockTilesK * int4::kTileK;
 inline constexpr int64_t kBlockStride = kBlockTilesK * int8_tile::kTileBytes;
 
 template <class Tile>
-using OutOf = gemm_int8::StripOut<Params, Tile::kTileN, int4::kTileN>;
+using StripOf = StoreStrip<Params, Tile::kTileN, int4::kTileN>;
 
 template <class Tile>
-struct Nest : OutOf<Tile> {
-  using OutOf<Tile>::p;
+struct Nest : StripOf<Tile> {
+  using StripOf<Tile>::p;
   static constexpr int kTileM = Tile::kTileM, kTileN = Tile::kTileN;
-  static constexpr int kPieces = static_cast<int>(kBlockK) / gemm_int4::kGroupStep;
+  static constexpr int kPieces = static_cast<int>(kBlockK) / kInt4GroupStep;
 
   // What all panels share.
   struct Shared {
@@ -63,7 +61,7 @@ struct Nest : OutOf<Tile> {
   int8_t* const packed;
   int32_t* const a_sums;  // [panel][group][kTileM] sums of activations less their zero point
   int32_t* const acc;     // these [row][kTileN]
-  float* const segment;
+  float* const k_chunk;
   float* const total;
 
   static int64_t packed_panel_bytes(const Problem& p) {
@@ -76,15 +74,15 @@ struct Nest : OutOf<Tile> {
   }
 
   Nest(const Params& params, const Block& where, void* scratch)
-      : OutOf<Tile>{params},
+      : StripOf<Tile>{params},
         block(where),
         shared(*static_cast<Shared*>(scratch)),
         packed(static_cast<int8_t*>(scratch) + sizeof(Shared)),
         a_sums(reinterpret_cast<int32_t*>(packed +
                                           panels_of(where) * packed_panel_bytes(params.problem))),
         acc(a_sums + panels_of(where) * sums_of_panel(params.problem)),
-        segment(reinterpret_cast<float*>(acc + where.panel_m * kTileN)),
-        total(segment + where.panel_m * kTileN) {}
+        k_chunk(reinterpret_cast<float*>(acc + where.panel_m * kTileN)),
+        total(k_chunk + where.panel_m * kTileN) {}
 
   static int64_t panels_of(const Block& block) { return block.panel_m / kTileM; }
 
@@ -161,7 +159,7 @@ struct Nest : OutOf<Tile> {
     }
   }
 
-  // The sums of a group that ends, columns [0, count) of all rows, on to those of the segment.
+  // The sums of a group that ends, columns [0, count) of all rows, on to those of the k chunk.
   void add_group(const Piece& piece, int64_t m0, int64_t rows, int count) const {
     for_panels(rows, [&](const Panel& panel) {
       for (int r = 0; r < panel.rows; ++r) {
@@ -170,9 +168,9 @@ struct Nest : OutOf<Tile> {
         const int32_t a_sum = panel.a_sums[piece.group * kTileM + r];
         if (p.w_zero_point.is_given()) {
           add_zero_points(acc + at, a_zero, shared.q_sum, a_sum, piece.minus_zero, piece.scale,
-                          count, segment + at);
+                          count, k_chunk + at);
         } else {
-          add_symmetric(acc + at, a_zero, shared.q_sum, a_sum, piece.scale, count, segment + at);
+          add_symmetric(acc + at, a_zero, shared.q_sum, a_sum, piece.scale, count, k_chunk + at);
         }
       }
     });
@@ -206,14 +204,14 @@ struct Nest : OutOf<Tile> {
       piece.minus_zero = shared.minus_zero[found];
       at = stop;
       if (!piece.ends) continue;
-      if (p.w_scale.kind == OfGroups::Kind::kF32 && p.w_scale.stride == 1 && count == kTileN) {
+      if (p.w_scale.kind == GroupTensor::Kind::kF32 && p.w_scale.stride == 1 && count == kTileN) {
         piece.scale =
             static_cast<const float*>(p.w_scale.data) + piece.group * p.w_scale.group_stride + n0;
       } else {
-        gemm_int4::load_columns(p.w_scale, piece.group, n0, count, 1.0f, shared.scale[found]);
+        load_columns(p.w_scale, piece.group, n0, count, 1.0f, shared.scale[found]);
       }
       if (p.w_zero_point.is_given())
-        gemm_int4::load_columns(p.w_zero_point, piece.group, n0, count, -1.0f,
+        load_columns(p.w_zero_point, piece.group, n0, count, -1.0f,
                                 shared.minus_zero[found]);
     }
     return static_cast<int>(found);
@@ -257,11 +255,11 @@ struct Nest : OutOf<Tile> {
                  panel.packed + Tile::packed_at(panel.rows, at.k0 + fours * int8_tile::kGroupK),
                  fours % int8_tile::kGroups, w + tile * stride + fours * kFourBytes, stride,
                  std::min(at_once, at.tiles_n() - tile), pieces, count, panel.a_sums, acc + first,
-                 segment + first, tile * int4::kTileN, scaling, p.problem});
+                 k_chunk + first, tile * int4::kTileN, scaling, p.problem});
       });
   }
 
-  // segment += the block's groups that end.
+  // k chunk += the block's groups that end.
   void add_block(const Where& at) {
     std::array<Piece, kPieces> pieces;
     const int found = find_pieces(at.n0, at.count, at.k0, at.k1, pieces);
@@ -289,17 +287,17 @@ struct Nest : OutOf<Tile> {
 
   // total[rows][kTileN] = the scaled sums of columns [n0, n0 + count).
   void multiply_strip(int64_t m0, int64_t n0, int count, int64_t rows) {
-    const int64_t k = p.problem.k, each = segment_k(p.problem.group);
+    const int64_t k = p.problem.k, each = chunk_k(p.problem.group);
     const int64_t w_stride = int4::tiles_k(k) * int4::kTileBytes;
     const uint8_t* const w = p.w + n0 / int4::kTileN * w_stride;
-    std::fill_n(total, rows * kTileN, gemm_int8::empty_sum(p.problem.groups()));
+    std::fill_n(total, rows * kTileN, empty_sum(p.problem.groups()));
     for (int64_t first = 0; first < k; first += each) {
       const int64_t last = std::min(k, first + each);
-      std::fill_n(segment, rows * kTileN, gemm_int8::kNoSum);
+      std::fill_n(k_chunk, rows * kTileN, kNoSum);
       for (int64_t k0 = first; k0 < last; k0 += kBlockK)
         add_block({m0, n0, k0, std::min(last, k0 + kBlockK), rows, count,
                    w + k0 / int4::kTileK * int4::kTileBytes, w_stride});
-      gemm_int8::add_row(segment, rows * kTileN, total);
+      add_row(k_chunk, rows * kTileN, total);
     }
     for (int64_t r = 0; r < rows; ++r) scale_row(p.a_scale[m0 + r], count, total + r * kTileN);
   }
@@ -317,7 +315,7 @@ struct Nest : OutOf<Tile> {
       for (int64_t n0 = block.n_begin; n0 < block.n_end; n0 += kTileN) {
         const int count = static_cast<int>(std::min<int64_t>(kTileN, block.n_end - n0));
         multiply_strip(m0, n0, count, rows);
-        typename OutOf<Tile>::Columns columns;
+        typename StripOf<Tile>::Columns columns;
         this->load_bias(n0, count, columns);
         this->store(total, m0, rows, n0, count, columns);
       }
@@ -326,19 +324,11 @@ struct Nest : OutOf<Tile> {
 };
 
 template <class Tile>
-gemm_int4::CpuKernel make_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
-  return {.name = name,
-          .isa = isa,
-          .min_m = min_m,
-          .group_step = Tile::kGroupStep,
-          .tile_m = Tile::kTileM,
-          .tile_n = Tile::kTileN,
-          .macs_per_cycle = macs_per_cycle,
-          .panel_bytes = &Nest<Tile>::panel_bytes,
-          .scratch_bytes = sizeof(typename Nest<Tile>::Shared),
-          .compute = [](const void* params, const Block& block, void* scratch) {
-            Nest<Tile>(*static_cast<const Params*>(params), block, scratch).run();
-          }};
+CpuKernel make_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
+  CpuKernel kernel = cpu_kernel<Nest<Tile>, Tile, Params>(name, isa, min_m, macs_per_cycle);
+  kernel.group_step = Tile::kGroupStep;
+  kernel.scratch_bytes = sizeof(typename Nest<Tile>::Shared);
+  return kernel;
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The scaled sums of a group on to those of its segment, with AVX-512. In each ISA's file: body.h says why.
+// The scaled sums of a group on to those of its k chunk, with AVX-512. In each ISA's file: body.h says why.
 #pragma once
 
 #include "base/avx512.h"

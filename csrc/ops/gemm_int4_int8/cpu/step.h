@@ -7,7 +7,7 @@
 
 #include "base/unroll.h"
 #include "ops/gemm_int4_int8/gemm_int4_int8.h"
-#include "ops/gemm_int8/epilogue.h"
+#include "gemm/epilogue_maths.h"
 
 namespace lamina::gemm_int4_int8 {
 namespace {
@@ -64,12 +64,12 @@ struct Step {
   const Problem& problem;
 };
 
-// A group's sums, scaled, on to those of its segment: where multiply() does not. Functions of their own: see rows.h.
+// A group's sums, scaled, on to those of its k chunk: where multiply() does not. Functions of their own: see rows.h.
 LAMINA_NOINLINE void add_symmetric(const int32_t* __restrict acc, int32_t a_zero,
                                    const int32_t* __restrict q_sum, int32_t a_sum,
                                    const float* __restrict scale, int count, float* __restrict y) {
   for (int j = 0; j < count; ++j) {
-    const int32_t sum = gemm_int8::correct(acc[j], a_zero, q_sum[j]);
+    const int32_t sum = correct(acc[j], a_zero, q_sum[j]);
     y[j] = std::fma(static_cast<float>(sum - kSymmetricZeroPoint * a_sum), scale[j], y[j]);
   }
 }
@@ -80,7 +80,7 @@ LAMINA_NOINLINE void add_zero_points(const int32_t* __restrict acc, int32_t a_ze
                                      const float* __restrict scale, int count,
                                      float* __restrict y) {
   for (int j = 0; j < count; ++j) {
-    const int32_t sum = gemm_int8::correct(acc[j], a_zero, q_sum[j]);
+    const int32_t sum = correct(acc[j], a_zero, q_sum[j]);
     const float x = std::fma(minus_zero[j], static_cast<float>(a_sum), static_cast<float>(sum));
     y[j] = std::fma(x, scale[j], y[j]);
   }

@@ -1,4 +1,4 @@
-// Where a group ends in gemm_int4_int8 on CUDA: its sums, exact integers, are scaled and added to the chain of the segment.
+// Where a group ends in gemm_int4_int8 on CUDA: its sums, exact integers, are scaled and added to the chain of the k chunk.
 // What that takes, of the groups that end in a step of the ring, lies behind the step's operands.
 #pragma once
 
@@ -7,9 +7,9 @@
 #include <climits>
 
 #include "device/device.h"
-#include "ops/gemm_int4/cuda/group_rows.cuh"
+#include "quant/group_rows.cuh"
 #include "ops/gemm_int4_int8/cuda/kernel.h"
-#include "ops/gemm_int8/epilogue.h"
+#include "gemm/epilogue_maths.h"
 
 namespace lamina::gemm_int4_int8 {
 
@@ -18,19 +18,19 @@ inline constexpr int kSlices = int4::kTileK / kSliceK;  // of a tile
 
 // What a launch knows of groups.
 struct GroupArgs {
-  gemm_int4::GroupRows scales, zeros;  // zeros: if w_zero_point is given
+  GroupRows scales, zeros;  // zeros: if w_zero_point is given
   int64_t sums_stride;
-  int segment_steps;                 // tiles of k that have a sum of their own
+  int chunk_steps;                 // tiles of k that have a sum of their own
   int groups, slices, group_slices;  // slices of kSliceK: of all tiles, of a group
   bool keeps_integers;               // k is split within the only group, which then ends nowhere
 
   static GroupArgs of(const CudaParams& params, const Split& split) {
     const Problem& p = params.problem;
     const bool keeps_integers = is_one_group(p) && split.count > 1;
-    return {gemm_int4::GroupRows::of(params.w_scale, p),
-            gemm_int4::GroupRows::of(params.w_zero_point, p),
-            Prepared::sums_stride(p),
-            keeps_integers ? split.steps : static_cast<int>(segment_k(p.group) / int4::kTileK),
+    return {GroupRows::of(params.w_scale, p.groups(), p.n),
+            GroupRows::of(params.w_zero_point, p.groups(), p.n),
+            PackedActivations::sums_stride(p),
+            keeps_integers ? split.steps : static_cast<int>(chunk_k(p.group) / int4::kTileK),
             static_cast<int>(p.groups()),
             static_cast<int>(int4::tiles_k(p.k)) * kSlices,
             static_cast<int>(std::min<int64_t>(p.group, kMaxK) / kSliceK),
@@ -63,7 +63,7 @@ struct GroupEnd {
   static constexpr int kStageBytes = kSumsAt + kMostGroups * kBlockM * 4;
 
   int32_t sums[kTiles][kTokenGroups][4];
-  float segment[kTiles][kTokenGroups][4];
+  float k_chunk[kTiles][kTokenGroups][4];
   int32_t codes[kTiles][2];  // sums of a lane's codes, of both rows, if a_zero_point is given
   int index;                 // of the group
   int row;                   // of its scales in the stage
@@ -138,8 +138,8 @@ struct GroupEnd {
     const auto* const a_sums = reinterpret_cast<const int32_t*>(stage + kSumsAt) + row * kBlockM;
     const auto add = [&](bool has_zeros_here) {
       for_tokens(at, a_sums, [&](int i, int j, int e, int32_t a_sum) {
-        segment[i][j][e] = add_group(sums[i][j][e], a_sum, has_zeros_here, minus_zero[i][e / 2],
-                                     scale[i][e / 2], segment[i][j][e]);
+        k_chunk[i][j][e] = add_group(sums[i][j][e], a_sum, has_zeros_here, minus_zero[i][e / 2],
+                                     scale[i][e / 2], k_chunk[i][j][e]);
         if constexpr (kClears) sums[i][j][e] = 0;
       });
     };
@@ -161,7 +161,7 @@ struct GroupEnd {
 #pragma unroll
       for (int j = 0; j < kTokenGroups; ++j)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) segment[i][j][e] = std::bit_cast<float>(sums[i][j][e]);
+        for (int e = 0; e < 4; ++e) k_chunk[i][j][e] = std::bit_cast<float>(sums[i][j][e]);
   }
 
  private:
@@ -183,7 +183,7 @@ struct GroupEnd {
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) add_lanes(codes[i]);
     for_tokens(at, zero, [&](int i, int j, int e, int32_t token_zero) {
-      sums[i][j][e] = gemm_int8::correct(sums[i][j][e], token_zero, codes[i][e / 2]);
+      sums[i][j][e] = gemm::correct(sums[i][j][e], token_zero, codes[i][e / 2]);
     });
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) codes[i][0] = codes[i][1] = 0;
@@ -198,13 +198,13 @@ struct GroupEnd {
   }
 
   // Two neighbours of a row as they lie there; `at` is even.
-  LAMINA_DEVICE static void load_pair(OfGroups::Kind kind, const std::byte* from, int at,
+  LAMINA_DEVICE static void load_pair(GroupTensor::Kind kind, const std::byte* from, int at,
                                       float (&to)[2]) {
-    if (kind == OfGroups::Kind::kF32) {
+    if (kind == GroupTensor::Kind::kF32) {
       const auto pair = dev::load_shared(reinterpret_cast<const dev::U32x2*>(from + at * 4));
 #pragma unroll
       for (int e = 0; e < 2; ++e) to[e] = std::bit_cast<float>(pair.x[e]);
-    } else if (kind == OfGroups::Kind::kU8) {
+    } else if (kind == GroupTensor::Kind::kU8) {
       const auto pair = dev::load_shared(reinterpret_cast<const uint16_t*>(from + at));
 #pragma unroll
       for (int e = 0; e < 2; ++e) to[e] = static_cast<float>(pair >> (8 * e) & 0xff);
@@ -213,7 +213,7 @@ struct GroupEnd {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const auto bits = static_cast<uint16_t>(pair >> (16 * e));
-        to[e] = kind == OfGroups::Kind::kF16 ? dev::f16_to_f32(bits) : dev::bf16_to_f32(bits);
+        to[e] = kind == GroupTensor::Kind::kF16 ? dev::f16_to_f32(bits) : dev::bf16_to_f32(bits);
       }
     }
   }

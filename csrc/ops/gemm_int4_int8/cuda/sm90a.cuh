@@ -1,12 +1,12 @@
 // gemm_int4_int8 / sm90a:   out[i,j] = epilogue(scale_i * sum_g scale_gj * x_ijg), x: ../gemm_int4_int8.h
 //
-// Algorithm  persistent blocks walk over tiles of kTokens x kFeatures outputs and whole segments of k; what feeds them:
+// Algorithm  persistent blocks walk over tiles of kTokens x kFeatures outputs and whole k chunks of k; what feeds them:
 //            ../../gemm_int4/cuda/sm90a_pipe.cuh. Two warpgroups turn codes into unsigned bytes in registers, the 64 rows
 //            of wgmma, and tokens are its n: few tokens waste nothing. Products are exact integers; where a group ends
-//            they are waited for, scaled and added to the chain of the segment, while the other warpgroup multiplies. So
-//            neither the tile nor a split of k shows. Where a segment ends: ../../gemm_int8/cuda/segment.cuh. One group
+//            they are waited for, scaled and added to the chain of the k chunk, while the other warpgroup multiplies. So
+//            neither the tile nor a split of k shows. Where a k chunk ends: ../../gemm_int8/cuda/k chunk.cuh. One group
 //            that is all of k is split anywhere, its sums are integers up to the reduction
-// Layouts    a, its sums of groups: Prepared (kernel.h).  w: layout/int4_tile.h.  scales, zero points [groups,n].  out [m,n]
+// Layouts    a, its sums of groups: PackedActivations (kernel.h).  w: layout/int4.h.  scales, zero points [groups,n].  out [m,n]
 // Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 16-byte loads -and, shift-> its register operand -> s32
 //            -group_end.cuh-> f32; then smem rows -> out (../../gemm_int8/cuda/rows_out.cuh)
 // Features   lane q = lane / 4 has two neighbours of a warp's 16, as rows q and q + 8 of the product
@@ -20,27 +20,28 @@
 #include <climits>
 
 #include "device/device.h"
-#include "layout/int4_tile.h"
+#include "layout/int4.h"
 #include "layout/matrix_descriptor.h"
 #include "layout/swizzle.h"
-#include "ops/gemm_int4/cuda/sm90a_pipe.cuh"
+#include "gemm/cuda/sm90a_pipe.cuh"
 #include "ops/gemm_int4_int8/cuda/group_end.cuh"
 #include "ops/gemm_int4_int8/cuda/kernel.h"
-#include "ops/gemm_int8/cuda/rows_out.cuh"
-#include "ops/gemm_int8/cuda/segment.cuh"
+#include "ops/gemm_int4_int8/cuda/scaler.cuh"
+#include "gemm/cuda/store_rows.cuh"
+#include "gemm/cuda/k_chunk.cuh"
 
 namespace lamina::gemm_int4_int8 {
 
 struct Sm90aConfig {
-  int tokens, cluster, stage_tiles, stages;  // gemm_int4::Sm90aShape
+  int tokens, cluster, stage_tiles, stages;  // Sm90aShape
 };
 
 template <Sm90aConfig kConfig>
 struct Sm90a {
   static constexpr int kTokens = kConfig.tokens, kTokenGroups = kTokens / 8;
   static constexpr int kFeatures = 128;
-  using Rows = gemm_int8::RowsOut<kTokens>;
-  // Of a warp: the total of its segments, and where it was, its rows on the way out; the tokens' zero points.
+  using Rows = StoreRows<kTokens, TokenScaler>;
+  // Of a warp: the total of its k chunks, and where it was, its rows on the way out; the tokens' zero points.
   static constexpr int kWords = kTokenGroups;  // of four sums
   static constexpr int kTokensZeroAt = kWords * dev::kWarpLanes * 16;
   static constexpr int kWarpBytes = kTokensZeroAt + kTokens * 4;
@@ -48,7 +49,7 @@ struct Sm90a {
 
   using Groups =
       GroupEnd<kTokens, kFeatures, kConfig.stage_tiles * kSlices, 1, kTokenGroups, false>;
-  using Pipe = gemm_int4::Sm90aPipe<gemm_int4::Sm90aShape{kTokens, kConfig.cluster,
+  using Pipe = Sm90aPipe<Sm90aShape{kTokens, kConfig.cluster,
                                                           kConfig.stage_tiles, kConfig.stages, 1,
                                                           Groups::kStageBytes, kWarpBytes}>;
   using Tile = typename Pipe::Tile;
@@ -166,12 +167,12 @@ struct Sm90a {
     Weights weights;
     Groups group;
     group.begin(args.groups.of_slice(first_step * kSlices));
-    const auto sum = [&](int w, int e) -> float& { return group.segment[0][w][e]; };
-    const auto to_slab = [&](int64_t slab) { store<true>(args, tile, warp, slab, group); };
-    const gemm_int8::SegmentEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_slab)>
-        end_segment{sum, to_slab, reinterpret_cast<dev::U32x4*>(Pipe::warp_at(warp)) + dev::lane(),
-                    args.groups.segment_steps};
-    end_segment.clear(gemm_int8::empty_sum(args.p.problem.k));
+    const auto sum = [&](int w, int e) -> float& { return group.k_chunk[0][w][e]; };
+    const auto to_partial = [&](int64_t partial) { store<true>(args, tile, warp, partial, group); };
+    const KChunkEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_partial)>
+        end_k_chunk{sum, to_partial, reinterpret_cast<dev::U32x4*>(Pipe::warp_at(warp)) + dev::lane(),
+                    args.groups.chunk_steps};
+    end_k_chunk.clear(empty_sum(args.p.problem.k));
     keep_zero_points(args, tile, warp);
     dev::wgmma_fence_registers(sums_of(group));
     int before = 0;  // the stage before
@@ -189,7 +190,7 @@ struct Sm90a {
           dev::wgmma_fence_registers(sums_of(group));
           group.keep_integers(args, Place{0, warp}, tokens_zero(warp));
         }
-        end_segment(args.split, first_step + done, done == tile.steps);
+        end_k_chunk(args.split, first_step + done, done == tile.steps);
       }
       before = cursor.stage;
       cursor.advance();
@@ -214,20 +215,20 @@ struct Sm90a {
     dev::warp_sync();
   }
 
-  // Into the slab of a segment, or to the epilogue and out.
-  template <bool kToSlab>
-  LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t slab,
+  // Into the partial of a k chunk, or to the epilogue and out.
+  template <bool kToPartial>
+  LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t partial,
                                   const Groups& group) {
-    Rows::template store<kToSlab>(args.p, args.split,
-                                  {tile.m0, tile.n0 + warp * int4::kTileN, slab},
-                                  Pipe::warp_at(warp), dev::lane() / 4, group.segment[0]);
+    Rows::template store<kToPartial>(args.p, args.split,
+                                  {tile.m0, tile.n0 + warp * int4::kTileN, partial},
+                                  Pipe::warp_at(warp), dev::lane() / 4, group.k_chunk[0]);
   }
 
   LAMINA_DEVICE static void run(const Args& args) { Pipe::template run<Sm90a>(args); }
 
   static Status start(const CudaParams& params, const Split& split, int max_blocks, void* stream) {
     Args args{{}, {}, params, split, GroupArgs::of(params, split)};
-    const int64_t columns = Prepared::a_stride(params.problem);
+    const int64_t columns = PackedActivations::a_stride(params.problem);
     return Pipe::template launch<Sm90a>(args, columns, columns, max_blocks, stream);
   }
 };
@@ -246,7 +247,7 @@ CudaKernel sm90a_kernel(const char* name) {
           .macs_per_cycle = 4096,
           .step_cycles = 40,
           .is_persistent = true,
-          .launch = &Kernel::start};
+          .launch = &launch_as<CudaParams, &Kernel::start>};
 }
 
 }  // namespace lamina::gemm_int4_int8

@@ -190,7 +190,7 @@ struct Tile {
   // acc (+)= the blocks that are not widened; one lane an output.
   template <int kRows, int kTiles>
   static void multiply_split(const int8_t* packed, const int8_t* w, int64_t w_stride,
-                             int64_t tiles_k, int32_t* acc, bool accumulate, Ahead ahead) {
+                             int64_t tiles_k, int32_t* acc, bool accumulate, Prefetch ahead) {
     constexpr int kVectors = 2 * kTiles;
     __m256i sum[kRows][kVectors];
     int32_t row_sum[kRows] = {};
@@ -282,7 +282,7 @@ struct Tile {
 
   template <int kRows>
   static void multiply_rows(const int8_t* packed, const int8_t* w, int64_t w_stride, int tiles_n,
-                            int64_t tiles_k, int32_t* acc, bool accumulate, Ahead ahead) {
+                            int64_t tiles_k, int32_t* acc, bool accumulate, Prefetch ahead) {
     constexpr int kTiles = tiles_at_once(kRows);
     if (tiles_n == kTiles) {
       multiply_split<kRows, kTiles>(packed, w, w_stride, tiles_k, acc, accumulate, ahead);
@@ -305,7 +305,7 @@ struct Tile {
   }
 
   static void multiply(int rows, const int8_t* packed, const int8_t* w, int64_t w_stride,
-                       int tiles_n, int64_t tiles_k, int32_t* acc, bool accumulate, Ahead ahead) {
+                       int tiles_n, int64_t tiles_k, int32_t* acc, bool accumulate, Prefetch ahead) {
     const auto product =
         std::array{multiply_rows<1>, multiply_rows<2>, multiply_rows<3>, multiply_rows<4>,
                    multiply_rows<5>}[static_cast<size_t>(rows - 1)];

@@ -20,12 +20,15 @@
 #include "layout/int8_tile.h"
 #include "layout/matrix_descriptor.h"
 #include "layout/swizzle.h"
-#include "ops/gemm_int8/cuda/epilogue.cuh"
-#include "ops/gemm_int8/cuda/kernel.h"
-#include "ops/gemm_int8/cuda/rows_out.cuh"
-#include "ops/gemm_int8/cuda/sm90a_boxes.cuh"
+#include "gemm/cuda/epilogue.cuh"
+#include "gemm/cuda/kernel.h"
+#include "gemm/cuda/store_rows.cuh"
+#include "gemm/cuda/store_tma.cuh"
 #include "ops/gemm_int8/cuda/sm90a_groups.cuh"
-#include "ops/gemm_int8/cuda/sm90a_ring.cuh"
+#include "block/cluster.cuh"
+#include "block/ring.cuh"
+#include "block/tile_order.cuh"
+#include "ops/gemm_int8/cuda/scaler.cuh"
 
 namespace lamina::gemm_int8 {
 
@@ -71,12 +74,13 @@ struct Sm90a {
   };
   static constexpr int kRingBytes = kConfig.stages * kStageBytes;
   // Behind the ring: each warp's rows on the way out, or each warpgroup's boxes.
-  using Rows = RowsOut<kTokens>;
-  using Boxes = Sm90aBoxes<kTokens>;
+  using Scaler = std::conditional_t<kConfig.is_grouped, Unscaled, IntegerScaler>;
+  using Rows = StoreRows<kTokens, Scaler>;
+  using Boxes = StoreTma<kTokens, Scaler>;
   static constexpr int kOutBytes = kConfig.warpgroups * kWarpgroupWarps * Rows::kBytes;
   static_assert(kWarpgroupWarps * Rows::kBytes == Boxes::kBytes);
   static_assert(kRingBytes % swizzle_alignment(Swizzle::k128) == 0);
-  // With scales along k: those of each stage, and the total of segments.
+  // With scales along k: those of each stage, and the total of k chunks.
   static constexpr bool kIsGrouped = kConfig.is_grouped;
   using Scales = Sm90aScales<kFeatures, kTokens>;
   static constexpr int kScalesBytes =
@@ -99,16 +103,16 @@ struct Sm90a {
     dev::TensorMap map_a, map_w, map_out;
     Params p;
     Split split;
-    bool sends_boxes;  // so map_out is one
+    bool stores_by_tma;  // so map_out is one
   };
 
-  using Tile = Sm90aTile;
-  using Schedule = Sm90aSchedule<kTokens, kFeatures, kCluster>;
-  using Cursor = Sm90aCursor<kConfig.stages>;
+  using Tile = OutputTile;
+  using Schedule = TileOrder<kTokens, kFeatures, kCluster>;
+  using Cursor = RingCursor<kConfig.stages>;
 
   static constexpr Schedule schedule_of(const Args& args) {
     const int64_t steps = ceil_div(int8_tile::tiles_k(args.p.problem.k), kStepTiles);
-    return {args.p.problem.m, args.p.problem.n, steps, args.split};
+    return {args.p.problem.m, args.p.problem.n, steps, args.split.count, args.split.steps};
   }
 
   LAMINA_DEVICE static std::byte* stage_at(int stage) {
@@ -209,8 +213,8 @@ struct Sm90a {
     if (tile.steps > 0) release(before);
   }
 
-  // Boxes have a loop of their own: with both ways out in one, registers would not do.
-  template <bool kSendsBoxes>
+  // StoreTma have a loop of their own: with both ways out in one, registers would not do.
+  template <bool kStoresByTma>
   LAMINA_DEVICE static void consume(const Args& args, const Schedule& schedule, int warp) {
     Cursor cursor;
     int box = 0;
@@ -218,10 +222,10 @@ struct Sm90a {
       const Tile tile = schedule.tile(unit);
       Sums sums = {};
       if constexpr (kIsGrouped) {
-        Sm90aGroups<Sm90a>::template consume<kSendsBoxes>(args, tile, warp, cursor, sums, box);
+        Sm90aGroups<Sm90a>::template consume<kStoresByTma>(args, tile, warp, cursor, sums, box);
       } else {
         multiply(tile, warp, cursor, sums);
-        if constexpr (kSendsBoxes) {
+        if constexpr (kStoresByTma) {
           send(args, tile, warp, sums, box);
         } else if (args.split.count == 1) {
           store<false>(args, tile, warp, 0, sums);
@@ -230,7 +234,7 @@ struct Sm90a {
         }
       }
     }
-    if constexpr (kSendsBoxes) Boxes::finish();
+    if constexpr (kStoresByTma) Boxes::finish();
   }
 
   // To the epilogue and out, in boxes.
@@ -243,12 +247,12 @@ struct Sm90a {
         sums, box);
   }
 
-  // By rows, into the slab of a split or to the epilogue and out.
-  template <bool kToSlab, class Acc>
-  LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t slab,
+  // By rows, into the partial of a split or to the epilogue and out.
+  template <bool kToPartial, class Acc>
+  LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t partial,
                                   const Acc (&sums)[kTokens / 2]) {
-    Rows::template store<kToSlab>(
-        args.p, args.split, {tile.m0, tile.n0 + warp * int8_tile::kTileN, slab},
+    Rows::template store<kToPartial>(
+        args.p, args.split, {tile.m0, tile.n0 + warp * int8_tile::kTileN, partial},
         dev::dynamic_smem() + kRingBytes + warp * Rows::kBytes, lane_pair(dev::lane() / 4), sums);
   }
 
@@ -259,7 +263,7 @@ struct Sm90a {
         dev::tma_prefetch(&args.map_w);
         dev::tma_prefetch(&args.map_a);
       }
-      if (args.sends_boxes) dev::tma_prefetch(&args.map_out);
+      if (args.stores_by_tma) dev::tma_prefetch(&args.map_out);
       for (int s = 0; s < kConfig.stages; ++s) {
         dev::mbarrier_init(&barriers().full[s], kIsGrouped ? 2 : 1);
         dev::mbarrier_init(&barriers().empty[s], kCluster * kConfig.warpgroups * kWarpgroupWarps);
@@ -272,7 +276,7 @@ struct Sm90a {
         dev::shuffle(dev::warp(), 0);  // so that the compiler knows it to be one for all lanes
     if (warp < kConfig.warpgroups * kWarpgroupWarps) {
       if constexpr (kMovesRegisters) dev::raise_registers<kMathRegisters>();
-      if (args.sends_boxes) {
+      if (args.stores_by_tma) {
         consume<true>(args, schedule, warp);
       } else {
         consume<false>(args, schedule, warp);
@@ -292,7 +296,7 @@ struct Sm90a {
     const Problem& problem = params.problem;
     const int64_t tiles_k = int8_tile::tiles_k(problem.k), tiles_n = int8_tile::tiles_n(problem.n);
     Args args{{}, {}, {}, params, split, Boxes::can_store(params, split)};
-    if (args.sends_boxes)
+    if (args.stores_by_tma)
       if (Status status = Boxes::make_map(params, args.map_out); !status.is_ok()) return status;
     if (problem.k == 0) return start(args, max_blocks, stream);
     // What lies beyond the edges arrives as zeros.
@@ -328,23 +332,24 @@ struct Sm90a {
         {static_cast<int>(std::min(units, clusters)) * kCluster, 1, 1}, kSmemBytes, kCluster};
     return dev::launch<Sm90a>(shape, stream, args);
   }
-
-  static CudaKernel kernel(const char* name) {
-    return {.name = name,
-            .arch = 90,
-            .tile_m = kTokens,
-            .tile_n = kFeatures,
-            .step_k = kStepK,
-            .blocks_per_sm = 1,
-            .smem_bytes = kSmemBytes,
-            .cluster = kCluster,
-            .a_alignment = 16,
-            .macs_per_cycle = 4096,
-            .step_cycles = kStepCycles,
-            .is_grouped = kIsGrouped,
-            .is_persistent = true,
-            .launch = &launch};
-  }
 };
+
+template <Sm90aConfig kConfig>
+CudaKernel sm90a_kernel(const char* name) {
+  using Kernel = Sm90a<kConfig>;
+  return {.name = name,
+          .arch = 90,
+          .tile_m = Kernel::kTokens,
+          .tile_n = Kernel::kFeatures,
+          .step_k = Kernel::kStepK,
+          .blocks_per_sm = 1,
+          .smem_bytes = Kernel::kSmemBytes,
+          .cluster = Kernel::kCluster,
+          .a_alignment = 16,
+          .macs_per_cycle = 4096,
+          .step_cycles = Kernel::kStepCycles,
+          .is_persistent = true,
+          .launch = &launch_as<Params, &Kernel::launch>};
+}
 
 }  // namespace lamina::gemm_int8

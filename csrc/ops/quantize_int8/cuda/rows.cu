@@ -7,8 +7,8 @@
 #include "base/int_math.h"
 #include "device/device.h"
 #include "ops/quantize_int8/cuda/launch.h"
-#include "ops/quantize_int8/cuda/row.cuh"
-#include "ops/quantize_int8/maths.h"
+#include "quant/int8_row.cuh"
+#include "quant/int8.h"
 
 namespace lamina::quantize_int8 {
 namespace {
@@ -20,7 +20,7 @@ struct Rows {
   };
   static constexpr const char* kName = "quantize_int8_rows";
   static constexpr int kThreads = 256, kMinBlocks = 4;
-  using InRow = Row<In, kThreads>;
+  using InRow = Int8Row<In, kThreads>;
   using Chunk = typename InRow::Chunk;
   static constexpr int kChunk = InRow::kChunk, kSmemBytes = InRow::kSmemBytes;
 

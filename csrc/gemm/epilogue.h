@@ -1,0 +1,38 @@
+// The epilogue of a product: the steps between its sums and the stored result. The maths is in gemm/epilogue_maths.h.
+#pragma once
+
+#include <cstdint>
+
+#include "gemm/activation.h"
+#include "base/broadcast.h"
+#include "base/numeric.h"
+
+namespace lamina::gemm {
+
+// A float operand [m, n] of the epilogue, unit column stride.
+struct Operand {
+  const void* data = nullptr;  // of dtype, or not given
+  int64_t stride = 0;          // elements between rows
+  DType dtype = DType::kF32;
+
+  constexpr bool is_given() const { return data != nullptr; }
+};
+
+struct Epilogue {
+  const void* bias = nullptr;  // [n] of bias_dtype, or nullptr
+  DType bias_dtype = DType::kF32;
+  Activation activation = Activation::kNone;
+  Operand gate, residual;
+  Broadcast<float> out_scale;  // [m]; given: out is int8, what is NaN becomes kLost
+  void* out = nullptr;         // [m, n] of out_dtype, or int8
+  int64_t out_stride = 0;
+  DType out_dtype = DType::kF32;
+
+  // Scales and bias are the whole epilogue.
+  constexpr bool is_plain() const {
+    return activation == Activation::kNone && !gate.is_given() && !residual.is_given() &&
+           !out_scale.is_given();
+  }
+};
+
+}  // namespace lamina::gemm

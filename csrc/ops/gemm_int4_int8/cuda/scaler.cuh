@@ -1,0 +1,23 @@
+// How gemm_int4_int8 scales the sums of all groups: by the scale of their token. Scalers: gemm/cuda/epilogue.cuh.
+#pragma once
+
+#include "device/device.h"
+#include "gemm/cuda/epilogue.cuh"
+#include "ops/gemm_int4_int8/cuda/kernel.h"
+
+namespace lamina::gemm_int4_int8 {
+
+struct TokenScaler : gemm::Unscaled {
+  struct Row {
+    float token_scale;
+
+    LAMINA_DEVICE static Row of(const CudaParams& p, int64_t i) {
+      return {dev::load_global(p.token_scale + i)};
+    }
+  };
+  LAMINA_DEVICE static float scale(float sum, const Row& row, const auto&, int) {
+    return sum * row.token_scale;
+  }
+};
+
+}  // namespace lamina::gemm_int4_int8

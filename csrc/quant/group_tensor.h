@@ -1,0 +1,21 @@
+// Scales or zero points of weights in groups along k: one value for each group of input features and output feature.
+#pragma once
+
+#include <cstdint>
+
+namespace lamina {
+
+// A matrix [groups, n] of any strides, or not given.
+struct GroupTensor {
+  enum class Kind { kF32, kF16, kBF16, kU8 };
+  const void* data = nullptr;
+  Kind kind = Kind::kF32;
+  int64_t group_stride = 0, stride = 0;  // elements between groups, between columns
+
+  constexpr bool is_given() const { return data != nullptr; }
+  constexpr int element_bytes() const {
+    return kind == Kind::kU8 ? 1 : kind == Kind::kF32 ? 4 : 2;
+  }
+};
+
+}  // namespace lamina
