@@ -6,12 +6,12 @@
 #include "operand.h"
 #include "ops/gemm_int4/pack.h"
 #include "gemm/problem.h"
+#include "quant/group_tensor.h"
 #include "threads.h"
 
 namespace lamina::test {
 
-using gemm_int4::GroupTensor;
-using gemm_int4::Problem;
+using gemm::Problem;
 
 // A weight, its scales and zero points in exactly sized memory.
 struct Weight {

@@ -34,7 +34,7 @@ struct Int8Inputs {
         a_stride(p.k + extra),
         a(p.m == 0 ? 0 : (p.m - 1) * (p.k + extra) + p.k),
         w(p.n * p.k),
-        groups(p.is_grouped ? p.groups() : 1),
+        groups(p.groups()),
         a_scale(p.m * groups),
         w_scale(p.n * groups),
         zero_point(p.m),
@@ -53,7 +53,7 @@ struct Int8Inputs {
     for (int64_t i = 0; i < p.m; ++i)
       for (int64_t j = 0; j < p.n; ++j)
         for (int64_t q = 0; q < p.k; ++q)
-          acc[at(p.is_grouped ? q / gemm_int8::kScaleGroup : 0, i, j)] +=
+          acc[at(p.is_grouped() ? q / gemm_int8::kScaleGroup : 0, i, j)] +=
               (a[i * a_stride + q] - zero_point[i]) * w[j * p.k + q];
   }
 
@@ -66,7 +66,7 @@ struct Int8Inputs {
     const auto product = [&](int64_t g) {
       return static_cast<float>(acc[at(g, i, j)]) * a_scale[i * groups + g];
     };
-    if (!problem.is_grouped) return product(0) * w_scale[j];
+    if (!problem.is_grouped()) return product(0) * w_scale[j];
     float total = groups == 0 ? 0.0f : -0.0f, k_chunk = -0.0f;
     for (int64_t g = 0; g < groups; ++g) {
       k_chunk = std::fma(product(g), w_scale[g * problem.n + j], k_chunk);

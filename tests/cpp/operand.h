@@ -43,7 +43,7 @@ class FloatRows {
 
   const void* data() { return bytes_.data(); }
   DType dtype() const { return dtype_; }
-  gemm_int8::Operand operand() { return {bytes_.data(), stride_, dtype_}; }
+  gemm::Operand operand() { return {bytes_.data(), stride_, dtype_}; }
 
  private:
   DType dtype_;
@@ -60,11 +60,11 @@ struct Followed {
         gate(dtype_of(seed + 1), m, n, (m + n) % 3, random),
         residual(dtype_of(seed + 2), m, n, (m + seed) % 2 * (8 - n % 8), random) {}
 
-  void give(gemm_int8::Output& output) {
-    output.bias = bias.data();
-    output.bias_dtype = bias.dtype();
-    output.gate = gate.operand();
-    output.residual = residual.operand();
+  void give(gemm::Epilogue& epilogue) {
+    epilogue.bias = bias.data();
+    epilogue.bias_dtype = bias.dtype();
+    epilogue.gate = gate.operand();
+    epilogue.residual = residual.operand();
   }
 
   float after(float scaled, int64_t i, int64_t j) {

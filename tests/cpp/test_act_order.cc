@@ -6,7 +6,6 @@
 namespace lamina::test {
 namespace {
 
-using gemm_int4::Perm;
 
 // Of rows [m, features] exactly; a quarter of the places has none.
 template <class T>

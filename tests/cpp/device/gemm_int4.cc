@@ -13,14 +13,14 @@
 #include "device/device.h"
 #include "layout/int4.h"
 #include "operand.h"
-#include "ops/gemm_int4/cuda/plan.h"
+#include "ops/gemm_int4/cuda/run.h"
 #include "ops/gemm_int4/pack.h"
-#include "ops/gemm_int4_int8/cuda/plan.h"
+#include "ops/gemm_int4_int8/cuda/run.h"
 
 namespace lamina::test {
 namespace {
 
-using gemm_int4::GroupTensor, gemm_int4::Perm, gemm_int4::Problem;
+using gemm::Problem;
 
 constexpr int kSms = 3;
 
@@ -141,16 +141,16 @@ struct Inputs {
   }
 };
 
-template <class Plan, class Kernel>
-Plan plan_of(const Kernel& kernel, const Case& c, int64_t chunk_k) {
-  Plan plan;
+gemm::CudaPlan plan_of(const gemm::CudaKernel& kernel, const Case& c, const gemm::KRule& rule) {
+  gemm::CudaPlan plan;
   plan.kernel = kernel;
   plan.sms = kSms;
   plan.is_capped = c.k % 2 == 0;
-  const int64_t k_chunks = std::max<int64_t>(1, ceil_div(c.k, chunk_k));
+  const int64_t k_chunks = std::max<int64_t>(1, ceil_div(c.k, rule.chunk_k));
   const int64_t each = ceil_div(k_chunks, c.splits);
   plan.split = {static_cast<int>(ceil_div(k_chunks, each)),
-                static_cast<int>(each * (chunk_k / kernel.step_k)), nullptr};
+                static_cast<int>(each * (rule.chunk_k / kernel.step_k))};
+  if (plan.split.count > 1) plan.partials = rule.one_each ? k_chunks : plan.split.count;
   return plan;
 }
 
@@ -176,9 +176,9 @@ void check_floats(const Case& c) {
   Exact<uint8_t> a(inputs.a.count() * 2);
   for (int64_t i = 0; i < inputs.a.count(); ++i)
     put(dtype, a.data() + i * 2, static_cast<float>(inputs.a[i]));
-  for (const gemm_int4::CudaKernel& kernel : gemm_int4::cuda_kernels()) {
-    const auto plan = plan_of<gemm_int4::CudaPlan>(kernel, c, gemm_int4::kChunkK);
-    check_run(kernel.name, plan.workspace_bytes(c.problem()), c, want,
+  for (const gemm::CudaKernel& kernel : gemm_int4::cuda_op().kernels) {
+    const auto plan = plan_of(kernel, c, gemm_int4::k_rule(c.problem()));
+    check_run(kernel.name, plan.partial_bytes(c.problem()), c, want,
               [&](Exact<float>& out, void* workspace) {
                 auto params = inputs.params<gemm_int4::Params>(out);
                 params.a = a.data();
@@ -192,10 +192,10 @@ void check_int8(const Case& c) {
   using enum GroupTensor::Kind;
   Inputs inputs(c, c.k % 3 == 0 ? kF32 : c.k % 3 == 1 ? kF16 : kBF16, c.n % 2 == 0 ? kF32 : kU8);
   const std::vector<float> want = inputs.want(true);
-  for (const gemm_int4_int8::CudaKernel& kernel : gemm_int4_int8::cuda_kernels()) {
+  for (const gemm::CudaKernel& kernel : gemm_int4_int8::cuda_op().kernels) {
     const auto plan =
-        plan_of<gemm_int4_int8::CudaPlan>(kernel, c, gemm_int4_int8::split_k(c.problem()));
-    check_run(kernel.name, plan.workspace_bytes(c.problem()), c, want,
+        plan_of(kernel, c, gemm_int4_int8::k_rule(c.problem()));
+    check_run(kernel.name, gemm_int4_int8::workspace_bytes(c.problem(), plan), c, want,
               [&](Exact<float>& out, void* workspace) {
                 auto params = inputs.params<gemm_int4_int8::Params>(out);
                 params.a = inputs.a.data();
@@ -211,11 +211,11 @@ void check_quantised(const Case& c) {
   Inputs inputs(c, GroupTensor::Kind::kF32, GroupTensor::Kind::kU8);
   for (DType dtype : {DType::kF32, DType::kF16}) {
     FloatRows a(dtype, c.m, c.features(), c.pad, inputs.random);
-    const auto& kernel = gemm_int4_int8::cuda_kernels().front();
+    const auto& kernel = gemm_int4_int8::cuda_op().kernels.front();
     const auto plan =
-        plan_of<gemm_int4_int8::CudaPlan>(kernel, c, gemm_int4_int8::split_k(c.problem()));
+        plan_of(kernel, c, gemm_int4_int8::k_rule(c.problem()));
     Exact<float> out(c.m * c.n);
-    Exact<uint8_t> workspace(plan.workspace_bytes(c.problem()));
+    Exact<uint8_t> workspace(gemm_int4_int8::workspace_bytes(c.problem(), plan));
     const auto params = inputs.params<gemm_int4_int8::Params>(out);
     CHECK(gemm_int4_int8::run_cuda(params, gemm_int4_int8::Floats{a.data(), dtype}, plan,
                                    workspace.data(), nullptr)
@@ -257,9 +257,9 @@ TEST(int4_on_the_twin_stores_rows_far_apart) {
   params.a_zero_point = {inputs.a_zero.data(), 1};
   params.out = out.as<float>();
   params.out_stride = kStride;
-  for (const gemm_int4_int8::CudaKernel& kernel : gemm_int4_int8::cuda_kernels()) {
-    const auto plan = plan_of<gemm_int4_int8::CudaPlan>(kernel, c, gemm_int4_int8::kChunkK);
-    Exact<uint8_t> workspace(plan.workspace_bytes(c.problem()));
+  for (const gemm::CudaKernel& kernel : gemm_int4_int8::cuda_op().kernels) {
+    const auto plan = plan_of(kernel, c, gemm_int4_int8::k_rule(c.problem()));
+    Exact<uint8_t> workspace(gemm_int4_int8::workspace_bytes(c.problem(), plan));
     at(kernel.name);
     CHECK(gemm_int4_int8::run_cuda(params, std::nullopt, plan, workspace.data(), nullptr).is_ok());
     for (int64_t i = 0; i < c.m; ++i)

@@ -7,7 +7,6 @@
 #include "check.h"
 #include "device/device.h"
 #include "operand.h"
-#include "ops/quantize_int8/cuda/launch.h"
 #include "threads.h"
 
 namespace lamina::test {
