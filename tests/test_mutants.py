@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.support.backends import ROOT
-from tools.mutant import Mutant
-from tools.mutant_list import MUTANTS
+from tools.mutation import MUTANTS
+from tools.mutation.mutant import Mutant
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from tools.mutant import Mutant
-from tools.mutant_list import MUTANTS
+from tools.mutation import MUTANTS
+from tools.mutation.mutant import Mutant
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("CMakeLists.txt", "cmake", "csrc", "pyproject.toml", "python", "tests")

@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "gemm/activation.h"
 #include "base/broadcast.h"
 #include "base/numeric.h"
+#include "gemm/activation.h"
 
 namespace lamina::gemm {
 

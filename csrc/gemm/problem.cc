@@ -28,8 +28,8 @@ Status check(const char* op, const Problem& p, int64_t max_k, const char* why) {
 Status check_int4(const char* op, const Problem& p, int64_t max_k, const char* why) {
   if (Status status = check(op, p, max_k, why); !status.is_ok()) return status;
   if (p.group <= 0 || p.group % kInt4GroupStep != 0)
-    return Status::error(op, ": group = ", p.group, "; must be a positive multiple of ", kInt4GroupStep,
-                         ", or -1 for all of k");
+    return Status::error(op, ": group = ", p.group, "; must be a positive multiple of ",
+                         kInt4GroupStep, ", or -1 for all of k");
   return p.k > kLargestK ? too_large(op, p) : Status::ok();
 }
 

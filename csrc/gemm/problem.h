@@ -31,9 +31,9 @@ inline auto key_of(const Problem& problem) {
 Status check(const char* op, const Problem& problem, int64_t max_k, const char* why);
 
 // The same for int4 weights, which are always in groups.
-inline constexpr int kInt4GroupStep = 16;                // every group is a multiple
+inline constexpr int kInt4GroupStep = 16;               // every group is a multiple
 inline constexpr int64_t kLargestK = int64_t{1} << 48;  // so that the sizes of panels fit int64
-inline constexpr int kSymmetricZeroPoint = 8;            // of int4 codes without zero points
+inline constexpr int kSymmetricZeroPoint = 8;           // of int4 codes without zero points
 Status check_int4(const char* op, const Problem& problem, int64_t max_k, const char* why);
 
 }  // namespace lamina::gemm

@@ -4,8 +4,8 @@
 #include <bit>
 
 #include "base/int_math.h"
-#include "device/device.h"
 #include "block/row_alignment.h"
+#include "device/device.h"
 #include "quant/group_tensor.h"
 
 namespace lamina {
@@ -21,8 +21,7 @@ struct GroupRows {
     const int64_t group_stride = from.group_stride * bytes, stride = from.stride * bytes;
     const bool is_dense = from.stride == 1 || n <= 1;
     return {static_cast<const std::byte*>(from.data), group_stride, stride, bytes,
-            is_dense &&
-                row_alignment(from.data, groups, n * bytes, group_stride) == 16};
+            is_dense && row_alignment(from.data, groups, n * bytes, group_stride) == 16};
   }
 
   // Starts the copies of groups [first, first + count), columns [n0, n0 + kColumns): to[group][kColumns]. From n on zeros.

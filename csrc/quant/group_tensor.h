@@ -13,9 +13,7 @@ struct GroupTensor {
   int64_t group_stride = 0, stride = 0;  // elements between groups, between columns
 
   constexpr bool is_given() const { return data != nullptr; }
-  constexpr int element_bytes() const {
-    return kind == Kind::kU8 ? 1 : kind == Kind::kF32 ? 4 : 2;
-  }
+  constexpr int element_bytes() const { return kind == Kind::kU8 ? 1 : kind == Kind::kF32 ? 4 : 2; }
 };
 
 }  // namespace lamina

@@ -4,9 +4,9 @@
 #include "layout/int4.h"
 #include "ops/gemm_int4/pack.h"
 #include "torch/accelerator.h"
+#include "torch/epilogue.h"
 #include "torch/int4.h"
 #include "torch/interop.h"
-#include "torch/epilogue.h"
 #include "torch/product.h"
 
 #if defined(LAMINA_CUDA_KERNELS)
@@ -26,8 +26,8 @@ int4::Layout layout_of(const char* op, const std::string& name) {
 #if defined(LAMINA_CUDA_KERNELS)
 using gemm_int4::launch_pack, gemm_int4::launch_unpack;
 #else
-Status launch_pack(const uint8_t*, int64_t, int64_t, int64_t, int4::Layout, uint8_t*,
-                   const Perm&, void*) {
+Status launch_pack(const uint8_t*, int64_t, int64_t, int64_t, int4::Layout, uint8_t*, const Perm&,
+                   void*) {
   return Status::error("pack_int4: no CUDA kernel is built");
 }
 Status launch_unpack(const uint8_t*, int64_t, int64_t, int4::Layout, uint8_t*, void*) {
@@ -80,8 +80,8 @@ void run_on(const Accelerator& accelerator, const gemm_int4::Params& params, int
             const Tensor& like) {
   raise_if_bad(gemm_int4::check_cuda(params));
   const gemm::Problem& problem = params.problem;
-  const gemm::CudaPlan plan = plan_product(accelerator, gemm_int4::cuda_op(), problem,
-                                           gemm_int4::k_rule(problem), max_sms);
+  const gemm::CudaPlan plan =
+      plan_product(accelerator, gemm_int4::cuda_op(), problem, gemm_int4::k_rule(problem), max_sms);
   const Workspace workspace(like, plan.partial_bytes(problem));
   raise_if_bad(gemm_int4::run_cuda(params, plan, workspace.data(), accelerator.stream));
 }

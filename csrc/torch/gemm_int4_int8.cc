@@ -4,9 +4,9 @@
 
 #include "ops/quantize_int8/quantize_int8.h"
 #include "torch/accelerator.h"
+#include "torch/epilogue.h"
 #include "torch/int4.h"
 #include "torch/interop.h"
-#include "torch/epilogue.h"
 #include "torch/product.h"
 
 #if defined(LAMINA_CUDA_KERNELS)

@@ -7,8 +7,8 @@
 #include "ops/gemm_int8/pack.h"
 #include "ops/gemm_int8/quantized.h"
 #include "torch/accelerator.h"
-#include "torch/interop.h"
 #include "torch/epilogue.h"
+#include "torch/interop.h"
 #include "torch/product.h"
 
 #if defined(LAMINA_CUDA_KERNELS)
@@ -217,7 +217,7 @@ std::tuple<Tensor, Tensor> pack(const Tensor& w, std::optional<int64_t> group) {
                             int8_tile::kTileN, int8_tile::kGroupK},
                            ScalarType::Char);
   Tensor sums = problem.is_grouped() ? new_tensor(w, {problem.groups(), n}, ScalarType::Int)
-                                   : new_tensor(w, {n}, ScalarType::Int);
+                                     : new_tensor(w, {n}, ScalarType::Int);
   advise_huge_pages(data.data_ptr(), data.numel());  // one byte each
   raise_if_bad(gemm_int8::pack(static_cast<const int8_t*>(w.data_ptr()), problem,
                                w_arg.row_stride(), static_cast<int8_t*>(data.data_ptr()),

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <optional>
 
-#include "layout/int4.h"
 #include "gemm/problem.h"
+#include "layout/int4.h"
 #include "quant/group_tensor.h"
 #include "quant/perm.h"
 #include "torch/interop.h"
@@ -39,8 +39,7 @@ inline Perm read_perm(const char* op, const std::optional<Tensor>& perm, int64_t
   return {static_cast<const int32_t*>(perm->data_ptr()), of};
 }
 
-inline GroupTensor read_groups(const Argument& argument, const gemm::Problem& p,
-                                       bool may_be_u8) {
+inline GroupTensor read_groups(const Argument& argument, const gemm::Problem& p, bool may_be_u8) {
   const Tensor& tensor = argument.tensor;
   const int64_t groups = p.groups();
   require(tensor.dim() == 2 && tensor.size(0) == groups && tensor.size(1) == p.n, argument.op,

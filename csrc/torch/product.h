@@ -34,8 +34,7 @@ std::string explain_product(const DescribedCall& call, const gemm::CudaOp& op,
                             const WorkspaceBytes& workspace_bytes) {
   gemm::Limits limits;
   limits.max_sms = checked_sms(call.name, call.max_sms);
-  const DeviceInfo device =
-      described_device(call.name, call.compute_capability, call.sm_count);
+  const DeviceInfo device = described_device(call.name, call.compute_capability, call.sm_count);
   raise_if_bad(gemm::check_cuda(op.name, problem, device));
   const gemm::CudaPlan plan = gemm::plan_cuda(op, problem, rule, device, limits);
   return plan.describe(op, problem, device, workspace_bytes(plan));

@@ -3,9 +3,9 @@
 
 #include <cmath>
 
+#include "gemm/problem.h"
 #include "operand.h"
 #include "ops/gemm_int4/pack.h"
-#include "gemm/problem.h"
 #include "quant/group_tensor.h"
 #include "threads.h"
 

@@ -4,8 +4,8 @@
 #include <cstring>
 
 #include "base/numeric.h"
-#include "memory.h"
 #include "gemm/epilogue.h"
+#include "memory.h"
 
 namespace lamina::test {
 

@@ -6,7 +6,6 @@
 namespace lamina::test {
 namespace {
 
-
 // Of rows [m, features] exactly; a quarter of the places has none.
 template <class T>
 struct Gathered {

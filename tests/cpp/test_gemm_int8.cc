@@ -1,16 +1,16 @@
 // gemm_int8 on every ISA against the obvious loop, in memory that notices a stray byte.
 #include <cmath>
 
-#include "int8.h"
-#include "gemm/epilogue_maths.h"
 #include "gemm/cpu/plan.h"
+#include "gemm/epilogue_maths.h"
+#include "int8.h"
 #include "threads.h"
 
 namespace lamina::test {
 namespace {
 
-using gemm_int8::Params;
 using gemm::Problem;
+using gemm_int8::Params;
 
 bool is_poison(const void* value, int64_t bytes) {
   const auto* const at = static_cast<const uint8_t*>(value);

@@ -64,8 +64,8 @@ TEST(every_output_is_in_exactly_one_task) {
             CHECK(chosen.workers <= chosen.tasks());
             CHECK(chosen.block_m > 0 && chosen.block_m % chosen.kernel.tile_m == 0);
             CHECK(chosen.block_n % chosen.kernel.tile_n == 0);
-            CHECK_EQ(chosen.scratch_bytes, chosen.block_m / chosen.kernel.tile_m *
-                                               chosen.kernel.panel_bytes(problem));
+            CHECK_EQ(chosen.scratch_bytes,
+                     chosen.block_m / chosen.kernel.tile_m * chosen.kernel.panel_bytes(problem));
             CHECK(chosen.scratch_bytes >= chosen.block_m * k);
             std::vector<int> owners(static_cast<size_t>(m * n), 0);
             for (int64_t task = 0; task < chosen.tasks(); ++task) {

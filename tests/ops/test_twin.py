@@ -84,7 +84,7 @@ def test_gemm_has_no_bank_conflicts(twin: Twin, out_dtype: torch.dtype) -> None:
     sites = json.loads(ops.take_twin_report())["sites"]
     assert {site["function"] for site in sites} >= {"load_shared"}
     assert [site for site in sites if site["wavefronts"] != site["fewest"]] == []
-    in_boxes = any(site["file"].endswith("sm90a_boxes.cuh") for site in sites)
+    in_boxes = any(site["file"].endswith("store_tma.cuh") for site in sites)
     assert in_boxes == (twin.arch == 90 and out_dtype == torch.bfloat16)
 
 

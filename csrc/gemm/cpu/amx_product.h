@@ -10,10 +10,10 @@
 #include <cstdint>
 #include <cstring>
 
-#include "base/unroll.h"
 #include "base/amx.h"
-#include "layout/int8_tile.h"
+#include "base/unroll.h"
 #include "gemm/cpu/prefetch.h"
+#include "layout/int8_tile.h"
 
 namespace lamina::gemm {
 namespace {

@@ -7,8 +7,8 @@
 
 #include "base/unroll.h"
 #include "gemm/cpu/row_steps.h"
-#include "gemm/epilogue_maths.h"
 #include "gemm/epilogue.h"
+#include "gemm/epilogue_maths.h"
 
 namespace lamina::gemm {
 namespace {

@@ -39,8 +39,8 @@ struct SmBudget {
 // Doubles cannot overflow; sizes near 2^63 only need to rank.
 inline double cost(const CudaKernel& kernel, const CudaWork& work, const SmBudget& budget,
                    const Split& split, int64_t partials) {
-  constexpr int64_t kBytesPerCycle = 24;   // an SM's share of DRAM and L2
-  constexpr int64_t kFillCycles = 1500;    // a block waits for its first step, and stores its results
+  constexpr int64_t kBytesPerCycle = 24;  // an SM's share of DRAM and L2
+  constexpr int64_t kFillCycles = 1500;  // a block waits for its first step, and stores its results
   constexpr int64_t kLaunchCycles = 4000;  // the second launch, about 2 us
   // The second launch under a cap: one block an SM has no more bytes under way.
   constexpr int64_t kCappedBytesPerCycle = 6;

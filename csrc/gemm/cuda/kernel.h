@@ -36,15 +36,15 @@ constexpr T* partial_at(const Split& split, const Problem& p, int64_t partial, i
 
 struct CudaKernel {
   const char* name;
-  int arch;             // compute capability: 80 and newer, or 90 alone
-  int tile_m, tile_n;   // outputs of a block
-  int step_k;           // input features of a step of the ring
-  int blocks_per_sm;    // that its registers allow
-  int smem_bytes;       // of a block
-  int cluster = 1;      // blocks that fetch their rows of a together
-  int a_alignment = 1;  // of the rows of a (block/row_alignment.h), that it needs
-  int macs_per_cycle;   // of an SM, at best
-  int step_cycles;      // barrier and latency of a step that nothing hides
+  int arch;                    // compute capability: 80 and newer, or 90 alone
+  int tile_m, tile_n;          // outputs of a block
+  int step_k;                  // input features of a step of the ring
+  int blocks_per_sm;           // that its registers allow
+  int smem_bytes;              // of a block
+  int cluster = 1;             // blocks that fetch their rows of a together
+  int a_alignment = 1;         // of the rows of a (block/row_alignment.h), that it needs
+  int macs_per_cycle;          // of an SM, at best
+  int step_cycles;             // barrier and latency of a step that nothing hides
   bool is_persistent = false;  // a block an SM, that takes tiles until none is left
   // At most max_blocks blocks, at least `cluster`. params: what the kernels of the op take.
   Status (*launch)(const void* params, const Split&, int max_blocks, void* stream);

@@ -94,8 +94,8 @@ CudaPlan plan_cuda(const CudaOp& op, const Problem& p, const KRule& rule, const 
 CudaPlan known_plan_cuda(const CudaOp& op, const Problem& p, const KRule& rule,
                          const DeviceInfo& device, const Limits& limits) {
   const auto& [a_alignment, max_sms, only] = limits;
-  const auto key = memo_key(&op, key_of(p), key_of(device), a_alignment, max_sms,
-                            choice_of(op.kernels, only));
+  const auto key =
+      memo_key(&op, key_of(p), key_of(device), a_alignment, max_sms, choice_of(op.kernels, only));
   static thread_local Memo<key.size(), CudaPlan, 64> known(host_work().plans);
   if (const CudaPlan* found = known.find(key)) return *found;
   return known.keep(key, plan_cuda(op, p, rule, device, limits));

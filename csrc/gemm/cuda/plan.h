@@ -27,9 +27,9 @@ struct CudaOp {
 
 // How k may be split, and what is summed up where.
 struct KRule {
-  int64_t chunk_k = 0;       // every split is whole k chunks; 0: whole steps of the ring
-  bool one_each = false;     // each k chunk has a partial sum of its own; else each split has
-  int64_t max_k = INT64_MAX; // most input features of a split
+  int64_t chunk_k = 0;        // every split is whole k chunks; 0: whole steps of the ring
+  bool one_each = false;      // each k chunk has a partial sum of its own; else each split has
+  int64_t max_k = INT64_MAX;  // most input features of a split
 };
 
 // What a call leaves the planner to choose from.

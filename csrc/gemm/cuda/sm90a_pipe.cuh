@@ -8,14 +8,14 @@
 #include <algorithm>
 
 #include "base/int_math.h"
-#include "device/device.h"
-#include "layout/int4.h"
-#include "layout/matrix_descriptor.h"
-#include "layout/swizzle.h"
-#include "gemm/cuda/kernel.h"
 #include "block/cluster.cuh"
 #include "block/ring.cuh"
 #include "block/tile_order.cuh"
+#include "device/device.h"
+#include "gemm/cuda/kernel.h"
+#include "layout/int4.h"
+#include "layout/matrix_descriptor.h"
+#include "layout/swizzle.h"
 
 namespace lamina::gemm {
 
@@ -225,8 +225,7 @@ struct Sm90aPipe {
       }
     }
     dev::warp_sync();
-    if constexpr (kCluster > 1)
-      sync_cluster<kCluster>();  // the others write here and arrive here
+    if constexpr (kCluster > 1) sync_cluster<kCluster>();  // the others write here and arrive here
   }
 
   // a_columns, a_stride: elements of a row of a, and between rows. What lies beyond the edges arrives as zeros.

@@ -3,9 +3,9 @@
 #pragma once
 
 #include "device/device.h"
-#include "layout/int8_tile.h"
 #include "gemm/cuda/epilogue.cuh"
 #include "gemm/cuda/kernel.h"
+#include "layout/int8_tile.h"
 
 namespace lamina::gemm {
 

@@ -12,11 +12,11 @@
 
 #include "block/row_alignment.h"
 #include "device/device.h"
-#include "layout/int8_tile.h"
-#include "layout/swizzle.h"
 #include "gemm/cuda/epilogue.cuh"
 #include "gemm/cuda/kernel.h"
 #include "gemm/cuda/store_rows.cuh"
+#include "layout/int8_tile.h"
+#include "layout/swizzle.h"
 
 namespace lamina::gemm {
 

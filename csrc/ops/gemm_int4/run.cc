@@ -21,9 +21,7 @@ const CpuOp& cpu_op() {
   return op;
 }
 
-Status check(const Problem& problem) {
-  return check_int4("gemm_int4", problem, INT64_MAX, "");
-}
+Status check(const Problem& problem) { return check_int4("gemm_int4", problem, INT64_MAX, ""); }
 
 Status run(const Params& params, const Parallel& parallel) {
   if (Status status = check(params.problem); !status.is_ok()) return status;

@@ -58,8 +58,8 @@ struct Params : Epilogue {
   int64_t a_stride = 0;       // elements between rows of a
   Perm perm;
   const uint8_t* w = nullptr;
-  Broadcast<float> a_scale;        // [m]
-  Broadcast<int8_t> a_zero_point;  // [m], or not given
+  Broadcast<float> a_scale;           // [m]
+  Broadcast<int8_t> a_zero_point;     // [m], or not given
   GroupTensor w_scale, w_zero_point;  // zero points: or not given
 };
 

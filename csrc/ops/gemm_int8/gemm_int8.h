@@ -34,8 +34,8 @@ inline constexpr int64_t kMaxExactK = 65536;
 // Column sums are int32: 128 * 2^24 = 2^31.
 inline constexpr int64_t kMaxK = (int64_t{1} << 24) - 1;
 
-inline constexpr int64_t kScaleGroup = 128;   // input features that share scales
-inline constexpr int64_t kChunkGroups = 8;  // groups whose products are one chain of sums
+inline constexpr int64_t kScaleGroup = 128;  // input features that share scales
+inline constexpr int64_t kChunkGroups = 8;   // groups whose products are one chain of sums
 
 struct Params : Epilogue {
   Problem problem;                  // group: kScaleGroup with scales along k, else 0

@@ -22,8 +22,7 @@ const CpuOp& cpu_op() {
 }
 
 Status check(const Problem& problem) {
-  return gemm::check("gemm_int8", problem, kMaxK,
-                     "the most for which int32 column sums are exact");
+  return gemm::check("gemm_int8", problem, kMaxK, "the most for which int32 column sums are exact");
 }
 
 Status run(const Params& params, const Parallel& parallel) {

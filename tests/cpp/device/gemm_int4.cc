@@ -51,7 +51,7 @@ struct Groups {
       } else {
         put(kind == GroupTensor::Kind::kF32   ? DType::kF32
             : kind == GroupTensor::Kind::kF16 ? DType::kF16
-                                           : DType::kBF16,
+                                              : DType::kBF16,
             to, value.back());
       }
     }
@@ -193,8 +193,7 @@ void check_int8(const Case& c) {
   Inputs inputs(c, c.k % 3 == 0 ? kF32 : c.k % 3 == 1 ? kF16 : kBF16, c.n % 2 == 0 ? kF32 : kU8);
   const std::vector<float> want = inputs.want(true);
   for (const gemm::CudaKernel& kernel : gemm_int4_int8::cuda_op().kernels) {
-    const auto plan =
-        plan_of(kernel, c, gemm_int4_int8::k_rule(c.problem()));
+    const auto plan = plan_of(kernel, c, gemm_int4_int8::k_rule(c.problem()));
     check_run(kernel.name, gemm_int4_int8::workspace_bytes(c.problem(), plan), c, want,
               [&](Exact<float>& out, void* workspace) {
                 auto params = inputs.params<gemm_int4_int8::Params>(out);
@@ -212,8 +211,7 @@ void check_quantised(const Case& c) {
   for (DType dtype : {DType::kF32, DType::kF16}) {
     FloatRows a(dtype, c.m, c.features(), c.pad, inputs.random);
     const auto& kernel = gemm_int4_int8::cuda_op().kernels.front();
-    const auto plan =
-        plan_of(kernel, c, gemm_int4_int8::k_rule(c.problem()));
+    const auto plan = plan_of(kernel, c, gemm_int4_int8::k_rule(c.problem()));
     Exact<float> out(c.m * c.n);
     Exact<uint8_t> workspace(gemm_int4_int8::workspace_bytes(c.problem(), plan));
     const auto params = inputs.params<gemm_int4_int8::Params>(out);

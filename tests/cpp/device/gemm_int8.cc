@@ -52,8 +52,8 @@ CudaPlan plan_of(const Int8Kernel& kernel, int64_t k, int splits) {
       round_up(ceil_div(steps, splits), kernel.is_grouped ? gemm_int8::kChunkGroups : 1);
   plan.split = {static_cast<int>(ceil_div(steps, each)), static_cast<int>(each)};
   if (plan.split.count > 1)
-    plan.partials = kernel.is_grouped ? gemm_int8::k_chunks({0, 0, k, kernel.group()})
-                                      : plan.split.count;
+    plan.partials =
+        kernel.is_grouped ? gemm_int8::k_chunks({0, 0, k, kernel.group()}) : plan.split.count;
   return plan;
 }
 

@@ -18,11 +18,11 @@
 
 #include "base/int_math.h"
 #include "base/unroll.h"
-#include "layout/int4.h"
-#include "quant/group_columns.h"
-#include "ops/gemm_int4/gemm_int4.h"
 #include "gemm/cpu/plan.h"
 #include "gemm/cpu/store_strip.h"
+#include "layout/int4.h"
+#include "ops/gemm_int4/gemm_int4.h"
+#include "quant/group_columns.h"
 
 namespace lamina::gemm_int4 {
 namespace {

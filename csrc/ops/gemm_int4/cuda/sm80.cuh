@@ -18,16 +18,16 @@
 #include <optional>
 
 #include "base/int_math.h"
+#include "block/row_copy.cuh"
 #include "device/device.h"
+#include "gemm/cuda/k_chunk.cuh"
+#include "gemm/cuda/store_rows.cuh"
 #include "layout/int4.h"
 #include "layout/swizzle.h"
 #include "ops/gemm_int4/cuda/dequantize.cuh"
-#include "quant/gather.cuh"
 #include "ops/gemm_int4/cuda/run.h"
 #include "ops/gemm_int4/cuda/stage_groups.cuh"
-#include "gemm/cuda/store_rows.cuh"
-#include "gemm/cuda/k_chunk.cuh"
-#include "block/row_copy.cuh"
+#include "quant/gather.cuh"
 
 namespace lamina::gemm_int4 {
 
@@ -168,7 +168,7 @@ struct Sm80 {
                        p.perm, begin, bytes(pass) / 2);
         } else {
           copy_unaligned(args.a_copy_bytes, to(pass), from.a + pass * from.a_pass, base,
-                                    bytes(pass));
+                         bytes(pass));
         }
       }
     }
@@ -260,8 +260,9 @@ struct Sm80 {
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
       const int64_t n0 = at.n0 + (at.warp_n * kTiles + i) * int4::kTileN;
-      Rows::template store<kToPartial>(args.p, args.split, {at.m0 + at.warp_m * kWarpTokens, n0, partial},
-                                    rows, dev::lane() / 4, sums[i]);
+      Rows::template store<kToPartial>(args.p, args.split,
+                                       {at.m0 + at.warp_m * kWarpTokens, n0, partial}, rows,
+                                       dev::lane() / 4, sums[i]);
     }
   }
 
@@ -280,11 +281,10 @@ struct Sm80 {
     Quads sums;
     const auto sum = [&](int w, int e) -> float& { return (&sums[0][0])[w][e]; };
     const auto to_partial = [&](int64_t partial) { store<true>(args, at, partial, sums); };
-    const KChunkEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_partial)>
-        end_k_chunk{sum, to_partial,
-                    reinterpret_cast<dev::U32x4*>(smem + kRingBytes + dev::warp() * kWarpBytes) +
-                        dev::lane(),
-                    static_cast<int>(kChunkK / kStepK)};
+    const KChunkEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_partial)> end_k_chunk{
+        sum, to_partial,
+        reinterpret_cast<dev::U32x4*>(smem + kRingBytes + dev::warp() * kWarpBytes) + dev::lane(),
+        static_cast<int>(kChunkK / kStepK)};
     end_k_chunk.clear(empty_sum(args.p.problem.k));
     Group group;
     group.start(args.groups, at.first_step * kStepSlices);

@@ -19,18 +19,18 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "block/row_copy.cuh"
 #include "device/device.h"
+#include "gemm/cuda/k_chunk.cuh"
+#include "gemm/cuda/sm90a_pipe.cuh"
+#include "gemm/cuda/store_rows.cuh"
 #include "layout/int4.h"
 #include "layout/matrix_descriptor.h"
 #include "layout/swizzle.h"
 #include "ops/gemm_int4/cuda/dequantize.cuh"
-#include "quant/gather.cuh"
 #include "ops/gemm_int4/cuda/run.h"
-#include "gemm/cuda/sm90a_pipe.cuh"
 #include "ops/gemm_int4/cuda/stage_groups.cuh"
-#include "gemm/cuda/store_rows.cuh"
-#include "gemm/cuda/k_chunk.cuh"
-#include "block/row_copy.cuh"
+#include "quant/gather.cuh"
 
 namespace lamina::gemm_int4 {
 
@@ -52,8 +52,7 @@ struct Sm90a {
   using Pipe = Sm90aPipe<Sm90aShape{kTokens, kConfig.cluster, kConfig.stage_tiles, kConfig.stages,
                                     2, Groups::kBytes, kWarpBytes}>;
   using Tile = typename Pipe::Tile;
-  static_assert(kFeatures == Pipe::kFeatures &&
-                kChunkK % (Pipe::kStageTiles * int4::kTileK) == 0);
+  static_assert(kFeatures == Pipe::kFeatures && kChunkK % (Pipe::kStageTiles * int4::kTileK) == 0);
 
   static constexpr const char* kName = "gemm_int4_sm90a";
   static constexpr int kThreads = Pipe::kThreads, kMinBlocks = 1;
@@ -208,11 +207,12 @@ struct Sm90a {
       const int first_step = static_cast<int>(tile.first_step);
       Sums sums;
       const auto sum = [&](int w, int e) -> float& { return sums[w * 4 + e]; };
-      const auto to_partial = [&](int64_t partial) { store<true>(args, tile, warp, partial, sums); };
-      const KChunkEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_partial)>
-          end_k_chunk{sum, to_partial,
-                      reinterpret_cast<dev::U32x4*>(Pipe::warp_at(warp)) + dev::lane(),
-                      kChunkSteps};
+      const auto to_partial = [&](int64_t partial) {
+        store<true>(args, tile, warp, partial, sums);
+      };
+      const KChunkEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_partial)> end_k_chunk{
+          sum, to_partial, reinterpret_cast<dev::U32x4*>(Pipe::warp_at(warp)) + dev::lane(),
+          kChunkSteps};
       end_k_chunk.clear(empty_sum(args.p.problem.k));
       Group group;
       group.start(args.groups, first_step * kSlices);
@@ -231,8 +231,8 @@ struct Sm90a {
   LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t partial,
                                   const Sums& sums) {
     Rows::template store<kToPartial>(args.p, args.split,
-                                  {tile.m0, tile.n0 + warp * int4::kTileN, partial},
-                                  Pipe::warp_at(warp), dev::lane() / 4, sums);
+                                     {tile.m0, tile.n0 + warp * int4::kTileN, partial},
+                                     Pipe::warp_at(warp), dev::lane() / 4, sums);
   }
 
   LAMINA_DEVICE static void run(const Args& args) { Pipe::template run<Sm90a>(args); }

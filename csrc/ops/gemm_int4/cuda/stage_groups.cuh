@@ -8,8 +8,8 @@
 #include "device/device.h"
 #include "layout/int4.h"
 #include "ops/gemm_int4/cuda/dequantize.cuh"
-#include "quant/group_rows.cuh"
 #include "ops/gemm_int4/gemm_int4.h"
+#include "quant/group_rows.cuh"
 
 namespace lamina::gemm_int4 {
 

@@ -4,9 +4,9 @@
 // Ports  a group of 128: 32 cycles for 16 x 16 outputs, of 32: 16; scaling them about 40.
 #include <climits>
 
+#include "gemm/cpu/amx_product.h"
 #include "ops/gemm_int4_int8/cpu/body.h"
 #include "ops/gemm_int4_int8/cpu/scale512.h"
-#include "gemm/cpu/amx_product.h"
 
 namespace lamina::gemm_int4_int8 {
 namespace {

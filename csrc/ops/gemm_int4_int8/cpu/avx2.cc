@@ -8,8 +8,8 @@
 
 #include <array>
 
-#include "ops/gemm_int4_int8/cpu/body.h"
 #include "gemm/cpu/pack_bytes.h"
+#include "ops/gemm_int4_int8/cpu/body.h"
 
 namespace lamina::gemm_int4_int8 {
 namespace {

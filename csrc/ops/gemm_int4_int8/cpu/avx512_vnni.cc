@@ -4,9 +4,9 @@
 // Tile   6 rows x 64 columns = 24 accumulators + 4 weights + 1 broadcast of 32 registers
 #include <array>
 
+#include "gemm/cpu/pack_bytes.h"
 #include "ops/gemm_int4_int8/cpu/body.h"
 #include "ops/gemm_int4_int8/cpu/scale512.h"
-#include "gemm/cpu/pack_bytes.h"
 
 namespace lamina::gemm_int4_int8 {
 namespace {

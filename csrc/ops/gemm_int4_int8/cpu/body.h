@@ -25,12 +25,12 @@
 
 #include "base/int_math.h"
 #include "base/unroll.h"
+#include "gemm/cpu/plan.h"
+#include "gemm/cpu/store_strip.h"
 #include "layout/int4.h"
 #include "layout/int8_tile.h"
-#include "quant/group_columns.h"
-#include "gemm/cpu/plan.h"
 #include "ops/gemm_int4_int8/cpu/step.h"
-#include "gemm/cpu/store_strip.h"
+#include "quant/group_columns.h"
 
 namespace lamina::gemm_int4_int8 {
 namespace {
@@ -211,8 +211,7 @@ struct Nest : StripOf<Tile> {
         load_columns(p.w_scale, piece.group, n0, count, 1.0f, shared.scale[found]);
       }
       if (p.w_zero_point.is_given())
-        load_columns(p.w_zero_point, piece.group, n0, count, -1.0f,
-                                shared.minus_zero[found]);
+        load_columns(p.w_zero_point, piece.group, n0, count, -1.0f, shared.minus_zero[found]);
     }
     return static_cast<int>(found);
   }

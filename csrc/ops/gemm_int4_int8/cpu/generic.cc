@@ -1,6 +1,6 @@
 // gemm_int4_int8 / generic: the loops as they are, for any CPU.
-#include "ops/gemm_int4_int8/cpu/body.h"
 #include "gemm/cpu/pack_bytes.h"
+#include "ops/gemm_int4_int8/cpu/body.h"
 
 namespace lamina::gemm_int4_int8 {
 namespace {

@@ -6,8 +6,8 @@
 #include <type_traits>
 
 #include "base/unroll.h"
-#include "ops/gemm_int4_int8/gemm_int4_int8.h"
 #include "gemm/epilogue_maths.h"
+#include "ops/gemm_int4_int8/gemm_int4_int8.h"
 
 namespace lamina::gemm_int4_int8 {
 namespace {

@@ -7,9 +7,9 @@
 #include <climits>
 
 #include "device/device.h"
-#include "quant/group_rows.cuh"
-#include "ops/gemm_int4_int8/cuda/kernel.h"
 #include "gemm/epilogue_maths.h"
+#include "ops/gemm_int4_int8/cuda/kernel.h"
+#include "quant/group_rows.cuh"
 
 namespace lamina::gemm_int4_int8 {
 
@@ -20,7 +20,7 @@ inline constexpr int kSlices = int4::kTileK / kSliceK;  // of a tile
 struct GroupArgs {
   GroupRows scales, zeros;  // zeros: if w_zero_point is given
   int64_t sums_stride;
-  int chunk_steps;                 // tiles of k that have a sum of their own
+  int chunk_steps;                   // tiles of k that have a sum of their own
   int groups, slices, group_slices;  // slices of kSliceK: of all tiles, of a group
   bool keeps_integers;               // k is split within the only group, which then ends nowhere
 

@@ -5,8 +5,8 @@
 
 #include "base/numeric.h"
 #include "base/status.h"
-#include "ops/gemm_int4_int8/gemm_int4_int8.h"
 #include "gemm/cuda/plan.h"
+#include "ops/gemm_int4_int8/gemm_int4_int8.h"
 
 namespace lamina::gemm_int4_int8 {
 
@@ -60,8 +60,8 @@ struct CudaParams : Epilogue {
 };
 
 // a, or floats in its place, as the kernels read it.
-Status launch_pack_activations(const Params& params, const std::optional<Floats>& floats, const PackedActivations& to,
-                      int max_blocks, void* stream);
+Status launch_pack_activations(const Params& params, const std::optional<Floats>& floats,
+                               const PackedActivations& to, int max_blocks, void* stream);
 // out from the partial sums.
 Status launch_reduce(const CudaParams& params, const Split& split, int max_blocks, void* stream);
 

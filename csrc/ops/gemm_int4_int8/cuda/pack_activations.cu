@@ -29,8 +29,7 @@ struct Encoder {
   Quantizer quantizer;
 
   LAMINA_DEVICE Encoder(const In* row, int64_t features, std::byte* smem)
-      : grid(row_grid(
-            Int8Row<In, kThreads>::find_range(row, features, smem), true)),
+      : grid(row_grid(Int8Row<In, kThreads>::find_range(row, features, smem), true)),
         quantizer(grid.quantizer(true)) {}
 
   LAMINA_DEVICE int8_t operator()(In x) const {
@@ -172,8 +171,8 @@ struct PackActivations {
     }
   }
 
-  static Status launch(const Params& params, const void* a, const PackedActivations& to, int max_blocks,
-                       void* stream) {
+  static Status launch(const Params& params, const void* a, const PackedActivations& to,
+                       int max_blocks, void* stream) {
     const Problem& p = params.problem;
     const auto group_slices = static_cast<int>(ceil_div(std::min(p.group, round_up(p.k, 16)), 16));
     const auto slices = static_cast<int>(int4::tiles_k(p.k) * kTileSlices);
@@ -191,8 +190,8 @@ struct PackActivations {
 
 }  // namespace
 
-Status launch_pack_activations(const Params& params, const std::optional<Floats>& floats, const PackedActivations& to,
-                      int max_blocks, void* stream) {
+Status launch_pack_activations(const Params& params, const std::optional<Floats>& floats,
+                               const PackedActivations& to, int max_blocks, void* stream) {
   if (!floats) return PackActivations<int8_t>::launch(params, params.a, to, max_blocks, stream);
   const auto launch = floats->dtype == DType::kF32   ? &PackActivations<float>::launch
                       : floats->dtype == DType::kF16 ? &PackActivations<F16>::launch

@@ -34,8 +34,7 @@ struct Op {
       const int64_t column = e < columns.left ? j + e : j;
       const bool has_zeros = p.w_zero_point.is_given();
       const float minus_zero = has_zeros ? -value_of(p.w_zero_point, column) : 0.0f;
-      y[e] = add_group(sums[e], a_sum, has_zeros, minus_zero, value_of(p.w_scale, column),
-                       kNoSum);
+      y[e] = add_group(sums[e], a_sum, has_zeros, minus_zero, value_of(p.w_scale, column), kNoSum);
     }
     store_row(p, y, i, columns);
   }

@@ -21,10 +21,14 @@ Status run_cuda(const Params& params, const std::optional<Floats>& floats, const
     return Status::error("gemm_int4_int8: w must start at a multiple of 16 bytes");
   auto* const bytes = static_cast<std::byte*>(workspace);
   const PackedActivations packed = PackedActivations::at(bytes, p);
-  const CudaParams then{params,          p,
-                        packed.a,        packed.sums,
-                        packed.scale,    params.a_zero_point,
-                        params.w,        params.w_scale,
+  const CudaParams then{params,
+                        p,
+                        packed.a,
+                        packed.sums,
+                        packed.scale,
+                        params.a_zero_point,
+                        params.w,
+                        params.w_scale,
                         params.w_zero_point};
   if (Status status = launch_pack_activations(params, floats, packed, plan.max_blocks(), stream);
       !status.is_ok())

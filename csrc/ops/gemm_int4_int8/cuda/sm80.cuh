@@ -22,14 +22,14 @@
 
 #include "base/int_math.h"
 #include "device/device.h"
+#include "gemm/cuda/k_chunk.cuh"
+#include "gemm/cuda/store_rows.cuh"
 #include "layout/int4.h"
 #include "layout/swizzle.h"
-#include "quant/group_rows.cuh"
 #include "ops/gemm_int4_int8/cuda/group_end.cuh"
 #include "ops/gemm_int4_int8/cuda/kernel.h"
 #include "ops/gemm_int4_int8/cuda/scaler.cuh"
-#include "gemm/cuda/store_rows.cuh"
-#include "gemm/cuda/k_chunk.cuh"
+#include "quant/group_rows.cuh"
 
 namespace lamina::gemm_int4_int8 {
 
@@ -245,8 +245,9 @@ struct Sm80 {
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
       const int64_t n0 = at.n0 + (at.warp_n * kTiles + i) * int4::kTileN;
-      Rows::template store<kToPartial>(args.p, args.split, {at.m0 + at.warp_m * kWarpTokens, n0, partial},
-                                    rows, dev::lane() / 4, group.k_chunk[i]);
+      Rows::template store<kToPartial>(args.p, args.split,
+                                       {at.m0 + at.warp_m * kWarpTokens, n0, partial}, rows,
+                                       dev::lane() / 4, group.k_chunk[i]);
     }
   }
 
@@ -266,11 +267,10 @@ struct Sm80 {
     group.begin(from.group);
     const auto sum = [&](int w, int e) -> float& { return (&group.k_chunk[0][0])[w][e]; };
     const auto to_partial = [&](int64_t partial) { store<true>(args, at, partial, group); };
-    const KChunkEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_partial)>
-        end_k_chunk{
-            sum, to_partial,
-            reinterpret_cast<dev::U32x4*>(smem + kWarpsAt + dev::warp() * kWarpBytes) + dev::lane(),
-            args.groups.chunk_steps};
+    const KChunkEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_partial)> end_k_chunk{
+        sum, to_partial,
+        reinterpret_cast<dev::U32x4*>(smem + kWarpsAt + dev::warp() * kWarpBytes) + dev::lane(),
+        args.groups.chunk_steps};
     end_k_chunk.clear(empty_sum(args.p.problem.k));
     keep_zero_points(args, at);
 #pragma unroll

@@ -20,15 +20,15 @@
 #include <climits>
 
 #include "device/device.h"
+#include "gemm/cuda/k_chunk.cuh"
+#include "gemm/cuda/sm90a_pipe.cuh"
+#include "gemm/cuda/store_rows.cuh"
 #include "layout/int4.h"
 #include "layout/matrix_descriptor.h"
 #include "layout/swizzle.h"
-#include "gemm/cuda/sm90a_pipe.cuh"
 #include "ops/gemm_int4_int8/cuda/group_end.cuh"
 #include "ops/gemm_int4_int8/cuda/kernel.h"
 #include "ops/gemm_int4_int8/cuda/scaler.cuh"
-#include "gemm/cuda/store_rows.cuh"
-#include "gemm/cuda/k_chunk.cuh"
 
 namespace lamina::gemm_int4_int8 {
 
@@ -49,9 +49,8 @@ struct Sm90a {
 
   using Groups =
       GroupEnd<kTokens, kFeatures, kConfig.stage_tiles * kSlices, 1, kTokenGroups, false>;
-  using Pipe = Sm90aPipe<Sm90aShape{kTokens, kConfig.cluster,
-                                                          kConfig.stage_tiles, kConfig.stages, 1,
-                                                          Groups::kStageBytes, kWarpBytes}>;
+  using Pipe = Sm90aPipe<Sm90aShape{kTokens, kConfig.cluster, kConfig.stage_tiles, kConfig.stages,
+                                    1, Groups::kStageBytes, kWarpBytes}>;
   using Tile = typename Pipe::Tile;
   static_assert(kFeatures == Pipe::kFeatures);
 
@@ -169,9 +168,9 @@ struct Sm90a {
     group.begin(args.groups.of_slice(first_step * kSlices));
     const auto sum = [&](int w, int e) -> float& { return group.k_chunk[0][w][e]; };
     const auto to_partial = [&](int64_t partial) { store<true>(args, tile, warp, partial, group); };
-    const KChunkEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_partial)>
-        end_k_chunk{sum, to_partial, reinterpret_cast<dev::U32x4*>(Pipe::warp_at(warp)) + dev::lane(),
-                    args.groups.chunk_steps};
+    const KChunkEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_partial)> end_k_chunk{
+        sum, to_partial, reinterpret_cast<dev::U32x4*>(Pipe::warp_at(warp)) + dev::lane(),
+        args.groups.chunk_steps};
     end_k_chunk.clear(empty_sum(args.p.problem.k));
     keep_zero_points(args, tile, warp);
     dev::wgmma_fence_registers(sums_of(group));
@@ -220,8 +219,8 @@ struct Sm90a {
   LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t partial,
                                   const Groups& group) {
     Rows::template store<kToPartial>(args.p, args.split,
-                                  {tile.m0, tile.n0 + warp * int4::kTileN, partial},
-                                  Pipe::warp_at(warp), dev::lane() / 4, group.k_chunk[0]);
+                                     {tile.m0, tile.n0 + warp * int4::kTileN, partial},
+                                     Pipe::warp_at(warp), dev::lane() / 4, group.k_chunk[0]);
   }
 
   LAMINA_DEVICE static void run(const Args& args) { Pipe::template run<Sm90a>(args); }

@@ -305,7 +305,8 @@ struct Tile {
   }
 
   static void multiply(int rows, const int8_t* packed, const int8_t* w, int64_t w_stride,
-                       int tiles_n, int64_t tiles_k, int32_t* acc, bool accumulate, Prefetch ahead) {
+                       int tiles_n, int64_t tiles_k, int32_t* acc, bool accumulate,
+                       Prefetch ahead) {
     const auto product =
         std::array{multiply_rows<1>, multiply_rows<2>, multiply_rows<3>, multiply_rows<4>,
                    multiply_rows<5>}[static_cast<size_t>(rows - 1)];

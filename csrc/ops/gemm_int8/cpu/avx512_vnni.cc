@@ -7,8 +7,8 @@
 // Tile   6 rows x 64 columns = 24 accumulators + 4 weights + 1 broadcast of 32 registers.
 #include "base/avx512.h"
 #include "base/unroll.h"
-#include "ops/gemm_int8/cpu/body.h"
 #include "gemm/cpu/pack_bytes.h"
+#include "ops/gemm_int8/cpu/body.h"
 
 namespace lamina::gemm_int8 {
 namespace {

@@ -28,11 +28,11 @@
 
 #include "base/int_math.h"
 #include "base/unroll.h"
-#include "layout/int8_tile.h"
-#include "gemm/cpu/prefetch.h"
 #include "gemm/cpu/plan.h"
-#include "ops/gemm_int8/gemm_int8.h"
+#include "gemm/cpu/prefetch.h"
 #include "gemm/cpu/store_strip.h"
+#include "layout/int8_tile.h"
+#include "ops/gemm_int8/gemm_int8.h"
 
 namespace lamina::gemm_int8 {
 namespace {
@@ -81,7 +81,8 @@ struct Nest : StripOf<Tile> {
   static int64_t panel_bytes(const Problem& problem) {
     const int64_t tiles_k = int8_tile::tiles_k(problem.k);
     const bool has_more = tiles_k > kChunkTilesK || problem.is_grouped();
-    return packed_panel_bytes(tiles_k) + int64_t{Tile::kTileM} * Tile::kTileN * (has_more ? 4 + 8 : 4);
+    return packed_panel_bytes(tiles_k) +
+           int64_t{Tile::kTileM} * Tile::kTileN * (has_more ? 4 + 8 : 4);
   }
 
   Nest(const Params& params, const Block& where, void* scratch)

@@ -9,8 +9,8 @@
 
 #include "block/reduce.cuh"
 #include "device/device.h"
-#include "ops/gemm_int8/cuda/run.h"
 #include "gemm/epilogue_maths.h"
+#include "ops/gemm_int8/cuda/run.h"
 
 namespace lamina::gemm_int8 {
 namespace {
@@ -56,8 +56,9 @@ struct MarkNanRows {
     int8_t* const row = p.q + i * p.k;
     const float scale = p.static_scale[i];
     // Nobody can check a static scale's value before the launch.
-    const bool is_lost =
-        any_of_block<kWarps>(find_lost(row, p.k), reinterpret_cast<int32_t*>(dev::dynamic_smem())) || !(scale >= FLT_MIN && scale <= FLT_MAX);
+    const bool is_lost = any_of_block<kWarps>(find_lost(row, p.k),
+                                              reinterpret_cast<int32_t*>(dev::dynamic_smem())) ||
+                         !(scale >= FLT_MIN && scale <= FLT_MAX);
     if (is_lost)
       for (int64_t j = dev::thread_index(); j < p.k; j += kThreads)
         dev::store_global(row + j, int8_t{0});
@@ -70,8 +71,8 @@ struct MarkNanRows {
 
 Status launch_mark_nan_rows(const quantize_int8::Params& params, int max_blocks, void* stream) {
   const int64_t blocks = std::min<int64_t>(params.m, max_blocks);
-  return dev::launch<MarkNanRows>({{static_cast<int>(blocks), 1, 1}, MarkNanRows::kSmemBytes}, stream,
-                             {params});
+  return dev::launch<MarkNanRows>({{static_cast<int>(blocks), 1, 1}, MarkNanRows::kSmemBytes},
+                                  stream, {params});
 }
 
 }  // namespace lamina::gemm_int8

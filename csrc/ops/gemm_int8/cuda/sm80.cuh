@@ -17,15 +17,15 @@
 #include <optional>
 
 #include "base/int_math.h"
+#include "block/row_copy.cuh"
 #include "device/device.h"
-#include "layout/int8_tile.h"
-#include "layout/swizzle.h"
 #include "gemm/cuda/epilogue.cuh"
 #include "gemm/cuda/kernel.h"
+#include "layout/int8_tile.h"
+#include "layout/swizzle.h"
 #include "ops/gemm_int8/cuda/run.h"
 #include "ops/gemm_int8/cuda/scaler.cuh"
 #include "ops/gemm_int8/cuda/sm80_groups.cuh"
-#include "block/row_copy.cuh"
 
 namespace lamina::gemm_int8 {
 
@@ -351,9 +351,10 @@ struct Sm80 {
                            INT_MAX, " tiles of ", kConfig.block_m, " x ", kConfig.block_n);
     const dev::LaunchShape shape{{static_cast<int>(std::min<int64_t>(*units, max_blocks)), 1, 1},
                                  kSmemBytes};
-    return dev::launch<Sm80>(shape, stream,
-                             {params, split, copy_bytes_of(a_alignment(params)), static_cast<int>(blocks_m),
-                              static_cast<int>(blocks_n), static_cast<uint32_t>(*units)});
+    return dev::launch<Sm80>(
+        shape, stream,
+        {params, split, copy_bytes_of(a_alignment(params)), static_cast<int>(blocks_m),
+         static_cast<int>(blocks_n), static_cast<uint32_t>(*units)});
   }
 };
 

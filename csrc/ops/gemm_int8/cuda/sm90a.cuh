@@ -16,19 +16,19 @@
 
 #include <algorithm>
 
+#include "block/cluster.cuh"
+#include "block/ring.cuh"
+#include "block/tile_order.cuh"
 #include "device/device.h"
-#include "layout/int8_tile.h"
-#include "layout/matrix_descriptor.h"
-#include "layout/swizzle.h"
 #include "gemm/cuda/epilogue.cuh"
 #include "gemm/cuda/kernel.h"
 #include "gemm/cuda/store_rows.cuh"
 #include "gemm/cuda/store_tma.cuh"
-#include "ops/gemm_int8/cuda/sm90a_groups.cuh"
-#include "block/cluster.cuh"
-#include "block/ring.cuh"
-#include "block/tile_order.cuh"
+#include "layout/int8_tile.h"
+#include "layout/matrix_descriptor.h"
+#include "layout/swizzle.h"
 #include "ops/gemm_int8/cuda/scaler.cuh"
+#include "ops/gemm_int8/cuda/sm90a_groups.cuh"
 
 namespace lamina::gemm_int8 {
 

@@ -7,8 +7,8 @@
 #include "base/int_math.h"
 #include "device/device.h"
 #include "ops/quantize_int8/cuda/launch.h"
-#include "quant/int8_row.cuh"
 #include "quant/int8.h"
+#include "quant/int8_row.cuh"
 
 namespace lamina::quantize_int8 {
 namespace {
