@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lamina.nn import Int4Linear, Int8Linear
 from lamina.nn.packed_linear import PackedLinear
 from lamina.ops.gemm_int4_int8 import MAX_K as MAX_K_INT4_INT8
-from lamina.pack import MAX_K as MAX_K_INT8
+from lamina.ops.pack_int8 import MAX_K as MAX_K_INT8
 from lamina.quant import QuantizedInt4, gptq
 
 

@@ -14,8 +14,8 @@ from lamina.nn.packed_linear import (
     ordinary_tensors,
     require_loaded,
 )
-from lamina.ops import gemm_int8, quantize_int8
-from lamina.pack import PackedInt8, pack_int8, packed_shape
+from lamina.ops import PackedInt8, gemm_int8, pack_int8, quantize_int8
+from lamina.ops.pack_int8 import packed_shape
 from lamina.quant import quantize_weight_int8
 
 

@@ -12,17 +12,13 @@ from lamina.ops.gemm_int8 import (
     gemm_int8,
     gemm_int8_quantized,
 )
+from lamina.ops.pack_int4 import PackedInt4, _fake_pack_int4, _fake_unpack_int4, pack_int4
+from lamina.ops.pack_int8 import PackedInt8, _fake_pack_int8, _fake_unpack_int8, pack_int8
 from lamina.ops.quantize_int8 import QuantizedInt8, _fake_quantize_int8, quantize_int8
-from lamina.pack import (
-    _fake_pack_int4,
-    _fake_pack_int8,
-    _fake_unpack_int4,
-    _fake_unpack_int8,
-    pack_int4,
-    pack_int8,
-)
 
 __all__ = [
+    "PackedInt4",
+    "PackedInt8",
     "QuantizedInt8",
     "gemm_int4",
     "gemm_int4_int8",

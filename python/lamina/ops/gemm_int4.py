@@ -18,16 +18,11 @@ from lamina._checks import (
     require_optional_tensors,
     require_tensors,
 )
-from lamina._int4 import QuantizedInt4, add_to_features
-from lamina.pack import TILE_N, PackedInt4
+from lamina.ops.dequantize import add_to_features, dequantize_int4
+from lamina.ops.pack_int4 import PackedInt4, layout_for
+from lamina.ops.pack_int8 import TILE_N
 
-LAYOUT = "int4_rows"  # that CPU kernels read
-CUDA_LAYOUT = "int4_tile"
-
-
-def layout_for(device: torch.device) -> str:
-    """The layout of packed weights that the kernels of a device read."""
-    return CUDA_LAYOUT if device.type == "cuda" else LAYOUT
+GROUP_STEP = 16  # csrc/ops/gemm_int4/problem.h: every group is a multiple
 
 
 def gemm_int4(
@@ -202,8 +197,8 @@ def _gradient_of_a(ctx: Any, grad: Tensor) -> Tensor:
         tiles = w[first // TILE_N : -(-last // TILE_N)].contiguous().cpu()
         codes = torch.ops.lamina.unpack_int4(tiles, last - first, k, layout_for(w.device)).to(w.device)
         zero_point = None if w_zero_point is None else w_zero_point[:, first:last]
-        part = QuantizedInt4(codes, w_scale[:, first:last], zero_point, ctx.group)
-        total += grad[:, first:last].float() @ part.dequantize()
+        part = dequantize_int4(codes, w_scale[:, first:last], zero_point, ctx.group)
+        total += grad[:, first:last].float() @ part
     return total if perm is None else add_to_features(total, perm, ctx.a_shape[1])
 
 

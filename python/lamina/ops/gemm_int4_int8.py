@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lamina._checks import call, require_dtype, require_optional_int
 from lamina.ops.gemm_int4 import check, fake_product
-from lamina.pack import PackedInt4
+from lamina.ops.pack_int4 import PackedInt4
 
 MAX_K = 1 << 19  # csrc/ops/gemm_int4_int8/gemm_int4_int8.h: int32 sums of a group
 

@@ -16,8 +16,8 @@ from lamina._checks import (
     require_optional_tensors,
     require_tensors,
 )
+from lamina.ops.pack_int8 import PackedInt8
 from lamina.ops.quantize_int8 import QuantizedInt8, fake_quantized
-from lamina.pack import PackedInt8
 
 
 def gemm_int8(
