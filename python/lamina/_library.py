@@ -50,7 +50,7 @@ def load_emulated() -> None:
     first = not hasattr(torch.ops.lamina_emu, "gemm_int8")
     _load("_emu")
     if first:
-        from lamina.ops import register_fakes
+        from lamina.ops.registration import register_fakes
 
         register_fakes("lamina_emu")
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from lamina._checks import (
     call,
     require_2d,
-    require_device,
     require_dtype,
     require_int,
+    require_one_device,
     require_optional_int,
     require_optional_str,
     require_optional_tensors,
@@ -21,6 +21,7 @@ from lamina._checks import (
 from lamina.ops.dequantize import add_to_features, dequantize_int4
 from lamina.ops.pack_int4 import PackedInt4, layout_for
 from lamina.ops.pack_int8 import TILE_N
+from lamina.ops.registration import Arguments, fake, register_gradients
 
 GROUP_STEP = 16  # csrc/ops/gemm_int4/problem.h: every group is a multiple
 
@@ -81,8 +82,8 @@ def gemm_int4(
              and of the thread count, on a GPU of the tile and of the number of SMs, bit for bit
     Source   csrc/ops/gemm_int4/gemm_int4.h
     """
-    optional = dict(zip(_OPTIONAL, (w_zero_point, bias, gate, residual, perm), strict=True))
-    check("gemm_int4", a, w, w_scale, group, activation, optional)
+    optional = {"w_zero_point": w_zero_point, "bias": bias, "gate": gate, "residual": residual}
+    check("gemm_int4", a, w, w_scale, group, activation, perm, **optional)
     require_optional_int("gemm_int4", "max_sms", max_sms)
     if out_dtype is not None:
         require_dtype("gemm_int4", "out_dtype", out_dtype)
@@ -93,9 +94,6 @@ def gemm_int4(
     return out
 
 
-_OPTIONAL = ("w_zero_point", "bias", "gate", "residual", "perm")
-
-
 def check(
     op: str,
     a: Tensor,
@@ -103,11 +101,12 @@ def check(
     w_scale: Tensor,
     group: int,
     activation: str | None,
-    optional: dict[str, Tensor | None],
+    perm: Tensor | None,
+    **optional: Tensor | None,
 ) -> None:
-    """What torch would refuse without naming the argument, and what only the packed weight knows."""
+    """Finds the errors that torch would report without naming the argument, or could not find at all."""
     require_tensors(op, a=a, w_scale=w_scale)
-    require_optional_tensors(op, **optional)
+    require_optional_tensors(op, **optional, perm=perm)
     require_int(op, "group", group)
     require_optional_str(op, "activation", activation)
     if not isinstance(w, PackedInt4):
@@ -115,7 +114,6 @@ def check(
     layout = layout_for(a.device)
     if w.layout != layout:
         raise ValueError(f'lamina::{op}: w has layout "{w.layout}"; allowed on {a.device.type}: "{layout}"')
-    perm = optional["perm"]
     if perm is not None and perm.shape != (w.k,):
         raise ValueError(f"lamina::{op}: perm must be 1-D [k] with k = {w.k} of w, got {list(perm.shape)}")
     if perm is None and a.dim() == 2 and a.shape[1] != w.k:
@@ -127,64 +125,48 @@ def check(
         )
 
 
-def fake_product(
-    op: str, a: Tensor, w: Tensor, w_scale: Tensor, out_dtype: torch.dtype, optional: dict[str, Tensor | None]
-) -> Tensor:
+def fake_product(op: str, given: Arguments, out_dtype: torch.dtype) -> Tensor:
     """The fake kernel of a product of packed int4 weights."""
-    require_2d(op, "a", a, "[m, k]")
-    require_2d(op, "w_scale", w_scale, "[ceil(k / group), n]")
-    require_device(op, a, w=w, w_scale=w_scale, **optional)
-    return a.new_empty((a.size(0), w_scale.size(1)), dtype=out_dtype)
+    require_2d(op, "a", given.a, "[m, k]")
+    require_2d(op, "w_scale", given.w_scale, "[ceil(k / group), n]")
+    require_one_device(op, vars(given))
+    out: Tensor = given.a.new_empty((given.a.size(0), given.w_scale.size(1)), dtype=out_dtype)
+    return out
 
 
-def _fake_gemm_int4(
-    a: Tensor,
-    w: Tensor,
-    w_scale: Tensor,
-    group: int,
-    w_zero_point: Tensor | None = None,
-    bias: Tensor | None = None,
-    out_dtype: torch.dtype | None = None,
-    activation: str | None = None,
-    gate: Tensor | None = None,
-    residual: Tensor | None = None,
-    perm: Tensor | None = None,
-    max_sms: int | None = None,
-) -> Tensor:
-    optional = dict(zip(_OPTIONAL, (w_zero_point, bias, gate, residual, perm), strict=True))
-    return fake_product("gemm_int4", a, w, w_scale, out_dtype or a.dtype, optional)
+@fake("gemm_int4")
+def _fake_gemm_int4(given: Arguments) -> Tensor:
+    return fake_product("gemm_int4", given, given.out_dtype or given.a.dtype)
 
 
-GRADIENT_ROWS = 1024  # of the weight, in f32 at once
+GRADIENT_ROWS = 1024  # rows of the weight that are in f32 at a time
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    a, w, w_scale, group, w_zero_point, bias, _, activation, gate, residual, perm, _ = inputs
-    ctx.save_for_backward(w, w_scale, w_zero_point, perm)
-    ctx.k = a.shape[1] if perm is None else perm.shape[0]
-    ctx.group = max(ctx.k, 1) if group == -1 else group
-    ctx.unsupported = "activation" if activation is not None else "gate" if gate is not None else None
-    ctx.a_shape = a.shape
-    ctx.dtypes = tuple(None if t is None else t.dtype for t in (a, bias, residual))
+def _save(ctx: Any, given: Arguments) -> None:
+    ctx.save_for_backward(given.w, given.w_scale, given.w_zero_point, given.perm)
+    ctx.k = given.a.shape[1] if given.perm is None else given.perm.shape[0]
+    ctx.group = max(ctx.k, 1) if given.group == -1 else given.group
+    ctx.a_shape = given.a.shape
+    ctx.unsupported = [name for name in ("activation", "gate") if getattr(given, name) is not None]
+    ctx.dtypes = {name: t.dtype for name, t in vars(given).items() if isinstance(t, Tensor)}
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, grad: Tensor, needed: set[str]) -> dict[str, Tensor]:
+    """The gradients of a, bias and residual, where `needed` names them."""
     if ctx.unsupported:
         raise NotImplementedError(
-            f"lamina::gemm_int4: no gradient with {ctx.unsupported}; apply it to the result of the op instead"
+            f"lamina::gemm_int4: no gradient with {ctx.unsupported[0]}; "
+            "apply it to the result of the op instead"
         )
-    given = len(ctx.needs_input_grad)  # arguments; those at the end may be left out
-    needed = {at for at, is_needed in enumerate(ctx.needs_input_grad) if is_needed}
-    a_dtype, bias_dtype, residual_dtype = ctx.dtypes
-    gradients: list[Tensor | None] = [None] * 12
-    if 0 in needed:
+    found: dict[str, Tensor] = {}
+    if "a" in needed:
         with torch.autocast(grad.device.type, enabled=False):  # backward() may be called under autocast
-            gradients[0] = _gradient_of_a(ctx, grad).to(a_dtype)
-    if 5 in needed:
-        gradients[5] = grad.sum(0, dtype=torch.float32).to(bias_dtype)
-    if 9 in needed:
-        gradients[9] = grad.to(residual_dtype)
-    return tuple(gradients[:given])
+            found["a"] = _gradient_of_a(ctx, grad)
+    if "bias" in needed:
+        found["bias"] = grad.sum(0, dtype=torch.float32)
+    if "residual" in needed:
+        found["residual"] = grad
+    return {name: gradient.to(ctx.dtypes[name]) for name, gradient in found.items()}
 
 
 def _gradient_of_a(ctx: Any, grad: Tensor) -> Tensor:
@@ -202,6 +184,4 @@ def _gradient_of_a(ctx: Any, grad: Tensor) -> Tensor:
     return total if perm is None else add_to_features(total, perm, ctx.a_shape[1])
 
 
-def register_gradients(namespace: str) -> None:
-    """Registers the backward pass of the op in torch.ops.<namespace>."""
-    torch.library.register_autograd(f"{namespace}::gemm_int4", _backward, setup_context=_setup_context)
+register_gradients("gemm_int4", _save, _gradients)

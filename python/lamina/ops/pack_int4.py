@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lamina._checks import call, require_2d, require_optional_tensors, require_str, require_tensors
 from lamina.ops.pack_int8 import TILE_K, TILE_N
+from lamina.ops.registration import Arguments, fake
 
 MOST_CODE = 15
 CPU_LAYOUT = "int4_rows"
@@ -109,10 +110,15 @@ def packed_int4_shape(n: int, k: int) -> tuple[int, int, int]:
     return -(-n // TILE_N), -(-k // TILE_K), TILE_N * TILE_K // 2
 
 
-def _fake_pack_int4(q: Tensor, layout: str, perm: Tensor | None = None) -> Tensor:
-    require_2d("pack_int4", "q", q, "[n, k]")
-    return q.new_empty(packed_int4_shape(q.shape[0], q.shape[1] if perm is None else perm.shape[0]))
+@fake("pack_int4")
+def _fake_pack_int4(given: Arguments) -> Tensor:
+    require_2d("pack_int4", "q", given.q, "[n, k]")
+    k = given.q.shape[1] if given.perm is None else given.perm.shape[0]
+    packed: Tensor = given.q.new_empty(packed_int4_shape(given.q.shape[0], k))
+    return packed
 
 
-def _fake_unpack_int4(data: Tensor, n: int, k: int, layout: str) -> Tensor:
-    return data.new_empty((n, k))
+@fake("unpack_int4")
+def _fake_unpack_int4(given: Arguments) -> Tensor:
+    unpacked: Tensor = given.data.new_empty((given.n, given.k))
+    return unpacked

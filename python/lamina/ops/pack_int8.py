@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lamina._checks import call, require_2d, require_optional_int, require_tensors
+from lamina.ops.registration import Arguments, fake
 
 TILE_N = 16  # csrc/layout/int8_tile.h
 TILE_K = 64
@@ -88,12 +89,15 @@ def packed_shape(n: int, k: int) -> tuple[int, int, int, int, int]:
     return -(-n // TILE_N), -(-k // TILE_K), TILE_K // 4, TILE_N, 4
 
 
-def _fake_pack_int8(w: Tensor, group: int | None = None) -> tuple[Tensor, Tensor]:
-    require_2d("pack_int8", "w", w, "[n, k]")
-    n, k = w.shape
-    sums = (n,) if group is None else (-(-k // GROUP), n)
-    return w.new_empty(packed_shape(n, k)), w.new_empty(sums, dtype=torch.int32)
+@fake("pack_int8")
+def _fake_pack_int8(given: Arguments) -> tuple[Tensor, Tensor]:
+    require_2d("pack_int8", "w", given.w, "[n, k]")
+    n, k = given.w.shape
+    sums = (n,) if given.group is None else (-(-k // GROUP), n)
+    return given.w.new_empty(packed_shape(n, k)), given.w.new_empty(sums, dtype=torch.int32)
 
 
-def _fake_unpack_int8(data: Tensor, n: int, k: int) -> Tensor:
-    return data.new_empty((n, k))
+@fake("unpack_int8")
+def _fake_unpack_int8(given: Arguments) -> Tensor:
+    unpacked: Tensor = given.data.new_empty((given.n, given.k))
+    return unpacked
