@@ -57,6 +57,6 @@ def load_emulated() -> None:
 
 @lru_cache(maxsize=1)
 def build_info() -> dict[str, Any]:
-    """Version, compiler, CPU instruction sets and CUDA architectures of the loaded library."""
+    """Version, compiler, instruction sets, CUDA architectures, layouts and limits of the loaded library."""
     info: dict[str, Any] = json.loads(torch.ops.lamina.build_info())
     return info

@@ -7,10 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from lamina._library import build_info
 from lamina.nn import Int4Linear, Int8Linear
 from lamina.nn.packed_linear import PackedLinear
-from lamina.ops.gemm_int4_int8 import MAX_K as MAX_K_INT4_INT8
-from lamina.ops.pack_int8 import MAX_K as MAX_K_INT8
 from lamina.quant import QuantizedInt4, gptq
 
 
@@ -23,9 +22,15 @@ class Scheme:
     weight_buffers: ClassVar[tuple[str, ...]]  # buffers made from the weight alone: tied layers share them
 
     @property
-    def max_k(self) -> int:
-        """The most input features that its op takes."""
+    def op(self) -> str:
+        """The product that its layers call."""
         raise NotImplementedError
+
+    @property
+    def max_k(self) -> int:
+        """The most input features that the product takes."""
+        limit: int = build_info()["limits"][self.op]["max_k"]
+        return limit
 
     def blank(self, linear: nn.Linear) -> PackedLinear:
         """The packed layer that `linear` becomes, on the meta device: its structure without values."""
@@ -48,8 +53,8 @@ class Int8Scheme(Scheme):
     weight_buffers = ("weight_packed", "weight_sums", "weight_scale", "weight_format")
 
     @property
-    def max_k(self) -> int:
-        return MAX_K_INT8
+    def op(self) -> str:
+        return "gemm_int8"
 
     def blank(self, linear: nn.Linear) -> PackedLinear:
         bias = linear.bias
@@ -77,8 +82,8 @@ class Int4Scheme(Scheme):
     weight_buffers = ("weight_packed", "weight_scale", "weight_zero_point", "perm", "weight_format")
 
     @property
-    def max_k(self) -> int:
-        return MAX_K_INT4_INT8 if self.activations == "int8" else 2**63 - 1  # gemm_int4 has no limit
+    def op(self) -> str:
+        return "gemm_int4_int8" if self.activations == "int8" else "gemm_int4"
 
     def blank(self, linear: nn.Linear) -> PackedLinear:
         module = Int4Linear(

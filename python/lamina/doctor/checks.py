@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lamina import ops
 from lamina.ops import pack_int4, pack_int8
-from lamina.ops.pack_int4 import INT4_LAYOUTS, layout_for
-from lamina.ops.pack_int8 import GROUP, TILE_K
+from lamina.ops.pack_int4 import INT4_LAYOUTS, TILE_K, layout_for
+from lamina.ops.pack_int8 import GROUP
 
 FLT_MIN = 2.0**-126
 UNIT = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}

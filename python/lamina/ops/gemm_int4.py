@@ -18,12 +18,12 @@ from lamina._checks import (
     require_optional_tensors,
     require_tensors,
 )
+from lamina._library import build_info
 from lamina.ops.dequantize import add_to_features, dequantize_int4
-from lamina.ops.pack_int4 import PackedInt4, layout_for
-from lamina.ops.pack_int8 import TILE_N
+from lamina.ops.pack_int4 import TILE_N, PackedInt4, layout_for
 from lamina.ops.registration import Arguments, fake, register_gradients
 
-GROUP_STEP = 16  # csrc/ops/gemm_int4/problem.h: every group is a multiple
+GROUP_STEP: int = build_info()["limits"]["gemm_int4"]["group_step"]  # every group is a multiple
 
 
 def gemm_int4(

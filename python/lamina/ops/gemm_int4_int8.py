@@ -10,8 +10,6 @@ from lamina.ops.gemm_int4 import check, fake_product
 from lamina.ops.pack_int4 import PackedInt4
 from lamina.ops.registration import Arguments, fake
 
-MAX_K = 1 << 19  # csrc/ops/gemm_int4_int8/gemm_int4_int8.h: int32 sums of a group
-
 
 def gemm_int4_int8(
     a: Tensor,

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lamina._checks import call, require_2d, require_optional_tensors, require_str, require_tensors
-from lamina.ops.pack_int8 import TILE_K, TILE_N
+from lamina._library import build_info
 from lamina.ops.registration import Arguments, fake
 
 MOST_CODE = 15
-CPU_LAYOUT = "int4_rows"
-CUDA_LAYOUT = "int4_tile"
+_LAYOUTS: dict[str, str] = {
+    layout["device"]: name for name, layout in build_info()["layouts"].items() if "device" in layout
+}
+CPU_LAYOUT, CUDA_LAYOUT = _LAYOUTS["cpu"], _LAYOUTS["cuda"]
 INT4_LAYOUTS = (CUDA_LAYOUT, CPU_LAYOUT)
+_TILE: dict[str, int] = build_info()["layouts"][CPU_LAYOUT]  # the same for both layouts
+TILE_N, TILE_K = _TILE["tile_n"], _TILE["tile_k"]
 
 
 def layout_for(device: torch.device) -> str:
@@ -35,7 +40,7 @@ class PackedInt4:
     k: int
     layout: str
 
-    VERSION = 1
+    VERSION: ClassVar = _TILE["version"]
 
     @property
     def nbytes(self) -> int:
@@ -107,7 +112,7 @@ def _is_packable(q: Tensor, perm: Tensor | None) -> bool:
 
 def packed_int4_shape(n: int, k: int) -> tuple[int, int, int]:
     """Shape of PackedInt4.data for a weight [n, k]."""
-    return -(-n // TILE_N), -(-k // TILE_K), TILE_N * TILE_K // 2
+    return -(-n // TILE_N), -(-k // TILE_K), _TILE["tile_bytes"]
 
 
 @fake("pack_int4")

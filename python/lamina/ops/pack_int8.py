@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lamina._checks import call, require_2d, require_optional_int, require_tensors
+from lamina._library import build_info
 from lamina.ops.registration import Arguments, fake
 
-TILE_N = 16  # csrc/layout/int8_tile.h
-TILE_K = 64
-GROUP = 128  # csrc/ops/gemm_int8/gemm_int8.h
-MAX_K = (1 << 24) - 1  # csrc/ops/gemm_int8/gemm_int8.h: int32 column sums
+LAYOUT = "int8_tile"
+GROUP: int = build_info()["limits"]["gemm_int8"]["group"]  # input features that share scales along k
+_INT8_TILE: dict[str, int] = build_info()["layouts"][LAYOUT]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +31,8 @@ class PackedInt8:
     n: int
     k: int
 
-    FORMAT = "int8_tile"
-    VERSION = 1
+    FORMAT: ClassVar = LAYOUT
+    VERSION: ClassVar = _INT8_TILE["version"]
 
     @property
     def group(self) -> int | None:
@@ -86,7 +87,8 @@ def pack_int8(w: Tensor, group: int | None = None) -> PackedInt8:
 
 def packed_shape(n: int, k: int) -> tuple[int, int, int, int, int]:
     """Shape of PackedInt8.data for a weight [n, k]."""
-    return -(-n // TILE_N), -(-k // TILE_K), TILE_K // 4, TILE_N, 4
+    tile_n, tile_k, group_k = (_INT8_TILE[name] for name in ("tile_n", "tile_k", "group_k"))
+    return -(-n // tile_n), -(-k // tile_k), tile_k // group_k, tile_n, group_k
 
 
 @fake("pack_int8")
