@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -31,6 +31,7 @@ _CUDA_OPS = (
 # These ask for the device guard, which is not there, or for values, before they dispatch.
 _UNDISPATCHED = (
     torch.Tensor.__bool__,
+    torch.Tensor.__float__,
     torch.Tensor.__getitem__,
     torch.Tensor.__setitem__,
     torch.Tensor.__int__,
@@ -84,6 +85,43 @@ class _Mode(TorchDispatchMode):
         return _call(func, args, kwargs or {})
 
 
+class Traffic(NamedTuple):
+    """The calls of lamina's ops as (op, device type), and copies of the tensors that changed their device."""
+
+    calls: list[tuple[str, str]]
+    crossed: list[torch.Tensor]
+
+    def packed(self) -> list[str]:
+        """The device types on which int4 weights were packed, one entry a weight."""
+        return [device for op, device in self.calls if op == "pack_int4"]
+
+
+_recorders: list[Traffic] = []
+
+
+@contextmanager
+def recorded() -> Iterator[Traffic]:
+    """Records what happens inside, on a pretended device."""
+    traffic = Traffic([], [])
+    _recorders.append(traffic)
+    try:
+        yield traffic
+    finally:
+        _recorders.remove(traffic)
+
+
+def _record(func: Callable[..., Any], tensors: list[torch.Tensor], wanted: Any) -> None:
+    namespace, _, name = str(func).partition(".")
+    is_pretended = [isinstance(tensor, PretendTensor) for tensor in tensors]
+    for traffic in _recorders:
+        if namespace == "lamina" and tensors:
+            traffic.calls.append((name.partition(".")[0], "cuda" if any(is_pretended) else "cpu"))
+        target = is_pretended[0] if func in _COPIES else torch.device(wanted or "meta").type == "cuda"
+        is_copy = func in _COPIES or (func is torch.ops.aten._to_copy.default and wanted is not None)
+        if is_copy and is_pretended[-1] is not target:
+            traffic.crossed.append(_held(tensors[-1]).clone())
+
+
 def _call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     pretends = [tensor for tensor in tensors if isinstance(tensor, PretendTensor)]
@@ -92,6 +130,7 @@ def _call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
             if not isinstance(tensor, PretendTensor) and tensor.dim() > 0:
                 raise RuntimeError(f"{func} got tensors on cuda:0 and on {tensor.device}")
     wanted = kwargs.get("device")
+    _record(func, tensors, wanted)
     on_device = bool(pretends) if wanted is None else torch.device(wanted).type == "cuda"
     held_args, held_kwargs = tree_map(_held, (args, kwargs))
     if wanted is not None and on_device:

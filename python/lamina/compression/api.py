@@ -53,11 +53,11 @@ def compress(
 ) -> CompressionReport:
     """Replaces the linear layers of `model` by packed ones, in place, for inference.
 
-    model         any nn.Module on any device. Its layers that are nn.Linear, or transformers' Conv1D, are
-                  quantised and packed on the CPU, one at a time, and moved back to the layer's device. Errors
-                  that can be found beforehand are raised before any layer changes. On the meta device the
-                  packed layers have no values: fill them with lamina.load_compressed or with
-                  load_state_dict(..., assign=True)
+    model         any nn.Module on any device. Each layer that is an nn.Linear, or transformers' Conv1D, is
+                  replaced by a packed layer on its device, one at a time: the CPU quantises the weight, and
+                  the device packs it (the CPU, if it is int8). Errors that can be found beforehand are raised
+                  before any layer changes. On the meta device the packed layers have no values: fill them
+                  with lamina.load_compressed or with load_state_dict(..., assign=True)
     scheme        one of lamina.compression.SCHEMES: "w8a8", "w4a16" or "w4a8", each also with "_asymmetric"
     group         w4 schemes: input features that share a scale, a multiple of 16, or -1 for all; None is 128.
                   The last group of a layer may be smaller; a layer with fewer input features has one group

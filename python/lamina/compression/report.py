@@ -212,11 +212,11 @@ def make_report(
 
 def _packed_bytes(candidate: Candidate, scheme: Scheme, has_bias_already: bool) -> int:
     """The bytes of the packed layer, without those that it shares with earlier packed layers."""
-    shared = set(scheme.weight_buffers) if candidate.weight_owner != candidate.name else set()
+    layer = scheme.blank(candidate.linear)
+    shared = set(layer.weight_buffers) if candidate.weight_owner != candidate.name else set()
     if has_bias_already:
         shared.add("bias")
-    buffers = scheme.blank(candidate.linear).named_buffers()
-    return sum(buffer.nbytes for name, buffer in buffers if name not in shared)
+    return sum(buffer.nbytes for name, buffer in layer.named_buffers() if name not in shared)
 
 
 def _kept_tensors(model: nn.Module, candidates: list[Candidate], counted: ByteSet) -> tuple[KeptTensor, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -19,7 +18,6 @@ class Scheme:
 
     name: str
     summary: str
-    weight_buffers: ClassVar[tuple[str, ...]]  # buffers made from the weight alone: tied layers share them
 
     @property
     def op(self) -> str:
@@ -50,7 +48,6 @@ class Int8Scheme(Scheme):
     """W8A8."""
 
     symmetric: bool  # activations
-    weight_buffers = ("weight_packed", "weight_sums", "weight_scale", "weight_format")
 
     @property
     def op(self) -> str:
@@ -79,7 +76,6 @@ class Int4Scheme(Scheme):
     symmetric: bool  # weights
     activations: str
     group: int = 128
-    weight_buffers = ("weight_packed", "weight_scale", "weight_zero_point", "perm", "weight_format")
 
     @property
     def op(self) -> str:

@@ -10,41 +10,45 @@ from torch import nn
 from lamina.compression.candidates import Candidate
 from lamina.compression.reasons import extra_attributes
 from lamina.compression.schemes import Scheme
-from lamina.nn.packed_linear import PackedLinear
+from lamina.nn.packed_linear import PackedLinear, checked_bias
 from lamina.quant import QuantizedInt4
 
 
 def replace_layers(
     model: nn.Module, packed: Iterable[Candidate], scheme: Scheme, quantized: Mapping[str, QuantizedInt4]
 ) -> None:
-    """Packs one layer after the other, and drops its float weight before the next one."""
-    weights: dict[str, nn.Module] = {}  # by the first layer that has the weight
-    biases: dict[str, nn.Module] = {}  # by the first layer that has the bias
+    """Packs each weight once, and drops the float weight of a layer before the next layer is packed."""
+    weights: dict[str, PackedLinear] = {}  # by the first layer that has the weight
+    biases: dict[str, PackedLinear] = {}  # by the first layer that has the bias
     # load_state_dict cannot write to buffers that are made inside torch.inference_mode().
     with torch.inference_mode(False), torch.no_grad():
         for candidate in packed:
-            module = _convert(candidate, scheme, quantized.get(candidate.weight_owner))
-            _share(module, weights.setdefault(candidate.weight_owner, module), scheme.weight_buffers)
-            _share(module, biases.setdefault(candidate.bias_owner, module), ("bias",))
+            weight = quantized.get(candidate.weight_owner)
+            module = _convert(candidate, scheme, weight, weights.get(candidate.weight_owner))
+            weights.setdefault(candidate.weight_owner, module)
+            module.bias = biases.setdefault(candidate.bias_owner, module).bias
             for name, value in extra_attributes(candidate.module).items():
                 setattr(module, name, value)
             set_everywhere(model, candidate.names, module)
             candidate.release()
 
 
-def _convert(candidate: Candidate, scheme: Scheme, quantized: QuantizedInt4 | None) -> nn.Module:
+def _convert(
+    candidate: Candidate, scheme: Scheme, quantized: QuantizedInt4 | None, tied: PackedLinear | None
+) -> PackedLinear:
+    """The packed layer, which shares its weight with `tied`, a layer that has the weight already."""
     linear = candidate.linear
     try:
-        if linear.weight.is_meta:
-            return scheme.blank(linear).train(linear.training)
-        return scheme.convert(linear, quantized)
+        if tied is None and not linear.weight.is_meta:
+            return scheme.convert(linear, quantized)
+        module = scheme.blank(linear).train(linear.training)
+        if tied is not None:
+            module.share_weight(tied)
+        if not linear.weight.is_meta:
+            module.bias = checked_bias(type(module).__name__, linear.bias)
+        return module
     except (ValueError, RuntimeError) as error:
         raise type(error)(f"compress: layer {candidate.name!r}: {error}") from error
-
-
-def _share(module: nn.Module, first: nn.Module, buffers: Sequence[str]) -> None:
-    for name in buffers:
-        setattr(module, name, getattr(first, name))
 
 
 def set_everywhere(model: nn.Module, names: Sequence[str], module: nn.Module) -> None:

@@ -43,7 +43,8 @@ class Int4Linear(PackedLinear):
     perm and the dtype of the scales. `weight_scale` keeps that dtype under .half() and .to(dtype): the codes
     were made with it. On CUDA "float" takes x of f16 or bf16 and rounds scales to its dtype.
 
-    A module is repacked for the kernels of its device when it moves there, and so is what it loads.
+    .to() between CPU and CUDA repacks the weight for the kernels of the new device, and so does loading the
+    state dict of a module on another device.
     """
 
     FORMATS: ClassVar = {3: CPU_LAYOUT, 2: CUDA_LAYOUT}
@@ -105,16 +106,16 @@ class Int4Linear(PackedLinear):
 
         `linear` is left as it is; it must hold finite f32, f16 or bf16.
 
-        Quantised and packed on the CPU wherever `linear` is, so its bytes are the same from every device;
-        the result is where `linear` is.
+        The CPU quantises the weight wherever `linear` is, so that the codes are the same from every device.
+        The device of `linear` packs them, and holds the result.
         """
         require_loaded("Int4Linear", linear.weight)
-        weight = linear.weight.detach().cpu()
+        weight = linear.weight.detach()
         options = {"symmetric": symmetric, "search": search}
-        quantized = quantize_weight_int4(weight, group, scale_dtype=scale_dtype, **options)
-        module = cls.from_quantized(quantized, linear.bias, activations=activations)
-        module.weight_dtype = linear.weight.dtype
-        return module.to(linear.weight.device).train(linear.training)
+        quantized = quantize_weight_int4(weight.cpu(), group, scale_dtype=scale_dtype, **options)
+        module = cls.from_quantized(quantized.to(weight.device), linear.bias, activations=activations)
+        module.weight_dtype = weight.dtype
+        return module.train(linear.training)
 
     @classmethod
     @ordinary_tensors
@@ -238,6 +239,11 @@ class Int4Linear(PackedLinear):
             f"bias={self.bias is not None}, group={self.group}, symmetric={self.symmetric}, "
             f"activations={self.activations}" + ("" if self.perm is None else ", act_order=True")
         )
+
+    def share_weight(self, other: PackedLinear) -> None:
+        super().share_weight(other)
+        assert isinstance(other, Int4Linear)
+        self._layout = other._layout
 
     @property
     def _has_gradient(self) -> bool:

@@ -144,9 +144,7 @@ GRADIENT_ROWS = 1024  # rows of the weight that are in f32 at a time
 
 def _save(ctx: Any, given: Arguments) -> None:
     ctx.save_for_backward(given.w, given.w_scale, given.w_zero_point, given.perm)
-    ctx.k = given.a.shape[1] if given.perm is None else given.perm.shape[0]
-    ctx.group = max(ctx.k, 1) if given.group == -1 else given.group
-    ctx.a_shape = given.a.shape
+    ctx.group, ctx.features = given.group, given.a.shape[1]
     ctx.unsupported = [name for name in ("activation", "gate") if getattr(given, name) is not None]
     ctx.dtypes = {name: t.dtype for name, t in vars(given).items() if isinstance(t, Tensor)}
 
@@ -161,7 +159,8 @@ def _gradients(ctx: Any, grad: Tensor, needed: set[str]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     if "a" in needed:
         with torch.autocast(grad.device.type, enabled=False):  # backward() may be called under autocast
-            found["a"] = _gradient_of_a(ctx, grad)
+            w, w_scale, w_zero_point, perm = ctx.saved_tensors
+            found["a"] = gradient_of_a(grad, w, w_scale, ctx.group, w_zero_point, perm, ctx.features)
     if "bias" in needed:
         found["bias"] = grad.sum(0, dtype=torch.float32)
     if "residual" in needed:
@@ -169,19 +168,26 @@ def _gradients(ctx: Any, grad: Tensor, needed: set[str]) -> dict[str, Tensor]:
     return {name: gradient.to(ctx.dtypes[name]) for name, gradient in found.items()}
 
 
-def _gradient_of_a(ctx: Any, grad: Tensor) -> Tensor:
-    """grad [m, n] times the weight [n, k], in f32, of the features of a."""
-    w, w_scale, w_zero_point, perm = ctx.saved_tensors
-    m, n, k = *grad.shape, ctx.k
+def gradient_of_a(
+    grad: Tensor,
+    w: Tensor,
+    w_scale: Tensor,
+    group: int,
+    w_zero_point: Tensor | None,
+    perm: Tensor | None,
+    features: int,
+) -> Tensor:
+    """The gradient [m, features] of a in f32: grad [m, n] times the weight, which is unpacked where it is."""
+    (m, n), k = grad.shape, features if perm is None else len(perm)
+    group = max(k, 1) if group == -1 else group
     total = torch.zeros(m, k, dtype=torch.float32, device=grad.device)
     for first in range(0, n, GRADIENT_ROWS):
-        last = min(first + GRADIENT_ROWS, n)
-        tiles = w[first // TILE_N : -(-last // TILE_N)].contiguous().cpu()
-        codes = torch.ops.lamina.unpack_int4(tiles, last - first, k, layout_for(w.device)).to(w.device)
-        zero_point = None if w_zero_point is None else w_zero_point[:, first:last]
-        part = dequantize_int4(codes, w_scale[:, first:last], zero_point, ctx.group)
-        total += grad[:, first:last].float() @ part
-    return total if perm is None else add_to_features(total, perm, ctx.a_shape[1])
+        rows = slice(first, min(first + GRADIENT_ROWS, n))
+        tiles = w[first // TILE_N : -(-rows.stop // TILE_N)].contiguous()
+        codes = torch.ops.lamina.unpack_int4(tiles, rows.stop - first, k, layout_for(w.device))
+        zero_point = None if w_zero_point is None else w_zero_point[:, rows]
+        total += grad[:, rows].float() @ dequantize_int4(codes, w_scale[:, rows], zero_point, group)
+    return total if perm is None else add_to_features(total, perm, features)
 
 
 register_gradients("gemm_int4", _save, _gradients)

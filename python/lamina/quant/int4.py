@@ -21,6 +21,12 @@ class QuantizedInt4(NamedTuple):
     group: int  # input features that share a scale
     g_idx: Tensor | None = None  # [k] int32: the group of each input feature; None is p // group
 
+    def to(self, device: torch.device | str | int) -> QuantizedInt4:
+        """The same weight on another device."""
+        zero_point = None if self.zero_point is None else self.zero_point.to(device)
+        g_idx = None if self.g_idx is None else self.g_idx.to(device)
+        return QuantizedInt4(self.q.to(device), self.scale.to(device), zero_point, self.group, g_idx)
+
     def dequantize(self) -> Tensor:
         """The weight [n, k] in f32."""
         if self.g_idx is None:

@@ -80,7 +80,7 @@ class SchemeResult:
 def run_demo(device: str, schemes: Sequence[str], repeats: int, progress: bool | None) -> list[SchemeResult]:
     """One result per baseline, then one per scheme. All models are timed in turn, sample by sample."""
     try:
-        call(torch.ops.lamina.cpu_isa)  # weights are packed on the CPU whatever the device
+        call(torch.ops.lamina.cpu_isa)  # the CPU quantises weights, whatever the device
     except ValueError as error:
         raise DemoError(str(error)) from error
     encoder = load_encoder(device)
