@@ -92,7 +92,7 @@ def work(case: Case, inputs: Inputs, ceiling: Arithmetic = "bf16") -> Work:
 def packed_weights(case: Case, inputs: Inputs, context: Context) -> Ring[tuple[Any, Tensor]]:
     """Copies of the packed weight (PackedInt4) and of its scales, in turn."""
     import lamina
-    from lamina.ops.gemm_int4 import layout_for
+    from lamina.ops.pack_int4 import layout_for
 
     first: list[lamina.PackedInt4] = []
 

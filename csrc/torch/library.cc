@@ -4,10 +4,43 @@
 #include "base/cpu_features.h"
 #include "base/memo.h"
 #include "device/device_info.h"
+#include "layout/int4_tile.h"
+#include "layout/int8_tile.h"
+#include "ops/gemm_int4/problem.h"
+#include "ops/gemm_int4_int8/gemm_int4_int8.h"
+#include "ops/gemm_int8/gemm_int8.h"
 #include "torch/interop.h"
 
 namespace lamina::interop {
 namespace {
+
+// JSON: the packed layouts, by the names that the pack ops and files use.
+std::string layouts() {
+  const auto int4_layout = [](const char* device) {
+    std::ostringstream json;
+    json << "{\"version\": " << int4::kVersion << ", \"tile_n\": " << int4::kTileN
+         << ", \"tile_k\": " << int4::kTileK << ", \"tile_bytes\": " << int4::kTileBytes
+         << ", \"device\": \"" << device << "\"}";
+    return json.str();
+  };
+  std::ostringstream json;
+  json << "{\"int8_tile\": {\"version\": " << int8_tile::kVersion
+       << ", \"tile_n\": " << int8_tile::kTileN << ", \"tile_k\": " << int8_tile::kTileK
+       << ", \"group_k\": " << int8_tile::kGroupK << "}, \"int4_rows\": " << int4_layout("cpu")
+       << ", \"int4_tile\": " << int4_layout("cuda") << "}";
+  return json.str();
+}
+
+// JSON: the sizes that the ops accept. group: of scales along k; group_step: each group of int4 weights is a multiple.
+std::string limits() {
+  std::ostringstream json;
+  json << "{\"gemm_int8\": {\"max_k\": " << gemm_int8::kMaxK
+       << ", \"group\": " << gemm_int8::kScaleGroup
+       << "}, \"gemm_int4\": {\"max_k\": " << gemm_int4::kLargestK
+       << ", \"group_step\": " << gemm_int4::kGroupStep
+       << "}, \"gemm_int4_int8\": {\"max_k\": " << gemm_int4_int8::kMaxK << "}}";
+  return json.str();
+}
 
 std::string build_info() {
   std::ostringstream json;
@@ -22,10 +55,11 @@ std::string build_info() {
   for (int i = 0; i < built; ++i)
     json << (i ? ", " : "") << '"' << isa_name(static_cast<Isa>(i)) << '"';
 #if defined(LAMINA_EMULATE)
-  json << "], \"emulates_isas\": true}";
+  json << "], \"emulates_isas\": true";
 #else
-  json << "], \"emulates_isas\": false}";
+  json << "], \"emulates_isas\": false";
 #endif
+  json << ", \"layouts\": " << layouts() << ", \"limits\": " << limits() << "}";
   return json.str();
 }
 

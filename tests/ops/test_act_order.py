@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import lamina
-from lamina.pack import INT4_LAYOUTS
+from lamina.ops.pack_int4 import INT4_LAYOUTS
 from lamina.quant import ActOrder, act_order
 from tests.reference import layout as layouts
 from tests.reference.gemm import Expected

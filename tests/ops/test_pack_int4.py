@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import lamina
-from lamina.pack import INT4_LAYOUTS
+from lamina.ops.pack_int4 import INT4_LAYOUTS
 from tests.reference import layout as reference
 from tests.support.backends import Backend, emulated_ops, gpus, twin_parameters
 from tests.support.cases import generator

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import lamina
-from lamina import pack as python_pack
+from lamina.ops.pack_int8 import packed_shape
 from tests.reference import layout as reference
 from tests.support.backends import available
 from tests.support.cases import generator, random_int8
@@ -103,7 +103,7 @@ def test_packed_weight_object() -> None:
     assert tuple(packed.data.shape) == reference.packed_shape(33, 130)
     assert_equal(packed.to("cpu").data, packed.data)
     for n, k in (*SHAPES, *EMPTY):
-        assert python_pack.packed_shape(n, k) == reference.packed_shape(n, k)
+        assert packed_shape(n, k) == reference.packed_shape(n, k)
 
 
 def test_the_source_is_not_changed() -> None:

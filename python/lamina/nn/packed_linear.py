@@ -83,6 +83,16 @@ class PackedLinear(nn.Module):
         """Bytes of all buffers."""
         return sum(buffer.nbytes for buffer in self.buffers())
 
+    @property
+    def weight_buffers(self) -> tuple[str, ...]:
+        """The buffers that come from the weight alone; tied layers share them."""
+        return "weight_format", *self.DTYPES
+
+    def share_weight(self, other: PackedLinear) -> None:
+        """Takes the packed weight of `other`, a layer of the same class, extents and options, for its own."""
+        for name in self.weight_buffers:
+            setattr(self, name, getattr(other, name))
+
     def forward(self, input: Tensor) -> Tensor:
         """input [..., k] in f32, f16 or bf16 -> [..., n] in the dtype of the input.
 

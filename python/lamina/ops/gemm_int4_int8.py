@@ -7,9 +7,8 @@ from torch import Tensor
 
 from lamina._checks import call, require_dtype, require_optional_int
 from lamina.ops.gemm_int4 import check, fake_product
-from lamina.pack import PackedInt4
-
-MAX_K = 1 << 19  # csrc/ops/gemm_int4_int8/gemm_int4_int8.h: int32 sums of a group
+from lamina.ops.pack_int4 import PackedInt4
+from lamina.ops.registration import Arguments, fake
 
 
 def gemm_int4_int8(
@@ -74,8 +73,9 @@ def gemm_int4_int8(
              and CUDA the same, bit for bit
     Source   csrc/ops/gemm_int4_int8/gemm_int4_int8.h
     """
-    optional = (a_scale, w_zero_point, a_zero_point, bias, gate, residual, perm)
-    check("gemm_int4_int8", a, w, w_scale, group, activation, dict(zip(_OPTIONAL, optional, strict=True)))
+    optional = {"w_zero_point": w_zero_point, "bias": bias, "gate": gate, "residual": residual}
+    optional |= {"a_scale": a_scale, "a_zero_point": a_zero_point}
+    check("gemm_int4_int8", a, w, w_scale, group, activation, perm, **optional)
     require_dtype("gemm_int4_int8", "out_dtype", out_dtype)
     require_optional_int("gemm_int4_int8", "max_sms", max_sms)
     out: Tensor = call(
@@ -85,25 +85,6 @@ def gemm_int4_int8(
     return out
 
 
-_OPTIONAL = ("a_scale", "w_zero_point", "a_zero_point", "bias", "gate", "residual", "perm")
-
-
-def _fake_gemm_int4_int8(
-    a: Tensor,
-    w: Tensor,
-    w_scale: Tensor,
-    group: int,
-    a_scale: Tensor | None = None,
-    w_zero_point: Tensor | None = None,
-    a_zero_point: Tensor | None = None,
-    bias: Tensor | None = None,
-    out_dtype: torch.dtype = torch.float32,
-    activation: str | None = None,
-    gate: Tensor | None = None,
-    residual: Tensor | None = None,
-    perm: Tensor | None = None,
-    max_sms: int | None = None,
-) -> Tensor:
-    optional = (a_scale, w_zero_point, a_zero_point, bias, gate, residual, perm)
-    named = dict(zip(_OPTIONAL, optional, strict=True))
-    return fake_product("gemm_int4_int8", a, w, w_scale, out_dtype, named)
+@fake("gemm_int4_int8")
+def _fake_gemm_int4_int8(given: Arguments) -> Tensor:
+    return fake_product("gemm_int4_int8", given, given.out_dtype)

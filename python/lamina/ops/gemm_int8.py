@@ -9,15 +9,16 @@ from lamina._checks import (
     call,
     require_2d,
     require_bool,
-    require_device,
     require_dtype,
+    require_one_device,
     require_optional_int,
     require_optional_str,
     require_optional_tensors,
     require_tensors,
 )
+from lamina.ops.pack_int8 import GROUP, PackedInt8
 from lamina.ops.quantize_int8 import QuantizedInt8, fake_quantized
-from lamina.pack import PackedInt8
+from lamina.ops.registration import Arguments, fake
 
 
 def gemm_int8(
@@ -74,7 +75,8 @@ def gemm_int8(
              thread count and of max_sms
     Source   csrc/ops/gemm_int8/gemm_int8.h
     """
-    _check("gemm_int8", a, w, a_scale, w_scale, activation, (a_zero_point, bias, gate, residual))
+    optional = {"a_zero_point": a_zero_point, "bias": bias, "gate": gate, "residual": residual}
+    _check("gemm_int8", a, w, a_scale, w_scale, activation, **optional)
     require_optional_int("gemm_int8", "max_sms", max_sms)
     require_dtype("gemm_int8", "out_dtype", out_dtype)
     out: Tensor = call(
@@ -115,7 +117,8 @@ def gemm_int8_quantized(
     Source   csrc/ops/gemm_int8/quantized.h
     """
     op = "gemm_int8_quantized"
-    _check(op, a, w, a_scale, w_scale, activation, (a_zero_point, bias, gate, residual, out_scale))
+    optional = {"a_zero_point": a_zero_point, "bias": bias, "gate": gate, "residual": residual}
+    _check(op, a, w, a_scale, w_scale, activation, **optional, out_scale=out_scale)
     require_bool(op, "symmetric", symmetric)
     require_optional_int(op, "max_sms", max_sms)
     q, scale, zero_point = call(
@@ -125,9 +128,6 @@ def gemm_int8_quantized(
     return QuantizedInt8(q, scale, None if symmetric else zero_point)
 
 
-_OPTIONAL = ("a_zero_point", "bias", "gate", "residual", "out_scale")
-
-
 def _check(
     op: str,
     a: Tensor,
@@ -135,11 +135,11 @@ def _check(
     a_scale: Tensor,
     w_scale: Tensor,
     activation: str | None,
-    optional: tuple[Tensor | None, ...],
+    **optional: Tensor | None,
 ) -> None:
-    """What torch would refuse without naming the argument; `optional` is in the order of _OPTIONAL."""
+    """Finds the errors that torch would report without naming the argument."""
     require_tensors(op, a=a, a_scale=a_scale, w_scale=w_scale)
-    require_optional_tensors(op, **dict(zip(_OPTIONAL, optional, strict=False)))
+    require_optional_tensors(op, **optional)
     require_optional_str(op, "activation", activation)
     if not isinstance(w, PackedInt8):
         raise TypeError(f"lamina::{op}: w must be PackedInt8 (lamina.pack_int8), got {type(w).__name__}")
@@ -147,59 +147,24 @@ def _check(
         raise ValueError(f"lamina::{op}: a must be 2-D [m, k] with k = {w.k} of w, got {list(a.shape)}")
 
 
-def _fake_gemm_int8(
-    a: Tensor,
-    w: Tensor,
-    w_sums: Tensor,
-    a_scale: Tensor,
-    w_scale: Tensor,
-    a_zero_point: Tensor | None = None,
-    bias: Tensor | None = None,
-    out_dtype: torch.dtype = torch.float32,
-    activation: str | None = None,
-    gate: Tensor | None = None,
-    residual: Tensor | None = None,
-    max_sms: int | None = None,
-) -> Tensor:
-    m, n = _fake_sizes("gemm_int8", a, w, w_sums, a_scale, w_scale, a_zero_point, bias, gate, residual)
-    return a.new_empty((m, n), dtype=out_dtype)
+@fake("gemm_int8")
+def _fake_gemm_int8(given: Arguments) -> Tensor:
+    out: Tensor = given.a.new_empty(_fake_sizes("gemm_int8", given), dtype=given.out_dtype)
+    return out
 
 
-def _fake_gemm_int8_quantized(
-    a: Tensor,
-    w: Tensor,
-    w_sums: Tensor,
-    a_scale: Tensor,
-    w_scale: Tensor,
-    a_zero_point: Tensor | None = None,
-    bias: Tensor | None = None,
-    activation: str | None = None,
-    gate: Tensor | None = None,
-    residual: Tensor | None = None,
-    out_scale: Tensor | None = None,
-    symmetric: bool = True,
-    max_sms: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    op = "gemm_int8_quantized"
-    m, n = _fake_sizes(op, a, w, w_sums, a_scale, w_scale, a_zero_point, bias, gate, residual, out_scale)
-    return fake_quantized(a, m, n, symmetric)
+@fake("gemm_int8_quantized")
+def _fake_gemm_int8_quantized(given: Arguments) -> tuple[Tensor, Tensor, Tensor]:
+    m, n = _fake_sizes("gemm_int8_quantized", given)
+    return fake_quantized(given.a, m, n, given.symmetric)
 
 
-def _fake_sizes(
-    op: str,
-    a: Tensor,
-    w: Tensor,
-    w_sums: Tensor,
-    a_scale: Tensor,
-    w_scale: Tensor,
-    *optional: Tensor | None,
-) -> tuple[int, int]:
-    """m and n; `optional` is in the order of _OPTIONAL."""
-    require_2d(op, "a", a, "[m, k]")
-    if w_sums.dim() not in (1, 2):
+def _fake_sizes(op: str, given: Arguments) -> tuple[int, int]:
+    """m and n."""
+    require_2d(op, "a", given.a, "[m, k]")
+    if given.w_sums.dim() not in (1, 2):
         raise ValueError(
-            f"lamina::{op}: w_sums must be 1-D [n] or 2-D [ceil(k / 128), n], got {w_sums.dim()}-D"
+            f"lamina::{op}: w_sums must be 1-D [n] or 2-D [ceil(k / {GROUP}), n], got {given.w_sums.dim()}-D"
         )
-    named = dict(zip(_OPTIONAL, optional, strict=False))
-    require_device(op, a, w=w, w_sums=w_sums, a_scale=a_scale, w_scale=w_scale, **named)
-    return a.size(0), w_sums.size(-1)
+    require_one_device(op, vars(given))
+    return given.a.size(0), given.w_sums.size(-1)

@@ -11,10 +11,11 @@ from lamina._checks import (
     call,
     require_2d,
     require_bool,
-    require_device,
+    require_one_device,
     require_optional_tensors,
     require_tensors,
 )
+from lamina.ops.registration import Arguments, fake
 
 
 class QuantizedInt8(NamedTuple):
@@ -57,17 +58,16 @@ def quantize_int8(
     return QuantizedInt8(q, row_scale, None if symmetric else row_zero_point)
 
 
-def _fake_quantize_int8(
-    x: Tensor, scale: Tensor | None = None, zero_point: Tensor | None = None, symmetric: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
-    require_2d("quantize_int8", "x", x, "[m, k]")
-    require_device("quantize_int8", x, scale=scale, zero_point=zero_point)
-    m, k = x.shape
-    return fake_quantized(x, m, k, symmetric)
+@fake("quantize_int8")
+def _fake_quantize_int8(given: Arguments) -> tuple[Tensor, Tensor, Tensor]:
+    require_2d("quantize_int8", "x", given.x, "[m, k]")
+    require_one_device("quantize_int8", vars(given))
+    m, k = given.x.shape
+    return fake_quantized(given.x, m, k, given.symmetric)
 
 
 def fake_quantized(like: Tensor, m: int, k: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """What the ops that quantise [m, k] values return, for fake kernels."""
+    """The results of the fake kernels of ops that quantise [m, k] values."""
     return (
         like.new_empty((m, k), dtype=torch.int8),
         like.new_empty((m, 1), dtype=torch.float32),
