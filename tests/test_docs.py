@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
-import lamina  # noqa: F401  registers torch.ops.lamina
+import lamina
+from tools import ops_page
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -136,14 +138,38 @@ def test_examples_run(name: str, text: str) -> None:
     exec(compile(text, name, "exec"), {"__name__": "example"})
 
 
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_and_paths_exist(name: str) -> None:
     text = read(name)
-    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
-    missing = [target for target in targets if not (ROOT / name).parent.joinpath(target).exists()]
+    missing = []
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", text):
+        if "://" not in target:
+            path = (ROOT / name).parent / target if target else ROOT / name
+            known = path.exists() and (not anchor or anchor in anchors(path.read_text()))
+            missing += [] if known else [f"{target}#{anchor}"]
     paths = re.findall(r"`((?:csrc|docs|tests|tools|bench|python|cmake)/[\w/.]+)`", text)
     missing += [path for path in paths if not (ROOT / path).exists()]
     assert missing == []
+
+
+def test_reference_is_current() -> None:
+    assert read("docs/ops.md") == ops_page.page(), "run `make docs`"
+
+
+INTERNAL = {"require_finite"}  # shared by modules, of no use to others
+
+
+@pytest.mark.parametrize("module", [lamina, lamina.ops, lamina.nn, lamina.quant], ids=lambda m: m.__name__)
+def test_reference_has_every_public_name(module: ModuleType) -> None:
+    listed = {name.rpartition(".")[2] for names in ops_page.SECTIONS.values() for name in names}
+    public = {name for name in module.__all__ if callable(getattr(module, name))}
+    assert public - listed <= INTERNAL
 
 
 def test_readme_names_every_op_that_is_registered() -> None:
