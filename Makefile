@@ -66,6 +66,7 @@ bench: build
 docs: build
 	$(RUN) $(PY) -m tools.ops_page > docs/ops.md
 	$(RUN) $(PY) -m tests.support.bad_inputs > docs/errors.md
+	$(RUN) $(PY) bench/figures.py
 
 lint: $(READY)
 	$(RUN) ruff check .
