@@ -20,6 +20,7 @@ DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "bench/README.md",
     *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
 ]
 SHAPES = {
@@ -42,7 +43,7 @@ def blocks(name: str, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def formulas() -> tuple[str, ...]:
-    """Of int8_tile an element and its offset, of int4_tile and int4_rows the half byte."""
+    """The element and its offset in int8_tile, and the half byte in int4_tile and int4_rows."""
     found = tuple(block.strip() for block in blocks("docs/layouts.md", "python"))
     assert len(found) == 4
     return found
