@@ -41,22 +41,21 @@ LINES = {  # by machine and instruction set: the file of each op
 }
 
 
-def speedups(file: str, op: str) -> dict[int, float]:
+def speedups(file: str, op: str, peer: str) -> dict[int, float]:
     """The peer's time over lamina's, by m."""
     rows = [row for row in load(ROOT / RESULTS / file).rows if row["op"] == op]
     times = {(row["impl"], row["case"]["m"]): row["median_us"] for row in rows}
-    peer = PANELS[op][1]
     return {m: times[peer, m] / us for (impl, m), us in times.items() if impl == "lamina"}
 
 
 def draw_speedups(pyplot: Any) -> Any:
     """onnxruntime's time over lamina's against m: a panel a scheme, a line an instruction set."""
     figure, panels = pyplot.subplots(1, len(PANELS), figsize=(9, 3.2), sharey=True, layout="constrained")
-    for axes, (op, (scheme, _)) in zip(panels, PANELS.items(), strict=True):
+    for axes, (op, (scheme, peer)) in zip(panels, PANELS.items(), strict=True):
         for line, (name, files) in enumerate(LINES.items()):
             if op not in files:
                 continue
-            ratios = speedups(files[op], op)
+            ratios = speedups(files[op], op, peer)
             axes.plot(list(ratios), list(ratios.values()), marker="o", color=f"C{line}", label=name)
         axes.axhline(1, color="black", linewidth=0.8)
         axes.set_xscale("log", base=2)

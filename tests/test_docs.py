@@ -199,11 +199,15 @@ def test_readme_compares_the_schemes_as_the_results_do() -> None:
         size, cosine = row["linear_bytes"] / 1e6, min(row["cosines"])
         assert f"| {size:.1f} MB | {cosine:.4f} |" in lines[f"| {label}"]
         assert row["paraphrases_found"] == len(row["cosines"])
+    files = figures.LINES["Xeon, AMX"]
+
+    def ratios(op: str, peer: str) -> str:
+        return ", ".join(f"{ratio:.2f}" for ratio in figures.speedups(files[op], op, peer).values())
+
     for scheme, op in (("w8a8", "gemm_int8"), ("w4a8", "gemm_int4_int8"), ("w4a16", "gemm_int4")):
-        file = figures.LINES["Xeon, AMX"][op]
-        ratios = ", ".join(f"{ratio:.2f}" for ratio in figures.speedups(file, op).values())
-        assert lines[f"| `{scheme}`"].endswith(f"| {ratios} |")
-        assert f"](bench/results/{file})" in read("README.md")
+        assert lines[f"| `{scheme}`"].endswith(f"| {ratios(op, figures.PANELS[op][1])} |")
+        assert f"](bench/results/{files[op]})" in read("README.md")
+    assert f"is {ratios('gemm_int8', 'torch_bf16')} times as fast" in read("README.md")
 
 
 def quotable(file: Path) -> set[str]:
