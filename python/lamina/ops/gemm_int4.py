@@ -117,7 +117,7 @@ def check(
     activation: str | None,
     optional: dict[str, Tensor | None],
 ) -> None:
-    """Checks that need the packed weight, or that torch would fail without naming the argument."""
+    """What torch would refuse without naming the argument, and what only the packed weight knows."""
     require_tensors(op, a=a, w_scale=w_scale)
     require_optional_tensors(op, **optional)
     require_int(op, "group", group)

@@ -138,7 +138,7 @@ def _check(
     activation: str | None,
     optional: tuple[Tensor | None, ...],
 ) -> None:
-    """Checks that torch would fail without naming the argument; `optional` is in the order of _OPTIONAL."""
+    """What torch would refuse without naming the argument; `optional` is in the order of _OPTIONAL."""
     require_tensors(op, a=a, a_scale=a_scale, w_scale=w_scale)
     require_optional_tensors(op, **dict(zip(_OPTIONAL, optional, strict=False)))
     require_optional_str(op, "activation", activation)

@@ -74,7 +74,7 @@ def _fake_quantize_int8(
 
 
 def fake_quantized(like: Tensor, m: int, k: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The result of the ops that quantise [m, k] values, for fake kernels."""
+    """What the ops that quantise [m, k] values return, for fake kernels."""
     return (
         like.new_empty((m, k), dtype=torch.int8),
         like.new_empty((m, 1), dtype=torch.float32),
