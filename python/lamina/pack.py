@@ -27,8 +27,8 @@ class PackedInt8:
     """An int8 weight [n, k] in the layout `int8_tile` v1 (docs/layouts.md).
 
     data         [ceil(n/16), ceil(k/64), 16, 16, 4] int8, padding zero
-    column_sums  [n] int32, sums over k, with which the kernels remove the activations' zero points; with
-                 scales along k [ceil(k/128), n], the sums of each group of 128
+    column_sums  [n] int32, sum over k: what an activation zero point is multiplied with; with scales along k
+                 [ceil(k/128), n], over each group of 128
     """
 
     data: Tensor
@@ -46,16 +46,16 @@ class PackedInt8:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed weight with its padding, and of the column sums."""
+        """Bytes held: packed weights with their padding, and the column sums."""
         return self.data.nbytes + self.column_sums.nbytes
 
     @property
     def device(self) -> torch.device:
-        """The device that holds the weight."""
+        """Where the weight is."""
         return self.data.device
 
     def unpack(self) -> Tensor:
-        """The weight [n, k] int8 that was packed, on the same device. The CPU does the work."""
+        """The weight [n, k] int8 that was packed, exactly, on the same device; unpacked on the CPU."""
         data = self.data.cpu() if self.data.is_cuda else self.data
         w: Tensor = call(torch.ops.lamina.unpack_int8, data, self.n, self.k)
         return w.to(self.device)
@@ -74,14 +74,13 @@ class PackedInt8:
 
 
 def pack_int8(w: Tensor, group: int | None = None) -> PackedInt8:
-    """Packs an int8 weight for gemm_int8, once, when the model is loaded.
+    """Packs an int8 weight [n, k], any row stride, for gemm_int8; any value from -128 to 127 is kept.
 
-    w        [n, k]  int8, any row stride; every value from -128 to 127 is kept
-    group    None, or 128 for scales along k: gemm_int8 then takes a_scale [m, ceil(k/128)], w_scale
-             [ceil(k/128), n] or both. The packed bytes are the same; the column sums are those of each group
-    returns  PackedInt8 on the device of w, with the same bytes on every device. A weight on a CUDA device is
-             packed on the CPU and moved back, which waits for the GPU and costs a copy each way
-    Raises   ValueError or TypeError that names the argument, its value and the allowed values
+    group = 128 is for scales along k: gemm_int8 then takes an a_scale [m, ceil(k/128)], a w_scale
+    [ceil(k/128), n] or both. The packed bytes are the same, the column sums those of each group. None: scales
+    of all k.
+    The result is on the device of w. A weight on a CUDA device is packed on the CPU and moved back, which
+    waits for the GPU and costs a copy each way, once per weight; the bytes are the same on every device.
     """
     require_tensors("pack_int8", w=w)
     require_optional_int("pack_int8", "group", group)
@@ -98,7 +97,7 @@ class PackedInt4:
     """The codes 0..15 of an int4 weight [n, k] in a layout of docs/layouts.md, version 1.
 
     data    [ceil(n/16), ceil(k/64), 512] uint8, two codes a byte, padding zero
-    layout  "int4_tile" for CUDA kernels, "int4_rows" for CPU kernels
+    layout  "int4_tile", what CUDA kernels read, or "int4_rows", what CPU kernels read
     """
 
     data: Tensor
@@ -110,18 +109,18 @@ class PackedInt4:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed weight with its padding."""
+        """Bytes held, padding included."""
         return self.data.nbytes
 
     @property
     def device(self) -> torch.device:
-        """The device that holds the weight."""
+        """Where the weight is."""
         return self.data.device
 
     def unpack(self) -> Tensor:
-        """The codes [n, k] uint8 that were packed, on the same device.
+        """The codes [n, k] uint8 that were packed, exactly, on the same device.
 
-        If pack_int4 had a perm, the result is q[:, perm], with 0 where perm is -1.
+        They stay in the order of packing: with a perm q[:, perm], 0 where perm is -1.
         """
         q: Tensor = call(torch.ops.lamina.unpack_int4, self.data, self.n, self.k, self.layout)
         return q
@@ -148,15 +147,12 @@ class PackedInt4:
 
 
 def pack_int4(q: Tensor, layout: str = "int4_tile", perm: Tensor | None = None) -> PackedInt4:
-    """Packs the codes of an int4 weight for gemm_int4 and gemm_int4_int8, once, when the model is loaded.
+    """Packs the codes 0..15 of an int4 weight, uint8 [n, k], any row stride; another value is an error.
 
-    q        [n, k]  uint8, values 0 to 15, any row stride
-    layout   "int4_tile" for CUDA kernels, "int4_rows" for CPU kernels
-    perm     [K]  int32, for act-order: the columns q[:, perm] are packed, code 0 where perm is -1, and the
-             result has k = K. Give the products the same perm
-    returns  PackedInt4 on the device of q, where it is packed. On a CUDA device the call waits until the
-             values are checked
-    Raises   ValueError or TypeError that names the argument, its value and the allowed values
+    layout: "int4_tile" for CUDA kernels, "int4_rows" for CPU kernels. The result is on the device of q,
+    where it is packed; on a CUDA device the call waits for the values to be checked.
+    perm: int32 [K], for act-order. Packed are the columns q[:, perm], code 0 where perm is -1; the result has
+    k = K. Give the products the same perm.
     """
     require_tensors("pack_int4", q=q)
     require_str("pack_int4", "layout", layout)

@@ -34,7 +34,7 @@ __all__ = [
 
 
 def quantize_weight_int8(w: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantises a float weight to int8 with one scale per output channel: w ~ q * scale[:, None].
+    """A float weight as int8 with one scale per output channel: w ~ q * scale[:, None].
 
     w        [n, k]  f32 | f16 | bf16, finite
     returns  q [n, k] int8 in [-127, 127], scale [n] f32 > 0
@@ -54,22 +54,18 @@ def quantize_weight_int4(
     scale_dtype: torch.dtype | None = None,
     search: bool = False,
 ) -> QuantizedInt4:
-    """Quantises a float weight to int4 and rounds each code to nearest.
+    """A float weight as int4, each code rounded to nearest.
 
     w            [n, k]  f32 | f16 | bf16, finite, any device
-    group        number of input features that share a scale: a multiple of 16, or -1 for all of k. The last
-                 group may be smaller
-    symmetric    True: the zero point is 8 everywhere and scale = max|w| / 7 of the group. False: a zero point
-                 per group, and scale = range / 15 of the group's values and 0
+    group        input features that share a scale: a multiple of 16, or -1 for all of k; the last may be
+                 ragged
+    symmetric    zero point 8 everywhere, scale = max|w| / 7; else scale = range / 15, of the group and 0
     scale_dtype  f32 | f16 | bf16; None is the dtype of w. Codes are made with the rounded scale
-    search       True: try 41 scales from that scale down to half of it, and keep for each group the scale of
-                 the least squared error
+    search       of 1 to 0.5 times that scale, for each group the one of the least squared error
     returns      QuantizedInt4
-    Error        Without search |dequantize() - w| <= scale (0.5 + 15 u + 2^-14) per element, where u is 2^-24
-                 | 2^-11 | 2^-8 for a scale in f32 | f16 | bf16. With search no group's squared error is
-                 larger
-    Raises       ValueError that names the argument, its value and the allowed values; for a NaN or Inf with
-                 its position
+    Error    without search |dequantize() - w| <= scale (0.5 + 15 u + 2^-14) per element, u = 2^-24 | 2^-11 |
+             2^-8 for a scale in f32 | f16 | bf16; with it no group's squared error is larger
+    Raises   ValueError naming argument, value and allowed values; for a NaN or Inf its position
     """
     op = "quantize_weight_int4"
     w = checked_weight(op, w)
