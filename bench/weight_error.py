@@ -82,7 +82,7 @@ def inputs_of_layers(encoder: Encoder, sentences: Sequence[str]) -> dict[str, Te
 
 
 def output_error(w: Tensor, quantized: QuantizedInt4, x: Tensor) -> float:
-    """Of the outputs of x, relative."""
+    """The relative error of the outputs of x."""
     difference = quantized.dequantize().double() - w.double()
     return float((x.double() @ difference.T).norm() / (x.double() @ w.double().T).norm())
 

@@ -39,9 +39,10 @@ class Inputs:
         return ((self.q.to(dtype) - 8).T * self.scale.to(dtype).repeat_interleave(self.group, 0)[:k]).T
 
     def accuracy(self, out: object, roundings: int = 1, a_error: Tensor | None = None) -> Accuracy:
-        """Of [m, n]; weights and activations are rounded to the case's dtype so often, sums are f32.
+        """The accuracy of a result [m, n] whose sums are f32.
 
-        a_error [m]: how far quantised activations may be off.
+        roundings  of weights and activations to the case's dtype
+        a_error    [m]  the largest error of quantised activations
         """
         assert isinstance(out, Tensor)
         if tuple(out.shape) != (self.a.shape[0], self.q.shape[0]):

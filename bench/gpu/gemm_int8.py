@@ -36,7 +36,7 @@ class Inputs:
     group: int | None = None
 
     def accuracy(self, out: object, *, is_scaled: bool = True) -> Accuracy:
-        """Of [m, n]. Not scaled: int32 sums, whose absolute error counts in integer units."""
+        """The accuracy of a result [m, n]; without scales it has int32 sums and integer errors."""
         assert isinstance(out, Tensor)
         if tuple(out.shape) != (self.a.shape[0], self.w.shape[0]):
             raise RuntimeError(f"got shape {list(out.shape)}")

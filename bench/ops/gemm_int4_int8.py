@@ -60,7 +60,7 @@ class Inputs:
         return Accuracy(float(error.max()), float((error / bound).max()))
 
     def float_bound(self, unit: float, roundings: int) -> F64:
-        """Of sums of k products in f32, whose factors and result are rounded to `unit` so often."""
+        """The bound of f32 sums of k products; `unit` is that of the roundings of factors and result."""
         bound: F64 = (roundings * unit + (self.a.shape[1] + 4) * U) * self.absolute
         return bound
 

@@ -12,6 +12,7 @@ import torch
 
 import lamina
 from tests.reference.gemm import Expected
+from tests.reference.gemm_int4 import UNDERFLOW
 from tests.support.backends import Backend, available_cpu, cpu_backends, emulated_parameters, kernel_of
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
 from tests.support.compare import assert_equal, assert_within
@@ -101,6 +102,21 @@ def test_what_follows_the_sums(activation: str | None, backend: Backend) -> None
             got = backend.gemm_int4(inputs, dtype)
             assert_within(got, expected, dtype)
             assert_equal(got, bits)
+
+
+@BACKENDS
+@pytest.mark.parametrize("lost", ["weights", "products"])
+def test_underflow_stays_within_the_bound(lost: str, backend: Backend) -> None:
+    """The bound without its terms for underflow does not hold here, so that they are needed."""
+    inputs = Int4Case("underflow", 5, 40, 1100, 32).inputs(zero=torch.float16).floats(torch.float32)
+    of_a, of_scale = (2.0**20, 2.0**-142) if lost == "weights" else (2.0**-100, 2.0**-43)
+    inputs = inputs.but(a=inputs.a * of_a, w_scale=inputs.w_scale * of_scale)
+    expected, bits = inputs.float_product(torch.float32)
+    got = backend.gemm_int4(inputs)
+    assert_equal(got, bits)
+    assert_within(got, expected, torch.float32)
+    underflow = UNDERFLOW * (inputs.a.shape[1] + inputs.a.abs().double().sum(1, keepdim=True).numpy())
+    assert (np.abs(got.double().numpy() - expected.exact) > expected.bound - underflow).any()
 
 
 @BACKENDS

@@ -115,6 +115,22 @@ def test_extreme_values(dtype: torch.dtype, backend: Backend) -> None:
 
 
 @BACKENDS
+@pytest.mark.parametrize("dtype", HALVES, ids=dtype_name)
+def test_underflow_stays_within_the_bound(dtype: torch.dtype, backend: Backend) -> None:
+    """Scales that make weights subnormal, and in bf16 products that f32 cannot hold."""
+    inputs = half_inputs(Int4Case("underflow", 9, 40, 300, 32), dtype, "floats", None)
+    lowest = torch.finfo(dtype).smallest_normal
+    of_a, of_scale = (2.0**-12, 2.0**-6) if dtype == torch.float16 else (2.0**-80, 2.0**-62)
+    for problem in (
+        inputs.but(w_scale=(inputs.w_scale.float() * (lowest * 4)).to(dtype)),
+        inputs.but(a=inputs.a * of_a, w_scale=inputs.w_scale * of_scale),
+    ):
+        assert_within(
+            backend.gemm_int4(problem, torch.float32), problem.half_product(torch.float32), torch.float32
+        )
+
+
+@BACKENDS
 def test_weights_are_rounded_as_the_docstring_says(backend: Backend) -> None:
     """Rows of a that pick one weight each."""
     k = 48

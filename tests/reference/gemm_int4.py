@@ -13,6 +13,7 @@ from tests.reference import gemm
 from tests.reference.gemm import F32, F64, Expected, Int8, Int64, Steps, U
 
 SYMMETRIC = 8
+UNDERFLOW = gemm.TINY[torch.float32]  # twice the rounding error of an f32 that is below the normal numbers
 SEGMENT_K, TILE_K = 1024, 64
 # The sums of such a group, at most 255 * 15 * 4096, are f32 exactly.
 EXACT_GROUP = 4096
@@ -125,8 +126,8 @@ def gemm_int4(
     zero = SYMMETRIC if scales.zero is None else _of_columns(scales.zero, group, k).astype(np.float64)
     w = (q.astype(np.float64) - zero) * scale
     spread = np.abs(w) if scales.zero is None else np.abs(w) + np.abs(zero * scale)
-    steps = 3 + min(k, SEGMENT_K) + -(-k // SEGMENT_K)
-    bound = steps * U * (np.abs(a).astype(np.float64) @ spread.T)
+    steps, magnitude = 3 + min(k, SEGMENT_K) + -(-k // SEGMENT_K), np.abs(a).astype(np.float64)
+    bound = steps * U * (magnitude @ spread.T) + UNDERFLOW * (k + magnitude.sum(1, keepdims=True))
     return gemm.epilogue(a.astype(np.float64) @ w.T, bound, bias, out_dtype, then)
 
 
@@ -143,7 +144,7 @@ def gemm_int4_half(
     limits = torch.finfo(dtype)
     rounded = limits.eps / 2 * (np.abs(w) + 2 * beyond) + limits.smallest_normal * limits.eps
     steps = 3 + 2 * min(k, SEGMENT_K) + -(-k // SEGMENT_K)
-    bound = magnitude @ rounded.T + steps * U * (magnitude @ (np.abs(w) + rounded).T)
+    bound = magnitude @ rounded.T + steps * U * (magnitude @ (np.abs(w) + rounded).T) + UNDERFLOW * k
     return gemm.epilogue(a.astype(np.float64) @ w.T, bound, bias, out_dtype, then)
 
 

@@ -41,45 +41,52 @@ def gemm_int4(
     perm: Tensor | None = None,
     max_sms: int | None = None,
 ) -> Tensor:
-    """activation(a @ w.T + bias) * gate + residual, where w = (q - w_zero_point) * w_scale.
+    """activation(a @ w.T + bias) * gate + residual with w = (q - w_zero_point) * w_scale: W4A16.
 
-    a             [m, k]  f32 | f16 | bf16, any row stride, m >= 0
-    w             PackedInt4 of codes q [n, k] (lamina.pack_int4), in the layout "int4_rows" on the CPU,
-                  "int4_tile" on CUDA
-    w_scale       [G, n]  f32 | f16 | bf16, G = ceil(k / group), any strides
-    group         input features that share a scale: a positive multiple of 16, or -1 or k for all; the last
-                  may be ragged
-    w_zero_point  [G, n]  uint8 | f32 | f16 | bf16, any strides; None is 8
+    a             [m, k]  f32 | f16 | bf16 (CUDA: f16 | bf16), any row stride, m >= 0
+    w             PackedInt4 of the codes q [n, k], from lamina.pack_int4. Its layout is "int4_rows" on the
+                  CPU and "int4_tile" on CUDA
+    w_scale       [G, n]  f32 | f16 | bf16 (CUDA: the dtype of a), any strides, G = ceil(k / group)
+    group         number of input features that share a scale: a positive multiple of 16, or -1 or k for all
+                  features. The last group may be smaller
+    w_zero_point  [G, n]  uint8 | f32 | f16 | bf16 (CUDA: uint8 or the dtype of a), any strides. None means 8
     bias          [n]  f32 | f16 | bf16
-    out_dtype     f32 | f16 | bf16; None is the dtype of a
+    out_dtype     f32 | f16 | bf16. None means the dtype of a
     activation    None | "gelu" (with erf) | "gelu_tanh" | "silu"
-    gate          [m, n]  f32 | f16 | bf16, any row stride: the up projection of a gated MLP
+    gate          [m, n]  f32 | f16 | bf16, any row stride, such as the up projection of a gated MLP
     residual      [m, n]  f32 | f16 | bf16, any row stride
-    perm          [k]  int32, act-order: packed input feature p multiplies a[:, perm[p]], or 0 where perm[p]
-                  is -1, and groups are of packed features. a is [m, any], k that of w. lamina.quant.act_order
-                  makes it. On CUDA its values are not checked: a feature that there is not gives NaN
+    perm          [k]  int32, for act-order, from lamina.quant.act_order. Packed input feature p multiplies
+                  a[:, perm[p]], or 0 where perm[p] is -1. Groups count packed features, and a is [m, any].
+                  An index out of range raises an error on the CPU and gives NaN on CUDA
     max_sms       as in gemm_int8
-    returns       [m, n]  out_dtype: sum_p a * w + bias, activation, * gate, + residual, in f32, then one
-                  rounding; what is not given is left out
-    Sums     w = the fused multiply-add q * w_scale - (w_zero_point * w_scale), in f32: without w_zero_point
-             (q - 8) * w_scale rounded once. A fused multiply-add adds a product to the f32 sum of its
-             segment of 1024 input features, then segments are added, both in order
-    Error    per element, with u = 2^-24, p = sum_p |a| |w_scale| (|q - w_zero_point| + |w_zero_point|), the
-             last term only with w_zero_point, T = ceil(k / 1024): before bias
-             |y - exact| <= u (3 + min(k, 1024) + T) p; what follows as in gemm_int8
-    CUDA     a in f16 or bf16, w_scale of the dtype of a, w_zero_point of it or uint8. A weight is rounded to
-             that dtype, whose unit is U and smallest subnormal s: with the nearest integer z from 0 to 15
-             to w_zero_point, w = fma(q - z, w_scale, d), d the rounded (z - w_zero_point) w_scale. Tensor
-             cores add the same segments in an order of their own. With R = sum_p |a| (U (|w| + 2 |d|) + s):
-             before bias |y - exact| <= R + u (3 + 2 min(k, 1024) + T) (sum_p |a| |w| + R), while w and d are
-             finite in that dtype
+    returns       [m, n]  out_dtype: sum_p a w + bias, activation, * gate, + residual, step by step in f32,
+                  then one rounding. Arguments that are None are left out
+    Sums     CPU: w = fma(q, w_scale, -(w_zero_point * w_scale)) in f32; without w_zero_point this is
+             (q - 8) * w_scale, rounded once. Fused multiply-adds sum the products of a k chunk, which is
+             1024 input features; then the chunks are added. Both run in order.
+             CUDA: w = fma(q - z, w_scale, d) in the dtype of a, where z is the integer from 0 to 15 nearest
+             to w_zero_point, and d is (z - w_zero_point) * w_scale, rounded. Tensor cores add the products
+             of a k chunk in an order of their own
+    Error    Per element and before bias, as long as no step overflows, with u = 2^-24, T = ceil(k / 1024):
+             CPU   |y - exact| <= u (3 + min(k, 1024) + T) P + t, where t = 2^-149 (k + sum_p |a|) and
+                   P = sum_p |a| |w_scale| (|q - w_zero_point| + |w_zero_point|); the last |w_zero_point|
+                   counts only if w_zero_point is given
+             CUDA  |y - exact| <= R + u (3 + 2 min(k, 1024) + T) (sum_p |a| |w| + R) + t, where t = 2^-149 k
+                   and R = sum_p |a| (U (|w| + 2 |d|) + s), w and d exact; U is the unit roundoff of the
+                   dtype of a (f16: 2^-11, bf16: 2^-8), s its smallest subnormal (f16: 2^-24, bf16: 2^-133)
+             t and s are the effect of underflow. A product below 2^-126 is rounded to a multiple of 2^-149;
+             f16 products are never that small. A weight below the normal numbers (f16: 2^-14) is rounded
+             to a multiple of s, but only if w_zero_point has a fraction; otherwise the weight is such a
+             multiple. The CUDA bound assumes that tensor cores keep subnormal operands, which PTX leaves
+             open. Later steps as in gemm_int8, whose h u p is this bound. The tests use these expressions
     NaN, Inf propagate
     Gradients  of a, bias and residual, without activation and gate, from f32 weights that are unpacked a few
-             rows at a time; not of the weight
-    Raises   ValueError or, for what is of a wrong Python type, TypeError, naming argument, value and allowed
-             values (docs/errors.md)
-    Devices  CPU (generic, avx2, avx512_vnni), CUDA (sm80).  Row-invariant, independent of the instruction set
-             and of the thread count, on a GPU of the tile and of the number of SMs, bit for bit
+             rows at a time. The weight has no gradient
+    Raises   ValueError that names the argument, its value and the allowed values; TypeError for an argument
+             of a wrong Python type (docs/errors.md lists both)
+    Devices  CPU (generic, avx2, avx512_vnni), CUDA sm_80 and newer (mma.sync; wgmma on sm_90). A row has the
+             same bits in every batch, on every CPU instruction set, and with every thread count, tile and
+             number of SMs
     Source   csrc/ops/gemm_int4/gemm_int4.h
     """
     optional = {"w_zero_point": w_zero_point, "bias": bias, "gate": gate, "residual": residual}
