@@ -4,9 +4,9 @@
 #include "base/cpu_features.h"
 #include "base/memo.h"
 #include "device/device_info.h"
-#include "layout/int4_tile.h"
+#include "gemm/problem.h"
+#include "layout/int4.h"
 #include "layout/int8_tile.h"
-#include "ops/gemm_int4/problem.h"
 #include "ops/gemm_int4_int8/gemm_int4_int8.h"
 #include "ops/gemm_int8/gemm_int8.h"
 #include "torch/interop.h"
@@ -37,7 +37,7 @@ std::string limits() {
   json << "{\"gemm_int8\": {\"max_k\": " << gemm_int8::kMaxK
        << ", \"group\": " << gemm_int8::kScaleGroup
        << "}, \"gemm_int4\": {\"max_k\": " << gemm_int4::kLargestK
-       << ", \"group_step\": " << gemm_int4::kGroupStep
+       << ", \"group_step\": " << gemm::kInt4GroupStep
        << "}, \"gemm_int4_int8\": {\"max_k\": " << gemm_int4_int8::kMaxK << "}}";
   return json.str();
 }
