@@ -35,7 +35,8 @@ struct GroupRows {
     if (is_aligned) {
       static_assert(std::has_single_bit(unsigned{kColumns}) && kColumns >= 16);
       const int row_bytes = kColumns * element_bytes, valid = left * element_bytes;
-      const int shift = std::countr_zero(unsigned{kColumns}) + element_bytes / 2;  // log2(row_bytes)
+      const int shift =
+          std::countr_zero(unsigned{kColumns}) + element_bytes / 2;  // log2(row_bytes)
       for (int t = thread; t * 16 < count * row_bytes; t += kThreads) {
         const int row = t * 16 >> shift, at = t * 16 & (row_bytes - 1);
         const int bytes = valid - at < 0 ? 0 : valid - at > 16 ? 16 : valid - at;
