@@ -18,7 +18,7 @@ namespace {
 
 constexpr const char* kOp = "gemm_int4_int8";
 
-// Symmetric, per token.
+// Activations quantised symmetrically per token.
 struct Quantized {
   Tensor q, scale;
 
@@ -38,7 +38,7 @@ struct Quantized {
 };
 
 #if defined(LAMINA_CUDA_KERNELS)
-// a: int8, then it is params.a, or floats.
+// a: int8, and then the same as params.a, or floats.
 void run_on(const Accelerator& accelerator, const gemm_int4_int8::Params& params, int max_sms,
             const Argument& a) {
   const gemm::Problem& problem = params.problem;
