@@ -40,7 +40,8 @@ void put_memo_words(const Part& part, uint64_t*& to) {
     for (const auto& each : part) put_memo_words(each, to);
   } else {
     // Equal floats may differ in their bits, and no NaN equals itself.
-    static_assert(std::is_integral_v<Part> || std::is_enum_v<Part>, "no part of a key");
+    static_assert(std::is_integral_v<Part> || std::is_enum_v<Part>,
+                  "not an integer, enum or pointer");
     *to++ = static_cast<uint64_t>(part);
   }
 }

@@ -127,6 +127,7 @@ constexpr bool is_mma_operand_as_bytes() {
         }
   return true;
 }
-static_assert(is_mma_operand_as_bytes(), "and, its k permuted, that of m16n8k32");
+static_assert(is_mma_operand_as_bytes(),
+              "with its k permuted, int4_tile is the a operand of m16n8k32");
 
 }  // namespace lamina::int4

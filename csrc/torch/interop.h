@@ -47,7 +47,8 @@ template <class... Parts>
 // Checks run in every call and hardly ever fail. A part that is costly to format is therefore formatted in operator<<.
 template <class... Parts>
 void require(bool condition, const char* op, const Parts&... parts) {
-  static_assert((!std::is_same_v<Parts, std::string> && ...), "made although nothing is wrong");
+  static_assert((!std::is_same_v<Parts, std::string> && ...),
+                "pass the parts of the message, not a finished string");
   if (!condition) fail(op, parts...);
 }
 
