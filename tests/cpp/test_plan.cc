@@ -1,4 +1,4 @@
-// Plans: the right kernel, every output in exactly one task, sizes that cannot overflow.
+// Tests of the CPU planner: the right kernel, every output in exactly one task, sizes that cannot overflow.
 #include "base/memo.h"
 #include "check.h"
 #include "gemm/cpu/plan.h"
@@ -105,8 +105,8 @@ TEST(huge_problems_are_planned_without_overflow) {
   }
 }
 
-// What calls of a thread have planned before is found again, and is what would be planned; all of the problem, the CPU and
-// the threads counts.
+// A thread finds the plans that it has made, and they equal new plans. Every field of the problem, the CPU and the
+// number of threads make different plans.
 template <class Problem>
 void check_known_plans(const Problem& base, const Problem& other, const auto& plan,
                        const auto& known) {
@@ -155,7 +155,7 @@ TEST(known_plans_are_those_that_would_be_made) {
   kernel.panel_bytes = [](const Problem& p) { return p.k; };
   const CpuOp op{"op", 0.5, {kernel}};
   check_op(op, base, Problem{3, 500, 700, 64});
-  // Another op's kernels, and the same problem.
+  // The same problem with the kernels of another op.
   kernel.name = "second";
   const CpuOp other{"other", 0.5, {kernel}};
   CHECK(std::string(gemm::known_plan(other, base, {Isa::kGeneric, kL2}, 2).kernel.name) ==

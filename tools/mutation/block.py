@@ -14,7 +14,7 @@ MUTANTS = (
     Mutant(
         "sm90a: a stage is given back before all lanes have read it",
         "csrc/block/cluster.cuh",
-        "dev::warp_sync();  // the lanes that arrive answer for what all have read",
+        "dev::warp_sync();  // one lane arrives for the reads of all lanes",
         "",
     ),
     Mutant(

@@ -307,7 +307,7 @@ MUTANTS = (
     Mutant(
         "sm90a: rows on their way out overwritten while they are read",
         "csrc/gemm/cuda/store_rows.cuh",
-        "dev::warp_sync();  // what was there is read",
+        "dev::warp_sync();  // all lanes have read the chunk before",
         "",
     ),
     Mutant(

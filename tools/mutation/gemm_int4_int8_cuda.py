@@ -109,7 +109,7 @@ MUTANTS = (
     Mutant(
         "int4_int8 cuda, pack_activations: parts overwritten while they are read",
         "csrc/ops/gemm_int4_int8/cuda/pack_activations.cu",
-        "dev::block_sync();  // the parts are read",
+        "dev::block_sync();  // all threads have read the parts",
         "{}",
         GEMM_INT4_INT8_CUDA,
     ),

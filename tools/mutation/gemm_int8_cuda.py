@@ -17,7 +17,7 @@ MUTANTS = (
     Mutant(
         "mark_nan_rows: the next row's finds over those being read",
         "csrc/ops/gemm_int8/cuda/mark_nan_rows.cu",
-        "dev::block_sync();  // all have read what the warps found",
+        "dev::block_sync();  // all threads have read the warps' results",
         "{}",
         TWIN_TWIN_AND_CAP_OR_SMS_OR_THE_SAME_IN_EVERY_BATCH_,
     ),
@@ -282,8 +282,8 @@ MUTANTS = (
     Mutant(
         "sm90a groups: a lane arrives before the others' scales",
         "csrc/ops/gemm_int8/cuda/sm90a_groups.cuh",
-        "dev::warp_sync();  // the lane that arrives",
-        "// the lane that arrives",
+        "dev::warp_sync();  // one lane arrives for the stores",
+        "// one lane arrives for the stores",
         GEMM_INT8_GROUPS,
     ),
     Mutant(

@@ -21,7 +21,7 @@ MUTANTS = (
     Mutant(
         "rows: the next row's extremes over those being read",
         "csrc/ops/quantize_int8/cuda/rows.cu",
-        "dev::block_sync();  // all have read the extremes",
+        "dev::block_sync();  // all threads have read the extremes",
         "{}",
         (
             "tests/ops/test_twin.py",

@@ -1,5 +1,5 @@
-// What calls on CUDA find again: plans and tensor maps. A hit makes nothing; whatever a plan or a map depends on makes
-// another one; what is found is what would be made.
+// Tests of the plans and tensor maps that calls on CUDA reuse. A hit makes nothing, a change of any input makes a new
+// plan or map, and a reused plan or map equals a new one.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,7 +19,7 @@
 namespace lamina::test {
 namespace {
 
-// Plans that `body` makes, and maps.
+// The number of plans that `body` makes, and of maps.
 int64_t plans_of(const std::function<void()>& body) {
   const int64_t before = host_work().plans;
   body();
@@ -32,7 +32,7 @@ int64_t maps_of(const std::function<void()>& body) {
   return host_work().tensor_maps - before;
 }
 
-// The arguments of the planner, for one op; `describe` says all that is in a plan.
+// The arguments of the planner for one op; `describe` prints every field of a plan.
 struct Call {
   gemm::Problem problem{16, 4096, 4096, 128};
   DeviceInfo device = typical_device(90, 132);
@@ -79,7 +79,7 @@ std::vector<std::function<void(Call&)>> changes() {
   };
 }
 
-// Each change alone, and all of them again.
+// Applies each change alone, then all of them again.
 template <class Call>
 void check_plans(std::vector<std::function<void(Call&)>> all) {
   const Call base;
@@ -123,7 +123,7 @@ TEST(known_plans_of_gemm_int4_int8_are_those_that_would_be_made) {
   check_plans(all);
 }
 
-// A name that no kernel has, whatever it is, leaves nothing to choose from.
+// Any name that no kernel has leaves no kernel to choose.
 TEST(unknown_kernels_share_a_plan) {
   Int8 call;
   call.limits.only = "nobody";
