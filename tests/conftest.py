@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, settings
 
 from lamina.devices import cuda_problem
 
+pytest_plugins = ["tests.support.budget"]
+
 settings.register_profile(
     "lamina",
     derandomize=True,

@@ -1,8 +1,5 @@
 #include "ops/gemm_int4_int8/gemm_int4_int8.h"
 
-#include <algorithm>
-
-#include "ops/quantize_int8/quantize_int8.h"
 #include "torch/accelerator.h"
 #include "torch/epilogue.h"
 #include "torch/int4.h"
@@ -18,38 +15,14 @@ namespace {
 
 constexpr const char* kOp = "gemm_int4_int8";
 
-// Symmetric, per token.
-struct Quantized {
-  Tensor q, scale;
-
-  explicit Quantized(const Argument& a)
-      : q(new_tensor(a.tensor, {a.tensor.size(0), a.tensor.size(1)}, ScalarType::Char)),
-        scale(new_tensor(a.tensor, {a.tensor.size(0)}, ScalarType::Float)) {
-    quantize_int8::Params params;
-    params.m = a.tensor.size(0);
-    params.k = a.tensor.size(1);
-    params.x = a.tensor.data_ptr();
-    params.x_dtype = a.float_dtype();
-    params.x_stride = a.row_stride();
-    params.q = static_cast<int8_t*>(q.data_ptr());
-    params.scale = static_cast<float*>(scale.data_ptr());
-    raise_if_bad(quantize_int8::run(params, TorchParallel()));
-  }
-};
-
 #if defined(LAMINA_CUDA_KERNELS)
-// a: int8, then it is params.a, or floats.
 void run_on(const Accelerator& accelerator, const gemm_int4_int8::Params& params, int max_sms,
-            const Argument& a) {
+            const Tensor& like) {
   const gemm::Problem& problem = params.problem;
   const gemm::CudaPlan plan = plan_product(accelerator, gemm_int4_int8::cuda_op(), problem,
                                            gemm_int4_int8::k_rule(problem), max_sms);
-  std::optional<gemm_int4_int8::Floats> floats;
-  if (a.tensor.scalar_type() != ScalarType::Char)
-    floats = gemm_int4_int8::Floats{a.tensor.data_ptr(), a.float_dtype()};
-  const Workspace workspace(a.tensor, gemm_int4_int8::workspace_bytes(problem, plan));
-  raise_if_bad(
-      gemm_int4_int8::run_cuda(params, floats, plan, workspace.data(), accelerator.stream));
+  const Workspace workspace(like, gemm_int4_int8::workspace_bytes(problem, plan));
+  raise_if_bad(gemm_int4_int8::run_cuda(params, plan, workspace.data(), accelerator.stream));
 }
 
 std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capability,
@@ -73,17 +46,17 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
   const int sms = checked_sms(kOp, max_sms);
   const EpilogueTensors then{kOp, a, bias, gate, residual};
   const Argument a_arg{kOp, "a", a}, w_scale_arg{kOp, "w_scale", w_scale};
+  gemm_int4_int8::Params params;
   if (a_scale) {
     a_arg.has_dtype(ScalarType::Char);
   } else {
     require(a.scalar_type() != ScalarType::Char, kOp, "a_scale is missing; an int8 a needs one");
-    a_arg.float_dtype();
+    params.floats_dtype = a_arg.float_dtype();
     require(!a_zero_point, kOp, "a_zero_point was given; it is allowed only with a_scale");
   }
   a_arg.is_2d("[m, k]");
   require(w_scale.dim() == 2, kOp, "w_scale must be 2-D [ceil(k / group), n], got ",
           ShapeText{w_scale});
-  gemm_int4_int8::Params params;
   params.perm = read_perm(kOp, perm, a.size(1));
   const int64_t m = a.size(0), k = perm ? perm->numel() : a.size(1), n = w_scale.size(1);
   params.problem = {m, n, k, group_of(group, k)};
@@ -114,22 +87,20 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
                       then.argument("residual", residual),
                       then.argument("perm", perm)});
   params.a_stride = a_arg.row_stride();
-  if (a_scale) params.a = static_cast<const int8_t*>(a.data_ptr());
+  if (a_scale) {
+    params.a = static_cast<const int8_t*>(a.data_ptr());
+  } else {
+    params.floats = a.data_ptr();
+  }
   Tensor out = new_tensor(a, {m, n}, out_dtype);
   params.out = out.data_ptr();
   params.out_stride = n;
   if (accelerator) {
-    run_on(*accelerator, params, sms, a_arg);
-    return out;
+    run_on(*accelerator, params, sms, a);
+  } else {
+    const Workspace workspace(a, gemm_int4_int8::workspace_bytes(params));
+    raise_if_bad(gemm_int4_int8::run(params, workspace.data(), TorchParallel()));
   }
-  std::optional<Quantized> quantized;
-  if (!a_scale) {
-    quantized.emplace(a_arg);
-    params.a = static_cast<const int8_t*>(quantized->q.data_ptr());
-    params.a_stride = a.size(1);
-    params.a_scale = {static_cast<const float*>(quantized->scale.data_ptr()), 1};
-  }
-  raise_if_bad(gemm_int4_int8::run(params, TorchParallel()));
   return out;
 }
 

@@ -78,8 +78,9 @@ TEST(a_permuted_product_is_that_of_a_gathered_copy) {
       for (bool has_zero : {false, true}) {
         bytes.gather(p, [&](int64_t i) { return has_zero ? zero[i] : int8_t{0}; });
         if (has_zero) w4a8.a_zero_point = {zero.data(), 1};
-        check_gathered(w4a8, bytes,
-                       [](const auto& params) { return gemm_int4_int8::run(params, Threads(2)); });
+        check_gathered(w4a8, bytes, [](const auto& params) {
+          return gemm_int4_int8::run(params, nullptr, Threads(2));
+        });
       }
     }
   });

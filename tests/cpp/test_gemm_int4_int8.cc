@@ -43,7 +43,7 @@ TEST(int4_times_int8_equals_the_loop_on_every_isa) {
               [&](float* out, int64_t out_stride) {
                 params.out = out;
                 params.out_stride = out_stride;
-                return gemm_int4_int8::run(params, parallel);
+                return gemm_int4_int8::run(params, nullptr, parallel);
               },
               want);
         };

@@ -13,7 +13,7 @@ import lamina
 from tests.reference import gemm_int4 as reference
 from tests.reference import quantize
 from tests.reference.gemm import Expected
-from tests.support.backends import Backend, available, cpu_backends, emulated_parameters, kernel_of
+from tests.support.backends import Backend, available_cpu, cpu_backends, emulated_parameters, kernel_of
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, random_int8, with_row_stride
 from tests.support.check import check_int4
 from tests.support.compare import assert_equal, assert_within
@@ -240,7 +240,7 @@ def test_all_kernels_agree(group: int) -> None:
     for m, n, k in ((1, 130, 700), (12, 65, 1100), (70, 33, 530)):
         for zero, a_zero in ((None, "none"), (torch.bfloat16, "none"), (torch.uint8, "token")):
             inputs = Int4Case("agree", m, n, k, group).inputs(zero=zero, a_zero=a_zero)
-            first, *others = available(OP)
+            first, *others = available_cpu(OP)
             want = first.gemm_int4_int8(inputs)
             for backend in others:
                 assert_equal(backend.gemm_int4_int8(inputs), want, f"{backend} {m} {n} {k} {zero}")

@@ -14,10 +14,10 @@ import lamina
 from tests.reference import activation as activations
 from tests.support.backends import Backend, backends, cpu_backends, cuda_backends
 from tests.support.cases import FLOAT_DTYPES, GEMM_BY_NAME, GemmCase, GemmInputs, dtype_name, generator
-from tests.support.check import check_gemm
+from tests.support.check import check_gemm, combinations, in_turn
 from tests.support.compare import Expected, assert_equal, assert_within
 
-BACKENDS = pytest.mark.parametrize("backend", backends("gemm_int8"))
+BACKENDS = pytest.mark.parametrize("backend", backends("gemm_int8", stores=True))
 ACTIVATIONS = (None, *activations.NAMES)
 OPERANDS = (None, *FLOAT_DTYPES)
 
@@ -95,12 +95,11 @@ def test_the_activations_are_torch_s(name: str) -> None:
 
 
 @BACKENDS
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_activation_gate_and_residual(activation: str | None, backend: Backend) -> None:
+def test_every_activation_gate_and_residual(backend: Backend) -> None:
     case = GemmCase("steps", 7, 37, 70)
-    for gate, residual in itertools.product(OPERANDS, OPERANDS):
-        inputs = with_steps(case, activation, gate, residual)
-        check_gemm(backend, inputs, inputs.accumulated(), f"gate {gate}, residual {residual}")
+    for row in combinations(backend, ACTIVATIONS, OPERANDS, OPERANDS, FLOAT_DTYPES):
+        inputs = with_steps(case, *row[:3])
+        check_gemm(backend, inputs, inputs.accumulated(), row, row[3:])
 
 
 SHAPES = ("smallest", "no_rows", "no_columns", "no_depth", "row_ragged", "one_column", "ragged_amx_panel",
@@ -111,25 +110,25 @@ SHAPES = ("smallest", "no_rows", "no_columns", "no_depth", "row_ragged", "one_co
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_shape(name: str, backend: Backend) -> None:
     """Among them k that CUDA kernels split, so that the epilogue runs in reduce."""
-    for activation, dtype in zip(activations.NAMES, FLOAT_DTYPES, strict=True):
+    for turn, (activation, dtype) in enumerate(zip(activations.NAMES, FLOAT_DTYPES, strict=True)):
         inputs = with_steps(GEMM_BY_NAME[name], activation, gate=dtype, residual=dtype)
-        check_gemm(backend, inputs, inputs.accumulated(), f"{name} {activation}")
+        dtypes = in_turn(backend, SHAPES.index(name) + turn, FLOAT_DTYPES)
+        check_gemm(backend, inputs, inputs.accumulated(), f"{name} {activation}", dtypes)
 
 
 @BACKENDS
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_rows_at_multiples_of_16_bytes(activation: str | None, backend: Backend) -> None:
+def test_rows_at_multiples_of_16_bytes(backend: Backend) -> None:
     """Which TMA can store: several boxes of several tiles, operands that are aligned and that are not."""
     case = GemmCase("boxes", 150, 200, 96)
-    for operand in OPERANDS:
+    for activation, operand, dtype in combinations(backend, ACTIVATIONS, OPERANDS, FLOAT_DTYPES):
         inputs = with_steps(case, activation, operand, operand)
-        check_gemm(backend, inputs, inputs.accumulated(), f"gate and residual {operand}")
+        check_gemm(backend, inputs, inputs.accumulated(), f"gate and residual {operand}", [dtype])
 
 
 @BACKENDS
 def test_sums_beyond_int32(backend: Backend) -> None:
     inputs = with_steps(GemmCase("deep", 3, 5, 70000))
-    check_gemm(backend, inputs, inputs.accumulated(), "k = 70000")
+    check_gemm(backend, inputs, inputs.accumulated(), "k = 70000", in_turn(backend, 0, FLOAT_DTYPES))
 
 
 @BACKENDS
@@ -138,7 +137,7 @@ def test_any_row_stride_of_gate_and_residual(backend: Backend) -> None:
     inputs = with_steps(GEMM_BY_NAME["seven_rows"], gate=None, residual=None)
     acc, (m, n) = inputs.accumulated(), (7, 31)
     g = generator("strides")
-    for dtype, extra, lead in itertools.product(FLOAT_DTYPES, (0, 1, 64), (0, 3)):
+    for dtype, extra, lead in combinations(backend, FLOAT_DTYPES, (0, 1, 64), (0, 3)):
         wide = torch.randn(m, n + extra + lead, generator=g).to(dtype)
         x, row = wide[:, lead : lead + n], wide[:1, lead : lead + n].expand(m, n)
         before = wide.clone()
@@ -170,10 +169,9 @@ def test_a_row_is_the_same_in_every_batch(backend: Backend) -> None:
     inputs = with_steps(GemmCase("batch", 130, 49, 191), "gelu", torch.float16, torch.bfloat16)
     data, sums = backend.pack(inputs.w)
     whole = backend.gemm_packed(inputs, data, sums, torch.bfloat16)
-    for size in (1, 2, 5, 7, 31, 64):
-        for begin in (0, 3, 130 - size):
-            part = backend.gemm_packed(inputs.rows(begin, begin + size), data, sums, torch.bfloat16)
-            assert_equal(part, whole[begin : begin + size], f"rows {begin} to {begin + size}")
+    for size, begin in zip((1, 2, 5, 7, 31, 64), (0, 3, 125, 1, 99, 3), strict=True):
+        part = backend.gemm_packed(inputs.rows(begin, begin + size), data, sums, torch.bfloat16)
+        assert_equal(part, whole[begin : begin + size], f"rows {begin} to {begin + size}")
 
 
 def check_quantized(

@@ -150,7 +150,7 @@ def _kernel(func: Callable[..., Any], on_device: bool) -> Callable[..., Any]:
     name = name.partition(".")[0]
     if name not in _CUDA_OPS:
         raise ValueError(f"lamina::{name}: on the CPU only")
-    kernel: Callable[..., Any] = getattr(emulated_ops(), name).default
+    kernel: Callable[..., Any] = getattr(emulated_ops(), name)
     return kernel
 
 

@@ -19,6 +19,7 @@ import torch
 import lamina  # noqa: F401  registers torch.ops.lamina
 from lamina import _library
 from lamina.testing import emulated_gpu, using_cuda_kernel, using_isa
+from tests.support import budget
 from tests.support.cases import GemmInputs
 from tests.support.int4_cases import Int4Inputs
 from tests.support.memory import fenced
@@ -27,6 +28,15 @@ ROOT = Path(__file__).resolve().parents[2]
 ROW = re.compile(r"^LAMINA_(CPU|CUDA)_KERNEL\((\w+), (\w+)")
 # Of the device that the twin plays: few SMs, so that small problems already are several waves.
 TWIN_SMS = 4
+# All kernels see shapes, depths and schedules. They share the code that deals with dtypes, scales, strides
+# and what follows the sums: one of each architecture stands for it, the others see those in the slow tests.
+STANDS_FOR_STORES = {
+    "gemm_int8": ("sm80_m32", "sm90a_m64"),
+    "gemm_int8_grouped": ("sm80_m64", "sm90a_m64"),
+    "gemm_int4": ("sm80_m32", "sm90a_m32"),
+    "gemm_int4_int8": ("sm80_m64", "sm90a_m32"),
+    "quantize_int8": ("rows",),
+}
 
 
 def _kernels(op: str, kind: str) -> list[str]:
@@ -50,14 +60,29 @@ def kernel_of(plan: str) -> str:
     return str(re.findall(r"^kernel +(\w+)", plan, flags=re.MULTILINE)[0])
 
 
+class EmulatedOps:
+    """torch.ops.lamina_emu; while it plays a GPU, its calls count against the budgets of their ops."""
+
+    plays_gpu = False
+
+    def set_twin(self, arch: int, sms: int) -> None:
+        torch.ops.lamina_emu.set_twin(arch, sms)
+        self.plays_gpu = arch > 0
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(torch.ops.lamina_emu, name)
+        is_op = not name.startswith(("set_", "take_"))
+        return functools.partial(budget.spend, name, call) if self.plays_gpu and is_op else call
+
+
 @functools.cache
 def emulated_ops() -> Any:
-    """torch.ops.lamina_emu, or None if this build has no emulated library."""
+    """EmulatedOps, or None if this build has no emulated library."""
     try:
         _library.load_emulated()
     except ImportError:
         return None
-    return torch.ops.lamina_emu
+    return EmulatedOps()
 
 
 @dataclass(frozen=True)
@@ -244,11 +269,15 @@ def _twins(op: str) -> list[Backend]:
     return [Twin(kernel, True, op, seed) for kernel in cuda_kernels(op)]
 
 
-def twin_parameters(op: str, arch: int | None = None) -> list[Any]:
-    """One pytest parameter per CUDA kernel of `op` (of one architecture) on the twin, skipped without it."""
+def twin_parameters(op: str, arch: int | None = None, stores: bool = False) -> list[Any]:
+    """One pytest parameter per CUDA kernel of `op` (of one architecture) on the twin, skipped without it.
+
+    stores: those that do not stand for the code that stores are slow.
+    """
     marks = [] if emulated_ops() is not None else [pytest.mark.skip(reason="this build has no twin")]
+    slow = [pytest.mark.slow] if stores else []
     return [
-        pytest.param(twin, id=str(twin), marks=marks)
+        pytest.param(twin, id=str(twin), marks=marks + slow * (twin.isa not in STANDS_FOR_STORES[op]))
         for twin in _twins(op)
         if isinstance(twin, Twin) and arch in (None, twin.arch)
     ]
@@ -265,9 +294,9 @@ def gpus(op: str) -> list[Any]:
     return parameters
 
 
-def cuda_backends(op: str) -> list[Any]:
+def cuda_backends(op: str, stores: bool = False) -> list[Any]:
     """The CUDA kernels of `op`, on the twin and on a GPU where there is one."""
-    return [*twin_parameters(op), *gpus(op)]
+    return [*twin_parameters(op, stores=stores), *gpus(op)]
 
 
 def capability() -> int:
@@ -307,14 +336,14 @@ def cpu_backends(op: str) -> list[Any]:
     return parameters
 
 
-def backends(op: str) -> list[Any]:
+def backends(op: str, stores: bool = False) -> list[Any]:
     """The CPU kernels of `op`, its CUDA kernels on the twin, and a GPU where there is one."""
-    return [*cpu_backends(op), *cuda_backends(op)]
+    return [*cpu_backends(op), *cuda_backends(op, stores)]
 
 
-def grouped_backends() -> list[Any]:
+def grouped_backends(stores: bool = False) -> list[Any]:
     """The backends of gemm_int8 with scales along k: the same kernels on a CPU, others on CUDA."""
-    return [*cpu_backends("gemm_int8"), *cuda_backends("gemm_int8_grouped")]
+    return [*cpu_backends("gemm_int8"), *cuda_backends("gemm_int8_grouped", stores)]
 
 
 def available_cpu(op: str) -> list[Backend]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,16 +12,34 @@ import torch
 from numpy.typing import NDArray
 
 from tests.reference.gemm_int4 import Sums
-from tests.support.backends import Backend, CudaKernel
-from tests.support.cases import FLOAT_DTYPES, GemmInputs, generator
+from tests.support.backends import Backend, CudaKernel, Twin, cuda_kernels
+from tests.support.cases import FLOAT_DTYPES, GemmInputs, generator, pairwise
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import Int4Inputs
 
 
-def check_gemm(backend: Backend, inputs: GemmInputs, acc: NDArray[np.int64], label: object) -> None:
-    """Every out dtype: within the documented bound, and the very bits of the documented f32 steps."""
+def in_turn(backend: Backend, turn: int, values: Sequence[Any]) -> Sequence[Any]:
+    """The values; on the emulator a third of them, and another third each turn and for the next kernel."""
+    if not isinstance(backend, Twin):
+        return values
+    return values[(turn + cuda_kernels(backend.op).index(backend.isa)) % 3 :: 3]
+
+
+def combinations(backend: Backend, *axes: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """The product of the axes; on the emulator few of its rows, in which any two values of two axes meet."""
+    return pairwise(*axes) if isinstance(backend, Twin) else list(itertools.product(*axes))
+
+
+def check_gemm(
+    backend: Backend,
+    inputs: GemmInputs,
+    acc: NDArray[np.int64],
+    label: object,
+    dtypes: Iterable[torch.dtype] = FLOAT_DTYPES,
+) -> None:
+    """Out dtypes: within the documented bound, and the very bits of the documented f32 steps."""
     data, sums = backend.pack(inputs.w, inputs.group)
-    for dtype in FLOAT_DTYPES:
+    for dtype in dtypes:
         got = backend.gemm_packed(inputs, data, sums, dtype)
         assert_within(got, inputs.expected(acc, dtype), dtype, f"{label} {dtype}")
         assert_equal(got, inputs.expected_bits(acc, dtype), f"{label} {dtype}")

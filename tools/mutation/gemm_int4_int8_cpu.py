@@ -165,4 +165,18 @@ MUTANTS = (
         "-static_cast<float>(kSymmetricZeroPoint * a_sum - sum)",
         ("tests/ops/test_zeros.py", "-k", "gemm_int4_int8 and not twin"),
     ),
+    Mutant(
+        "int4_int8: rows quantised, all scaled as the first",
+        "csrc/ops/gemm_int4_int8/run.cc",
+        "params.a_scale = {quantize.scale, 1};",
+        "params.a_scale = {quantize.scale, 0};",
+        ("tests/ops/test_gemm_int4_int8.py", "tests/ops/test_gemm_int4_int8_exact.py"),
+    ),
+    Mutant(
+        "perm: rows quantised, k apart",
+        "csrc/ops/gemm_int4_int8/run.cc",
+        "params.a_stride = quantize.k;",
+        "params.a_stride = p.k;",
+        ("tests/ops/test_act_order.py", "tests/ops/test_errors.py"),
+    ),
 )

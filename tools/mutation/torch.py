@@ -12,18 +12,4 @@ MUTANTS = (
         'then.argument("perm", perm)',
         ("tests/ops/test_placement.py",),
     ),
-    Mutant(
-        "int4_int8: rows quantised, all scaled as the first",
-        "csrc/torch/gemm_int4_int8.cc",
-        "(quantized->scale.data_ptr()), 1}",
-        "(quantized->scale.data_ptr()), 0}",
-        ("tests/ops/test_gemm_int4_int8.py", "tests/ops/test_gemm_int4_int8_exact.py"),
-    ),
-    Mutant(
-        "perm: rows quantised, k apart",
-        "csrc/torch/gemm_int4_int8.cc",
-        "params.a_stride = a.size(1);",
-        "params.a_stride = k;",
-        ("tests/ops/test_act_order.py", "tests/ops/test_errors.py"),
-    ),
 )

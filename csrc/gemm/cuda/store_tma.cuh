@@ -59,8 +59,9 @@ struct StoreTma {
     const int64_t m = p.problem.m, n = p.problem.n;
     // One row has no stride that matters.
     const int64_t stride = m > 1 ? p.out_stride * 2 : round_up(n * 2, 16);
-    return dev::make_tensor_map(
-        {p.out, 2, 2, {n, m}, {0, stride}, {kFeatures, kRows}, Swizzle::k128}, map);
+    const dev::TensorMapSpec spec{p.out,        2, 2, {n, m}, {0, stride}, {kFeatures, kRows},
+                                  Swizzle::k128};
+    return dev::make_tensor_map(spec, map);
   }
 
   // `box`: the one to write. A warpgroup calls it for all tiles in turn.

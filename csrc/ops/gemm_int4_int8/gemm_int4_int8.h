@@ -55,16 +55,22 @@ constexpr float add_group(int32_t acc, int32_t a_sum, bool has_zeros, float minu
 struct Params : Epilogue {
   Problem problem;
   const int8_t* a = nullptr;  // [m, k], unit column stride; with perm [m, perm.features]
-  int64_t a_stride = 0;       // elements between rows of a
+  // In place of a and a_scale: floats, which the call quantises to int8 with a symmetric scale a token.
+  const void* floats = nullptr;
+  DType floats_dtype = DType::kF32;
+  int64_t a_stride = 0;  // elements between rows of a, or of floats
   Perm perm;
   const uint8_t* w = nullptr;
-  Broadcast<float> a_scale;           // [m]
+  Broadcast<float> a_scale;           // [m], with a
   Broadcast<int8_t> a_zero_point;     // [m], or not given
   GroupTensor w_scale, w_zero_point;  // zero points: or not given
 };
 
 Status check(const Problem& problem);
-Status run(const Params& params, const Parallel& parallel);
+
+// On a CPU: the bytes of the activations that the call quantises, and the product. workspace: so many bytes.
+int64_t workspace_bytes(const Params& params);
+Status run(const Params& params, void* workspace, const Parallel& parallel);
 
 // The plan for a problem on this machine, as text.
 Status explain(const Problem& problem, int threads, std::string& text);

@@ -200,7 +200,7 @@ void check_int8(const Case& c) {
                 params.a = inputs.a.data();
                 params.a_scale = {inputs.a_scale.data(), 1};
                 params.a_zero_point = {inputs.a_zero.data(), 1};
-                return gemm_int4_int8::run_cuda(params, std::nullopt, plan, workspace, nullptr);
+                return gemm_int4_int8::run_cuda(params, plan, workspace, nullptr);
               });
   }
 }
@@ -214,10 +214,10 @@ void check_quantised(const Case& c) {
     const auto plan = plan_of(kernel, c, gemm_int4_int8::k_rule(c.problem()));
     Exact<float> out(c.m * c.n);
     Exact<uint8_t> workspace(gemm_int4_int8::workspace_bytes(c.problem(), plan));
-    const auto params = inputs.params<gemm_int4_int8::Params>(out);
-    CHECK(gemm_int4_int8::run_cuda(params, gemm_int4_int8::Floats{a.data(), dtype}, plan,
-                                   workspace.data(), nullptr)
-              .is_ok());
+    auto params = inputs.params<gemm_int4_int8::Params>(out);
+    params.floats = a.data();
+    params.floats_dtype = dtype;
+    CHECK(gemm_int4_int8::run_cuda(params, plan, workspace.data(), nullptr).is_ok());
   }
 }
 
@@ -259,7 +259,7 @@ TEST(int4_on_the_twin_stores_rows_far_apart) {
     const auto plan = plan_of(kernel, c, gemm_int4_int8::k_rule(c.problem()));
     Exact<uint8_t> workspace(gemm_int4_int8::workspace_bytes(c.problem(), plan));
     at(kernel.name);
-    CHECK(gemm_int4_int8::run_cuda(params, std::nullopt, plan, workspace.data(), nullptr).is_ok());
+    CHECK(gemm_int4_int8::run_cuda(params, plan, workspace.data(), nullptr).is_ok());
     for (int64_t i = 0; i < c.m; ++i)
       for (int64_t j = 0; j < c.n; ++j)
         CHECK_EQ(out.as<float>()[i * kStride + j], want[static_cast<size_t>(i * c.n + j)]);

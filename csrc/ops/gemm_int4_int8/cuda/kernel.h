@@ -1,8 +1,6 @@
 // What a CUDA kernel of gemm_int4_int8 offers to the planner and the launcher, and what lies in the workspace of a call.
 #pragma once
 
-#include <optional>
-
 #include "base/numeric.h"
 #include "base/status.h"
 #include "gemm/cuda/plan.h"
@@ -19,12 +17,6 @@ constexpr KRule k_rule(const Problem& p) {
 constexpr int64_t count_partials(const Split& split, const Problem& p) {
   return is_one_group(p) ? split.count : ceil_div(p.k, chunk_k(p.group));
 }
-
-// a that the call quantises, [m, k] in place of Params::a, in rows of Params::a_stride.
-struct Floats {
-  const void* data;
-  DType dtype;
-};
 
 // a as kernels read it, made by a launch of its own.
 struct PackedActivations {
@@ -59,9 +51,9 @@ struct CudaParams : Epilogue {
   GroupTensor w_scale, w_zero_point;
 };
 
-// a, or floats in its place, as the kernels read it.
-Status launch_pack_activations(const Params& params, const std::optional<Floats>& floats,
-                               const PackedActivations& to, int max_blocks, void* stream);
+// a, or the floats in its place, as the kernels read them.
+Status launch_pack_activations(const Params& params, const PackedActivations& to, int max_blocks,
+                               void* stream);
 // out from the partial sums.
 Status launch_reduce(const CudaParams& params, const Split& split, int max_blocks, void* stream);
 

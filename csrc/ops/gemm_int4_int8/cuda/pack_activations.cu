@@ -190,13 +190,14 @@ struct PackActivations {
 
 }  // namespace
 
-Status launch_pack_activations(const Params& params, const std::optional<Floats>& floats,
-                               const PackedActivations& to, int max_blocks, void* stream) {
-  if (!floats) return PackActivations<int8_t>::launch(params, params.a, to, max_blocks, stream);
-  const auto launch = floats->dtype == DType::kF32   ? &PackActivations<float>::launch
-                      : floats->dtype == DType::kF16 ? &PackActivations<F16>::launch
-                                                     : &PackActivations<BF16>::launch;
-  return launch(params, floats->data, to, max_blocks, stream);
+Status launch_pack_activations(const Params& params, const PackedActivations& to, int max_blocks,
+                               void* stream) {
+  if (!params.floats)
+    return PackActivations<int8_t>::launch(params, params.a, to, max_blocks, stream);
+  const auto launch = params.floats_dtype == DType::kF32   ? &PackActivations<float>::launch
+                      : params.floats_dtype == DType::kF16 ? &PackActivations<F16>::launch
+                                                           : &PackActivations<BF16>::launch;
+  return launch(params, params.floats, to, max_blocks, stream);
 }
 
 }  // namespace lamina::gemm_int4_int8

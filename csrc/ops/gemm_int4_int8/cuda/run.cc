@@ -13,8 +13,7 @@ int64_t workspace_bytes(const Problem& p, const CudaPlan& plan) {
   return PackedActivations::bytes(p) + plan.partial_bytes(p);
 }
 
-Status run_cuda(const Params& params, const std::optional<Floats>& floats, const CudaPlan& plan,
-                void* workspace, void* stream) {
+Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, void* stream) {
   const Problem& p = params.problem;
   if (p.m == 0 || p.n == 0) return Status::ok();
   if (reinterpret_cast<uintptr_t>(params.w) % 16 != 0)
@@ -30,7 +29,7 @@ Status run_cuda(const Params& params, const std::optional<Floats>& floats, const
                         params.w,
                         params.w_scale,
                         params.w_zero_point};
-  if (Status status = launch_pack_activations(params, floats, packed, plan.max_blocks(), stream);
+  if (Status status = launch_pack_activations(params, packed, plan.max_blocks(), stream);
       !status.is_ok())
     return status;
   return launch_product(plan, then, bytes + PackedActivations::bytes(p), &launch_reduce, stream);

@@ -1,8 +1,6 @@
 // gemm_int4_int8 on a GPU.
 #pragma once
 
-#include <optional>
-
 #include "ops/gemm_int4_int8/cuda/kernel.h"
 
 namespace lamina::gemm_int4_int8 {
@@ -13,8 +11,7 @@ const CudaOp& cuda_op();
 // The packed activations and, where k is split, the partial sums.
 int64_t workspace_bytes(const Problem& problem, const CudaPlan& plan);
 
-// Launches the plan; workspace: workspace_bytes(), 16-byte aligned. floats: in place of params.a and its scales.
-Status run_cuda(const Params& params, const std::optional<Floats>& floats, const CudaPlan& plan,
-                void* workspace, void* stream);
+// Launches the plan; workspace: workspace_bytes(), 16-byte aligned.
+Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, void* stream);
 
 }  // namespace lamina::gemm_int4_int8
