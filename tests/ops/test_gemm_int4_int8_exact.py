@@ -127,7 +127,7 @@ def test_parts_of_a_packed_weight(backend: Backend) -> None:
         for begin, end in ((0, 16), (16, 64), (48, 70), (0, 70)):
             zeros = None if inputs.w_zero_point is None else inputs.w_zero_point[:, begin:end]
             columns = inputs.but(w_scale=inputs.w_scale[:, begin:end], w_zero_point=zeros)
-            got = backend.gemm_int4_int8_packed(columns, packed.part(n=(begin, end)).data)
+            got = backend.gemm_int4_int8_packed(columns, packed.shard(n=(begin, end)).data)
             assert_equal(got, whole[:, begin:end], f"columns {begin} to {end}")
         total = torch.zeros(7, 70, dtype=torch.float64)
         for begin, end in ((0, 128), (128, 192), (192, 330)):
@@ -138,7 +138,7 @@ def test_parts_of_a_packed_weight(backend: Backend) -> None:
                 w_scale=inputs.w_scale[groups],
                 w_zero_point=None if inputs.w_zero_point is None else inputs.w_zero_point[groups],
             )
-            got = backend.gemm_int4_int8_packed(part, packed.part(k=(begin, end)).data)
+            got = backend.gemm_int4_int8_packed(part, packed.shard(k=(begin, end)).data)
             assert_equal(got, part.expected_bits(part.sums()), f"input features {begin} to {end}")
             total += got
         expected = inputs.expected(inputs.sums(), torch.float32)

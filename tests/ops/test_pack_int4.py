@@ -120,7 +120,7 @@ def test_a_part_is_what_packing_the_part_gives(layout: str) -> None:
         (None, (0, 0)),
         ((32, 32), None),
     ):
-        part = packed.part(n, k)
+        part = packed.shard(n, k)
         (n0, n1), (k0, k1) = n or (0, 70), k or (0, 300)
         want = lamina.pack_int4(q[n0:n1, k0:k1], layout)
         assert_equal(part.data, want.data)
@@ -132,8 +132,8 @@ def test_a_part_is_what_packing_the_part_gives(layout: str) -> None:
         (None, (64, 100), "k"),
         (None, (-64, 64), "k"),
     ):
-        with pytest.raises(ValueError, match=rf"PackedInt4.part: {name} = \("):
-            packed.part(n, k)
+        with pytest.raises(ValueError, match=rf"PackedInt4.shard: {name} = \("):
+            packed.shard(n, k)
 
 
 def test_packed_weight_object() -> None:

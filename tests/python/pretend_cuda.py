@@ -15,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from lamina.testing import emulated_gpu
 from tests.support.backends import TWIN_SMS, emulated_ops
 
 DEVICE = torch.device("cuda", 0)
@@ -165,18 +166,19 @@ def _pretend(leaf: Any) -> Any:
 @contextmanager
 def pretend_cuda() -> Iterator[torch.device]:
     """The device, inside; needs the test-only library (emulated_ops)."""
-    ops = emulated_ops()
-    ops.set_twin_options(0, 1, False)
-    ops.set_twin(80, TWIN_SMS)
     # torch.tensor(..., device=...) makes a CPU tensor first, and moves it.
     torch._C._set_only_lift_cpu_tensors(True)
     # Module.to assigns parameters: the default, to give an old one new data, cannot change its class.
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
         # Autograd asks for the device guard as well; lamina is for inference.
-        with torch.no_grad(), mock.patch.object(torch.cuda, "_lazy_init", lambda: None), _Mode():
+        with (
+            emulated_gpu(emulated_ops(), 80, TWIN_SMS),
+            torch.no_grad(),
+            mock.patch.object(torch.cuda, "_lazy_init", lambda: None),
+            _Mode(),
+        ):
             yield DEVICE
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(False)
         torch._C._set_only_lift_cpu_tensors(False)
-        ops.set_twin(0, 0)

@@ -18,6 +18,7 @@ import torch
 
 import lamina  # noqa: F401  registers torch.ops.lamina
 from lamina import _library
+from lamina.testing import emulated_gpu, using_cuda_kernel, using_isa
 from tests.support import budget
 from tests.support.cases import GemmInputs
 from tests.support.int4_cases import Int4Inputs
@@ -102,11 +103,8 @@ class Backend:
     @contextmanager
     def active(self) -> Iterator[Any]:
         """The namespace of ops, with this ISA forced."""
-        previous = self.ops.set_cpu_isa(self.isa)
-        try:
+        with using_isa(self.isa, self.ops):
             yield self.ops
-        finally:
-            self.ops.set_cpu_isa(previous)
 
     def on_sms(self, sms: int) -> Backend:
         """With so many, where they can be chosen."""
@@ -209,11 +207,8 @@ class CudaKernel(Backend):
     @contextmanager
     def active(self) -> Iterator[Any]:
         """The namespace of ops, with this kernel forced."""
-        previous = self.ops.set_cuda_kernel(f"{self.op}_{self.isa}")
-        try:
+        with using_cuda_kernel(f"{self.op}_{self.isa}", self.ops):
             yield self.ops
-        finally:
-            self.ops.set_cuda_kernel(previous)
 
 
 @dataclass(frozen=True)
@@ -231,13 +226,8 @@ class Twin(CudaKernel):
 
     @contextmanager
     def active(self) -> Iterator[Any]:
-        self.ops.set_twin_options(self.seed, 1, False)
-        self.ops.set_twin(self.arch, self.sms)
-        try:
-            with super().active() as ops:
-                yield ops
-        finally:
-            self.ops.set_twin(0, 0)
+        with emulated_gpu(self.ops, self.arch, self.sms, self.seed), super().active() as ops:
+            yield ops
 
 
 class Gpu(CudaKernel):
