@@ -15,7 +15,7 @@ from tests.support.compare import assert_equal
 
 BACKENDS = pytest.mark.parametrize("backend", backends("gemm_int8"))
 STORES = pytest.mark.parametrize("backend", backends("gemm_int8", stores=True))
-# Pairs that the instructions of a CPU may saturate. A GPU's add 32-bit products, which tests/cpp/device shows.
+# Instructions of a CPU may saturate pairs. Those of a GPU add 32-bit products, as tests/cpp/device shows.
 CPU_AND_GPU = pytest.mark.parametrize("backend", [*cpu_backends("gemm_int8"), *gpus("gemm_int8")])
 ONE = torch.ones(1)
 
