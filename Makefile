@@ -15,12 +15,16 @@ RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
 READY := $(VENV)/.ready
 BUILT := $(VENV)/.built
+# What the demo needs where nothing is there yet and no GPU is: its own packages, and the CPU half of the library.
+READY_FOR_DEMO := $(VENV)/.ready_for_demo
+CPU_BUILT := $(VENV)/.cpu_built
+CPU_HALF := -DLAMINA_CUDA=OFF -DLAMINA_TWIN=OFF -DLAMINA_EMULATED=OFF
 SOURCES := setup.py pyproject.toml $(shell find CMakeLists.txt cmake csrc -type f 2>/dev/null)
 CXX_FILES = $(shell find csrc tests bench -type f \( -name '*.h' -o -name '*.cc' -o -name '*.c' -o -name '*.cu' -o -name '*.cuh' \))
 
 FORCE:
 
-.PHONY: FORCE help demo test test-all bench mutants kernel-report build lint types format clean
+.PHONY: FORCE help demo test test-all bench mutants kernel-report docs build lint types format clean
 
 help:
 	@echo "make demo      compress a real sentence encoder, compare size, speed and embeddings"
@@ -28,23 +32,38 @@ help:
 	@echo "make mutants   plant bugs in the kernels, count those that the tests catch"
 	@echo "make bench     benchmark against peers in the same process"
 	@echo "make kernel-report: registers, spills, instructions of the CUDA kernels, against their budgets"
+	@echo "make docs      write the generated pages and figures of docs/"
 	@echo "make build     compile the library into python/lamina"
 	@echo "make lint      ruff, clang-format;  make types: mypy;  make format: rewrite"
 	@echo "make clean     remove what was built;  the environment is in $(VENV)"
 
-$(READY): pyproject.toml constraints.txt tools/venv.sh
-	@tools/venv.sh $(VENV)
+$(READY) $(READY_FOR_DEMO): pyproject.toml constraints.txt tools/venv.sh
+	@tools/venv.sh $(VENV) $(if $(filter $@,$(READY)),dev,demo)
 	@touch $@
 
-# The stamp alone does not count where the library has been removed.
-$(BUILT): $(SOURCES) $(if $(wildcard python/lamina/_C.abi3.so),,FORCE) | $(READY)
+# setup.py alone shows the progress of ninja; pip, which would hide it, installs what is built.
+define BUILD
+@$(RUN) $(PY) setup.py -q build_ext --inplace
+@$(RUN) LAMINA_LIBRARY=python/lamina/_C.abi3.so \
+	$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+@touch $@
+endef
+
+# The stamps alone do not count where the library has been removed.
+$(BUILT) $(CPU_BUILT): $(SOURCES) $(if $(wildcard python/lamina/_C.abi3.so),,FORCE)
+
+$(BUILT): | $(READY)
 	@echo "lamina: building"
-	@$(RUN) $(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+	$(BUILD)
+
+$(CPU_BUILT): export LAMINA_CMAKE_ARGS += $(CPU_HALF)
+$(CPU_BUILT): | $(if $(wildcard $(READY)),$(READY),$(READY_FOR_DEMO))
+	@echo "lamina: building the CPU half, which the demo needs; make build adds the CUDA kernels"
+	$(BUILD)
 
 build: $(READY) $(BUILT)
 
-demo: build
+demo: $(if $(or $(wildcard $(BUILT)),$(shell nvidia-smi -L 2>/dev/null)),build,$(CPU_BUILT))
 	$(RUN) lamina demo $(ARGS)
 
 test: build
@@ -62,6 +81,11 @@ kernel-report: build
 bench: build
 	$(RUN) $(PY) bench/run.py $(or $(ARGS),$(BENCH_DEFAULT))
 
+docs: build
+	$(RUN) $(PY) -m tools.ops_page > docs/ops.md
+	$(RUN) $(PY) -m tests.support.bad_inputs > docs/errors.md
+	$(RUN) $(PY) bench/figures.py
+
 lint: $(READY)
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -76,6 +100,6 @@ format: $(READY)
 	$(RUN) clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf build dist python/lamina.egg-info python/lamina/*.so $(BUILT)
+	rm -rf build dist python/lamina.egg-info python/lamina/*.so $(BUILT) $(CPU_BUILT)
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find csrc python tests bench tools -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -29,27 +29,37 @@ def install(library: Path, target: Path) -> None:
 
 
 class CMakeBuild(build_ext):
-    """Runs CMake in build/cmake and copies lamina/_C to where setuptools wants it."""
+    """Runs CMake in build/cmake and copies lamina/_C to where setuptools wants it.
+
+    LAMINA_CMAKE_ARGS adds to the command line of CMake. LAMINA_LIBRARY names a lamina/_C to pack instead.
+    """
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.is_development = self.editable_mode or bool(self.inplace)
 
     def build_extension(self, ext: Extension) -> None:
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        install(Path(os.environ.get("LAMINA_LIBRARY") or self.build_library(target.name)), target)
+
+    def build_library(self, name: str) -> Path:
         import torch  # only building needs it; metadata does not
 
         build, output = ROOT / "build" / "cmake", ROOT / "build" / "lib"
+        for_tests = "ON" if self.is_development else "OFF"
         configure = [
             "cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython_EXECUTABLE={sys.executable}", f"-DTORCH_ROOT={Path(torch.__file__).parent}",
             f"-DLAMINA_OUTPUT={output}", f"-DLAMINA_VERSION={self.distribution.get_version()}",
-            f"-DLAMINA_TWIN={'ON' if self.editable_mode else 'OFF'}",
-            f"-DLAMINA_EMULATED={'ON' if self.editable_mode else 'OFF'}",
+            f"-DLAMINA_TWIN={for_tests}", f"-DLAMINA_EMULATED={for_tests}", "-DLAMINA_CUDA=AUTO",
             *os.environ.get("LAMINA_CMAKE_ARGS", "").split(),
         ]  # fmt: skip
         subprocess.run([str(part) for part in configure], check=True)
         subprocess.run(["cmake", "--build", str(build)], check=True)
-        target = Path(self.get_ext_fullpath(ext.name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        install(output / target.name, target)
-        if self.editable_mode and (output / "_emu.abi3.so").exists():
+        if self.is_development and (output / "_emu.abi3.so").exists():
             install(output / "_emu.abi3.so", ROOT / "python" / "lamina" / "_emu.abi3.so")
+        return output / name
 
 
 setup(

@@ -136,7 +136,7 @@ def subjects(op: str, ops: Any, shape: Shape, device: str) -> dict[str, Callable
 
 @contextmanager
 def calls_on(device: str, shape: Shape) -> Iterator[tuple[dict[Key, Callable[[], object]], Any]]:
-    """What is timed, and the ops."""
+    """The timed calls, and the ops."""
     _library.load_emulated()
     emulated = torch.ops.lamina_emu
     ops = emulated if device == "twin" else torch.ops.lamina

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -23,7 +25,7 @@ print(lamina.gemm_int8(a, lamina.pack_int8(w), torch.tensor([0.5]), torch.ones(2
 """
 
 
-def run(command: list[str], folder: Path) -> str:
+def run(command: list[str], folder: Path, **variables: str) -> str:
     search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     result = subprocess.run(
@@ -32,32 +34,57 @@ def run(command: list[str], folder: Path) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**environment, "PATH": search},
+        env={**environment, "PATH": search, **variables},
         check=False,
     )
     assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-6000:]}"
     return result.stdout
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of the tree's files: what a user who downloads the sources would build."""
-    source = tmp_path_factory.mktemp("source") / "lamina"
+def tracked_files() -> list[str]:
+    """Those that a commit would hold, without the tests."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if listed.returncode != 0:
         pytest.skip("not a git checkout")
-    for file in listed.stdout.splitlines():
-        if (ROOT / file).is_file() and not file.startswith("tests/"):
-            (source / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / file, source / file)
+    files = listed.stdout.splitlines()
+    return [file for file in files if (ROOT / file).is_file() and not file.startswith("tests/")]
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = tmp_path_factory.mktemp("source") / "lamina"
+    for file in tracked_files():
+        (source / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / file, source / file)
+    run([sys.executable, "setup.py", "-q", "sdist"], source)
+    (archive,) = (source / "dist").iterdir()
+    return archive
+
+
+@pytest.fixture(scope="module", params=["packed", pytest.param("compiled", marks=pytest.mark.slow)])
+def wheel(sdist: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made from the archive, as a user would: around the library under test, or around a CPU build."""
     out = tmp_path_factory.mktemp("wheel")
     options = ["--no-build-isolation", "--no-deps", "--no-index", "--disable-pip-version-check", "-q"]
-    run([sys.executable, "-m", "pip", "wheel", *options, "-w", str(out), "."], source)
+    library = str(ROOT / "python" / "lamina" / "_C.abi3.so") if request.param == "packed" else ""
+    run(
+        [sys.executable, "-m", "pip", "wheel", *options, "-w", str(out), str(sdist)],
+        out,
+        LAMINA_LIBRARY=library,
+        LAMINA_CMAKE_ARGS="-DLAMINA_CUDA=OFF",
+    )
     (built,) = out.glob("*.whl")
     return built
+
+
+def test_the_archive_of_the_sources_has_all_that_a_build_reads(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    read = r"(CMakeLists\.txt|setup\.py|pyproject\.toml|README\.md|LICENSE|(cmake|csrc|python)/.*)"
+    assert [file for file in tracked_files() if re.fullmatch(read, file) and file not in names] == []
 
 
 def test_name_says_one_binary_for_every_python(wheel: Path) -> None:

@@ -1,10 +1,10 @@
-"""What each CUDA kernel costs, and whether it keeps the budget in its header: make kernel-report.
+"""The cost of each CUDA kernel, and whether it keeps the budget in its header: make kernel-report.
 
-Every csrc/ops/*/cuda/*.cu is compiled to one cubin per arch, an sm90a*.cu for sm_90a alone, with the
-flags of build/cmake where it is there. ptxas says registers, stack, spills and static shared memory; the
-disassembly says which instructions the kernel is made of. Fails on a stack frame, a spill, a local load
-or store, wgmmas that ptxas serializes, a source of more than 30 s, a kernel without a budget, and a kernel
-that is not within it.
+Nothing is compiled: cuobjdump reads the objects of csrc/ops/*/cuda/*.cu in build/cmake. A cubin says
+registers, stack and static shared memory of each kernel (with 1024 bytes that sm_90 reserves); the
+disassembly shows which instructions the kernel is made of. Fails on a stack frame, a local load or store (so
+on every spill), wgmmas that ptxas serialized, a source that took more than 60 s, a kernel without a budget,
+and a kernel that is not within it.
 
 A budget stands in the comment that opens the .cu, or a .cuh that the .cu itself includes, and holds for
 every kernel of that .cu. The lines of the comment are read as one text, in which count:
@@ -14,23 +14,23 @@ every kernel of that .cu. The lines of the comment are read as one text, in whic
     regs <= 168 on 90a                     for sm_90a instead of what the comment says of all archs
     requires SASS on 90a: IGMMA, UTMALDG
 
-Seconds are CPU seconds of nvcc, all archs of a source together: the build compiles them in one call, and
-a busy machine does not change them.
+Seconds are wall time, from ninja's log of the newest compilation of a source, all archs together: next to
+nothing where ccache had the object. A source should need no more than 30 s; the limit allows for a busy
+machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,32 +42,30 @@ from rich.markup import escape
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
+BUILD = "build/cmake"
 SOURCES = "csrc/ops/*/cuda/*.cu"
-COMPILE_COMMANDS = "build/cmake/compile_commands.json"
-DEFAULT_FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-fmad=false", "-Icsrc"]
-DEFAULT_ARCHS = ["80", "90a"]
-MAX_SECONDS = 30
+WRITTEN = "build/cmake/csrc/kernels/*.cu"  # by CMake, from the rows of kernels.inc
+MAX_SECONDS = 60
 FAMILIES = ("IMMA", "HMMA", "IGMMA", "HGMMA", "LDGSTS", "UTMALDG", "UTMASTG", "LDSM", "BAR", "LDL", "STL")
-HOW_TO_GET = {
-    "nvcc": "install CUDA 13.0 and set CUDA_HOME or CUDACXX, or: pip install nvidia-cuda-nvcc==13.0.88"
-    " nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85",
-    "nvdisasm": "pip install -c constraints.txt nvidia-cuda-nvdisasm",
-}
+TOOLS = ("cuobjdump", "nvdisasm")  # the first runs the second
+NO_OBJECTS = "build/cmake has no object of a CUDA kernel: no nvcc was found when it was built"
+NO_TOOLS = (
+    "no cuobjdump and nvdisasm: pip install -c constraints.txt nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm"
+)
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What ptxas -v says of one kernel, with the device functions that it calls."""
+    """The facts in the cubin about one kernel, with the device functions that it calls."""
 
     registers: int
     stack_bytes: int
-    spill_bytes: int
     smem_bytes: int
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What one opening comment allows and asks for, by arch; "" is every arch without a line of its own."""
+    """The limits and demands of one opening comment, by arch; "" stands for an arch without its own line."""
 
     file: str
     registers: dict[str, int]
@@ -88,6 +86,7 @@ class Kernel:
     arch: str
     usage: Usage
     opcodes: Counter[str]
+    is_serialized: bool = False
 
     @property
     def name(self) -> str:
@@ -100,13 +99,12 @@ class Kernel:
 
 @dataclass
 class Source:
-    """One .cu file, compiled for every arch."""
+    """One .cu file of the build."""
 
     file: str
     budgets: list[Budget] = field(default_factory=list)
     kernels: list[Kernel] = field(default_factory=list)
     seconds: float = 0
-    warnings: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     def max_registers(self, arch: str) -> int | None:
@@ -114,33 +112,31 @@ class Source:
         return min((registers for registers in allowed if registers is not None), default=None)
 
 
-def parse_ptxas(text: str) -> dict[str, Usage]:
-    """By symbol. Device functions that were not inlined follow the kernel that calls them."""
-    usages = {}
-    for part in re.split(r"Compiling entry function (?=')", text)[1:]:
-        symbol, registers = re.match(r"'(\S+)'", part), re.search(r"Used (\d+) registers", part)
-        if not symbol or not registers:
-            raise ValueError(f"not the output of ptxas -v that this script knows:\n{part}")
-        stacks = re.findall(r"(\d+) bytes (?:stack frame|cumulative stack size)", part)
-        spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", part)
-        smem = re.search(r"(\d+) bytes smem", part)
-        usages[symbol[1]] = Usage(
-            registers=int(registers[1]),
-            stack_bytes=max(map(int, stacks)),
-            spill_bytes=sum(map(int, spills)),
-            smem_bytes=int(smem[1]) if smem else 0,
-        )
-    return usages
+INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)", flags=re.MULTILINE)
 
 
-def parse_sass(text: str) -> dict[str, Counter[str]]:
-    """Opcodes with their modifiers, by symbol, from nvdisasm -c."""
-    instruction = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)", flags=re.MULTILINE)
-    parts = re.split(r"^\s*\.section\s+\.text\.([^\s,]+)", text, flags=re.MULTILINE)
-    return {
-        symbol: Counter(instruction.findall(code))
-        for symbol, code in zip(parts[1::2], parts[2::2], strict=True)
-    }
+def parse_dump(text: str) -> list[Kernel]:
+    """The kernels in what cuobjdump -res-usage -sass prints of one object, in its order."""
+    kernels = []
+    for cubin in re.split(r"^Fatbin elf code:$", text, flags=re.MULTILINE)[1:]:
+        arch = re.search(r"^arch = sm_(\w+)$", cubin, flags=re.MULTILINE)
+        usages = re.findall(r" Function (\S+):\n +REG:(\d+) STACK:(\d+) SHARED:(\d+) ", cubin)
+        parts = re.split(r"^\s+Function : (\S+)$", cubin, flags=re.MULTILINE)
+        code = dict(zip(parts[1::2], parts[2::2], strict=True))
+        if not arch or {symbol for symbol, *_ in usages} != set(code):
+            raise ValueError(f"not the output of cuobjdump that this script knows:\n{cubin[:1000]}")
+        for symbol, *numbers in usages:
+            opcodes = Counter(INSTRUCTION.findall(code[symbol]))
+            usage = Usage(*map(int, numbers))
+            kernels.append(Kernel(symbol, arch[1], usage, opcodes, are_wgmmas_serialized(code[symbol])))
+    return kernels
+
+
+def are_wgmmas_serialized(code: str) -> bool:
+    """Whether each of several is waited for before the next: ptxas gave up on running them asynchronously."""
+    steps = re.findall(r"\b([HIQ]GMMA)\.|\bWARPGROUP\.DEPBAR\.LE gsb0, (0x0) ", code)
+    waited = sum(bool(wgmma and wait) for (wgmma, _), (_, wait) in itertools.pairwise(steps))
+    return 1 < sum(bool(wgmma) for wgmma, _ in steps) == waited
 
 
 def opening_comment(text: str) -> list[str]:
@@ -196,53 +192,11 @@ def short_name(demangled: str) -> str:
     return space[0] + name[space.end() :].replace(space[0], "") if space else name
 
 
-def arch_list(torch_cuda_arch_list: str) -> list[str]:
-    """80 and 90a of "8.0;9.0a+PTX", as in cmake/cuda.cmake; the default where it is empty."""
-    names = torch_cuda_arch_list.replace(";", " ").split()
-    return list(dict.fromkeys(re.sub(r"[.]|\+PTX", "", name) for name in names)) or DEFAULT_ARCHS
-
-
-def archs_of(source: Path, archs: list[str]) -> list[str]:
-    """As csrc/CMakeLists.txt: wgmma and TMA are of 9.0 alone."""
-    return [arch for arch in archs if arch == "90a" or not source.name.startswith("sm90a")]
-
-
-def compile_flags(command: str, source: str) -> list[str]:
-    """What a compile command says beyond which file becomes which, for which arch."""
-    flags, words = [], iter(shlex.split(command)[1:])
-    for word in words:
-        if word in ("-o", "-MF", "-MT", "-gencode", "-arch"):
-            next(words)
-        elif word not in ("-c", "-MD", source) and not re.match("-?-(gencode|generate-code|arch)=", word):
-            flags.append(word)
-    return flags
-
-
-def build_flags(root: Path, source: Path) -> list[str]:
-    commands = root / COMPILE_COMMANDS
-    for entry in json.loads(commands.read_text()) if commands.exists() else []:
-        if Path(entry["file"]) == source:
-            return compile_flags(entry["command"], entry["file"])
-    return DEFAULT_FLAGS
-
-
-def find_tool(name: str) -> str | None:
-    """Where cmake/cuda.cmake looks for nvcc."""
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    homes.append(str(Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13"))
-    folders = [f"{home}/bin" for home in homes if home] + [os.environ.get("PATH", "")]
-    wanted = os.environ.get("CUDACXX", name) if name == "nvcc" else name
-    return shutil.which(wanted, path=os.pathsep.join(folders))
-
-
-def run_timed(command: Sequence[str], folder: Path) -> tuple[int, str, float]:
-    """Exit status, what it printed, and the CPU seconds of the command and its children."""
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder)
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        return process.returncode, output.read(), used.ru_utime + used.ru_stime
+def find_tools() -> str | None:
+    """A PATH with both tools, those of the registry's packages before the machine's own; None without one."""
+    homes = [sysconfig.get_path("purelib") + "/nvidia/cu13", os.environ.get("CUDA_HOME", "/usr/local/cuda")]
+    path = os.pathsep.join([*(f"{home}/bin" for home in homes), os.environ.get("PATH", "")])
+    return path if all(shutil.which(tool, path=path) for tool in TOOLS) else None
 
 
 def read_budgets(root: Path, source: Path) -> list[Budget]:
@@ -254,45 +208,48 @@ def read_budgets(root: Path, source: Path) -> list[Budget]:
     return [budget for budget in budgets if budget]
 
 
-def examine(root: Path, path: Path, archs: list[str], nvcc: str, nvdisasm: str) -> Source:
-    """Compiles and disassembles one source."""
-    source = Source(str(path.relative_to(root)))
+def built_objects(root: Path) -> dict[Path, tuple[Path, float]]:
+    """The object of every CUDA source in the build, and the seconds of its compilation."""
+    build = root / BUILD
+    commands, log = build / "compile_commands.json", build / ".ninja_log"
+    lines = [line.split("\t") for line in log.read_text().splitlines()[1:]] if log.exists() else []
+    seconds = {output: (int(end) - int(begin)) / 1000 for begin, end, _, output, _ in lines}
+    return {
+        Path(entry["file"]): (build / entry["output"], seconds.get(entry["output"], 0.0))
+        for entry in (json.loads(commands.read_text()) if commands.exists() else [])
+        if Path(entry["file"]).match(SOURCES) or Path(entry["file"]).match(WRITTEN)
+    }
+
+
+def examine(root: Path, path: Path, object_: Path, seconds: float, tools: str) -> Source:
+    """Reads the budgets of one source and what its object holds."""
+    source = Source(str(path.relative_to(root)), seconds=seconds)
     try:
         source.budgets = read_budgets(root, path)
     except ValueError as error:
         source.failures.append(str(error))
-    with tempfile.TemporaryDirectory(prefix="lamina_kernels_") as folder:
-        for arch in archs_of(path, archs):
-            cubin = Path(folder) / f"sm_{arch}.cubin"
-            resources = ["-cubin", f"-arch=sm_{arch}", "-Xptxas", "-v", "-o", str(cubin)]
-            status, said, seconds = run_timed([nvcc, *build_flags(root, path), *resources, str(path)], root)
-            source.seconds += seconds
-            if status:
-                source.failures.append(f"{source.file} on sm_{arch}: compile error\n{said[-4000:].strip()}")
-                continue
-            # A code in parentheses is advice of ptxas.
-            advice = re.findall(r"^.*(?:warning|\(C\d+\)).*$", said, flags=re.MULTILINE)
-            serialized = [line for line in advice if "wgmma" in line and "serialized" in line]
-            source.warnings += [line for line in advice if line not in serialized]
-            source.failures += [f"{source.file} on sm_{arch}: {line}" for line in serialized]
-            command = [nvdisasm, "-c", str(cubin)]
-            sass = parse_sass(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-            usages = parse_ptxas(said).items()
-            source.kernels += [Kernel(symbol, arch, usage, sass[symbol]) for symbol, usage in usages]
-    source.kernels.sort(key=lambda kernel: (kernel.name, archs.index(kernel.arch)))
+    command, environment = ["cuobjdump", "-res-usage", "-sass", str(object_)], {**os.environ, "PATH": tools}
+    dump = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if dump.returncode:
+        source.failures.append(f"{source.file}: {dump.stderr.strip()}")
+    source.kernels = sorted(
+        parse_dump(dump.stdout), key=lambda kernel: (kernel.name, int(kernel.arch.rstrip("af")))
+    )
     source.failures += check(source)
     return source
 
 
 def check(source: Source) -> list[str]:
-    """What is wrong with the kernels of a source: kernel, arch, value."""
+    """The failures of the kernels of a source: kernel, arch, value."""
     failures = []
     for kernel in source.kernels:
         where, arch = f"{kernel.name} on sm_{kernel.arch} ({source.file})", kernel.arch
-        stack, spills = kernel.usage.stack_bytes, kernel.usage.spill_bytes
-        if (local := kernel.count("LDL") + kernel.count("STL")) or stack or spills:
-            values = f"{stack} bytes of stack, {spills} of spills, {local} local loads and stores"
+        local, stack = kernel.count("LDL") + kernel.count("STL"), kernel.usage.stack_bytes
+        if local or stack:
+            values = f"{stack} bytes of stack, {local} local loads and stores"
             failures.append(f"{where}: {values}, 0 of each are allowed")
+        if kernel.is_serialized:
+            failures.append(f"{where}: each wgmma is waited for before the next, ptxas serialized them")
         if source.max_registers(arch) is None and not source.failures:
             failures.append(f"{where}: no opening comment says `regs <= N`")
         for budget in source.budgets:
@@ -312,17 +269,17 @@ def draw(sources: list[Source]) -> Table:
     column."""
     kernels = [kernel for source in sources for kernel in source.kernels]
     families = [family for family in FAMILIES if any(kernel.count(family) for kernel in kernels)]
-    table = Table(title="kernels: registers / budget, bytes, CPU seconds to compile, instructions")
+    table = Table(title="kernels: registers / budget, bytes, seconds to compile, instructions")
     table.add_column("kernel", overflow="fold")
-    for name in ("arch", "regs", "stack", "spill", "smem", "s", *families):
+    for name in ("arch", "regs", "stack", "smem", "s", *families):
         table.add_column(name, justify="right", no_wrap=True)
     for source in sources:
         table.add_section()
-        table.add_row(f"[bold]{escape(source.file)}", *[""] * 5, f"{source.seconds:.1f}")
+        table.add_row(f"[bold]{escape(source.file)}", *[""] * 4, f"{source.seconds:.1f}")
         for kernel in source.kernels:
             u = kernel.usage
             registers = f"{u.registers} / {source.max_registers(kernel.arch) or '-'}"
-            values = [u.stack_bytes, u.spill_bytes, u.smem_bytes, "", *map(kernel.count, families)]
+            values = [u.stack_bytes, u.smem_bytes, "", *map(kernel.count, families)]
             table.add_row(escape(f"  {kernel.name}"), kernel.arch, registers, *map(str, values))
     return table
 
@@ -353,34 +310,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m tools.kernel_report", description=__doc__, formatter_class=raw
     )
     parser.add_argument("--json", type=Path, help="also write the rows and failures to this file")
-    parser.add_argument("--require", action="store_true", help="fail where nvcc or nvdisasm is missing")
+    parser.add_argument("--require", action="store_true", help="fail where there is nothing to report")
     parser.add_argument("--root", type=Path, default=ROOT, help="tree to look in for csrc and build")
     options = parser.parse_args(arguments)
     console, root = Console(), options.root.resolve()
-    archs = arch_list(os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
-    paths = sorted(root.glob(SOURCES))
-    nvcc, nvdisasm = find_tool("nvcc"), find_tool("nvdisasm")
-    if paths and not (nvcc and nvdisasm):
-        name = "nvdisasm" if nvcc else "nvcc"
-        console.print(f"kernel-report: skipped: no {name} found; {HOW_TO_GET[name]}", soft_wrap=True)
+    objects, tools = built_objects(root), find_tools()
+    if not objects or tools is None:
+        reason = NO_OBJECTS if not objects else NO_TOOLS
+        console.print(f"kernel-report: skipped: {reason}", soft_wrap=True)
         return int(options.require)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sources = list(pool.map(lambda path: examine(root, path, archs, str(nvcc), str(nvdisasm)), paths))
+        sources = list(pool.map(lambda path: examine(root, path, *objects[path], tools), sorted(objects)))
     if options.json:
         options.json.write_text(as_json(sources))
-    if not sources:
-        console.print(f"kernel-report: no {SOURCES}")
-        return 0
     console.print(draw(sources))
-    for line in sorted({warning for source in sources for warning in source.warnings}):
-        console.print(escape(line), soft_wrap=True)
     failures = [failure for source in sources for failure in source.failures]
     for failure in failures:
         console.print(f"[red]FAILED[/red] {escape(failure)}", soft_wrap=True)
-    count = sum(len({kernel.symbol for kernel in source.kernels}) for source in sources)
-    console.print(
-        f"{count} kernels in {len(sources)} sources for {', '.join(archs)}, {len(failures)} failures"
-    )
+    kernels = [kernel for source in sources for kernel in source.kernels]
+    archs = ", ".join(dict.fromkeys(kernel.arch for kernel in kernels))
+    count = len({kernel.symbol for kernel in kernels})
+    console.print(f"{count} kernels in {len(sources)} sources for {archs}, {len(failures)} failures")
     return 1 if failures else 0
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes the virtual environment that the Makefile works in: tools/venv.sh DIR
+# Makes the virtual environment that the Makefile works in: tools/venv.sh DIR EXTRA
 #
+#   EXTRA       extra of pyproject.toml whose packages are installed
 #   PYTHON      interpreter to use; by default the first of python3.11 3.12 3.13 3.10 and python3 that runs
 #   VENV_ARGS   arguments for "python -m venv", such as --system-site-packages to keep an installed torch
 #   TORCH       requirement to install where the environment has no torch >= 2.11
@@ -10,7 +11,9 @@ set -euo pipefail
 
 readonly torch_version=2.13.0
 readonly torch_cpu_index=https://download.pytorch.org/whl/cpu # the public home of the CPU builds
-venv=${1:?usage: tools/venv.sh DIR}
+usage="usage: tools/venv.sh DIR EXTRA"
+venv=${1:?$usage}
+extra=${2:?$usage}
 cd "$(dirname "$0")/.."
 
 die() {
@@ -93,9 +96,10 @@ has_torch || die "torch does not import, or is older than 2.11: $venv/bin/python
   cat constraints.txt
   "$venv/bin/python" -W ignore -c 'import torch; print("torch==" + torch.__version__)'
 } >"$venv/constraints.txt"
-echo "lamina: installing the build requirements and the extra \"dev\" of pyproject.toml"
-"$venv/bin/python" - >"$venv/requirements.txt" <<'PY'
+echo "lamina: installing the build requirements and the extra \"$extra\" of pyproject.toml"
+"$venv/bin/python" - "$extra" >"$venv/requirements.txt" <<'PY'
 import re
+import sys
 
 try:
     import tomllib
@@ -104,7 +108,7 @@ except ImportError:  # Python 3.10
 
 with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)
-todo = [*project["build-system"]["requires"], "lamina[dev]"]
+todo = [*project["build-system"]["requires"], f"lamina[{sys.argv[1]}]"]
 for requirement in todo:  # grows while lamina's own extras are unfolded
     if own := re.fullmatch(r"lamina\[(.*)\]", requirement):
         todo += [r for extra in own[1].split(",") for r in project["project"]["optional-dependencies"][extra]]

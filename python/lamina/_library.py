@@ -50,13 +50,13 @@ def load_emulated() -> None:
     first = not hasattr(torch.ops.lamina_emu, "gemm_int8")
     _load("_emu")
     if first:
-        from lamina.ops import register_fakes
+        from lamina.ops.registration import register_fakes
 
         register_fakes("lamina_emu")
 
 
 @lru_cache(maxsize=1)
 def build_info() -> dict[str, Any]:
-    """Version, compiler, CPU instruction sets and CUDA architectures of the loaded library."""
+    """Version, compiler, instruction sets, CUDA architectures, layouts and limits of the loaded library."""
     info: dict[str, Any] = json.loads(torch.ops.lamina.build_info())
     return info
