@@ -1,1 +1,1 @@
-"""What the tests share: comparison, cases, backends and the list of bad inputs."""
+"""Comparison, cases, backends and the list of bad inputs, which the tests share."""

@@ -95,13 +95,13 @@ class Int4Inputs:
         return self.but(a=a, a_scale=None, a_zero_point=None)
 
     def float_product(self, out_dtype: torch.dtype) -> tuple[gemm.Expected, torch.Tensor]:
-        """What gemm_int4 must return: within a bound, and the bits."""
+        """The result of gemm_int4: within a bound, and the bits."""
         scales, bias, dtype, then = self.but(a_scale=torch.ones(1))._arguments(out_dtype)
         given = (self.gathered().a.float().numpy(), self.q.numpy(), self.group, scales, bias, dtype, then)
         return gemm_int4.gemm_int4(*given), gemm_int4.gemm_int4_steps(*given)
 
     def half_product(self, out_dtype: torch.dtype) -> gemm.Expected:
-        """What gemm_int4 must return on CUDA, for a of f16 or bf16."""
+        """The result of gemm_int4 on CUDA, for a of f16 or bf16."""
         scales, bias, dtype, then = self.but(a_scale=torch.ones(1))._arguments(out_dtype)
         a, q = self.gathered().a.float().numpy(), self.q.numpy()
         return gemm_int4.gemm_int4_half(a, q, self.group, scales, bias, dtype, then, self.a.dtype)

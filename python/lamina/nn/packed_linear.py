@@ -144,7 +144,7 @@ class PackedLinear(nn.Module):
         raise NotImplementedError
 
     def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:
-        """Why this class cannot take `more`, its own part of weight_format, or the tensors; None if it can."""
+        """Why this class cannot take `more`, its part of weight_format, or the tensors; None if it can."""
         raise NotImplementedError
 
     def _adopt(self, more: list[int], state: dict[str, Tensor]) -> None:
