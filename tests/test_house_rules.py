@@ -210,6 +210,27 @@ def test_public_python_is_documented_and_typed(path: Path) -> Offences:
             yield f"{where} has no return type"
 
 
+# Deep to shallow: a module may import its own package and those before it.
+PACKAGES = ("_library", "_checks", "ops", "devices", "quant", "testing", "nn", "compression", "checkpoint")
+PACKAGES += ("doctor", "cli")
+RUNS_TESTS = {f"bench/gpu/{file}.py" for file in ("one_kernel", "rehearsal", "target")}
+
+
+@each([p for p in sources("python/lamina", suffixes={".py"}) if p.parent.name != "lamina"])
+def test_packages_import_one_way(path: Path) -> Offences:
+    own = path.relative_to(ROOT / "python/lamina").parts[0]
+    for imported in re.findall(r"^ *from lamina(?:\.| import )(\w+)", path.read_text(), flags=re.MULTILINE):
+        if PACKAGES.index(imported) > PACKAGES.index(own):
+            yield f"{own} may not import lamina.{imported}"
+
+
+@each(sources("python", "bench", suffixes={".py"}))
+def test_no_code_imports_tests(path: Path) -> Offences:
+    """Benchmarks take definitions and bounds from lamina.testing; a few files run the tests' own checks."""
+    if name(path) not in RUNS_TESTS:
+        yield from re.findall(r"^ *(?:from|import) tests\b.*", path.read_text(), flags=re.MULTILINE)
+
+
 @pytest.mark.parametrize("package", ["checkpoint", "compression", "doctor", "nn", "quant"])
 def test_no_module_hides_a_public_name(package: str) -> None:
     """`import lamina.quant.gptq` would replace the function lamina.quant.gptq by a module of that name."""

@@ -17,7 +17,8 @@ def _torch_version() -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def _load(module: str) -> None:
+def load(module: str = "_C") -> None:
+    """Registers the ops of a compiled module: torch.ops.lamina.* of _C, which importing lamina loads."""
     if _torch_version() < MIN_TORCH:
         raise ImportError(
             f"lamina needs torch >= {MIN_TORCH[0]}.{MIN_TORCH[1]}, found {torch.__version__}; "
@@ -35,24 +36,6 @@ def _load(module: str) -> None:
             f"lamina/{module} does not load with torch {torch.__version__}: {error}; it was built for "
             "another platform or C++ ABI; rebuild it: pip install --no-build-isolation --force-reinstall ."
         ) from error
-
-
-def load() -> None:
-    """Registers torch.ops.lamina.*; importing lamina calls it."""
-    _load("_C")
-
-
-def load_emulated() -> None:
-    """Registers torch.ops.lamina_emu.*: the same ops with AVX-512 and AMX emulated, for tests.
-
-    Raises ImportError where the test library is not built (it needs SIMDe, Debian's libsimde-dev).
-    """
-    first = not hasattr(torch.ops.lamina_emu, "gemm_int8")
-    _load("_emu")
-    if first:
-        from lamina.ops.registration import register_fakes
-
-        register_fakes("lamina_emu")
 
 
 @lru_cache(maxsize=1)

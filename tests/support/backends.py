@@ -18,8 +18,7 @@ import pytest
 import torch
 
 import lamina  # noqa: F401  registers torch.ops.lamina
-from lamina import _library
-from lamina.testing import emulated_gpu, using_cuda_kernel, using_isa
+from lamina.testing import emulated_gpu, load_emulated, using_cuda_kernel, using_isa
 from tests.support import budget
 from tests.support.cases import GemmInputs
 from tests.support.int4_cases import Int4Inputs
@@ -80,7 +79,7 @@ class EmulatedOps:
 def emulated_ops() -> Any:
     """EmulatedOps, or None if this build has no emulated library."""
     try:
-        _library.load_emulated()
+        load_emulated()
     except ImportError:
         return None
     return EmulatedOps()

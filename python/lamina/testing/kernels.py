@@ -1,4 +1,4 @@
-"""Forces an instruction set, a kernel or an emulated GPU on torch.ops.lamina or torch.ops.lamina_emu."""
+"""Loads the emulated ops; forces an instruction set, a kernel or an emulated GPU."""
 
 from __future__ import annotations
 
@@ -8,10 +8,25 @@ from typing import Any
 
 import torch
 
+from lamina import _library
+from lamina.ops.registration import register_fakes
+
+
+def load_emulated() -> None:
+    """Registers torch.ops.lamina_emu.*: the ops on emulated instruction sets and on an emulated GPU.
+
+    Raises ImportError where the test library is not built. Emulated instruction sets need SIMDe (Debian's
+    libsimde-dev).
+    """
+    first = not hasattr(torch.ops.lamina_emu, "gemm_int8")
+    _library.load("_emu")
+    if first:
+        register_fakes("lamina_emu")
+
 
 @contextmanager
 def using_isa(name: str, ops: Any = torch.ops.lamina) -> Iterator[None]:
-    """Runs the CPU kernels of one instruction set."""
+    """Runs the CPU kernels of one instruction set in torch.ops.lamina, or in `ops`."""
     previous = ops.set_cpu_isa(name)
     try:
         yield
