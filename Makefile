@@ -24,7 +24,7 @@ CXX_FILES = $(shell find csrc tests bench -type f \( -name '*.h' -o -name '*.cc'
 
 FORCE:
 
-.PHONY: FORCE help demo test test-all bench mutants kernel-report build lint types format clean
+.PHONY: FORCE help demo test test-all bench mutants kernel-report docs build lint types format clean
 
 help:
 	@echo "make demo      compress a real sentence encoder, compare size, speed and embeddings"
@@ -32,6 +32,7 @@ help:
 	@echo "make mutants   plant bugs in the kernels, count those that the tests catch"
 	@echo "make bench     benchmark against peers in the same process"
 	@echo "make kernel-report: registers, spills, instructions of the CUDA kernels, against their budgets"
+	@echo "make docs      write the generated pages and figures of docs/"
 	@echo "make build     compile the library into python/lamina"
 	@echo "make lint      ruff, clang-format;  make types: mypy;  make format: rewrite"
 	@echo "make clean     remove what was built;  the environment is in $(VENV)"
@@ -79,6 +80,11 @@ kernel-report: build
 
 bench: build
 	$(RUN) $(PY) bench/run.py $(or $(ARGS),$(BENCH_DEFAULT))
+
+docs: build
+	$(RUN) $(PY) -m tools.ops_page > docs/ops.md
+	$(RUN) $(PY) -m tests.support.bad_inputs > docs/errors.md
+	$(RUN) $(PY) bench/figures.py
 
 lint: $(READY)
 	$(RUN) ruff check .

@@ -1,4 +1,4 @@
-"""What is benchmarked: cases, the implementations of an op, and the copies of a weight they rotate through.
+"""The subjects of benchmarks: cases, the implementations of an op, and the copies of a weight that rotate.
 
 An op plugs in as bench/ops/<op>.py with a module-level `BENCH: OpBench`. An implementation is `lamina` or a
 peer; a peer's name starts with its family (`torch_f32` is of `torch`), and `--peers torch` takes the family.
@@ -115,7 +115,7 @@ class Candidate:
 
 @dataclass
 class Context:
-    """What a run asks of every op."""
+    """The options of a run, which are the same for every op."""
 
     rotation: Rotation
     threads: int
@@ -131,7 +131,7 @@ class Context:
 
 
 class OpBench(Protocol):
-    """What bench/ops/<op>.py provides as BENCH."""
+    """The interface of BENCH in bench/ops/<op>.py."""
 
     @property
     def name(self) -> str: ...

@@ -24,7 +24,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from bench import instructions, machine
 from bench.results_file import ROW_KEYS, Row, save
 from bench.table import Table, cell, make_printer
 from bench.timing import MIN_SAMPLES, Timing
-from lamina import _library
+from lamina.testing import emulated_gpu, load_emulated
 
 OPS = ("gemm_int8", "gemm_int8_quantized", "gemm_int4", "gemm_int4_int8", "quantize_int8")
 DISPATCH = "dispatch_only"
@@ -136,14 +136,11 @@ def subjects(op: str, ops: Any, shape: Shape, device: str) -> dict[str, Callable
 
 @contextmanager
 def calls_on(device: str, shape: Shape) -> Iterator[tuple[dict[Key, Callable[[], object]], Any]]:
-    """What is timed, and the ops."""
-    _library.load_emulated()
+    """The timed calls, and the ops."""
+    load_emulated()
     emulated = torch.ops.lamina_emu
     ops = emulated if device == "twin" else torch.ops.lamina
-    if device == "twin":
-        emulated.set_twin(*TWIN)
-        emulated.set_twin_options(0, 1, False, False)
-    try:
+    with emulated_gpu(emulated, *TWIN, run_kernels=False) if device == "twin" else nullcontext():
         yield (
             {
                 (op, way): call
@@ -152,9 +149,6 @@ def calls_on(device: str, shape: Shape) -> Iterator[tuple[dict[Key, Callable[[],
             },
             ops,
         )
-    finally:
-        emulated.set_twin_options(0, 1, False)
-        emulated.set_twin(0, 0)
 
 
 def sample(call: Callable[[], object], wait: Callable[[], None]) -> float:

@@ -1,4 +1,4 @@
-"""What a result file says about the machine and the software that produced it."""
+"""The machine and the software that produced a result file."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 if __package__ in (None, ""):  # run as a file: make `bench` importable, from the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -20,13 +21,8 @@ def floor_us(rows: list[Row], impl: str) -> dict[int, float]:
     }
 
 
-def draw(result: Result, rows: list[Row], output: Path) -> None:
-    """Timed rows of one op and one weight."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+def plot_times(pyplot: Any, result: Result, rows: list[Row]) -> Any:
+    """A figure of timed rows of one op and one weight."""
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for name in unique(label(row) for row in rows):
         mine = sorted(
@@ -40,14 +36,25 @@ def draw(result: Result, rows: list[Row], output: Path) -> None:
             axes.plot(list(floor), list(floor.values()), "k--", linewidth=1, label=f"floor of {name}")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    ticks = unique(row["case"]["m"] for row in rows)
+    axes.set_xticks(ticks, ticks)
     axes.set_xlabel("m (tokens)")
     axes.set_ylabel("median us")
     title = " ".join(f"{name}={value}" for name, value in shape_but_m(rows[0]))
     axes.set_title(f"{rows[0]['op']}  {title}\n{result.conditions()}", fontsize=8)
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.legend(fontsize=8)
-    figure.savefig(output)
-    pyplot.close(figure)
+    return figure
+
+
+def draw(result: Result, rows: list[Row], output: Path) -> None:
+    """The figure as a file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    plot_times(pyplot, result, rows).savefig(output)
 
 
 @click.command(help=__doc__)

@@ -117,7 +117,7 @@ def save(path: Path, content: Mapping[str, object]) -> None:
 
 
 def shape(row: Row) -> tuple[tuple[str, Any], ...]:
-    """What rows of one table share."""
+    """The part of a case that the rows of one table share."""
     return tuple((key, row["case"][key]) for key in SHAPE_KEYS if key in row["case"])
 
 

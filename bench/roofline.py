@@ -74,7 +74,7 @@ class ReadCeiling:
 
 @dataclass
 class Ceilings:
-    """What `threads` threads reached. ops_per_s is keyed by arithmetic, then instruction set."""
+    """The rates that `threads` threads reached. ops_per_s is keyed by arithmetic, then instruction set."""
 
     threads: int
     reads: list[ReadCeiling] = field(default_factory=list)
@@ -102,7 +102,7 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Work:
-    """What an implementation must at least move and compute for one call."""
+    """The least that an implementation must move and compute for one call."""
 
     bytes: int
     ops: int

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.machine import describe
-from lamina import demo
+from lamina.cli.demo.encoder import Encoder, embed, load_encoder
+from lamina.cli.demo.sentences import SENTENCES, calibration_sentences
 from lamina.quant import QuantizedInt4, gptq, hessian, quantize_weight_int4
 
 COLUMNS = ("nearest", "nearest, search", "GPTQ", "GPTQ, act_order", "GPTQ, g_idx")
@@ -29,9 +30,9 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=128)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    encoder = demo.load_encoder("cpu")
-    seen = inputs_of_layers(encoder, demo.calibration_sentences())
-    held_out = inputs_of_layers(encoder, demo.SENTENCES)
+    encoder = load_encoder("cpu")
+    seen = inputs_of_layers(encoder, calibration_sentences())
+    held_out = inputs_of_layers(encoder, SENTENCES)
     rows: dict[tuple[str, bool], list[list[float]]] = {}
     for name, x in held_out.items():
         layer = encoder.model.get_submodule(name)
@@ -61,7 +62,7 @@ def main() -> None:
         )
 
 
-def inputs_of_layers(encoder: demo.Encoder, sentences: Sequence[str]) -> dict[str, Tensor]:
+def inputs_of_layers(encoder: Encoder, sentences: Sequence[str]) -> dict[str, Tensor]:
     """By name what each linear layer of the blocks sees, [rows, k], padding included."""
     inputs: dict[str, list[Tensor]] = {}
 
@@ -74,14 +75,14 @@ def inputs_of_layers(encoder: demo.Encoder, sentences: Sequence[str]) -> dict[st
     layers = {n: m for n, m in encoder.model.named_modules() if isinstance(m, nn.Linear) and "layer." in n}
     handles = [m.register_forward_pre_hook(keep(n)) for n, m in layers.items()]
     for first in range(0, len(sentences), 16):
-        demo.embed(encoder.model, encoder.tokenize(sentences[first : first + 16]))
+        embed(encoder.model, encoder.tokenize(sentences[first : first + 16]))
     for handle in handles:
         handle.remove()
     return {name: torch.cat(found) for name, found in inputs.items()}
 
 
 def output_error(w: Tensor, quantized: QuantizedInt4, x: Tensor) -> float:
-    """Of the outputs of x, relative."""
+    """The relative error of the outputs of x."""
     difference = quantized.dequantize().double() - w.double()
     return float((x.double() @ difference.T).norm() / (x.double() @ w.double().T).norm())
 

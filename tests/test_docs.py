@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
-import lamina  # noqa: F401  registers torch.ops.lamina
+import lamina
+from bench import figures
+from tools import ops_page
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "bench/README.md",
     *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
 ]
 SHAPES = {
@@ -38,7 +43,7 @@ def blocks(name: str, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def formulas() -> tuple[str, ...]:
-    """Of int8_tile an element and its offset, of int4_tile and int4_rows the half byte."""
+    """The element and its offset in int8_tile, and the half byte in int4_tile and int4_rows."""
     found = tuple(block.strip() for block in blocks("docs/layouts.md", "python"))
     assert len(found) == 4
     return found
@@ -127,8 +132,9 @@ def test_int8_tile_examples() -> None:
         assert data.flatten().nonzero().item() == int(byte)
 
 
-WITH_EXAMPLES = ("README.md", "docs/models.md", "docs/quantization.md")
-EXAMPLES = [(name, text) for name in WITH_EXAMPLES for text in blocks(name, "python")]
+# The blocks of layouts.md are formulas.
+PAGES = [name for name in DOCUMENTS if name != "docs/layouts.md"]
+EXAMPLES = [(name, text) for name in PAGES for text in blocks(name, "python")]
 
 
 @pytest.mark.parametrize(("name", "text"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
@@ -136,25 +142,96 @@ def test_examples_run(name: str, text: str) -> None:
     exec(compile(text, name, "exec"), {"__name__": "example"})
 
 
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_and_paths_exist(name: str) -> None:
     text = read(name)
-    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
-    missing = [target for target in targets if not (ROOT / name).parent.joinpath(target).exists()]
+    missing = []
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", text):
+        if "://" not in target:
+            path = (ROOT / name).parent / target if target else ROOT / name
+            known = path.exists() and (not anchor or anchor in anchors(path.read_text()))
+            missing += [] if known else [f"{target}#{anchor}"]
     paths = re.findall(r"`((?:csrc|docs|tests|tools|bench|python|cmake)/[\w/.]+)`", text)
     missing += [path for path in paths if not (ROOT / path).exists()]
     assert missing == []
 
 
-def test_readme_names_every_op_that_is_registered() -> None:
-    library = read("csrc/torch/library.cc")
-    ops = re.findall(r'"(\w+)\(Tensor', library)
-    assert ops
-    assert [
-        op
-        for op in ops
-        if op
-        not in read("README.md")
-        .replace("PackedInt8.unpack()", "unpack_int8")
-        .replace("PackedInt4.unpack()", "unpack_int4")
-    ] == []
+def test_reference_is_current() -> None:
+    assert read("docs/ops.md") == ops_page.page(), "run `make docs`"
+
+
+INTERNAL = {"require_finite"}  # shared by modules, of no use to others
+
+
+@pytest.mark.parametrize("module", [lamina, lamina.ops, lamina.nn, lamina.quant], ids=lambda m: m.__name__)
+def test_reference_has_every_public_name(module: ModuleType) -> None:
+    listed = {name.rpartition(".")[2] for names in ops_page.SECTIONS.values() for name in names}
+    public = {name for name in module.__all__ if callable(getattr(module, name))}
+    assert public - listed <= INTERNAL
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_figures_are_drawn_from_the_committed_results(name: str) -> None:
+    drawn = read(f"docs/figures/{name}.svg")
+    assert figures.FIGURES[name].fingerprint() in drawn, "a source has changed: run `make docs`"
+    assert len(drawn) < 200_000
+    assert any(f"figures/{name}.svg)" in read(document) for document in DOCUMENTS)
+
+
+def test_readme_links_every_op() -> None:
+    ops = [name for name in lamina.ops.__all__ if not isinstance(getattr(lamina.ops, name), type)]
+    text = read("README.md")
+    assert [name for name in ops if f"](docs/ops.md#lamina{name})" not in text] == []
+
+
+def test_readme_compares_the_schemes_as_the_results_do() -> None:
+    lines = {line.split(" | ")[0]: line for line in read("README.md").splitlines() if line.startswith("| ")}
+    result = json.loads(read("bench/results/epyc-zen5-2core/demo.json"))
+    for row in result["rows"]:
+        scheme, is_calibrated = row["scheme"].removesuffix("_gptq"), row["scheme"].endswith("_gptq")
+        label = scheme if scheme == "torch f32" else f"`{scheme}`" + ", calibrated" * is_calibrated
+        size, cosine = row["linear_bytes"] / 1e6, min(row["cosines"])
+        assert f"| {size:.1f} MB | {cosine:.4f} |" in lines[f"| {label}"]
+        assert row["paraphrases_found"] == len(row["cosines"])
+    files = figures.LINES["Xeon, AMX"]
+
+    def ratios(op: str, peer: str) -> str:
+        return ", ".join(f"{ratio:.2f}" for ratio in figures.speedups(files[op], op, peer).values())
+
+    for scheme, op in (("w8a8", "gemm_int8"), ("w4a8", "gemm_int4_int8"), ("w4a16", "gemm_int4")):
+        assert lines[f"| `{scheme}`"].endswith(f"| {ratios(op, figures.PANELS[op][1])} |")
+        assert f"](bench/results/{files[op]})" in read("README.md")
+    assert f"is {ratios('gemm_int8', 'torch_bf16')} times as fast" in read("README.md")
+
+
+def quotable(file: Path) -> set[str]:
+    """The numbers of a result file as tables quote them."""
+    texts = set()
+    for row in json.loads(file.read_text())["rows"]:
+        if median := row.get("median_us"):
+            texts |= {f"{median:,.0f}", f"{median:,.0f} ± {row['iqr_us'] / 2:,.0f}"}
+        else:
+            texts |= {f"{value:.4f}" for value in row.values() if isinstance(value, float)}
+    return texts
+
+
+@pytest.mark.parametrize("name", ["docs/performance.md", "docs/quantization.md"])
+def test_tables_below_a_result_file_quote_it(name: str) -> None:
+    """Each table that follows a paragraph with links to result files has their numbers."""
+    quoted, files = 0, list[str]()
+    for block in read(name).split("\n\n"):
+        if not block.startswith("|"):
+            files = re.findall(r"\]\(\.\./(bench/results/\S+\.json)\)", block)
+        elif files:
+            known = set().union(*(quotable(ROOT / file) for file in files))
+            cells = [cell.strip() for line in block.splitlines()[2:] for cell in line.split("|")]
+            numbers = [cell for cell in cells if re.fullmatch(r"[\d,.]+( ± [\d,.]+)?", cell)]
+            assert [number for number in numbers if number not in known] == [], files
+            quoted += len(numbers)
+    assert quoted >= 60

@@ -1,4 +1,4 @@
-"""Every planted bug of tools/mutant_list.py still applies to the sources, and has tests to catch it."""
+"""Every planted bug of tools/mutation still applies to the sources, and has tests to catch it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.backends import ROOT
 from tools import mutants
-from tools.mutant import Mutant
-from tools.mutant_list import MUTANTS
+from tools.mutation import MUTANTS
+from tools.mutation.mutant import Mutant
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from tools.mutant import Mutant
-from tools.mutant_list import MUTANTS
+from tools.mutation import MUTANTS
+from tools.mutation.mutant import Mutant
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("CMakeLists.txt", "cmake", "csrc", "pyproject.toml", "python", "tests")
@@ -54,7 +54,7 @@ OTHERS = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one mutant. A hang or a crash of the tests counts as caught."""
+    """The outcome of one mutant. A hang or a crash of the tests counts as caught."""
 
     caught: bool
     by: str
@@ -123,7 +123,9 @@ class Workshop:
         except subprocess.TimeoutExpired:
             return Outcome(True, "a hang")
         if result.returncode < 0:
-            return Outcome(True, f"a crash, signal {-result.returncode}")
+            stack = re.search(r'/(test_\w+\.py)", line \d+ in (test_\w+)', result.stdout)
+            place = f" in {'::'.join(stack.groups())}" if stack else ""
+            return Outcome(True, f"a crash, signal {-result.returncode}{place}")
         failed = re.search(
             r"^(?:FAILED|ERROR) (?:[^ :]*/)?(.+?)(?: - .*)?$", result.stdout, flags=re.MULTILINE
         )
@@ -153,13 +155,13 @@ def selection(mutant: Mutant) -> tuple[str, ...]:
 
 
 def git(*arguments: str) -> str:
-    """What git prints; nothing where it fails."""
+    """The output of git; empty if git fails."""
     command = ["git", "-C", str(ROOT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def changed_files() -> set[str]:
-    """What differs from the upstream; in a clone that has no more than it, what the last commit changed."""
+    """The files that differ from the upstream; in a clone without new commits, those of the last commit."""
     for base in (git("merge-base", "HEAD", "@{upstream}"), "HEAD~1"):
         if base and (changed := git("diff", "--name-only", base)):
             return set(changed.splitlines())

@@ -1,4 +1,4 @@
-"""What the GPU has shown it can do in this run: read bandwidth and matrix products, by torch's kernels."""
+"""The rates that torch's kernels reach on the GPU in this run: read bandwidth and matrix products."""
 
 from __future__ import annotations
 

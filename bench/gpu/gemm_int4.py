@@ -20,8 +20,7 @@ from bench.gpu.plans import plan
 from bench.ops.gemm_int8 import DTYPES
 from bench.peers import PeerUnavailable
 from bench.roofline import Arithmetic, Work
-from tests.reference.gemm import TINY, U_OUT, U
-from tests.reference.gemm_int4 import SEGMENT_K
+from lamina.testing.reference import K_CHUNK, TINY, U_OUT, U
 
 
 @dataclass(frozen=True)
@@ -39,15 +38,16 @@ class Inputs:
         return ((self.q.to(dtype) - 8).T * self.scale.to(dtype).repeat_interleave(self.group, 0)[:k]).T
 
     def accuracy(self, out: object, roundings: int = 1, a_error: Tensor | None = None) -> Accuracy:
-        """Of [m, n]; weights and activations are rounded to the case's dtype so often, sums are f32.
+        """The accuracy of a result [m, n] whose sums are f32.
 
-        a_error [m]: how far quantised activations may be off.
+        roundings  of weights and activations to the case's dtype
+        a_error    [m]  the largest error of quantised activations
         """
         assert isinstance(out, Tensor)
         if tuple(out.shape) != (self.a.shape[0], self.q.shape[0]):
             raise RuntimeError(f"got shape {list(out.shape)}")
         w, k, dtype = self.dequantised(torch.float64).T, self.q.shape[1], self.a.dtype
-        steps = 3 + 2 * min(k, SEGMENT_K) + -(-k // SEGMENT_K)
+        steps = 3 + 2 * min(k, K_CHUNK) + -(-k // K_CHUNK)
         unit = roundings * U_OUT[dtype]
         worst, worst_ratio = 0.0, 0.0
         for begin in range(0, self.a.shape[0], CHECK_ROWS):
@@ -92,7 +92,7 @@ def work(case: Case, inputs: Inputs, ceiling: Arithmetic = "bf16") -> Work:
 def packed_weights(case: Case, inputs: Inputs, context: Context) -> Ring[tuple[Any, Tensor]]:
     """Copies of the packed weight (PackedInt4) and of its scales, in turn."""
     import lamina
-    from lamina.ops.gemm_int4 import layout_for
+    from lamina.ops.pack_int4 import layout_for
 
     first: list[lamina.PackedInt4] = []
 

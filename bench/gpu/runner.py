@@ -22,7 +22,7 @@ READ_SAMPLES = (
 )
 READ_SAMPLES_PER_CASE = 3
 MAX_COPIES = 256  # of one operand: a longer graph of tiny calls would show nothing more
-# What a kernel, a peer or torch may raise for one case; it must not end the run.
+# The errors that a kernel, a peer or torch may raise for one case; they must not end the run.
 CASE_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError)
 
 
@@ -41,7 +41,7 @@ class RunDevice(Device, Protocol):
 
 
 def library_sha256() -> str | None:
-    """Of the compiled library in use: results of another one are not continued."""
+    """Identifies the compiled library in use; results of another library are not continued."""
     import lamina
 
     library = Path(str(lamina.__file__)).parent / "_C.abi3.so"

@@ -95,7 +95,7 @@ def run_cases(
     start = clock() if start is None else start
     longest = 0.0
     status = 0
-    # What failed before goes last: a case that loses the CUDA context must not keep the others from running.
+    # Cases that failed before go last: one that loses the CUDA context must not keep the others from running.
     ordered = sorted(
         dict.fromkeys(cases), key=lambda case: (runner.has_failed_before(case), kernel_of(case) in bad)
     )

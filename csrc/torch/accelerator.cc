@@ -23,7 +23,7 @@ std::ostream& operator<<(std::ostream& out, const DeviceText& device) {
   return out << (tensor.is_cuda() ? "cuda:" : "device ") << tensor.device().index();
 }
 
-// For tests and benchmarks, one thread at a time; returns what was set before.
+// For tests and benchmarks, one thread at a time. Returns the name that was set before.
 std::string only_kernel;
 std::string set_cuda_kernel(std::string name) {
   return std::exchange(only_kernel, std::move(name));
@@ -31,7 +31,7 @@ std::string set_cuda_kernel(std::string name) {
 
 #if defined(LAMINA_TWIN)
 
-// The device that the twin plays, none at compute capability 0.
+// The device that the emulator plays; none at compute capability 0.
 DeviceInfo twin;
 
 void set_twin(int64_t compute_capability, int64_t sm_count) {
@@ -44,7 +44,7 @@ void set_twin_options(int64_t seed, int64_t resident_blocks, bool count_accesses
                          count_accesses, runs_kernels};
 }
 
-// JSON of what ran since the last call.
+// JSON: the launches, blocks and access sites since the last call.
 std::string take_twin_report() {
   const dev::emu::Report report = dev::emu::report();
   dev::emu::reset_report();

@@ -1,16 +1,17 @@
 #include "ops/gemm_int4/gemm_int4.h"
 
 #include "base/huge_pages.h"
-#include "layout/int4_tile.h"
+#include "layout/int4.h"
 #include "ops/gemm_int4/pack.h"
 #include "torch/accelerator.h"
+#include "torch/epilogue.h"
 #include "torch/int4.h"
 #include "torch/interop.h"
-#include "torch/output.h"
+#include "torch/product.h"
 
-#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
+#if defined(LAMINA_CUDA_KERNELS)
 #include "ops/gemm_int4/cuda/pack.h"
-#include "ops/gemm_int4/cuda/plan.h"
+#include "ops/gemm_int4/cuda/run.h"
 #endif
 
 namespace lamina::interop {
@@ -22,11 +23,11 @@ int4::Layout layout_of(const char* op, const std::string& name) {
   return layout;
 }
 
-#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
+#if defined(LAMINA_CUDA_KERNELS)
 using gemm_int4::launch_pack, gemm_int4::launch_unpack;
 #else
-Status launch_pack(const uint8_t*, int64_t, int64_t, int64_t, int4::Layout, uint8_t*,
-                   const gemm_int4::Perm&, void*) {
+Status launch_pack(const uint8_t*, int64_t, int64_t, int64_t, int4::Layout, uint8_t*, const Perm&,
+                   void*) {
   return Status::error("pack_int4: no CUDA kernel is built");
 }
 Status launch_unpack(const uint8_t*, int64_t, int64_t, int4::Layout, uint8_t*, void*) {
@@ -40,7 +41,7 @@ Tensor pack(const Tensor& q, std::string layout, std::optional<Tensor> perm) {
   q_arg.has_dtype(ScalarType::Byte);
   q_arg.is_2d("[n, k]");
   const int4::Layout place = layout_of(kOp, layout);
-  const gemm_int4::Perm order = read_perm(kOp, perm, q.size(1));
+  const Perm order = read_perm(kOp, perm, q.size(1));
   const int64_t n = q.size(0), k = perm ? perm->numel() : q.size(1);
   Tensor data =
       new_tensor(q, {int4::tiles_n(n), int4::tiles_k(k), int4::kTileBytes}, ScalarType::Byte);
@@ -74,39 +75,25 @@ Tensor unpack(const Tensor& data, int64_t n, int64_t k, std::string layout) {
   return q;
 }
 
-#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
+#if defined(LAMINA_CUDA_KERNELS)
 void run_on(const Accelerator& accelerator, const gemm_int4::Params& params, int max_sms,
             const Tensor& like) {
-  const DeviceInfo& device = accelerator.device;
-  raise_if_bad(gemm_int4::check_cuda(params.problem, device));
   raise_if_bad(gemm_int4::check_cuda(params));
-  const gemm_int4::CudaPlan plan =
-      gemm_int4::known_plan_cuda(params.problem, device, max_sms, accelerator.kernel);
-  require(plan.kernel.launch != nullptr, "set_cuda_kernel", "name = \"", accelerator.kernel,
-          "\": no CUDA kernel of this name for compute capability ", device.compute_capability);
-  const Workspace workspace(like, plan.workspace_bytes(params.problem));
+  const gemm::Problem& problem = params.problem;
+  const gemm::CudaPlan plan =
+      plan_product(accelerator, gemm_int4::cuda_op(), problem, gemm_int4::k_rule(problem), max_sms);
+  const Workspace workspace(like, plan.partial_bytes(problem));
   raise_if_bad(gemm_int4::run_cuda(params, plan, workspace.data(), accelerator.stream));
 }
 
 std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capability,
                          int64_t sm_count, std::optional<int64_t> group,
                          std::optional<int64_t> max_sms) {
-  const int sms = checked_sms("explain_gemm_int4_cuda", max_sms);
-  const gemm_int4::Problem problem{m, n, k, group_of(group.value_or(-1), k)};
-  const DeviceInfo device =
-      described_device("explain_gemm_int4_cuda", compute_capability, sm_count);
+  const gemm::Problem problem{m, n, k, group_of(group.value_or(-1), k)};
   raise_if_bad(gemm_int4::check(problem));
-  raise_if_bad(gemm_int4::check_cuda(problem, device));
-  return gemm_int4::plan_cuda(problem, device, sms, "").describe(problem, device);
-}
-#else
-[[noreturn]] void run_on(const Accelerator&, const gemm_int4::Params&, int, const Tensor&) {
-  fail("gemm_int4", "no CUDA kernel is built");
-}
-
-std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t, std::optional<int64_t>,
-                         std::optional<int64_t>) {
-  fail("explain_gemm_int4_cuda", "no CUDA kernel is built");
+  return explain_product({"explain_gemm_int4_cuda", compute_capability, sm_count, max_sms},
+                         gemm_int4::cuda_op(), problem, gemm_int4::k_rule(problem),
+                         [&](const auto& plan) { return plan.partial_bytes(problem); });
 }
 #endif
 
@@ -117,7 +104,7 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
             std::optional<int64_t> max_sms) {
   constexpr const char* kOp = "gemm_int4";
   const int sms = checked_sms(kOp, max_sms);
-  const OutputTensors then{kOp, a, bias, gate, residual};
+  const EpilogueTensors then{kOp, a, bias, gate, residual};
   const Argument a_arg{kOp, "a", a}, scale_arg{kOp, "w_scale", w_scale};
   const Argument zero_arg = then.argument("w_zero_point", w_zero_point);
   gemm_int4::Params params;

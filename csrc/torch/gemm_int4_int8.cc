@@ -1,15 +1,13 @@
 #include "ops/gemm_int4_int8/gemm_int4_int8.h"
 
-#include <algorithm>
-
-#include "ops/quantize_int8/quantize_int8.h"
 #include "torch/accelerator.h"
+#include "torch/epilogue.h"
 #include "torch/int4.h"
 #include "torch/interop.h"
-#include "torch/output.h"
+#include "torch/product.h"
 
-#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
-#include "ops/gemm_int4_int8/cuda/plan.h"
+#if defined(LAMINA_CUDA_KERNELS)
+#include "ops/gemm_int4_int8/cuda/run.h"
 #endif
 
 namespace lamina::interop {
@@ -17,62 +15,25 @@ namespace {
 
 constexpr const char* kOp = "gemm_int4_int8";
 
-// Symmetric, per token.
-struct Quantized {
-  Tensor q, scale;
-
-  explicit Quantized(const Argument& a)
-      : q(new_tensor(a.tensor, {a.tensor.size(0), a.tensor.size(1)}, ScalarType::Char)),
-        scale(new_tensor(a.tensor, {a.tensor.size(0)}, ScalarType::Float)) {
-    quantize_int8::Params params;
-    params.m = a.tensor.size(0);
-    params.k = a.tensor.size(1);
-    params.x = a.tensor.data_ptr();
-    params.x_dtype = a.float_dtype();
-    params.x_stride = a.row_stride();
-    params.q = static_cast<int8_t*>(q.data_ptr());
-    params.scale = static_cast<float*>(scale.data_ptr());
-    raise_if_bad(quantize_int8::run(params, TorchParallel()));
-  }
-};
-
-#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
-// a: int8, then it is params.a, or floats.
+#if defined(LAMINA_CUDA_KERNELS)
 void run_on(const Accelerator& accelerator, const gemm_int4_int8::Params& params, int max_sms,
-            const Argument& a) {
-  const DeviceInfo& device = accelerator.device;
-  raise_if_bad(gemm_int4_int8::check_cuda(params.problem, device));
-  const gemm_int4_int8::CudaPlan plan =
-      gemm_int4_int8::known_plan_cuda(params.problem, device, max_sms, accelerator.kernel);
-  require(plan.kernel.launch != nullptr, "set_cuda_kernel", "name = \"", accelerator.kernel,
-          "\": no CUDA kernel of this name for compute capability ", device.compute_capability);
-  std::optional<gemm_int4_int8::Floats> floats;
-  if (a.tensor.scalar_type() != ScalarType::Char)
-    floats = gemm_int4_int8::Floats{a.tensor.data_ptr(), a.float_dtype()};
-  const Workspace workspace(a.tensor, plan.workspace_bytes(params.problem));
-  raise_if_bad(
-      gemm_int4_int8::run_cuda(params, floats, plan, workspace.data(), accelerator.stream));
+            const Tensor& like) {
+  const gemm::Problem& problem = params.problem;
+  const gemm::CudaPlan plan = plan_product(accelerator, gemm_int4_int8::cuda_op(), problem,
+                                           gemm_int4_int8::k_rule(problem), max_sms);
+  const Workspace workspace(like, gemm_int4_int8::workspace_bytes(problem, plan));
+  raise_if_bad(gemm_int4_int8::run_cuda(params, plan, workspace.data(), accelerator.stream));
 }
 
 std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capability,
                          int64_t sm_count, std::optional<int64_t> group,
                          std::optional<int64_t> max_sms) {
-  const int sms = checked_sms("explain_gemm_int4_int8_cuda", max_sms);
-  const gemm_int4_int8::Problem problem{m, n, k, group_of(group.value_or(-1), k)};
-  const DeviceInfo device =
-      described_device("explain_gemm_int4_int8_cuda", compute_capability, sm_count);
+  const gemm::Problem problem{m, n, k, group_of(group.value_or(-1), k)};
   raise_if_bad(gemm_int4_int8::check(problem));
-  raise_if_bad(gemm_int4_int8::check_cuda(problem, device));
-  return gemm_int4_int8::plan_cuda(problem, device, sms, "").describe(problem, device);
-}
-#else
-[[noreturn]] void run_on(const Accelerator&, const gemm_int4_int8::Params&, int, const Argument&) {
-  fail(kOp, "no CUDA kernel is built");
-}
-
-std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t, std::optional<int64_t>,
-                         std::optional<int64_t>) {
-  fail("explain_gemm_int4_int8_cuda", "no CUDA kernel is built");
+  return explain_product(
+      {"explain_gemm_int4_int8_cuda", compute_capability, sm_count, max_sms},
+      gemm_int4_int8::cuda_op(), problem, gemm_int4_int8::k_rule(problem),
+      [&](const auto& plan) { return gemm_int4_int8::workspace_bytes(problem, plan); });
 }
 #endif
 
@@ -83,19 +44,19 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
             std::optional<Tensor> residual, std::optional<Tensor> perm,
             std::optional<int64_t> max_sms) {
   const int sms = checked_sms(kOp, max_sms);
-  const OutputTensors then{kOp, a, bias, gate, residual};
+  const EpilogueTensors then{kOp, a, bias, gate, residual};
   const Argument a_arg{kOp, "a", a}, w_scale_arg{kOp, "w_scale", w_scale};
+  gemm_int4_int8::Params params;
   if (a_scale) {
     a_arg.has_dtype(ScalarType::Char);
   } else {
     require(a.scalar_type() != ScalarType::Char, kOp, "a_scale is missing; an int8 a needs one");
-    a_arg.float_dtype();
+    params.floats_dtype = a_arg.float_dtype();
     require(!a_zero_point, kOp, "a_zero_point was given; it is allowed only with a_scale");
   }
   a_arg.is_2d("[m, k]");
   require(w_scale.dim() == 2, kOp, "w_scale must be 2-D [ceil(k / group), n], got ",
           ShapeText{w_scale});
-  gemm_int4_int8::Params params;
   params.perm = read_perm(kOp, perm, a.size(1));
   const int64_t m = a.size(0), k = perm ? perm->numel() : a.size(1), n = w_scale.size(1);
   params.problem = {m, n, k, group_of(group, k)};
@@ -126,22 +87,20 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
                       then.argument("residual", residual),
                       then.argument("perm", perm)});
   params.a_stride = a_arg.row_stride();
-  if (a_scale) params.a = static_cast<const int8_t*>(a.data_ptr());
+  if (a_scale) {
+    params.a = static_cast<const int8_t*>(a.data_ptr());
+  } else {
+    params.floats = a.data_ptr();
+  }
   Tensor out = new_tensor(a, {m, n}, out_dtype);
   params.out = out.data_ptr();
   params.out_stride = n;
   if (accelerator) {
-    run_on(*accelerator, params, sms, a_arg);
-    return out;
+    run_on(*accelerator, params, sms, a);
+  } else {
+    const Workspace workspace(a, gemm_int4_int8::workspace_bytes(params));
+    raise_if_bad(gemm_int4_int8::run(params, workspace.data(), TorchParallel()));
   }
-  std::optional<Quantized> quantized;
-  if (!a_scale) {
-    quantized.emplace(a_arg);
-    params.a = static_cast<const int8_t*>(quantized->q.data_ptr());
-    params.a_stride = a.size(1);
-    params.a_scale = {static_cast<const float*>(quantized->scale.data_ptr()), 1};
-  }
-  raise_if_bad(gemm_int4_int8::run(params, TorchParallel()));
   return out;
 }
 

@@ -7,11 +7,12 @@
 #include "ops/gemm_int8/pack.h"
 #include "ops/gemm_int8/quantized.h"
 #include "torch/accelerator.h"
+#include "torch/epilogue.h"
 #include "torch/interop.h"
-#include "torch/output.h"
+#include "torch/product.h"
 
-#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
-#include "ops/gemm_int8/cuda/quantized.h"
+#if defined(LAMINA_CUDA_KERNELS)
+#include "ops/gemm_int8/cuda/run.h"
 #endif
 
 namespace lamina::interop {
@@ -27,27 +28,23 @@ void require_packed(const char* op, const char* name, const Tensor& w, int64_t n
   require(w.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
 }
 
-bool is_grouped(const char* op, std::optional<int64_t> group) {
+// The group of a Problem; None means no scales along k.
+int64_t group_of(const char* op, std::optional<int64_t> group) {
   require(!group || *group == gemm_int8::kScaleGroup, op, "group = ", group.value_or(0),
           "; allowed: None, ", gemm_int8::kScaleGroup);
-  return group.has_value();
+  return group.value_or(0);
 }
 
-#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
-// launch(plan, its workspace)
+#if defined(LAMINA_CUDA_KERNELS)
+// Plans the call and calls launch(plan, workspace).
 template <class Launch>
 void run_on(const Accelerator& accelerator, const gemm_int8::Params& params, int max_sms,
             const Tensor& like, const Launch& launch) {
-  raise_if_bad(gemm_int8::check_cuda(params.problem, accelerator.device));
-  const gemm_int8::Limits limits{gemm_int8::row_alignment(params), max_sms, accelerator.kernel};
-  const gemm_int8::CudaPlan plan =
-      gemm_int8::known_plan_cuda(params.problem, accelerator.device, limits);
-  require(plan.kernel.launch != nullptr, "set_cuda_kernel", "name = \"", accelerator.kernel,
-          "\": no CUDA kernel of this name for compute capability ",
-          accelerator.device.compute_capability, ", an a whose rows start at multiples of ",
-          limits.a_alignment, " bytes, and ", plan.sms, plan.sms == 1 ? " SM" : " SMs", ", ",
-          params.problem.is_grouped ? "with" : "without", " scales along k");
-  const Workspace workspace(like, plan.workspace_bytes(params.problem));
+  const gemm::Problem& problem = params.problem;
+  const gemm::CudaPlan plan =
+      plan_product(accelerator, gemm_int8::cuda_op(problem.is_grouped()), problem,
+                   gemm_int8::k_rule(problem), max_sms, gemm_int8::a_alignment(params));
+  const Workspace workspace(like, plan.partial_bytes(problem));
   raise_if_bad(launch(plan, workspace.data()));
 }
 
@@ -69,26 +66,16 @@ std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capabi
                          int64_t sm_count, std::optional<int64_t> group,
                          std::optional<int64_t> max_sms) {
   constexpr const char* kExplain = "explain_gemm_int8_cuda";
-  gemm_int8::Limits limits;
-  limits.max_sms = checked_sms(kExplain, max_sms);
-  const gemm_int8::Problem problem{m, n, k, is_grouped(kExplain, group)};
-  const DeviceInfo device = described_device(kExplain, compute_capability, sm_count);
-  raise_if_bad(gemm_int8::check_cuda(problem, device));
-  return gemm_int8::plan_cuda(problem, device, limits).describe(problem, device);
-}
-#else
-template <class Params>
-[[noreturn]] void run_on(const Accelerator&, const Params&, int, const Tensor&) {
-  fail("gemm_int8", "no CUDA kernel is built");
-}
-
-std::string explain_cuda(int64_t, int64_t, int64_t, int64_t, int64_t, std::optional<int64_t>,
-                         std::optional<int64_t>) {
-  fail("explain_gemm_int8_cuda", "no CUDA kernel is built");
+  const gemm::Problem problem{m, n, k, group_of(kExplain, group)};
+  raise_if_bad(gemm_int8::check(problem));
+  return explain_product({kExplain, compute_capability, sm_count, max_sms},
+                         gemm_int8::cuda_op(problem.is_grouped()), problem,
+                         gemm_int8::k_rule(problem),
+                         [&](const auto& plan) { return plan.partial_bytes(problem); });
 }
 #endif
 
-// Scales along k. `along` is the dimension of the m or n that the scales belong to, the other that of groups.
+// Reads scales along k. along: the dimension of m or n in the tensor; the other dimension is the groups.
 void read_group_scales(const Argument& argument, int along, int64_t count, int64_t groups,
                        const char* dims, Broadcast<float>& scale, int64_t& group_stride) {
   const Tensor& tensor = argument.tensor;
@@ -108,19 +95,19 @@ void read_group_scales(const Argument& argument, int along, int64_t count, int64
 struct Inputs {
   const Tensor &a, &w, &w_sums, &a_scale, &w_scale;
   const std::optional<Tensor>&a_zero_point, &bias, &gate, &residual;
-  std::optional<Tensor> out_scale = std::nullopt;  // of gemm_int8_quantized
+  std::optional<Tensor> out_scale = std::nullopt;  // only of gemm_int8_quantized
 
   int64_t m() const { return a.size(0); }
   int64_t n() const { return w_sums.dim() == 2 ? w_sums.size(1) : w_sums.numel(); }
 };
 
-// Checks everything; where the call runs, and the Params but for what is written.
+// Checks all inputs and fills all Params but the outputs. Returns the device of the call.
 std::optional<Accelerator> read_inputs(const char* op, const Inputs& in,
                                        const std::optional<std::string>& activation,
                                        gemm_int8::Params& params) {
   const Argument a{op, "a", in.a}, w{op, "w", in.w}, w_sums{op, "w_sums", in.w_sums};
   const Argument a_scale{op, "a_scale", in.a_scale}, w_scale{op, "w_scale", in.w_scale};
-  const OutputTensors then{op, in.a, in.bias, in.gate, in.residual};
+  const EpilogueTensors then{op, in.a, in.bias, in.gate, in.residual};
   const Argument zero_point = then.argument("a_zero_point", in.a_zero_point);
   const Argument out_scale = then.argument("out_scale", in.out_scale);
 
@@ -128,9 +115,9 @@ std::optional<Accelerator> read_inputs(const char* op, const Inputs& in,
   a.is_2d("[m, k]");
   const int64_t m = in.m(), n = in.n(), k = in.a.size(1);
   w_sums.has_dtype(ScalarType::Int);
-  params.problem = {m, n, k, in.w_sums.dim() == 2};
+  params.problem = {m, n, k, in.w_sums.dim() == 2 ? gemm_int8::kScaleGroup : 0};
   const int64_t groups = params.problem.groups();
-  if (params.problem.is_grouped) {
+  if (params.problem.is_grouped()) {
     w_sums.has_shape("[ceil(k / 128), n]", groups, n);
     require(in.w_sums.is_contiguous(), op, "w_sums must be contiguous; call .contiguous()");
   } else {
@@ -145,7 +132,7 @@ std::optional<Accelerator> read_inputs(const char* op, const Inputs& in,
   params.a_stride = a.row_stride();
   params.w = static_cast<const int8_t*>(in.w.data_ptr());
   params.w_sums = static_cast<const int32_t*>(in.w_sums.data_ptr());
-  if (params.problem.is_grouped) {
+  if (params.problem.is_grouped()) {
     read_group_scales(a_scale, 0, m, groups, "[m, ceil(k / 128)]", params.a_scale,
                       params.a_scale_group);
     read_group_scales(w_scale, 1, n, groups, "[ceil(k / 128), n]", params.w_scale,
@@ -224,13 +211,13 @@ std::tuple<Tensor, Tensor> pack(const Tensor& w, std::optional<int64_t> group) {
   w_arg.has_dtype(ScalarType::Char);
   w_arg.is_2d("[n, k]");
   const int64_t n = w.size(0), k = w.size(1);
-  const gemm_int8::Problem problem{0, n, k, is_grouped("pack_int8", group)};
+  const gemm::Problem problem{0, n, k, group_of("pack_int8", group)};
   Tensor data = new_tensor(w,
                            {int8_tile::tiles_n(n), int8_tile::tiles_k(k), int8_tile::kGroups,
                             int8_tile::kTileN, int8_tile::kGroupK},
                            ScalarType::Char);
-  Tensor sums = problem.is_grouped ? new_tensor(w, {problem.groups(), n}, ScalarType::Int)
-                                   : new_tensor(w, {n}, ScalarType::Int);
+  Tensor sums = problem.is_grouped() ? new_tensor(w, {problem.groups(), n}, ScalarType::Int)
+                                     : new_tensor(w, {n}, ScalarType::Int);
   advise_huge_pages(data.data_ptr(), data.numel());  // one byte each
   raise_if_bad(gemm_int8::pack(static_cast<const int8_t*>(w.data_ptr()), problem,
                                w_arg.row_stride(), static_cast<int8_t*>(data.data_ptr()),
@@ -256,7 +243,7 @@ Tensor unpack_cuda(const Tensor&, int64_t, int64_t) {
 
 std::string explain(int64_t m, int64_t n, int64_t k, std::optional<int64_t> group) {
   std::string text;
-  const gemm_int8::Problem problem{m, n, k, is_grouped("explain_gemm_int8", group)};
+  const gemm::Problem problem{m, n, k, group_of("explain_gemm_int8", group)};
   raise_if_bad(gemm_int8::explain(problem, TorchParallel().threads(), text));
   return text;
 }

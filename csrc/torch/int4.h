@@ -1,11 +1,13 @@
-// What ops on packed int4 weights check alike.
+// The checks that all ops on packed int4 weights share.
 #pragma once
 
 #include <algorithm>
 #include <optional>
 
-#include "layout/int4_tile.h"
-#include "ops/gemm_int4/problem.h"
+#include "gemm/problem.h"
+#include "layout/int4.h"
+#include "quant/group_tensor.h"
+#include "quant/perm.h"
 #include "torch/interop.h"
 
 namespace lamina::interop {
@@ -20,16 +22,17 @@ inline void require_packed_int4(const char* op, const char* name, const Tensor& 
   require(data.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
 }
 
-// -1 and k are all of k, and so is what is more. A k that no check passes has any group.
+// The group size of a Problem. -1, k and larger groups all mean one group over k. For a k that fails its check any
+// size will do.
 inline int64_t group_of(int64_t group, int64_t k) {
-  constexpr int64_t kStep = gemm_int4::kGroupStep;
-  if (k < 0 || k > gemm_int4::kLargestK) return kStep;
+  constexpr int64_t kStep = gemm::kInt4GroupStep;
+  if (k < 0 || k > gemm::kLargestK) return kStep;
   const bool is_all = group == -1 || (group == k && k > 0) || (group > k && group % kStep == 0);
   return is_all ? round_up(std::max<int64_t>(k, 1), kStep) : group;
 }
 
-// Which of the input features `of` each packed one is. Its entries are the op's to check.
-inline gemm_int4::Perm read_perm(const char* op, const std::optional<Tensor>& perm, int64_t of) {
+// Reads a perm over `of` input features. The op checks the entries.
+inline Perm read_perm(const char* op, const std::optional<Tensor>& perm, int64_t of) {
   if (!perm) return {};
   const Argument argument{op, "perm", *perm};
   argument.has_dtype(ScalarType::Int);
@@ -37,23 +40,21 @@ inline gemm_int4::Perm read_perm(const char* op, const std::optional<Tensor>& pe
   return {static_cast<const int32_t*>(perm->data_ptr()), of};
 }
 
-inline gemm_int4::OfGroups read_groups(const Argument& argument, const gemm_int4::Problem& p,
-                                       bool may_be_u8) {
+inline GroupTensor read_groups(const Argument& argument, const gemm::Problem& p, bool may_be_u8) {
   const Tensor& tensor = argument.tensor;
   const int64_t groups = p.groups();
   require(tensor.dim() == 2 && tensor.size(0) == groups && tensor.size(1) == p.n, argument.op,
           argument.name, " must be 2-D [ceil(k / group), n] = [", groups, ", ", p.n, "], got ",
           ShapeText{tensor});
-  using gemm_int4::OfGroups;
-  OfGroups read{tensor.data_ptr(), OfGroups::Kind::kU8, tensor.stride(0), tensor.stride(1)};
+  GroupTensor read{tensor.data_ptr(), GroupTensor::Kind::kU8, tensor.stride(0), tensor.stride(1)};
   const ScalarType dtype = tensor.scalar_type();
   if (may_be_u8 && dtype == ScalarType::Byte) return read;
   if (dtype == ScalarType::Float) {
-    read.kind = OfGroups::Kind::kF32;
+    read.kind = GroupTensor::Kind::kF32;
   } else if (dtype == ScalarType::Half) {
-    read.kind = OfGroups::Kind::kF16;
+    read.kind = GroupTensor::Kind::kF16;
   } else if (dtype == ScalarType::BFloat16) {
-    read.kind = OfGroups::Kind::kBF16;
+    read.kind = GroupTensor::Kind::kBF16;
   } else {
     fail(argument.op, argument.name, " must be ", may_be_u8 ? "uint8, " : "",
          "float32, float16 or bfloat16, got ", dtype_text(dtype));

@@ -4,10 +4,44 @@
 #include "base/cpu_features.h"
 #include "base/memo.h"
 #include "device/device_info.h"
+#include "gemm/problem.h"
+#include "layout/int4.h"
+#include "layout/int8_tile.h"
+#include "ops/gemm_int4_int8/gemm_int4_int8.h"
+#include "ops/gemm_int8/gemm_int8.h"
 #include "torch/interop.h"
 
 namespace lamina::interop {
 namespace {
+
+// JSON: the packed layouts, by the names in the pack ops and in files.
+std::string layouts() {
+  const auto int4_layout = [](const char* device) {
+    std::ostringstream json;
+    json << "{\"version\": " << int4::kVersion << ", \"tile_n\": " << int4::kTileN
+         << ", \"tile_k\": " << int4::kTileK << ", \"tile_bytes\": " << int4::kTileBytes
+         << ", \"device\": \"" << device << "\"}";
+    return json.str();
+  };
+  std::ostringstream json;
+  json << "{\"int8_tile\": {\"version\": " << int8_tile::kVersion
+       << ", \"tile_n\": " << int8_tile::kTileN << ", \"tile_k\": " << int8_tile::kTileK
+       << ", \"group_k\": " << int8_tile::kGroupK << "}, \"int4_rows\": " << int4_layout("cpu")
+       << ", \"int4_tile\": " << int4_layout("cuda") << "}";
+  return json.str();
+}
+
+// JSON: the sizes that the ops accept. group: the group size of scales along k. group_step: the group sizes of int4
+// weights are multiples of it.
+std::string limits() {
+  std::ostringstream json;
+  json << "{\"gemm_int8\": {\"max_k\": " << gemm_int8::kMaxK
+       << ", \"group\": " << gemm_int8::kScaleGroup
+       << "}, \"gemm_int4\": {\"max_k\": " << gemm::kLargestK
+       << ", \"group_step\": " << gemm::kInt4GroupStep
+       << "}, \"gemm_int4_int8\": {\"max_k\": " << gemm_int4_int8::kMaxK << "}}";
+  return json.str();
+}
 
 std::string build_info() {
   std::ostringstream json;
@@ -22,15 +56,15 @@ std::string build_info() {
   for (int i = 0; i < built; ++i)
     json << (i ? ", " : "") << '"' << isa_name(static_cast<Isa>(i)) << '"';
 #if defined(LAMINA_EMULATE)
-  json << "], \"emulates_isas\": true}";
+  json << "], \"emulates_isas\": true";
 #else
-  json << "], \"emulates_isas\": false}";
+  json << "], \"emulates_isas\": false";
 #endif
+  json << ", \"layouts\": " << layouts() << ", \"limits\": " << limits() << "}";
   return json.str();
 }
 
-// JSON: one object a device that lamina's own CUDA runtime sees; null where lamina was built
-// without CUDA.
+// JSON: one object for each device that lamina's own CUDA runtime sees; null if lamina was built without CUDA.
 std::string cuda_devices() {
 #if defined(LAMINA_WITH_CUDA)
   std::ostringstream json;
@@ -49,7 +83,7 @@ std::string cuda_devices() {
 #endif
 }
 
-// JSON: what had to be made because no earlier call of the same thread had made it. Calls that repeat add nothing.
+// JSON: the number of plans, tensor maps and devices made so far (base/memo.h). A call that repeats adds nothing.
 std::string made_on_host() {
   const HostWork& work = host_work();
   std::ostringstream json;

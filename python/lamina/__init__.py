@@ -10,14 +10,17 @@ from lamina import nn, ops, quant  # noqa: E402  (the ops must be registered bef
 from lamina.checkpoint import load_compressed, save_compressed  # noqa: E402
 from lamina.compression import CompressionReport, compress  # noqa: E402
 from lamina.ops import (  # noqa: E402
+    PackedInt4,
+    PackedInt8,
     QuantizedInt8,
     gemm_int4,
     gemm_int4_int8,
     gemm_int8,
     gemm_int8_quantized,
+    pack_int4,
+    pack_int8,
     quantize_int8,
 )
-from lamina.pack import PackedInt4, PackedInt8, pack_int4, pack_int8  # noqa: E402
 
 __version__: str = _library.build_info()["version"]
 

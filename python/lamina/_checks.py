@@ -1,8 +1,8 @@
-"""What the Python twins and the fake kernels share about bad input."""
+"""Checks of arguments for the Python twins and the fake kernels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -85,19 +85,21 @@ def _kind(value: object) -> str:
 
 
 def require_2d(op: str, name: str, tensor: Tensor, dims: str) -> None:
-    """In a fake kernel: `tensor` must be 2-D, said as the C++ check says it."""
+    """`tensor` must be 2-D; the error of a fake kernel has the words of the C++ check."""
     if tensor.dim() != 2:
         shape = ", ".join(str(size) for size in tensor.shape)
         raise ValueError(f"lamina::{op}: {name} must be 2-D {dims}, got {tensor.dim()}-D [{shape}]")
 
 
-def require_device(op: str, first: Tensor, **others: Tensor | None) -> None:
-    """In a fake kernel: every tensor must be on the device of the first one.
+def require_one_device(op: str, arguments: Mapping[str, object]) -> None:
+    """Every tensor must be on the device of the first one.
 
-    A fake that let another device through would return memory that nobody wrote.
+    A fake kernel that accepted two devices would promise a result that the real kernel refuses to compute.
     """
-    for name, tensor in others.items():
-        if tensor is not None and tensor.device != first.device:
+    tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
+    device = next(iter(tensors.values())).device
+    for name, tensor in tensors.items():
+        if tensor.device != device:
             raise ValueError(
-                f"lamina::{op}: {name} must be on {first.device} like the first argument, got {tensor.device}"
+                f"lamina::{op}: {name} must be on {device} like the first argument, got {tensor.device}"
             )

@@ -17,7 +17,8 @@ def _torch_version() -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def _load(module: str) -> None:
+def load(module: str = "_C") -> None:
+    """Registers the ops of a compiled module: torch.ops.lamina.* of _C, which importing lamina loads."""
     if _torch_version() < MIN_TORCH:
         raise ImportError(
             f"lamina needs torch >= {MIN_TORCH[0]}.{MIN_TORCH[1]}, found {torch.__version__}; "
@@ -37,26 +38,8 @@ def _load(module: str) -> None:
         ) from error
 
 
-def load() -> None:
-    """Registers torch.ops.lamina.*; importing lamina calls it."""
-    _load("_C")
-
-
-def load_emulated() -> None:
-    """Registers torch.ops.lamina_emu.*: the same ops with AVX-512 and AMX emulated, for tests.
-
-    Raises ImportError where the test library is not built (it needs SIMDe, Debian's libsimde-dev).
-    """
-    first = not hasattr(torch.ops.lamina_emu, "gemm_int8")
-    _load("_emu")
-    if first:
-        from lamina.ops import register_fakes
-
-        register_fakes("lamina_emu")
-
-
 @lru_cache(maxsize=1)
 def build_info() -> dict[str, Any]:
-    """Version, compiler, CPU instruction sets and CUDA architectures of the loaded library."""
+    """Version, compiler, instruction sets, CUDA architectures, layouts and limits of the loaded library."""
     info: dict[str, Any] = json.loads(torch.ops.lamina.build_info())
     return info

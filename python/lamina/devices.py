@@ -1,4 +1,4 @@
-"""Which CUDA devices there are, and why lamina's ops cannot run on one."""
+"""The CPU instruction sets and CUDA devices of this machine, and why lamina's ops cannot run on a GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lamina.ops import quantize_int8
 
 @dataclass(frozen=True)
 class CudaDevice:
-    """A device as lamina's own CUDA runtime sees it, without torch and without cuda-python."""
+    """A device as lamina's own CUDA runtime sees it; neither torch nor cuda-python takes part."""
 
     index: int
     compute_capability: int  # 80, 90
@@ -28,14 +28,20 @@ class CudaDevice:
         )
 
 
+def cpu_isas() -> list[str]:
+    """The instruction sets that this machine runs and the build has, in ascending order."""
+    names: str = torch.ops.lamina.cpu_isas()
+    return names.split(",")
+
+
 def runtime_devices() -> list[CudaDevice] | None:
-    """What lamina's CUDA runtime sees; None where lamina was built without CUDA."""
+    """The devices that lamina's CUDA runtime sees; None if lamina was built without CUDA."""
     found = json.loads(torch.ops.lamina.cuda_devices())
     return None if found is None else [CudaDevice(index, **facts) for index, facts in enumerate(found)]
 
 
 def cuda_problem() -> str | None:
-    """Why lamina's ops cannot run on a CUDA device here, or None; runs one op to know."""
+    """Why lamina's ops cannot run on a CUDA device here, or None. Runs one op on the device."""
     if not torch.cuda.is_available():
         return "torch finds no CUDA device" + ("" if torch.version.cuda else " (it is a build without CUDA)")
     try:

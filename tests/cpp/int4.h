@@ -1,17 +1,17 @@
-// Problems of the products of int4 weights, in memory that notices a stray byte.
+// Problems for the products of int4 weights, in memory whose guards show a stray byte.
 #pragma once
 
 #include <cmath>
 
+#include "gemm/problem.h"
 #include "operand.h"
 #include "ops/gemm_int4/pack.h"
-#include "ops/gemm_int4/problem.h"
+#include "quant/group_tensor.h"
 #include "threads.h"
 
 namespace lamina::test {
 
-using gemm_int4::OfGroups;
-using gemm_int4::Problem;
+using gemm::Problem;
 
 // A weight, its scales and zero points in exactly sized memory.
 struct Weight {
@@ -42,8 +42,8 @@ struct Weight {
   void fill(Params& params) {
     params.problem = problem;
     params.w = packed.data();
-    params.w_scale = {scale.data(), OfGroups::Kind::kF32, problem.n, 1};
-    if (has_zero) params.w_zero_point = {zero_point.data(), OfGroups::Kind::kU8, problem.n, 1};
+    params.w_scale = {scale.data(), GroupTensor::Kind::kF32, problem.n, 1};
+    if (has_zero) params.w_zero_point = {zero_point.data(), GroupTensor::Kind::kU8, problem.n, 1};
     then.give(params);
   }
 };
@@ -55,7 +55,8 @@ Exact<T> activations(const Problem& p, int64_t stride, Random& random) {
   return a;
 }
 
-// run(out, its stride) fills rows with gaps between them: outputs are want(i, j), gaps and guards untouched.
+// Checks run(out, stride of out), which fills rows with gaps between them: outputs are want(i, j), and gaps and
+// guards stay untouched.
 template <class Run, class Want>
 void check_run(const Problem& p, const Run& run, const Want& want) {
   const int64_t stride = p.n + 3;

@@ -1,4 +1,4 @@
-// Problems of gemm_int8 and their results, in memory that notices a stray byte.
+// Problems for gemm_int8 and their results, in memory whose guards show a stray byte.
 #pragma once
 
 #include <cmath>
@@ -18,7 +18,7 @@ struct Int8Inputs {
   gemm_int8::Problem problem;
   int64_t a_stride;
   Exact<int8_t> a, w;
-  int64_t groups;  // of scales; 1 where they are not along k
+  int64_t groups;  // groups of scales along k, else 1
   Exact<float> a_scale, w_scale;
   Exact<int8_t> zero_point;
   Exact<int8_t> packed;
@@ -27,14 +27,14 @@ struct Int8Inputs {
   Followed then;
   std::vector<int64_t> acc;
 
-  // loud: one activation in so many takes the whole range of int8, the others are below 33, as a
-  // quantiser's are. Kernels may choose their path by that.
+  // loud: one activation in `loud` takes the whole range of int8; the others are below 33, as after a
+  // quantiser. Kernels may choose their path by the sizes of activations.
   Int8Inputs(gemm_int8::Problem p, int64_t extra, uint64_t seed, uint32_t loud = 1)
       : problem(p),
         a_stride(p.k + extra),
         a(p.m == 0 ? 0 : (p.m - 1) * (p.k + extra) + p.k),
         w(p.n * p.k),
-        groups(p.is_grouped ? p.groups() : 1),
+        groups(p.groups()),
         a_scale(p.m * groups),
         w_scale(p.n * groups),
         zero_point(p.m),
@@ -53,7 +53,7 @@ struct Int8Inputs {
     for (int64_t i = 0; i < p.m; ++i)
       for (int64_t j = 0; j < p.n; ++j)
         for (int64_t q = 0; q < p.k; ++q)
-          acc[at(p.is_grouped ? q / gemm_int8::kScaleGroup : 0, i, j)] +=
+          acc[at(p.is_grouped() ? q / gemm_int8::kScaleGroup : 0, i, j)] +=
               (a[i * a_stride + q] - zero_point[i]) * w[j * p.k + q];
   }
 
@@ -61,18 +61,18 @@ struct Int8Inputs {
     return static_cast<size_t>((g * problem.m + i) * problem.n + j);
   }
 
-  // Before what follows.
+  // The scaled sum, without bias and the later steps of the epilogue.
   float scaled(int64_t i, int64_t j) {
     const auto product = [&](int64_t g) {
       return static_cast<float>(acc[at(g, i, j)]) * a_scale[i * groups + g];
     };
-    if (!problem.is_grouped) return product(0) * w_scale[j];
-    float total = groups == 0 ? 0.0f : -0.0f, segment = -0.0f;
+    if (!problem.is_grouped()) return product(0) * w_scale[j];
+    float total = groups == 0 ? 0.0f : -0.0f, k_chunk = -0.0f;
     for (int64_t g = 0; g < groups; ++g) {
-      segment = std::fma(product(g), w_scale[g * problem.n + j], segment);
-      if ((g + 1) % gemm_int8::kSegmentGroups != 0 && g + 1 < groups) continue;
-      total += segment;
-      segment = -0.0f;
+      k_chunk = std::fma(product(g), w_scale[g * problem.n + j], k_chunk);
+      if ((g + 1) % gemm_int8::kChunkGroups != 0 && g + 1 < groups) continue;
+      total += k_chunk;
+      k_chunk = -0.0f;
     }
     return total;
   }

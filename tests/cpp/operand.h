@@ -4,8 +4,8 @@
 #include <cstring>
 
 #include "base/numeric.h"
+#include "gemm/epilogue.h"
 #include "memory.h"
-#include "ops/gemm_int8/output.h"
 
 namespace lamina::test {
 
@@ -21,7 +21,7 @@ inline void put(DType dtype, uint8_t* to, float value) {
   put_as<BF16>(to, value);
 }
 
-// [rows, columns], `pad` elements between rows: quarters from -8 to 7.75, which every dtype has.
+// [rows, columns] with `pad` elements between rows. Values are quarters from -8 to 7.75, exact in every dtype.
 class FloatRows {
  public:
   FloatRows(DType dtype, int64_t rows, int64_t columns, int64_t pad, Random& random)
@@ -43,7 +43,7 @@ class FloatRows {
 
   const void* data() { return bytes_.data(); }
   DType dtype() const { return dtype_; }
-  gemm_int8::Operand operand() { return {bytes_.data(), stride_, dtype_}; }
+  gemm::Operand operand() { return {bytes_.data(), stride_, dtype_}; }
 
  private:
   DType dtype_;
@@ -51,7 +51,7 @@ class FloatRows {
   Exact<uint8_t> bytes_;
 };
 
-// All that may follow scaled sums [m, n] but an activation: dtypes and strides change with m, n and `seed`.
+// All operands of the epilogue of [m, n]: bias, gate and residual. Dtypes and strides change with m, n and `seed`.
 struct Followed {
   FloatRows bias, gate, residual;
 
@@ -60,11 +60,11 @@ struct Followed {
         gate(dtype_of(seed + 1), m, n, (m + n) % 3, random),
         residual(dtype_of(seed + 2), m, n, (m + seed) % 2 * (8 - n % 8), random) {}
 
-  void give(gemm_int8::Output& output) {
-    output.bias = bias.data();
-    output.bias_dtype = bias.dtype();
-    output.gate = gate.operand();
-    output.residual = residual.operand();
+  void give(gemm::Epilogue& epilogue) {
+    epilogue.bias = bias.data();
+    epilogue.bias_dtype = bias.dtype();
+    epilogue.gate = gate.operand();
+    epilogue.residual = residual.operand();
   }
 
   float after(float scaled, int64_t i, int64_t j) {

@@ -1,4 +1,5 @@
-// The products of int4 weights with perm against those of a gathered copy of a, on every ISA; nothing is read outside.
+// Compares the products of int4 weights with perm to the products of a gathered copy of a, on every ISA, and checks
+// that they read nothing outside of a.
 #include "int4.h"
 #include "ops/gemm_int4/gemm_int4.h"
 #include "ops/gemm_int4_int8/gemm_int4_int8.h"
@@ -6,9 +7,8 @@
 namespace lamina::test {
 namespace {
 
-using gemm_int4::Perm;
-
-// Of rows [m, features] exactly; a quarter of the places has none.
+// Rows [m, features] in memory of exactly this size, and their gathered copy. A quarter of the packed places has no
+// feature.
 template <class T>
 struct Gathered {
   int64_t features;
@@ -32,7 +32,7 @@ struct Gathered {
   }
 };
 
-// On every ISA `run(params)` gives the same for the rows and for the copy.
+// Checks on every ISA that run(params) gives the same for the rows and for the copy.
 template <class Params, class T, class Run>
 void check_gathered(Params params, Gathered<T>& rows, const Run& run) {
   const Problem& p = params.problem;
@@ -80,8 +80,9 @@ TEST(a_permuted_product_is_that_of_a_gathered_copy) {
       for (bool has_zero : {false, true}) {
         bytes.gather(p, [&](int64_t i) { return has_zero ? zero[i] : int8_t{0}; });
         if (has_zero) w4a8.a_zero_point = {zero.data(), 1};
-        check_gathered(w4a8, bytes,
-                       [](const auto& params) { return gemm_int4_int8::run(params, Threads(2)); });
+        check_gathered(w4a8, bytes, [](const auto& params) {
+          return gemm_int4_int8::run(params, nullptr, Threads(2));
+        });
       }
     }
   });

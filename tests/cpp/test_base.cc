@@ -1,4 +1,4 @@
-// Checked integer maths, value types, CPU features, shared-out tasks.
+// Tests of csrc/base: checked integer maths, value types, CPU features, work stealing.
 #include <atomic>
 #include <cfloat>
 #include <cmath>
@@ -7,7 +7,7 @@
 
 #include "base/int_math.h"
 #include "base/numeric.h"
-#include "base/task_ranges.h"
+#include "base/work_stealing.h"
 #include "check.h"
 #include "threads.h"
 
@@ -69,9 +69,8 @@ void check_conversions(int exponent_bits, int mantissa_bits) {
     CHECK_EQ(static_cast<double>(wide), want);
     CHECK_EQ(from_f32<T>(wide).bits, bits);
     if ((bits & 0x7fff) >= infinity) continue;
-    // Towards the next magnitude: below the middle stays, the middle goes to even, above it moves.
-    // Past the largest finite value the next magnitude is what the format would have with one more
-    // exponent.
+    // Rounding between a value and the next magnitude: numbers below the middle go down, the middle goes to even,
+    // numbers above it go up. The next magnitude after the largest finite value is 2^(largest exponent + 1).
     const double step =
         (bits & 0x7fff) + 1 == infinity
             ? std::fabs(want) - std::fabs(value_of(bits - 1, exponent_bits, mantissa_bits))
@@ -101,7 +100,7 @@ TEST(every_task_runs_once_whoever_takes_it) {
     for (int64_t workers : {1, 2, 3, 8, 70}) {
       at(count, " tasks, ", workers, " workers");
       const auto counts = [&](const Parallel& parallel) {
-        TaskRanges tasks(count, workers);
+        WorkStealing tasks(count, workers);
         std::vector<std::atomic<int>> runs(static_cast<size_t>(count));
         parallel.for_range(workers, 1, [&](int64_t begin, int64_t end) {
           for (int64_t worker = begin; worker < end; ++worker)
@@ -116,7 +115,7 @@ TEST(every_task_runs_once_whoever_takes_it) {
 }
 
 TEST(a_worker_takes_its_own_tasks_in_order_then_others_from_the_back) {
-  TaskRanges tasks(7, 2);
+  WorkStealing tasks(7, 2);
   std::vector<int64_t> order;
   tasks.run(1, [&](int64_t task) { order.push_back(task); });
   CHECK(order == std::vector<int64_t>({4, 5, 6, 3, 2, 1, 0}));

@@ -1,4 +1,4 @@
-// gemm_int4 on every ISA against the obvious loop.
+// Tests of gemm_int4 on every ISA against a plain loop.
 #include "int4.h"
 #include "ops/gemm_int4/gemm_int4.h"
 
@@ -12,16 +12,16 @@ TEST(int4_times_floats_equals_the_loop_on_every_isa) {
     Exact<float> a = activations<float>(p, stride, random);
     for (int64_t i = 0; i < a.count(); ++i) a[i] *= 0.37f;
     const auto want = [&](int64_t i, int64_t j) {
-      float total = p.k == 0 ? 0.0f : -0.0f, segment = -0.0f;
+      float total = p.k == 0 ? 0.0f : -0.0f, k_chunk = -0.0f;
       for (int64_t q = 0; q < p.k; ++q) {
         const int64_t g = q / p.group * p.n + j;
         const float scale = weight.scale[g];
         const float minus_zero = -static_cast<float>(weight.zero_point[g]) * scale;
         const float w = std::fma(static_cast<float>(weight.q[j * p.k + q]), scale, minus_zero);
-        segment = std::fma(a[i * stride + q], w, segment);
-        if ((q + 1) % gemm_int4::kSegmentK != 0 && q + 1 < p.k) continue;
-        total += segment;
-        segment = -0.0f;
+        k_chunk = std::fma(a[i * stride + q], w, k_chunk);
+        if ((q + 1) % gemm_int4::kChunkK != 0 && q + 1 < p.k) continue;
+        total += k_chunk;
+        k_chunk = -0.0f;
       }
       return weight.then.after(total, i, j);
     };

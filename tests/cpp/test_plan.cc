@@ -1,15 +1,16 @@
-// Plans: the right kernel, every output in exactly one task, sizes that cannot overflow.
+// Tests of the CPU planner: the right kernel, every output in exactly one task, sizes that cannot overflow.
 #include "base/memo.h"
 #include "check.h"
-#include "ops/gemm_int4/plan.h"
-#include "ops/gemm_int8/plan.h"
+#include "gemm/cpu/plan.h"
+#include "ops/gemm_int8/gemm_int8.h"
 
 namespace lamina::test {
 namespace {
 
-using gemm_int8::Block;
-using gemm_int8::Plan;
-using gemm_int8::Problem;
+using gemm::Block;
+using gemm::CpuOp;
+using gemm::Plan;
+using gemm::Problem;
 
 constexpr int64_t kL2 = 1 << 20;
 
@@ -32,7 +33,7 @@ TEST(the_kernel_fits_the_isa_and_m) {
       {Isa::kAmxInt8, 500, "gemm_int8_amx_int8"},
   };
   for (const Row& row : table) {
-    const Plan chosen = plan(Problem{row.m, 4096, 4096}, {row.isa, kL2}, 2);
+    const Plan chosen = plan(gemm_int8::cpu_op(), Problem{row.m, 4096, 4096}, {row.isa, kL2}, 2);
     CHECK_EQ(std::string(chosen.kernel.name) == row.kernel, true);
   }
 }
@@ -40,30 +41,31 @@ TEST(the_kernel_fits_the_isa_and_m) {
 
 TEST(kernels_ascend_and_are_named_after_their_isa) {
   Isa last = Isa::kGeneric;
-  for (const gemm_int8::CpuKernel& kernel : gemm_int8::kernels()) {
+  for (const gemm::CpuKernel& kernel : gemm_int8::cpu_op().kernels) {
     CHECK(kernel.isa >= last);
     last = kernel.isa;
     CHECK(std::string(kernel.name) == "gemm_int8_" + std::string(isa_name(kernel.isa)));
     CHECK(kernel.tile_m > 0 && kernel.tile_n > 0 && kernel.tile_n % 16 == 0);
   }
-  CHECK(gemm_int8::kernels().front().isa == Isa::kGeneric &&
-        gemm_int8::kernels().front().min_m == 0);
+  const gemm::CpuKernel& first = gemm_int8::cpu_op().kernels.front();
+  CHECK(first.isa == Isa::kGeneric && first.min_m == 0);
 }
 
 TEST(every_output_is_in_exactly_one_task) {
-  for (const gemm_int8::CpuKernel& kernel : gemm_int8::kernels())
+  for (const gemm::CpuKernel& kernel : gemm_int8::cpu_op().kernels)
     for (int64_t m : {1, 2, 5, 6, 7, 31, 33, 64, 130})
       for (int64_t n : {1, 15, 16, 17, 64, 65, 300})
         for (int64_t k : {0, 1, 64, 4096, 70000})
           for (int threads : {1, 2, 3, 8, 64}) {
             at(kernel.name, " ", m, " ", n, " ", k, " threads ", threads);
             const Problem problem{m, n, k};
-            const Plan chosen = plan(problem, {kernel.isa, kL2}, threads);
+            const Plan chosen = plan(gemm_int8::cpu_op(), problem, {kernel.isa, kL2}, threads);
             CHECK(chosen.workers >= 1 && chosen.workers <= threads);
             CHECK(chosen.workers <= chosen.tasks());
             CHECK(chosen.block_m > 0 && chosen.block_m % chosen.kernel.tile_m == 0);
             CHECK(chosen.block_n % chosen.kernel.tile_n == 0);
-            CHECK_EQ(chosen.scratch_bytes, chosen.kernel.scratch_bytes(chosen.block_m, problem));
+            CHECK_EQ(chosen.scratch_bytes,
+                     chosen.block_m / chosen.kernel.tile_m * chosen.kernel.panel_bytes(problem));
             CHECK(chosen.scratch_bytes >= chosen.block_m * k);
             std::vector<int> owners(static_cast<size_t>(m * n), 0);
             for (int64_t task = 0; task < chosen.tasks(); ++task) {
@@ -80,8 +82,8 @@ TEST(every_output_is_in_exactly_one_task) {
 
 TEST(panels_fit_l2_unless_one_tile_does_not) {
   for (int64_t k : {64, 4096, 16384, 1 << 20})
-    for (const gemm_int8::CpuKernel& kernel : gemm_int8::kernels()) {
-      const Plan chosen = plan(Problem{512, 512, k}, {kernel.isa, kL2}, 2);
+    for (const gemm::CpuKernel& kernel : gemm_int8::cpu_op().kernels) {
+      const Plan chosen = plan(gemm_int8::cpu_op(), Problem{512, 512, k}, {kernel.isa, kL2}, 2);
       CHECK(chosen.block_m == chosen.kernel.tile_m || chosen.block_m * k <= kL2);
     }
 }
@@ -92,20 +94,19 @@ TEST(huge_problems_are_planned_without_overflow) {
        {Problem{big, 1, 1}, Problem{1, big, 1000}, Problem{big, 1 << 20, 0},
         Problem{(int64_t{1} << 31) + 1, 1 << 29, 64}, Problem{100, 100, gemm_int8::kMaxK}}) {
     at(problem.m, " ", problem.n, " ", problem.k);
-    CHECK(check(problem).is_ok());
+    CHECK(gemm_int8::check(problem).is_ok());
     for (Isa isa : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512Vnni, Isa::kAmxInt8}) {
-      const Plan chosen = plan(problem, {isa, kL2}, 64);
+      const Plan chosen = plan(gemm_int8::cpu_op(), problem, {isa, kL2}, 64);
       CHECK(chosen.block_m > 0 && chosen.block_n > 0 && chosen.scratch_bytes > 0);
       CHECK(chosen.grid_m * chosen.block_m >= problem.m &&
             chosen.grid_n * chosen.block_n >= problem.n);
       CHECK(chosen.block(chosen.tasks() - 1, problem.m, problem.n).m_end == problem.m);
-      CHECK(chosen.describe(problem, {isa, kL2}).find(" -") == std::string::npos);
     }
   }
 }
 
-// What calls of a thread have planned before is found again, and is what would be planned; all of the problem, the CPU and
-// the threads counts.
+// A thread finds the plans that it has made, and they equal new plans. Every field of the problem, the CPU and the
+// number of threads make different plans.
 template <class Problem>
 void check_known_plans(const Problem& base, const Problem& other, const auto& plan,
                        const auto& known) {
@@ -140,23 +141,24 @@ void check_known_plans(const Problem& base, const Problem& other, const auto& pl
 }
 
 TEST(known_plans_are_those_that_would_be_made) {
-  using gemm_int4::CpuKernel, gemm_int4::CpuKernels;
-  check_known_plans(
-      Problem{3, 500, 700, false}, Problem{3, 500, 700, true},
-      [](const auto&... of) { return gemm_int8::plan(of...); },
-      [](const auto&... of) { return gemm_int8::known_plan(of...); });
-  const CpuKernel kernel{
-      "first", Isa::kGeneric, 0, 16, 4, 16, 8, [](const gemm_int4::Problem& p) { return p.k; },
-      64,      nullptr};
-  const CpuKernels kernels = {kernel};
-  const gemm_int4::Problem base{3, 500, 700, 32}, other{3, 500, 700, 64};
-  check_known_plans(
-      base, other, [&](const auto&... of) { return gemm_int4::plan(kernels, of...); },
-      [&](const auto&... of) { return gemm_int4::known_plan(kernels, of...); });
-  // Another op's kernels, and the same problem.
-  CpuKernels others = {kernel};
-  others.front().name = "second";
-  CHECK(std::string(gemm_int4::known_plan(others, base, {Isa::kGeneric, kL2}, 2).kernel.name) ==
+  const auto check_op = [](const CpuOp& op, const Problem& base, const Problem& other) {
+    check_known_plans(
+        base, other, [&](const auto&... of) { return gemm::plan(op, of...); },
+        [&](const auto&... of) { return gemm::known_plan(op, of...); });
+  };
+  const Problem base{3, 500, 700, 32};
+  check_op(gemm_int8::cpu_op(), Problem{3, 500, 700}, Problem{3, 500, 700, 128});
+  gemm::CpuKernel kernel{};
+  kernel.name = "first";
+  kernel.tile_m = 4, kernel.tile_n = 16;
+  kernel.macs_per_cycle = 8;
+  kernel.panel_bytes = [](const Problem& p) { return p.k; };
+  const CpuOp op{"op", 0.5, {kernel}};
+  check_op(op, base, Problem{3, 500, 700, 64});
+  // The same problem with the kernels of another op.
+  kernel.name = "second";
+  const CpuOp other{"other", 0.5, {kernel}};
+  CHECK(std::string(gemm::known_plan(other, base, {Isa::kGeneric, kL2}, 2).kernel.name) ==
         "second");
 }
 
@@ -167,7 +169,7 @@ TEST(impossible_problems_are_refused) {
         Problem{INT64_MAX, 1, 1}, Problem{0, INT64_MAX, 64}, Problem{1, 1, gemm_int8::kMaxK + 1},
         Problem{INT64_MAX, INT64_MAX, INT64_MAX}, Problem{INT64_MIN, INT64_MIN, INT64_MIN}}) {
     at(problem.m, " ", problem.n, " ", problem.k);
-    const Status status = check(problem);
+    const Status status = gemm_int8::check(problem);
     CHECK(!status.is_ok());
     CHECK(status.message().find("gemm_int8: ") == 0);
     std::string text;

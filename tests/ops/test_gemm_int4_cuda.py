@@ -1,4 +1,4 @@
-"""gemm_int4's CUDA kernels against float64 with the bound of the docstring, on the twin and on a GPU."""
+"""gemm_int4's CUDA kernels against float64 with the bound of the docstring, on the emulator and on a GPU."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ A100, H200 = (80, 108), (90, 132)
 
 
 def half_inputs(case: Int4Case, dtype: torch.dtype, zero: str | None, bias: torch.dtype | None) -> Int4Inputs:
-    """zero: "bytes", "floats" or none."""
+    """zero: "bytes", "floats" or None."""
     kind = {"bytes": torch.uint8, "floats": dtype, None: None}[zero]
     return case.inputs(zero=kind, scale=dtype, bias=bias).floats(dtype)
 
 
 @functools.cache
 def solved(group: int, k: int) -> tuple[Int4Inputs, torch.dtype, Expected]:
-    """A problem of that depth with other m, n and kinds of arguments, and its answer."""
+    """A problem of this depth, whose m, n and kinds of arguments vary with it, and its answer."""
     i = GROUPS.index(group) * len(DEPTHS) + DEPTHS.index(k)
     pick = random.Random(i).choice
     case = Int4Case("half", ROWS[i % len(ROWS)], COLUMNS[i % len(COLUMNS)], k, group)
@@ -64,7 +64,7 @@ def solved(group: int, k: int) -> tuple[Int4Inputs, torch.dtype, Expected]:
 @BACKENDS
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_depth(group: int, backend: Backend) -> None:
-    """Groups that cross steps and segments, ragged last groups, groups beyond k."""
+    """Groups that cross ring steps and k chunks, ragged last groups, groups larger than k."""
     for k in in_turn(backend, GROUPS.index(group), DEPTHS):
         inputs, dtype, expected = solved(group, k)
         assert_within(backend.gemm_int4(inputs, dtype), expected, dtype, f"k = {k}")
@@ -127,8 +127,24 @@ def test_extreme_values(dtype: torch.dtype, backend: Backend) -> None:
 
 
 @STORES
+@pytest.mark.parametrize("dtype", HALVES, ids=dtype_name)
+def test_underflow_stays_within_the_bound(dtype: torch.dtype, backend: Backend) -> None:
+    """Scales make weights subnormal, and in bf16 products too small for f32."""
+    inputs = half_inputs(Int4Case("underflow", 9, 40, 300, 32), dtype, "floats", None)
+    lowest = torch.finfo(dtype).smallest_normal
+    of_a, of_scale = (2.0**-12, 2.0**-6) if dtype == torch.float16 else (2.0**-80, 2.0**-62)
+    for problem in (
+        inputs.but(w_scale=(inputs.w_scale.float() * (lowest * 4)).to(dtype)),
+        inputs.but(a=inputs.a * of_a, w_scale=inputs.w_scale * of_scale),
+    ):
+        assert_within(
+            backend.gemm_int4(problem, torch.float32), problem.half_product(torch.float32), torch.float32
+        )
+
+
+@STORES
 def test_weights_are_rounded_as_the_docstring_says(backend: Backend) -> None:
-    """Rows of a that pick one weight each."""
+    """Each row of a picks one weight."""
     k = 48
     inputs = half_inputs(Int4Case("weights", k, 40, k, 16), torch.float16, "floats", None)
     assert inputs.w_zero_point is not None
@@ -171,7 +187,7 @@ def test_act_order(features: int, backend: Backend) -> None:
 
 @BACKENDS
 def test_a_feature_that_there_is_not_is_nan(backend: Backend) -> None:
-    """The host cannot look; only its place's own products know."""
+    """The host cannot check perm, so all outputs become NaN."""
     for wrong in (-2, 70, 2**31 - 1):
         inputs = half_inputs(Int4Case("wrong", 3, 20, 70, 32), torch.float16, None, None)
         perm = torch.arange(70, dtype=torch.int32)
@@ -181,7 +197,7 @@ def test_a_feature_that_there_is_not_is_nan(backend: Backend) -> None:
 
 @BACKENDS
 def test_what_lies_beyond_k_takes_no_part(backend: Backend) -> None:
-    """Codes there are 0, which would be -8 times a scale: here more than f16 has."""
+    """Codes past k are 0, which stands for the weight -8 * scale: here too large for f16."""
     for k in (1, 15, 17, 64, 65, 96, 129, 192, 1090):
         inputs = half_inputs(Int4Case("beyond", 20, 20, k, -1), torch.float16, None, None)
         inputs = inputs.but(q=torch.full_like(inputs.q, 9), a=torch.ones_like(inputs.a))
@@ -208,7 +224,7 @@ def twin_ops() -> Iterator[object]:
 
 
 def test_no_kernel_shows() -> None:
-    """Whichever the planner takes: its tile and its split of k."""
+    """The result does not depend on the kernel that the planner chooses, nor on its tile and split of k."""
     inputs = half_inputs(Int4Case("kernels", 70, 130, 3000, 128), torch.bfloat16, "floats", None)
     first, *others = twins(OP)
     want = first.gemm_int4(inputs, torch.float32)
@@ -218,7 +234,7 @@ def test_no_kernel_shows() -> None:
 
 @pytest.mark.parametrize("k", [64, 192, 1088, 1216])
 def test_no_kernel_shows_in_the_sign_of_zero(k: int) -> None:
-    """Nothing but products of -0: one of +0, of what lies beyond k, would show."""
+    """All products are -0, so that a product of +0 from past k would show."""
     inputs = half_inputs(Int4Case("signs", 3, 20, k, -1), torch.float16, None, None)
     inputs = inputs.but(a=torch.zeros_like(inputs.a), q=torch.zeros_like(inputs.q))
     want = torch.full((3, 20), -0.0)
@@ -228,7 +244,7 @@ def test_no_kernel_shows_in_the_sign_of_zero(k: int) -> None:
 
 @TWINS
 def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin, twin_ops: object) -> None:
-    """Blocks that stay until the work is done, in the launch that adds splits too."""
+    """Under the cap blocks loop until the work is done, in the reduction too."""
     ops = emulated_ops()
     for m, n, k in ((40, 300, 600), (3, 200, 4500)):
         inputs = half_inputs(Int4Case("capped", m, n, k, 128), torch.float16, "bytes", None)
@@ -293,7 +309,7 @@ def test_plan_fits_the_problem(
 
 @pytest.mark.parametrize(("capability", "arch"), [(80, "sm80"), (89, "sm80"), (90, "sm90a"), (120, "sm80")])
 def test_all_batches_have_kernels_of_one_arch(capability: int, arch: str) -> None:
-    """Tensor cores of two kinds may add in two orders."""
+    """Tensor cores of different generations may add in different orders."""
     for m, sms in itertools.product((1, 17, 64, 256, 4096), (1, 132)):
         plan = str(emulated_ops().explain_gemm_int4_cuda(m, 4096, 4096, capability, 132, 128, sms))
         assert kernel_of(plan).startswith(f"gemm_int4_{arch}_"), plan

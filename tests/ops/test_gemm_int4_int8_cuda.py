@@ -1,4 +1,4 @@
-"""gemm_int4_int8's CUDA kernels: the documented f32 steps, bit for bit, on the twin and on a GPU."""
+"""gemm_int4_int8's CUDA kernels: the documented f32 steps, bit for bit, on the emulator and on a GPU."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ A100, H200 = (80, 108), (90, 132)
 
 @functools.cache
 def solved(group: int, k: int) -> tuple[Int4Inputs, torch.dtype, torch.Tensor]:
-    """A problem of that depth with other m, n and kinds of arguments, and its answer."""
+    """A problem of this depth, whose m, n and kinds of arguments vary with it, and its answer."""
     i = GROUPS.index(group) * len(DEPTHS) + DEPTHS.index(k)
     pick = random.Random(i).choice
     inputs = Int4Case("cuda", ROWS[i % len(ROWS)], COLUMNS[i % len(COLUMNS)], k, group).inputs(
@@ -59,7 +59,7 @@ def solved(group: int, k: int) -> tuple[Int4Inputs, torch.dtype, torch.Tensor]:
 @BACKENDS
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_depth(group: int, backend: Backend) -> None:
-    """Groups that cross steps and segments, ragged last groups, groups beyond k."""
+    """Groups that cross ring steps and k chunks, ragged last groups, groups larger than k."""
     for k in in_turn(backend, GROUPS.index(group), DEPTHS):
         inputs, dtype, bits = solved(group, k)
         assert_equal(backend.gemm_int4_int8(inputs, dtype), bits, f"k = {k}")
@@ -91,7 +91,7 @@ def test_every_scale_and_zero_point(backend: Backend) -> None:
 @BACKENDS
 @pytest.mark.parametrize("value", [-128, 127])
 def test_largest_sums(value: int, backend: Backend) -> None:
-    """Every product is the largest there is."""
+    """Every product has the largest possible magnitude."""
     inputs = Int4Case("largest", 3, 20, 5000, -1).inputs(zero=torch.uint8, a_zero="token")
     inputs.a[:], inputs.q[:] = value, 15
     assert inputs.a_zero_point is not None
@@ -147,7 +147,7 @@ def test_act_order(features: int, backend: Backend) -> None:
 
 @BACKENDS
 def test_a_feature_that_there_is_not_is_nan(backend: Backend) -> None:
-    """The host cannot look."""
+    """The host cannot check perm, so all outputs become NaN."""
     for wrong in (-2, 70, 2**31 - 1):
         inputs = Int4Case("wrong", 3, 20, 70, 32).inputs()
         perm = torch.arange(70, dtype=torch.int32)
@@ -207,7 +207,7 @@ def twin_ops() -> Iterator[object]:
 
 
 def run_on_twin(twin: Twin, sms: int, inputs: Int4Inputs) -> torch.Tensor:
-    """Needs twin_ops, which puts things back."""
+    """The caller needs the fixture twin_ops, which restores the emulator's settings."""
     ops = emulated_ops()
     ops.set_twin(twin.arch, max(sms, CLUSTERS.get(twin.isa, 1)))
     ops.set_cuda_kernel(f"{OP}_{twin.isa}")
@@ -246,7 +246,7 @@ def test_every_schedule(zero: torch.dtype | None, twin: Twin) -> None:
 
 @TWINS
 def test_groups_of_several_warps(twin: Twin) -> None:
-    """More of them than are prepared at once."""
+    """There are more groups than pack_activations handles at once."""
     inputs = Int4Case("warps", 3, 17, 5000, 608).inputs(zero=torch.uint8, a_zero="token")
     assert_equal(twin.gemm_int4_int8(inputs), inputs.expected_bits(inputs.sums()))
 

@@ -59,7 +59,7 @@ EMULATED = emulated_parameters("gemm_int8")
 @pytest.mark.parametrize("backend", EMULATED)
 @pytest.mark.parametrize("name", ["no_depth", "ragged_everywhere", "ragged_amx_panel", "blocks_of_depth"])
 def test_emulated_kernels_match_reference(name: str, backend: Backend) -> None:
-    """The emulation itself stays tested on machines that never need it."""
+    """SIMDe's and emulated AMX kernels stay tested on machines that never need them."""
     check_gemm(backend, *case_with_answer(GEMM_BY_NAME[name]), name)
 
 
@@ -134,7 +134,7 @@ def test_nan_and_inf_of_scales_and_bias(out_dtype: torch.dtype, backend: Backend
 @pytest.mark.parametrize("out_dtype", FLOAT_DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("exponent", [0, 3, -10, -20, -30, -126, -140])
 def test_rounding_of_the_output(exponent: int, out_dtype: torch.dtype, backend: Backend) -> None:
-    """Ties, overflow to Inf and subnormals: consecutive integers times a power of two."""
+    """Consecutive integers times a power of two give ties, overflow to Inf and subnormals."""
     a = torch.tensor([[127, 1, 127, 127], [-127, -1, -127, -127], [5, 1, 7, 0]], dtype=torch.int8)
     w = torch.stack(
         [torch.tensor([c // 127 % 128, c % 127, c // 3 % 100, c % 61]) for c in range(0, 12000, 7)]
@@ -150,7 +150,7 @@ def test_rounding_of_the_output(exponent: int, out_dtype: torch.dtype, backend: 
 @BACKENDS
 @pytest.mark.parametrize("n, k, dtype", [(49, 191, torch.bfloat16), (70, 1101, torch.float32)])
 def test_a_row_is_the_same_in_every_batch(n: int, k: int, dtype: torch.dtype, backend: Backend) -> None:
-    """What is added in which order does not depend on the dtype of the result."""
+    """The order of the sums does not depend on the dtype of the result."""
     m = 140 if isinstance(backend, CudaKernel) else 257
     inputs = GemmCase("batch", m, n, k).inputs(zero_point="token", bias=torch.bfloat16)
     data, sums = backend.pack(inputs.w)
@@ -175,7 +175,7 @@ def test_independent_of_the_thread_count(shape: tuple[int, int, int], backend: B
 
 @BACKENDS
 def test_independent_of_the_sms_it_may_use(backend: Backend) -> None:
-    """Blocks that take unit after unit. Two SMs: a kernel of clusters needs as many."""
+    """A block takes unit after unit. The fewest SMs are two, because a kernel with clusters needs two."""
     inputs = GemmCase("capped", 150, 140, 700).inputs(zero_point="token", bias=torch.float32)
     want = inputs.expected_bits(inputs.accumulated(), torch.float32)
     assert_equal(backend.gemm(dataclasses.replace(inputs, max_sms=2)), want)

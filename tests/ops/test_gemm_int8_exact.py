@@ -15,7 +15,7 @@ from tests.support.compare import assert_equal
 
 BACKENDS = pytest.mark.parametrize("backend", backends("gemm_int8"))
 STORES = pytest.mark.parametrize("backend", backends("gemm_int8", stores=True))
-# What instructions of a CPU may saturate. A GPU's add 32-bit products, which tests/cpp/device shows.
+# Instructions of a CPU may saturate pairs. Those of a GPU add 32-bit products, as tests/cpp/device shows.
 CPU_AND_GPU = pytest.mark.parametrize("backend", [*cpu_backends("gemm_int8"), *gpus("gemm_int8")])
 ONE = torch.ones(1)
 
@@ -23,7 +23,7 @@ ONE = torch.ones(1)
 @BACKENDS
 @pytest.mark.parametrize("k", [1, 3, 63, 64, 65, 127, 512])
 def test_integers_are_exact(k: int, backend: Backend) -> None:
-    """With scales that are powers of two f32 holds every sum up to 2^24 = 128 * 255 * 514 exactly."""
+    """Scales are powers of two, so f32 holds every sum up to 2^24 = 128 * 255 * 514 exactly."""
     g = generator(f"exact {k}")
     for m in (5, 33) if isinstance(backend, Twin) else (1, 2, 5, 6, 7, 16, 17, 33):
         a, w, zero = random_int8(g, m, k), random_int8(g, 35, k), random_int8(g, m, 1)
@@ -37,7 +37,7 @@ def test_integers_are_exact(k: int, backend: Backend) -> None:
 @pytest.mark.parametrize("a", [-128, 127, -1, 0])
 @pytest.mark.parametrize("w", [-128, 127, 1])
 def test_extreme_values_everywhere(a: int, w: int, backend: Backend) -> None:
-    """Each product and each pair of products at its largest: no instruction may saturate."""
+    """Each product and each pair of products has its largest magnitude; no instruction may saturate."""
     for m, n, k in ((1, 16, 4), (7, 33, 65), (17, 16, 512), (40, 65, 1030)):
         for zero in (-128, 127):
             inputs = GemmInputs(
@@ -54,14 +54,14 @@ def test_extreme_values_everywhere(a: int, w: int, backend: Backend) -> None:
 
 @BACKENDS
 def test_saturating_pairs_next_to_small_ones(backend: Backend) -> None:
-    """Signs that differ inside a group of four: 2 * 255 * 128 leaves int16, where vpmaddubsw would clip."""
+    """Signs differ inside a group of four: 2 * 255 * 128 does not fit int16, so vpmaddubsw would clip."""
     patterns = list(itertools.product((-128, 127), repeat=4))
     a = torch.tensor([p * 16 for p in patterns], dtype=torch.int8)
     inputs = GemmInputs(a, a.clone(), ONE, ONE, None, None)
     assert_equal(backend.gemm(inputs), inputs.accumulated().astype(np.float32))
 
 
-# A twin takes seconds for these depths: one of them, with two parts, the second ragged.
+# The emulator takes seconds for these depths, so it gets one of them, with two parts of k, the second ragged.
 DEEP = [
     pytest.param(k, m, *backend.values, id=f"{k}-{m}-{backend.id}", marks=backend.marks)
     for backend in backends("gemm_int8", stores=True)
@@ -86,8 +86,9 @@ def test_sums_beyond_int32(k: int, m: int, backend: Backend) -> None:
 
 
 def activations(m: int, k: int, loud: int, g: torch.Generator) -> torch.Tensor:
-    """What quantisers give: mostly small values, with `loud` groups of 4 in every tile of 64 k that hold
-    extreme pairs. Kernels that treat loud groups apart change path with their number."""
+    """Activations as after a quantiser: mostly small values, and in every tile of 64 k `loud` groups of 4
+    that hold extreme pairs. Kernels that treat loud groups separately change their path with the number of
+    such groups."""
     a = torch.randint(-40, 41, (m, k), generator=g)
     pairs = torch.tensor([[64, 64], [64, 65], [-64, -64], [-64, -65], [127, 2], [-128, -1], [127, 127],
                           [-128, -128], [127, -128], [1, 127], [128 - 256, 0], [0, -128]])  # fmt: skip
@@ -117,7 +118,7 @@ def test_small_activations_with_loud_groups(shape: tuple[int, int, int], loud: i
 
 @pytest.mark.parametrize("backend", cpu_backends("gemm_int8"))
 def test_quiet_and_loud_tiles_alternate(backend: Backend) -> None:
-    """One product passes through every path: tiles of 64 k without, with few and with many loud groups."""
+    """One product takes every path: it has tiles of 64 k without, with few and with many loud groups."""
     g = generator("alternate")
     for m in (1, 3, 5, 11, 40):
         tiles = [activations(m, 64, loud, g) for loud in (0, 3, 16, 0, 6, 7, 16, 1, 0, 0, 9, 4, 16)]

@@ -118,7 +118,7 @@ def test_nan_and_inf_of_scales(out_dtype: torch.dtype, backend: Backend) -> None
 @BACKENDS
 @pytest.mark.parametrize("n, k", [(49, 391), (40, 4300)])
 def test_a_row_is_the_same_in_every_batch(n: int, k: int, backend: Backend) -> None:
-    """And so in every split of k, which few rows have and many have not."""
+    """Few rows have a split of k and many rows have none, so the split does not change a row either."""
     inputs = grouped(GemmCase("batch", 80, n, k), zero_point="token", bias=torch.bfloat16)
     data, sums = backend.pack(inputs.w, GROUP)
     whole = backend.gemm_packed(inputs, data, sums)
@@ -159,7 +159,7 @@ def test_the_whole_epilogue_follows(backend: Backend) -> None:
 
 
 def test_a_block_quantised_layer() -> None:
-    """The documented way to the scales of activations, weights scaled a block of 128 x 128 at a time."""
+    """Activations get their scales as documented, and weights one scale for each block of 128 x 128."""
     g = generator("blocks")
     x, weight = torch.randn(9, 384, generator=g), torch.randn(256, 384, generator=g)
     blocks = weight.reshape(2, 128, 3, 128)
@@ -185,7 +185,7 @@ def test_a_packed_weight_knows_its_groups() -> None:
 
 
 def test_the_reference_rounds_once() -> None:
-    """Neither the product nor the sum in float64 is rounded before the result is."""
+    """Neither the product nor the sum in float64 is rounded before the result."""
     x = np.array([1 + 2.0**-12], np.float32)  # its square, 1 + 2^-11 + 2^-24, is half way between two floats
     for z, want in (
         (-1 - 2.0**-11, 2.0**-24),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import lamina
-from lamina import pack as python_pack
+from lamina.ops.pack_int8 import packed_shape
 from tests.reference import layout as reference
 from tests.support.backends import available
 from tests.support.cases import generator, random_int8
@@ -29,7 +29,8 @@ def test_layout_is_the_documented_one(shape: tuple[int, int]) -> None:
 
 
 def test_every_byte_of_a_tile_has_its_own_place() -> None:
-    """A weight that names its own position: (n, k) of one tile numbered modulo 256 in two planes."""
+    """Each weight holds its own position: the places (n, k) of one tile are numbered modulo 256 in two
+    planes."""
     position = torch.arange(16 * 64).reshape(16, 64)
     for plane in (position % 256 - 128, position // 256):
         w = plane.to(torch.int8)
@@ -55,7 +56,7 @@ def test_every_isa_packs_the_same_bytes() -> None:
 
 
 def test_padding_is_zero_whatever_the_memory_held() -> None:
-    """Freed memory full of 0x55 is what the allocator hands out next."""
+    """The allocator hands out freed memory that is full of 0x55."""
     w = weight(17, 65)
     for _ in range(8):
         dirty = torch.full((2 * 2 * 1024,), 0x55, dtype=torch.int8)
@@ -103,7 +104,7 @@ def test_packed_weight_object() -> None:
     assert tuple(packed.data.shape) == reference.packed_shape(33, 130)
     assert_equal(packed.to("cpu").data, packed.data)
     for n, k in (*SHAPES, *EMPTY):
-        assert python_pack.packed_shape(n, k) == reference.packed_shape(n, k)
+        assert packed_shape(n, k) == reference.packed_shape(n, k)
 
 
 def test_the_source_is_not_changed() -> None:

@@ -1,4 +1,4 @@
-"""CUDA kernels under many schedules of the twin, their bank conflicts, and the planner's choices."""
+"""CUDA kernels under many schedules of the emulator, their bank conflicts, and the planner's choices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.check import check_gemm, in_turn
 from tests.support.compare import assert_equal
 
 SEEDS = range(8)
-# Ragged everywhere; rows that are not 16-byte aligned; k split between blocks and within them.
+# Shapes that are ragged everywhere, rows without 16-byte alignment, k split between blocks and within them.
 CASES = [GemmCase("ragged", 17, 37, 203), GemmCase("aligned", 33, 64, 320), GemmCase("deep", 3, 21, 1500)]
 # Compute capability and SMs.
 A100, H200, NEWER = (80, 108), (90, 132), (120, 170)
@@ -24,7 +24,7 @@ KERNELS = twin_parameters("gemm_int8")
 
 
 def test_the_twin_is_built() -> None:
-    """Without it every twin case of the op tests would be gone unnoticed."""
+    """Without the emulator all its cases in the op tests would be missing unnoticed."""
     assert emulated_ops() is not None, (
         "lamina/_emu is missing: build with -DLAMINA_TWIN=ON, as make build does"
     )
@@ -51,7 +51,7 @@ def test_gemm_is_exact_under_every_schedule(twin: Twin, case: GemmCase) -> None:
 
 @pytest.mark.parametrize("twin", twin_parameters("gemm_int8", arch=90))
 def test_16_bit_results_under_every_schedule(twin: Twin) -> None:
-    """Blocks that take tile after tile of several boxes, some of them partly or wholly beyond an edge."""
+    """A block takes tile after tile of several boxes, and some boxes lie partly or wholly past an edge."""
     inputs = GemmCase("boxes", 300, 328, 64).inputs(zero_point="token", bias=torch.float16)
     inputs, accumulated = dataclasses.replace(inputs, max_sms=2), inputs.accumulated()
     for seed, dtype in zip(SEEDS, itertools.cycle((torch.float16, torch.bfloat16)), strict=False):
@@ -85,7 +85,7 @@ def test_gemm_has_no_bank_conflicts(twin: Twin, out_dtype: torch.dtype) -> None:
     sites = json.loads(ops.take_twin_report())["sites"]
     assert {site["function"] for site in sites} >= {"load_shared"}
     assert [site for site in sites if site["wavefronts"] != site["fewest"]] == []
-    in_boxes = any(site["file"].endswith("sm90a_boxes.cuh") for site in sites)
+    in_boxes = any(site["file"].endswith("store_tma.cuh") for site in sites)
     assert in_boxes == (twin.arch == 90 and out_dtype == torch.bfloat16)
 
 
@@ -127,7 +127,8 @@ def test_rows_that_tma_cannot_fetch_go_to_another_kernel() -> None:
 
 @pytest.mark.parametrize("twin", KERNELS)
 def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin) -> None:
-    """Blocks that stay until the work is done, at most one for each SM, in every launch of both ops."""
+    """Under the cap blocks loop until the work is done, at most one block for each SM, in every launch of
+    both ops."""
     ops, inputs = emulated_ops(), GemmCase("capped", 150, 140, 700).inputs(zero_point="token")
 
     def results(max_sms: int | None) -> list[torch.Tensor]:

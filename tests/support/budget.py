@@ -1,4 +1,4 @@
-"""What the tests cost in CPU seconds: on the emulator by op, which has a budget, and elsewhere by file.
+"""The CPU seconds that tests cost: on the emulator by op, within a budget, and elsewhere by file.
 
 The seconds are CPU time of the process: the wall time of a test depends on what else the machine does. CPU
 time still differs by some 20 % between machines and runs, so keep an op that far below its limit. Tests that
@@ -33,7 +33,7 @@ def spend(op: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of those that it has waited for."""
+    """The CPU seconds of this process and of the processes that it has waited for."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 

@@ -27,7 +27,7 @@ Optional = TypeVar("Optional", torch.Tensor, None)
 
 
 def cut_rows(t: Optional, begin: int, end: int) -> Optional:
-    """Rows of what each row has, or what all share."""
+    """The rows [begin, end) of an operand; an operand that all rows share stays whole."""
     return t if t is None or t.numel() == 1 else t[begin:end]
 
 
@@ -138,7 +138,7 @@ def generator(text: str) -> torch.Generator:
 
 
 def random_int8(g: torch.Generator, rows: int, columns: int) -> torch.Tensor:
-    """The whole range of int8, the ends often."""
+    """Random values from the whole range of int8; the ends are frequent."""
     values = torch.randint(-128, 128, (rows, columns), generator=g)
     ends = torch.rand(rows, columns, generator=g) < 0.05
     return torch.where(ends, torch.where(values < 0, -128, 127), values).to(torch.int8)

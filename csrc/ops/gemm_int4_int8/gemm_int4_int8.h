@@ -1,15 +1,16 @@
 // gemm_int4_int8:   out[i,j] = (sum_g y[i,j,g]) * a_scale[i] + bias[j]
-//                   y[i,j,g] = (acc[i,j,g] - w_zero_point[g,j] * a_sum[i,g]) * w_scale[g,j]
-//                   acc[i,j,g] = sum_p (a[i,p] - a_zero_point[i]) * q[j,p],  a_sum[i,g] = sum_p (a[i,p] - a_zero_point[i])
+//                   y[i,j,g] = (acc[i,j,g] - w_zero_point[g,j] * a_sum[i,g]) * w_scale[g,j] acc[i,j,g] = sum_p
+//                   (a[i,p] - a_zero_point[i]) * q[j,p],  a_sum[i,g] = sum_p (a[i,p] - a_zero_point[i])
 //
-// over the input features p of group g, `group` of them from g * group; acc and a_sum are exact integers 0 to 15. Then what
-// ops/gemm_int8/epilogue.h says. With `perm` a[i,p] is a[i,perm[p]], or a_zero_point[i] where perm[p] is -1.
+// Sums over p run over the input features of group g, `group` of them from g * group; acc and a_sum are exact
+// integers. The epilogue follows (gemm/epilogue_maths.h). With `perm` (act-order), a[i,p] stands for a[i,perm[p]], or
+// for a_zero_point[i] where perm[p] is -1.
 //
-// Steps      in f32. Without zero points they are 8, and acc - 8 a_sum is one exact integer; with them
-//            x = fma(-w_zero_point, a_sum, acc), which is exact too where 15 * 255 * group < 2^24 and zero points are
-//            integers 0 to 15. fma(x, w_scale, s) adds a group to the sum s of its segment, then segments are added in order. So a
-//            split of k between segments does not show.
-// Weights    q: codes 0..15, layout/int4_tile.h, int4_rows on a CPU, int4_tile on CUDA
+// Steps      are in f32. Without zero points every zero point is 8, and x = acc - 8 a_sum is one exact integer. With
+//            zero points x = fma(-w_zero_point, a_sum, acc), which is exact too if 15 * 255 * group < 2^24 and zero
+//            points are integers from 0 to 15. fma(x, w_scale, s) adds a group to the sum s of its k chunk, then the
+//            k chunks are added in order. A split of k between k chunks therefore does not change the result.
+// Weights    q: codes 0..15, layout/int4.h: int4_rows on a CPU, int4_tile on CUDA
 // Reference  tests/reference/gemm_int4.py
 #pragma once
 
@@ -22,49 +23,61 @@
 #include "base/int_math.h"
 #include "base/parallel.h"
 #include "base/status.h"
-#include "layout/int4_tile.h"
-#include "ops/gemm_int4/problem.h"
-#include "ops/gemm_int8/output.h"
+#include "gemm/epilogue.h"
+#include "gemm/problem.h"
+#include "layout/int4.h"
+#include "quant/group_tensor.h"
+#include "quant/perm.h"
 
 namespace lamina::gemm_int4_int8 {
 
-using gemm_int4::kSymmetricZeroPoint, gemm_int4::OfGroups, gemm_int4::Perm, gemm_int4::Problem;
+using namespace gemm;
 
-// Sums of a group stay in int32: 255 * 15 * 2^19 < 2^31.
+// The sums of a group fit int32: 255 * 15 * 2^19 < 2^31.
 inline constexpr int64_t kMaxK = int64_t{1} << 19;
-inline constexpr int64_t kSegmentK = 1024;
+inline constexpr int64_t kChunkK = 1024;
 
-// Whole groups and whole tiles: as many as fit kSegmentK, at least the fewest.
-constexpr int64_t segment_k(int64_t group) {
+// Input features of a k chunk: a multiple of the group and of a tile's k, the largest that fits kChunkK, or the
+// smallest multiple if none fits.
+constexpr int64_t chunk_k(int64_t group) {
   const int64_t least = std::lcm(group, int64_t{int4::kTileK});
-  return std::max<int64_t>(kSegmentK / least, 1) * least;
+  return std::max<int64_t>(kChunkK / least, 1) * least;
 }
-static_assert(segment_k(16) == 1024 && segment_k(48) == 960 && segment_k(2000) == 8000);
+static_assert(chunk_k(16) == 1024 && chunk_k(48) == 960 && chunk_k(2000) == 8000);
 
-// One more group of a segment. has_zeros: else zero points are 8.
+// Adds one group to its k chunk. Unless has_zeros, every zero point is 8.
 constexpr float add_group(int32_t acc, int32_t a_sum, bool has_zeros, float minus_zero, float scale,
-                          float segment) {
+                          float k_chunk) {
   const float x = has_zeros
                       ? std::fma(minus_zero, static_cast<float>(a_sum), static_cast<float>(acc))
                       : static_cast<float>(acc - kSymmetricZeroPoint * a_sum);
-  return std::fma(x, scale, segment);
+  return std::fma(x, scale, k_chunk);
 }
 
-struct Params : gemm_int8::Output {
+struct Params : Epilogue {
   Problem problem;
   const int8_t* a = nullptr;  // [m, k], unit column stride; with perm [m, perm.features]
-  int64_t a_stride = 0;       // elements between rows of a
+  // In place of a and a_scale: floats, which the call quantises to int8 with a symmetric scale a token.
+  const void* floats = nullptr;
+  DType floats_dtype = DType::kF32;
+  int64_t a_stride = 0;  // elements between rows of a, or of floats
   Perm perm;
   const uint8_t* w = nullptr;
-  Broadcast<float> a_scale;        // [m]
-  Broadcast<int8_t> a_zero_point;  // [m], or not given
-  OfGroups w_scale, w_zero_point;  // zero points: or not given
+  Broadcast<float> a_scale;           // [m], with a
+  Broadcast<int8_t> a_zero_point;     // [m], or not given
+  GroupTensor w_scale, w_zero_point;  // zero points may be missing
 };
 
 Status check(const Problem& problem);
-Status run(const Params& params, const Parallel& parallel);
 
-// The plan for a problem on this machine, as text.
+// On a CPU: the bytes of the activations that the call quantises, and the product. workspace: so many bytes.
+int64_t workspace_bytes(const Params& params);
+Status run(const Params& params, void* workspace, const Parallel& parallel);
+
+// Describes the plan for a problem on this machine in `text`.
 Status explain(const Problem& problem, int threads, std::string& text);
+
+// Every CPU kernel in this build.
+const CpuOp& cpu_op();
 
 }  // namespace lamina::gemm_int4_int8

@@ -1,41 +1,68 @@
-#include "ops/gemm_int4/plan.h"
+// check -> plan -> compute
+#include "gemm/cpu/plan.h"
 #include "ops/gemm_int4_int8/gemm_int4_int8.h"
+#include "ops/quantize_int8/quantize_int8.h"
 
 namespace lamina::gemm_int4_int8 {
 
-#define LAMINA_CPU_KERNEL(op, isa, value, min_m) gemm_int4::CpuKernel op##_##isa(int64_t);
+#define LAMINA_CPU_KERNEL(op, isa, value, min_m) CpuKernel op##_##isa(int64_t);
+#define LAMINA_CUDA_KERNEL(...)
 #include "ops/gemm_int4_int8/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 
-namespace {
-
-const gemm_int4::CpuKernels& kernels() {
-  static const gemm_int4::CpuKernels all = {
+const CpuOp& cpu_op() {
+  static const CpuOp op{"gemm_int4_int8",
+                        0.5,
+                        {
 #define LAMINA_CPU_KERNEL(op, isa, value, min_m) op##_##isa(min_m),
 #include "ops/gemm_int4_int8/kernels.inc"
 #undef LAMINA_CPU_KERNEL
-  };
-  return all;
+#undef LAMINA_CUDA_KERNEL
+                        }};
+  return op;
 }
+
+Status check(const Problem& problem) {
+  return check_int4("gemm_int4_int8", problem, kMaxK,
+                    "the most for which the int32 sums of a group are exact");
+}
+
+namespace {
+
+int64_t features_of(const Params& p) { return p.perm.is_given() ? p.perm.features : p.problem.k; }
 
 }  // namespace
 
-Status check(const Problem& problem) {
-  return gemm_int4::check("gemm_int4_int8", problem, kMaxK,
-                          "the most for which the int32 sums of a group are exact");
+int64_t workspace_bytes(const Params& p) {
+  const int64_t row_bytes = features_of(p) + static_cast<int64_t>(sizeof(float));
+  return p.floats ? p.problem.m * row_bytes : 0;
 }
 
-Status run(const Params& params, const Parallel& parallel) {
-  if (Status status = check(params.problem); !status.is_ok()) return status;
-  if (Status status = gemm_int4::check("gemm_int4_int8", params.perm, params.problem.k);
-      !status.is_ok())
-    return status;
-  return gemm_int4::run(kernels(), params, parallel);
+Status run(const Params& given, void* workspace, const Parallel& parallel) {
+  Params params = given;
+  const Problem& p = params.problem;
+  if (Status status = check(p); !status.is_ok()) return status;
+  if (Status status = check("gemm_int4_int8", params.perm, p.k); !status.is_ok()) return status;
+  if (params.floats) {
+    quantize_int8::Params quantize;
+    quantize.m = p.m;
+    quantize.k = features_of(params);
+    quantize.x = params.floats;
+    quantize.x_dtype = params.floats_dtype;
+    quantize.x_stride = params.a_stride;
+    quantize.scale = static_cast<float*>(workspace);
+    quantize.q = reinterpret_cast<int8_t*>(quantize.scale + p.m);
+    if (Status status = quantize_int8::run(quantize, parallel); !status.is_ok()) return status;
+    params.a = quantize.q;
+    params.a_stride = quantize.k;
+    params.a_scale = {quantize.scale, 1};
+  }
+  return gemm::run(cpu_op(), params, parallel);
 }
 
 Status explain(const Problem& problem, int threads, std::string& text) {
   if (Status status = check(problem); !status.is_ok()) return status;
-  return gemm_int4::explain("gemm_int4_int8", kernels(), problem, threads, text);
+  return gemm::explain(cpu_op(), problem, threads, text);
 }
 
 }  // namespace lamina::gemm_int4_int8

@@ -5,7 +5,6 @@
 
 #include "base/int_math.h"
 #include "layout/int8_tile.h"
-#include "ops/gemm_int8/plan.h"
 
 namespace lamina::gemm_int8 {
 namespace {
@@ -15,8 +14,8 @@ using int8_tile::kTileBytes;
 using int8_tile::kTileK;
 using int8_tile::kTileN;
 
-// Calls body(row of w, its k range [begin, end), their bytes in `data`): the 4-byte groups of one
-// row in one tile lie kTileN groups apart.
+// Calls body(row of w, k range begin, end, the bytes of both in `data`) for each row of each tile. The 4-byte groups
+// of one row in one tile lie kTileN groups apart.
 template <class Byte, class Body>
 void for_tile_rows(Byte* data, int64_t n, int64_t k, int64_t tile_begin, int64_t tile_end,
                    const Body& body) {
@@ -32,8 +31,8 @@ Status pack(const int8_t* w, const Problem& problem, int64_t stride, int8_t* dat
             const Parallel& parallel) {
   if (Status status = check(problem); !status.is_ok()) return status;
   const int64_t n = problem.n, k = problem.k, tiles_k = int8_tile::tiles_k(k);
-  const int64_t groups = problem.is_grouped ? problem.groups() : 1;
-  const int64_t group_k = problem.is_grouped ? kScaleGroup : kMaxK;
+  const int64_t groups = problem.is_grouped() ? problem.groups() : 1;
+  const int64_t group_k = problem.is_grouped() ? kScaleGroup : kMaxK;
   parallel.for_range(int8_tile::tiles_n(n), 1, [&](int64_t tile_begin, int64_t tile_end) {
     std::fill(data + tile_begin * tiles_k * kTileBytes, data + tile_end * tiles_k * kTileBytes,
               int8_t{0});

@@ -4,16 +4,16 @@
 #include <cstring>
 #include <limits>
 
-#include "ops/gemm_int8/epilogue.h"
+#include "gemm/epilogue_maths.h"
 
 namespace lamina::gemm_int8 {
 namespace {
 
-// Bytes of q worth waking a thread for, at about 16 a cycle.
+// The fewest bytes of q for which waking a thread pays, at about 16 bytes a cycle.
 constexpr int64_t kGrainBytes = 256 * 1024;
 
-// A row of q that holds kLost becomes 0 with scale NaN; the others get their scale.
-void settle_rows(const quantize_int8::Params& p, int64_t begin, int64_t end) {
+// Sets a row of q that holds kLost to 0 with scale NaN; the other rows get their static scale.
+void mark_nan_rows(const quantize_int8::Params& p, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     int8_t* const row = p.q + i * p.k;
     const auto bytes = static_cast<size_t>(p.k);
@@ -50,7 +50,7 @@ Status run_quantized(const QuantizedParams& p, const Parallel& parallel) {
   if (!p.is_static()) return quantize_int8::run(quantize, parallel);
   const int64_t grain = std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(1, quantize.k));
   parallel.for_range(quantize.m, grain,
-                     [&](int64_t begin, int64_t end) { settle_rows(quantize, begin, end); });
+                     [&](int64_t begin, int64_t end) { mark_nan_rows(quantize, begin, end); });
   return Status::ok();
 }
 

@@ -1,29 +1,38 @@
 // check -> plan -> compute
+#include "gemm/cpu/plan.h"
 #include "ops/gemm_int8/gemm_int8.h"
-#include "ops/gemm_int8/plan.h"
 
 namespace lamina::gemm_int8 {
 
+#define LAMINA_CPU_KERNEL(op, isa, value, min_m) CpuKernel op##_##isa(int64_t);
+#define LAMINA_CUDA_KERNEL(...)
+#include "ops/gemm_int8/kernels.inc"
+#undef LAMINA_CPU_KERNEL
+
+const CpuOp& cpu_op() {
+  static const CpuOp op{"gemm_int8",
+                        1.0,
+                        {
+#define LAMINA_CPU_KERNEL(op, isa, value, min_m) op##_##isa(min_m),
+#include "ops/gemm_int8/kernels.inc"
+#undef LAMINA_CPU_KERNEL
+#undef LAMINA_CUDA_KERNEL
+                        }};
+  return op;
+}
+
+Status check(const Problem& problem) {
+  return gemm::check("gemm_int8", problem, kMaxK, "the most for which int32 column sums are exact");
+}
+
 Status run(const Params& params, const Parallel& parallel) {
-  const Problem& problem = params.problem;
-  CpuInfo cpu;
-  if (Status status = check(problem); !status.is_ok()) return status;
-  if (Status status = cpu_info(cpu); !status.is_ok()) return status;
-  if (problem.m == 0 || problem.n == 0) return Status::ok();
-  const Plan chosen = known_plan(problem, cpu, parallel.threads());
-  run_blocks(chosen, problem.m, problem.n, parallel, [&](const Block& block, void* scratch) {
-    chosen.kernel.compute(params, block, scratch);
-  });
-  return Status::ok();
+  if (Status status = check(params.problem); !status.is_ok()) return status;
+  return gemm::run(cpu_op(), params, parallel);
 }
 
 Status explain(const Problem& problem, int threads, std::string& text) {
-  CpuInfo cpu;
   if (Status status = check(problem); !status.is_ok()) return status;
-  if (Status status = cpu_info(cpu); !status.is_ok()) return status;
-  text = problem.m == 0 || problem.n == 0 ? "gemm_int8  an empty result: nothing to compute"
-                                          : plan(problem, cpu, threads).describe(problem, cpu);
-  return Status::ok();
+  return gemm::explain(cpu_op(), problem, threads, text);
 }
 
 }  // namespace lamina::gemm_int8

@@ -61,8 +61,9 @@ def load_compressed(
     _require_match(inner, floats, source)
     # load_state_dict cannot write to tensors that are made inside torch.inference_mode().
     with torch.inference_mode(False), torch.no_grad():
+        weights: dict[object, PackedLinear] = {}  # by the weight's tensors in the folder, and its device
         for layer in layers:
-            _fill(layer, source)
+            _fill(layer, source, weights)
             set_everywhere(inner, layer.names, layer.module)
         while floats:  # pop each slot, which keeps the old tensor alive
             slot = floats.pop()
@@ -190,9 +191,16 @@ def _is_loaded(slot: Slot, source: Folder) -> bool:
     return slot.name in source.names and (slot.is_persistent or slot.tensor.is_meta)
 
 
-def _fill(layer: _Packed, source: Folder) -> None:
-    state = {at: _copy(source.tensor(full), layer.device) for at, full in layer.tensors.items()}
-    _load_layer(layer.module, layer.names[0], state)
+def _fill(layer: _Packed, source: Folder, weights: dict[object, PackedLinear]) -> None:
+    """Loads the buffers of a packed layer. Tied layers share their weight, which is repacked at most once."""
+    module, stored = layer.module, {at: source.ties.get(full, full) for at, full in layer.tensors.items()}
+    key = (layer.device, *(stored.get(name) for name in module.weight_buffers))
+    state = {}
+    for at, name in stored.items():
+        is_loaded = key in weights and at in module.weight_buffers
+        state[at] = getattr(weights[key], at) if is_loaded else _copy(source.tensor(name), layer.device)
+    _load_layer(module, layer.names[0], state)
+    weights.setdefault(key, module)
 
 
 def _load_layer(module: PackedLinear, name: str, state: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""The command group and its small commands; demo, doctor and explain have files of their own."""
+"""The command group, and the command info; demo, doctor and explain have their own files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 import lamina
-from lamina.cli.demo import demo
+from lamina.cli.demo.command import demo
 from lamina.cli.doctor import doctor
 from lamina.cli.environment import environment, rows
 from lamina.cli.explain import explain

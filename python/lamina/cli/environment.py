@@ -12,8 +12,7 @@ import torch
 
 import lamina
 from lamina._library import build_info
-from lamina.devices import runtime_devices
-from lamina.doctor import cpu_isas
+from lamina.devices import cpu_isas, runtime_devices
 
 
 def environment() -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from lamina.compression.api import compress
 from lamina.compression.report import CompressionReport, CompressionRow, KeptTensor
 from lamina.compression.schemes import SCHEMES
-from lamina.compression.swap import compress
 
 __all__ = ["SCHEMES", "CompressionReport", "CompressionRow", "KeptTensor", "compress"]

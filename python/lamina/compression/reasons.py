@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from lamina.compression.candidates import Candidate, linear_types
 from lamina.compression.memory import is_wrapper, tensor_bytes
 from lamina.compression.schemes import Scheme
+from lamina.ops.pack_int4 import TILE_K, TILE_N
 from lamina.quant import WEIGHT_DTYPES
 
 Skip = str | Callable[[str, nn.Module], bool]
@@ -88,7 +89,8 @@ def unsuitable(model: nn.Module, candidate: Candidate, scheme: Scheme, must_shri
         before = sum(tensor_bytes(tensor) for tensor in candidate.tensors)
         after = scheme.blank(linear).nbytes
         if after > before:
-            return f"it would grow from {before} to {after} bytes: weights are packed in tiles of 16 x 64"
+            tile = f"tiles of {TILE_N} x {TILE_K}"
+            return f"it would grow from {before} to {after} bytes: weights are packed in {tile}"
     return None
 
 

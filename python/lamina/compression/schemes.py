@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 
+from lamina._library import build_info
 from lamina.nn import Int4Linear, Int8Linear
 from lamina.nn.packed_linear import PackedLinear
-from lamina.ops.gemm_int4_int8 import MAX_K as MAX_K_INT4_INT8
-from lamina.pack import MAX_K as MAX_K_INT8
 from lamina.quant import QuantizedInt4, gptq
 
 
@@ -20,12 +18,17 @@ class Scheme:
 
     name: str
     summary: str
-    weight_buffers: ClassVar[tuple[str, ...]]  # buffers made from the weight alone: tied layers share them
+
+    @property
+    def op(self) -> str:
+        """The product that its layers call."""
+        raise NotImplementedError
 
     @property
     def max_k(self) -> int:
-        """The most input features that its op takes."""
-        raise NotImplementedError
+        """The most input features that the product takes."""
+        limit: int = build_info()["limits"][self.op]["max_k"]
+        return limit
 
     def blank(self, linear: nn.Linear) -> PackedLinear:
         """The packed layer that `linear` becomes, on the meta device: its structure without values."""
@@ -45,11 +48,10 @@ class Int8Scheme(Scheme):
     """W8A8."""
 
     symmetric: bool  # activations
-    weight_buffers = ("weight_packed", "weight_sums", "weight_scale", "weight_format")
 
     @property
-    def max_k(self) -> int:
-        return MAX_K_INT8
+    def op(self) -> str:
+        return "gemm_int8"
 
     def blank(self, linear: nn.Linear) -> PackedLinear:
         bias = linear.bias
@@ -74,11 +76,10 @@ class Int4Scheme(Scheme):
     symmetric: bool  # weights
     activations: str
     group: int = 128
-    weight_buffers = ("weight_packed", "weight_scale", "weight_zero_point", "perm", "weight_format")
 
     @property
-    def max_k(self) -> int:
-        return MAX_K_INT4_INT8 if self.activations == "int8" else 2**63 - 1  # gemm_int4 has no limit
+    def op(self) -> str:
+        return "gemm_int4_int8" if self.activations == "int8" else "gemm_int4"
 
     def blank(self, linear: nn.Linear) -> PackedLinear:
         module = Int4Linear(

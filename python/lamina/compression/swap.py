@@ -1,124 +1,54 @@
-"""lamina.compress: swaps the linear layers of a model for packed ones, in place, and reports what it did."""
+"""Puts packed layers in the places of linear layers."""
 
 from __future__ import annotations
 
-import sys
-import warnings
-import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
 
-from lamina._checks import call, require_optional_int
-from lamina._int4 import require_group
-from lamina.calibration import Calibration, quantize_calibrated
-from lamina.compression.candidates import (
-    LINEAR_KINDS,
-    Candidate,
-    find_candidates,
-    is_linear,
-    linears_see_inputs,
-)
-from lamina.compression.ledger import make_report
-from lamina.compression.outliving import outliving_text
-from lamina.compression.reasons import (
-    QUIET_ATTRIBUTES,
-    Skip,
-    checked_filters,
-    extra_attributes,
-    filtered,
-    unsuitable,
-)
-from lamina.compression.report import CompressionReport
-from lamina.compression.schemes import SCHEMES, Int4Scheme, Scheme
-from lamina.compression.ties import leave_ties, tie_notes
-from lamina.nn.packed_linear import PackedLinear
-from lamina.quant import QuantizedInt4, require_finite
-
-Item = TypeVar("Item")
+from lamina.compression.candidates import Candidate
+from lamina.compression.reasons import extra_attributes
+from lamina.compression.schemes import Scheme
+from lamina.nn.packed_linear import PackedLinear, checked_bias
+from lamina.quant import QuantizedInt4
 
 
-def compress(
-    model: nn.Module,
-    scheme: str = "w8a8",
-    *,
-    group: int | None = None,
-    calibration: Calibration | None = None,
-    skip: Skip | Sequence[Skip] = (),
-    skip_growing: bool = True,
-    dry_run: bool = False,
-    progress: bool | None = None,
-) -> CompressionReport:
-    """Replaces the linear layers of `model` by packed ones, in place, for inference.
-
-    model         any nn.Module on any device. Its layers that are nn.Linear, or transformers' Conv1D, are
-                  quantised and packed on the CPU, one at a time, and moved back to the layer's device. Errors
-                  that can be found beforehand are raised before any layer changes. On the meta device the
-                  packed layers have no values: fill them with lamina.load_compressed or with
-                  load_state_dict(..., assign=True)
-    scheme        one of lamina.compression.SCHEMES: "w8a8", "w4a16" or "w4a8", each also with "_asymmetric"
-    group         w4 schemes: input features that share a scale, a multiple of 16, or -1 for all; None is 128.
-                  The last group of a layer may be smaller; a layer with fewer input features has one group
-    calibration   w4 schemes: some hundred typical inputs of the model, each a tensor or a NumPy array, a
-                  mapping of keyword arguments or a sequence of positional ones; or a function that runs the
-                  model that it is given. The float model runs on them, a compiled one eagerly, and weights
-                  are rounded by GPTQ (lamina.quant.gptq) on the layer's device, instead of to nearest. The
-                  Hessians take 4 k^2 bytes a layer; the model runs again for each further 2 GiB of them. If
-                  no input reaches a layer, a warning names it and its weight is rounded to nearest
-    skip          layers to leave: shell patterns on qualified names ("lm_head", "*.attention.*") and
-                  functions (name, module) -> bool. A pattern that matches no layer warns.
-    skip_growing  True: leave layers that packing would make larger, such as those below one tile of 16 x 64
-    dry_run       True: only report, change nothing
-    progress      True: show a bar (needs rich); None: show it if rich is installed and stderr is a terminal
-    returns       CompressionReport, which can be printed: one row per layer, with a reason if it was left,
-                  and the large tensors that belong to no linear layer
-    Raises        ValueError for an unknown scheme, an option that the scheme lacks, a model that is itself a
-                  linear layer, a NaN or Inf in a weight or in a layer's calibration inputs, naming the layer,
-                  a model of which only a part is on the meta device, and a LAMINA_CPU_ISA that cannot run
-
-    Layers share a weight if it lies in the same memory, whatever tensor objects they hold. A module that is
-    registered in several places is packed once and stays shared. A weight or a bias that several layers share
-    as a whole stays shared too; weights that overlap in part are packed separately. A layer is left, with a
-    reason, if its weight shares memory with a tensor that stays float (a tied embedding), if other code reads
-    its weight (nn.MultiheadAttention, LoRA adapters), or if it has hooks. Other attributes of a layer are
-    copied to the packed layer, and its row says so. A warning names layers whose float original is still
-    referenced after compression.
-    """
-    chosen = _check_arguments(model, scheme, group, calibration)
-    candidates = find_candidates(model)
-    reasons, unmatched = filtered(candidates, checked_filters(skip))
-    for pattern in unmatched:
-        warnings.warn(f"lamina.compress: skip pattern {pattern!r} matches no {LINEAR_KINDS}", stacklevel=2)
-    for candidate in candidates:
-        if candidate.name not in reasons and (reason := unsuitable(model, candidate, chosen, skip_growing)):
-            reasons[candidate.name] = reason
-    leave_ties(model, candidates, reasons)
-    notes = _notes(model, candidates, reasons)
-    report = make_report(model, candidates, chosen, reasons=reasons, notes=notes, dry_run=dry_run)
-    if dry_run:
-        return report
-
-    call(torch.ops.lamina.cpu_isa)  # raises for a bad LAMINA_CPU_ISA, before any layer is named in an error
-    packed = [candidate for candidate in candidates if candidate.name not in reasons]
-    _require_packable(packed, calibration is not None)
-    quantized: dict[str, QuantizedInt4] = {}  # by the first layer that has the weight
-    if calibration is not None and isinstance(chosen, Int4Scheme):
-        quantized, unreached = _calibrate(model, packed, calibration, chosen, progress)
-        for name in unreached:
-            text = f"lamina.compress: no calibration input reaches layer {name!r}: it is rounded to nearest"
-            warnings.warn(text, stacklevel=2)
-    originals = [(candidate.name, weakref.ref(candidate.module)) for candidate in packed]
-    for candidate in candidates:
-        if candidate.name in reasons:
+def replace_layers(
+    model: nn.Module, packed: Iterable[Candidate], scheme: Scheme, quantized: Mapping[str, QuantizedInt4]
+) -> None:
+    """Packs each weight once, and drops the float weight of a layer before the next layer is packed."""
+    weights: dict[str, PackedLinear] = {}  # by the first layer that has the weight
+    biases: dict[str, PackedLinear] = {}  # by the first layer that has the bias
+    # load_state_dict cannot write to buffers that are made inside torch.inference_mode().
+    with torch.inference_mode(False), torch.no_grad():
+        for candidate in packed:
+            weight = quantized.get(candidate.weight_owner)
+            module = _convert(candidate, scheme, weight, weights.get(candidate.weight_owner))
+            weights.setdefault(candidate.weight_owner, module)
+            module.bias = biases.setdefault(candidate.bias_owner, module).bias
+            for name, value in extra_attributes(candidate.module).items():
+                setattr(module, name, value)
+            set_everywhere(model, candidate.names, module)
             candidate.release()
-    _replace(model, _with_progress(packed, len(packed), "compressing", progress), chosen, quantized)
-    leave_fused_paths(model)
-    if outliving := outliving_text(model, originals):
-        warnings.warn(outliving, stacklevel=2)
-    return report
+
+
+def _convert(
+    candidate: Candidate, scheme: Scheme, quantized: QuantizedInt4 | None, tied: PackedLinear | None
+) -> PackedLinear:
+    """The packed layer, which shares its weight with `tied`, a layer that has the weight already."""
+    linear = candidate.linear
+    try:
+        if tied is None and not linear.weight.is_meta:
+            return scheme.convert(linear, quantized)
+        module = scheme.blank(linear).train(linear.training)
+        if tied is not None:
+            module.share_weight(tied)
+        if not linear.weight.is_meta:
+            module.bias = checked_bias(type(module).__name__, linear.bias)
+        return module
+    except (ValueError, RuntimeError) as error:
+        raise type(error)(f"compress: layer {candidate.name!r}: {error}") from error
 
 
 def set_everywhere(model: nn.Module, names: Sequence[str], module: nn.Module) -> None:
@@ -138,132 +68,3 @@ def leave_fused_paths(model: nn.Module) -> None:
             module.activation_relu_or_gelu = 0
         if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, packed) for m in module.modules()):
             module.use_nested_tensor = False
-
-
-def _check_arguments(
-    model: nn.Module, scheme: str, group: int | None, calibration: Calibration | None
-) -> Scheme:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"compress: model must be a torch.nn.Module, got {type(model).__name__}")
-    if is_linear(model):
-        raise ValueError(
-            f"compress: model is itself an {LINEAR_KINDS}, which cannot be swapped in place; for an "
-            "nn.Linear use lamina.nn.Int8Linear.from_linear(model) or lamina.nn.Int4Linear.from_linear(model)"
-        )
-    if not isinstance(scheme, str) or scheme not in SCHEMES:
-        raise ValueError(f"compress: scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
-    chosen = SCHEMES[scheme]
-    if isinstance(chosen, Int4Scheme):
-        require_optional_int("compress", "group", group)
-        require_group("compress", chosen.group if group is None else group)
-        return chosen if group is None else replace(chosen, group=group)
-    for name, value in (("group", group), ("calibration", calibration)):
-        if value is not None:
-            allowed = ", ".join(s.name for s in SCHEMES.values() if isinstance(s, Int4Scheme))
-            raise ValueError(f"compress: {name} was given with scheme {scheme}; allowed with {allowed}")
-    return chosen
-
-
-def _notes(model: nn.Module, candidates: list[Candidate], reasons: Mapping[str, str]) -> dict[str, str]:
-    """The notes in the rows of packed layers, by the first name of the layer."""
-    notes: dict[str, list[str]] = {}
-    for name, note in tie_notes(model, candidates, reasons):
-        notes.setdefault(name, []).append(note)
-    for candidate in candidates:
-        carried = sorted(extra_attributes(candidate.module).keys() - QUIET_ATTRIBUTES)
-        if carried:
-            notes.setdefault(candidate.name, []).append(f"keeps attributes set on it: {', '.join(carried)}")
-    return {name: "; ".join(texts) for name, texts in notes.items()}
-
-
-def _require_packable(packed: list[Candidate], is_calibrated: bool) -> None:
-    """Raises a ValueError unless all weights and biases are finite, or all are on the meta device."""
-    is_empty = bool(packed) and packed[0].linear.weight.is_meta
-    if is_empty and is_calibrated:
-        raise ValueError(
-            f"compress: calibration runs the model, and the weight of layer {packed[0].name!r} is on the "
-            "meta device; load the model first"
-        )
-    for candidate in packed:
-        for what, tensor in (("weight", candidate.linear.weight), ("bias", candidate.linear.bias)):
-            if tensor is None:
-                continue
-            where = f"compress: {what} of layer {candidate.name!r}"
-            if tensor.is_meta is not is_empty:
-                raise ValueError(
-                    f"{where} is on {tensor.device}, and the weight of layer {packed[0].name!r} on "
-                    f"{packed[0].linear.weight.device}; either all layers are on the meta device or none"
-                )
-            if not is_empty:
-                require_finite(where, tensor.detach())
-
-
-def _calibrate(
-    model: nn.Module,
-    packed: list[Candidate],
-    calibration: Calibration,
-    scheme: Int4Scheme,
-    progress: bool | None,
-) -> tuple[dict[str, QuantizedInt4], list[str]]:
-    """The rounded weights, by the first layer that has the weight, and the layers that no input reached."""
-    layers: dict[str, list[nn.Linear]] = {}
-    for candidate in packed:
-        layers.setdefault(candidate.weight_owner, []).append(candidate.linear)
-    quantized: dict[str, QuantizedInt4] = {}
-    unreached: list[str] = []
-    with linears_see_inputs(packed):
-        found = quantize_calibrated(model, layers, calibration, scheme.quantize)
-        for name, weight in _with_progress(found, len(layers), "calibrating", progress):
-            if weight is None:
-                unreached.append(name)
-            else:
-                quantized[name] = weight
-    return quantized, unreached
-
-
-def _replace(
-    model: nn.Module, packed: Iterable[Candidate], scheme: Scheme, quantized: Mapping[str, QuantizedInt4]
-) -> None:
-    """Packs one layer after the other, and drops its float weight before the next one."""
-    weights: dict[str, nn.Module] = {}  # by the first layer that has the weight
-    biases: dict[str, nn.Module] = {}  # by the first layer that has the bias
-    # load_state_dict cannot write to buffers that are made inside torch.inference_mode().
-    with torch.inference_mode(False), torch.no_grad():
-        for candidate in packed:
-            module = _convert(candidate, scheme, quantized.get(candidate.weight_owner))
-            _share(module, weights.setdefault(candidate.weight_owner, module), scheme.weight_buffers)
-            _share(module, biases.setdefault(candidate.bias_owner, module), ("bias",))
-            for name, value in extra_attributes(candidate.module).items():
-                setattr(module, name, value)
-            set_everywhere(model, candidate.names, module)
-            candidate.release()
-
-
-def _convert(candidate: Candidate, scheme: Scheme, quantized: QuantizedInt4 | None) -> nn.Module:
-    linear = candidate.linear
-    try:
-        if linear.weight.is_meta:
-            return scheme.blank(linear).train(linear.training)
-        return scheme.convert(linear, quantized)
-    except (ValueError, RuntimeError) as error:
-        raise type(error)(f"compress: layer {candidate.name!r}: {error}") from error
-
-
-def _share(module: nn.Module, first: nn.Module, buffers: Sequence[str]) -> None:
-    for name in buffers:
-        setattr(module, name, getattr(first, name))
-
-
-def _with_progress(items: Iterable[Item], total: int, what: str, wanted: bool | None) -> Iterator[Item]:
-    if wanted is False or (wanted is None and not sys.stderr.isatty()):
-        yield from items
-        return
-    try:
-        from rich.console import Console
-        from rich.progress import track
-    except ImportError:
-        if wanted:
-            raise ImportError("compress: progress=True needs rich: pip install rich") from None
-        yield from items
-        return
-    yield from track(items, what, total, console=Console(stderr=True), transient=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lamina._int4 import GROUP_STEP, WEIGHT_DTYPES, QuantizedInt4, require_finite
+from lamina.ops.gemm_int4 import GROUP_STEP
+from lamina.quant import WEIGHT_DTYPES, QuantizedInt4, require_finite
 
 CHECKPOINT_FORMATS = ("gptq", "gptq_v2")
 CODES = 8  # of four bits in an int32, the first in the low bits

@@ -8,8 +8,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lamina._int4 import add_to_features, require_group
-from lamina.act_order import act_order
 from lamina.nn.gptq_tensors import unpack_gptq
 from lamina.nn.packed_linear import (
     PackedLinear,
@@ -18,10 +16,12 @@ from lamina.nn.packed_linear import (
     ordinary_tensors,
     require_loaded,
 )
-from lamina.ops import gemm_int4, gemm_int4_int8
-from lamina.ops.gemm_int4 import CUDA_LAYOUT, LAYOUT, layout_for
-from lamina.pack import PackedInt4, pack_int4, packed_int4_shape
-from lamina.quant import WEIGHT_DTYPES, QuantizedInt4, quantize_weight_int4
+from lamina.ops import PackedInt4, gemm_int4, gemm_int4_int8, pack_int4
+from lamina.ops.dequantize import add_to_features
+from lamina.ops.gemm_int4 import GROUP_STEP
+from lamina.ops.pack_int4 import CPU_LAYOUT, CUDA_LAYOUT, layout_for, packed_int4_shape
+from lamina.quant import WEIGHT_DTYPES, QuantizedInt4, act_order, quantize_weight_int4
+from lamina.quant.checks import is_group, require_group
 
 ACTIVATIONS = ("float", "int8")  # by their number in weight_format
 
@@ -43,10 +43,11 @@ class Int4Linear(PackedLinear):
     perm and the dtype of the scales. `weight_scale` keeps that dtype under .half() and .to(dtype): the codes
     were made with it. On CUDA "float" takes x of f16 or bf16 and rounds scales to its dtype.
 
-    A module is repacked for the kernels of its device when it moves there, and so is what it loads.
+    .to() between CPU and CUDA repacks the weight for the kernels of the new device, and so does loading the
+    state dict of a module on another device.
     """
 
-    FORMATS: ClassVar = {3: LAYOUT, 2: CUDA_LAYOUT}
+    FORMATS: ClassVar = {3: CPU_LAYOUT, 2: CUDA_LAYOUT}
     VERSION = PackedInt4.VERSION
     HEADER = 8  # [format, version, n, k, group, symmetric, activations, whether there is a perm]
     DTYPES: ClassVar = {
@@ -81,7 +82,7 @@ class Int4Linear(PackedLinear):
         scales = (_groups(k, self.group), n)
         zero_point = None if symmetric else torch.full(scales, 8, dtype=torch.uint8, device=device)
         self.register_buffer("weight_packed", _packed_zeros(n, k, device))
-        # Of the bytes, wherever they are: moved without this module they are refused, not misread.
+        # Belongs to the bytes, on any device: the op refuses bytes that moved without this module.
         self._layout = layout_for(self.weight_packed.device)
         self.register_buffer("weight_scale", torch.ones(scales, dtype=dtype, device=device))
         self.register_buffer("weight_zero_point", zero_point)
@@ -105,16 +106,16 @@ class Int4Linear(PackedLinear):
 
         `linear` is left as it is; it must hold finite f32, f16 or bf16.
 
-        Quantised and packed on the CPU wherever `linear` is, so its bytes are the same from every device;
-        the result is where `linear` is.
+        The CPU quantises the weight wherever `linear` is, so that the codes are the same from every device.
+        The device of `linear` packs them, and holds the result.
         """
         require_loaded("Int4Linear", linear.weight)
-        weight = linear.weight.detach().cpu()
+        weight = linear.weight.detach()
         options = {"symmetric": symmetric, "search": search}
-        quantized = quantize_weight_int4(weight, group, scale_dtype=scale_dtype, **options)
-        module = cls.from_quantized(quantized, linear.bias, activations=activations)
-        module.weight_dtype = linear.weight.dtype
-        return module.to(linear.weight.device).train(linear.training)
+        quantized = quantize_weight_int4(weight.cpu(), group, scale_dtype=scale_dtype, **options)
+        module = cls.from_quantized(quantized.to(weight.device), linear.bias, activations=activations)
+        module.weight_dtype = weight.dtype
+        return module.train(linear.training)
 
     @classmethod
     @ordinary_tensors
@@ -203,7 +204,7 @@ class Int4Linear(PackedLinear):
 
     @property
     def activations(self) -> str:
-        """What the weight is multiplied with, "float" or "int8": may be set, the weight is the same."""
+        """The kind of activations that the product takes, "float" or "int8". Setting it keeps the weight."""
         return self._activations
 
     @activations.setter
@@ -232,12 +233,17 @@ class Int4Linear(PackedLinear):
         return weight if self.perm is None else add_to_features(weight, self.perm, self.in_features)
 
     def extra_repr(self) -> str:
-        """What print(model) shows."""
+        """The text in the parentheses of print(model)."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, group={self.group}, symmetric={self.symmetric}, "
             f"activations={self.activations}" + ("" if self.perm is None else ", act_order=True")
         )
+
+    def share_weight(self, other: PackedLinear) -> None:
+        super().share_weight(other)
+        assert isinstance(other, Int4Linear)
+        self._layout = other._layout
 
     @property
     def _has_gradient(self) -> bool:
@@ -289,8 +295,8 @@ class Int4Linear(PackedLinear):
 
     def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:
         group, symmetric, activations, has_perm = more
-        if group != -1 and (group <= 0 or group % 16):
-            return f"weight_format[4] (group) must be a positive multiple of 16, or -1, got {group}"
+        if not is_group(group):
+            return f"weight_format[4] (group) must be a positive multiple of {GROUP_STEP}, or -1, got {group}"
         problem = flag_problem("[5] (symmetric)", symmetric) or flag_problem("[6] (activations)", activations)
         if problem is None and bool(symmetric) == ("weight_zero_point" in state):
             there = "there" if symmetric else "missing"

@@ -14,8 +14,8 @@ from lamina.nn.packed_linear import (
     ordinary_tensors,
     require_loaded,
 )
-from lamina.ops import gemm_int8, quantize_int8
-from lamina.pack import PackedInt8, pack_int8, packed_shape
+from lamina.ops import PackedInt8, gemm_int8, pack_int8, quantize_int8
+from lamina.ops.pack_int8 import packed_shape
 from lamina.quant import quantize_weight_int8
 
 
@@ -69,8 +69,8 @@ class Int8Linear(PackedLinear):
     def from_linear(cls, linear: nn.Linear, *, symmetric: bool = True) -> Int8Linear:
         """The int8 form of `linear`, which is left as it is; it must hold finite f32, f16 or bf16.
 
-        Quantised and packed on the CPU wherever `linear` is, so its bytes are the same from every device;
-        the result is where `linear` is.
+        The CPU quantises and packs the weight wherever `linear` is, so that the bytes are the same from every
+        device, which all read one layout. The device of `linear` holds the result.
         """
         require_loaded("Int8Linear", linear.weight)
         device = linear.weight.device
@@ -102,7 +102,7 @@ class Int8Linear(PackedLinear):
         return self.packed_weight.unpack().float() * self.weight_scale[:, None]
 
     def extra_repr(self) -> str:
-        """What print(model) shows."""
+        """The text in the parentheses of print(model)."""
         activations = "symmetric" if self.symmetric else "asymmetric"
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "

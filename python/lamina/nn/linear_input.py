@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lamina._int4 import WEIGHT_DTYPES
+from lamina.quant import WEIGHT_DTYPES
 
 if TYPE_CHECKING:
     from lamina.nn.packed_linear import PackedLinear

@@ -83,6 +83,16 @@ class PackedLinear(nn.Module):
         """Bytes of all buffers."""
         return sum(buffer.nbytes for buffer in self.buffers())
 
+    @property
+    def weight_buffers(self) -> tuple[str, ...]:
+        """The buffers that come from the weight alone; tied layers share them."""
+        return "weight_format", *self.DTYPES
+
+    def share_weight(self, other: PackedLinear) -> None:
+        """Takes the packed weight of `other`, a layer of the same class, extents and options, for its own."""
+        for name in self.weight_buffers:
+            setattr(self, name, getattr(other, name))
+
     def forward(self, input: Tensor) -> Tensor:
         """input [..., k] in f32, f16 or bf16 -> [..., n] in the dtype of the input.
 
@@ -110,7 +120,7 @@ class PackedLinear(nn.Module):
 
     @property
     def _has_gradient(self) -> bool:
-        """Whether that of x flows through the product."""
+        """Whether the gradient of x flows through the product."""
         return False
 
     @property
@@ -134,7 +144,7 @@ class PackedLinear(nn.Module):
         raise NotImplementedError
 
     def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:
-        """Why `more`, what this class adds to weight_format, or the tensors are not for it, or None."""
+        """Why this class cannot take `more`, its part of weight_format, or the tensors; None if it can."""
         raise NotImplementedError
 
     def _adopt(self, more: list[int], state: dict[str, Tensor]) -> None:

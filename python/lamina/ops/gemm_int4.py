@@ -10,24 +10,20 @@ from torch import Tensor
 from lamina._checks import (
     call,
     require_2d,
-    require_device,
     require_dtype,
     require_int,
+    require_one_device,
     require_optional_int,
     require_optional_str,
     require_optional_tensors,
     require_tensors,
 )
-from lamina._int4 import QuantizedInt4, add_to_features
-from lamina.pack import TILE_N, PackedInt4
+from lamina._library import build_info
+from lamina.ops.dequantize import add_to_features, dequantize_int4
+from lamina.ops.pack_int4 import TILE_N, PackedInt4, layout_for
+from lamina.ops.registration import Arguments, fake, register_gradients
 
-LAYOUT = "int4_rows"  # that CPU kernels read
-CUDA_LAYOUT = "int4_tile"
-
-
-def layout_for(device: torch.device) -> str:
-    """The layout of packed weights that the kernels of a device read."""
-    return CUDA_LAYOUT if device.type == "cuda" else LAYOUT
+GROUP_STEP: int = build_info()["limits"]["gemm_int4"]["group_step"]  # every group is a multiple
 
 
 def gemm_int4(
@@ -45,49 +41,56 @@ def gemm_int4(
     perm: Tensor | None = None,
     max_sms: int | None = None,
 ) -> Tensor:
-    """activation(a @ w.T + bias) * gate + residual, where w = (q - w_zero_point) * w_scale.
+    """activation(a @ w.T + bias) * gate + residual with w = (q - w_zero_point) * w_scale: W4A16.
 
-    a             [m, k]  f32 | f16 | bf16, any row stride, m >= 0
-    w             PackedInt4 of codes q [n, k] (lamina.pack_int4), in the layout "int4_rows" on the CPU,
-                  "int4_tile" on CUDA
-    w_scale       [G, n]  f32 | f16 | bf16, G = ceil(k / group), any strides
-    group         input features that share a scale: a positive multiple of 16, or -1 or k for all; the last
-                  may be ragged
-    w_zero_point  [G, n]  uint8 | f32 | f16 | bf16, any strides; None is 8
+    a             [m, k]  f32 | f16 | bf16 (CUDA: f16 | bf16), any row stride, m >= 0
+    w             PackedInt4 of the codes q [n, k], from lamina.pack_int4. Its layout is "int4_rows" on the
+                  CPU and "int4_tile" on CUDA
+    w_scale       [G, n]  f32 | f16 | bf16 (CUDA: the dtype of a), any strides, G = ceil(k / group)
+    group         number of input features that share a scale: a positive multiple of 16, or -1 or k for all
+                  features. The last group may be smaller
+    w_zero_point  [G, n]  uint8 | f32 | f16 | bf16 (CUDA: uint8 or the dtype of a), any strides. None means 8
     bias          [n]  f32 | f16 | bf16
-    out_dtype     f32 | f16 | bf16; None is the dtype of a
+    out_dtype     f32 | f16 | bf16. None means the dtype of a
     activation    None | "gelu" (with erf) | "gelu_tanh" | "silu"
-    gate          [m, n]  f32 | f16 | bf16, any row stride: the up projection of a gated MLP
+    gate          [m, n]  f32 | f16 | bf16, any row stride, such as the up projection of a gated MLP
     residual      [m, n]  f32 | f16 | bf16, any row stride
-    perm          [k]  int32, act-order: packed input feature p multiplies a[:, perm[p]], or 0 where perm[p]
-                  is -1, and groups are of packed features. a is [m, any], k that of w. lamina.quant.act_order
-                  makes it. On CUDA its values are not checked: a feature that there is not gives NaN
+    perm          [k]  int32, for act-order, from lamina.quant.act_order. Packed input feature p multiplies
+                  a[:, perm[p]], or 0 where perm[p] is -1. Groups count packed features, and a is [m, any].
+                  An index out of range raises an error on the CPU and gives NaN on CUDA
     max_sms       as in gemm_int8
-    returns       [m, n]  out_dtype: sum_p a * w + bias, activation, * gate, + residual, in f32, then one
-                  rounding; what is not given is left out
-    Sums     w = the fused multiply-add q * w_scale - (w_zero_point * w_scale), in f32: without w_zero_point
-             (q - 8) * w_scale rounded once. A fused multiply-add adds a product to the f32 sum of its
-             segment of 1024 input features, then segments are added, both in order
-    Error    per element, with u = 2^-24, p = sum_p |a| |w_scale| (|q - w_zero_point| + |w_zero_point|), the
-             last term only with w_zero_point, T = ceil(k / 1024): before bias
-             |y - exact| <= u (3 + min(k, 1024) + T) p; what follows as in gemm_int8
-    CUDA     a in f16 or bf16, w_scale of the dtype of a, w_zero_point of it or uint8. A weight is rounded to
-             that dtype, whose unit is U and smallest subnormal s: with the nearest integer z from 0 to 15
-             to w_zero_point, w = fma(q - z, w_scale, d), d the rounded (z - w_zero_point) w_scale. Tensor
-             cores add the same segments in an order of their own. With R = sum_p |a| (U (|w| + 2 |d|) + s):
-             before bias |y - exact| <= R + u (3 + 2 min(k, 1024) + T) (sum_p |a| |w| + R), while w and d are
-             finite in that dtype
+    returns       [m, n]  out_dtype: sum_p a w + bias, activation, * gate, + residual, step by step in f32,
+                  then one rounding. Arguments that are None are left out
+    Sums     CPU: w = fma(q, w_scale, -(w_zero_point * w_scale)) in f32; without w_zero_point this is
+             (q - 8) * w_scale, rounded once. Fused multiply-adds sum the products of a k chunk, which is
+             1024 input features; then the chunks are added. Both run in order.
+             CUDA: w = fma(q - z, w_scale, d) in the dtype of a, where z is the integer from 0 to 15 nearest
+             to w_zero_point, and d is (z - w_zero_point) * w_scale, rounded. Tensor cores add the products
+             of a k chunk in an order of their own
+    Error    Per element and before bias, as long as no step overflows, with u = 2^-24, T = ceil(k / 1024):
+             CPU   |y - exact| <= u (3 + min(k, 1024) + T) P + t, where t = 2^-149 (k + sum_p |a|) and
+                   P = sum_p |a| |w_scale| (|q - w_zero_point| + |w_zero_point|); the last |w_zero_point|
+                   counts only if w_zero_point is given
+             CUDA  |y - exact| <= R + u (3 + 2 min(k, 1024) + T) (sum_p |a| |w| + R) + t, where t = 2^-149 k
+                   and R = sum_p |a| (U (|w| + 2 |d|) + s), w and d exact; U is the unit roundoff of the
+                   dtype of a (f16: 2^-11, bf16: 2^-8), s its smallest subnormal (f16: 2^-24, bf16: 2^-133)
+             t and s are the effect of underflow. A product below 2^-126 is rounded to a multiple of 2^-149;
+             f16 products are never that small. A weight below the normal numbers (f16: 2^-14) is rounded
+             to a multiple of s, but only if w_zero_point has a fraction; otherwise the weight is such a
+             multiple. The CUDA bound assumes that tensor cores keep subnormal operands, which PTX leaves
+             open. Later steps as in gemm_int8, whose h u p is this bound. The tests use these expressions
     NaN, Inf propagate
     Gradients  of a, bias and residual, without activation and gate, from f32 weights that are unpacked a few
-             rows at a time; not of the weight
-    Raises   ValueError or, for what is of a wrong Python type, TypeError, naming argument, value and allowed
-             values (docs/errors.md)
-    Devices  CPU (generic, avx2, avx512_vnni), CUDA (sm80).  Row-invariant, independent of the instruction set
-             and of the thread count, on a GPU of the tile and of the number of SMs, bit for bit
+             rows at a time. The weight has no gradient
+    Raises   ValueError that names the argument, its value and the allowed values; TypeError for an argument
+             of a wrong Python type (docs/errors.md lists both)
+    Devices  CPU (generic, avx2, avx512_vnni), CUDA sm_80 and newer (mma.sync; wgmma on sm_90). A row has the
+             same bits in every batch, on every CPU instruction set, and with every thread count, tile and
+             number of SMs
     Source   csrc/ops/gemm_int4/gemm_int4.h
     """
-    optional = dict(zip(_OPTIONAL, (w_zero_point, bias, gate, residual, perm), strict=True))
-    check("gemm_int4", a, w, w_scale, group, activation, optional)
+    optional = {"w_zero_point": w_zero_point, "bias": bias, "gate": gate, "residual": residual}
+    check("gemm_int4", a, w, w_scale, group, activation, perm, **optional)
     require_optional_int("gemm_int4", "max_sms", max_sms)
     if out_dtype is not None:
         require_dtype("gemm_int4", "out_dtype", out_dtype)
@@ -98,9 +101,6 @@ def gemm_int4(
     return out
 
 
-_OPTIONAL = ("w_zero_point", "bias", "gate", "residual", "perm")
-
-
 def check(
     op: str,
     a: Tensor,
@@ -108,11 +108,12 @@ def check(
     w_scale: Tensor,
     group: int,
     activation: str | None,
-    optional: dict[str, Tensor | None],
+    perm: Tensor | None,
+    **optional: Tensor | None,
 ) -> None:
-    """What torch would refuse without naming the argument, and what only the packed weight knows."""
+    """Finds the errors that torch would report without naming the argument, or could not find at all."""
     require_tensors(op, a=a, w_scale=w_scale)
-    require_optional_tensors(op, **optional)
+    require_optional_tensors(op, **optional, perm=perm)
     require_int(op, "group", group)
     require_optional_str(op, "activation", activation)
     if not isinstance(w, PackedInt4):
@@ -120,7 +121,6 @@ def check(
     layout = layout_for(a.device)
     if w.layout != layout:
         raise ValueError(f'lamina::{op}: w has layout "{w.layout}"; allowed on {a.device.type}: "{layout}"')
-    perm = optional["perm"]
     if perm is not None and perm.shape != (w.k,):
         raise ValueError(f"lamina::{op}: perm must be 1-D [k] with k = {w.k} of w, got {list(perm.shape)}")
     if perm is None and a.dim() == 2 and a.shape[1] != w.k:
@@ -132,81 +132,69 @@ def check(
         )
 
 
-def fake_product(
-    op: str, a: Tensor, w: Tensor, w_scale: Tensor, out_dtype: torch.dtype, optional: dict[str, Tensor | None]
-) -> Tensor:
+def fake_product(op: str, given: Arguments, out_dtype: torch.dtype) -> Tensor:
     """The fake kernel of a product of packed int4 weights."""
-    require_2d(op, "a", a, "[m, k]")
-    require_2d(op, "w_scale", w_scale, "[ceil(k / group), n]")
-    require_device(op, a, w=w, w_scale=w_scale, **optional)
-    return a.new_empty((a.size(0), w_scale.size(1)), dtype=out_dtype)
+    require_2d(op, "a", given.a, "[m, k]")
+    require_2d(op, "w_scale", given.w_scale, "[ceil(k / group), n]")
+    require_one_device(op, vars(given))
+    out: Tensor = given.a.new_empty((given.a.size(0), given.w_scale.size(1)), dtype=out_dtype)
+    return out
 
 
-def _fake_gemm_int4(
-    a: Tensor,
+@fake("gemm_int4")
+def _fake_gemm_int4(given: Arguments) -> Tensor:
+    return fake_product("gemm_int4", given, given.out_dtype or given.a.dtype)
+
+
+GRADIENT_ROWS = 1024  # rows of the weight that are in f32 at a time
+
+
+def _save(ctx: Any, given: Arguments) -> None:
+    ctx.save_for_backward(given.w, given.w_scale, given.w_zero_point, given.perm)
+    ctx.group, ctx.features = given.group, given.a.shape[1]
+    ctx.unsupported = [name for name in ("activation", "gate") if getattr(given, name) is not None]
+    ctx.dtypes = {name: t.dtype for name, t in vars(given).items() if isinstance(t, Tensor)}
+
+
+def _gradients(ctx: Any, grad: Tensor, needed: set[str]) -> dict[str, Tensor]:
+    """The gradients of a, bias and residual, where `needed` names them."""
+    if ctx.unsupported:
+        raise NotImplementedError(
+            f"lamina::gemm_int4: no gradient with {ctx.unsupported[0]}; "
+            "apply it to the result of the op instead"
+        )
+    found: dict[str, Tensor] = {}
+    if "a" in needed:
+        with torch.autocast(grad.device.type, enabled=False):  # backward() may be called under autocast
+            w, w_scale, w_zero_point, perm = ctx.saved_tensors
+            found["a"] = gradient_of_a(grad, w, w_scale, ctx.group, w_zero_point, perm, ctx.features)
+    if "bias" in needed:
+        found["bias"] = grad.sum(0, dtype=torch.float32)
+    if "residual" in needed:
+        found["residual"] = grad
+    return {name: gradient.to(ctx.dtypes[name]) for name, gradient in found.items()}
+
+
+def gradient_of_a(
+    grad: Tensor,
     w: Tensor,
     w_scale: Tensor,
     group: int,
-    w_zero_point: Tensor | None = None,
-    bias: Tensor | None = None,
-    out_dtype: torch.dtype | None = None,
-    activation: str | None = None,
-    gate: Tensor | None = None,
-    residual: Tensor | None = None,
-    perm: Tensor | None = None,
-    max_sms: int | None = None,
+    w_zero_point: Tensor | None,
+    perm: Tensor | None,
+    features: int,
 ) -> Tensor:
-    optional = dict(zip(_OPTIONAL, (w_zero_point, bias, gate, residual, perm), strict=True))
-    return fake_product("gemm_int4", a, w, w_scale, out_dtype or a.dtype, optional)
-
-
-GRADIENT_ROWS = 1024  # of the weight, in f32 at once
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    a, w, w_scale, group, w_zero_point, bias, _, activation, gate, residual, perm, _ = inputs
-    ctx.save_for_backward(w, w_scale, w_zero_point, perm)
-    ctx.k = a.shape[1] if perm is None else perm.shape[0]
-    ctx.group = max(ctx.k, 1) if group == -1 else group
-    ctx.unsupported = "activation" if activation is not None else "gate" if gate is not None else None
-    ctx.a_shape = a.shape
-    ctx.dtypes = tuple(None if t is None else t.dtype for t in (a, bias, residual))
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    if ctx.unsupported:
-        raise NotImplementedError(
-            f"lamina::gemm_int4: no gradient with {ctx.unsupported}; apply it to the result of the op instead"
-        )
-    given = len(ctx.needs_input_grad)  # arguments; those at the end may be left out
-    needed = {at for at, is_needed in enumerate(ctx.needs_input_grad) if is_needed}
-    a_dtype, bias_dtype, residual_dtype = ctx.dtypes
-    gradients: list[Tensor | None] = [None] * 12
-    if 0 in needed:
-        with torch.autocast(grad.device.type, enabled=False):  # backward() may be called under autocast
-            gradients[0] = _gradient_of_a(ctx, grad).to(a_dtype)
-    if 5 in needed:
-        gradients[5] = grad.sum(0, dtype=torch.float32).to(bias_dtype)
-    if 9 in needed:
-        gradients[9] = grad.to(residual_dtype)
-    return tuple(gradients[:given])
-
-
-def _gradient_of_a(ctx: Any, grad: Tensor) -> Tensor:
-    """grad [m, n] times the weight [n, k], in f32, of the features of a."""
-    w, w_scale, w_zero_point, perm = ctx.saved_tensors
-    m, n, k = *grad.shape, ctx.k
+    """The gradient [m, features] of a in f32: grad [m, n] times the weight, which is unpacked where it is."""
+    (m, n), k = grad.shape, features if perm is None else len(perm)
+    group = max(k, 1) if group == -1 else group
     total = torch.zeros(m, k, dtype=torch.float32, device=grad.device)
     for first in range(0, n, GRADIENT_ROWS):
-        last = min(first + GRADIENT_ROWS, n)
-        tiles = w[first // TILE_N : -(-last // TILE_N)].contiguous().cpu()
-        codes = torch.ops.lamina.unpack_int4(tiles, last - first, k, layout_for(w.device)).to(w.device)
-        zero_point = None if w_zero_point is None else w_zero_point[:, first:last]
-        part = QuantizedInt4(codes, w_scale[:, first:last], zero_point, ctx.group)
-        total += grad[:, first:last].float() @ part.dequantize()
-    return total if perm is None else add_to_features(total, perm, ctx.a_shape[1])
+        rows = slice(first, min(first + GRADIENT_ROWS, n))
+        tiles = w[first // TILE_N : -(-rows.stop // TILE_N)].contiguous()
+        codes = torch.ops.lamina.unpack_int4(tiles, rows.stop - first, k, layout_for(w.device))
+        zero_point = None if w_zero_point is None else w_zero_point[:, rows]
+        total += grad[:, rows].float() @ dequantize_int4(codes, w_scale[:, rows], zero_point, group)
+    return total if perm is None else add_to_features(total, perm, features)
 
 
-def register_gradients(namespace: str) -> None:
-    """Registers the backward pass of the op in torch.ops.<namespace>."""
-    torch.library.register_autograd(f"{namespace}::gemm_int4", _backward, setup_context=_setup_context)
+register_gradients("gemm_int4", _save, _gradients)

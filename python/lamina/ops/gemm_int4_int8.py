@@ -7,9 +7,8 @@ from torch import Tensor
 
 from lamina._checks import call, require_dtype, require_optional_int
 from lamina.ops.gemm_int4 import check, fake_product
-from lamina.pack import PackedInt4
-
-MAX_K = 1 << 19  # csrc/ops/gemm_int4_int8/gemm_int4_int8.h: int32 sums of a group
+from lamina.ops.pack_int4 import PackedInt4
+from lamina.ops.registration import Arguments, fake
 
 
 def gemm_int4_int8(
@@ -29,53 +28,54 @@ def gemm_int4_int8(
     perm: Tensor | None = None,
     max_sms: int | None = None,
 ) -> Tensor:
-    """activation((a - a_zero_point) * a_scale @ w.T + bias) * gate + residual; w is dequantised q.
+    """activation((a - a_zero_point) * a_scale @ w.T + bias) * gate + residual with w as in gemm_int4: W4A8.
 
     a             [m, k], any row stride, m >= 0: int8 with its a_scale, or f32 | f16 | bf16, which the call
                   quantises as quantize_int8 does, per token and symmetric
-    w             PackedInt4 of codes q [n, k] (lamina.pack_int4), in the layout "int4_rows" on the CPU,
-                  "int4_tile" on CUDA
-    w_scale       [G, n]  f32 | f16 | bf16, G = ceil(k / group), any strides
-    group         input features that share a scale: a positive multiple of 16, or -1 or k for all; the last
-                  may be ragged
+    w             PackedInt4 of the codes q [n, k], from lamina.pack_int4. Its layout is "int4_rows" on the
+                  CPU and "int4_tile" on CUDA
+    w_scale       [G, n]  f32 | f16 | bf16, any strides, G = ceil(k / group)
+    group         number of input features that share a scale: a positive multiple of 16, or -1 or k for all
+                  features. The last group may be smaller
     a_scale       f32, 1 element (per tensor) or [m, 1] (per token)
-    w_zero_point  [G, n]  uint8 | f32 | f16 | bf16, any strides; None is 8
-    a_zero_point  int8, 1 element or [m, 1], only with a_scale; None is 0
+    w_zero_point  [G, n]  uint8 | f32 | f16 | bf16, any strides. None means 8
+    a_zero_point  int8, 1 element or [m, 1], only with a_scale. None means 0
     bias          [n]  f32 | f16 | bf16
     out_dtype     f32 | f16 | bf16
     activation    None | "gelu" (with erf) | "gelu_tanh" | "silu"
-    gate          [m, n]  f32 | f16 | bf16, any row stride: the up projection of a gated MLP
+    gate          [m, n]  f32 | f16 | bf16, any row stride, such as the up projection of a gated MLP
     residual      [m, n]  f32 | f16 | bf16, any row stride
-    perm          [k]  int32, act-order: packed input feature p multiplies a[:, perm[p]] - a_zero_point, or 0
-                  where perm[p] is -1, and groups are of packed features. a is [m, any], quantised as it is, k
-                  that of w. lamina.quant.act_order makes it
+    perm          [k]  int32, for act-order, from lamina.quant.act_order. Packed input feature p multiplies
+                  a[:, perm[p]] - a_zero_point, or 0 where perm[p] is -1. Groups count packed features, and a
+                  is [m, any], quantised before it is gathered. An index out of range raises an error on the
+                  CPU and gives NaN on CUDA
     max_sms       as in gemm_int8
     returns       [m, n]  out_dtype: (sum_g x_g * w_scale[g]) * a_scale + bias, activation, * gate,
-                  + residual, in f32, then one rounding; what is not given is left out
+                  + residual, step by step in f32, then one rounding. Arguments that are None are left out
     Groups   acc_g = sum (a - a_zero_point) * q and a_sum_g = sum (a - a_zero_point) over group g are exact
-             integers; x_g = acc_g - 8 a_sum_g, one integer, or with w_zero_point the fused multiply-add
-             acc_g - w_zero_point * a_sum_g. A fused multiply-add adds x_g * w_scale[g] to the f32 sum of its
-             segment, then segments are added, both in order, from -0 on: a result of zeros alone has the sign
-             that these steps give. A segment is as many whole groups and whole multiples of 64 as fit 1024
-             input features, at least the fewest
-    Error    as in gemm_int8 with h = 4 + min(S, G) + T, S groups a segment, T segments, and
-             p = sum_g |x_g * w_scale[g]| * |a_scale|, x_g exact; with w_zero_point and a group of more than
-             4096 input features, where acc_g may not be an f32, h u p is
+             integers. Without w_zero_point x_g is the integer acc_g - 8 a_sum_g; with w_zero_point x_g is
+             the fused multiply-add acc_g - w_zero_point * a_sum_g. Fused multiply-adds sum x_g * w_scale[g]
+             over a k chunk; then the chunks are added. Both run in order and start from -0, so a result of
+             zeros alone has the sign that these steps give. A k chunk has whole groups and whole multiples
+             of 64 input features: as many as fit 1024 features, at least one such unit
+    Error    as in gemm_int8 with h = 4 + min(S, G) + T, where S is the number of groups in a k chunk and T
+             the number of chunks, and p = sum_g |x_g * w_scale[g]| * |a_scale|, x_g exact. With w_zero_point
+             and a group of more than 4096 input features an f32 may not hold acc_g exactly; then h u p is
              h u p + 2 u sum_g (|acc_g| + |w_zero_point[g] * a_sum_g|) |w_scale[g] * a_scale|. The tests use
              this expression
-    NaN, Inf propagate from scales, zero points, bias, gate and residual; a float row of a that holds one is
-             NaN throughout
-    Raises   ValueError or, for what is of a wrong Python type, TypeError, naming argument, value and allowed
-             values (docs/errors.md); k is at most 2^19
-    CUDA     the values of a_scale and of perm cannot be looked at: where perm names a feature that there is
-             not, the result is NaN
-    Devices  CPU (generic, avx2, avx512_vnni, amx_int8), CUDA (sm80).  Row-invariant, independent of the
-             instruction set, of the thread count and, on a GPU, of the tile and of the number of SMs; on CPU
-             and CUDA the same, bit for bit
+    NaN, Inf propagate from scales, zero points, bias, gate and residual. A row of float activations that
+             holds a NaN or an Inf gives a row of NaN
+    Raises   ValueError that names the argument, its value and the allowed values; TypeError for an argument
+             of a wrong Python type (docs/errors.md lists both). k is at most 2^19. On CUDA the values of
+             a_scale are not checked
+    Devices  CPU (generic, avx2, avx512_vnni, amx_int8), CUDA sm_80 and newer (mma.sync; wgmma on sm_90). A
+             row has the same bits in every batch, on the CPU and on CUDA, on every instruction set, and with
+             every thread count, tile and number of SMs
     Source   csrc/ops/gemm_int4_int8/gemm_int4_int8.h
     """
-    optional = (a_scale, w_zero_point, a_zero_point, bias, gate, residual, perm)
-    check("gemm_int4_int8", a, w, w_scale, group, activation, dict(zip(_OPTIONAL, optional, strict=True)))
+    optional = {"w_zero_point": w_zero_point, "bias": bias, "gate": gate, "residual": residual}
+    optional |= {"a_scale": a_scale, "a_zero_point": a_zero_point}
+    check("gemm_int4_int8", a, w, w_scale, group, activation, perm, **optional)
     require_dtype("gemm_int4_int8", "out_dtype", out_dtype)
     require_optional_int("gemm_int4_int8", "max_sms", max_sms)
     out: Tensor = call(
@@ -85,25 +85,6 @@ def gemm_int4_int8(
     return out
 
 
-_OPTIONAL = ("a_scale", "w_zero_point", "a_zero_point", "bias", "gate", "residual", "perm")
-
-
-def _fake_gemm_int4_int8(
-    a: Tensor,
-    w: Tensor,
-    w_scale: Tensor,
-    group: int,
-    a_scale: Tensor | None = None,
-    w_zero_point: Tensor | None = None,
-    a_zero_point: Tensor | None = None,
-    bias: Tensor | None = None,
-    out_dtype: torch.dtype = torch.float32,
-    activation: str | None = None,
-    gate: Tensor | None = None,
-    residual: Tensor | None = None,
-    perm: Tensor | None = None,
-    max_sms: int | None = None,
-) -> Tensor:
-    optional = (a_scale, w_zero_point, a_zero_point, bias, gate, residual, perm)
-    named = dict(zip(_OPTIONAL, optional, strict=True))
-    return fake_product("gemm_int4_int8", a, w, w_scale, out_dtype, named)
+@fake("gemm_int4_int8")
+def _fake_gemm_int4_int8(given: Arguments) -> Tensor:
+    return fake_product("gemm_int4_int8", given, given.out_dtype)

@@ -11,43 +11,51 @@ from lamina._checks import (
     call,
     require_2d,
     require_bool,
-    require_device,
+    require_one_device,
     require_optional_tensors,
     require_tensors,
 )
+from lamina.ops.registration import Arguments, fake
 
 
 class QuantizedInt8(NamedTuple):
-    """x ~ (q - zero_point) * scale, row by row."""
+    """An int8 tensor with its scales: x ~ (q - zero_point) * scale, row by row.
 
-    q: Tensor  # [m, k] int8
-    scale: Tensor  # [m, 1] f32
-    zero_point: Tensor | None  # [m, 1] int8; None when symmetric
+    q           [m, k]  int8
+    scale       [m, 1]  f32
+    zero_point  [m, 1]  int8, or None if symmetric
+    """
+
+    q: Tensor
+    scale: Tensor
+    zero_point: Tensor | None
 
 
 def quantize_int8(
     x: Tensor, *, scale: Tensor | None = None, zero_point: Tensor | None = None, symmetric: bool = True
 ) -> QuantizedInt8:
-    """x as int8 with one scale (and zero point) per row.
+    """Quantises x to int8 with one scale, and if asymmetric one zero point, per row.
 
     x           [m, k]  f32 | f16 | bf16, any row stride, m >= 0
-    scale       f32, 1 element or [m, 1], finite and >= 2^-126: static quantisation; None: dynamic, per row
-    zero_point  int8, 1 element or [m, 1]; only with scale and symmetric=False
-    symmetric   True: q in [-127, 127], no zero point.  False: q in [-128, 127] with a zero point per row
+    scale       f32, 1 element or [m, 1], finite and >= 2^-126: static quantisation. None: dynamic, per row
+    zero_point  int8, 1 element or [m, 1], only with scale and symmetric=False
+    symmetric   True: q is in [-127, 127], and there is no zero point. False: q is in [-128, 127]
     returns     QuantizedInt8: q [m, k] int8, scale [m, 1] f32, zero_point [m, 1] int8 or None.  In f32:
                 dynamic symmetric   scale = max(max|x| / 127, 2^-126)
                 dynamic asymmetric  scale = max(hi/255 - lo/255, 2^-126),
                                     zero_point = clamp(rint(-128 - lo * (1/scale)), -128, 127)
                                     with lo = min(0, min x), hi = max(0, max x)
                 q = clamp(rint(x * (1/scale)) + zero_point, -127 or -128, 127), rint to even
-    NaN, Inf    a row with a NaN (or, dynamic, an Inf) gets q = 0, zero_point = 0, scale = NaN: every
-                product of it is NaN.  With a static scale +-Inf saturates.  Zeros get scale = 2^-126
+    NaN, Inf    A row with a NaN (if dynamic also with an Inf) gets q = 0, zero_point = 0 and scale = NaN, so
+                that every product of the row is NaN. With a static scale +-Inf saturates. A row of zeros
+                gets scale = 2^-126
     Error       |(q - zero_point) * scale - x| <= scale * (0.5 + 2^-14) inside the representable range
-    Raises      ValueError or, for what is not a tensor, TypeError, naming argument, value and allowed values
-                (docs/errors.md).  On CUDA a static scale that is not allowed gives its row q = 0,
-                scale = NaN instead: to refuse it would wait for the GPU
-    Devices     CPU (generic, avx2, avx512_vnni), CUDA sm_80 and newer; all tensors on one; bitwise equal on
-                all
+    Raises      ValueError that names the argument, its value and the allowed values; TypeError for an
+                argument that is not a tensor (docs/errors.md lists both). On CUDA a static scale that is not
+                allowed raises nothing, because the check would wait for the GPU: its row gets q = 0 and
+                scale = NaN
+    Devices     CPU (generic, avx2, avx512_vnni), CUDA sm_80 and newer. All tensors are on one device. All
+                devices and instruction sets give the same bits
     Source      csrc/ops/quantize_int8/quantize_int8.h
     """
     require_tensors("quantize_int8", x=x)
@@ -57,17 +65,16 @@ def quantize_int8(
     return QuantizedInt8(q, row_scale, None if symmetric else row_zero_point)
 
 
-def _fake_quantize_int8(
-    x: Tensor, scale: Tensor | None = None, zero_point: Tensor | None = None, symmetric: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
-    require_2d("quantize_int8", "x", x, "[m, k]")
-    require_device("quantize_int8", x, scale=scale, zero_point=zero_point)
-    m, k = x.shape
-    return fake_quantized(x, m, k, symmetric)
+@fake("quantize_int8")
+def _fake_quantize_int8(given: Arguments) -> tuple[Tensor, Tensor, Tensor]:
+    require_2d("quantize_int8", "x", given.x, "[m, k]")
+    require_one_device("quantize_int8", vars(given))
+    m, k = given.x.shape
+    return fake_quantized(given.x, m, k, given.symmetric)
 
 
 def fake_quantized(like: Tensor, m: int, k: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """What the ops that quantise [m, k] values return, for fake kernels."""
+    """The results of the fake kernels of ops that quantise [m, k] values."""
     return (
         like.new_empty((m, k), dtype=torch.int8),
         like.new_empty((m, 1), dtype=torch.float32),

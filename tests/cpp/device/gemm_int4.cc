@@ -1,5 +1,6 @@
-// gemm_int4's and gemm_int4_int8's CUDA kernels on the twin, with buffers of exactly their size: under AddressSanitizer
-// nothing is read or written beside them. Values are small enough for every sum to be exact; more of them in tests/ops.
+// The CUDA kernels of gemm_int4 and gemm_int4_int8 on the emulator, with buffers of exactly their size, so that
+// AddressSanitizer sees an access beside them. Values are small enough for every sum to be exact; tests/ops has more
+// values.
 #include "ops/gemm_int4/gemm_int4.h"
 
 #include <algorithm>
@@ -11,20 +12,20 @@
 #include "base/int_math.h"
 #include "check.h"
 #include "device/device.h"
-#include "layout/int4_tile.h"
+#include "layout/int4.h"
 #include "operand.h"
-#include "ops/gemm_int4/cuda/plan.h"
+#include "ops/gemm_int4/cuda/run.h"
 #include "ops/gemm_int4/pack.h"
-#include "ops/gemm_int4_int8/cuda/plan.h"
+#include "ops/gemm_int4_int8/cuda/run.h"
 
 namespace lamina::test {
 namespace {
 
-using gemm_int4::OfGroups, gemm_int4::Perm, gemm_int4::Problem;
+using gemm::Problem;
 
 constexpr int kSms = 3;
 
-// One problem of either op, and its result.
+// One problem for either op.
 struct Case {
   int64_t m, n, k, group, pad;  // pad: elements between rows of a
   bool has_zeros, has_perm;
@@ -34,50 +35,50 @@ struct Case {
   Problem problem() const { return {m, n, k, group}; }
 };
 
-// A scale, or a zero point, of each group and column, of any kind.
+// A scale or a zero point for each group and column, of any kind.
 struct Groups {
-  OfGroups::Kind kind;
+  GroupTensor::Kind kind;
   Exact<uint8_t> bytes;
   std::vector<float> value;
   int64_t columns;
 
-  Groups(OfGroups::Kind kind_of, const Problem& p, const auto& next)
+  Groups(GroupTensor::Kind kind_of, const Problem& p, const auto& next)
       : kind(kind_of), bytes(p.groups() * p.n * size()), columns(p.n) {
     for (int64_t i = 0; i < p.groups() * p.n; ++i) {
       value.push_back(next(i));
       uint8_t* const to = bytes.data() + i * size();
-      if (kind == OfGroups::Kind::kU8) {
+      if (kind == GroupTensor::Kind::kU8) {
         *to = static_cast<uint8_t>(value.back());
       } else {
-        put(kind == OfGroups::Kind::kF32   ? DType::kF32
-            : kind == OfGroups::Kind::kF16 ? DType::kF16
-                                           : DType::kBF16,
+        put(kind == GroupTensor::Kind::kF32   ? DType::kF32
+            : kind == GroupTensor::Kind::kF16 ? DType::kF16
+                                              : DType::kBF16,
             to, value.back());
       }
     }
   }
 
   int64_t size() const {
-    return kind == OfGroups::Kind::kU8 ? 1 : kind == OfGroups::Kind::kF32 ? 4 : 2;
+    return kind == GroupTensor::Kind::kU8 ? 1 : kind == GroupTensor::Kind::kF32 ? 4 : 2;
   }
   float at(int64_t group, int64_t j) const {
     return value[static_cast<size_t>(group * columns + j)];
   }
-  OfGroups given() { return {bytes.data(), kind, columns, 1}; }
+  GroupTensor given() { return {bytes.data(), kind, columns, 1}; }
 };
 
-// Operands of a problem. Scales are powers of two and numbers few enough for all sums to be exact.
+// The operands of a problem. Scales are powers of two and numbers small enough for all sums to be exact.
 struct Inputs {
   Case c;
   Random random;
-  Exact<int8_t> a, a_zero;  // of -3 to 3
+  Exact<int8_t> a, a_zero;  // from -3 to 3
   Exact<uint8_t> q, packed;
   Exact<int32_t> perm;
   Exact<float> a_scale;
   Groups scales, zeros;
   Followed then;
 
-  Inputs(const Case& problem, OfGroups::Kind scale_kind, OfGroups::Kind zero_kind)
+  Inputs(const Case& problem, GroupTensor::Kind scale_kind, GroupTensor::Kind zero_kind)
       : c(problem),
         random(static_cast<uint64_t>(c.m * 131 + c.n * 17 + c.k)),
         a((c.m - 1) * (c.features() + c.pad) + c.features()),
@@ -103,7 +104,7 @@ struct Inputs {
 
   int below(int count) { return static_cast<int>(random.next() % static_cast<uint32_t>(count)); }
 
-  // Results, without or with what belongs to rows of int8.
+  // The results; with is_int8, with the scales and zero points of int8 rows.
   std::vector<float> want(bool is_int8) {
     std::vector<float> all;
     for (int64_t i = 0; i < c.m; ++i)
@@ -141,20 +142,20 @@ struct Inputs {
   }
 };
 
-template <class Plan, class Kernel>
-Plan plan_of(const Kernel& kernel, const Case& c, int64_t segment_k) {
-  Plan plan;
+gemm::CudaPlan plan_of(const gemm::CudaKernel& kernel, const Case& c, const gemm::KRule& rule) {
+  gemm::CudaPlan plan;
   plan.kernel = kernel;
   plan.sms = kSms;
   plan.is_capped = c.k % 2 == 0;
-  const int64_t segments = std::max<int64_t>(1, ceil_div(c.k, segment_k));
-  const int64_t each = ceil_div(segments, c.splits);
-  plan.split = {static_cast<int>(ceil_div(segments, each)),
-                static_cast<int>(each * (segment_k / kernel.step_k)), nullptr};
+  const int64_t k_chunks = std::max<int64_t>(1, ceil_div(c.k, rule.chunk_k));
+  const int64_t each = ceil_div(k_chunks, c.splits);
+  plan.split = {static_cast<int>(ceil_div(k_chunks, each)),
+                static_cast<int>(each * (rule.chunk_k / kernel.step_k))};
+  if (plan.split.count > 1) plan.partials = rule.one_each ? k_chunks : plan.split.count;
   return plan;
 }
 
-// run(out, workspace) with both poisoned.
+// Calls run(out, workspace) with both poisoned, and checks out.
 void check_run(const char* kernel, int64_t workspace_bytes, const Case& c,
                const std::vector<float>& want, const auto& run) {
   Exact<float> out(c.m * c.n);
@@ -170,15 +171,15 @@ void check_run(const char* kernel, int64_t workspace_bytes, const Case& c,
 
 void check_floats(const Case& c) {
   const DType dtype = c.m % 2 == 0 ? DType::kBF16 : DType::kF16;
-  const auto kind = dtype == DType::kF16 ? OfGroups::Kind::kF16 : OfGroups::Kind::kBF16;
-  Inputs inputs(c, kind, c.n % 2 == 0 ? kind : OfGroups::Kind::kU8);
+  const auto kind = dtype == DType::kF16 ? GroupTensor::Kind::kF16 : GroupTensor::Kind::kBF16;
+  Inputs inputs(c, kind, c.n % 2 == 0 ? kind : GroupTensor::Kind::kU8);
   const std::vector<float> want = inputs.want(false);
   Exact<uint8_t> a(inputs.a.count() * 2);
   for (int64_t i = 0; i < inputs.a.count(); ++i)
     put(dtype, a.data() + i * 2, static_cast<float>(inputs.a[i]));
-  for (const gemm_int4::CudaKernel& kernel : gemm_int4::cuda_kernels()) {
-    const auto plan = plan_of<gemm_int4::CudaPlan>(kernel, c, gemm_int4::kSegmentK);
-    check_run(kernel.name, plan.workspace_bytes(c.problem()), c, want,
+  for (const gemm::CudaKernel& kernel : gemm_int4::cuda_op().kernels) {
+    const auto plan = plan_of(kernel, c, gemm_int4::k_rule(c.problem()));
+    check_run(kernel.name, plan.partial_bytes(c.problem()), c, want,
               [&](Exact<float>& out, void* workspace) {
                 auto params = inputs.params<gemm_int4::Params>(out);
                 params.a = a.data();
@@ -189,37 +190,35 @@ void check_floats(const Case& c) {
 }
 
 void check_int8(const Case& c) {
-  using enum OfGroups::Kind;
+  using enum GroupTensor::Kind;
   Inputs inputs(c, c.k % 3 == 0 ? kF32 : c.k % 3 == 1 ? kF16 : kBF16, c.n % 2 == 0 ? kF32 : kU8);
   const std::vector<float> want = inputs.want(true);
-  for (const gemm_int4_int8::CudaKernel& kernel : gemm_int4_int8::cuda_kernels()) {
-    const auto plan =
-        plan_of<gemm_int4_int8::CudaPlan>(kernel, c, gemm_int4_int8::split_k(c.problem()));
-    check_run(kernel.name, plan.workspace_bytes(c.problem()), c, want,
+  for (const gemm::CudaKernel& kernel : gemm_int4_int8::cuda_op().kernels) {
+    const auto plan = plan_of(kernel, c, gemm_int4_int8::k_rule(c.problem()));
+    check_run(kernel.name, gemm_int4_int8::workspace_bytes(c.problem(), plan), c, want,
               [&](Exact<float>& out, void* workspace) {
                 auto params = inputs.params<gemm_int4_int8::Params>(out);
                 params.a = inputs.a.data();
                 params.a_scale = {inputs.a_scale.data(), 1};
                 params.a_zero_point = {inputs.a_zero.data(), 1};
-                return gemm_int4_int8::run_cuda(params, std::nullopt, plan, workspace, nullptr);
+                return gemm_int4_int8::run_cuda(params, plan, workspace, nullptr);
               });
   }
 }
 
-// Rows of floats that the call quantises: the values are those of tests/ops.
+// The call quantises rows of floats. tests/ops checks the values.
 void check_quantised(const Case& c) {
-  Inputs inputs(c, OfGroups::Kind::kF32, OfGroups::Kind::kU8);
+  Inputs inputs(c, GroupTensor::Kind::kF32, GroupTensor::Kind::kU8);
   for (DType dtype : {DType::kF32, DType::kF16}) {
     FloatRows a(dtype, c.m, c.features(), c.pad, inputs.random);
-    const auto& kernel = gemm_int4_int8::cuda_kernels().front();
-    const auto plan =
-        plan_of<gemm_int4_int8::CudaPlan>(kernel, c, gemm_int4_int8::split_k(c.problem()));
+    const auto& kernel = gemm_int4_int8::cuda_op().kernels.front();
+    const auto plan = plan_of(kernel, c, gemm_int4_int8::k_rule(c.problem()));
     Exact<float> out(c.m * c.n);
-    Exact<uint8_t> workspace(plan.workspace_bytes(c.problem()));
-    const auto params = inputs.params<gemm_int4_int8::Params>(out);
-    CHECK(gemm_int4_int8::run_cuda(params, gemm_int4_int8::Floats{a.data(), dtype}, plan,
-                                   workspace.data(), nullptr)
-              .is_ok());
+    Exact<uint8_t> workspace(gemm_int4_int8::workspace_bytes(c.problem(), plan));
+    auto params = inputs.params<gemm_int4_int8::Params>(out);
+    params.floats = a.data();
+    params.floats_dtype = dtype;
+    CHECK(gemm_int4_int8::run_cuda(params, plan, workspace.data(), nullptr).is_ok());
   }
 }
 
@@ -234,19 +233,19 @@ TEST(int4_on_the_twin_stays_in_its_buffers) {
   for (int64_t m : {1, 18, 70})
     for (int64_t n : {1, 24, 130})
       for (int64_t k : {1, 61, 64, 300})
-        // Rows that allow copies of 16 bytes, of 4, and of 1 (f16).
+        // The strides allow copies of 16 bytes, of 4 bytes, and of 1 byte (f16).
         for (int64_t pad :
              {(8 - k % 8) % 8, (2 - k % 2) % 2 + int64_t{2}, (k + 1) % 2 + int64_t{2}})
           if ((m + n + k + pad) % 7 == 0)
             check_problem({m, n, k, n % 16 == 8 ? 48 : 64, pad, m == 18, n == 24, 1});
 }
 
-// Rows of results gigabytes apart, of as many blocks as there are.
+// The rows of the result lie gigabytes apart, and many blocks store them.
 TEST(int4_on_the_twin_stores_rows_far_apart) {
   dev::emu::options() = {};
   constexpr int64_t kStride = (int64_t{1} << 27) + 16;
   const Case c{67, 24, 64, 16, 0, false, false, 1};
-  Inputs inputs(c, OfGroups::Kind::kF32, OfGroups::Kind::kU8);
+  Inputs inputs(c, GroupTensor::Kind::kF32, GroupTensor::Kind::kU8);
   const std::vector<float> want = inputs.want(true);
   Exact<float> unused(0);
   Sparse out(((c.m - 1) * kStride + c.n) * 4);
@@ -257,11 +256,11 @@ TEST(int4_on_the_twin_stores_rows_far_apart) {
   params.a_zero_point = {inputs.a_zero.data(), 1};
   params.out = out.as<float>();
   params.out_stride = kStride;
-  for (const gemm_int4_int8::CudaKernel& kernel : gemm_int4_int8::cuda_kernels()) {
-    const auto plan = plan_of<gemm_int4_int8::CudaPlan>(kernel, c, gemm_int4_int8::kSegmentK);
-    Exact<uint8_t> workspace(plan.workspace_bytes(c.problem()));
+  for (const gemm::CudaKernel& kernel : gemm_int4_int8::cuda_op().kernels) {
+    const auto plan = plan_of(kernel, c, gemm_int4_int8::k_rule(c.problem()));
+    Exact<uint8_t> workspace(gemm_int4_int8::workspace_bytes(c.problem(), plan));
     at(kernel.name);
-    CHECK(gemm_int4_int8::run_cuda(params, std::nullopt, plan, workspace.data(), nullptr).is_ok());
+    CHECK(gemm_int4_int8::run_cuda(params, plan, workspace.data(), nullptr).is_ok());
     for (int64_t i = 0; i < c.m; ++i)
       for (int64_t j = 0; j < c.n; ++j)
         CHECK_EQ(out.as<float>()[i * kStride + j], want[static_cast<size_t>(i * c.n + j)]);

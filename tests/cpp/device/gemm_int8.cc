@@ -1,5 +1,5 @@
-// gemm_int8's CUDA kernels on the twin, with buffers of exactly their size: under AddressSanitizer nothing
-// is read or written beside them. Values are checked too, more of them in tests/ops.
+// The CUDA kernels of gemm_int8 on the emulator, with buffers of exactly their size, so that AddressSanitizer sees an
+// access beside them. Values are checked too; tests/ops has more values.
 #include "ops/gemm_int8/gemm_int8.h"
 
 #include <cfloat>
@@ -11,39 +11,55 @@
 #include "check.h"
 #include "device/device.h"
 #include "int8.h"
-#include "ops/gemm_int8/cuda/plan.h"
-#include "ops/gemm_int8/cuda/quantized.h"
+#include "ops/gemm_int8/cuda/run.h"
 
 namespace lamina::test {
 namespace {
 
-using gemm_int8::CudaKernel;
-using gemm_int8::CudaPlan;
+using gemm::CudaPlan;
 using gemm_int8::Params;
 
 constexpr int kSms = 3;
 
-// Elements before the first row and between rows, which must stay as they are.
-struct Output {
+// The place of the result: elements before the first row and between rows must stay unchanged.
+struct Place {
   DType dtype = DType::kF32;
   int64_t lead = 0, pad = 0;
 };
 
-CudaPlan plan_of(const CudaKernel& kernel, int64_t k, int splits) {
+// A kernel, and whether it is for scales along k.
+struct Int8Kernel : gemm::CudaKernel {
+  bool is_grouped;
+
+  int64_t group() const { return is_grouped ? gemm_int8::kScaleGroup : 0; }
+};
+
+std::vector<Int8Kernel> kernels() {
+  std::vector<Int8Kernel> all;
+  for (bool is_grouped : {false, true})
+    for (const gemm::CudaKernel& kernel : gemm_int8::cuda_op(is_grouped).kernels)
+      all.push_back({kernel, is_grouped});
+  return all;
+}
+
+CudaPlan plan_of(const Int8Kernel& kernel, int64_t k, int splits) {
   CudaPlan plan;
   plan.kernel = kernel;
   plan.sms = kSms;
   plan.is_capped = k % 2 == 0;
   const int64_t steps = std::max<int64_t>(1, ceil_div(k, kernel.step_k));
   const int64_t each =
-      round_up(ceil_div(steps, splits), kernel.is_grouped ? gemm_int8::kSegmentGroups : 1);
-  plan.split = {static_cast<int>(ceil_div(steps, each)), static_cast<int>(each), nullptr};
+      round_up(ceil_div(steps, splits), kernel.is_grouped ? gemm_int8::kChunkGroups : 1);
+  plan.split = {static_cast<int>(ceil_div(steps, each)), static_cast<int>(each)};
+  if (plan.split.count > 1)
+    plan.partials =
+        kernel.is_grouped ? gemm_int8::k_chunks({0, 0, k, kernel.group()}) : plan.split.count;
   return plan;
 }
 
-void check_problem(const CudaKernel& kernel, int64_t m, int64_t n, int64_t k, int64_t pad,
-                   int splits, const Output& output = {}) {
-  Int8Inputs inputs({m, n, k, kernel.is_grouped}, pad, static_cast<uint64_t>(m * 131 + n * 17 + k));
+void check_problem(const Int8Kernel& kernel, int64_t m, int64_t n, int64_t k, int64_t pad,
+                   int splits, const Place& output = {}) {
+  Int8Inputs inputs({m, n, k, kernel.group()}, pad, static_cast<uint64_t>(m * 131 + n * 17 + k));
   const int64_t out_stride = n + output.pad, element = size_bytes(output.dtype);
   Exact<uint8_t> out((output.lead + (m - 1) * out_stride + n) * element), want(out.count());
   std::memset(out.data(), 0xa5, static_cast<size_t>(out.count()));
@@ -52,9 +68,9 @@ void check_problem(const CudaKernel& kernel, int64_t m, int64_t n, int64_t k, in
     return bytes.data() + (output.lead + i * out_stride + j) * element;
   };
   const Params params = inputs.params(place_of(out, 0, 0), out_stride, output.dtype);
-  if (gemm_int8::row_alignment(params) < kernel.a_alignment) return;
+  if (gemm_int8::a_alignment(params) < kernel.a_alignment) return;
   const CudaPlan plan = plan_of(kernel, k, splits);
-  Exact<uint8_t> workspace(plan.workspace_bytes(params.problem));
+  Exact<uint8_t> workspace(plan.partial_bytes(params.problem));
   std::memset(workspace.data(), 0xf9, static_cast<size_t>(workspace.count()));
   const Status status = gemm_int8::run_cuda(params, plan, workspace.data(), nullptr);
   at(kernel.name, " ", m, " x ", n, " x ", k, ", pads ", pad, " ", output.pad, ", lead ",
@@ -65,7 +81,7 @@ void check_problem(const CudaKernel& kernel, int64_t m, int64_t n, int64_t k, in
   for (int64_t byte = 0; byte < want.count(); ++byte) CHECK_EQ(out[byte], want[byte]);
 }
 
-// What a row of values becomes with this scale.
+// Checks that q is the row y quantised with this scale.
 void check_quantized(const std::vector<float>& y, float scale, const int8_t* q) {
   const float inverse = 1.0f / scale;
   for (size_t j = 0; j < y.size(); ++j) {
@@ -74,9 +90,9 @@ void check_quantized(const std::vector<float>& y, float scale, const int8_t* q) 
   }
 }
 
-// Rows requantised, by scales that are given or that the rows have.
-void check_requantized(const CudaKernel& kernel, int64_t m, int64_t n, bool is_static) {
-  Int8Inputs inputs({m, n, 64, kernel.is_grouped}, 0, static_cast<uint64_t>(m * 131 + n));
+// Requantises rows, with static scales or with a scale for each row.
+void check_requantized(const Int8Kernel& kernel, int64_t m, int64_t n, bool is_static) {
+  Int8Inputs inputs({m, n, 64, kernel.group()}, 0, static_cast<uint64_t>(m * 131 + n));
   Exact<float> given(m), scale(m);
   Exact<int8_t> q(m * n);
   for (int64_t i = 0; i < m; ++i) given[i] = std::ldexp(1.0f, static_cast<int>(i % 3) - 4);
@@ -106,23 +122,23 @@ void check_requantized(const CudaKernel& kernel, int64_t m, int64_t n, bool is_s
 
 TEST(gemm_int8_on_the_twin_stays_in_its_buffers) {
   dev::emu::options() = {};
-  for (const CudaKernel& kernel : gemm_int8::cuda_kernels())
+  for (const Int8Kernel& kernel : kernels())
     for (int64_t m : {1, 7, 18})
       for (int64_t n : {1, 24, 35})
         for (int64_t k : {1, 61, 64, 300})
-          // Rows that allow copies of 16 bytes, of 4, and of 1.
+          // The strides allow copies of 16 bytes, of 4 bytes, and of 1 byte.
           for (int64_t pad : {(16 - k % 16) % 16, (4 - k % 4) % 4 + 4, (k + 1) % 2 + int64_t{2}})
             if ((m + n + k + pad) % 3 == 0)
               check_problem(kernel, m, n, kernel.is_grouped ? k * 4 : k, pad, k == 300 ? 2 : 1);
 }
 
-// Rows that TMA can store, some of which end within a box, and rows whose base or stride it refuses.
+// TMA can store some of these rows, which may end within a box; it refuses the base or the stride of the others.
 TEST(gemm_int8_on_the_twin_stores_rows_of_any_stride) {
   dev::emu::options() = {};
   struct Rows {
     int64_t n, lead, pad;
   };
-  for (const CudaKernel& kernel : gemm_int8::cuda_kernels())
+  for (const Int8Kernel& kernel : kernels())
     for (const Rows& rows : {Rows{24, 0, 0}, {72, 8, 8}, {35, 0, 5}, {24, 0, 4}, {40, 1, 8}})
       for (int64_t m : {1, 70})
         check_problem(kernel, m, rows.n, kernel.is_grouped ? 256 : 64, 0, 1,
@@ -131,24 +147,24 @@ TEST(gemm_int8_on_the_twin_stores_rows_of_any_stride) {
 
 TEST(gemm_int8_on_the_twin_requantises_in_its_buffers) {
   dev::emu::options() = {};
-  for (const CudaKernel& kernel : gemm_int8::cuda_kernels())
+  for (const Int8Kernel& kernel : kernels())
     for (int64_t n : {5, 48})
       for (bool is_static : {false, true}) check_requantized(kernel, 18, n, is_static);
 }
 
-// Rows of results gigabytes apart, of as many blocks as there are.
+// The rows of the result lie gigabytes apart, and many blocks store them.
 TEST(gemm_int8_on_the_twin_stores_rows_far_apart) {
   dev::emu::options() = {};
   constexpr int64_t kM = 67, kN = 24, kStride = (int64_t{1} << 27) + 16;
-  for (const CudaKernel& kernel : gemm_int8::cuda_kernels())
+  for (const Int8Kernel& kernel : kernels())
     for (int splits : {1, 2}) {
       const int64_t k = kernel.is_grouped ? 1100 : 320;
-      Int8Inputs inputs({kM, kN, k, kernel.is_grouped}, (16 - k % 16) % 16, 5);
+      Int8Inputs inputs({kM, kN, k, kernel.group()}, (16 - k % 16) % 16, 5);
       Sparse out(((kM - 1) * kStride + kN) * 2);
       if (!out.is_mapped()) return;
       const Params params = inputs.params(out.as<BF16>(), kStride, DType::kBF16);
       const CudaPlan plan = plan_of(kernel, k, splits);
-      Exact<uint8_t> workspace(plan.workspace_bytes(params.problem));
+      Exact<uint8_t> workspace(plan.partial_bytes(params.problem));
       at(kernel.name, ", splits ", splits);
       CHECK(gemm_int8::run_cuda(params, plan, workspace.data(), nullptr).is_ok());
       for (int64_t i = 0; i < kM; ++i)
@@ -158,13 +174,13 @@ TEST(gemm_int8_on_the_twin_stores_rows_far_apart) {
     }
 }
 
-TEST(slabs_of_partial_sums_beyond_2_to_31) {
-  constexpr gemm_int8::Problem kProblem{int64_t{1} << 20, (int64_t{1} << 12) - 3, 1};
+TEST(partial_sums_beyond_2_to_31) {
+  constexpr gemm::Problem kProblem{int64_t{1} << 20, (int64_t{1} << 12) - 3, 1};
   int32_t first = 0;
-  gemm_int8::Split split;
-  split.partial = &first;
-  const auto bytes_to = [&](int64_t slab, int64_t i, int64_t j) {
-    const auto* const at = gemm_int8::partial_at<int32_t>(split, kProblem, slab, i, j);
+  gemm::Split split;
+  split.partials = &first;
+  const auto bytes_to = [&](int64_t partial, int64_t i, int64_t j) {
+    const auto* const at = gemm::partial_at<int32_t>(split, kProblem, partial, i, j);
     return reinterpret_cast<intptr_t>(at) - reinterpret_cast<intptr_t>(&first);
   };
   CHECK_EQ(bytes_to(0, 1, 7), 4 * ((int64_t{1} << 12) + 7));
@@ -173,7 +189,7 @@ TEST(slabs_of_partial_sums_beyond_2_to_31) {
 
 TEST(gemm_int8_on_the_twin_uses_few_blocks_for_much_work) {
   dev::emu::options() = {};
-  for (const CudaKernel& kernel : gemm_int8::cuda_kernels()) {
+  for (const Int8Kernel& kernel : kernels()) {
     dev::emu::reset_report();
     const int64_t k = kernel.is_grouped ? 1100 : 300;
     check_problem(kernel, 100, 40, k, 4, 2);  // the reduction alone would be four blocks

@@ -4,13 +4,14 @@
 //     kTileM                     most rows of one multiply()
 //     kTileN                     columns of a strip, a multiple of 16
 //     kBlockK                    input features whose weights lie in L1 as f32, a multiple of 64
-//     dequantize(line, scale, minus_zero_scale, to)   64 bytes of int4_rows as to[8 k][16 columns]
+//     dequantize(line, scale, minus_zero_scale, to)   turns 64 bytes of int4_rows into to[8 k][16 columns]
 //     multiply(Step)             y += a * w, in the order of k
-//     multiply_lines(Lines)      the same of up to kFewRows rows, weights straight from their codes
+//     multiply_lines(Lines)      the same for up to kFewRows rows, with weights unpacked into registers
 //   };
 //
-// A block of k at a time: its weights become f32 in L1, then all packed rows pass. Few rows take them from registers
-// instead. Everything has internal linkage: see ops/gemm_int8/cpu/body.h.
+// The nest works on one block of k at a time: it dequantizes the block's weights to f32 in L1, then all packed rows
+// pass. Up to kFewRows rows unpack weights into registers instead. Everything has internal linkage: see
+// ops/gemm_int8/cpu/body.h.
 #pragma once
 
 #include <algorithm>
@@ -18,10 +19,11 @@
 
 #include "base/int_math.h"
 #include "base/unroll.h"
-#include "ops/gemm_int4/cpu/columns.h"
+#include "gemm/cpu/plan.h"
+#include "gemm/cpu/store_strip.h"
+#include "layout/int4.h"
 #include "ops/gemm_int4/gemm_int4.h"
-#include "ops/gemm_int4/plan.h"
-#include "ops/gemm_int8/cpu/out.h"
+#include "quant/group_columns.h"
 
 namespace lamina::gemm_int4 {
 namespace {
@@ -29,13 +31,14 @@ namespace {
 // A line of int4_rows: 8 k of 16 columns.
 inline constexpr int kLineBytes = 64, kLineK = 8;
 
-// So many rows at most take weights straight from codes. More share what the way through L1 costs, a store and a load:
-// with AVX2 one row is 1.6 times as fast without, four are no faster (2026-11, Zen 4, 4096 x 4096).
+// Up to this many rows unpack weights into registers. More rows share the cost of the way through L1, a store and a
+// load: with AVX2, registers make one row 1.6 times as fast and four rows no faster (2026-11, Zen 4, 4096 x 4096).
 inline constexpr int kFewRows = 3;
 
-// How far ahead packed weights are fetched.
+// Packed weights are prefetched this many bytes ahead.
 inline constexpr int64_t kStreamAhead = 2048;
 
+// The arguments of multiply().
 struct Step {
   int rows;
   const float* a;  // [k][rows]
@@ -45,51 +48,51 @@ struct Step {
   float* y;  // [rows][kTileN]
 };
 
-// Within a group.
+// The arguments of multiply_lines(): lines that lie within one group.
 struct Lines {
   int rows;
   const float* a;    // [k][rows]
   const uint8_t* w;  // [tile of 16 columns: w_stride bytes][line]
   int64_t w_stride;
-  const float *scale, *minus_zero;  // [kTileN]; the latter times scale
+  const float *scale, *minus_zero;  // [kTileN]; minus_zero is -zero point * scale
   int64_t count;
   float* y;  // [rows][kTileN]
 };
 
 template <class Tile>
-using OutOf = gemm_int8::StripOut<Params, Tile::kTileN, int4::kTileN>;
+using StripOf = StoreStrip<Params, Tile::kTileN, int4::kTileN>;
 
 template <class Tile>
-struct Nest : OutOf<Tile> {
-  using OutOf<Tile>::p;
+struct Nest : StripOf<Tile> {
+  using StripOf<Tile>::p;
   static constexpr int kTileM = Tile::kTileM, kTileN = Tile::kTileN;
   static constexpr int64_t kBlockK = Tile::kBlockK;
   static constexpr int kTiles = kTileN / int4::kTileN;
-  static_assert(kSegmentK % kBlockK == 0 && kBlockK % int4::kTileK == 0);
+  static_assert(kChunkK % kBlockK == 0 && kBlockK % int4::kTileK == 0);
 
-  // What all panels share.
+  // Scratch that all panels share: the weights of a block, and the operands of a group.
   struct Shared {
     alignas(64) float weights[kTiles][kBlockK][int4::kTileN];
-    alignas(64) float scale[kTileN], minus_zero[kTileN];  // of a group; the latter times scale
+    alignas(64) float scale[kTileN], minus_zero[kTileN];  // minus_zero is -zero point * scale
   };
 
   const Block& block;
   Shared& shared;
   float* const packed;
-  float* const segment;  // these [row][kTileN]
-  float* const total;
+  float* const k_chunk;  // [row][kTileN]
+  float* const total;    // [row][kTileN]
 
   static int64_t panel_bytes(const Problem& p) {
     return (p.k + 2 * kTileN) * kTileM * static_cast<int64_t>(sizeof(float));
   }
 
   Nest(const Params& params, const Block& where, void* scratch)
-      : OutOf<Tile>{params},
+      : StripOf<Tile>{params},
         block(where),
         shared(*static_cast<Shared*>(scratch)),
         packed(reinterpret_cast<float*>(static_cast<Shared*>(scratch) + 1)),
-        segment(packed + where.panel_m * params.problem.k),
-        total(segment + where.panel_m * kTileN) {}
+        k_chunk(packed + where.panel_m * params.problem.k),
+        total(k_chunk + where.panel_m * kTileN) {}
 
   struct Panel {
     int64_t row;
@@ -112,7 +115,7 @@ struct Nest : OutOf<Tile> {
       for (int64_t i = 0; i < k; ++i) to[i * rows + r] = to_f32(a[r * stride + i]);
   }
 
-  // The same of the features that perm names; what no feature claims stays as it is.
+  // The same for the features that perm names. A packed place without a feature keeps its value.
   template <class T>
   LAMINA_NOINLINE static void gather_as(const T* __restrict a, int64_t stride, int rows, int64_t k,
                                         const int32_t* __restrict perm, float* __restrict to) {
@@ -124,7 +127,7 @@ struct Nest : OutOf<Tile> {
   void pack(int64_t m0, const Panel& panel) const {
     const int64_t k = p.problem.k;
     if (p.perm.is_given()) std::fill_n(panel.packed, panel.rows * k, 0.0f);
-    OutOf<Tile>::with_floats(p.a, p.a_dtype, [&](const auto* a) {
+    StripOf<Tile>::with_floats(p.a, p.a_dtype, [&](const auto* a) {
       const auto* const row = a + m0 * p.a_stride;
       if (p.perm.is_given()) {
         gather_as(row, p.a_stride, panel.rows, k, p.perm.data, panel.packed);
@@ -134,7 +137,7 @@ struct Nest : OutOf<Tile> {
     });
   }
 
-  // Of the group of k0 .. and the strip's columns.
+  // Loads the scales and zero points of one group for columns [n0, n0 + count).
   void load_group(int64_t group, int64_t n0, int count) {
     load_columns(p.w_scale, group, n0, count, 1.0f, shared.scale);
     if (p.w_zero_point.is_given()) {
@@ -145,8 +148,9 @@ struct Nest : OutOf<Tile> {
     for (int j = 0; j < kTileN; ++j) shared.minus_zero[j] *= shared.scale[j];
   }
 
-  // shared.weights = those of [k0, k1). What follows is fetched meanwhile: tiles of equal n lie next to each other, and
-  // then come the next strip's, which are this task's or most likely the next task's.
+  // shared.weights = the weights of [k0, k1). Prefetches the packed weights that lie kStreamAhead bytes later: tiles
+  // of equal n are neighbours, and the tiles of the next strip follow, which belongs to this task or most likely to
+  // the next task.
   void dequantize(int64_t n0, int count, int64_t k0, int64_t k1) {
     const int64_t group = p.problem.group, w_stride = int4::tiles_k(p.problem.k) * int4::kTileBytes;
     const uint8_t* const w = p.w + n0 / int4::kTileN * w_stride;
@@ -164,7 +168,7 @@ struct Nest : OutOf<Tile> {
     }
   }
 
-  // segment += the products of [k0, k1), by way of L1.
+  // k_chunk += the products of [k0, k1), with weights in L1.
   void multiply_blocks(int64_t n0, int count, int64_t rows, int64_t k0, int64_t k1) {
     for (int64_t stop; k0 < k1; k0 = stop) {
       stop = std::min(k1, k0 + kBlockK);
@@ -172,12 +176,12 @@ struct Nest : OutOf<Tile> {
       for_panels(rows, [&](const Panel& panel) {
         Tile::multiply(Step{panel.rows, panel.packed + k0 * panel.rows, shared.weights[0][0],
                             static_cast<int>(int4::tiles_n(count)), stop - k0,
-                            segment + panel.row * kTileN});
+                            k_chunk + panel.row * kTileN});
       });
     }
   }
 
-  // The same of whole lines, few rows and all columns of a strip.
+  // The same with weights in registers, for whole lines, a few rows and all columns of a strip.
   void multiply_lines(int64_t n0, int64_t rows, int64_t k0, int64_t k1) {
     const int64_t group = p.problem.group, w_stride = int4::tiles_k(p.problem.k) * int4::kTileBytes;
     for (int64_t stop; k0 < k1; k0 = stop) {
@@ -186,7 +190,7 @@ struct Nest : OutOf<Tile> {
       Tile::multiply_lines(Lines{static_cast<int>(rows), packed + k0 * rows,
                                  p.w + n0 / int4::kTileN * w_stride + k0 / kLineK * kLineBytes,
                                  w_stride, shared.scale, shared.minus_zero, (stop - k0) / kLineK,
-                                 segment});
+                                 k_chunk});
     }
   }
 
@@ -194,13 +198,13 @@ struct Nest : OutOf<Tile> {
   void multiply_strip(int64_t n0, int count, int64_t rows) {
     const int64_t k = p.problem.k;
     const int64_t lines_end = rows <= kFewRows && count == kTileN ? k / kLineK * kLineK : 0;
-    std::fill_n(total, rows * kTileN, gemm_int8::empty_sum(k));
-    for (int64_t k0 = 0; k0 < k; k0 += kSegmentK) {
-      const int64_t k1 = std::min(k, k0 + kSegmentK), middle = std::clamp(lines_end, k0, k1);
-      std::fill_n(segment, rows * kTileN, gemm_int8::kNoSum);
+    std::fill_n(total, rows * kTileN, empty_sum(k));
+    for (int64_t k0 = 0; k0 < k; k0 += kChunkK) {
+      const int64_t k1 = std::min(k, k0 + kChunkK), middle = std::clamp(lines_end, k0, k1);
+      std::fill_n(k_chunk, rows * kTileN, kNoSum);
       multiply_lines(n0, rows, k0, middle);
       multiply_blocks(n0, count, rows, middle, k1);
-      gemm_int8::add_row(segment, rows * kTileN, total);
+      add_row(k_chunk, rows * kTileN, total);
     }
   }
 
@@ -212,7 +216,7 @@ struct Nest : OutOf<Tile> {
       for (int64_t n0 = block.n_begin; n0 < block.n_end; n0 += kTileN) {
         const int count = static_cast<int>(std::min<int64_t>(kTileN, block.n_end - n0));
         multiply_strip(n0, count, rows);
-        typename OutOf<Tile>::Columns columns;
+        typename StripOf<Tile>::Columns columns;
         this->load_bias(n0, count, columns);
         this->store(total, m0, rows, n0, count, columns);
       }
@@ -222,18 +226,10 @@ struct Nest : OutOf<Tile> {
 
 template <class Tile>
 CpuKernel make_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
-  return {.name = name,
-          .isa = isa,
-          .min_m = min_m,
-          .group_step = kGroupStep,
-          .tile_m = Tile::kTileM,
-          .tile_n = Tile::kTileN,
-          .macs_per_cycle = macs_per_cycle,
-          .panel_bytes = &Nest<Tile>::panel_bytes,
-          .scratch_bytes = sizeof(typename Nest<Tile>::Shared),
-          .compute = [](const void* params, const Block& block, void* scratch) {
-            Nest<Tile>(*static_cast<const Params*>(params), block, scratch).run();
-          }};
+  CpuKernel kernel = cpu_kernel<Nest<Tile>, Tile, Params>(name, isa, min_m, macs_per_cycle);
+  kernel.group_step = kInt4GroupStep;
+  kernel.scratch_bytes = sizeof(typename Nest<Tile>::Shared);
+  return kernel;
 }
 
 }  // namespace

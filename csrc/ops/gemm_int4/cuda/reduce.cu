@@ -1,6 +1,6 @@
-// gemm_int4 / reduce: ops/gemm_int8/cuda/reduce.cuh, in f32.
-#include "ops/gemm_int4/cuda/kernel.h"
-#include "ops/gemm_int8/cuda/reduce.cuh"
+// gemm_int4 / reduce: gemm/cuda/reduce.cuh, in f32.
+#include "gemm/cuda/reduce.cuh"
+#include "ops/gemm_int4/cuda/run.h"
 
 namespace lamina::gemm_int4 {
 namespace {
@@ -9,14 +9,14 @@ struct Op {
   static constexpr const char* kName = "gemm_int4_reduce";
 
   LAMINA_DEVICE static void reduce(const Params& p, const Split& split, int64_t i, int64_t j) {
-    gemm_int8::reduce_columns<float, float>(p, split, slabs(p.problem), i, j);
+    reduce_columns<Unscaled, float, float>(p, split, k_chunks(p.problem), i, j);
   }
 };
 
 }  // namespace
 
 Status launch_reduce(const Params& params, const Split& split, int max_blocks, void* stream) {
-  return gemm_int8::Reduce<Params, Op>::launch(params, split, max_blocks, stream);
+  return Reduce<Params, Op>::launch(params, split, max_blocks, stream);
 }
 
 }  // namespace lamina::gemm_int4

@@ -1,10 +1,10 @@
 // gemm_int4 / sm80:   out[i,j] = epilogue(sum_p a[i,p] * w[j,p]), epilogue: ../../gemm_int8/epilogue.h
 //
-// Algorithm  a block owns block_m tokens x block_n features and whole segments of k. Weights are the 16 rows of an mma and
-//            tokens its columns: few tokens waste little, and a warp keeps its weights in registers. A segment is one
-//            chain of products in the order of k, so neither the tile nor a split of k shows. Where a segment ends:
-//            ../../gemm_int8/cuda/segment.cuh
-// Layouts    a [m,k] row-major, f16 or bf16.  w: layout/int4_tile.h.  scales, zero points [groups,n].  out [m,n] row-major
+// Algorithm  a block owns block_m tokens x block_n features and whole k chunks of k. Weights are the 16 rows of an mma and
+//            tokens its columns: few tokens waste little, and a warp keeps its weights in registers. A k chunk is one
+//            chain of products in the order of k, so neither the tile nor a split of k shows. Where a k chunk ends:
+//            ../../gemm_int8/cuda/k chunk.cuh
+// Layouts    a [m,k] row-major, f16 or bf16.  w: layout/int4.h.  scales, zero points [groups,n].  out [m,n] row-major
 // Data path  gmem -cp.async-> smem ring -ldmatrix (a), 16-byte loads (w)-> regs -dequantize.cuh-> mma m16n8k16 -> f32 -> out
 // Features   lane q = lane / 4 has two neighbours of each 16, as rows q and q + 8
 // Budget     regs <= 232; 0 spills; 0 bank conflicts (layout/swizzle.h)
@@ -18,16 +18,16 @@
 #include <optional>
 
 #include "base/int_math.h"
+#include "block/row_copy.cuh"
 #include "device/device.h"
-#include "layout/int4_tile.h"
+#include "gemm/cuda/k_chunk.cuh"
+#include "gemm/cuda/store_rows.cuh"
+#include "layout/int4.h"
 #include "layout/swizzle.h"
 #include "ops/gemm_int4/cuda/dequantize.cuh"
-#include "ops/gemm_int4/cuda/gather.cuh"
-#include "ops/gemm_int4/cuda/kernel.h"
+#include "ops/gemm_int4/cuda/run.h"
 #include "ops/gemm_int4/cuda/stage_groups.cuh"
-#include "ops/gemm_int8/cuda/rows_out.cuh"
-#include "ops/gemm_int8/cuda/segment.cuh"
-#include "ops/gemm_int8/cuda/unaligned.cuh"
+#include "quant/gather.cuh"
 
 namespace lamina::gemm_int4 {
 
@@ -64,10 +64,10 @@ struct Sm80 {
   static constexpr int kGroupsAt = kBytesA + kBytesW;
   static constexpr int kStageBytes = kGroupsAt + Groups::kBytes;
   static constexpr int kRingBytes = kConfig.stages * kStageBytes;
-  static_assert(kSegmentK % kStepK == 0);
+  static_assert(kChunkK % kStepK == 0);
 
-  // Behind the ring, of each warp: the total of its segments, and where it was, its rows on the way out.
-  using Rows = gemm_int8::RowsOut<kWarpTokens>;
+  // Behind the ring, of each warp: the total of its k chunks, and where it was, its rows on the way out.
+  using Rows = StoreRows<kWarpTokens, Unscaled>;
   static constexpr int kWords = kTiles * kTokenGroups;  // of four sums
   static constexpr int kWarpBytes = kWords * dev::kWarpLanes * 16;
   static_assert(Rows::kBytes <= kWarpBytes);
@@ -167,8 +167,8 @@ struct Sm80 {
           gather_chunk(to(pass), reinterpret_cast<const uint16_t*>(from.a + pass * from.a_pass),
                        p.perm, begin, bytes(pass) / 2);
         } else {
-          gemm_int8::copy_unaligned(args.a_copy_bytes, to(pass), from.a + pass * from.a_pass, base,
-                                    bytes(pass));
+          copy_unaligned(args.a_copy_bytes, to(pass), from.a + pass * from.a_pass, base,
+                         bytes(pass));
         }
       }
     }
@@ -252,16 +252,17 @@ struct Sm80 {
     }
   }
 
-  // Into the slab of a segment, or to the epilogue and out.
-  template <bool kToSlab>
-  LAMINA_DEVICE static void store(const Args& args, const Place& at, int64_t slab,
+  // Into the partial of a k chunk, or to the epilogue and out.
+  template <bool kToPartial>
+  LAMINA_DEVICE static void store(const Args& args, const Place& at, int64_t partial,
                                   const Quads& sums) {
     std::byte* const rows = dev::dynamic_smem() + kRingBytes + dev::warp() * kWarpBytes;
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
       const int64_t n0 = at.n0 + (at.warp_n * kTiles + i) * int4::kTileN;
-      Rows::template store<kToSlab>(args.p, args.split, {at.m0 + at.warp_m * kWarpTokens, n0, slab},
-                                    rows, dev::lane() / 4, sums[i]);
+      Rows::template store<kToPartial>(args.p, args.split,
+                                       {at.m0 + at.warp_m * kWarpTokens, n0, partial}, rows,
+                                       dev::lane() / 4, sums[i]);
     }
   }
 
@@ -279,13 +280,12 @@ struct Sm80 {
     Source from = find_source(args, at);
     Quads sums;
     const auto sum = [&](int w, int e) -> float& { return (&sums[0][0])[w][e]; };
-    const auto to_slab = [&](int64_t slab) { store<true>(args, at, slab, sums); };
-    const gemm_int8::SegmentEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_slab)>
-        end_segment{sum, to_slab,
-                    reinterpret_cast<dev::U32x4*>(smem + kRingBytes + dev::warp() * kWarpBytes) +
-                        dev::lane(),
-                    static_cast<int>(kSegmentK / kStepK)};
-    end_segment.clear(gemm_int8::empty_sum(args.p.problem.k));
+    const auto to_partial = [&](int64_t partial) { store<true>(args, at, partial, sums); };
+    const KChunkEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_partial)> end_k_chunk{
+        sum, to_partial,
+        reinterpret_cast<dev::U32x4*>(smem + kRingBytes + dev::warp() * kWarpBytes) + dev::lane(),
+        static_cast<int>(kChunkK / kStepK)};
+    end_k_chunk.clear(empty_sum(args.p.problem.k));
     Group group;
     group.start(args.groups, at.first_step * kStepSlices);
 #pragma unroll
@@ -300,7 +300,7 @@ struct Sm80 {
       if (next < at.steps) load_step(args, at, from, at.first_step + next, stage(next));
       dev::cp_async_commit();
       multiply_step(args, at, at.first_step + s, stage(s), group, sums);
-      end_segment(args.split, at.first_step + s + 1, s + 1 == at.steps);
+      end_k_chunk(args.split, at.first_step + s + 1, s + 1 == at.steps);
     }
     if (args.split.count == 1) store<false>(args, at, 0, sums);
   }
@@ -333,11 +333,10 @@ CudaKernel sm80_kernel(const char* name) {
           .step_k = Kernel::kStepK,
           .blocks_per_sm = kConfig.blocks_per_sm,
           .smem_bytes = Kernel::kSmemBytes,
-          .cluster = 1,
           .macs_per_cycle = 1024,
           .step_cycles = 100,
-          .is_persistent = false,
-          .launch = [](const Params& params, const Split& split, int max_blocks, void* stream) {
+          .launch = [](const void* erased, const Split& split, int max_blocks, void* stream) {
+            const Params& params = *static_cast<const Params*>(erased);
             const auto start =
                 params.a_dtype == DType::kF16 ? &Kernel::start : &Sm80<kConfig, BF16>::start;
             return start(params, split, max_blocks, stream);

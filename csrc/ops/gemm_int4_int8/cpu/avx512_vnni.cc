@@ -1,12 +1,13 @@
 // gemm_int4_int8 / avx512_vnni: vpdpbusd multiplies codes 0..15 by signed activations and adds four products in int32.
 //
-// Ports  64 MACs an instruction, two a cycle. Scaling a group adds vcvtdq2ps and a fused multiply-add to the 8 of 32 k.
+// Ports  64 MACs an instruction, two instructions a cycle. Scaling a group of 32 adds vcvtdq2ps and a fused
+//        multiply-add to 8 instructions.
 // Tile   6 rows x 64 columns = 24 accumulators + 4 weights + 1 broadcast of 32 registers
 #include <array>
 
+#include "gemm/cpu/pack_bytes.h"
 #include "ops/gemm_int4_int8/cpu/body.h"
 #include "ops/gemm_int4_int8/cpu/scale512.h"
-#include "ops/gemm_int8/cpu/pack_bytes.h"
 
 namespace lamina::gemm_int4_int8 {
 namespace {
@@ -15,13 +16,13 @@ struct Tile {
   using Session = NoSession;
   static constexpr int kTileM = 6, kRowStep = 1, kTileN = 64;
   static constexpr bool kScales = true, kUnpacks = true, kTakesSigned = false;
-  static constexpr int kGroupStep = gemm_int4::kGroupStep;
+  static constexpr int kGroupStep = kInt4GroupStep;
   static constexpr int packed_rows(int rows) { return rows; }
   static constexpr int64_t packed_at(int rows, int64_t k) { return k * rows; }
   static constexpr int tiles_at_once(int64_t) { return kTileN / int4::kTileN; }
 
   static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, int8_t* packed) {
-    gemm_int8::pack_bytes(a, a_stride, rows, k, 0, packed);
+    pack_bytes(a, a_stride, rows, k, 0, packed);
   }
 
   template <int kRows, int kTiles, Codes kCodes>
@@ -60,7 +61,7 @@ struct Tile {
         a += kRows * int8_tile::kGroupK;
       };
       if constexpr (kCodes == Codes::kPacked) {
-        for (int f = 0; f < piece.fours; f += 2, w += 64) {  // past an odd end activations are 0
+        for (int f = 0; f < piece.fours; f += 2, w += 64) {  // past an odd end, activations are 0
           __m512i low[kTiles], high[kTiles];
           unroll<kTiles>([&](auto t) LAMINA_INLINE {
             const int8_t* const at = w + t * step.w_stride;
@@ -120,7 +121,7 @@ struct Tile {
 
 }  // namespace
 
-gemm_int4::CpuKernel gemm_int4_int8_avx512_vnni(int64_t min_m) {
+CpuKernel gemm_int4_int8_avx512_vnni(int64_t min_m) {
   return make_kernel<Tile>("gemm_int4_int8_avx512_vnni", Isa::kAvx512Vnni, min_m, 110);
 }
 

@@ -1,22 +1,23 @@
 // The loop nest of gemm_int4_int8 on a CPU, once. An ISA's file defines a Tile and instantiates the nest:
 //
 //   struct Tile {
-//     struct Session             state of the core while multiply() runs, of a Problem, RAII
-//     kTileM, kRowStep           most rows of one multiply(); what their number is rounded to
+//     struct Session             state of the core while multiply() runs, for one Problem, RAII
+//     kTileM, kRowStep           most rows of one multiply(); the row count is rounded up to kRowStep
 //     kTileN                     most columns that share one epilogue, a multiple of 16
-//     kScales                    whether multiply() can scale; else it leaves all sums as they are
+//     kScales                    whether multiply() can scale sums; else it leaves them unscaled
 //     kUnpacks                   whether multiply() can read packed codes
-//     kTakesSigned               whether multiply(), scaling symmetric codes, finds them less 8
-//     kGroupStep                 groups are multiples of it, unless there is only one
-//     tiles_at_once(rows)        tiles of 16 columns in one multiply(), for so many rows
-//     packed_rows(rows)          that pack() makes of so many
-//     pack(a, a_stride, rows, k, packed)   packed_rows(rows) x 64 bytes each 64 k, zeros from k on
-//     packed_at(rows, k)         of a panel's bytes, where k is that a step begins with
+//     kTakesSigned               whether multiply() expects symmetric codes minus 8 where it scales
+//     kGroupStep                 where k has several groups, their size must be a multiple of this
+//     tiles_at_once(rows)        tiles of 16 columns in one multiply(), for this number of rows
+//     packed_rows(rows)          rows that pack() makes of this number of rows
+//     pack(a, a_stride, rows, k, packed)   stores packed_rows(rows) x 64 bytes for each 64 k, with zeros past k
+//     packed_at(rows, k)         offset of input feature k, the first of a step, in the bytes of a panel
 //     multiply<kCodes>(Step)
 //   };
 //
-// A block of k at a time: its codes become bytes in L1, in the order of int8_tile, then all packed rows pass, group by
-// group. One panel of rows reads the packed codes itself. Everything has internal linkage: see ops/gemm_int8/cpu/body.h.
+// The nest works on one block of k at a time: it expands the block's codes to bytes in L1, in the order of int8_tile,
+// then all packed rows pass, group by group. A single panel of rows reads the packed codes itself. Everything has
+// internal linkage: see ops/gemm_int8/cpu/body.h.
 #pragma once
 
 #include <algorithm>
@@ -25,17 +26,15 @@
 
 #include "base/int_math.h"
 #include "base/unroll.h"
-#include "layout/int4_tile.h"
+#include "gemm/cpu/plan.h"
+#include "gemm/cpu/store_strip.h"
+#include "layout/int4.h"
 #include "layout/int8_tile.h"
-#include "ops/gemm_int4/cpu/columns.h"
-#include "ops/gemm_int4/plan.h"
 #include "ops/gemm_int4_int8/cpu/step.h"
-#include "ops/gemm_int8/cpu/out.h"
+#include "quant/group_columns.h"
 
 namespace lamina::gemm_int4_int8 {
 namespace {
-
-using gemm_int8::Block;
 
 // 64 columns of weights are 16 KiB, half of the smallest L1d.
 inline constexpr int64_t kBlockTilesK = 4;
@@ -43,27 +42,27 @@ inline constexpr int64_t kBlockK = kBlockTilesK * int4::kTileK;
 inline constexpr int64_t kBlockStride = kBlockTilesK * int8_tile::kTileBytes;
 
 template <class Tile>
-using OutOf = gemm_int8::StripOut<Params, Tile::kTileN, int4::kTileN>;
+using StripOf = StoreStrip<Params, Tile::kTileN, int4::kTileN>;
 
 template <class Tile>
-struct Nest : OutOf<Tile> {
-  using OutOf<Tile>::p;
+struct Nest : StripOf<Tile> {
+  using StripOf<Tile>::p;
   static constexpr int kTileM = Tile::kTileM, kTileN = Tile::kTileN;
-  static constexpr int kPieces = static_cast<int>(kBlockK) / gemm_int4::kGroupStep;
+  static constexpr int kPieces = static_cast<int>(kBlockK) / kInt4GroupStep;
 
-  // What all panels share.
+  // Scratch that all panels share.
   struct Shared {
     alignas(64) int8_t codes[kTileN / int4::kTileN * kBlockStride];
     alignas(64) float scale[kPieces][kTileN], minus_zero[kPieces][kTileN];
-    alignas(64) int32_t q_sum[kTileN];  // of a group that has begun
+    alignas(64) int32_t q_sum[kTileN];  // sums of the codes of the current group, so far
   };
 
   const Block& block;
   Shared& shared;
   int8_t* const packed;
-  int32_t* const a_sums;  // [panel][group][kTileM] sums of activations less their zero point
-  int32_t* const acc;     // these [row][kTileN]
-  float* const segment;
+  int32_t* const a_sums;  // [panel][group][kTileM] sums of activations minus their zero point
+  int32_t* const acc;     // [row][kTileN], and so are k_chunk and total
+  float* const k_chunk;
   float* const total;
 
   static int64_t packed_panel_bytes(const Problem& p) {
@@ -76,15 +75,15 @@ struct Nest : OutOf<Tile> {
   }
 
   Nest(const Params& params, const Block& where, void* scratch)
-      : OutOf<Tile>{params},
+      : StripOf<Tile>{params},
         block(where),
         shared(*static_cast<Shared*>(scratch)),
         packed(static_cast<int8_t*>(scratch) + sizeof(Shared)),
         a_sums(reinterpret_cast<int32_t*>(packed +
                                           panels_of(where) * packed_panel_bytes(params.problem))),
         acc(a_sums + panels_of(where) * sums_of_panel(params.problem)),
-        segment(reinterpret_cast<float*>(acc + where.panel_m * kTileN)),
-        total(segment + where.panel_m * kTileN) {}
+        k_chunk(reinterpret_cast<float*>(acc + where.panel_m * kTileN)),
+        total(k_chunk + where.panel_m * kTileN) {}
 
   static int64_t panels_of(const Block& block) { return block.panel_m / kTileM; }
 
@@ -120,7 +119,8 @@ struct Nest : OutOf<Tile> {
     }
   }
 
-  // Input features [k0, k1), those from `a` on, and on to the sums of their groups. k0: a multiple of kTileK.
+  // Packs input features [k0, k1), which start at `a`, and adds them to the sums of their groups. k0: a multiple of
+  // kTileK.
   void pack_features(int64_t m0, const Panel& panel, const int8_t* a, int64_t stride, int64_t k0,
                      int64_t k1) const {
     const int64_t group = p.problem.group;
@@ -138,7 +138,7 @@ struct Nest : OutOf<Tile> {
     }
   }
 
-  // What no feature claims is the row's zero point: less that it is 0, in products and in sums.
+  // A packed place without a feature gets the row's zero point, so that it counts as 0 in products and in sums.
   LAMINA_NOINLINE static void gather(const int8_t* __restrict row, const int32_t* __restrict perm,
                                      int64_t count, int8_t zero, int8_t* __restrict to) {
     for (int64_t i = 0; i < count; ++i) to[i] = perm[i] < 0 ? zero : row[perm[i]];
@@ -150,7 +150,7 @@ struct Nest : OutOf<Tile> {
     return sum;
   }
 
-  // A tile's codes less `zero`, a byte each; what comes `ahead` bytes later is fetched meanwhile.
+  // Stores the codes of a tile minus `zero`, one byte each, and prefetches the codes `ahead` bytes later.
   LAMINA_NOINLINE static void expand(const uint8_t* __restrict from, int64_t ahead, int8_t zero,
                                      int8_t* __restrict to) {
     constexpr int kLine = 64;
@@ -161,7 +161,7 @@ struct Nest : OutOf<Tile> {
     }
   }
 
-  // The sums of a group that ends, columns [0, count) of all rows, on to those of the segment.
+  // Adds the scaled sums of a group that ends, columns [0, count) of all rows, to the k chunk.
   void add_group(const Piece& piece, int64_t m0, int64_t rows, int count) const {
     for_panels(rows, [&](const Panel& panel) {
       for (int r = 0; r < panel.rows; ++r) {
@@ -170,15 +170,15 @@ struct Nest : OutOf<Tile> {
         const int32_t a_sum = panel.a_sums[piece.group * kTileM + r];
         if (p.w_zero_point.is_given()) {
           add_zero_points(acc + at, a_zero, shared.q_sum, a_sum, piece.minus_zero, piece.scale,
-                          count, segment + at);
+                          count, k_chunk + at);
         } else {
-          add_symmetric(acc + at, a_zero, shared.q_sum, a_sum, piece.scale, count, segment + at);
+          add_symmetric(acc + at, a_zero, shared.q_sum, a_sum, piece.scale, count, k_chunk + at);
         }
       }
     });
   }
 
-  // The columns' sums of a piece's codes, on to those of its group.
+  // Adds the codes of a piece to the code sums of its group, column by column.
   void add_codes(const Piece& piece, int fours_before, int tiles_n) {
     if (piece.begins) std::fill_n(shared.q_sum, kTileN, 0);
     for (int t = 0; t < tiles_n; ++t) {
@@ -190,7 +190,7 @@ struct Nest : OutOf<Tile> {
     }
   }
 
-  // The parts of groups in [k0, k1), with what scales those that end.
+  // Finds the pieces of groups in [k0, k1), and the scales and zero points of the groups that end there.
   int find_pieces(int64_t n0, int count, int64_t k0, int64_t k1,
                   std::array<Piece, kPieces>& pieces) {
     const int64_t k = p.problem.k, group = p.problem.group;
@@ -206,31 +206,30 @@ struct Nest : OutOf<Tile> {
       piece.minus_zero = shared.minus_zero[found];
       at = stop;
       if (!piece.ends) continue;
-      if (p.w_scale.kind == OfGroups::Kind::kF32 && p.w_scale.stride == 1 && count == kTileN) {
+      if (p.w_scale.kind == GroupTensor::Kind::kF32 && p.w_scale.stride == 1 && count == kTileN) {
         piece.scale =
             static_cast<const float*>(p.w_scale.data) + piece.group * p.w_scale.group_stride + n0;
       } else {
-        gemm_int4::load_columns(p.w_scale, piece.group, n0, count, 1.0f, shared.scale[found]);
+        load_columns(p.w_scale, piece.group, n0, count, 1.0f, shared.scale[found]);
       }
       if (p.w_zero_point.is_given())
-        gemm_int4::load_columns(p.w_zero_point, piece.group, n0, count, -1.0f,
-                                shared.minus_zero[found]);
+        load_columns(p.w_zero_point, piece.group, n0, count, -1.0f, shared.minus_zero[found]);
     }
     return static_cast<int>(found);
   }
 
-  // Of a block of k and a strip.
+  // A block of k of a strip.
   struct Where {
     int64_t m0, n0, k0, k1, rows;
-    int count;
-    const uint8_t* w;  // its first tile
+    int count;         // columns
+    const uint8_t* w;  // the block's first tile
     int64_t w_stride;
 
     int tiles_n() const { return static_cast<int>(int4::tiles_n(count)); }
   };
 
-  // shared.codes = the block's. Meanwhile what follows comes: in this strip, or the next strip's first block, which is
-  // this task's or most likely the next task's.
+  // shared.codes = the codes of the block. Prefetches the next block of this strip, else the first block of the next
+  // strip, which belongs to this task or most likely to the next task.
   void expand_block(const Where& at, int8_t zero) {
     constexpr int64_t kBytesOfK = int4::kTileBytes / int4::kTileK;
     const int64_t ahead = at.k1 < p.problem.k
@@ -257,11 +256,11 @@ struct Nest : OutOf<Tile> {
                  panel.packed + Tile::packed_at(panel.rows, at.k0 + fours * int8_tile::kGroupK),
                  fours % int8_tile::kGroups, w + tile * stride + fours * kFourBytes, stride,
                  std::min(at_once, at.tiles_n() - tile), pieces, count, panel.a_sums, acc + first,
-                 segment + first, tile * int4::kTileN, scaling, p.problem});
+                 k_chunk + first, tile * int4::kTileN, scaling, p.problem});
       });
   }
 
-  // segment += the block's groups that end.
+  // k_chunk += the groups that end in the block.
   void add_block(const Where& at) {
     std::array<Piece, kPieces> pieces;
     const int found = find_pieces(at.n0, at.count, at.k0, at.k1, pieces);
@@ -289,17 +288,17 @@ struct Nest : OutOf<Tile> {
 
   // total[rows][kTileN] = the scaled sums of columns [n0, n0 + count).
   void multiply_strip(int64_t m0, int64_t n0, int count, int64_t rows) {
-    const int64_t k = p.problem.k, each = segment_k(p.problem.group);
+    const int64_t k = p.problem.k, each = chunk_k(p.problem.group);
     const int64_t w_stride = int4::tiles_k(k) * int4::kTileBytes;
     const uint8_t* const w = p.w + n0 / int4::kTileN * w_stride;
-    std::fill_n(total, rows * kTileN, gemm_int8::empty_sum(p.problem.groups()));
+    std::fill_n(total, rows * kTileN, empty_sum(p.problem.groups()));
     for (int64_t first = 0; first < k; first += each) {
       const int64_t last = std::min(k, first + each);
-      std::fill_n(segment, rows * kTileN, gemm_int8::kNoSum);
+      std::fill_n(k_chunk, rows * kTileN, kNoSum);
       for (int64_t k0 = first; k0 < last; k0 += kBlockK)
         add_block({m0, n0, k0, std::min(last, k0 + kBlockK), rows, count,
                    w + k0 / int4::kTileK * int4::kTileBytes, w_stride});
-      gemm_int8::add_row(segment, rows * kTileN, total);
+      add_row(k_chunk, rows * kTileN, total);
     }
     for (int64_t r = 0; r < rows; ++r) scale_row(p.a_scale[m0 + r], count, total + r * kTileN);
   }
@@ -317,7 +316,7 @@ struct Nest : OutOf<Tile> {
       for (int64_t n0 = block.n_begin; n0 < block.n_end; n0 += kTileN) {
         const int count = static_cast<int>(std::min<int64_t>(kTileN, block.n_end - n0));
         multiply_strip(m0, n0, count, rows);
-        typename OutOf<Tile>::Columns columns;
+        typename StripOf<Tile>::Columns columns;
         this->load_bias(n0, count, columns);
         this->store(total, m0, rows, n0, count, columns);
       }
@@ -326,19 +325,11 @@ struct Nest : OutOf<Tile> {
 };
 
 template <class Tile>
-gemm_int4::CpuKernel make_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
-  return {.name = name,
-          .isa = isa,
-          .min_m = min_m,
-          .group_step = Tile::kGroupStep,
-          .tile_m = Tile::kTileM,
-          .tile_n = Tile::kTileN,
-          .macs_per_cycle = macs_per_cycle,
-          .panel_bytes = &Nest<Tile>::panel_bytes,
-          .scratch_bytes = sizeof(typename Nest<Tile>::Shared),
-          .compute = [](const void* params, const Block& block, void* scratch) {
-            Nest<Tile>(*static_cast<const Params*>(params), block, scratch).run();
-          }};
+CpuKernel make_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
+  CpuKernel kernel = cpu_kernel<Nest<Tile>, Tile, Params>(name, isa, min_m, macs_per_cycle);
+  kernel.group_step = Tile::kGroupStep;
+  kernel.scratch_bytes = sizeof(typename Nest<Tile>::Shared);
+  return kernel;
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
-// gemm_int4_int8 / generic: the loops as they are, for any CPU.
+// gemm_int4_int8 / generic: plain loops, for any CPU.
+#include "gemm/cpu/pack_bytes.h"
 #include "ops/gemm_int4_int8/cpu/body.h"
-#include "ops/gemm_int8/cpu/pack_bytes.h"
 
 namespace lamina::gemm_int4_int8 {
 namespace {
@@ -9,13 +9,13 @@ struct Tile {
   using Session = NoSession;
   static constexpr int kTileM = 4, kRowStep = 1, kTileN = int4::kTileN;
   static constexpr bool kScales = false, kUnpacks = false, kTakesSigned = false;
-  static constexpr int kGroupStep = gemm_int4::kGroupStep;
+  static constexpr int kGroupStep = kInt4GroupStep;
   static constexpr int packed_rows(int rows) { return rows; }
   static constexpr int64_t packed_at(int rows, int64_t k) { return k * rows; }
   static constexpr int tiles_at_once(int64_t) { return 1; }
 
   static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, int8_t* packed) {
-    gemm_int8::pack_bytes(a, a_stride, rows, k, 0, packed);
+    pack_bytes(a, a_stride, rows, k, 0, packed);
   }
 
   template <Codes>
@@ -36,7 +36,7 @@ struct Tile {
 
 }  // namespace
 
-gemm_int4::CpuKernel gemm_int4_int8_generic(int64_t min_m) {
+CpuKernel gemm_int4_int8_generic(int64_t min_m) {
   return make_kernel<Tile>("gemm_int4_int8_generic", Isa::kGeneric, min_m, 2);
 }
 

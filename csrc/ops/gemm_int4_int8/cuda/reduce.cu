@@ -1,18 +1,19 @@
-// gemm_int4_int8 / reduce: ops/gemm_int8/cuda/reduce.cuh, in f32; of one group in integers, which are scaled here.
+// gemm_int4_int8 / reduce: gemm/cuda/reduce.cuh in f32. The partial sums of a single group are integers, scaled here.
 #include <cmath>
 
+#include "gemm/cuda/reduce.cuh"
 #include "ops/gemm_int4_int8/cuda/kernel.h"
-#include "ops/gemm_int8/cuda/reduce.cuh"
+#include "ops/gemm_int4_int8/cuda/scaler.cuh"
 
 namespace lamina::gemm_int4_int8 {
 namespace {
 
-// Of the only group.
-LAMINA_DEVICE float value_of(const OfGroups& of, int64_t j) {
+// The value of the only group for column j.
+LAMINA_DEVICE float value_of(const GroupTensor& of, int64_t j) {
   const int64_t at = j * of.stride;
-  if (of.kind == OfGroups::Kind::kF32) return static_cast<const float*>(of.data)[at];
-  if (of.kind == OfGroups::Kind::kF16) return to_f32(static_cast<const F16*>(of.data)[at]);
-  if (of.kind == OfGroups::Kind::kBF16) return to_f32(static_cast<const BF16*>(of.data)[at]);
+  if (of.kind == GroupTensor::Kind::kF32) return static_cast<const float*>(of.data)[at];
+  if (of.kind == GroupTensor::Kind::kF16) return to_f32(static_cast<const F16*>(of.data)[at]);
+  if (of.kind == GroupTensor::Kind::kBF16) return to_f32(static_cast<const BF16*>(of.data)[at]);
   return static_cast<const uint8_t*>(of.data)[at];
 }
 
@@ -20,21 +21,20 @@ struct Op {
   static constexpr const char* kName = "gemm_int4_int8_reduce";
 
   LAMINA_DEVICE static void reduce(const CudaParams& p, const Split& split, int64_t i, int64_t j) {
-    const int64_t count = slabs(split, p.problem);
+    const int64_t count = count_partials(split, p.problem);
     if (!is_one_group(p.problem))
-      return gemm_int8::reduce_columns<float, float>(p, split, count, i, j);
-    int32_t sums[gemm_int8::kReduceColumns];
-    gemm_int8::add_slabs<int32_t>(p, split, count, i, j, sums);
-    const gemm_int8::Columns<gemm_int8::kReduceColumns> columns(p, j);
+      return reduce_columns<TokenScaler, float, float>(p, split, count, i, j);
+    int32_t sums[kReduceColumns];
+    add_partials<int32_t>(p, split, count, i, j, sums);
+    const Columns<TokenScaler, kReduceColumns> columns(p, j);
     const int32_t a_sum = dev::load_global(p.a_sums + i);
-    float y[gemm_int8::kReduceColumns];
+    float y[kReduceColumns];
 #pragma unroll
-    for (int e = 0; e < gemm_int8::kReduceColumns; ++e) {
+    for (int e = 0; e < kReduceColumns; ++e) {
       const int64_t column = e < columns.left ? j + e : j;
       const bool has_zeros = p.w_zero_point.is_given();
       const float minus_zero = has_zeros ? -value_of(p.w_zero_point, column) : 0.0f;
-      y[e] = add_group(sums[e], a_sum, has_zeros, minus_zero, value_of(p.w_scale, column),
-                       gemm_int8::kNoSum);
+      y[e] = add_group(sums[e], a_sum, has_zeros, minus_zero, value_of(p.w_scale, column), kNoSum);
     }
     store_row(p, y, i, columns);
   }
@@ -43,7 +43,7 @@ struct Op {
 }  // namespace
 
 Status launch_reduce(const CudaParams& params, const Split& split, int max_blocks, void* stream) {
-  return gemm_int8::Reduce<CudaParams, Op>::launch(params, split, max_blocks, stream);
+  return Reduce<CudaParams, Op>::launch(params, split, max_blocks, stream);
 }
 
 }  // namespace lamina::gemm_int4_int8

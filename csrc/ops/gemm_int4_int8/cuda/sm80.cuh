@@ -1,11 +1,11 @@
 // gemm_int4_int8 / sm80:   out[i,j] = epilogue(scale_i * sum_g scale_gj * x_ijg), x: ../gemm_int4_int8.h
 //
-// Algorithm  a block owns block_m tokens x block_n features and whole segments of k. Weights are the 16 rows of an mma and
+// Algorithm  a block owns block_m tokens x block_n features and whole k chunks of k. Weights are the 16 rows of an mma and
 //            tokens its columns: few tokens waste little, and a warp keeps its weights in registers. Codes, unsigned bytes,
-//            times activations are exact integers; where a group ends they are scaled and added to the chain of its segment.
-//            So neither the tile nor a split of k shows. Where a segment ends: ../../gemm_int8/cuda/segment.cuh. One group that
+//            times activations are exact integers; where a group ends they are scaled and added to the chain of its k chunk.
+//            So neither the tile nor a split of k shows. Where a k chunk ends: ../../gemm_int8/cuda/k chunk.cuh. One group that
 //            is all of k is split anywhere, its sums are integers up to the reduction
-// Layouts    a, its sums of groups: Prepared (kernel.h).  w: layout/int4_tile.h.  scales, zero points [groups,n].  out [m,n]
+// Layouts    a, its sums of groups: PackedActivations (kernel.h).  w: layout/int4.h.  scales, zero points [groups,n].  out [m,n]
 // Data path  gmem -cp.async-> smem ring -ldmatrix (a), 16-byte loads (w)-> regs -and, shift-> mma m16n8k32 u8 s8 -> s32
 //            -group_end.cuh-> f32 -> out
 // Features   lane q = lane / 4 has two neighbours of each 16, as rows q and q + 8
@@ -22,13 +22,14 @@
 
 #include "base/int_math.h"
 #include "device/device.h"
-#include "layout/int4_tile.h"
+#include "gemm/cuda/k_chunk.cuh"
+#include "gemm/cuda/store_rows.cuh"
+#include "layout/int4.h"
 #include "layout/swizzle.h"
-#include "ops/gemm_int4/cuda/group_rows.cuh"
 #include "ops/gemm_int4_int8/cuda/group_end.cuh"
 #include "ops/gemm_int4_int8/cuda/kernel.h"
-#include "ops/gemm_int8/cuda/rows_out.cuh"
-#include "ops/gemm_int8/cuda/segment.cuh"
+#include "ops/gemm_int4_int8/cuda/scaler.cuh"
+#include "quant/group_rows.cuh"
 
 namespace lamina::gemm_int4_int8 {
 
@@ -64,9 +65,9 @@ struct Sm80 {
   static constexpr int kStageBytes = kGroupsAt + Groups::kStageBytes;
   static constexpr int kRingBytes = kConfig.stages * kStageBytes;
 
-  // Behind the ring, the tokens' zero points; of each warp: the total of its segments, and where it was, its rows on the
+  // Behind the ring, the tokens' zero points; of each warp: the total of its k chunks, and where it was, its rows on the
   // way out.
-  using Rows = gemm_int8::RowsOut<kWarpTokens>;
+  using Rows = StoreRows<kWarpTokens, TokenScaler>;
   static constexpr int kWarpsAt = kRingBytes + kConfig.block_m * 4;
   static constexpr int kWords = kTiles * kTokenGroups;  // of four sums
   static constexpr int kWarpBytes = kWords * dev::kWarpLanes * 16;
@@ -236,16 +237,17 @@ struct Sm80 {
     }
   }
 
-  // Into the slab of a segment, or to the epilogue and out.
-  template <bool kToSlab>
-  LAMINA_DEVICE static void store(const Args& args, const Place& at, int64_t slab,
+  // Into the partial of a k chunk, or to the epilogue and out.
+  template <bool kToPartial>
+  LAMINA_DEVICE static void store(const Args& args, const Place& at, int64_t partial,
                                   const Groups& group) {
     std::byte* const rows = dev::dynamic_smem() + kWarpsAt + dev::warp() * kWarpBytes;
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
       const int64_t n0 = at.n0 + (at.warp_n * kTiles + i) * int4::kTileN;
-      Rows::template store<kToSlab>(args.p, args.split, {at.m0 + at.warp_m * kWarpTokens, n0, slab},
-                                    rows, dev::lane() / 4, group.segment[i]);
+      Rows::template store<kToPartial>(args.p, args.split,
+                                       {at.m0 + at.warp_m * kWarpTokens, n0, partial}, rows,
+                                       dev::lane() / 4, group.k_chunk[i]);
     }
   }
 
@@ -263,14 +265,13 @@ struct Sm80 {
     Source from = find_source(args, at);
     Groups group;
     group.begin(from.group);
-    const auto sum = [&](int w, int e) -> float& { return (&group.segment[0][0])[w][e]; };
-    const auto to_slab = [&](int64_t slab) { store<true>(args, at, slab, group); };
-    const gemm_int8::SegmentEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_slab)>
-        end_segment{
-            sum, to_slab,
-            reinterpret_cast<dev::U32x4*>(smem + kWarpsAt + dev::warp() * kWarpBytes) + dev::lane(),
-            args.groups.segment_steps};
-    end_segment.clear(gemm_int8::empty_sum(args.p.problem.k));
+    const auto sum = [&](int w, int e) -> float& { return (&group.k_chunk[0][0])[w][e]; };
+    const auto to_partial = [&](int64_t partial) { store<true>(args, at, partial, group); };
+    const KChunkEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_partial)> end_k_chunk{
+        sum, to_partial,
+        reinterpret_cast<dev::U32x4*>(smem + kWarpsAt + dev::warp() * kWarpBytes) + dev::lane(),
+        args.groups.chunk_steps};
+    end_k_chunk.clear(empty_sum(args.p.problem.k));
     keep_zero_points(args, at);
 #pragma unroll
     for (int s = 0; s < kConfig.stages - 1; ++s) {
@@ -287,7 +288,7 @@ struct Sm80 {
       multiply_step(args, at, at.first_step + s, stage(s), group);
       if (args.groups.keeps_integers && s + 1 == at.steps)
         group.keep_integers(args, at, tokens_zero());
-      end_segment(args.split, at.first_step + s + 1, s + 1 == at.steps);
+      end_k_chunk(args.split, at.first_step + s + 1, s + 1 == at.steps);
     }
     if (args.split.count == 1) store<false>(args, at, 0, group);
   }
@@ -302,7 +303,7 @@ struct Sm80 {
                            " tiles of ", kConfig.block_m, " x ", kConfig.block_n);
     return dev::launch<Sm80>(
         {{static_cast<int>(std::min<int64_t>(*units, max_blocks)), 1, 1}, kSmemBytes}, stream,
-        {params, split, GroupArgs::of(params, split), Prepared::a_stride(p),
+        {params, split, GroupArgs::of(params, split), PackedActivations::a_stride(p),
          static_cast<int>(int4::tiles_k(p.k)), static_cast<int>(blocks_m),
          static_cast<int>(blocks_n), static_cast<uint32_t>(*units)});
   }
@@ -318,11 +319,9 @@ CudaKernel sm80_kernel(const char* name) {
           .step_k = Kernel::kStepK,
           .blocks_per_sm = kConfig.blocks_per_sm,
           .smem_bytes = Kernel::kSmemBytes,
-          .cluster = 1,
           .macs_per_cycle = 2048,
           .step_cycles = 100,
-          .is_persistent = false,
-          .launch = &Kernel::start};
+          .launch = &launch_as<CudaParams, &Kernel::start>};
 }
 
 }  // namespace lamina::gemm_int4_int8

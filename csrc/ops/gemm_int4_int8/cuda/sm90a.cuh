@@ -1,56 +1,59 @@
-// gemm_int4_int8 / sm90a:   out[i,j] = epilogue(scale_i * sum_g scale_gj * x_ijg), x: ../gemm_int4_int8.h
+// gemm_int4_int8 / sm90a:   out[i,j] = epilogue(scale_i * sum_g scale_gj * x_ijg), x: gemm_int4_int8.h
 //
-// Algorithm  persistent blocks walk over tiles of kTokens x kFeatures outputs and whole segments of k; what feeds them:
-//            ../../gemm_int4/cuda/sm90a_pipe.cuh. Two warpgroups turn codes into unsigned bytes in registers, the 64 rows
-//            of wgmma, and tokens are its n: few tokens waste nothing. Products are exact integers; where a group ends
-//            they are waited for, scaled and added to the chain of the segment, while the other warpgroup multiplies. So
-//            neither the tile nor a split of k shows. Where a segment ends: ../../gemm_int8/cuda/segment.cuh. One group
-//            that is all of k is split anywhere, its sums are integers up to the reduction
-// Layouts    a, its sums of groups: Prepared (kernel.h).  w: layout/int4_tile.h.  scales, zero points [groups,n].  out [m,n]
-// Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 16-byte loads -and, shift-> its register operand -> s32
-//            -group_end.cuh-> f32; then smem rows -> out (../../gemm_int8/cuda/rows_out.cuh)
-// Features   lane q = lane / 4 has two neighbours of a warp's 16, as rows q and q + 8 of the product
+// Algorithm  persistent blocks walk over tiles of kTokens x kFeatures outputs and whole k chunks;
+//            gemm/cuda/sm90a_pipe.cuh feeds them. Two consumer warpgroups expand codes to unsigned bytes in wgmma's
+//            register operand. Weights are the 64 rows of wgmma and tokens its n, so a few tokens waste no rows. Sums
+//            of products are exact integers. When a group ends, the warpgroup waits for its products, scales the sums
+//            and adds them to the k chunk, while the other warpgroup multiplies. The result therefore does not depend
+//            on the tile or on the split of k. The end of a k chunk: gemm/cuda/k_chunk.cuh. A single group may be
+//            split anywhere: its sums stay integers until the reduction
+// Layouts    a, its sums of groups: PackedActivations (kernel.h).  w: layout/int4.h.  scales, zero points [groups,n].
+//            out [m,n]
+// Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 16-byte loads -and, shift-> its register operand
+//            -> s32 -group_end.cuh-> f32; then smem rows -> out (gemm/cuda/store_rows.cuh)
+// Features   lanes with lane / 4 == q hold two neighbouring features of a warp's 16, as rows q and q + 8 of wgmma
 // Budget     regs <= 168; 0 spills; 0 bank conflicts
 //            requires SASS: IGMMA, UTMALDG, LDGSTS
-// Requires   w at a multiple of 16 bytes; what the workspace holds is aligned as it is
-// Source     own; roles and ring as in gemm_int4's sm90a. Reference: tests/reference/gemm_int4.py
+// Requires   w at a multiple of 16 bytes; the workspace is aligned by construction
+// Source     own; warp roles and ring as in gemm_int4's sm90a. Reference: tests/reference/gemm_int4.py
 #pragma once
 
 #include <algorithm>
 #include <climits>
 
 #include "device/device.h"
-#include "layout/int4_tile.h"
+#include "gemm/cuda/k_chunk.cuh"
+#include "gemm/cuda/sm90a_pipe.cuh"
+#include "gemm/cuda/store_rows.cuh"
+#include "layout/int4.h"
 #include "layout/matrix_descriptor.h"
 #include "layout/swizzle.h"
-#include "ops/gemm_int4/cuda/sm90a_pipe.cuh"
 #include "ops/gemm_int4_int8/cuda/group_end.cuh"
 #include "ops/gemm_int4_int8/cuda/kernel.h"
-#include "ops/gemm_int8/cuda/rows_out.cuh"
-#include "ops/gemm_int8/cuda/segment.cuh"
+#include "ops/gemm_int4_int8/cuda/scaler.cuh"
 
 namespace lamina::gemm_int4_int8 {
 
 struct Sm90aConfig {
-  int tokens, cluster, stage_tiles, stages;  // gemm_int4::Sm90aShape
+  int tokens, cluster, stage_tiles, stages;  // Sm90aShape
 };
 
 template <Sm90aConfig kConfig>
 struct Sm90a {
   static constexpr int kTokens = kConfig.tokens, kTokenGroups = kTokens / 8;
   static constexpr int kFeatures = 128;
-  using Rows = gemm_int8::RowsOut<kTokens>;
-  // Of a warp: the total of its segments, and where it was, its rows on the way out; the tokens' zero points.
-  static constexpr int kWords = kTokenGroups;  // of four sums
+  using Rows = StoreRows<kTokens, TokenScaler>;
+  // Shared memory of a warp: the total of its earlier k chunks (later the rows of StoreRows lie in the same place),
+  // then the zero points of the tokens.
+  static constexpr int kWords = kTokenGroups;  // words of four sums
   static constexpr int kTokensZeroAt = kWords * dev::kWarpLanes * 16;
   static constexpr int kWarpBytes = kTokensZeroAt + kTokens * 4;
   static_assert(Rows::kBytes <= kTokensZeroAt);
 
   using Groups =
       GroupEnd<kTokens, kFeatures, kConfig.stage_tiles * kSlices, 1, kTokenGroups, false>;
-  using Pipe = gemm_int4::Sm90aPipe<gemm_int4::Sm90aShape{kTokens, kConfig.cluster,
-                                                          kConfig.stage_tiles, kConfig.stages, 1,
-                                                          Groups::kStageBytes, kWarpBytes}>;
+  using Pipe = Sm90aPipe<Sm90aShape{kTokens, kConfig.cluster, kConfig.stage_tiles, kConfig.stages,
+                                    1, Groups::kStageBytes, kWarpBytes}>;
   using Tile = typename Pipe::Tile;
   static_assert(kFeatures == Pipe::kFeatures);
 
@@ -68,7 +71,7 @@ struct Sm90a {
   };
 
   struct Copies {
-    int group;  // the next to end
+    int group;  // the next group to end
 
     LAMINA_DEVICE static Copies at(const Args& args, const Tile& tile) {
       return {args.groups.of_slice(static_cast<int>(tile.first_step) * kSlices)};
@@ -83,13 +86,13 @@ struct Sm90a {
     }
   };
 
-  // Where a warp's sums are in the block's tile, for Groups.
+  // The place of a warp's sums in the block's tile, for Groups.
   struct Place {
     int warp_m, warp_n;
   };
 
   using Sums = int32_t[kTokens / 2];
-  // Of a tile's products, of 32 k each.
+  // Products of a tile, 32 k each.
   static constexpr int kProducts = int4::kTileK / 32;
   using Weights = uint32_t[kProducts][4];
 
@@ -104,7 +107,7 @@ struct Sm90a {
 
   LAMINA_DEVICE static Sums& sums_of(Groups& group) { return reinterpret_cast<Sums&>(group.sums); }
 
-  // The product of 32 k from `tokens` on, of which the first or the last 16 may have no codes.
+  // The product of 32 k from `tokens` on. Codes of 0 leave the first or the last 16 k out.
   LAMINA_DEVICE static void multiply(const Args& args, uint32_t first, uint32_t second,
                                      uint64_t tokens, Groups& group, uint32_t (&weights)[4]) {
     Groups::unpack(first, second, weights);
@@ -113,9 +116,10 @@ struct Sm90a {
     group.is_new = false;
   }
 
-  // The products of 64 k from slice `slice` on. Within a group each is a group of wgmmas of its own, with registers of its
-  // own: it waits for the one that used them a tile before. Where groups end within the tile products are waited for one by
-  // one, and one across an end becomes two, each with half of the codes.
+  // The products of 64 k from slice `slice` on. Within a group, each product is a wgmma group of its own with
+  // registers of its own, and waits only for the product that used these registers one tile before. In a tile in
+  // which a group ends, products are waited for one by one, and a product across the end becomes two, each with half
+  // of the codes.
   LAMINA_DEVICE static void multiply_tile(const Args& args, int warp, const std::byte* stage,
                                           int tile, int slice, Groups& group, Weights& weights) {
     dev::U32x4 codes = Pipe::load_codes(stage, warp, tile);
@@ -166,12 +170,12 @@ struct Sm90a {
     Weights weights;
     Groups group;
     group.begin(args.groups.of_slice(first_step * kSlices));
-    const auto sum = [&](int w, int e) -> float& { return group.segment[0][w][e]; };
-    const auto to_slab = [&](int64_t slab) { store<true>(args, tile, warp, slab, group); };
-    const gemm_int8::SegmentEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_slab)>
-        end_segment{sum, to_slab, reinterpret_cast<dev::U32x4*>(Pipe::warp_at(warp)) + dev::lane(),
-                    args.groups.segment_steps};
-    end_segment.clear(gemm_int8::empty_sum(args.p.problem.k));
+    const auto sum = [&](int w, int e) -> float& { return group.k_chunk[0][w][e]; };
+    const auto to_partial = [&](int64_t partial) { store<true>(args, tile, warp, partial, group); };
+    const KChunkEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_partial)> end_k_chunk{
+        sum, to_partial, reinterpret_cast<dev::U32x4*>(Pipe::warp_at(warp)) + dev::lane(),
+        args.groups.chunk_steps};
+    end_k_chunk.clear(empty_sum(args.p.problem.k));
     keep_zero_points(args, tile, warp);
     dev::wgmma_fence_registers(sums_of(group));
     int before = 0;  // the stage before
@@ -189,7 +193,7 @@ struct Sm90a {
           dev::wgmma_fence_registers(sums_of(group));
           group.keep_integers(args, Place{0, warp}, tokens_zero(warp));
         }
-        end_segment(args.split, first_step + done, done == tile.steps);
+        end_k_chunk(args.split, first_step + done, done == tile.steps);
       }
       before = cursor.stage;
       cursor.advance();
@@ -200,7 +204,8 @@ struct Sm90a {
     if (args.split.count == 1) store<false>(args, tile, warp, 0, group);
   }
 
-  // [kTokens], if a_zero_point is given. Those of the tile before are read: store() comes between, and synchronises.
+  // [kTokens] zero points, if a_zero_point is given. Between two tiles store() synchronises the warp, so all lanes
+  // have read the zero points of the tile before when keep_zero_points() overwrites them.
   LAMINA_DEVICE static int32_t* tokens_zero(int warp) {
     return reinterpret_cast<int32_t*>(Pipe::warp_at(warp) + kTokensZeroAt);
   }
@@ -214,20 +219,20 @@ struct Sm90a {
     dev::warp_sync();
   }
 
-  // Into the slab of a segment, or to the epilogue and out.
-  template <bool kToSlab>
-  LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t slab,
+  // Stores the sums to the partial sum of a k chunk (kToPartial), or through the epilogue to out.
+  template <bool kToPartial>
+  LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t partial,
                                   const Groups& group) {
-    Rows::template store<kToSlab>(args.p, args.split,
-                                  {tile.m0, tile.n0 + warp * int4::kTileN, slab},
-                                  Pipe::warp_at(warp), dev::lane() / 4, group.segment[0]);
+    Rows::template store<kToPartial>(args.p, args.split,
+                                     {tile.m0, tile.n0 + warp * int4::kTileN, partial},
+                                     Pipe::warp_at(warp), dev::lane() / 4, group.k_chunk[0]);
   }
 
   LAMINA_DEVICE static void run(const Args& args) { Pipe::template run<Sm90a>(args); }
 
   static Status start(const CudaParams& params, const Split& split, int max_blocks, void* stream) {
     Args args{{}, {}, params, split, GroupArgs::of(params, split)};
-    const int64_t columns = Prepared::a_stride(params.problem);
+    const int64_t columns = PackedActivations::a_stride(params.problem);
     return Pipe::template launch<Sm90a>(args, columns, columns, max_blocks, stream);
   }
 };
@@ -246,7 +251,7 @@ CudaKernel sm90a_kernel(const char* name) {
           .macs_per_cycle = 4096,
           .step_cycles = 40,
           .is_persistent = true,
-          .launch = &Kernel::start};
+          .launch = &launch_as<CudaParams, &Kernel::start>};
 }
 
 }  // namespace lamina::gemm_int4_int8

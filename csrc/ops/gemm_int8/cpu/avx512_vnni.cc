@@ -1,14 +1,13 @@
 // gemm_int8 / avx512_vnni: vpdpbusd multiplies unsigned by signed bytes and adds four products in
-// int32 without saturation. Activations are packed as a + 128; the epilogue takes 128 * column sum
-// off again.
+// int32 without saturation. Activations are packed as a + 128; the epilogue subtracts 128 * column sum.
 //
 // Ports  64 MACs an instruction, two a cycle. Per group of 4 k: 4 weight loads, 6 broadcast loads and
 //        24 vpdpbusd: 12 cycles of multiplies over 5 of loads.
 // Tile   6 rows x 64 columns = 24 accumulators + 4 weights + 1 broadcast of 32 registers.
 #include "base/avx512.h"
 #include "base/unroll.h"
+#include "gemm/cpu/pack_bytes.h"
 #include "ops/gemm_int8/cpu/body.h"
-#include "ops/gemm_int8/cpu/pack_bytes.h"
 
 namespace lamina::gemm_int8 {
 namespace {
@@ -31,7 +30,7 @@ struct Tile {
 
   template <int kRows, int kTiles>
   static void multiply_fixed(const int8_t* a, const int8_t* w, int64_t w_stride, int64_t groups,
-                             int32_t* acc, bool accumulate, Ahead ahead) {
+                             int32_t* acc, bool accumulate, Prefetch ahead) {
     __m512i sum[kRows][kTiles];
     unroll<kRows>([&](auto i) LAMINA_INLINE {
       unroll<kTiles>([&](auto t) LAMINA_INLINE {
@@ -61,7 +60,7 @@ struct Tile {
 
   template <int kRows>
   static void multiply_rows(const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n,
-                            int64_t groups, int32_t* acc, bool accumulate, Ahead ahead) {
+                            int64_t groups, int32_t* acc, bool accumulate, Prefetch ahead) {
     switch (tiles_n) {
       case 1:
         return multiply_fixed<kRows, 1>(a, w, w_stride, groups, acc, accumulate, ahead);
@@ -75,7 +74,7 @@ struct Tile {
   }
 
   static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n,
-                       int64_t tiles_k, int32_t* acc, bool accumulate, Ahead ahead) {
+                       int64_t tiles_k, int32_t* acc, bool accumulate, Prefetch ahead) {
     const int64_t groups = tiles_k * int8_tile::kGroups;
     switch (rows) {
       case 1:

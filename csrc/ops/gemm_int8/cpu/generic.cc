@@ -1,6 +1,6 @@
-// gemm_int8 / generic: the loops as they are, for any CPU.
+// gemm_int8 / generic: plain loops, for any CPU.
+#include "gemm/cpu/pack_bytes.h"
 #include "ops/gemm_int8/cpu/body.h"
-#include "ops/gemm_int8/cpu/pack_bytes.h"
 
 namespace lamina::gemm_int8 {
 namespace {
@@ -21,7 +21,7 @@ struct Tile {
   }
 
   static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t, int, int64_t tiles_k,
-                       int32_t* acc, bool accumulate, Ahead) {
+                       int32_t* acc, bool accumulate, Prefetch) {
     if (!accumulate) std::fill_n(acc, rows * kTileN, 0);
     for (int64_t g = 0; g < tiles_k * int8_tile::kGroups; ++g, w += kTileN * int8_tile::kGroupK)
       for (int i = 0; i < rows; ++i, a += int8_tile::kGroupK)

@@ -1,5 +1,7 @@
-// gemm_int8 / reduce: reduce.cuh, in int64 where k asks for it, in f32 with scales along k.
-#include "ops/gemm_int8/cuda/reduce.cuh"
+// gemm_int8 / reduce: gemm/cuda/reduce.cuh in int32, in int64 where k > kMaxExactK, in f32 with scales along k.
+#include "gemm/cuda/reduce.cuh"
+#include "ops/gemm_int8/cuda/run.h"
+#include "ops/gemm_int8/cuda/scaler.cuh"
 
 namespace lamina::gemm_int8 {
 namespace {
@@ -8,13 +10,12 @@ struct Op {
   static constexpr const char* kName = "gemm_int8_reduce";
 
   LAMINA_DEVICE static void reduce(const Params& p, const Split& split, int64_t i, int64_t j) {
-    const int64_t count = slabs(split, p.problem);
-    if (p.problem.is_grouped) {
-      reduce_columns<float, float>(p, split, count, i, j);
+    if (p.problem.is_grouped()) {
+      reduce_columns<Unscaled, float, float>(p, split, k_chunks(p.problem), i, j);
     } else if (p.problem.k > kMaxExactK) {
-      reduce_columns<int32_t, int64_t>(p, split, count, i, j);
+      reduce_columns<IntegerScaler, int32_t, int64_t>(p, split, split.count, i, j);
     } else {
-      reduce_columns<int32_t, int32_t>(p, split, count, i, j);
+      reduce_columns<IntegerScaler, int32_t, int32_t>(p, split, split.count, i, j);
     }
   }
 };

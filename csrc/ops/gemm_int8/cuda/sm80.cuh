@@ -17,13 +17,15 @@
 #include <optional>
 
 #include "base/int_math.h"
+#include "block/row_copy.cuh"
 #include "device/device.h"
+#include "gemm/cuda/epilogue.cuh"
+#include "gemm/cuda/kernel.h"
 #include "layout/int8_tile.h"
 #include "layout/swizzle.h"
-#include "ops/gemm_int8/cuda/epilogue.cuh"
-#include "ops/gemm_int8/cuda/kernel.h"
+#include "ops/gemm_int8/cuda/run.h"
+#include "ops/gemm_int8/cuda/scaler.cuh"
 #include "ops/gemm_int8/cuda/sm80_groups.cuh"
-#include "ops/gemm_int8/cuda/unaligned.cuh"
 
 namespace lamina::gemm_int8 {
 
@@ -84,6 +86,7 @@ struct Sm80 {
   using Sums = int32_t[kRowTiles][kColumnGroups][kMmasPerGroup][4];
 
   using Groups = Sm80Groups<Sm80, kConfig.is_grouped>;
+  using Scaler = std::conditional_t<kConfig.is_grouped, Unscaled, IntegerScaler>;
 
   // Where a block, and a warp in it, is.
   struct Place {
@@ -267,9 +270,9 @@ struct Sm80 {
     }
   }
 
-  // Into the slab of a split, or to the epilogue and out.
-  template <bool kToSlab, class Acc>
-  LAMINA_DEVICE static void store(const Args& args, const Place& at, int64_t slab,
+  // Into the partial of a split, or to the epilogue and out.
+  template <bool kToPartial, class Acc>
+  LAMINA_DEVICE static void store(const Args& args, const Place& at, int64_t partial,
                                   const Acc (&sums)[kRowTiles][kColumnGroups][kMmasPerGroup][4]) {
     const Params& p = args.p;
     const int lane = dev::lane();
@@ -277,7 +280,7 @@ struct Sm80 {
     for (int c = 0; c < kColumnGroups; ++c) {
       const int64_t j = at.n0 + at.warp_n * kWarpN + c * kGroupN + lane % 4 * kLaneColumns;
       if (j >= p.problem.n) continue;
-      const Columns<kLaneColumns> columns(p, j);
+      const Columns<Scaler, kLaneColumns> columns(p, j);
 #pragma unroll
       for (int r = 0; r < kRowTiles; ++r)
 #pragma unroll
@@ -288,8 +291,8 @@ struct Sm80 {
 #pragma unroll
           for (int e = 0; e < kLaneColumns; ++e)
             octet.value[e] = sums[r][c][e % kMmasPerGroup][half * 2 + e / kMmasPerGroup];
-          if constexpr (kToSlab) {
-            store_run(partial_at<Acc>(args.split, p.problem, slab, i, j), octet, kLaneColumns);
+          if constexpr (kToPartial) {
+            store_run(partial_at<Acc>(args.split, p.problem, partial, i, j), octet, kLaneColumns);
           } else {
             store_row(p, octet.value, i, columns);
           }
@@ -326,7 +329,7 @@ struct Sm80 {
       if constexpr (kConfig.is_grouped) groups.add_step(args, at, s, scales_of(stage(s)), sums);
     }
     if constexpr (kConfig.is_grouped) {
-      if (args.split.count == 1) store<false>(args, at, 0, groups.segment);
+      if (args.split.count == 1) store<false>(args, at, 0, groups.k_chunk);
     } else {
       add_warps(at, smem, sums);
       if (at.warp_k > 0) return;
@@ -340,8 +343,6 @@ struct Sm80 {
 
   static Status launch(const Params& params, const Split& split, int max_blocks, void* stream) {
     const Problem& problem = params.problem;
-    const int alignment = row_alignment(params);
-    const int a_copy_bytes = alignment >= 16 ? 16 : alignment >= 4 ? 4 : 1;
     const int64_t blocks_m = ceil_div(problem.m, kConfig.block_m);
     const int64_t blocks_n = ceil_div(problem.n, kConfig.block_n);
     const std::optional<int64_t> units = checked_product(blocks_m, blocks_n, split.count);
@@ -350,27 +351,26 @@ struct Sm80 {
                            INT_MAX, " tiles of ", kConfig.block_m, " x ", kConfig.block_n);
     const dev::LaunchShape shape{{static_cast<int>(std::min<int64_t>(*units, max_blocks)), 1, 1},
                                  kSmemBytes};
-    return dev::launch<Sm80>(shape, stream,
-                             {params, split, a_copy_bytes, static_cast<int>(blocks_m),
-                              static_cast<int>(blocks_n), static_cast<uint32_t>(*units)});
-  }
-
-  static CudaKernel kernel(const char* name) {
-    return {.name = name,
-            .arch = 80,
-            .tile_m = kConfig.block_m,
-            .tile_n = kConfig.block_n,
-            .step_k = kStepK,
-            .blocks_per_sm = kConfig.blocks_per_sm,
-            .smem_bytes = kSmemBytes,
-            .cluster = 1,
-            .a_alignment = 1,
-            .macs_per_cycle = 2048,
-            .step_cycles = kConfig.is_grouped ? 200 : 100,
-            .is_grouped = kConfig.is_grouped,
-            .is_persistent = false,
-            .launch = &launch};
+    return dev::launch<Sm80>(
+        shape, stream,
+        {params, split, copy_bytes_of(a_alignment(params)), static_cast<int>(blocks_m),
+         static_cast<int>(blocks_n), static_cast<uint32_t>(*units)});
   }
 };
+
+template <Sm80Config kConfig>
+CudaKernel sm80_kernel(const char* name) {
+  using Kernel = Sm80<kConfig>;
+  return {.name = name,
+          .arch = 80,
+          .tile_m = kConfig.block_m,
+          .tile_n = kConfig.block_n,
+          .step_k = Kernel::kStepK,
+          .blocks_per_sm = kConfig.blocks_per_sm,
+          .smem_bytes = Kernel::kSmemBytes,
+          .macs_per_cycle = 2048,
+          .step_cycles = kConfig.is_grouped ? 200 : 100,
+          .launch = &launch_as<Params, &Kernel::launch>};
+}
 
 }  // namespace lamina::gemm_int8

@@ -1,18 +1,18 @@
-// gemm_int8 / sm80 with scales along k: what a step of the ring brings besides its operands, and how its sums go on.
+// gemm_int8 / sm80 with scales along k: loads the scales of a ring step, and scales the step's sums.
 //
-// Algorithm  a step is a group. Its sums, exact integers, are scaled and added to the chain of the segment, in
-//            registers. Where a segment ends: segment.cuh
+// Algorithm  a ring step is a group. Its sums are exact integers; they are scaled and added to the k chunk in
+//            registers. The end of a k chunk: gemm/cuda/k_chunk.cuh
 // Data path  scales -cp.async-> smem, behind the stage's tiles -> regs; sums s32 -> f32
 #pragma once
 
 #include "device/device.h"
-#include "ops/gemm_int8/cuda/epilogue.cuh"
-#include "ops/gemm_int8/cuda/segment.cuh"
+#include "gemm/cuda/epilogue.cuh"
+#include "gemm/cuda/k_chunk.cuh"
 #include "ops/gemm_int8/gemm_int8.h"
 
 namespace lamina::gemm_int8 {
 
-// Of one group, in shared memory: 0 beyond the edges.
+// The scales of one group in shared memory, 0 past the edges of m and n.
 template <int kRows, int kColumns>
 struct Sm80Scales {
   float w_scale[kColumns];
@@ -38,7 +38,7 @@ struct Sm80Scales {
   }
 };
 
-// A lane's part of a segment, in the places of the mma's sums. Kernel: Sm80<...>
+// A lane's part of a k chunk, in the order of the mma's sums. Kernel: Sm80<...>
 template <class Kernel, bool kIsGrouped>
 struct Sm80Groups {
   LAMINA_DEVICE Sm80Groups(const auto&, const auto&) {}
@@ -50,27 +50,27 @@ struct Sm80Groups<Kernel, true> {
   static constexpr int kRowTiles = Kernel::kRowTiles, kColumnGroups = Kernel::kColumnGroups;
   static constexpr int kWords = kRowTiles * kColumnGroups * Kernel::kMmasPerGroup;  // of 16 bytes
 
-  float segment[kRowTiles][kColumnGroups][Kernel::kMmasPerGroup][4];
+  float k_chunk[kRowTiles][kColumnGroups][Kernel::kMmasPerGroup][4];
   int32_t zero_point[kRowTiles][2];
 
   LAMINA_DEVICE Sm80Groups(const Params& p, const auto& at) {
-    segment_end([](int64_t) {}).clear(empty_sum(p.problem.groups()));
+    k_chunk_end([](int64_t) {}).clear(empty_sum(p.problem.groups()));
     for_rows([&](int r, int half, int row) {
       const int64_t i = at.m0 + at.warp_m * Kernel::kWarpM + row;
       zero_point[r][half] = p.a_zero_point.is_given() && i < p.problem.m ? p.a_zero_point[i] : 0;
     });
   }
 
-  // The sums of step s into the segment, which becomes the total after the last step of a split that is all of k.
+  // Adds the sums of step s to the k chunk. Where k is not split, k_chunk holds the total over k after the last step.
   LAMINA_DEVICE void add_step(const auto& args, const auto& at, int s, const auto& scales,
                               Sums& sums) {
     add_sums(scales, args.p.a_zero_point.is_given(), at, sums);
-    segment_end([&](int64_t slab) { Kernel::template store<true>(args, at, slab, segment); })(
+    k_chunk_end([&](int64_t partial) { Kernel::template store<true>(args, at, partial, k_chunk); })(
         args.split, static_cast<int>(at.first_step) + s + 1, s + 1 == at.steps);
   }
 
  private:
-  // And the sums become 0.
+  // Scales the sums, adds them to the k chunk, and clears them.
   LAMINA_DEVICE void add_sums(const auto& scales, bool has_zero, const auto& at, Sums& sums) {
     float a_scale[kRowTiles][2];
     for_rows([&](int r, int half, int row) {
@@ -90,23 +90,23 @@ struct Sm80Groups<Kernel, true> {
       const auto w_scale = eight(&scales.w_scale[j]);
       for_octets([&](int r, int half, int e) {
         int32_t& sum = sums[r][c][e % 4][half * 2 + e / 4];
-        float& chain = segment[r][c][e % 4][half * 2 + e / 4];
+        float& chain = k_chunk[r][c][e % 4][half * 2 + e / 4];
         chain = add_group(sum, a_scale[r][half], w_scale.value[e], chain);
         sum = 0;
       });
     }
   }
 
-  LAMINA_DEVICE auto segment_end(const auto& store) {
-    const auto sum = [this](int w, int e) -> float& { return (&segment[0][0][0])[w][e]; };
-    return SegmentEnd<kWords, Kernel::kThreads, decltype(sum), decltype(store)>{
+  LAMINA_DEVICE auto k_chunk_end(const auto& store) {
+    const auto sum = [this](int w, int e) -> float& { return (&k_chunk[0][0][0])[w][e]; };
+    return KChunkEnd<kWords, Kernel::kThreads, decltype(sum), decltype(store)>{
         sum, store,
         reinterpret_cast<dev::U32x4*>(dev::dynamic_smem() + Kernel::kRingBytes) +
             dev::thread_index(),
-        kSegmentGroups};
+        kChunkGroups};
   }
 
-  // body(row tile, half of it, row of the warp)
+  // Calls body(row tile, half of the row tile, row within the warp's rows).
   LAMINA_DEVICE static void for_rows(const auto& body) {
 #pragma unroll
     for (int r = 0; r < kRowTiles; ++r)

@@ -1,19 +1,20 @@
-// gemm_int8 / sm90a with scales along k: a step is a group; its sums are scaled into the chain of the segment.
+// gemm_int8 / sm90a with scales along k: a ring step is a group; its sums are scaled and added to the k chunk.
 //
-// Algorithm  a warp beside the producer's brings the step's scales: from global memory into registers a step ahead,
-//            into shared memory when the stage is free. The products of a step start from nothing and are waited for;
-//            while one warpgroup scales its sums the other multiplies. Where a segment ends: segment.cuh
+// Algorithm  a warp beside the producer warp loads the scales: from global memory into registers one step ahead, and
+//            into shared memory when the stage is free. The products of a step start from 0, and the consumer waits
+//            for them; while one warpgroup scales its sums, the other multiplies. The end of a k chunk:
+//            gemm/cuda/k_chunk.cuh
 // Data path  scales -> regs -> smem, behind the ring -> regs; sums s32 -> f32
 #pragma once
 
 #include "device/device.h"
-#include "ops/gemm_int8/cuda/segment.cuh"
-#include "ops/gemm_int8/epilogue.h"
+#include "gemm/cuda/k_chunk.cuh"
+#include "gemm/epilogue_maths.h"
 #include "ops/gemm_int8/gemm_int8.h"
 
 namespace lamina::gemm_int8 {
 
-// Of one group; 0 beyond the edges.
+// The scales of one group in shared memory, 0 past the edges of m and n.
 template <int kFeatures, int kTokens>
 struct Sm90aScales {
   float w_scale[kFeatures];
@@ -28,9 +29,9 @@ struct Sm90aGroups {
   static constexpr int kTokens = Kernel::kTokens, kFeatures = Kernel::kFeatures;
   using Scales = typename Kernel::Scales;
   using Sums = typename Kernel::Sums;
-  using Segment = float[kTokens / 2];  // in the places of the sums
+  using KChunk = float[kTokens / 2];  // in the order of the sums
 
-  // A lane's share of the scales.
+  // The scales of one group that one lane loads.
   struct Share {
     static constexpr int kW = (kFeatures + dev::kWarpLanes - 1) / dev::kWarpLanes;
     static constexpr int kA = (kTokens + dev::kWarpLanes - 1) / dev::kWarpLanes;
@@ -79,7 +80,7 @@ struct Sm90aGroups {
   }
   static_assert(kFeatures % dev::kWarpLanes == 0);
 
-  // The warp that brings the scales: what the producer is for the operands.
+  // The warp that loads the scales, a second producer beside the one of the operands.
   template <class Args, class Schedule>
   LAMINA_DEVICE static void produce(const Args& args, const Schedule& schedule) {
     typename Kernel::Cursor cursor;
@@ -93,24 +94,24 @@ struct Sm90aGroups {
         if (s + 1 < tile.steps) next = load(args, tile, tile.first_step + s + 1);
         dev::mbarrier_wait(&Kernel::barriers().empty[cursor.stage], cursor.parity ^ 1);
         put(share, has_zero, Kernel::scales_at(cursor.stage));
-        dev::warp_sync();  // the lane that arrives answers for all
+        dev::warp_sync();  // one lane arrives for the stores of all lanes
         if (dev::lane() == 0) dev::mbarrier_arrive(&Kernel::barriers().full[cursor.stage]);
       }
     }
   }
 
-  // A tile's products, scaled and stored. After the last step of a split that is all of k the segment is the total.
-  template <bool kSendsBoxes, class Args, class Tile, class Cursor>
+  // Multiplies, scales and stores a tile. Where k is not split, k_chunk holds the total over k after the last step.
+  template <bool kStoresByTma, class Args, class Tile, class Cursor>
   LAMINA_DEVICE static void consume(const Args& args, const Tile& tile, int warp, Cursor& cursor,
                                     Sums& sums, int& box) {
     uint32_t weights[Kernel::kProducts][4];
-    Segment segment;
-    const auto sum = [&](int w, int e) -> float& { return segment[w * 4 + e]; };
-    const auto store = [&](int64_t slab) {
-      Kernel::template store<true>(args, tile, warp, slab, segment);
+    KChunk k_chunk;
+    const auto sum = [&](int w, int e) -> float& { return k_chunk[w * 4 + e]; };
+    const auto store = [&](int64_t partial) {
+      Kernel::template store<true>(args, tile, warp, partial, k_chunk);
     };
-    const SegmentEnd<kTokens / 8, Kernel::kConsumerThreads, decltype(sum), decltype(store)> end{
-        sum, store, Kernel::total() + dev::thread_index(), kSegmentGroups};
+    const KChunkEnd<kTokens / 8, Kernel::kConsumerThreads, decltype(sum), decltype(store)> end{
+        sum, store, Kernel::total() + dev::thread_index(), kChunkGroups};
     end.clear(empty_sum(args.p.problem.groups()));
     for (int s = 0; s < tile.steps; ++s, cursor.advance()) {
       const std::byte* const stage = Kernel::stage_at(cursor.stage);
@@ -131,20 +132,20 @@ struct Sm90aGroups {
       dev::wgmma_wait<0>();
       dev::wgmma_fence_registers(sums);
       add_step(Kernel::scales_at(cursor.stage), args.p.a_zero_point.is_given(), warp, sums,
-               segment);
+               k_chunk);
       Kernel::release(cursor.stage);
       end(args.split, static_cast<int>(tile.first_step) + s + 1, s + 1 == tile.steps);
     }
-    if constexpr (kSendsBoxes) {
-      Kernel::send(args, tile, warp, segment, box);
+    if constexpr (kStoresByTma) {
+      Kernel::send(args, tile, warp, k_chunk, box);
     } else if (args.split.count == 1) {
-      Kernel::template store<false>(args, tile, warp, 0, segment);
+      Kernel::template store<false>(args, tile, warp, 0, k_chunk);
     }
   }
 
-  // The sums of a step, scaled, into the segment.
+  // Adds the scaled sums of a step to the k chunk.
   LAMINA_DEVICE static void add_step(const Scales& scales, bool has_zero, int warp, Sums& sums,
-                                     Segment& segment) {
+                                     KChunk& k_chunk) {
     const int g = dev::lane() % 4;
     const int feature = warp * int8_tile::kTileN + 2 * Kernel::lane_pair(dev::lane() / 4);
     if (has_zero) {
@@ -164,9 +165,9 @@ struct Sm90aGroups {
       const dev::U32x2 a_scale = two(&scales.a_scale[at * 8 + 2 * g]);
 #pragma unroll
       for (int i = 0; i < 4; ++i)
-        segment[at * 4 + i] =
+        k_chunk[at * 4 + i] =
             add_group(sums[at * 4 + i], std::bit_cast<float>(a_scale.x[i % 2]),
-                      std::bit_cast<float>(w_scale.x[i / 2]), segment[at * 4 + i]);
+                      std::bit_cast<float>(w_scale.x[i / 2]), k_chunk[at * 4 + i]);
     }
   }
 

@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "ops/quantize_int8/cpu/kernel.h"
-#include "ops/quantize_int8/maths.h"
+#include "quant/int8.h"
 
 namespace lamina::quantize_int8 {
 namespace {

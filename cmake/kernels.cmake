@@ -1,0 +1,62 @@
+# CUDA kernels as sources: one file for each row LAMINA_CUDA_KERNEL(op, name, config) of csrc/ops/<op>/kernels.inc. The
+# prefix of the name is the arch: the kernel is the template <arch>_kernel in cuda/<arch>.cuh, for the Config <Arch>Config.
+
+# lamina_cuda_kernels(FOLDER SUFFIX ARCHS OUT): writes the kernels of these archs as FOLDER/<op>_<name>.SUFFIX, and for each
+# op the function that lists them; OUT becomes the files.
+function(lamina_cuda_kernels folder suffix archs out)
+  set(files "")
+  file(GLOB lists CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/ops/*/kernels.inc)
+  foreach(list IN LISTS lists)
+    # Another row is another file: a change of the list configures anew.
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${list})
+    get_filename_component(space ${list} DIRECTORY)
+    get_filename_component(space ${space} NAME)
+    file(STRINGS ${list} rows REGEX "^LAMINA_CUDA_KERNEL\\([a-z0-9_]+, [a-z0-9_]+, ")
+    set(ops "")
+    foreach(row IN LISTS rows)
+      string(REGEX REPLACE "^LAMINA_CUDA_KERNEL\\(([a-z0-9_]+), (([a-z0-9]+)_[a-z0-9_]+), (.*)\\)$" "\\1;\\2;\\3;\\4" parts "${row}")
+      list(POP_FRONT parts op name arch config)
+      if(NOT arch IN_LIST archs)
+        continue()
+      endif()
+      string(SUBSTRING ${arch} 0 1 first)
+      string(SUBSTRING ${arch} 1 -1 rest)
+      string(TOUPPER ${first} first)
+      set(file ${folder}/${op}_${name}.${suffix})
+      file(CONFIGURE OUTPUT ${file} CONTENT "// Written by CMake from csrc/ops/${space}/kernels.inc.
+#include \"ops/${space}/cuda/${arch}.cuh\"
+
+namespace lamina::${space} {
+
+CudaKernel ${op}_${name}() {
+  return ${arch}_kernel<${first}${rest}Config{${config}}>(\"${op}_${name}\");
+}
+
+}  // namespace lamina::${space}
+")
+      list(APPEND files ${file})
+      list(APPEND ops ${op})
+      string(APPEND declared_${op} "CudaKernel ${op}_${name}();\n")
+      string(APPEND listed_${op} "      ${op}_${name}(),\n")
+    endforeach()
+    list(REMOVE_DUPLICATES ops)
+    foreach(op IN LISTS ops)
+      set(file ${folder}/${op}_kernels.cc)
+      file(CONFIGURE OUTPUT ${file} CONTENT "// Written by CMake from csrc/ops/${space}/kernels.inc.
+#include \"ops/${space}/cuda/run.h\"
+
+namespace lamina::${space} {
+
+${declared_${op}}
+std::vector<CudaKernel> ${op}_kernels() {
+  return {
+${listed_${op}}  };
+}
+
+}  // namespace lamina::${space}
+")
+      list(APPEND files ${file})
+    endforeach()
+  endforeach()
+  set(${out} ${files} PARENT_SCOPE)
+endfunction()

@@ -1,0 +1,23 @@
+// The Scaler (gemm/cuda/epilogue.cuh) of gemm_int4_int8: multiplies the sum over all groups by the scale of the token.
+#pragma once
+
+#include "device/device.h"
+#include "gemm/cuda/epilogue.cuh"
+#include "ops/gemm_int4_int8/cuda/kernel.h"
+
+namespace lamina::gemm_int4_int8 {
+
+struct TokenScaler : gemm::Unscaled {
+  struct Row {
+    float token_scale;
+
+    LAMINA_DEVICE static Row of(const CudaParams& p, int64_t i) {
+      return {dev::load_global(p.token_scale + i)};
+    }
+  };
+  LAMINA_DEVICE static float scale(float sum, const Row& row, const auto&, int) {
+    return sum * row.token_scale;
+  }
+};
+
+}  // namespace lamina::gemm_int4_int8

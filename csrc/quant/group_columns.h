@@ -1,0 +1,53 @@
+// Loads the scales or zero points of one group for the columns of a strip, converted to f32. Each ISA compiles its
+// own copy: ops/gemm_int8/cpu/body.h says why.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "base/numeric.h"
+#include "base/unroll.h"
+#include "quant/group_tensor.h"
+
+namespace lamina {
+namespace {
+
+template <class T>
+LAMINA_NOINLINE void load_as(const T* __restrict from, int64_t stride, int count, float sign,
+                             float* __restrict to) {
+  const auto value = [](T element) {
+    if constexpr (std::is_same_v<T, uint8_t>) {
+      return static_cast<float>(element);
+    } else {
+      return to_f32(element);
+    }
+  };
+  if (stride == 1) {
+    for (int j = 0; j < count; ++j) to[j] = sign * value(from[j]);
+  } else {
+    for (int j = 0; j < count; ++j) to[j] = sign * value(from[j * stride]);
+  }
+}
+
+// to[j] = sign * the value of column n0 + j, for j < count; the rest of `to` becomes 0.
+template <int kTo>
+void load_columns(const GroupTensor& from, int64_t group, int64_t n0, int count, float sign,
+                  float (&to)[kTo]) {
+  const auto load = [&](const auto* data) {
+    load_as(data + group * from.group_stride + n0 * from.stride, from.stride, count, sign, to);
+  };
+  for (int j = count; j < kTo; ++j) to[j] = 0.0f;
+  switch (from.kind) {
+    case GroupTensor::Kind::kF32:
+      return load(static_cast<const float*>(from.data));
+    case GroupTensor::Kind::kF16:
+      return load(static_cast<const F16*>(from.data));
+    case GroupTensor::Kind::kBF16:
+      return load(static_cast<const BF16*>(from.data));
+    case GroupTensor::Kind::kU8:
+      return load(static_cast<const uint8_t*>(from.data));
+  }
+}
+
+}  // namespace
+}  // namespace lamina

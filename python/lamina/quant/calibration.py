@@ -1,0 +1,137 @@
+"""GPTQ of a model's layers, with the inputs that they get when the float model runs on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lamina.quant.gptq_rounding import Hessian
+from lamina.quant.int4 import QuantizedInt4
+
+# The arguments of one call of a model: a tensor, keyword arguments or positional ones.
+Batch = Tensor | Mapping[str, Any] | Sequence[Any]
+Calibration = Iterable[Batch] | Callable[[nn.Module], object]
+
+# The most bytes of Hessians held at a time, 4 k^2 each. A single larger Hessian is still held.
+HESSIAN_BYTES = 2 << 30
+
+
+def quantize_calibrated(
+    model: nn.Module,
+    layers: Mapping[str, Sequence[nn.Linear]],
+    calibration: Calibration,
+    quantize: Callable[[Tensor, Tensor], QuantizedInt4],
+) -> Iterator[tuple[str, QuantizedInt4 | None]]:
+    """Yields (name, quantize(weight, hessian)) for each layer; None for one that no input reached.
+
+    layers       name -> the layers that share this weight, usually one; their inputs are added up
+    calibration  batches, which are kept in memory, or a function that runs the model that it is given.
+                 docs/quantization.md describes the batches
+
+    The model runs in eval mode, once for each set of layers whose Hessians fit in HESSIAN_BYTES. A compiled
+    model runs eagerly: compiled code does not call the hooks that record a layer's inputs.
+    """
+    batches = calibration if callable(calibration) else _checked_batches(model, calibration)
+    for names in _rounds(layers):
+        hessians = {name: Hessian() for name in names}
+        with _observed({linear: hessians[name] for name in names for linear in layers[name]}):
+            _run(model, batches)
+        for name in names:
+            seen = hessians.pop(name)
+            try:
+                weight = quantize(layers[name][0].weight, seen.mean()) if seen.rows else None
+            except (ValueError, RuntimeError) as error:
+                raise type(error)(f"compress: layer {name!r}: {error}") from error
+            yield name, weight
+
+
+def _rounds(layers: Mapping[str, Sequence[nn.Linear]]) -> Iterator[list[str]]:
+    names: list[str] = []
+    held = 0
+    for name, linears in layers.items():
+        size = 4 * linears[0].in_features ** 2
+        if names and held + size > HESSIAN_BYTES:
+            yield names
+            names, held = [], 0
+        names.append(name)
+        held += size
+    if names:
+        yield names
+
+
+@contextmanager
+def _observed(hessians: Mapping[nn.Linear, Hessian]) -> Iterator[None]:
+    def add(linear: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        assert isinstance(linear, nn.Linear)
+        hessians[linear].add(args[0] if args else kwargs["input"])
+
+    handles = [linear.register_forward_pre_hook(add, with_kwargs=True) for linear in hessians]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _run(model: nn.Module, batches: list[Batch] | Callable[[nn.Module], object]) -> None:
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            if callable(batches):
+                batches(model)
+                return
+            for batch in batches:
+                if isinstance(batch, Tensor):
+                    model(batch)
+                elif isinstance(batch, Mapping):
+                    model(**batch)
+                else:
+                    model(*batch)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def _checked_batches(model: nn.Module, calibration: Iterable[Batch]) -> list[Batch]:
+    """The batches with their NumPy arrays as tensors. Raises TypeError for anything else but batches."""
+    is_one = isinstance(calibration, Tensor | Mapping | str | bytes) or _is_array(calibration)
+    if is_one or not isinstance(calibration, Iterable):
+        raise TypeError(
+            f"compress: calibration must hold batches, got {type(calibration).__name__}; put one into a list"
+        )
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
+    batches: list[Batch] = []
+    for at, batch in enumerate(calibration):
+        if isinstance(batch, Tensor) or _is_array(batch):
+            batches.append(_as_tensor(at, batch, like))
+        elif isinstance(batch, Mapping):
+            batches.append({name: _as_tensor(at, value, like) for name, value in batch.items()})
+        elif isinstance(batch, Sequence) and not isinstance(batch, str | bytes):
+            batches.append([_as_tensor(at, value, like) for value in batch])
+        else:
+            raise TypeError(
+                f"compress: calibration[{at}] must be a tensor, a NumPy array, a mapping of keyword "
+                f"arguments or a sequence of positional ones, got {type(batch).__name__}"
+            )
+    return batches
+
+
+def _is_array(value: object) -> bool:
+    """Whether value is a NumPy array or scalar. Does not import NumPy, which may be missing."""
+    return type(value).__module__ == "numpy" and hasattr(value, "shape")
+
+
+def _as_tensor(at: int, value: Any, like: Tensor) -> Any:
+    """A NumPy array as a tensor on the device of `like`, floats in its dtype; other values unchanged."""
+    if not _is_array(value):
+        return value
+    try:
+        tensor = torch.as_tensor(value.copy(), device="cpu")  # which has no negative strides
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"compress: calibration[{at}]: {error}") from error
+    return tensor.to(like if tensor.is_floating_point() else like.device)

@@ -1,0 +1,59 @@
+"""Checks of the arguments of quantisers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lamina.ops.gemm_int4 import GROUP_STEP
+
+WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def checked_weight(op: str, w: Tensor) -> Tensor:
+    """w [n, k] without its gradient. Raises a ValueError for a weight that cannot be quantised."""
+    if w.dim() != 2:
+        raise ValueError(f"{op}: w must be 2-D [n, k], got {w.dim()}-D {list(w.shape)}")
+    if w.dtype not in WEIGHT_DTYPES:
+        raise ValueError(f"{op}: w must be float32, float16 or bfloat16, got {w.dtype}")
+    require_finite(f"{op}: w", w.detach())
+    return w.detach()
+
+
+def checked_group(op: str, group: int, k: int) -> int:
+    """The number of input features that share a scale; -1 stands for all of k."""
+    require_group(op, group)
+    return max(k, 1) if group == -1 else group
+
+
+def require_group(op: str, group: int) -> None:
+    """Raises a ValueError for a group that the kernels do not know."""
+    if not is_group(group):
+        raise ValueError(
+            f"{op}: group = {group}; must be a positive multiple of {GROUP_STEP}, or -1 for all of k"
+        )
+
+
+def is_group(group: int) -> bool:
+    """Whether the kernels know groups of this size."""
+    return group == -1 or (group > 0 and group % GROUP_STEP == 0)
+
+
+def checked_scale_dtype(op: str, wanted: torch.dtype | None, w: Tensor) -> torch.dtype:
+    """The dtype of the scales; None is the dtype of w."""
+    dtype = w.dtype if wanted is None else wanted
+    if dtype not in WEIGHT_DTYPES:
+        raise ValueError(f"{op}: scale_dtype must be float32, float16 or bfloat16, got {dtype}")
+    return dtype
+
+
+def require_finite(name: str, w: Tensor) -> None:
+    """Raises a ValueError that names the first NaN or Inf of w."""
+    finite = torch.isfinite(w)
+    if bool(finite.all()):
+        return
+    bad = torch.nonzero(~finite)
+    at = tuple(bad[0].tolist())
+    raise ValueError(
+        f"{name} holds {len(bad)} NaN or Inf, the first at {list(at)} ({w[at].item()}); it must be finite"
+    )

@@ -1,0 +1,62 @@
+"""Loads the emulated ops; forces an instruction set, a kernel or an emulated GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from lamina import _library
+from lamina.ops.registration import register_fakes
+
+
+def load_emulated() -> None:
+    """Registers torch.ops.lamina_emu.*: the ops on emulated instruction sets and on an emulated GPU.
+
+    Raises ImportError where the test library is not built. Emulated instruction sets need SIMDe (Debian's
+    libsimde-dev).
+    """
+    first = not hasattr(torch.ops.lamina_emu, "gemm_int8")
+    _library.load("_emu")
+    if first:
+        register_fakes("lamina_emu")
+
+
+@contextmanager
+def using_isa(name: str, ops: Any = torch.ops.lamina) -> Iterator[None]:
+    """Runs the CPU kernels of one instruction set in torch.ops.lamina, or in `ops`."""
+    previous = ops.set_cpu_isa(name)
+    try:
+        yield
+    finally:
+        ops.set_cpu_isa(previous)
+
+
+@contextmanager
+def using_cuda_kernel(name: str, ops: Any = torch.ops.lamina) -> Iterator[None]:
+    """Runs one CUDA kernel, by its name in kernels.inc with the op in front: gemm_int8_sm80_m16."""
+    previous = ops.set_cuda_kernel(name)
+    try:
+        yield
+    finally:
+        ops.set_cuda_kernel(previous)
+
+
+@contextmanager
+def emulated_gpu(
+    ops: Any, compute_capability: int, sm_count: int, seed: int = 0, *, run_kernels: bool = True
+) -> Iterator[None]:
+    """Runs CUDA kernels on the host, on a GPU with these properties; ops is torch.ops.lamina_emu.
+
+    seed         of the order in which warps run
+    run_kernels  False: only the host code before a launch runs
+    """
+    ops.set_twin_options(seed, 1, False, run_kernels)
+    ops.set_twin(compute_capability, sm_count)
+    try:
+        yield
+    finally:
+        ops.set_twin(0, 0)
+        ops.set_twin_options(0, 1, False)

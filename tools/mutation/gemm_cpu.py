@@ -1,0 +1,210 @@
+"""Planted bugs: gemm_cpu."""
+
+from __future__ import annotations
+
+from tools.mutation.mutant import Mutant
+
+GEMM_INT8_EPILOGUE_NOT_TWIN = ("tests/ops/test_gemm_int8_epilogue.py", "-k", "not twin")
+HOST_WORK = ("tests/ops/test_host_work.py",)
+
+MUTANTS = (
+    Mutant(
+        "activation: 1.596 rounded",
+        "csrc/gemm/activation.h",
+        "0x1.988454p+0f",
+        "0x1.9885p+0f",
+        GEMM_INT8_EPILOGUE_NOT_TWIN,
+    ),
+    Mutant(
+        "activation: a coefficient of exp",
+        "csrc/gemm/activation.h",
+        "0x1.555492p-3f",
+        "0x1.555494p-3f",
+        GEMM_INT8_EPILOGUE_NOT_TWIN,
+    ),
+    Mutant(
+        "activation: a coefficient of erfcx",
+        "csrc/gemm/activation.h",
+        "0x1.ad2bcep+0f",
+        "0x1.ad2bd0p+0f",
+        GEMM_INT8_EPILOGUE_NOT_TWIN,
+    ),
+    Mutant(
+        "activation: one part of ln 2",
+        "csrc/gemm/activation.h",
+        "kLn2High - z) + n * kLn2Low",
+        "kLn2High - z)",
+        GEMM_INT8_EPILOGUE_NOT_TWIN,
+    ),
+    Mutant(
+        "activation: 0 in the place of -0",
+        "csrc/gemm/activation.h",
+        "y < 0.0f ? -0.0f : y",
+        "y < 0.0f ? 0.0f : y",
+        GEMM_INT8_EPILOGUE_NOT_TWIN,
+    ),
+    Mutant(
+        "int4_int8 amx: the second half of a tile is the first",
+        "csrc/gemm/cpu/amx_product.h",
+        "p % kParts * kProductK;",
+        "0 * kProductK;",
+        ("tests/ops/test_gemm_int4_int8.py", "tests/ops/test_gemm_int4_int8_exact.py"),
+    ),
+    Mutant(
+        "amx: second row tile added to the first's sums",
+        "csrc/gemm/cpu/amx_product.h",
+        "amx_multiply_s8<r * kColumnTiles + c,",
+        "amx_multiply_s8<c,",
+    ),
+    Mutant(
+        "amx: fourth column tile multiplies the third's weights",
+        "csrc/gemm/cpu/amx_product.h",
+        "amx_load<kWeights>(w + c * w_stride, kAmxRowBytes)",
+        "amx_load<kWeights>(w + (c - (c == 3)) * w_stride, kAmxRowBytes)",
+    ),
+    Mutant(
+        "amx: last byte of a ragged k missing",
+        "csrc/gemm/cpu/amx_product.h",
+        "a + r * a_stride + p, static_cast<size_t>(k - p))",
+        "a + r * a_stride + p, static_cast<size_t>(k - p - 1))",
+    ),
+    Mutant(
+        "plan: a task loses its last row",
+        "csrc/gemm/cpu/blocking.cc",
+        "std::min(m_begin + block_m, m)",
+        "std::min(m_begin + block_m - (m_begin > 0), m)",
+    ),
+    Mutant(
+        "pack_bytes: the last four k of a row are read whole",
+        "csrc/gemm/cpu/pack_bytes.h",
+        "static_cast<size_t>(k % int8_tile::kGroupK)",
+        "sizeof group",
+        ("tests/ops/test_gemm_int8.py", "-k", "generic or avx2"),
+    ),
+    Mutant(
+        "plan int4: a kernel for groups that it cannot cut",
+        "csrc/gemm/cpu/plan.cc",
+        "p.groups() > 1",
+        "p.groups() > 2",
+        ("tests/ops/test_gemm_int4_int8.py", "tests/ops/test_gemm_int4_int8_exact.py", "-k", "amx"),
+    ),
+    Mutant(
+        "host: threads is not in the key",
+        "csrc/gemm/cpu/plan.cc",
+        "memo_key(&op, key_of(p), key_of(cpu), threads)",
+        "memo_key(&op, key_of(p), key_of(cpu))",
+        HOST_WORK,
+    ),
+    Mutant(
+        "epilogue: gate in the residual's place",
+        "csrc/gemm/cpu/row_steps.h",
+        "y[j] = y[j] * to_f32(gate[j])",
+        "y[j] = y[j] + to_f32(gate[j])",
+        GEMM_INT8_EPILOGUE_NOT_TWIN,
+    ),
+    Mutant(
+        "epilogue: row stride of gate and residual ignored",
+        "csrc/gemm/cpu/store_strip.h",
+        "i * operand.stride + j",
+        "i + j",
+        GEMM_INT8_EPILOGUE_NOT_TWIN,
+    ),
+    Mutant(
+        "epilogue: residual added before the activation",
+        "csrc/gemm/cpu/store_strip.h",
+        "activate_row<Activation::kSilu>(sum, i, count, c, y);",
+        "{ activate_row<Activation::kNone>(sum, i, count, c, y); with_elements(p.residual, i, n0, [&](const auto* x) { add_row(x, count, y); }); for (int j = 0; j < count; ++j) y[j] = activate<Activation::kSilu>(y[j]); continue; }",
+        GEMM_INT8_EPILOGUE_NOT_TWIN,
+    ),
+    Mutant(
+        "epilogue: gelu in place of gelu_tanh",
+        "csrc/gemm/cpu/store_strip.h",
+        "activate_row<Activation::kGeluTanh>",
+        "activate_row<Activation::kGelu>",
+        GEMM_INT8_EPILOGUE_NOT_TWIN,
+    ),
+    Mutant(
+        "epilogue: static scale of the block's first row",
+        "csrc/gemm/cpu/store_strip.h",
+        "quantizer({p.out_scale[i], 0}, true)",
+        "quantizer({p.out_scale[i / 4 * 4], 0}, true)",
+        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "not twin and quantized"),
+    ),
+    Mutant(
+        "gemm: scale of the panel's first row",
+        "csrc/gemm/cpu/store_strip.h",
+        "const float a_scale = p.a_scale[i];",
+        "const float a_scale = p.a_scale[i / 4 * 4];",
+    ),
+    Mutant(
+        "gemm: zero point of the panel's first row",
+        "csrc/gemm/cpu/store_strip.h",
+        "p.a_zero_point[i]",
+        "p.a_zero_point[i / 4 * 4]",
+    ),
+    Mutant(
+        "gemm: bias of the last column dropped",
+        "csrc/gemm/cpu/store_strip.h",
+        "j < count; ++j) c.bias[j] = to_f32",
+        "j < count - 1; ++j) c.bias[j] = to_f32",
+    ),
+    Mutant(
+        "epilogue: bias rounded to bf16",
+        "csrc/gemm/cpu/store_strip.h",
+        "c.scale[j]) + c.bias[j]",
+        "c.scale[j]) + to_f32(from_f32<BF16>(c.bias[j]))",
+    ),
+    Mutant(
+        "epilogue: a NaN is quantised like a number",
+        "csrc/gemm/epilogue_maths.h",
+        "return y == y ? q : kLost",
+        "return q",
+        GEMM_INT8_EPILOGUE_NOT_TWIN,
+    ),
+    Mutant(
+        "groups: rounded twice",
+        "csrc/gemm/epilogue_maths.h",
+        "std::fma(static_cast<float>(acc) * a_scale, w_scale, k_chunk)",
+        "static_cast<float>(acc) * a_scale * w_scale + k_chunk",
+        ("tests/ops/test_gemm_int8_groups.py",),
+    ),
+    Mutant(
+        "groups: scales multiplied with each other first",
+        "csrc/gemm/epilogue_maths.h",
+        "std::fma(static_cast<float>(acc) * a_scale, w_scale, k_chunk)",
+        "std::fma(static_cast<float>(acc), a_scale * w_scale, k_chunk)",
+        ("tests/ops/test_gemm_int8_groups.py",),
+    ),
+    Mutant(
+        "epilogue: sign of the zero point",
+        "csrc/gemm/epilogue_maths.h",
+        "static_cast<uint32_t>(acc) -",
+        "static_cast<uint32_t>(acc) +",
+    ),
+    Mutant(
+        "epilogue: zero point dropped past int32",
+        "csrc/gemm/epilogue_maths.h",
+        "acc - static_cast<int64_t>(zero_point)",
+        "acc - 0 * static_cast<int64_t>(zero_point)",
+    ),
+    Mutant(
+        "epilogue: scales multiplied with each other first",
+        "csrc/gemm/epilogue_maths.h",
+        "static_cast<float>(acc) * a_scale * w_scale",
+        "static_cast<float>(acc) * (a_scale * w_scale)",
+    ),
+    Mutant(
+        "host: m of int4 is not in the key",
+        "csrc/gemm/problem.h",
+        "memo_key(m, n, k, group)",
+        "memo_key(n, k, group)",
+        HOST_WORK,
+    ),
+    Mutant(
+        "host: group is not in the key",
+        "csrc/gemm/problem.h",
+        "memo_key(m, n, k, group)",
+        "memo_key(m, n, k)",
+        HOST_WORK,
+    ),
+)

@@ -1,0 +1,99 @@
+"""The reference of the Python interface from its docstrings: `python -m tools.ops_page > docs/ops.md`."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+from torch.nn import Module
+
+import lamina
+
+INTRODUCTION = """\
+# Reference
+
+`make docs` generates this page from the docstrings. [errors.md](errors.md) has the message for each wrong
+argument, [layouts.md](layouts.md) the packed layouts.
+
+`m` is the number of tokens, `n` that of output features and `k` that of input features. f32, f16 and bf16
+are `torch.float32`, `torch.float16` and `torch.bfloat16`. An argument is described by its shape, its dtypes
+and what else it must be. The functions on tensors are also ops in `torch.ops.lamina`, for engines and
+exported graphs; there a packed weight is passed as its tensors, `data` and for int8 also `column_sums`.
+"""
+SECTIONS = {
+    "Matrix products": ("gemm_int8", "gemm_int8_quantized", "gemm_int4", "gemm_int4_int8"),
+    "Activations": ("quantize_int8", "QuantizedInt8"),
+    "Packed weights": ("pack_int8", "PackedInt8", "pack_int4", "PackedInt4"),
+    "Whole models": ("compress", "CompressionReport", "save_compressed", "load_compressed"),
+    "Layers": ("nn.Int8Linear", "nn.Int4Linear"),
+    "Rounding of weights": (
+        *("quant.quantize_weight_int8", "quant.quantize_weight_int4", "quant.QuantizedInt4"),
+        *("quant.hessian", "quant.gptq", "quant.act_order", "quant.ActOrder"),
+    ),
+}
+WIDTH = 100
+
+
+def summary(item: Any) -> str:
+    """The first line of a docstring."""
+    return (inspect.getdoc(item) or "").splitlines()[0]
+
+
+def declaration(name: str, item: Any) -> str:
+    """The name with its arguments, one a line where they are too long for one line."""
+    described = inspect.signature(item)
+    arguments = []
+    for argument in described.parameters.values():
+        if argument.name == "self":
+            continue
+        if argument.kind is argument.KEYWORD_ONLY and "*" not in arguments:
+            arguments.append("*")
+        annotation = getattr(argument.annotation, "__forward_arg__", argument.annotation)
+        default = "" if argument.default is argument.empty else f" = {argument.default!r}"
+        arguments.append(f"{argument.name}: {annotation}{default}")
+    returns = "" if inspect.isclass(item) else f" -> {described.return_annotation}"
+    line = f"{name}({', '.join(arguments)}){returns}"
+    return line if len(line) <= WIDTH else f"{name}(\n    " + ",\n    ".join(arguments) + f",\n){returns}"
+
+
+def members(item: type) -> Iterator[str]:
+    """The properties and methods of a class; a module's only if torch.nn.Module lacks them."""
+    for name, member in vars(item).items():
+        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        if (
+            name.startswith("_")
+            or not inspect.isfunction(function)
+            or (issubclass(item, Module) and hasattr(Module, name))
+        ):
+            continue
+        head = f".{name}" if isinstance(member, property) else declaration(f".{name}", getattr(item, name))
+        lines = (inspect.getdoc(function) or "").splitlines()
+        yield "\n".join([head, *(f"    {line}".rstrip() for line in lines)]) + "\n"
+
+
+def entry(name: str) -> str:
+    """Heading, declaration and docstring of lamina.<name>."""
+    item = operator.attrgetter(name)(lamina)
+    parts = [declaration(f"lamina.{name}", item) + "\n", f"{inspect.getdoc(item)}\n"]
+    if inspect.isclass(item):
+        parts += members(item)
+    return f"\n### lamina.{name}\n\n```text\n" + "\n".join(parts) + "```\n"
+
+
+def page() -> str:
+    """The whole page."""
+    index, body = [], []
+    for title, names in SECTIONS.items():
+        index.append(f"\n{title}:\n")
+        body.append(f"\n## {title}\n")
+        for name in names:
+            anchor = f"lamina.{name}".replace(".", "").lower()
+            index.append(f"- [`{name}`](#{anchor}): {summary(operator.attrgetter(name)(lamina))}")
+            body.append(entry(name))
+    return "\n".join([INTRODUCTION.rstrip(), *index]) + "\n" + "".join(body)
+
+
+if __name__ == "__main__":
+    print(page(), end="")
