@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import itertools
 import json
 import random
@@ -140,9 +141,10 @@ def calls_on(device: str, shape: Shape) -> Iterator[tuple[dict[Key, Callable[[],
     _library.load_emulated()
     emulated = torch.ops.lamina_emu
     ops = emulated if device == "twin" else torch.ops.lamina
-    if device == "twin":
-        emulated.set_twin(*TWIN)
-        emulated.set_twin_options(0, 1, False, False)
+    emulator = importlib.import_module("lamina._probe").emulator if device == "twin" else None
+    if emulator:
+        emulator.set_device(*TWIN)
+        emulator.set_options(runs_kernels=False)
     try:
         yield (
             {
@@ -153,8 +155,9 @@ def calls_on(device: str, shape: Shape) -> Iterator[tuple[dict[Key, Callable[[],
             ops,
         )
     finally:
-        emulated.set_twin_options(0, 1, False)
-        emulated.set_twin(0, 0)
+        if emulator:
+            emulator.set_options()
+            emulator.set_device(0, 0)
 
 
 def sample(call: Callable[[], object], wait: Callable[[], None]) -> float:

@@ -36,7 +36,7 @@ std::string limits() {
   std::ostringstream json;
   json << "{\"gemm_int8\": {\"max_k\": " << gemm_int8::kMaxK
        << ", \"group\": " << gemm_int8::kScaleGroup
-       << "}, \"gemm_int4\": {\"max_k\": " << gemm_int4::kLargestK
+       << "}, \"gemm_int4\": {\"max_k\": " << gemm::kLargestK
        << ", \"group_step\": " << gemm::kInt4GroupStep
        << "}, \"gemm_int4_int8\": {\"max_k\": " << gemm_int4_int8::kMaxK << "}}";
   return json.str();

@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from tests.support.backends import TWIN_SMS, emulated_ops
+from tests.support.backends import TWIN_SMS, emulated_ops, emulator
 
 DEVICE = torch.device("cuda", 0)
 _COPIES = (torch.ops.aten.copy_.default, torch.Tensor.copy_)
@@ -165,9 +165,8 @@ def _pretend(leaf: Any) -> Any:
 @contextmanager
 def pretend_cuda() -> Iterator[torch.device]:
     """The device, inside; needs the test-only library (emulated_ops)."""
-    ops = emulated_ops()
-    ops.set_twin_options(0, 1, False)
-    ops.set_twin(80, TWIN_SMS)
+    emulator().set_options()
+    emulator().set_device(80, TWIN_SMS)
     # torch.tensor(..., device=...) makes a CPU tensor first, and moves it.
     torch._C._set_only_lift_cpu_tensors(True)
     # Module.to assigns parameters: the default, to give an old one new data, cannot change its class.
@@ -179,4 +178,4 @@ def pretend_cuda() -> Iterator[torch.device]:
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(False)
         torch._C._set_only_lift_cpu_tensors(False)
-        ops.set_twin(0, 0)
+        emulator().set_device(0, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import re
@@ -57,6 +58,32 @@ def emulated_ops() -> Any:
     except ImportError:
         return None
     return torch.ops.lamina_emu
+
+
+@functools.cache
+def probe() -> Any:
+    """lamina._probe (tests/probe), or None if this build has none: it needs pybind11."""
+    try:
+        return importlib.import_module("lamina._probe")
+    except ModuleNotFoundError:
+        return None
+
+
+NO_PROBE = "this build has no lamina/_probe (pip install pybind11, then build with -DLAMINA_TWIN=ON)"
+
+
+def emulator() -> Any:
+    """How CUDA kernels run in emulated_ops(), and reports of what ran; skips the test without probe()."""
+    if probe() is None:
+        pytest.skip(NO_PROBE)
+    return probe().emulator
+
+
+def reset_emulator() -> None:
+    """No device, no forced kernel, default options."""
+    emulator().set_options()
+    emulator().set_device(0, 0)
+    emulated_ops().set_cuda_kernel("")
 
 
 @dataclass(frozen=True)
@@ -206,13 +233,13 @@ class Twin(CudaKernel):
 
     @contextmanager
     def active(self) -> Iterator[Any]:
-        self.ops.set_twin_options(self.seed, 1, False)
-        self.ops.set_twin(self.arch, self.sms)
+        emulator().set_options(seed=self.seed)
+        emulator().set_device(self.arch, self.sms)
         try:
             with super().active() as ops:
                 yield ops
         finally:
-            self.ops.set_twin(0, 0)
+            emulator().set_device(0, 0)
 
 
 class Gpu(CudaKernel):
@@ -246,7 +273,7 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine 
 
 def twins(op: str) -> list[Backend]:
     """Every CUDA kernel of `op` on the twin, or none; LAMINA_TWIN_SEED chooses the schedule."""
-    return [] if emulated_ops() is None else _twins(op)
+    return [] if probe() is None else _twins(op)
 
 
 def _twins(op: str) -> list[Backend]:
@@ -256,7 +283,7 @@ def _twins(op: str) -> list[Backend]:
 
 def twin_parameters(op: str, arch: int | None = None) -> list[Any]:
     """One pytest parameter per CUDA kernel of `op` (of one architecture) on the twin, skipped without it."""
-    marks = [] if emulated_ops() is not None else [pytest.mark.skip(reason="this build has no twin")]
+    marks = [] if probe() is not None else [pytest.mark.skip(reason=NO_PROBE)]
     return [
         pytest.param(twin, id=str(twin), marks=marks)
         for twin in _twins(op)
