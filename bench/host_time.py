@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib
 import itertools
 import json
 import random
@@ -25,7 +24,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from bench.results_file import ROW_KEYS, Row, save
 from bench.table import Table, cell, make_printer
 from bench.timing import MIN_SAMPLES, Timing
 from lamina import _library
+from lamina.testing import emulated_gpu
 
 OPS = ("gemm_int8", "gemm_int8_quantized", "gemm_int4", "gemm_int4_int8", "quantize_int8")
 DISPATCH = "dispatch_only"
@@ -141,11 +141,7 @@ def calls_on(device: str, shape: Shape) -> Iterator[tuple[dict[Key, Callable[[],
     _library.load_emulated()
     emulated = torch.ops.lamina_emu
     ops = emulated if device == "twin" else torch.ops.lamina
-    emulator = importlib.import_module("lamina._probe").emulator if device == "twin" else None
-    if emulator:
-        emulator.set_device(*TWIN)
-        emulator.set_options(runs_kernels=False)
-    try:
+    with emulated_gpu(*TWIN, run_kernels=False) if device == "twin" else nullcontext():
         yield (
             {
                 (op, way): call
@@ -154,10 +150,6 @@ def calls_on(device: str, shape: Shape) -> Iterator[tuple[dict[Key, Callable[[],
             },
             ops,
         )
-    finally:
-        if emulator:
-            emulator.set_options()
-            emulator.set_device(0, 0)
 
 
 def sample(call: Callable[[], object], wait: Callable[[], None]) -> float:

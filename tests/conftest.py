@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, settings
 
 from lamina.devices import cuda_problem
 
+pytest_plugins = ["tests.support.budget"]
+
 settings.register_profile(
     "lamina",
     derandomize=True,
@@ -24,13 +26,13 @@ settings.load_profile("lamina")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What compiles for minutes goes first: last, it would leave the other processes idle."""
+    """Tests that compile for minutes go first; at the end they would leave the other processes idle."""
     items.sort(key=lambda item: item.path.name not in ("test_cpp.py", "test_wheel.py"))
 
 
 @pytest.fixture
 def working_gpu() -> None:
-    """Skips where lamina's ops cannot run on a GPU."""
+    """Skips the test if lamina's ops cannot run on a GPU."""
     if (problem := cuda_problem()) is not None:
         pytest.skip(problem)
 

@@ -96,11 +96,12 @@ def test_torch_and_python_stay_in_the_binding(path: Path) -> Offences:
 
 @each(path for path in sources("csrc") if not path.is_relative_to(CSRC / "device"))
 def test_device_code_stays_in_device(path: Path) -> Offences:
-    """asm elsewhere is allowed only when empty: a fence for the compiler, not an instruction."""
+    """asm elsewhere is allowed only when empty, a fence for the compiler, and in base/amx.h."""
     yield from re.findall(r"\b(?:threadIdx|blockIdx|__shfl\w*|__syncthreads)\b|<<<", code(path))
     raw = re.sub(r"//[^\n]*", "", path.read_text())
     statements = re.findall(r"\b(?:asm|__asm__)\b\s*(?:volatile)?\s*\(\s*(\"[^\"]*\")", raw)
-    yield from (statement for statement in statements if statement != '""')
+    if path != CSRC / "base" / "amx.h":
+        yield from (statement for statement in statements if statement != '""')
 
 
 @each(sources("csrc"))

@@ -1,4 +1,4 @@
-"""What the compiled library needs from its process: libraries, symbols, torch's current CUDA stream."""
+"""The needs of the compiled library in its process: libraries, symbols, torch's current CUDA stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each CUDA kernel costs, and whether it keeps the budget in its header: make kernel-report.
+"""The cost of each CUDA kernel, and whether it keeps the budget in its header: make kernel-report.
 
 Nothing is compiled: cuobjdump reads the objects of csrc/ops/*/cuda/*.cu in build/cmake. A cubin says
 registers, stack and static shared memory of each kernel (with 1024 bytes that sm_90 reserves); the
@@ -56,7 +56,7 @@ NO_TOOLS = (
 
 @dataclass(frozen=True)
 class Usage:
-    """What the cubin says of one kernel, with the device functions that it calls."""
+    """The facts in the cubin about one kernel, with the device functions that it calls."""
 
     registers: int
     stack_bytes: int
@@ -65,7 +65,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Budget:
-    """What one opening comment allows and asks for, by arch; "" is every arch without a line of its own."""
+    """The limits and demands of one opening comment, by arch; "" stands for an arch without its own line."""
 
     file: str
     registers: dict[str, int]
@@ -209,7 +209,7 @@ def read_budgets(root: Path, source: Path) -> list[Budget]:
 
 
 def built_objects(root: Path) -> dict[Path, tuple[Path, float]]:
-    """Of every CUDA source in the build its object, and the seconds that it took."""
+    """The object of every CUDA source in the build, and the seconds of its compilation."""
     build = root / BUILD
     commands, log = build / "compile_commands.json", build / ".ninja_log"
     lines = [line.split("\t") for line in log.read_text().splitlines()[1:]] if log.exists() else []
@@ -240,7 +240,7 @@ def examine(root: Path, path: Path, object_: Path, seconds: float, tools: str) -
 
 
 def check(source: Source) -> list[str]:
-    """What is wrong with the kernels of a source: kernel, arch, value."""
+    """The failures of the kernels of a source: kernel, arch, value."""
     failures = []
     for kernel in source.kernels:
         where, arch = f"{kernel.name} on sm_{kernel.arch} ({source.file})", kernel.arch

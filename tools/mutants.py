@@ -54,7 +54,7 @@ OTHERS = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one mutant. A hang or a crash of the tests counts as caught."""
+    """The outcome of one mutant. A hang or a crash of the tests counts as caught."""
 
     caught: bool
     by: str
@@ -153,13 +153,13 @@ def selection(mutant: Mutant) -> tuple[str, ...]:
 
 
 def git(*arguments: str) -> str:
-    """What git prints; nothing where it fails."""
+    """The output of git; empty if git fails."""
     command = ["git", "-C", str(ROOT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def changed_files() -> set[str]:
-    """What differs from the upstream; in a clone that has no more than it, what the last commit changed."""
+    """The files that differ from the upstream; in a clone without new commits, those of the last commit."""
     for base in (git("merge-base", "HEAD", "@{upstream}"), "HEAD~1"):
         if base and (changed := git("diff", "--name-only", base)):
             return set(changed.splitlines())

@@ -20,8 +20,7 @@ from bench.gpu.plans import plan
 from bench.ops.gemm_int8 import DTYPES
 from bench.peers import PeerUnavailable
 from bench.roofline import Arithmetic, Work
-from tests.reference.gemm import TINY, U_OUT, U
-from tests.reference.gemm_int4 import SEGMENT_K
+from lamina.testing.reference import K_CHUNK, TINY, U_OUT, U
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Inputs:
         if tuple(out.shape) != (self.a.shape[0], self.q.shape[0]):
             raise RuntimeError(f"got shape {list(out.shape)}")
         w, k, dtype = self.dequantised(torch.float64).T, self.q.shape[1], self.a.dtype
-        steps = 3 + 2 * min(k, SEGMENT_K) + -(-k // SEGMENT_K)
+        steps = 3 + 2 * min(k, K_CHUNK) + -(-k // K_CHUNK)
         unit = roundings * U_OUT[dtype]
         worst, worst_ratio = 0.0, 0.0
         for begin in range(0, self.a.shape[0], CHECK_ROWS):

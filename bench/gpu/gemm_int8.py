@@ -17,7 +17,7 @@ from bench.cases import Accuracy, Candidate, Case, Context
 from bench.gpu.plans import plan
 from bench.ops.gemm_int8 import DTYPES, least_work, refuse_groups
 from bench.peers import PeerUnavailable
-from tests.reference.gemm import TINY, U_OUT, U, roundings
+from lamina.testing import reference
 
 CHECK_ROWS = 512  # float64 copies of so many rows at a time
 INT_MM_MIN_M = 17
@@ -40,29 +40,17 @@ class Inputs:
         assert isinstance(out, Tensor)
         if tuple(out.shape) != (self.a.shape[0], self.w.shape[0]):
             raise RuntimeError(f"got shape {list(out.shape)}")
-        w = self.w.double().t()
         worst, worst_ratio = 0.0, 0.0
         for begin in range(0, self.a.shape[0], CHECK_ROWS):
             rows = slice(begin, begin + CHECK_ROWS)
-            exact = torch.zeros_like(out[rows], dtype=torch.float64)
-            sizes = exact.clone()
-            for g, k in enumerate(self.cuts()):
-                factor = self.a_scale[rows, g : g + 1].double() * self.w_scale[g].double()
-                product = (self.a[rows, k].double() @ w[k]) * factor
-                exact += product
-                sizes += product.abs()
-            got = out[rows].double() if is_scaled else out[rows].double() * factor
-            error = (got - exact).abs()
-            ratio = error / error_bound(exact, sizes, self.out_dtype, self.group and len(self.cuts()))
-            worst = max(worst, _largest(error if is_scaled else error / factor))
-            worst_ratio = max(worst_ratio, _largest(ratio))
+            exact, bound = reference.gemm_int8(
+                self.a[rows], self.w, self.a_scale[rows], self.w_scale, self.out_dtype, group=self.group
+            )
+            factor = 1.0 if is_scaled else self.a_scale[rows].double() * self.w_scale.double()
+            error = (out[rows].double() * factor - exact).abs()
+            worst = max(worst, _largest(error / factor))
+            worst_ratio = max(worst_ratio, _largest(error / bound))
         return Accuracy(worst if is_scaled else round(worst), worst_ratio)
-
-    def cuts(self) -> list[slice]:
-        """The groups of k; without scales along k, all of it."""
-        k = self.a.shape[1]
-        group = self.group or k
-        return [slice(first, first + group) for first in range(0, k, group)]
 
     def dequantised(self) -> tuple[Tensor, Tensor]:
         """a [m, k] and w [n, k], scaled."""
@@ -70,14 +58,6 @@ class Inputs:
         group = self.group or k
         a_scale, w_scale = (s.repeat_interleave(group, 1)[:, :k] for s in (self.a_scale, self.w_scale.t()))
         return self.a * a_scale, self.w * w_scale
-
-
-def error_bound(exact: Tensor, sizes: Tensor, out_dtype: torch.dtype, groups: int | None) -> Tensor:
-    """The documented bound without bias, as tests/reference/gemm.py has it for arrays.
-
-    sizes: the sum of the groups' absolute products.
-    """
-    return roundings(groups) * U * sizes + (U + U_OUT[out_dtype]) * exact.abs() + TINY[out_dtype]
 
 
 def _largest(x: Tensor) -> float:

@@ -7,7 +7,6 @@ kernels.py reads the lines that start with MARK. The checks are those of the tes
 
 from __future__ import annotations
 
-import dataclasses
 import faulthandler
 import re
 import sys
@@ -34,7 +33,7 @@ from bench.gpu.verdicts import (
     mark,
 )
 from tests.reference import quantize as quantize_reference
-from tests.support.cases import GemmCase, GemmInputs, generator
+from tests.support.cases import GemmCase, generator, grouped
 from tests.support.check import check_gemm
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import Int4Case
@@ -54,11 +53,7 @@ def _gemm_int8(backend: Any, m: int, n: int, k: int) -> None:
 
 
 def _gemm_int8_grouped(backend: Any, m: int, n: int, k: int) -> None:
-    inputs: GemmInputs = GemmCase("one kernel", m, n, k).inputs(bias=torch.float32)
-    g, groups = generator("groups"), -(-k // 128)
-    a_scale = inputs.a_scale.reshape(-1, 1) * (torch.rand(m, groups, generator=g) + 0.25)
-    w_scale = inputs.w_scale.reshape(1, -1) * (torch.rand(groups, n, generator=g) + 0.25)
-    inputs = dataclasses.replace(inputs, a_scale=a_scale, w_scale=w_scale, group=128)
+    inputs = grouped(GemmCase("one kernel", m, n, k), bias=torch.float32)
     check_gemm(backend, inputs, inputs.accumulated(), (m, n, k))
 
 

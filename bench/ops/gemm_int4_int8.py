@@ -22,15 +22,13 @@ from torch import Tensor
 from bench.cases import Accuracy, Candidate, Case, Context
 from bench.peers import Bound, OnnxSession, PeerUnavailable, onnx_model
 from bench.roofline import Arithmetic, Work
-from tests.reference import gemm_int4 as reference
-from tests.reference.gemm import Expected
-from tests.reference.quantize import quantize_int8
+from lamina.testing import reference
+from lamina.testing.reference import Expected, U
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 MAX_SESSIONS = 128  # an onnxruntime session costs some ms and memory beyond its weight
-U = 2.0**-24
 UNITS = {"f32": U, "bf16": 2.0**-8, "f16": 2.0**-11}
 
 
@@ -99,15 +97,10 @@ def least_work(case: Case, w: Weight, arithmetic: Arithmetic, a_bytes: int, scal
 
 
 def expected_of_int8(case: Case, inputs: Inputs) -> Expected:
-    """lamina's: the product of the int8 that quantize_int8 makes."""
-    w, a = inputs.w, quantize_int8(inputs.a)
-    cuts = [slice(first, first + w.group) for first in range(0, case.k, w.group)]
-    # Whole numbers below 2^53 add exactly in float64, and BLAS is fast enough for a benchmark's sizes.
-    q, codes = a.q.astype(np.float64), w.q.astype(np.float64)
-    acc = np.stack([(q[:, cut] @ codes[:, cut].T).astype(np.int64) for cut in cuts])
-    a_sum = np.stack([q[:, cut].sum(1, keepdims=True).astype(np.int64) for cut in cuts])
-    scales = reference.Scales(a.scale, w.scale, None)
-    return reference.gemm_int4_int8(reference.Sums(acc, a_sum, w.group), scales, None, DTYPES[case.dtype])
+    """The product of the int8 that quantize_int8 makes."""
+    codes, w_scale = torch.from_numpy(inputs.w.q), torch.from_numpy(inputs.w.scale)
+    q, a_scale, _ = reference.quantize_int8(torch.from_numpy(inputs.a))
+    return reference.gemm_int4_int8(q, codes, w_scale, inputs.w.group, a_scale, DTYPES[case.dtype])
 
 
 @dataclass(frozen=True)
@@ -142,7 +135,7 @@ def _lamina(
         return out
 
     def check() -> Accuracy:
-        error = np.abs(call().double().numpy() - expected.exact)
+        error = (call().double() - expected.exact).abs()
         return Accuracy(float(error.max()), float((error / expected.bound).max()))
 
     def select() -> None:

@@ -21,7 +21,8 @@ from torch import Tensor
 from bench.cases import Accuracy, Candidate, Case, Context
 from bench.peers import Bound, OnnxSession, PeerUnavailable, onnx_model
 from bench.roofline import Arithmetic, Work
-from tests.reference import gemm as reference
+from lamina.ops.pack_int8 import GROUP
+from lamina.testing import reference
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 F64 = NDArray[np.float64]
@@ -48,13 +49,14 @@ class Inputs:
         return self.a * a_scale, self.w * w_scale
 
     def accuracy(self, out: F64) -> Accuracy:
-        error = np.abs(out - self.expected.exact)
-        return Accuracy(float(error.max()), float((error / self.expected.bound).max()))
+        error = np.abs(out - self.expected.exact.numpy())
+        return Accuracy(float(error.max()), float((error / self.expected.bound.numpy()).max()))
 
     def accuracy_of_integers(self, acc: NDArray[Any]) -> Accuracy:
         """The absolute error in integer units, the ratio after scaling."""
-        scaled = acc.astype(np.float64) * self.a_scale.astype(np.float64) * self.w_scale
-        units = np.abs(scaled - self.expected.exact) / (self.a_scale.astype(np.float64) * self.w_scale)
+        factor = self.a_scale.astype(np.float64) * self.w_scale
+        scaled = acc.astype(np.float64) * factor
+        units = np.abs(scaled - self.expected.exact.numpy()) / factor
         return Accuracy(float(np.rint(units.max())), self.accuracy(scaled).over_bound)
 
 
@@ -81,14 +83,14 @@ def _weight(n: int, k: int, values: str, groups: int) -> tuple[NDArray[np.int8],
 def make_inputs(case: Case) -> Inputs:
     rng = np.random.default_rng([case.m, case.n, case.k])
     group = case.group or case.k
-    cuts = [slice(first, first + group) for first in range(0, case.k, group)]
-    w, w_scale = _weight(case.n, case.k, case.values, len(cuts) if case.group else 0)
+    groups = -(-case.k // group)
+    w, w_scale = _weight(case.n, case.k, case.values, groups if case.group else 0)
     a = _rows(rng, (case.m, case.k), case.values, -128)
-    a_scale = _scales(rng, (case.m, len(cuts)))
-    # Whole numbers below 2^53 add exactly in float64, and BLAS is fast enough for a benchmark's sizes.
-    sums = [(a[:, cut].astype(np.float64) @ w[:, cut].astype(np.float64).T).astype(np.int64) for cut in cuts]
-    acc = np.stack(sums) if case.group else sums[0]
-    expected = reference.gemm_int8(acc, a_scale, w_scale, None, DTYPES[case.dtype])
+    a_scale = _scales(rng, (case.m, groups))
+    expected = reference.gemm_int8(
+        torch.from_numpy(a), torch.from_numpy(w), torch.from_numpy(a_scale),
+        torch.from_numpy(w_scale).view(groups, case.n), DTYPES[case.dtype], group=case.group,
+    )  # fmt: skip
     return Inputs(a, w, a_scale, w_scale, expected, case.group)
 
 
@@ -226,7 +228,7 @@ class GemmInt8Bench:
     name = "gemm_int8"
     devices = ("cpu", "cuda")
     dtypes = tuple(DTYPES)
-    groups = (reference.GROUP,)
+    groups = (GROUP,)
 
     def peers_on(self, device: str) -> tuple[str, ...]:
         from bench.gpu import gemm_int8 as gpu

@@ -1,6 +1,6 @@
-// AMX tiles of up to 16 rows x 64 bytes, tile numbers as template arguments: one instruction a function, or
-// with LAMINA_EMULATE the same in plain C++, written from Intel SDM vol. 2 (LDTILECFG, TILELOADD,
-// TDPBSSD, TILESTORED). Only files under ops/*/cpu include this.
+// The AMX instructions on tiles of up to 16 rows x 64 bytes, one instruction a function, with tile numbers as template
+// arguments. With LAMINA_EMULATE each function does the same in plain C++, written from Intel SDM vol. 2 (LDTILECFG,
+// TILELOADD, TDPBSSD, TILESTORED). Only the CPU kernels include this file.
 #pragma once
 
 #include <cstdint>
@@ -59,8 +59,8 @@ inline void amx_multiply_s8() {
 
 #else
 
-// The compiler's own intrinsics are macros that paste a literal tile number, and GCC 12's for the
-// configuration does not say that all 64 bytes are read.
+// The compiler's intrinsics do not serve: they are macros that paste a literal tile number, and GCC 12's intrinsic
+// for the configuration does not tell the compiler that the instruction reads all 64 bytes.
 inline void amx_configure(const void* config) {
   __asm__ volatile("ldtilecfg %0" : : "m"(*static_cast<const uint8_t (*)[64]>(config)));
 }
@@ -95,8 +95,9 @@ inline void amx_multiply_s8() {
 
 #endif
 
-// Holds the tiles configured: for products of 64 k all as 16 x 64 bytes, for products of 32 k tiles 4 and 5 as 16 x 32
-// for a and tiles 6 and 7 as 8 x 64 for b. Releases them so that the core can sleep deeply.
+// Configures the tiles, and releases them at the end so that the core can sleep deeply. For products of 64 k all
+// tiles have 16 x 64 bytes. For products of 32 k, tiles 4 and 5 (operand a) have 16 x 32 and tiles 6 and 7 (operand
+// b) have 8 x 64.
 struct AmxSession {
   explicit AmxSession(int product_k = kAmxRowBytes) {
     alignas(64) uint8_t config[64] = {};

@@ -1,5 +1,5 @@
-// The AVX-512 intrinsics: the compiler's own, or with LAMINA_EMULATE those of SIMDe, so that tests
-// run the AVX-512 kernels on machines without them. Only files under ops/*/cpu include this.
+// The AVX-512 intrinsics of the compiler or, with LAMINA_EMULATE, SIMDe's, so that tests run the AVX-512 kernels on
+// machines without AVX-512. Only the CPU kernels include this file.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 #include <simde/x86/avx512.h>
 #else
 #pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12, of this header itself
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 warns about this header itself
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 #endif

@@ -1,4 +1,4 @@
-// A vector operand that may be one value for all: element i is data[i * stride], stride 0 or more.
+// A vector operand: element i is data[i * stride]. With stride 0 all elements are one value.
 #pragma once
 
 #include <cstdint>

@@ -19,8 +19,7 @@ constexpr std::array<std::string_view, kIsaCount> kNames = {"generic", "avx2", "
 constexpr int kAuto = -1;
 
 #if defined(__x86_64__) && !defined(LAMINA_EMULATE)
-// AMX tile data is off until the process asks for it: Linux 5.16+,
-// Documentation/arch/x86/xstate.rst.
+// Linux keeps AMX tile data off until the process asks for it (5.16 and newer, Documentation/arch/x86/xstate.rst).
 bool request_amx_permission() {
 #if defined(__linux__)
   constexpr long kArchReqXcompPerm = 0x1023;

@@ -1,4 +1,4 @@
-// Which CPU instruction sets this machine runs, and which one lamina uses.
+// The CPU instruction sets that this machine runs, and the one that lamina uses.
 #pragma once
 
 #include <cstdint>
@@ -11,25 +11,24 @@
 
 namespace lamina {
 
-// Ascending: an ISA implies all before it, so a kernel written for one runs on every later one.
+// Ascending: each ISA implies all ISAs before it, so a kernel written for one ISA runs on every later ISA.
 enum class Isa : int { kGeneric, kAvx2, kAvx512Vnni, kAmxInt8 };
 inline constexpr int kIsaCount = 4;
 
 std::string_view isa_name(Isa isa);
 std::optional<Isa> isa_from_name(std::string_view name);
 
-// The ISAs that this process can execute, ascending. AMX counts only once the kernel has granted
-// the process its tile state. A build with LAMINA_EMULATE adds those that it emulates.
+// The ISAs that this process can execute, ascending. AMX counts only once the operating system has granted the
+// process its tile state. A build with LAMINA_EMULATE adds SIMDe's.
 const std::vector<Isa>& available_isas();
 
-// The ISA in use: the last of available_isas(), unless LAMINA_CPU_ISA (read once) or set_isa names
-// another one. An unknown or unavailable LAMINA_CPU_ISA is an error at the first use, not a
-// fallback.
+// The ISA in use: the last of available_isas(), unless LAMINA_CPU_ISA (read once) or set_isa names another one. An
+// unknown or unavailable LAMINA_CPU_ISA is an error at the first use; there is no fallback.
 Status active_isa(Isa& isa);
 Status set_isa(std::string_view name);  // "auto" returns to the default
-std::string_view isa_setting();         // what set_isa last set: "auto" or a name
+std::string_view isa_setting();         // the last argument of set_isa: "auto" or a name
 
-// What planners need to know of the CPU.
+// The facts about the CPU that planners use.
 struct CpuInfo {
   Isa isa = Isa::kGeneric;
   int64_t l2_bytes = 0;

@@ -6,8 +6,8 @@
 //   if (const Plan* plan = known.find(key)) return *plan;
 //   return known.keep(key, make_plan(problem, device));
 //
-// A key holds everything that the function looks at. Take a struct apart with a structured binding, which does not
-// compile once the struct has a field more.
+// A key must hold everything that the function reads. Take a struct apart with a structured binding: it stops
+// compiling when the struct gets another field.
 #pragma once
 
 #include <array>
@@ -40,14 +40,15 @@ void put_memo_words(const Part& part, uint64_t*& to) {
     for (const auto& each : part) put_memo_words(each, to);
   } else {
     // Equal floats may differ in their bits, and no NaN equals itself.
-    static_assert(std::is_integral_v<Part> || std::is_enum_v<Part>, "no part of a key");
+    static_assert(std::is_integral_v<Part> || std::is_enum_v<Part>,
+                  "not an integer, enum or pointer");
     *to++ = static_cast<uint64_t>(part);
   }
 }
 
 }  // namespace detail
 
-// Integers, enums, pointers, arrays of them and other keys, one word each.
+// Makes a key of integers, enums, pointers, arrays of these and other keys, one word for each element.
 template <class... Parts>
 MemoKey<(detail::kMemoWords<Parts> + ...)> memo_key(const Parts&... parts) {
   MemoKey<(detail::kMemoWords<Parts> + ...)> key;
@@ -63,10 +64,10 @@ class Memo {
   using Key = MemoKey<kWords>;
   static constexpr size_t kWays = 4;
 
-  // made: counts what is kept, over all threads.
+  // made: counts the values that all threads have kept.
   explicit Memo(std::atomic<int64_t>& made) : made_(made) {}
 
-  // Valid until the next keep(); null where there is none.
+  // The value of a key, valid until the next keep(); nullptr if there is none.
   const Value* find(const Key& key) const {
     if (!sets_) return nullptr;
     const uint64_t hash = hash_of(key);
@@ -76,7 +77,7 @@ class Memo {
     return nullptr;
   }
 
-  // In place of the oldest of the set. The key is not there yet.
+  // Replaces the oldest value of the set. The key must be new.
   const Value& keep(const Key& key, const Value& value) {
     if (!sets_) sets_ = std::make_unique<Set[]>(kSets);
     const uint64_t hash = hash_of(key);
@@ -101,7 +102,7 @@ class Memo {
   static_assert(std::has_single_bit(kSets) && kSets > 1 && std::is_trivially_copyable_v<Value>);
 
   struct Set {
-    std::array<uint64_t, kWays> hashes{};  // 0: nothing there
+    std::array<uint64_t, kWays> hashes{};  // 0: empty
     std::array<Key, kWays> keys{};
     std::array<Value, kWays> values{};
     size_t oldest = 0;
@@ -111,7 +112,7 @@ class Memo {
     return static_cast<size_t>(hash >> (64 - std::countr_zero(kSets)));
   }
 
-  std::unique_ptr<Set[]> sets_;  // of a thread that never keeps anything: nothing
+  std::unique_ptr<Set[]> sets_;  // allocated by the thread's first keep()
   std::atomic<int64_t>& made_;
 };
 

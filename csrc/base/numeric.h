@@ -1,5 +1,5 @@
-// f32, f16 and bf16 as storage types, converted by branch-free integer maths that is bit-equal to
-// the hardware conversions (round to nearest even, NaN stays NaN) and that compilers vectorise.
+// f32, f16 and bf16 as storage types. Conversions are branch-free integer maths, which compilers vectorise and which
+// gives the same bits as the hardware (round to nearest even, NaN stays NaN).
 #pragma once
 
 #include <bit>
@@ -29,11 +29,11 @@ constexpr float to_f32(BF16 value) {
 constexpr float to_f32(F16 value) {
   const uint32_t sign = (static_cast<uint32_t>(value.bits) & 0x8000u) << 16;
   const uint32_t magnitude = value.bits & 0x7fffu;
-  // Normal, Inf, NaN: shift the fields into place and rebias the exponent by 127 - 15, twice
-  // for 31.
+  // Normal, Inf, NaN: shift the fields into place and rebias the exponent by 127 - 15; twice for exponent 31 (Inf,
+  // NaN).
   const uint32_t normal =
       (magnitude << 13) + (112u << 23) + (magnitude >= 0x7c00u ? 112u << 23 : 0u);
-  // Subnormal: 2^-24 units, exact in f32.
+  // Subnormal: a multiple of 2^-24, exact in f32.
   const uint32_t subnormal =
       std::bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
   return std::bit_cast<float>(sign | (magnitude < 0x0400u ? subnormal : normal));
@@ -64,8 +64,7 @@ LAMINA_INLINE constexpr F16 from_f32<F16>(float value) {
   // Normal results: rebias, then round the 13 dropped bits to nearest even; a carry moves into the
   // exponent and, above 65504 + half a step, into the code of Inf.
   const uint32_t normal = (magnitude - (112u << 23) + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
-  // Below 2^-14: adding 0.5 puts the unit in the last place at 2^-24, so the f32 adder rounds for
-  // us.
+  // Below 2^-14: the addition of 0.5 puts the unit in the last place at 2^-24, so the f32 adder does the rounding.
   const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) -
                              std::bit_cast<uint32_t>(0.5f);
   const uint32_t finite = magnitude < (113u << 23) ? subnormal : normal;

@@ -1,5 +1,4 @@
-// How a kernel asks for threads without knowing who owns them: torch's pool in the extension, a
-// plain loop in the C++ tests.
+// The interface by which a kernel asks for threads: torch's pool in the extension, a plain loop in the C++ tests.
 #pragma once
 
 #include <cstdint>

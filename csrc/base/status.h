@@ -1,5 +1,5 @@
-// The outcome of every check, plan and launch below the torch binding. The binding turns a bad one
-// into an exception; nothing below it throws, but for std::bad_alloc.
+// The outcome of every check, plan and launch below the torch binding. The binding turns a bad Status into an
+// exception; the code below the binding throws nothing but std::bad_alloc.
 #pragma once
 
 #include <sstream>
@@ -17,7 +17,8 @@ class [[nodiscard]] Status {
   static Status error(const Parts&... parts) {
     return failed(Kind::kArgument, parts...);
   }
-  // What the device or its driver says, whatever the arguments; it may be about an earlier launch.
+  // An error of the device or its driver. It does not depend on the arguments, and an earlier launch may have caused
+  // it.
   template <class... Parts>
   static Status device_error(const Parts&... parts) {
     return failed(Kind::kDevice, parts...);

@@ -1,7 +1,7 @@
-// Tasks 0 .. count - 1 shared out to workers: each owns a contiguous range, which it takes from the
-// front; when that is empty it takes from the back of the others'. So neighbouring tasks mostly run
-// one after the other on one core, which keeps what they share in its cache and can prefetch the
-// next, and a core that is slower or busy with something else loses tasks to the others.
+// Shares tasks 0 .. count - 1 out to workers. Each worker owns a contiguous range and takes tasks from its front;
+// when the range is empty, the worker steals from the back of the other ranges. Neighbouring tasks thus mostly run
+// one after the other on one core, whose cache keeps their common data and which can prefetch the next task. A core
+// that is slower or busy loses tasks to the others.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ class WorkStealing {
     }
   }
 
-  // body(task) for every task that falls to this worker.
+  // Calls body(task) for every task that this worker gets.
   template <class Body>
   void run(int64_t worker, const Body& body) {
     const int64_t workers = static_cast<int64_t>(ranges_.size());
@@ -33,11 +33,11 @@ class WorkStealing {
   }
 
  private:
-  struct alignas(64) Range {  // a cache line each
+  struct alignas(64) Range {  // each range has its own cache line
     std::mutex mutex;
     int64_t begin = 0, end = 0;
 
-    int64_t take(bool front) {  // -1 when there is none
+    int64_t take(bool front) {  // -1 if the range is empty
       const std::lock_guard<std::mutex> lock(mutex);
       if (begin == end) return -1;
       return front ? begin++ : --end;

@@ -1,14 +1,15 @@
-// How the blocks of a cluster tell each other that they have arrived; a cluster may be one block.
+// Barriers between the blocks of a cluster; a cluster may be one block.
 #pragma once
 
 #include "device/device.h"
 
 namespace lamina {
 
-// A warp's arrival at the barrier of every block of the cluster: each fetches for this one too.
+// One arrival of this warp at the same barrier in every block of the cluster: each block writes to the shared memory
+// of all, so each must know when this warp has read its stage.
 template <int kCluster>
 LAMINA_DEVICE void arrive_in_cluster(dev::MBarrier* barrier) {
-  dev::warp_sync();  // the lanes that arrive answer for what all have read
+  dev::warp_sync();  // one lane arrives for the reads of all lanes
   if constexpr (kCluster > 1) {
     if (dev::lane() < kCluster) dev::mbarrier_arrive_remote(barrier, dev::lane());
   } else {

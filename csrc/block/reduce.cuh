@@ -7,7 +7,7 @@
 
 namespace lamina {
 
-// Whether `value` is true in any thread. smem: kWarps words that no thread reads any more.
+// Whether `value` is true in any thread. smem: kWarps words; no thread may still be reading their old values.
 template <int kWarps>
 LAMINA_DEVICE bool any_of_block(bool value, int32_t* smem) {
   const bool of_warp = dev::any(value);
@@ -19,7 +19,8 @@ LAMINA_DEVICE bool any_of_block(bool value, int32_t* smem) {
   return any != 0;
 }
 
-// The smallest `low` and the largest `high`. smem: 2 * kWarps words that no thread reads any more.
+// Replaces `low` by the block's smallest and `high` by its largest. smem: 2 * kWarps words; no thread may still be
+// reading their old values.
 template <int kWarps>
 LAMINA_DEVICE void extremes_of_block(int32_t& low, int32_t& high, int32_t* smem) {
 #pragma unroll

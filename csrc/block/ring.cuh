@@ -1,11 +1,11 @@
-// A ring of stages in shared memory, filled by producers and read by consumers.
+// A ring of stages in shared memory: producers fill the stages, consumers read them.
 #pragma once
 
 #include "device/device.h"
 
 namespace lamina {
 
-// The position in a ring: a stage, and the parity of its barriers, which flips each time round.
+// A position in a ring: the stage, and the parity of its barriers. The parity flips after each round.
 template <int kStages>
 struct RingCursor {
   int stage = 0, parity = 0;

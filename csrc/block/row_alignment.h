@@ -1,12 +1,12 @@
-// The alignment of the rows of a matrix, which decides how they can be copied.
+// The alignment of the rows of a matrix. It decides how many bytes one copy can move.
 #pragma once
 
 #include <cstdint>
 
 namespace lamina {
 
-// The largest power of two, at most 16, that divides the address of every row in bytes. The result is 1 for rows that
-// overlap and for rows further apart than a TMA stride can express: TMA may refuse both.
+// The largest power of two, at most 16, that divides the address of every row. The result is 1 for rows that overlap
+// and for rows further apart than a TMA stride can express, because TMA may refuse both.
 inline int row_alignment(const void* data, int64_t rows, int64_t row_bytes, int64_t stride_bytes) {
   constexpr int64_t kTmaStride = int64_t{1} << 40;
   const bool is_one_row = rows <= 1;

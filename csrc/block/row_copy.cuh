@@ -5,8 +5,8 @@
 
 namespace lamina {
 
-// The first `valid` of 16 bytes and zeros, into shared memory: 4 or 1 at a time, as `copy_bytes` allows. base: any valid
-// address that 4 divides.
+// Copies the first `valid` of 16 bytes into shared memory and fills the rest with zeros, `copy_bytes` (4 or 1) at a
+// time. base: any readable address that 4 divides.
 LAMINA_DEVICE void copy_unaligned(int copy_bytes, std::byte* to, const std::byte* from,
                                   const std::byte* base, int valid) {
   if (copy_bytes == 4) {

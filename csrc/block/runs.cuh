@@ -1,4 +1,4 @@
-// Loads and stores of neighbours in a row, in whole words where the addresses allow them.
+// Loads and stores of neighbouring elements of a row, in whole words where the addresses allow whole words.
 #pragma once
 
 #include <bit>
@@ -9,7 +9,7 @@
 
 namespace lamina {
 
-// Neighbours in a row as the words that store them.
+// kCount neighbouring elements of a row. Word: the largest type whose copies make up the run.
 template <class T, int kCount>
 struct Run {
   static constexpr int kBytes = static_cast<int>(sizeof(T)) * kCount;
@@ -23,8 +23,9 @@ struct Run {
   T value[kCount];
 };
 
-// At each `from` the first `count` >= 1 of a run, then the first again; in whole words where they are all there and every
-// `from` allows them. The loads are under way together.
+// Loads a run from each address in `from`. Only the first `count` >= 1 elements exist; the others repeat the first
+// element. Whole words are loaded where the whole run exists and every address is aligned. All loads are issued
+// before any is used.
 template <class T, int kCount, int kRuns>
 LAMINA_DEVICE void load_runs(const T* const (&from)[kRuns], int64_t count,
                              Run<T, kCount> (&runs)[kRuns]) {
@@ -53,7 +54,7 @@ LAMINA_DEVICE void load_runs(const T* const (&from)[kRuns], int64_t count,
   }
 }
 
-// The first `count` of a run; in whole words where all of it is stored and `to` allows them.
+// Stores the first `count` elements of a run, in whole words where the whole run is stored and `to` is aligned.
 template <class T, int kCount>
 LAMINA_DEVICE void store_run(T* to, const Run<T, kCount>& run, int64_t count) {
   using Word = typename Run<T, kCount>::Word;

@@ -1,4 +1,4 @@
-// Which output tiles a persistent block computes, and in which order.
+// The tile scheduler: the output tiles that a persistent block computes, in order.
 #pragma once
 
 #include "base/int_math.h"
@@ -11,15 +11,15 @@ struct OutputTile {
   int steps, split;
 };
 
-// A unit of work is one tile for each block of a cluster; the tiles of a unit are neighbours along n. Units are ordered by
-// token tiles within a band of kBand token tiles, then by features, then by bands, then by splits of k. So blocks that run
-// at the same time share weights and tokens in L2.
+// A unit of work is one tile for each block of a cluster; the tiles of a unit are neighbours along n. The fastest
+// index of a unit is its token tile within a band of kBand token tiles, then come the features, the bands, and the
+// splits of k. Blocks that run at the same time therefore share weights and tokens in L2.
 template <int kTokens, int kFeatures, int kCluster>
 struct TileOrder {
   static constexpr int64_t kBand = 8;
   int64_t tiles_m, wide_n, all_steps, split_steps, units;
 
-  // steps: ring steps over all of k; each of `splits` blocks takes split_steps of them.
+  // steps: ring steps over all of k; each of the `splits` splits takes split_steps of them.
   constexpr TileOrder(int64_t m, int64_t n, int64_t steps, int splits, int split_steps)
       : tiles_m(ceil_div(m, kTokens)),
         wide_n(ceil_div(n, kFeatures * kCluster)),

@@ -1,12 +1,13 @@
-// Everything a kernel may use of the machine: under nvcc one PTX instruction a function, on the host the
-// twin. Same names, same signatures; docs/emulator.md says how to write a kernel for both.
+// All functions through which a kernel may use the machine. Under nvcc each function is one PTX instruction (ptx/);
+// on the host the emulator has the same names and signatures (emu/). docs/emulator.md says how to write a kernel for
+// both.
 //
 // A kernel is a type:
 //
 //   struct Kernel {
 //     struct Args { ... };                      plain data, passed by value
 //     static constexpr const char* kName;
-//     static constexpr int kThreads, kMinBlocks;  of a block; blocks an SM should hold
+//     static constexpr int kThreads, kMinBlocks;  threads of a block; blocks that an SM should hold
 //     LAMINA_DEVICE static void run(const Args& args);
 //   };
 //   Status status = dev::launch<Kernel>(shape, stream, args);

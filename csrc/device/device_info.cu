@@ -15,14 +15,14 @@ Status query(int device, DeviceInfo& info) {
   for (Attribute* attribute : {&major, &minor, &sms, &smem, &l2})
     if (cudaError_t error = cudaDeviceGetAttribute(&attribute->value, attribute->name, device);
         error != cudaSuccess) {
-      (void)cudaGetLastError();  // reported here, not to whoever asks CUDA next
+      (void)cudaGetLastError();  // clears the error, which the Status reports
       return Status::device_error("device_info: device ", device, ": ", cudaGetErrorString(error));
     }
   info = {major.value * 10 + minor.value, sms.value, smem.value, l2.value};
   return Status::ok();
 }
 
-// Fails where the driver is older than the runtime that lamina is linked with.
+// Fails if the driver is older than the CUDA runtime that lamina is linked with.
 Status count_devices(int& count) {
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaSuccess) return Status::ok();

@@ -1,4 +1,4 @@
-// Which launches CUDA would refuse: the same message from a GPU and from the twin.
+// Refuses the launches that CUDA would refuse, with the same message on a GPU and on the emulator.
 #pragma once
 
 #include "base/status.h"
@@ -7,9 +7,9 @@
 namespace lamina::dev {
 
 inline constexpr int kMaxGridYZ = 65535;
-inline constexpr int kMaxThreads = 1024;          // of a block
-inline constexpr int kMaxSmemBytes = 227 * 1024;  // of a block, where GPUs have most
-inline constexpr int kMaxCluster = 8;             // what every GPU with clusters can do
+inline constexpr int kMaxThreads = 1024;          // threads of a block
+inline constexpr int kMaxSmemBytes = 227 * 1024;  // of a block, on the GPUs with the most
+inline constexpr int kMaxCluster = 8;             // possible on every GPU with clusters
 
 inline Status check_shape(const char* kernel, const LaunchShape& shape, int threads) {
   const Index3 grid = shape.grid;

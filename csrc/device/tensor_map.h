@@ -1,5 +1,6 @@
-// The host's part of tensor maps, the same for a GPU and the twin: it refuses, with a message, what cuTensorMapEncodeTiled
-// would refuse (CUDA Driver API, "Tensor Map Object Management"), and reuses maps that are already encoded.
+// The host's part of tensor maps, the same for a GPU and the emulator. It refuses, with a message, the specs that
+// cuTensorMapEncodeTiled would refuse (CUDA Driver API, "Tensor Map Object Management"), and reuses maps that are
+// already encoded.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +35,7 @@ inline Status check_tensor_map(const TensorMapSpec& spec) {
   if (row_bytes % kAlignment != 0)
     return Status::error("tensor map: box[0] = ", spec.box[0], " elements are ", row_bytes,
                          " bytes; a multiple of ", kAlignment, " is possible");
-  // The driver takes shorter rows too; how far apart they then lie its documentation does not say.
+  // The driver accepts shorter rows too, but its documentation does not say how far apart such rows then lie.
   if (span != 0 && row_bytes != span)
     return Status::error("tensor map: box[0] = ", spec.box[0], " elements are ", row_bytes,
                          " bytes; with a swizzle of ", span, " bytes they must be as many");
@@ -46,12 +47,12 @@ inline auto key_of(const TensorMapSpec& spec) {
   return memo_key(base, rank, element_bytes, extent, stride_bytes, box, swizzle);
 }
 
-// encode(spec, map), unless this thread has already encoded the same spec. A map is a function of its spec alone: only
-// kernels for compute capability 9.0 take maps, and what lies at the address is not in them.
+// Calls encode(spec, map), unless this thread has already encoded the same spec. A map depends on its spec alone: only
+// kernels for compute capability 9.0 take maps, and a map does not hold the data at the address.
 inline Status find_or_encode(const TensorMapSpec& spec, TensorMap& map,
                              Status (*encode)(const TensorMapSpec&, TensorMap&)) {
   const auto key = key_of(spec);
-  // 2048 maps, about 600 KB: one for each weight of a large model, and for the activations between them.
+  // Room for 2048 maps, about 600 KB: one for each weight of a large model, and for the activations between them.
   static thread_local Memo<key.size(), TensorMap, 512> known(host_work().tensor_maps);
   if (const TensorMap* found = known.find(key)) {
     map = *found;

@@ -1,5 +1,5 @@
-// What kernels share between CUDA and the host twin: launch shapes, vector words, cache hints, and how
-// a function is marked.
+// The types that CUDA and the emulator share: launch shapes, vector words, cache hints, tensor maps; and the mark of a
+// device function.
 #pragma once
 
 #include <cstddef>
@@ -22,12 +22,12 @@ struct Index3 {
   int x = 0, y = 0, z = 0;
 };
 
-// Blocks are one-dimensional; Kernel::kThreads says how many threads they have.
+// Blocks are one-dimensional and have Kernel::kThreads threads.
 struct LaunchShape {
   Index3 grid = {1, 1, 1};
   int smem_bytes = 0;  // dynamic shared memory of a block
-  int cluster = 1;     // neighbours along x that run together; sm_90
-  // The kernel may start while the one before it on the stream still runs, and must
+  int cluster = 1;     // neighbouring blocks along x that run together; sm_90
+  // The kernel may start while the kernel before it on the stream still runs, and must call
   // wait_for_previous(); sm_90.
   bool overlaps_previous = false;
 };
@@ -39,13 +39,13 @@ struct alignas(16) U32x4 {
   uint32_t x[4];
 };
 
-// How long a line that a global load brings in is of use.
+// The cache policy of a global load.
 enum class Cache {
   kDefault,
-  kStream,  // read once: not kept in L1, first to leave L2
+  kStream,  // for data read once: not kept in L1, first to leave L2
 };
 
-// A barrier in shared memory that counts arrivals and bytes; opaque. PTX ISA, "mbarrier".
+// A barrier in shared memory that counts arrivals and bytes. The state is opaque. PTX ISA, "mbarrier".
 struct alignas(8) MBarrier {
   uint64_t state;
 };
@@ -53,7 +53,7 @@ struct alignas(8) MBarrier {
 using lamina::Swizzle;
 using lamina::swizzle_bytes;
 
-// What TMA knows of a tensor in global memory; opaque. A kernel takes it as a part of its Args.
+// TMA's description of a tensor in global memory, opaque to kernels. A kernel takes it as a part of its Args.
 struct alignas(128) TensorMap {
   std::byte opaque[128];
 };
@@ -67,7 +67,7 @@ struct TensorMapSpec {
   int element_bytes = 1;                      // 1, 2, 4
   int64_t extent[kMaxTensorRank] = {};        // in elements
   int64_t stride_bytes[kMaxTensorRank] = {};  // [0] is not used
-  int box[kMaxTensorRank] = {};               // in elements: what one copy moves
+  int box[kMaxTensorRank] = {};               // in elements; one copy moves a box
   Swizzle swizzle = Swizzle::kNone;
 };
 

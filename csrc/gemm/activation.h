@@ -6,10 +6,10 @@
 //     gelu_tanh   tail = e / (1 + e)                e = exp(-2 sqrt(2 / pi) (t + 0.044715 t^3))
 //     gelu        tail = e * P(t) / Q(t)            e = exp(-t^2 / 2),   P / Q ~ erfcx(t / sqrt(2)) / 2
 //
-// So the negative side keeps its relative accuracy: nothing cancels. With u = 2^-24 each is within
+// In this form nothing cancels, so negative y keep their relative accuracy. With u = 2^-24 each activation is within
 //   6 u |activation(y)| (1 + c min(y, 0)^2) + 2^-148     c = 0 for silu, 1 for gelu and gelu_tanh
-// of the exact value for every f32 y; NaN stays NaN, +Inf stays, -Inf and what underflows give -0, and so does -0.
-// (y^2 is how gelu magnifies a relative error of y itself.) Reference: tests/reference/activation.py
+// of the exact value for every f32 y. (gelu magnifies a relative error of y itself by y^2.) NaN gives NaN, +Inf gives
+// +Inf; -Inf, -0 and every y whose result underflows give -0. Reference: tests/reference/activation.py
 #pragma once
 
 #include <algorithm>
@@ -22,15 +22,15 @@ namespace lamina {
 
 enum class Activation : int8_t { kNone, kGelu, kGeluTanh, kSilu };
 
-// Exponentials are in units of 2^-31. They end, exactly 0, at 2^-158, where t exp(-z) is less than half the smallest
-// subnormal: what is clamped there costs a CPU no trap into its microcode for subnormal results.
+// Exponentials are in units of 2^-31. Below 2^-158 they are exactly 0: there t exp(-z) is less than half the smallest
+// subnormal. This clamp also spares a CPU the microcode trap for subnormal results.
 inline constexpr float kExpUnit = 0x1p31f, kExpEnd = 109.6f;
 
 // 2^31 exp(-z) for 0 <= z < 109.8, within 2 u: 2^-n exp(r), n = rint(z / ln 2), r = n ln 2 - z.
 LAMINA_INLINE constexpr float exp_minus(float z) {
   // 1.5 * 2^23 leaves a whole number in the low mantissa bits; 127 + 31 makes it the exponent of 2^(31-n).
   constexpr float kRound = 12582912.0f + 127.0f + 31.0f;
-  // ln 2 in two parts; n times the first, of 15 bits, is exact.
+  // ln 2 in two parts. The first part has 15 bits, so its product with n is exact.
   constexpr float kLn2High = 0x1.62e4p-1f, kLn2Low = 0x1.7f7d1cp-20f;
   const float biased = kRound - z * 0x1.715476p+0f;
   const float n = kRound - biased;
@@ -45,7 +45,7 @@ LAMINA_INLINE constexpr float exp_minus(float z) {
   return p * std::bit_cast<float>(std::bit_cast<uint32_t>(biased) << 23);
 }
 
-// min(|y|, most). As integers, whose minimum is one instruction everywhere: NaN becomes `most`.
+// min(|y|, most). Integers are compared, because every ISA has one instruction for their minimum; NaN becomes `most`.
 LAMINA_INLINE constexpr float magnitude(float y, float most) {
   return std::bit_cast<float>(
       std::min(std::bit_cast<int32_t>(y) & 0x7fffffff, std::bit_cast<int32_t>(most)));
@@ -76,9 +76,9 @@ LAMINA_INLINE constexpr float normal_tail(float t) {
 template <Activation kActivation>
 LAMINA_INLINE constexpr float activate(float y) {
   if constexpr (kActivation == Activation::kNone) return y;
-  // -0 where y < 0: what is left is the tail's negative, -0 if that is 0.
+  // max(y, 0), but -0 for y < 0, so that the result is the negated tail, and -0 where the tail is 0.
   const float positive = y < 0.0f ? -0.0f : y;
-  // The bounds of t are where z passes kExpEnd.
+  // t is clamped where z passes kExpEnd.
   if constexpr (kActivation == Activation::kGelu)
     return positive - normal_tail(magnitude(y, 14.805f));
   if constexpr (kActivation == Activation::kGeluTanh) {

@@ -1,4 +1,4 @@
-// The epilogue of a product: the steps between its sums and the stored result. The maths is in gemm/epilogue_maths.h.
+// The epilogue of a product: the steps from its sums to the stored result. The maths is in gemm/epilogue_maths.h.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ namespace lamina::gemm {
 
 // A float operand [m, n] of the epilogue, unit column stride.
 struct Operand {
-  const void* data = nullptr;  // of dtype, or not given
+  const void* data = nullptr;  // of dtype; nullptr: not given
   int64_t stride = 0;          // elements between rows
   DType dtype = DType::kF32;
 
@@ -23,12 +23,12 @@ struct Epilogue {
   DType bias_dtype = DType::kF32;
   Activation activation = Activation::kNone;
   Operand gate, residual;
-  Broadcast<float> out_scale;  // [m]; given: out is int8, what is NaN becomes kLost
+  Broadcast<float> out_scale;  // [m]; if given, out is int8 and NaN becomes kLost
   void* out = nullptr;         // [m, n] of out_dtype, or int8
   int64_t out_stride = 0;
   DType out_dtype = DType::kF32;
 
-  // Scales and bias are the whole epilogue.
+  // Whether the epilogue has no steps but scales, bias and rounding.
   constexpr bool is_plain() const {
     return activation == Activation::kNone && !gate.is_given() && !residual.is_given() &&
            !out_scale.is_given();

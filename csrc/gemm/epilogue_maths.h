@@ -1,5 +1,5 @@
 // The one definition of the epilogue maths: plain f32 in a fixed order, no contraction, so that
-// every backend rounds alike. What is not given is left out:
+// every backend rounds alike. A step whose operand is not given is left out:
 //
 //   y = scale(acc, a_scale[i], w_scale[j]) + bias[j], or the groups' sum + bias[j]
 //   y = activate<kActivation>(y)                           gemm/activation.h
@@ -17,7 +17,7 @@
 
 namespace lamina::gemm {
 
-// acc = sum a * w  ->  sum (a - zero_point) * w, given the column sum of w. int32 wraps on purpose:
+// acc = sum a * w  ->  sum (a - zero_point) * w, given the column sum of w. The int32 version wraps on purpose:
 // the result fits (see kMaxExactK) even where a term does not.
 constexpr int32_t correct(int32_t acc, int32_t zero_point, int32_t w_sum) {
   return static_cast<int32_t>(static_cast<uint32_t>(acc) -
@@ -35,17 +35,18 @@ constexpr float scale(Acc acc, float a_scale, float w_scale) {
   return static_cast<float>(acc) * a_scale * w_scale;
 }
 
-// One more group of a k chunk, which starts at kNoSum; so a single group rounds like scale().
+// Adds the sum of one group to its k chunk. A k chunk starts at kNoSum, so a single group rounds like scale().
 constexpr float add_group(int32_t acc, float a_scale, float w_scale, float k_chunk) {
   return std::fma(static_cast<float>(acc) * a_scale, w_scale, k_chunk);
 }
 
-// The neutral element again; what has no groups at all is 0.
+// The neutral element again. A sum over no groups at all is 0, not kNoSum.
 constexpr float kNoSum = -0.0f;
 constexpr float empty_sum(int64_t groups) { return groups == 0 ? 0.0f : kNoSum; }
 
-// A row with a NaN has no int8 form (quantize_int8.h), but whoever computes a part of a row cannot know.
-// So a NaN becomes the code that symmetric quantisation leaves free, and settling the row follows: quantized.h
+// A row with a NaN has no int8 form (ops/quantize_int8/quantize_int8.h), but a thread that stores a part of a row
+// cannot see the other parts. So the epilogue stores a NaN as the one code that symmetric quantisation leaves free,
+// and mark_nan_rows then handles the whole row (ops/gemm_int8/quantized.h).
 inline constexpr int8_t kLost = -128;
 
 constexpr int8_t requantize(const Quantizer& symmetric, float y) {

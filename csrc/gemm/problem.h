@@ -16,7 +16,7 @@ struct Problem {
   int64_t m = 0;      // tokens
   int64_t n = 0;      // output features
   int64_t k = 0;      // input features
-  int64_t group = 0;  // input features that share scales; 0: there are no scales along k
+  int64_t group = 0;  // input features that share a scale; 0: no scales along k
 
   constexpr bool is_grouped() const { return group != 0; }
   constexpr int64_t groups() const { return is_grouped() ? ceil_div(k, group) : 1; }
@@ -27,12 +27,13 @@ inline auto key_of(const Problem& problem) {
   return memo_key(m, n, k, group);
 }
 
-// Limits the sizes: none is negative, k <= max_k (`why` not more), and no matrix has more than 2^63 bytes.
+// An error unless no size is negative, k <= max_k, and no matrix has more than 2^63 bytes. why: the reason for max_k,
+// which ends the error message.
 Status check(const char* op, const Problem& problem, int64_t max_k, const char* why);
 
-// The same for int4 weights, which are always in groups.
-inline constexpr int kInt4GroupStep = 16;               // every group is a multiple
-inline constexpr int64_t kLargestK = int64_t{1} << 48;  // so that the sizes of panels fit int64
+// The same check for int4 weights, which always have groups.
+inline constexpr int kInt4GroupStep = 16;               // every group size is a multiple of it
+inline constexpr int64_t kLargestK = int64_t{1} << 48;  // panel sizes must fit int64
 inline constexpr int kSymmetricZeroPoint = 8;           // of int4 codes without zero points
 Status check_int4(const char* op, const Problem& problem, int64_t max_k, const char* why);
 

@@ -1,4 +1,4 @@
-// Which element of a matrix each register of each lane holds, for the warp-wide instructions.
+// The fragment maps of the warp-wide instructions: the element of a matrix that each register of each lane holds.
 // PTX ISA, "Matrix fragments for mma.m16n8k16 / .m16n8k32", "Matrix fragments for wgmma.mma_async" and
 // "ldmatrix", "stmatrix".
 #pragma once
@@ -9,8 +9,8 @@ struct At {
   int row, column;
 };
 
-// Element e of register i of a lane; kPerRegister elements fill 32 bits: 4 of 8 bits in m16n8k32, 2 of
-// 16 bits in m16n8k16.
+// Each function gives the place of element e of register i of a lane. kPerRegister elements fill 32 bits: 4 elements
+// of 8 bits in m16n8k32, 2 elements of 16 bits in m16n8k16.
 
 // a [16 rows, k], four registers.
 template <int kPerRegister>
@@ -27,23 +27,22 @@ constexpr At mma_b(int lane, int i, int e) {
 // c and d [16 rows, 8 columns] of 32-bit elements, four registers.
 constexpr At mma_c(int lane, int i) { return {lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2}; }
 
-// wgmma: each warp of a warpgroup has 16 of the 64 rows, `thread` is one of the 128.
+// wgmma: each warp of a warpgroup has 16 of the 64 rows; `thread` is one of 128.
 
-// a [64 rows, k], four registers: as of mma.
+// a [64 rows, k], four registers, as in mma.
 template <int kPerRegister>
 constexpr At wgmma_a(int thread, int i, int e) {
   const At at = mma_a<kPerRegister>(thread % 32, i, e);
   return {thread / 32 * 16 + at.row, at.column};
 }
 
-// d [64 rows, n columns] of 32-bit elements, n / 2 registers: four for every 8 columns, as of mma.
+// d [64 rows, n columns] of 32-bit elements, n / 2 registers: four for every 8 columns, as in mma.
 constexpr At wgmma_d(int thread, int i) {
   const At at = mma_c(thread % 32, i % 4);
   return {thread / 32 * 16 + at.row, i / 4 * 8 + at.column};
 }
 
-// 16-bit element e of the register that ldmatrix gives a lane of one 8 x 8 matrix, and that stmatrix
-// takes from it.
+// 16-bit element e of a lane's register for one 8 x 8 matrix: ldmatrix writes the register, stmatrix reads it.
 constexpr At ldmatrix(int lane, int e) { return {lane / 4, lane % 4 * 2 + e}; }
 constexpr At ldmatrix_trans(int lane, int e) { return {lane % 4 * 2 + e, lane / 4}; }
 

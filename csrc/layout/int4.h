@@ -1,19 +1,19 @@
 // int4 v1: the packed layouts of an int4 weight [n, k], codes 0..15, for all kernels.
 //
-//   data[n / 16][k / 64][512 bytes], two codes a byte; what no weight claims is 0
+//   data[n / 16][k / 64][512 bytes], two codes a byte; the padding is 0
 //
-// Tiles of 16 output x 64 input features. Those of equal n follow each other along k: a stream that is read in order. A
-// weight divides between tiles along n and along k without unpacking.
+// A tile is 16 output x 64 input features. Tiles of equal n follow each other along k, so a kernel reads them in
+// order as one stream. A packed weight can be cut between tiles along n and along k without unpacking.
 //
-// int4_tile, for CUDA: [lane][step of 16 k][8 codes], 16 bytes a lane: the a operand of mma.sync m16n8k16 and of a warp of
-// wgmma m64nNk16, weights as its rows: rows lane / 4 and lane / 4 + 8 are neighbours (row_of), so that a lane's sums are.
-// Code i and code i + 4 of a step are the two elements of register i, so (word >> 4 i) & 0x000f000f is register i as two
-// integers of 16 bits.
-// As 8-bit integers, for m16n8k32 and m64nNk32, word & 0x0f0f0f0f is the register of row lane / 4 and
-// (word >> 4) & 0x0f0f0f0f that of row lane / 4 + 8, if the other operand has its k in the order of s8_k.
+// int4_tile, for CUDA: [lane][step of 16 k][8 codes], 16 bytes a lane, the order of operand a of mma.sync m16n8k16
+// and of one warp of wgmma m64nNk16, with output features as rows. Rows lane / 4 and lane / 4 + 8 are neighbouring
+// features (row_of), so a lane's sums belong to neighbouring features too. Codes i and i + 4 of a step are the two
+// elements of register i: (word >> 4 i) & 0x000f000f is register i as two 16-bit integers. As 8-bit integers, for
+// m16n8k32 and m64nNk32, word & 0x0f0f0f0f is the register of row lane / 4 and (word >> 4) & 0x0f0f0f0f the register
+// of row lane / 4 + 8, if the other operand has its k in the order of s8_k.
 //
-// int4_rows, for CPUs: [8 rows][16 columns][4 bytes]: the low halves of row r are group 2 r of four input features as
-// int8_tile has it, the high halves group 2 r + 1.
+// int4_rows, for CPUs: [8 rows][16 columns][4 bytes]. In row r the low halves of the bytes are group 2 r of four input
+// features in the order of int8_tile, the high halves are group 2 r + 1.
 #pragma once
 
 #include <array>
@@ -32,12 +32,12 @@ inline constexpr int kTileBytes = kTileN * kTileK / 2;
 constexpr int64_t tiles_n(int64_t n) { return ceil_div(n, kTileN); }
 constexpr int64_t tiles_k(int64_t k) { return ceil_div(k, kTileK); }
 
-// Bytes of a packed [n, k] weight, or nothing if that does not fit int64.
+// Bytes of a packed [n, k] weight, or nothing if the number does not fit int64.
 constexpr std::optional<int64_t> packed_bytes(int64_t n, int64_t k) {
   return checked_product(tiles_n(n), tiles_k(k), kTileBytes);
 }
 
-// Where a code is in its tile.
+// The place of a code in its tile.
 struct Place {
   int byte, shift;
 
@@ -45,7 +45,7 @@ struct Place {
 };
 using Layout = Place (*)(int n, int k);
 
-// Which code is at a place.
+// The code at a place of a tile.
 struct At {
   int n, k;
 
@@ -53,7 +53,7 @@ struct At {
 };
 using Inverse = At (*)(int byte, int shift);
 
-// The row of the operand that output feature n of a tile is, and back.
+// The row of operand a that holds output feature n of a tile, and back.
 constexpr int row_of(int n) { return n / 2 + n % 2 * 8; }
 constexpr int feature_of(int row) { return row % 8 * 2 + row / 8; }
 
@@ -75,7 +75,7 @@ constexpr At rows_at(int byte, int shift) {
   return {byte % 64 / 4, byte / 64 * 8 + shift + byte % 4};
 }
 
-// The k, of 16, at a position of the other operand where weights are bytes.
+// Where weights are 8-bit integers: the k, 0 to 15, at each of 16 positions of the other operand.
 constexpr int s8_k(int position) { return position / 4 * 2 + position % 2 * 8 + position % 4 / 2; }
 
 constexpr bool is_bijective(Layout place) {
@@ -127,6 +127,7 @@ constexpr bool is_mma_operand_as_bytes() {
         }
   return true;
 }
-static_assert(is_mma_operand_as_bytes(), "and, its k permuted, that of m16n8k32");
+static_assert(is_mma_operand_as_bytes(),
+              "with its k permuted, int4_tile is the a operand of m16n8k32");
 
 }  // namespace lamina::int4

@@ -2,11 +2,11 @@
 //
 //   data[n / 16][k / 64][(k % 64) / 4][n % 16][k % 4] = w[n][k],   padding is zero
 //
-// One tile is 16 columns (output features) x 64 input features = 1 KiB of contiguous memory. A
-// group of four input features is what one 32-bit lane of vpdpbusd and of tdpbssd consumes, so a
-// row of 64 bytes is: one zmm operand, two ymm operands, one row of an AMX B tile, and the registers of
-// a lane of mma.sync and wgmma are whole groups; the whole KiB is an AMX B tile. Tiles of equal n follow
-// each other along k: a stream that is read in order.
+// One tile is 16 columns (output features) x 64 input features = 1 KiB of contiguous memory. One 32-bit lane of
+// vpdpbusd and of tdpbssd consumes a group of four input features. A row of 64 bytes is therefore one zmm operand,
+// two ymm operands, or one row of an AMX B tile, and the whole KiB is an AMX B tile. The registers of mma.sync and
+// wgmma are whole groups too. Tiles of equal n follow each other along k, so a kernel reads them in order as one
+// stream.
 #pragma once
 
 #include <array>
@@ -27,12 +27,12 @@ inline constexpr int kTileBytes = kTileN * kTileK;
 constexpr int64_t tiles_n(int64_t n) { return ceil_div(n, kTileN); }
 constexpr int64_t tiles_k(int64_t k) { return ceil_div(k, kTileK); }
 
-// Bytes of a packed [n, k] weight, or nothing if that does not fit int64.
+// Bytes of a packed [n, k] weight, or nothing if the number does not fit int64.
 constexpr std::optional<int64_t> packed_bytes(int64_t n, int64_t k) {
   return checked_product(tiles_n(n), tiles_k(k), kTileBytes);
 }
 
-// Byte of w[n][k] inside its tile, and inside the packed weight.
+// The byte of w[n][k] inside its tile, and inside the packed weight.
 constexpr int offset_in_tile(int n, int k) {
   return (k / kGroupK * kTileN + n) * kGroupK + k % kGroupK;
 }

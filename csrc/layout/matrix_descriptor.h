@@ -1,8 +1,8 @@
-// The 64 bits that tell wgmma where a matrix lies in shared memory, and where they put each of its
-// elements. PTX ISA, "Matrix Descriptor Format" and "Shared Memory Matrix Layout" of wgmma.
+// The 64-bit descriptor that tells wgmma where a matrix lies in shared memory, and the address of each element that
+// follows from it. PTX ISA, "Matrix Descriptor Format" and "Shared Memory Matrix Layout" of wgmma.
 //
-// A matrix is made of atoms, 8 runs of 16, 32, 64 or 128 bytes by the swizzle. K-major: a run is a row
-// of A or a column of B, 32 bytes of which are one instruction's k. MN-major: a run is one k.
+// A matrix is made of atoms. An atom is 8 runs of 16, 32, 64 or 128 bytes, depending on the swizzle. K-major: a run
+// is a row of A or a column of B, and one instruction takes 32 bytes of it. MN-major: a run is one k.
 #pragma once
 
 #include <cstdint>
@@ -12,17 +12,17 @@
 namespace lamina {
 
 struct MatrixDescriptor {
-  uint32_t address = 0;   // in the shared window; this and the offsets are multiples of 16
-  int leading_bytes = 0;  // K-major: to the next 16 bytes of k, where not swizzled, else unused.
-                          // MN-major: to the atom of the next rows; not swizzled, of the next 8 k
+  uint32_t address = 0;   // in the shared window; address and offsets are multiples of 16
+  int leading_bytes = 0;  // K-major: to the next 16 bytes of k if not swizzled, else unused.
+                          // MN-major: to the atom of the next rows; if not swizzled, the next 8 k
   int stride_bytes = 0;   // K-major: to the atom of the next 8 rows.
-                          // MN-major: to the atom of the next 8 k; not swizzled, of the next 8 rows
+                          // MN-major: to the atom of the next 8 k; if not swizzled, 8 rows
   Swizzle swizzle = Swizzle::kNone;
-  int base_offset =
-      0;  // bits 7 to 9 of where the swizzle's pattern starts: 0 where atoms are aligned
+  // Bits 7 to 9 of the address where the swizzle's pattern starts: 0 where atoms are aligned.
+  int base_offset = 0;
 
-  static constexpr int kRuns = 8;                  // of an atom
-  static constexpr uint32_t kMaxBytes = 1u << 18;  // 14 bits of 16 bytes
+  static constexpr int kRuns = 8;                  // runs of an atom
+  static constexpr uint32_t kMaxBytes = 1u << 18;  // 14 bits, in units of 16 bytes
 
   constexpr uint64_t encode() const {
     return field(address / 16, 14, 0) | field(static_cast<uint32_t>(leading_bytes) / 16, 14, 16) |
@@ -43,14 +43,14 @@ struct MatrixDescriptor {
   constexpr int run_bytes() const { return 16 << static_cast<int>(swizzle); }
   constexpr int atom_bytes() const { return kRuns * run_bytes(); }
 
-  // The address of byte `byte` of k, 0 to 31, of a row of A or column of B.
+  // K-major: the address of byte `byte` of k, 0 to 31, of a row of A or a column of B.
   constexpr uint32_t k_major(int row, int byte) const {
     const int chunk = byte / 16;
     return place(row / kRuns * stride_bytes + row % kRuns * run_bytes() + byte % 16 +
                  chunk * (swizzle == Swizzle::kNone ? leading_bytes : 16));
   }
 
-  // The same of byte `byte` of the rows of A or columns of B that are stored side by side.
+  // MN-major: the address of byte `byte` of the rows of A or columns of B, which lie side by side, for one k.
   constexpr uint32_t mn_major(int byte, int k) const {
     const bool is_plain = swizzle == Swizzle::kNone;
     return place(byte / run_bytes() * (is_plain ? stride_bytes : leading_bytes) +
@@ -62,21 +62,22 @@ struct MatrixDescriptor {
   static constexpr uint64_t field(uint32_t value, int width, int at) {
     return static_cast<uint64_t>(value & ((1u << width) - 1)) << at;
   }
-  // The swizzle is one of the address, not of the offset: atoms must be aligned to their size.
+  // The swizzle permutes the address and not the offset, so atoms must be aligned to their size.
   constexpr uint32_t place(int offset) const {
     return swizzled(swizzle, address + static_cast<uint32_t>(offset));
   }
 };
 
-// The descriptor of the matrix `bytes`, a multiple of 16, further on: the next k of a swizzled atom.
+// The descriptor of the matrix that lies `bytes` further on, for the next k of a swizzled atom. bytes: a multiple of
+// 16.
 constexpr uint64_t advance_descriptor(uint64_t descriptor, int bytes) {
   const uint32_t low = static_cast<uint32_t>(descriptor) + static_cast<uint32_t>(bytes / 16);
-  return descriptor >> 32 << 32 | low;  // one addition: the address has no carry
+  return descriptor >> 32 << 32 | low;  // one addition; the address never carries
 }
 
 namespace proof {
 
-// The elements of a K-major and of an MN-major tile fill their atoms: no byte is used twice.
+// The elements of a K-major or MN-major tile fill two atoms, and no byte is used twice.
 template <Swizzle kSwizzle, bool kMnMajor>
 constexpr bool fills_two_atoms() {
   MatrixDescriptor d{1024, 128, 0, kSwizzle, 0};

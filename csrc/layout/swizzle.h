@@ -1,6 +1,6 @@
-// Where 16-byte chunks of a tile lie in shared memory, so that what a warp reads at once lies in
-// different banks. 32 banks of 4 bytes: eight lanes that read 16 bytes each are served together, and must
-// hit all eight bank groups.
+// The order of the 16-byte chunks of a tile in shared memory that keeps a warp's loads free of bank conflicts. There
+// are 32 banks of 4 bytes: eight lanes that read 16 bytes each are served together, and must hit all eight groups of
+// four banks.
 #pragma once
 
 #include <cstdint>
@@ -9,18 +9,18 @@
 
 namespace lamina {
 
-// The swizzles of TMA and wgmma, by the bytes of a row: 16-byte chunks change places within it.
+// The swizzles of TMA and wgmma, named by the bytes of a row; the 16-byte chunks of a row change places within the row.
 enum class Swizzle { kNone, k32, k64, k128 };
 
 constexpr int swizzle_bytes(Swizzle swizzle) {
   return swizzle == Swizzle::kNone ? 0 : 16 << static_cast<int>(swizzle);
 }
 
-// After so many bytes the pattern repeats: where a tile begins must be a multiple.
+// The pattern repeats after this many bytes, so a tile must begin at a multiple of them.
 constexpr int swizzle_alignment(Swizzle swizzle) { return 8 * swizzle_bytes(swizzle); }
 
-// Where hardware puts the byte that would be at `address` of shared memory, and the other way round:
-// bits 4 to 6 (4 to 5, 4) change by bits 7 to 9 (7 to 8, 7). PTX ISA, "Swizzling modes".
+// The address to which hardware moves the byte of `address`, and back: k128 XORs bits 4 to 6 with bits 7 to 9, k64 bits
+// 4 to 5 with bits 7 to 8, k32 bit 4 with bit 7. PTX ISA, "Swizzling modes".
 constexpr uint32_t swizzled(Swizzle swizzle, uint32_t address) {
   const uint32_t chunks = static_cast<uint32_t>(swizzle_bytes(swizzle)) / 16;
   return chunks == 0 ? address : address ^ (address >> 7 & (chunks - 1)) << 4;
@@ -33,13 +33,13 @@ namespace lamina::swizzle {
 inline constexpr int kChunkBytes = 16;
 inline constexpr int kBankGroups = 8;
 
-// Rows of activations, 128 bytes or a multiple: ldmatrix reads a chunk of eight rows.
+// Rows of activations of 128 bytes or a multiple: ldmatrix reads one chunk of each of eight rows.
 constexpr int row_chunk(int row, int chunk) { return chunk ^ (row % kBankGroups); }
 
-// The same of rows of 64 bytes, two of which fill all banks.
+// The same for rows of 64 bytes, two of which fill all banks.
 constexpr int half_row_chunk(int row, int chunk) { return chunk ^ (row / 2 % 4); }
 
-// An int8_tile: 16 rows (groups of 4 k) of 64 bytes (16 columns x 4 k). A lane of an mma takes chunk q % 4
+// An int8_tile: 16 rows (groups of 4 k) of 64 bytes (16 columns x 4 k). A lane of an mma reads chunk q % 4
 // of row g, with g = lane % 4 and q = lane / 4.
 constexpr int tile_chunk(int row, int chunk) { return chunk ^ (row / 2 % 2 * 2); }
 
@@ -83,7 +83,7 @@ constexpr bool tiles_are_free_of_conflicts() {
   return true;
 }
 
-// Swizzle::k128 is row_chunk() of 128-byte rows; eight rows of any swizzle stay among themselves.
+// Swizzle::k128 equals row_chunk() for 128-byte rows, and no swizzle moves a byte out of its 1024 bytes.
 constexpr bool hardware_swizzles_hold() {
   for (int row = 0; row < 16; ++row)
     for (int chunk = 0; chunk < kBankGroups; ++chunk)

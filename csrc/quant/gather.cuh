@@ -1,4 +1,4 @@
-// Rows of a whose features a perm picks, on their way into shared memory.
+// Copies rows of activations into shared memory with their features in the order of a perm (act-order).
 #pragma once
 
 #include "device/device.h"
@@ -6,8 +6,9 @@
 
 namespace lamina {
 
-// The first `valid` of 8 elements of 16 bits and zeros: of `row`, the features that perm has from p on. What nothing
-// claims is 0. The host cannot look at perm: a feature that there is not is a NaN, in f16 and in bf16.
+// Gathers the features perm[p], ..., perm[p + valid - 1] of `row` into 8 elements of 16 bits and fills the rest with
+// zeros. A packed place without a feature (-1) becomes 0. The host cannot check a perm in GPU memory, so an index out
+// of range becomes NaN (the pattern is NaN in f16 and in bf16).
 LAMINA_DEVICE void gather_chunk(std::byte* to, const uint16_t* row, const Perm& perm, int64_t p,
                                 int valid) {
   constexpr uint32_t kNan = 0x7fff;

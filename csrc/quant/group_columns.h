@@ -1,4 +1,5 @@
-// What the columns of a strip have of a group, in f32. In each ISA's file: ops/gemm_int8/cpu/body.h says why.
+// Loads the scales or zero points of one group for the columns of a strip, converted to f32. Each ISA compiles its
+// own copy: ops/gemm_int8/cpu/body.h says why.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +29,7 @@ LAMINA_NOINLINE void load_as(const T* __restrict from, int64_t stride, int count
   }
 }
 
-// Columns [n0, n0 + count), times `sign`; as many as kTo has are written.
+// to[j] = sign * the value of column n0 + j, for j < count; the rest of `to` becomes 0.
 template <int kTo>
 void load_columns(const GroupTensor& from, int64_t group, int64_t n0, int count, float sign,
                   float (&to)[kTo]) {

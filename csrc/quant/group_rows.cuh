@@ -1,4 +1,4 @@
-// Rows of what groups have, scales or zero points, from [groups, n] into shared memory: as they are, 1, 2 or 4 bytes each.
+// Copies rows of scales or zero points, [groups, n], into shared memory without conversion: 1, 2 or 4 bytes an element.
 #pragma once
 
 #include <bit>
@@ -14,7 +14,7 @@ struct GroupRows {
   const std::byte* data;
   int64_t group_stride, stride;  // bytes between groups, between columns
   int element_bytes;             // 1, 2 or 4
-  bool is_aligned;               // 16 bytes at a time can be copied
+  bool is_aligned;               // copies of 16 bytes are possible
 
   static GroupRows of(const GroupTensor& from, int64_t groups, int64_t n) {
     const int bytes = from.element_bytes();
@@ -24,8 +24,9 @@ struct GroupRows {
             is_dense && row_alignment(from.data, groups, n * bytes, group_stride) == 16};
   }
 
-  // Starts the copies of groups [first, first + count), columns [n0, n0 + kColumns): to[group][kColumns]. From n on zeros.
-  // The share of `thread` of kThreads.
+  // Starts this thread's part of the copy of groups [first, first + count), columns [n0, n0 + kColumns), to
+  // to[group][kColumns]. Columns from n on become 0. thread: the index among the kThreads threads that call this
+  // function.
   template <int kColumns, int kThreads>
   LAMINA_DEVICE void load(int first, int count, int64_t n0, int64_t n, int thread,
                           std::byte* to) const {
@@ -34,7 +35,8 @@ struct GroupRows {
     if (is_aligned) {
       static_assert(std::has_single_bit(unsigned{kColumns}) && kColumns >= 16);
       const int row_bytes = kColumns * element_bytes, valid = left * element_bytes;
-      const int shift = std::countr_zero(unsigned{kColumns}) + element_bytes / 2;  // of row_bytes
+      const int shift =
+          std::countr_zero(unsigned{kColumns}) + element_bytes / 2;  // log2(row_bytes)
       for (int t = thread; t * 16 < count * row_bytes; t += kThreads) {
         const int row = t * 16 >> shift, at = t * 16 & (row_bytes - 1);
         const int bytes = valid - at < 0 ? 0 : valid - at > 16 ? 16 : valid - at;

@@ -1,11 +1,11 @@
-// Scales or zero points of weights in groups along k: one value for each group of input features and output feature.
+// Scales or zero points of weights with groups along k: one value for each pair of a group and an output feature.
 #pragma once
 
 #include <cstdint>
 
 namespace lamina {
 
-// A matrix [groups, n] of any strides, or not given.
+// A matrix [groups, n] with any strides, or no matrix.
 struct GroupTensor {
   enum class Kind { kF32, kF16, kBF16, kU8 };
   const void* data = nullptr;

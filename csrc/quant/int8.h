@@ -1,7 +1,8 @@
 // The one definition of the quantiser's maths, for every backend: f32 steps in a fixed order.
 //
-// Maximum and minimum are those of integers, in any order the same: the bit patterns of floats, with the
-// magnitude of negative ones flipped, order like the floats, with NaN outermost.
+// The extremes of a row are found with integer comparisons, so their result does not depend on the order. With the
+// magnitude bits of negative numbers flipped, the bit patterns of floats order like the floats, and NaNs lie outside
+// the infinities.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,7 @@
 
 namespace lamina {
 
-// Bit patterns, sign-extended to 32 bits, and back.
+// Conversion of a float to its bit pattern, sign-extended to 32 bits, and back.
 constexpr int32_t to_bits(float value) { return std::bit_cast<int32_t>(value); }
 template <class Half>
 constexpr int32_t to_bits(Half value) {
@@ -28,10 +29,10 @@ constexpr In from_bits(int32_t bits) {
   }
 }
 
-// Its own inverse.
+// The integer that orders like the float, from the bit pattern. The function is its own inverse.
 constexpr int32_t order_key(int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
 
-// The extremes of a row and 0. A NaN in the row is one of them.
+// The smallest and the largest of a row's values and 0. A NaN in the row becomes `low` or `high`.
 struct Range {
   float low, high;
 
@@ -39,7 +40,7 @@ struct Range {
   constexpr bool has_nan_or_inf() const { return !(low >= -FLT_MAX && high <= FLT_MAX); }
 };
 
-// 1.5 * 2^23: adding it to |v| < 2^22 leaves rint(v) in the low mantissa bits.
+// 1.5 * 2^23: for |v| < 2^22 the sum v + kRound holds rint(v) in its low mantissa bits.
 inline constexpr float kRound = 12582912.0f;
 
 constexpr int32_t round_to_int(float v) {
@@ -63,8 +64,8 @@ constexpr Grid dynamic_grid(Range range, bool symmetric) {
   return {scale, round_to_int(clamp(-128.0f - range.low * (1.0f / scale), -128.0f, 127.0f))};
 }
 
-// x -> q on a grid. Rounded first, then clamped as an integer: the bits of x / scale + kRound order like the numbers,
-// also where those are too large for the trick. NaN has no q.
+// x -> q on a grid. The value is rounded first and then clamped as an integer: the bits of x / scale + kRound order
+// like the numbers, even numbers too large for the rounding trick. The q of a NaN is meaningless.
 class Quantizer {
  public:
   constexpr Quantizer(Grid grid, bool symmetric)

@@ -1,4 +1,5 @@
-// A block and a row that it quantises: the row's extremes, by integers, shuffles and shared memory, and its grid.
+// One row that one block quantises: the row's extremes, found with integer comparisons, shuffles and shared memory,
+// and its grid.
 #pragma once
 
 #include <limits>
@@ -19,7 +20,7 @@ struct Int8Row {
     In value[kChunk];
   };
 
-  // body(first column, count, values) for this thread's chunks of a row.
+  // Calls body(first column, count, values) for each of this thread's chunks of a row.
   template <class Body>
   LAMINA_DEVICE static void for_chunks(const In* x, int64_t k, const Body& body) {
     const bool is_aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
@@ -37,7 +38,7 @@ struct Int8Row {
     }
   }
 
-  // All threads get it. smem: kSmemBytes, which no thread reads any more.
+  // The extremes of a row; every thread gets them. smem: kSmemBytes; no thread may still be reading the old values.
   LAMINA_DEVICE static Range find_range(const In* x, int64_t k, std::byte* smem) {
     int32_t low = 0, high = 0;
     for_chunks(x, k, [&](int64_t, int count, const Chunk& chunk) {
@@ -53,7 +54,8 @@ struct Int8Row {
   }
 };
 
-// What a row is quantised with, or that it has no int8 form: then its values are 0 and its scale is NaN.
+// The grid of a row. A row with a NaN or an infinity has no int8 form (is_there is false): its values become 0, its
+// scale NaN.
 struct RowGrid {
   Grid grid;
   bool is_there;
@@ -61,7 +63,7 @@ struct RowGrid {
   LAMINA_DEVICE Quantizer quantizer(bool symmetric) const {
     return {is_there ? grid : Grid{1.0f, 0}, symmetric};
   }
-  // What is stored of it.
+  // The scale and zero point to store.
   LAMINA_DEVICE Grid kept() const {
     return is_there ? grid : Grid{std::numeric_limits<float>::quiet_NaN(), 0};
   }

@@ -23,7 +23,7 @@ std::ostream& operator<<(std::ostream& out, const DeviceText& device) {
   return out << (tensor.is_cuda() ? "cuda:" : "device ") << tensor.device().index();
 }
 
-// For tests and benchmarks, one thread at a time; returns what was set before.
+// For tests and benchmarks, one thread at a time. Returns the name that was set before.
 std::string only_kernel;
 std::string set_cuda_kernel(std::string name) {
   return std::exchange(only_kernel, std::move(name));

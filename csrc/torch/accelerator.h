@@ -1,5 +1,4 @@
-// Where a call runs: on the CPU, on the CUDA device of its tensors or, in the test-only library, on the
-// twin.
+// The device on which a call runs: the CPU, the CUDA device of its tensors or, in the test-only library, the emulator.
 #pragma once
 
 #include <initializer_list>
@@ -14,17 +13,17 @@ namespace lamina::interop {
 struct Accelerator {
   DeviceInfo device;
   void* stream;
-  std::string_view kernel;  // the only one to choose from; empty: any
-  std::optional<torch::stable::accelerator::DeviceGuard> guard;  // its device is the current one
+  std::string_view kernel;                                       // the forced kernel; empty: any
+  std::optional<torch::stable::accelerator::DeviceGuard> guard;  // makes the device current
 };
 
-// SMs that a call may occupy; None is INT_MAX.
+// The SMs that a call may occupy; INT_MAX for None.
 int checked_sms(const char* op, std::optional<int64_t> max_sms);
 
-// The device that a plan is asked for, present or not.
+// The device for which a caller asks for a plan. The machine need not have it.
 DeviceInfo described_device(const char* op, int64_t compute_capability, int64_t sm_count);
 
-// Nothing for the CPU. Checks that all arguments are on the device of the first.
+// The device of a call; nothing for the CPU. Checks that all arguments are on the device of the first argument.
 std::optional<Accelerator> accelerator_of(std::initializer_list<Argument> arguments);
 
 }  // namespace lamina::interop

@@ -13,8 +13,8 @@ namespace {
 
 using CurrentStream = AOTITorchError (*)(int32_t device, void** stream);
 
-// `import torch` loads libtorch_cuda with RTLD_LOCAL, so the loader resolves none of lamina's symbols in it,
-// not even weak ones. RTLD_NOLOAD finds the loaded library and never loads another one. A failure is not
+// `import torch` loads libtorch_cuda with RTLD_LOCAL, so the loader does not resolve lamina's symbols in that
+// library, not even weak symbols. RTLD_NOLOAD finds the loaded library and never loads another one. A failure is not
 // remembered, because the library may be loaded later.
 CurrentStream find_current_stream() {
   static std::atomic<CurrentStream> found = nullptr;

@@ -1,4 +1,4 @@
-// For bench/host_time.py, in the test-only library: what torch itself needs to call an op.
+// An op that does nothing, in the test-only library: bench/host_time.py measures torch's own cost of a call with it.
 #include <optional>
 #include <string>
 
@@ -9,7 +9,7 @@
 namespace lamina::interop {
 namespace {
 
-// Takes what gemm_int8 takes, looks at nothing and returns a.
+// Takes the arguments of gemm_int8, reads none of them and returns a.
 Tensor dispatch_only(const Tensor& a, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                      std::optional<Tensor>, std::optional<Tensor>, ScalarType,
                      std::optional<std::string>, std::optional<Tensor>, std::optional<Tensor>,

@@ -1,4 +1,4 @@
-// The arguments that say what follows a product's sums, read into its Epilogue.
+// Reads the arguments of a product's epilogue into its Epilogue.
 #pragma once
 
 #include <optional>
@@ -9,7 +9,8 @@
 
 namespace lamina::interop {
 
-// Tensors that may be missing; `stand_in`, which never is, is looked at in their place.
+// The tensors of the epilogue, each of which may be missing. `stand_in` is always given and replaces missing tensors in
+// checks of the device.
 struct EpilogueTensors {
   const char* op;
   const Tensor& stand_in;
@@ -18,7 +19,7 @@ struct EpilogueTensors {
   Argument argument(const char* name, const std::optional<Tensor>& tensor) const {
     return {op, name, tensor ? *tensor : stand_in};
   }
-  // Their checks, and what of `epilogue` they give.
+  // Checks the tensors and the activation, and sets their members of `epilogue`.
   void read(int64_t m, int64_t n, const std::optional<std::string>& activation,
             gemm::Epilogue& epilogue) const;
 };

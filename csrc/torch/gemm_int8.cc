@@ -28,7 +28,7 @@ void require_packed(const char* op, const char* name, const Tensor& w, int64_t n
   require(w.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
 }
 
-// The group of a Problem; None is no scales along k.
+// The group of a Problem; None means no scales along k.
 int64_t group_of(const char* op, std::optional<int64_t> group) {
   require(!group || *group == gemm_int8::kScaleGroup, op, "group = ", group.value_or(0),
           "; allowed: None, ", gemm_int8::kScaleGroup);
@@ -36,7 +36,7 @@ int64_t group_of(const char* op, std::optional<int64_t> group) {
 }
 
 #if defined(LAMINA_CUDA_KERNELS)
-// launch(plan, its workspace)
+// Plans the call and calls launch(plan, workspace).
 template <class Launch>
 void run_on(const Accelerator& accelerator, const gemm_int8::Params& params, int max_sms,
             const Tensor& like, const Launch& launch) {
@@ -75,7 +75,7 @@ std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capabi
 }
 #endif
 
-// Scales along k. `along` is the dimension of the m or n that the scales belong to, the other that of groups.
+// Reads scales along k. along: the dimension of m or n in the tensor; the other dimension is the groups.
 void read_group_scales(const Argument& argument, int along, int64_t count, int64_t groups,
                        const char* dims, Broadcast<float>& scale, int64_t& group_stride) {
   const Tensor& tensor = argument.tensor;
@@ -95,13 +95,13 @@ void read_group_scales(const Argument& argument, int along, int64_t count, int64
 struct Inputs {
   const Tensor &a, &w, &w_sums, &a_scale, &w_scale;
   const std::optional<Tensor>&a_zero_point, &bias, &gate, &residual;
-  std::optional<Tensor> out_scale = std::nullopt;  // of gemm_int8_quantized
+  std::optional<Tensor> out_scale = std::nullopt;  // only of gemm_int8_quantized
 
   int64_t m() const { return a.size(0); }
   int64_t n() const { return w_sums.dim() == 2 ? w_sums.size(1) : w_sums.numel(); }
 };
 
-// Checks everything; where the call runs, and the Params but for what is written.
+// Checks all inputs and fills all Params but the outputs. Returns the device of the call.
 std::optional<Accelerator> read_inputs(const char* op, const Inputs& in,
                                        const std::optional<std::string>& activation,
                                        gemm_int8::Params& params) {

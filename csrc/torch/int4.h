@@ -1,4 +1,4 @@
-// What ops on packed int4 weights check alike.
+// The checks that all ops on packed int4 weights share.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,8 @@ inline void require_packed_int4(const char* op, const char* name, const Tensor& 
   require(data.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
 }
 
-// -1 and k are all of k, and so is what is more. A k that no check passes has any group.
+// The group size of a Problem. -1, k and larger groups all mean one group over k. For a k that fails its check any
+// size will do.
 inline int64_t group_of(int64_t group, int64_t k) {
   constexpr int64_t kStep = gemm::kInt4GroupStep;
   if (k < 0 || k > gemm::kLargestK) return kStep;
@@ -30,7 +31,7 @@ inline int64_t group_of(int64_t group, int64_t k) {
   return is_all ? round_up(std::max<int64_t>(k, 1), kStep) : group;
 }
 
-// Which of the input features `of` each packed one is. Its entries are the op's to check.
+// Reads a perm over `of` input features. The op checks the entries.
 inline Perm read_perm(const char* op, const std::optional<Tensor>& perm, int64_t of) {
   if (!perm) return {};
   const Argument argument{op, "perm", *perm};

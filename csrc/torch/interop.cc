@@ -54,7 +54,7 @@ void Argument::has_dtype(ScalarType dtype) const {
 
 void Argument::is_2d(const char* dims) const {
   require(tensor.dim() == 2, op, name, " must be 2-D ", dims, ", got ", ShapeText{tensor});
-  // A stride that no element is reached by may be anything.
+  // The column stride matters only if there are two columns.
   require(tensor.numel() == 0 || tensor.size(1) <= 1 || tensor.stride(1) == 1, op, name,
           " must have column stride 1, got ", tensor.stride(1), "; call .contiguous()");
 }
@@ -93,8 +93,8 @@ DType float_dtype(const char* op, const char* name, ScalarType dtype) {
   fail(op, name, " must be float32, float16 or bfloat16, got ", dtype_text(dtype));
 }
 
-// aoti_torch_empty_strided rather than torch::stable::new_empty, which looks its operator up by
-// name in every call: 3 us less a tensor.
+// Calls aoti_torch_empty_strided, because torch::stable::new_empty looks its operator up by name in every call: this
+// saves 3 us a tensor.
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
   std::array<int64_t, 8> strides{};
   std::optional<int64_t> stride = 1;
@@ -113,7 +113,7 @@ Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, Scal
   if (is_made) {
     Tensor made(handle);
 #if defined(LAMINA_TWIN)
-    // Like the twin's shared memory: what a kernel forgets to write shows.
+    // Outputs start poisoned, like the emulator's shared memory, so that a forgotten write shows.
     if (dev::emu::options().runs_kernels && made.numel() > 0)
       std::memset(made.data_ptr(), dev::emu::poison(),
                   static_cast<size_t>(made.numel()) * made.element_size());

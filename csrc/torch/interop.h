@@ -1,5 +1,5 @@
-// Between torch's stable ABI and lamina's Params: checks that name what is wrong, and the thread
-// pool.
+// The bridge between torch's stable ABI and lamina's Params: checks whose errors name the argument, and torch's
+// thread pool.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -44,15 +44,15 @@ template <class... Parts>
   throw std::invalid_argument(std::move(text).str());
 }
 
-// Calls are checked many times and hardly ever fail: a part that is costly to write is written in operator<<.
+// Checks run in every call and hardly ever fail. A part that is costly to format is therefore formatted in operator<<.
 template <class... Parts>
 void require(bool condition, const char* op, const Parts&... parts) {
-  static_assert((!std::is_same_v<Parts, std::string> && ...), "made although nothing is wrong");
+  static_assert((!std::is_same_v<Parts, std::string> && ...),
+                "pass the parts of the message, not a finished string");
   if (!condition) fail(op, parts...);
 }
 
-// Status messages start with the op's name already. A ValueError is about arguments, what a device says a
-// RuntimeError.
+// Status messages start with the op's name already. Wrong arguments become a ValueError, device errors a RuntimeError.
 inline void raise_if_bad(const Status& status) {
   if (status.is_device_error()) throw std::runtime_error("CUDA: " + status.message());
   if (!status.is_ok()) throw std::invalid_argument("lamina::" + status.message());
@@ -67,20 +67,20 @@ std::ostream& operator<<(std::ostream& out, const ShapeText& shape);
 const char* dtype_text(ScalarType dtype);
 DType float_dtype(const char* op, const char* name, ScalarType dtype);
 
-// A tensor argument and its name, for checks in the order a reader expects them.
+// A tensor argument and its name. The checks raise an error unless the argument is as their name says.
 struct Argument {
   const char* op;
   const char* name;
   const Tensor& tensor;
 
   void has_dtype(ScalarType dtype) const;
-  void is_2d(const char* dims) const;                                     // and unit column stride
-  void is_vector(const char* size, int64_t count) const;                  // and contiguous
-  void has_shape(const char* dims, int64_t rows, int64_t columns) const;  // of what is_2d
+  void is_2d(const char* dims) const;                                     // with unit column stride
+  void is_vector(const char* size, int64_t count) const;                  // contiguous
+  void has_shape(const char* dims, int64_t rows, int64_t columns) const;  // after is_2d
   DType float_dtype() const;                                              // f32, f16 or bf16
-  int64_t row_stride() const;              // of a 2-D tensor; 0 where no second row is read
-  bool is_broadcast(int64_t count) const;  // one element, or `count` of them
-  int64_t broadcast_stride(int64_t count, const char* dims) const;  // of what must be
+  int64_t row_stride() const;              // of a 2-D tensor; 0 if there is no second row
+  bool is_broadcast(int64_t count) const;  // one element, or `count` elements
+  int64_t broadcast_stride(int64_t count, const char* dims) const;  // an error unless is_broadcast
 };
 
 template <class T>
@@ -93,7 +93,7 @@ Broadcast<T> broadcast(const Argument& argument, ScalarType dtype, int64_t count
 
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype);
 
-// Bytes on the device of `like`, as long as it lives; none are asked of torch where none are needed.
+// Memory on the device of `like` for as long as the Workspace lives. For 0 bytes it asks torch for nothing.
 class Workspace {
  public:
   Workspace(const Tensor& like, int64_t bytes) {

@@ -14,7 +14,7 @@
 namespace lamina::interop {
 namespace {
 
-// JSON: the packed layouts, by the names that the pack ops and files use.
+// JSON: the packed layouts, by the names in the pack ops and in files.
 std::string layouts() {
   const auto int4_layout = [](const char* device) {
     std::ostringstream json;
@@ -31,7 +31,8 @@ std::string layouts() {
   return json.str();
 }
 
-// JSON: the sizes that the ops accept. group: of scales along k; group_step: each group of int4 weights is a multiple.
+// JSON: the sizes that the ops accept. group: the group size of scales along k. group_step: the group sizes of int4
+// weights are multiples of it.
 std::string limits() {
   std::ostringstream json;
   json << "{\"gemm_int8\": {\"max_k\": " << gemm_int8::kMaxK
@@ -63,8 +64,7 @@ std::string build_info() {
   return json.str();
 }
 
-// JSON: one object a device that lamina's own CUDA runtime sees; null where lamina was built
-// without CUDA.
+// JSON: one object for each device that lamina's own CUDA runtime sees; null if lamina was built without CUDA.
 std::string cuda_devices() {
 #if defined(LAMINA_WITH_CUDA)
   std::ostringstream json;
@@ -83,7 +83,7 @@ std::string cuda_devices() {
 #endif
 }
 
-// JSON: what had to be made because no earlier call of the same thread had made it. Calls that repeat add nothing.
+// JSON: the number of plans, tensor maps and devices made so far (base/memo.h). A call that repeats adds nothing.
 std::string made_on_host() {
   const HostWork& work = host_work();
   std::ostringstream json;

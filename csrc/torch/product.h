@@ -1,4 +1,4 @@
-// A product on a GPU, for the bindings of all products: its plan, its workspace, its plan as text.
+// Functions for the GPU bindings of all products: the plan of a call, and the plan as text.
 #pragma once
 
 #include <string>
@@ -15,19 +15,21 @@ namespace lamina::interop {
 
 #if defined(LAMINA_CUDA_KERNELS)
 
-// The plan of a call, made once a thread. Raises an error where the kernel that set_cuda_kernel() names cannot compute it.
+// The plan of a call, kept by each thread. Raises an error if set_cuda_kernel() forces a kernel that cannot compute
+// the call.
 gemm::CudaPlan plan_product(const Accelerator& accelerator, const gemm::CudaOp& op,
                             const gemm::Problem& problem, const gemm::KRule& rule, int max_sms,
                             int a_alignment = 16);
 
-// The arguments of explain_<op>_cuda. `name` is that op, for its errors.
+// The arguments of explain_<op>_cuda. name: that op, for error messages.
 struct DescribedCall {
   const char* name;
   int64_t compute_capability, sm_count;
   std::optional<int64_t> max_sms;
 };
 
-// The plan for a checked problem on a device that need not be here, as text. workspace_bytes(plan): all that a call needs.
+// The plan for a checked problem as text; the machine need not have the device. workspace_bytes(plan): the whole
+// workspace of a call.
 template <class WorkspaceBytes>
 std::string explain_product(const DescribedCall& call, const gemm::CudaOp& op,
                             const gemm::Problem& problem, const gemm::KRule& rule,
@@ -42,7 +44,7 @@ std::string explain_product(const DescribedCall& call, const gemm::CudaOp& op,
 
 #else
 
-// accelerator_of() has refused every call on a GPU before.
+// Never called: accelerator_of() refuses every call on a GPU first.
 template <class... Arguments>
 [[noreturn]] void run_on(const Accelerator&, const Arguments&...) {
   fail("lamina", "no CUDA kernel is built");

@@ -1,4 +1,4 @@
-// The smallest test harness that serves: TEST(name) { CHECK(...); CHECK_EQ(...); }, run by main.cc.
+// A minimal test harness: TEST(name) { CHECK(...); CHECK_EQ(...); }, run by main.cc.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,7 @@ struct Registration {
 };
 
 inline int failures = 0;
-inline std::string context;  // what the current loop is at, printed with a failure
+inline std::string context;  // the current case of a loop, printed with a failure
 
 inline void fail(const char* file, int line, const std::string& what) {
   ++failures;
@@ -54,7 +54,7 @@ void at(const Parts&... parts) {
   context = text.str();
 }
 
-// Runs body once for every ISA that this build can execute here, with that ISA forced.
+// Calls body once for every ISA that this build can execute here, with that ISA forced.
 inline void for_each_isa(const std::function<void(Isa)>& body) {
   for (Isa isa : available_isas()) {
     if (!set_isa(isa_name(isa)).is_ok())

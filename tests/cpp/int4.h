@@ -1,4 +1,4 @@
-// Problems of the products of int4 weights, in memory that notices a stray byte.
+// Problems for the products of int4 weights, in memory whose guards show a stray byte.
 #pragma once
 
 #include <cmath>
@@ -55,7 +55,8 @@ Exact<T> activations(const Problem& p, int64_t stride, Random& random) {
   return a;
 }
 
-// run(out, its stride) fills rows with gaps between them: outputs are want(i, j), gaps and guards untouched.
+// Checks run(out, stride of out), which fills rows with gaps between them: outputs are want(i, j), and gaps and
+// guards stay untouched.
 template <class Run, class Want>
 void check_run(const Problem& p, const Run& run, const Want& want) {
   const int64_t stride = p.n + 3;

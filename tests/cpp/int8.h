@@ -1,4 +1,4 @@
-// Problems of gemm_int8 and their results, in memory that notices a stray byte.
+// Problems for gemm_int8 and their results, in memory whose guards show a stray byte.
 #pragma once
 
 #include <cmath>
@@ -18,7 +18,7 @@ struct Int8Inputs {
   gemm_int8::Problem problem;
   int64_t a_stride;
   Exact<int8_t> a, w;
-  int64_t groups;  // of scales; 1 where they are not along k
+  int64_t groups;  // groups of scales along k, else 1
   Exact<float> a_scale, w_scale;
   Exact<int8_t> zero_point;
   Exact<int8_t> packed;
@@ -27,8 +27,8 @@ struct Int8Inputs {
   Followed then;
   std::vector<int64_t> acc;
 
-  // loud: one activation in so many takes the whole range of int8, the others are below 33, as a
-  // quantiser's are. Kernels may choose their path by that.
+  // loud: one activation in `loud` takes the whole range of int8; the others are below 33, as after a
+  // quantiser. Kernels may choose their path by the sizes of activations.
   Int8Inputs(gemm_int8::Problem p, int64_t extra, uint64_t seed, uint32_t loud = 1)
       : problem(p),
         a_stride(p.k + extra),
@@ -61,7 +61,7 @@ struct Int8Inputs {
     return static_cast<size_t>((g * problem.m + i) * problem.n + j);
   }
 
-  // Before what follows.
+  // The scaled sum, without bias and the later steps of the epilogue.
   float scaled(int64_t i, int64_t j) {
     const auto product = [&](int64_t g) {
       return static_cast<float>(acc[at(g, i, j)]) * a_scale[i * groups + g];

@@ -1,4 +1,4 @@
-// Runs every test, or those whose name contains the first argument.
+// Runs every test, or only the tests whose name contains the first argument.
 #include "check.h"
 
 int main(int argc, char** argv) {

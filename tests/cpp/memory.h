@@ -1,5 +1,4 @@
-// Memory that notices: guard zones around a poisoned body, and sparse mappings for offsets beyond
-// 2^31.
+// Memory that shows stray accesses: guard zones around a poisoned body. Also sparse mappings for offsets beyond 2^31.
 #pragma once
 
 #include <sys/mman.h>
@@ -36,7 +35,7 @@ class Guarded {
   std::vector<uint8_t> bytes_;
 };
 
-// Exactly `count` values on the heap: AddressSanitizer sees a read of one byte too many.
+// Exactly `count` values on the heap, so that AddressSanitizer sees a read of one byte too many.
 template <class T>
 class Exact {
  public:
@@ -50,7 +49,7 @@ class Exact {
   int64_t count_;
 };
 
-// Zeroed address space of which only touched pages take memory.
+// Zeroed address space. Only touched pages take memory.
 class Sparse {
  public:
   explicit Sparse(int64_t bytes)

@@ -21,7 +21,7 @@ inline void put(DType dtype, uint8_t* to, float value) {
   put_as<BF16>(to, value);
 }
 
-// [rows, columns], `pad` elements between rows: quarters from -8 to 7.75, which every dtype has.
+// [rows, columns] with `pad` elements between rows. Values are quarters from -8 to 7.75, exact in every dtype.
 class FloatRows {
  public:
   FloatRows(DType dtype, int64_t rows, int64_t columns, int64_t pad, Random& random)
@@ -51,7 +51,7 @@ class FloatRows {
   Exact<uint8_t> bytes_;
 };
 
-// All that may follow scaled sums [m, n] but an activation: dtypes and strides change with m, n and `seed`.
+// All operands of the epilogue of [m, n]: bias, gate and residual. Dtypes and strides change with m, n and `seed`.
 struct Followed {
   FloatRows bias, gate, residual;
 

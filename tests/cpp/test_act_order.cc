@@ -1,4 +1,5 @@
-// The products of int4 weights with perm against those of a gathered copy of a, on every ISA; nothing is read outside.
+// Compares the products of int4 weights with perm to the products of a gathered copy of a, on every ISA, and checks
+// that they read nothing outside of a.
 #include "int4.h"
 #include "ops/gemm_int4/gemm_int4.h"
 #include "ops/gemm_int4_int8/gemm_int4_int8.h"
@@ -6,7 +7,8 @@
 namespace lamina::test {
 namespace {
 
-// Of rows [m, features] exactly; a quarter of the places has none.
+// Rows [m, features] in memory of exactly this size, and their gathered copy. A quarter of the packed places has no
+// feature.
 template <class T>
 struct Gathered {
   int64_t features;
@@ -30,7 +32,7 @@ struct Gathered {
   }
 };
 
-// On every ISA `run(params)` gives the same for the rows and for the copy.
+// Checks on every ISA that run(params) gives the same for the rows and for the copy.
 template <class Params, class T, class Run>
 void check_gathered(Params params, Gathered<T>& rows, const Run& run) {
   const Problem& p = params.problem;

@@ -1,4 +1,4 @@
-// Checked integer maths, value types, CPU features, shared-out tasks.
+// Tests of csrc/base: checked integer maths, value types, CPU features, work stealing.
 #include <atomic>
 #include <cfloat>
 #include <cmath>
@@ -69,9 +69,8 @@ void check_conversions(int exponent_bits, int mantissa_bits) {
     CHECK_EQ(static_cast<double>(wide), want);
     CHECK_EQ(from_f32<T>(wide).bits, bits);
     if ((bits & 0x7fff) >= infinity) continue;
-    // Towards the next magnitude: below the middle stays, the middle goes to even, above it moves.
-    // Past the largest finite value the next magnitude is what the format would have with one more
-    // exponent.
+    // Rounding between a value and the next magnitude: numbers below the middle go down, the middle goes to even,
+    // numbers above it go up. The next magnitude after the largest finite value is 2^(largest exponent + 1).
     const double step =
         (bits & 0x7fff) + 1 == infinity
             ? std::fabs(want) - std::fabs(value_of(bits - 1, exponent_bits, mantissa_bits))

@@ -1,4 +1,4 @@
-// gemm_int4 on every ISA against the obvious loop.
+// Tests of gemm_int4 on every ISA against a plain loop.
 #include "int4.h"
 #include "ops/gemm_int4/gemm_int4.h"
 

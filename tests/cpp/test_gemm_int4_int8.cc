@@ -1,4 +1,4 @@
-// gemm_int4_int8 on every ISA against the obvious loop.
+// Tests of gemm_int4_int8 on every ISA against a plain loop.
 #include "int4.h"
 #include "ops/gemm_int4_int8/gemm_int4_int8.h"
 
@@ -17,7 +17,7 @@ TEST(int4_times_int8_equals_the_loop_on_every_isa) {
         const int64_t each = gemm_int4_int8::chunk_k(p.group) / p.group;
         float total = p.k == 0 ? 0.0f : -0.0f, k_chunk = -0.0f;
         for (int64_t g = 0; g < p.groups(); ++g) {
-          int32_t sum = 0;  // below 2^24: the zero points' step is exact
+          int32_t sum = 0;  // below 2^24, so the step of the zero points is exact
           for (int64_t q = g * p.group; q < std::min((g + 1) * p.group, p.k); ++q)
             sum += (a[i * stride + q] - (has_a_zero ? a_zero[i] : 0)) *
                    (weight.q[j * p.k + q] - weight.zero_point[g * p.n + j]);

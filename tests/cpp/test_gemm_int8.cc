@@ -1,4 +1,4 @@
-// gemm_int8 on every ISA against the obvious loop, in memory that notices a stray byte.
+// Tests of gemm_int8 on every ISA against a plain loop, in memory whose guards show a stray byte.
 #include <cmath>
 
 #include "gemm/cpu/plan.h"
@@ -17,7 +17,7 @@ bool is_poison(const void* value, int64_t bytes) {
   return std::all_of(at, at + bytes, [](uint8_t byte) { return byte == kPoison; });
 }
 
-// Runs into NaN-poisoned rows with gaps between them: outputs are right, gaps and guards untouched.
+// Runs into NaN-poisoned rows with gaps between them, and checks that outputs are right and gaps and guards untouched.
 template <class Out>
 void check_run(Int8Inputs& inputs, DType dtype, const Parallel& parallel) {
   const auto [m, n, k, is_grouped] = inputs.problem;
@@ -130,12 +130,12 @@ TEST(saturation_never_happens) {
       }
 }
 
-// The correction for zero points wraps in int32 and is exact all the same.
+// The correction for zero points wraps in int32; the result is exact nevertheless.
 static_assert(gemm::correct(int32_t{-2139095040}, 127 + 128, -128 * 65536) == 0);
 static_assert(gemm::correct(int64_t{1} << 40, -128, 1 << 30) ==
               (int64_t{1} << 40) + (int64_t{1} << 37));
 
-// Offsets beyond 2^31 of a, w, and out, of which a few pages are touched.
+// a, w and out have offsets beyond 2^31; only a few of their pages are touched.
 TEST(operands_beyond_2_to_31_bytes) {
   const int64_t k = 16384, n = (int64_t{1} << 18) + 3, a_stride = (int64_t{1} << 32) + 9;
   const int64_t out_stride = (int64_t{1} << 31) + 16;

@@ -1,4 +1,4 @@
-// The packers within their memory: every weight has one place, padding is zero, offsets are 64-bit.
+// Tests of the packers: they stay within their memory, every weight has one place, padding is zero.
 #include "base/parallel.h"
 #include "layout/int8_tile.h"
 #include "memory.h"
@@ -10,7 +10,7 @@
 namespace lamina::test {
 namespace {
 
-// The formula of layout/int8_tile.h as a loop over nested arrays, written apart from it.
+// The place of a weight by the formula in layout/int8_tile.h, written independently of that file.
 int64_t place(int64_t n, int64_t k, int64_t tiles_k) {
   int64_t at = n / 16;
   at = at * tiles_k + k / 64;

@@ -1,4 +1,4 @@
-// Tables of what is known: keys that differ anywhere are different, memory is bounded, threads have tables of their own.
+// Tests of Memo: keys that differ in any part are different, memory is bounded, each thread has its own table.
 #include <thread>
 
 #include "base/memo.h"
@@ -25,11 +25,11 @@ TEST(a_memo_finds_what_it_keeps_and_nothing_else) {
       CHECK(memo.find(other) == nullptr);
     }
   CHECK(memo.find(key) != nullptr && *memo.find(key) == 7);
-  CHECK(memo.find({0, 0, 0}) == nullptr);  // as an empty place
+  CHECK(memo.find({0, 0, 0}) == nullptr);  // the key of an empty place
   CHECK_EQ(made.load(), 1);
 }
 
-// For any first word there is a second one that gives the same hash.
+// For any first word there is a second word that gives the same hash.
 TEST(keys_of_one_hash_do_not_take_each_others_value) {
   using Pairs = Memo<2, int, 2>;
   constexpr uint64_t kFactor = 0x9e3779b97f4a7c15u;
@@ -62,7 +62,7 @@ TEST(a_full_memo_forgets_the_oldest) {
         oldest = std::min(oldest, j);
         ++found;
       }
-    // All 8 places; which of the two sets a key is in is the hash's to say, and either is random enough.
+    // There are 8 places. The hash decides the set of a key, and spreads keys well enough over the two sets.
     CHECK(found <= 8 && (i < 60 || (found == 8 && oldest > i - 60)));
     CHECK(memo.find(pair_of(i)) != nullptr);
   }
@@ -73,7 +73,7 @@ TEST(every_set_of_a_memo_is_used) {
   constexpr int kSets = 64, kPlaces = kSets * 4;
   std::atomic<int64_t> made{0};
   Memo<4, int, kSets> memo(made);
-  // Keys as plans have them: small numbers, of which one changes.
+  // Keys like those of plans: small numbers, of which one changes.
   for (size_t word = 0; word < 4; ++word) {
     const auto key_of = [&](uint64_t i) {
       MemoKey<4> key = {16, 4096, 4096, 80};

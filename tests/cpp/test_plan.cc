@@ -1,4 +1,4 @@
-// Plans of huge and of impossible problems, under UndefinedBehaviorSanitizer. tests/probe has what else holds of plans.
+// Tests of the CPU planner that need sanitizers: sizes that could overflow. tests/probe has the others.
 #include "check.h"
 #include "gemm/cpu/plan.h"
 #include "ops/gemm_int8/gemm_int8.h"

@@ -1,4 +1,4 @@
-// quantize_int8 on every ISA against the formula, in memory that notices a stray byte.
+// Tests of quantize_int8 on every ISA against the formula, in memory whose guards show a stray byte.
 #include <cfloat>
 #include <cmath>
 #include <limits>
@@ -114,13 +114,13 @@ TEST(bad_static_scales_are_refused_and_nothing_is_written) {
     CHECK(!status.is_ok());
     CHECK(status.message().find("scale[1]") != std::string::npos);
     CHECK(std::isnan(scale[0]) && q[0] == -1);
-    params.static_scale.stride = 0;  // one scale for all, which is the good one
+    params.static_scale.stride = 0;  // one scale for all rows, the valid one
     CHECK(quantize_int8::run(params, Serial()).is_ok());
     CHECK(q.guards_are_intact() && scale.guards_are_intact());
   }
 }
 
-// Rows of x gigabytes apart.
+// The rows of x lie gigabytes apart.
 TEST(rows_beyond_2_to_31_elements) {
   const int64_t stride = (int64_t{1} << 31) + 1, m = 3;
   Sparse x(m * stride * 2);

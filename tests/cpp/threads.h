@@ -1,4 +1,4 @@
-// Ways to run tasks that a real pool may choose: many ranges in reverse order, and true threads.
+// Parallel implementations that run tasks as a real pool may: in many ranges in reverse order, and on true threads.
 #pragma once
 
 #include <algorithm>

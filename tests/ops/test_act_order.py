@@ -1,4 +1,5 @@
-"""The products of int4 weights with `perm`, on every kernel of kernels.inc; pack_int4 with it; act_order."""
+"""The products of int4 weights with `perm`, on every kernel of kernels.inc; pack_int4 with `perm`;
+act_order."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def run(op: str, backend: Backend, inputs: Int4Inputs, dtype: torch.dtype) -> to
 
 @functools.cache
 def solved(op: str, group: int, k: int) -> tuple[Int4Inputs, torch.dtype, Expected, torch.Tensor]:
-    """A problem of that depth with other m, n, features of a and kinds of arguments, and its answer."""
+    """A problem of this depth, whose m, n, features of a and kinds of arguments vary with it, and its
+    answer."""
     i = GROUPS.index(group) * len(DEPTHS) + DEPTHS.index(k)
     pick = random.Random(i).choice
     case = Int4Case("perm", ROWS[i % len(ROWS)], pick((1, 17, 64, 70)), k, group)
@@ -97,7 +99,8 @@ def test_a_row_is_the_same_in_every_batch_at_any_stride_on_any_thread(op: str, b
 
 @KERNELS
 def test_features_that_perm_does_not_name_have_no_part(op: str, backend: Backend) -> None:
-    """Of floats NaN and Inf, of bytes the ends; and a place that nothing claims is 0 whatever its code is."""
+    """Such features are NaN and Inf, or the ends of int8; a packed place without a feature is 0 for every
+    code."""
     for a_zero in ("none", "token"):
         inputs = problem(op, Int4Case("nan", 9, 40, 200, 32), 300, a_zero)
         assert inputs.perm is not None
@@ -171,7 +174,8 @@ def test_the_first_wrong_code_that_perm_names_is_the_one_in_the_error(layout: st
 
 
 def layer(n: int, k: int, group: int, order: str) -> tuple[torch.Tensor, ...]:
-    """Codes, scales, zero points, g_idx: scales powers of two, so that the products of integers are exact."""
+    """Codes, scales, zero points, g_idx. Scales are powers of two, so that the products of integers are
+    exact."""
     g = generator(f"layer {n} {k} {group} {order}")
     groups = -(-k // group)
     g_idx = (torch.arange(k) // group).int()
@@ -226,7 +230,7 @@ def sliced(
 
 
 def check_order(g_idx: torch.Tensor) -> ActOrder:
-    """What act_order promises of any g_idx."""
+    """Checks the promises of act_order for any g_idx."""
     order = act_order(g_idx)
     k = len(g_idx)
     perm = torch.arange(k).int() if order.perm is None else order.perm
@@ -257,7 +261,7 @@ def test_whole_groups_stay_whole_and_others_are_padded() -> None:
     assert mixed.perm is not None
     assert mixed.group == 16
     assert len(mixed.perm) < 2048 + 32 * 16
-    assert check_order(torch.arange(64).repeat_interleave(65)).group == 16  # 80 places each rather than 96
+    assert check_order(torch.arange(64).repeat_interleave(65)).group == 16  # 80 packed places each, not 96
     wide = check_order(torch.tensor([0] * 128 + [1] * 120 + [2] * 128 + [7] * 128))
     assert wide.group == 128
     assert_equal(wide.scale_rows, torch.tensor([0, 1, 2, 7]))
@@ -286,7 +290,8 @@ def test_bad_g_idx(g_idx: torch.Tensor, message: str) -> None:
 
 @pytest.mark.parametrize("zero", [None, torch.uint8], ids=["symmetric", "zeros"])
 def test_gradients(zero: torch.dtype | None) -> None:
-    """A feature that several places name gets the sum of theirs, one that none names gets 0."""
+    """A feature that several places name gets the sum of their gradients; a feature without a place gets
+    0."""
     inputs = Int4Case("gradient", 3, 40, 70, 32).inputs(zero=zero).permuted(50).floats(torch.float32)
     assert inputs.perm is not None
     packed = lamina.pack_int4(inputs.q, "int4_rows")

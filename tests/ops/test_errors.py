@@ -1,4 +1,4 @@
-"""Every documented error: the message names the argument, what it got and what is allowed."""
+"""Every documented error: the message names the argument, its value and the allowed values."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_environment_forces_the_isa() -> None:
 
 
 def test_environment_with_an_unknown_isa_is_an_error_at_first_use() -> None:
-    """Not a fallback: whoever forces an ISA gets that ISA or hears why not."""
+    """There is no fallback: a user who forces an ISA gets this ISA or an error with the reason."""
     result = run_python(USE, LAMINA_CPU_ISA="avx9000")
     assert result.returncode != 0
     assert 'LAMINA_CPU_ISA = "avx9000" is not a CPU ISA; allowed: auto, generic' in result.stderr

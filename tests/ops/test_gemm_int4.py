@@ -31,7 +31,7 @@ ZEROS = (None, torch.uint8, *FLOAT_DTYPES)
 
 @functools.cache
 def solved(group: int, k: int) -> tuple[Int4Inputs, torch.dtype, Expected, torch.Tensor]:
-    """A problem of that depth with other m, n and kinds of arguments, and its answer."""
+    """A problem of this depth, whose m, n and kinds of arguments vary with it, and its answer."""
     i = GROUPS.index(group) * len(DEPTHS) + DEPTHS.index(k)
     pick = random.Random(i).choice
     case = Int4Case("float", ROWS[i % len(ROWS)], COLUMNS[i % len(COLUMNS)], k, group)
@@ -50,7 +50,7 @@ def check_solved(backend: Backend, group: int, k: int) -> None:
 @BACKENDS
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_depth(group: int, backend: Backend) -> None:
-    """Groups that cross blocks and segments, ragged last groups, groups beyond k."""
+    """Groups that cross blocks and k chunks, ragged last groups, groups larger than k."""
     for k in DEPTHS:
         check_solved(backend, group, k)
 
@@ -107,7 +107,7 @@ def test_what_follows_the_sums(activation: str | None, backend: Backend) -> None
 @BACKENDS
 @pytest.mark.parametrize("lost", ["weights", "products"])
 def test_underflow_stays_within_the_bound(lost: str, backend: Backend) -> None:
-    """The bound without its terms for underflow does not hold here, so that they are needed."""
+    """Without its terms for underflow the bound does not hold here, so the terms are needed."""
     inputs = Int4Case("underflow", 5, 40, 1100, 32).inputs(zero=torch.float16).floats(torch.float32)
     of_a, of_scale = (2.0**20, 2.0**-142) if lost == "weights" else (2.0**-100, 2.0**-43)
     inputs = inputs.but(a=inputs.a * of_a, w_scale=inputs.w_scale * of_scale)
@@ -187,7 +187,7 @@ def test_gradients(zero: torch.dtype | None) -> None:
     for leaf, twin in zip(leaves, twins, strict=True):
         assert leaf.grad is not None and twin.grad is not None
         torch.testing.assert_close(leaf.grad, twin.grad)
-    # Linear, so that large steps are exact but for f32 rounding.
+    # The op is linear, so large steps are exact but for f32 rounding.
     assert torch.autograd.gradcheck(
         lambda a: product(a, bias, residual), (leaves[0],), eps=0.1, atol=1e-3, rtol=1e-3, nondet_tol=0.0
     )
@@ -204,7 +204,8 @@ def test_no_gradient_through_what_has_none() -> None:
 
 
 def test_a_quantised_weight_goes_in_with_the_group_it_has() -> None:
-    """-1 and more than k become k, which need not be a multiple of 16; the op and its gradient take it."""
+    """-1 and groups larger than k become k, even if 16 does not divide k; the op and its gradient accept
+    k."""
     w, a = torch.randn(24, 100, generator=generator("group")), torch.ones(2, 100, requires_grad=True)
     for group in (-1, 2**40):
         quantised = lamina.quant.quantize_weight_int4(w, group)

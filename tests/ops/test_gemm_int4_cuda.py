@@ -1,4 +1,4 @@
-"""gemm_int4's CUDA kernels against float64 with the bound of the docstring, on the twin and on a GPU."""
+"""gemm_int4's CUDA kernels against float64 with the bound of the docstring, on the emulator and on a GPU."""
 
 from __future__ import annotations
 
@@ -26,31 +26,34 @@ from tests.support.backends import (
     twins,
 )
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
+from tests.support.check import combinations, in_turn
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import CLUSTERS, Int4Case, Int4Inputs
 
 OP = "gemm_int4"
 BACKENDS = pytest.mark.parametrize("backend", cuda_backends(OP))
+STORES = pytest.mark.parametrize("backend", cuda_backends(OP, stores=True))
 TWINS = pytest.mark.parametrize("twin", twin_parameters(OP))
-SEEDS = range(8)
+SEEDS = range(1, 10)
 
 HALVES = (torch.float16, torch.bfloat16)
 ROWS = (0, 1, 7, 16, 17, 33, 64, 65, 130)
 COLUMNS = (0, 1, 15, 17, 64, 130)
 DEPTHS = (0, 1, 15, 16, 17, 63, 65, 127, 129, 257, 1024, 1040, 2100)
+ZERO_KINDS = (None, "bytes", "floats")
 GROUPS = (16, 32, 48, 64, 128, 256, 2000, -1)
 A100, H200 = (80, 108), (90, 132)
 
 
 def half_inputs(case: Int4Case, dtype: torch.dtype, zero: str | None, bias: torch.dtype | None) -> Int4Inputs:
-    """zero: "bytes", "floats" or none."""
+    """zero: "bytes", "floats" or None."""
     kind = {"bytes": torch.uint8, "floats": dtype, None: None}[zero]
     return case.inputs(zero=kind, scale=dtype, bias=bias).floats(dtype)
 
 
 @functools.cache
 def solved(group: int, k: int) -> tuple[Int4Inputs, torch.dtype, Expected]:
-    """A problem of that depth with other m, n and kinds of arguments, and its answer."""
+    """A problem of this depth, whose m, n and kinds of arguments vary with it, and its answer."""
     i = GROUPS.index(group) * len(DEPTHS) + DEPTHS.index(k)
     pick = random.Random(i).choice
     case = Int4Case("half", ROWS[i % len(ROWS)], COLUMNS[i % len(COLUMNS)], k, group)
@@ -62,22 +65,30 @@ def solved(group: int, k: int) -> tuple[Int4Inputs, torch.dtype, Expected]:
 @BACKENDS
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_depth(group: int, backend: Backend) -> None:
-    """Groups that cross steps and segments, ragged last groups, groups beyond k."""
-    for k in DEPTHS:
+    """Groups that cross ring steps and k chunks, ragged last groups, groups larger than k."""
+    for k in in_turn(backend, GROUPS.index(group), DEPTHS):
         inputs, dtype, expected = solved(group, k)
         assert_within(backend.gemm_int4(inputs, dtype), expected, dtype, f"k = {k}")
 
 
-@BACKENDS
-@pytest.mark.parametrize("dtype", HALVES, ids=dtype_name)
-def test_every_shape(dtype: torch.dtype, backend: Backend) -> None:
-    for m, n in itertools.product(ROWS, COLUMNS):
-        inputs = half_inputs(Int4Case("shape", m, n, 290, 48), dtype, "floats", None)
-        assert_within(backend.gemm_int4(inputs), inputs.half_product(dtype), dtype, (m, n))
+@functools.cache
+def shaped(m: int, n: int) -> tuple[Int4Inputs, torch.dtype, Expected]:
+    """The two dtypes as on a chess board."""
+    dtype = HALVES[(ROWS.index(m) + COLUMNS.index(n)) % 2]
+    inputs = half_inputs(Int4Case("shape", m, n, 290, 48), dtype, "floats", None)
+    return inputs, dtype, inputs.half_product(dtype)
 
 
 @BACKENDS
-@pytest.mark.parametrize("zero", [None, "bytes", "floats"])
+def test_every_shape(backend: Backend) -> None:
+    for turn, m in enumerate(ROWS):
+        for n in in_turn(backend, turn, COLUMNS):
+            inputs, dtype, expected = shaped(m, n)
+            assert_within(backend.gemm_int4(inputs), expected, dtype, (m, n))
+
+
+@STORES
+@pytest.mark.parametrize("zero", ZERO_KINDS)
 def test_any_strides_and_ragged_tails(zero: str | None, backend: Backend) -> None:
     """Rows of a at every alignment; scales and zero points whose columns lie apart."""
     inputs = half_inputs(Int4Case("strides", 18, 144, 200, 32), torch.float16, zero, None)
@@ -90,16 +101,17 @@ def test_any_strides_and_ragged_tails(zero: str | None, backend: Backend) -> Non
         assert_equal(backend.gemm_int4(odd.but(a=a)), want, (extra, lead))
 
 
-@BACKENDS
-@pytest.mark.parametrize("activation", [None, "gelu", "gelu_tanh", "silu"])
-def test_what_follows_the_sums(activation: str | None, backend: Backend) -> None:
+@STORES
+def test_what_follows_the_sums(backend: Backend) -> None:
     base = half_inputs(Int4Case("steps", 5, 70, 130, 32), torch.bfloat16, None, torch.float32)
     g = generator("steps")
     gate, residual = torch.randn(5, 75, generator=g)[:, :70], torch.randn(5, 70, generator=g).bfloat16()
-    for chosen in itertools.product((None, gate.half()), (None, residual)):
-        inputs = base.but(activation=activation, gate=chosen[0], residual=chosen[1])
-        for dtype in FLOAT_DTYPES:
-            assert_within(backend.gemm_int4(inputs, dtype), inputs.half_product(dtype), dtype)
+    activations = (None, "gelu", "gelu_tanh", "silu")
+    for *row, dtype in combinations(
+        backend, activations, (None, gate.half()), (None, residual), FLOAT_DTYPES
+    ):
+        inputs = base.but(activation=row[0], gate=row[1], residual=row[2])
+        assert_within(backend.gemm_int4(inputs, dtype), inputs.half_product(dtype), dtype, row)
 
 
 @BACKENDS
@@ -115,10 +127,10 @@ def test_extreme_values(dtype: torch.dtype, backend: Backend) -> None:
     assert_within(backend.gemm_int4(inputs, torch.float32), inputs.half_product(torch.float32), torch.float32)
 
 
-@BACKENDS
+@STORES
 @pytest.mark.parametrize("dtype", HALVES, ids=dtype_name)
 def test_underflow_stays_within_the_bound(dtype: torch.dtype, backend: Backend) -> None:
-    """Scales that make weights subnormal, and in bf16 products that f32 cannot hold."""
+    """Scales make weights subnormal, and in bf16 products too small for f32."""
     inputs = half_inputs(Int4Case("underflow", 9, 40, 300, 32), dtype, "floats", None)
     lowest = torch.finfo(dtype).smallest_normal
     of_a, of_scale = (2.0**-12, 2.0**-6) if dtype == torch.float16 else (2.0**-80, 2.0**-62)
@@ -131,9 +143,9 @@ def test_underflow_stays_within_the_bound(dtype: torch.dtype, backend: Backend) 
         )
 
 
-@BACKENDS
+@STORES
 def test_weights_are_rounded_as_the_docstring_says(backend: Backend) -> None:
-    """Rows of a that pick one weight each."""
+    """Each row of a picks one weight."""
     k = 48
     inputs = half_inputs(Int4Case("weights", k, 40, k, 16), torch.float16, "floats", None)
     assert inputs.w_zero_point is not None
@@ -163,7 +175,7 @@ def test_nan_and_inf_reach_what_depends_on_them(dtype: torch.dtype, backend: Bac
     assert_equal(got[got.isinf()], want[want.isinf()])
 
 
-@BACKENDS
+@STORES
 @pytest.mark.parametrize("features", [5, 400])
 def test_act_order(features: int, backend: Backend) -> None:
     for m, k in ((1, 64), (18, 290), (33, 1100)):
@@ -176,7 +188,7 @@ def test_act_order(features: int, backend: Backend) -> None:
 
 @BACKENDS
 def test_a_feature_that_there_is_not_is_nan(backend: Backend) -> None:
-    """The host cannot look; only its place's own products know."""
+    """The host cannot check perm, so all outputs become NaN."""
     for wrong in (-2, 70, 2**31 - 1):
         inputs = half_inputs(Int4Case("wrong", 3, 20, 70, 32), torch.float16, None, None)
         perm = torch.arange(70, dtype=torch.int32)
@@ -186,7 +198,7 @@ def test_a_feature_that_there_is_not_is_nan(backend: Backend) -> None:
 
 @BACKENDS
 def test_what_lies_beyond_k_takes_no_part(backend: Backend) -> None:
-    """Codes there are 0, which would be -8 times a scale: here more than f16 has."""
+    """Codes past k are 0, which stands for the weight -8 * scale: here too large for f16."""
     for k in (1, 15, 17, 64, 65, 96, 129, 192, 1090):
         inputs = half_inputs(Int4Case("beyond", 20, 20, k, -1), torch.float16, None, None)
         inputs = inputs.but(q=torch.full_like(inputs.q, 9), a=torch.ones_like(inputs.a))
@@ -197,7 +209,7 @@ def test_what_lies_beyond_k_takes_no_part(backend: Backend) -> None:
 
 @BACKENDS
 def test_rows_do_not_depend_on_the_batch(backend: Backend) -> None:
-    inputs = half_inputs(Int4Case("rows", 130, 136, 2100, 64), torch.float16, "bytes", None)
+    inputs = half_inputs(Int4Case("rows", 130, 72, 1100, 64), torch.float16, "bytes", None)
     want = backend.gemm_int4(inputs, torch.float32)
     for begin, end in ((0, 1), (7, 14), (64, 128), (1, 130)):
         got = backend.gemm_int4(inputs.rows(begin, end), torch.float32)
@@ -211,7 +223,7 @@ def twin_ops() -> Iterator[object]:
 
 
 def test_no_kernel_shows() -> None:
-    """Whichever the planner takes: its tile and its split of k."""
+    """The result does not depend on the kernel that the planner chooses, nor on its tile and split of k."""
     inputs = half_inputs(Int4Case("kernels", 70, 130, 3000, 128), torch.bfloat16, "floats", None)
     first, *others = twins(OP)
     want = first.gemm_int4(inputs, torch.float32)
@@ -221,7 +233,7 @@ def test_no_kernel_shows() -> None:
 
 @pytest.mark.parametrize("k", [64, 192, 1088, 1216])
 def test_no_kernel_shows_in_the_sign_of_zero(k: int) -> None:
-    """Nothing but products of -0: one of +0, of what lies beyond k, would show."""
+    """All products are -0, so that a product of +0 from past k would show."""
     inputs = half_inputs(Int4Case("signs", 3, 20, k, -1), torch.float16, None, None)
     inputs = inputs.but(a=torch.zeros_like(inputs.a), q=torch.zeros_like(inputs.q))
     want = torch.full((3, 20), -0.0)
@@ -230,30 +242,30 @@ def test_no_kernel_shows_in_the_sign_of_zero(k: int) -> None:
 
 
 @TWINS
-@pytest.mark.parametrize("max_sms", [1, 2])
-def test_a_cap_on_sms_caps_blocks_and_changes_nothing(max_sms: int, twin: Twin, twin_ops: object) -> None:
-    """Blocks that stay until the work is done, in the launch that adds splits too."""
-    for m, n, k in ((40, 300, 600), (3, 260, 9000)):
+def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin, twin_ops: object) -> None:
+    """Under the cap blocks loop until the work is done, in the reduction too."""
+    for m, n, k in ((40, 300, 600), (3, 200, 4500)):
         inputs = half_inputs(Int4Case("capped", m, n, k, 128), torch.float16, "bytes", None)
         want = twin.gemm_int4(inputs, torch.float32)
-        if max_sms < CLUSTERS.get(twin.isa, 1):
-            with pytest.raises(ValueError, match="no CUDA kernel of this name"):
-                twin.gemm_int4(inputs.but(max_sms=max_sms))
-            continue
-        emulator().take_report()
-        assert_equal(twin.gemm_int4(inputs.but(max_sms=max_sms), torch.float32), want, (m, n, k))
-        assert emulator().take_report().most_blocks <= max_sms
+        for max_sms in (1, 2):
+            limited = inputs.but(max_sms=max_sms)
+            if max_sms < CLUSTERS.get(twin.isa, 1):
+                with pytest.raises(ValueError, match="no CUDA kernel of this name"):
+                    twin.gemm_int4(limited)
+                continue
+            emulator().take_report()
+            assert_equal(twin.gemm_int4(limited, torch.float32), want, (m, n, k, max_sms))
+            assert emulator().take_report().most_blocks <= max_sms
 
 
 @TWINS
-@pytest.mark.parametrize("zero", [None, "bytes", "floats"])
+@pytest.mark.parametrize("zero", ZERO_KINDS)
 def test_every_schedule(zero: str | None, twin: Twin) -> None:
     inputs = half_inputs(Int4Case("schedules", 17, 37, 1203, 48), torch.float16, zero, None)
-    expected = inputs.half_product(torch.float16)
-    results = [dataclasses.replace(twin, seed=seed).gemm_int4(inputs) for seed in SEEDS]
-    assert_within(results[0], expected, torch.float16)
-    for seed, got in enumerate(results):
-        assert_equal(got, results[0], f"seed {seed}")
+    want = twin.gemm_int4(inputs)
+    assert_within(want, inputs.half_product(torch.float16), torch.float16)
+    for seed in in_turn(twin, ZERO_KINDS.index(zero), SEEDS):
+        assert_equal(dataclasses.replace(twin, seed=seed).gemm_int4(inputs), want, f"seed {seed}")
 
 
 @TWINS
@@ -295,7 +307,7 @@ def test_plan_fits_the_problem(
 
 @pytest.mark.parametrize(("capability", "arch"), [(80, "sm80"), (89, "sm80"), (90, "sm90a"), (120, "sm80")])
 def test_all_batches_have_kernels_of_one_arch(capability: int, arch: str) -> None:
-    """Tensor cores of two kinds may add in two orders."""
+    """Tensor cores of different generations may add in different orders."""
     for m, sms in itertools.product((1, 17, 64, 256, 4096), (1, 132)):
         plan = str(emulated_ops().explain_gemm_int4_cuda(m, 4096, 4096, capability, 132, 128, sms))
         assert kernel_of(plan).startswith(f"gemm_int4_{arch}_"), plan

@@ -13,7 +13,7 @@ import lamina
 from tests.reference import gemm_int4 as reference
 from tests.reference import quantize
 from tests.reference.gemm import Expected
-from tests.support.backends import Backend, available, cpu_backends, emulated_parameters, kernel_of
+from tests.support.backends import Backend, available_cpu, cpu_backends, emulated_parameters, kernel_of
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, random_int8, with_row_stride
 from tests.support.check import check_int4
 from tests.support.compare import assert_equal, assert_within
@@ -32,7 +32,7 @@ ZEROS = (None, torch.uint8, *FLOAT_DTYPES)
 
 @functools.cache
 def solved(group: int, k: int) -> tuple[Int4Inputs, torch.dtype, Expected, torch.Tensor]:
-    """A problem of that depth with other m, n and kinds of arguments, and its answer."""
+    """A problem of this depth, whose m, n and kinds of arguments vary with it, and its answer."""
     i = GROUPS.index(group) * len(DEPTHS) + DEPTHS.index(k)
     case = Int4Case("grid", ROWS[i % len(ROWS)], COLUMNS[i % len(COLUMNS)], k, group)
     pick = random.Random(i).choice
@@ -57,7 +57,7 @@ def check_solved(backend: Backend, group: int, k: int) -> None:
 @BACKENDS
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_depth(group: int, backend: Backend) -> None:
-    """Groups that cross blocks and segments, ragged last groups, groups beyond k."""
+    """Groups that cross blocks and k chunks, ragged last groups, groups larger than k."""
     for k in DEPTHS:
         check_solved(backend, group, k)
 
@@ -94,7 +94,7 @@ def test_every_scale_and_zero_point(zero: torch.dtype | None, a_zero: str, backe
 
 
 def strided(t: torch.Tensor) -> list[torch.Tensor]:
-    """The same matrix as a transpose and as slices; what lies between is NaN, or 255."""
+    """The same matrix as a transpose and as slices; the memory between its elements is NaN, or 255."""
     rows, columns = t.shape
     filler = 255 if t.dtype == torch.uint8 else torch.nan
     wide = torch.full((2 * rows + 1, 3 * columns + 2), filler).to(t.dtype)
@@ -153,7 +153,7 @@ def test_any_row_stride_of_a(a_zero: str, backend: Backend) -> None:
 
 @BACKENDS
 def test_rows_that_share_memory(backend: Backend) -> None:
-    """Row stride 0 (an expanded row) and row stride 1 (a sliding window), of int8 and of floats."""
+    """Row stride 0 (an expanded row) and row stride 1 (a sliding window), for int8 and for floats."""
     line, inputs = (
         random_int8(generator("shared"), 1, 300),
         Int4Case("shared", 9, 19, 200, 48).inputs(zero=torch.uint8),
@@ -240,7 +240,7 @@ def test_all_kernels_agree(group: int) -> None:
     for m, n, k in ((1, 130, 700), (12, 65, 1100), (70, 33, 530)):
         for zero, a_zero in ((None, "none"), (torch.bfloat16, "none"), (torch.uint8, "token")):
             inputs = Int4Case("agree", m, n, k, group).inputs(zero=zero, a_zero=a_zero)
-            first, *others = available(OP)
+            first, *others = available_cpu(OP)
             want = first.gemm_int4_int8(inputs)
             for backend in others:
                 assert_equal(backend.gemm_int4_int8(inputs), want, f"{backend} {m} {n} {k} {zero}")
@@ -268,7 +268,7 @@ def test_python_twin_calls_the_op() -> None:
 
 
 def test_the_bound_is_of_few_roundings() -> None:
-    """Its parts, by hand: groups of a segment and segments, ragged or not."""
+    """The count of roundings by hand: groups of a k chunk, and k chunks, ragged or not."""
     for group, k, want in ((16, 64, 4 + 4 + 1), (48, 1100, 4 + 20 + 2), (80, 1000, 4 + 12 + 2),
                            (2000, 4100, 4 + 3 + 1), (128, 4096, 4 + 8 + 4)):  # fmt: skip
         sums = Int4Case("bound", 1, 1, k, group).inputs().sums()

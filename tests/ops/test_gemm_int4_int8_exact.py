@@ -1,4 +1,4 @@
-"""gemm_int4_int8 where instructions saturate, on parts of a weight, and with what follows the product."""
+"""gemm_int4_int8 where instructions saturate, on shards of a weight, and with the steps of the epilogue."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ MAX_K = 2**19  # csrc/ops/gemm_int4_int8/gemm_int4_int8.h
 
 
 def ones_scaled(a: torch.Tensor, q: torch.Tensor, group: int) -> Int4Inputs:
-    """Scales of 1: sums are seen as they are, as far as f32 has them."""
+    """Inputs with scales of 1, so that the result is the sums, rounded to f32."""
     groups = -(-a.shape[1] // (a.shape[1] if group == -1 else group))
     return Int4Inputs(a, q, torch.ones(groups, len(q)), group, ONE)
 
 
 @functools.cache
 def extremes(group: int) -> list[tuple[Int4Inputs, torch.Tensor, torch.Tensor]]:
-    """Every activation, code and zero point at an end of its range; packed weights and results."""
+    """Problems in which every activation, code and zero point is at an end of its range; packed weights;
+    results."""
     found = []
     for (m, n, k), code in itertools.product(((1, 16, 64), (4, 17, 300), (20, 33, 1100)), (0, 15)):
         q = torch.full((n, k), code, dtype=torch.uint8)
@@ -55,7 +56,7 @@ def extremes(group: int) -> list[tuple[Int4Inputs, torch.Tensor, torch.Tensor]]:
 @pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize("group", [16, 32, 48, 64, 80, 96, 128, 256, 272, 2000, -1])
 def test_extreme_values_everywhere(group: int, backend: Backend) -> None:
-    """Sums of any number of products in int16 are at their largest, for each length of group."""
+    """Sums of products in int16 reach their largest magnitude, for each group size."""
     for inputs, data, want in extremes(group):
         got = backend.gemm_int4_int8_packed(inputs, data)
         ends = (int(inputs.a[0, 0]), int(inputs.q[0, 0]), inputs.w_zero_point, inputs.a_zero_point)
@@ -65,7 +66,7 @@ def test_extreme_values_everywhere(group: int, backend: Backend) -> None:
 @BACKENDS
 @pytest.mark.parametrize("group", [16, 48, 64, 112, 256, -1])
 def test_extreme_values_in_part(group: int, backend: Backend) -> None:
-    """Signs that differ within four products, and extremes that begin or end anywhere in a group."""
+    """Signs differ within four products, and extreme values begin or end anywhere in a group."""
     g = generator(f"part {group}")
     for m, k in ((5, 256), (13, 700)):
         a = torch.where(torch.rand(m, k, generator=g) < 0.5, -128, 127).to(torch.int8)
@@ -80,7 +81,7 @@ def test_extreme_values_in_part(group: int, backend: Backend) -> None:
 @BACKENDS
 @pytest.mark.parametrize("a_zero", [False, True], ids=["plain", "a_zero"])
 def test_every_code_and_activation(a_zero: bool, backend: Backend) -> None:
-    """The whole table of products, each in a place of its own in its four."""
+    """Every pair of a code and an activation, in every place of its group of four."""
     values = torch.arange(-128, 128).to(torch.int8)
     for place in range(4):
         a = torch.zeros(256, 64, dtype=torch.int8)
@@ -95,7 +96,8 @@ def test_every_code_and_activation(a_zero: bool, backend: Backend) -> None:
 @BACKENDS
 @pytest.mark.parametrize("k", [MAX_K, MAX_K - 17, 70001])
 def test_the_deepest_group(k: int, backend: Backend) -> None:
-    """255 * 15 * 2^19 is below 2^31. Sums that f32 has not are rounded once, and the bound says so."""
+    """255 * 15 * 2^19 is below 2^31. Sums that f32 cannot hold are rounded once, and the bound counts
+    this."""
     for m, a, a_zero, code in (
         (2, -128, 127, 15),
         (2, 127, -128, 15),
@@ -118,7 +120,8 @@ def test_the_deepest_group(k: int, backend: Backend) -> None:
 
 @BACKENDS
 def test_parts_of_a_packed_weight(backend: Backend) -> None:
-    """Columns of a part are those of the whole; parts along k are problems of their own that add up."""
+    """A shard along n gives columns of the whole result; shards along k are separate problems whose results
+    add up."""
     group = 64
     for zero in (None, torch.float16):
         inputs = Int4Case("parts", 7, 70, 330, group).inputs(zero=zero, a_zero="token")
@@ -127,7 +130,7 @@ def test_parts_of_a_packed_weight(backend: Backend) -> None:
         for begin, end in ((0, 16), (16, 64), (48, 70), (0, 70)):
             zeros = None if inputs.w_zero_point is None else inputs.w_zero_point[:, begin:end]
             columns = inputs.but(w_scale=inputs.w_scale[:, begin:end], w_zero_point=zeros)
-            got = backend.gemm_int4_int8_packed(columns, packed.part(n=(begin, end)).data)
+            got = backend.gemm_int4_int8_packed(columns, packed.shard(n=(begin, end)).data)
             assert_equal(got, whole[:, begin:end], f"columns {begin} to {end}")
         total = torch.zeros(7, 70, dtype=torch.float64)
         for begin, end in ((0, 128), (128, 192), (192, 330)):
@@ -138,7 +141,7 @@ def test_parts_of_a_packed_weight(backend: Backend) -> None:
                 w_scale=inputs.w_scale[groups],
                 w_zero_point=None if inputs.w_zero_point is None else inputs.w_zero_point[groups],
             )
-            got = backend.gemm_int4_int8_packed(part, packed.part(k=(begin, end)).data)
+            got = backend.gemm_int4_int8_packed(part, packed.shard(k=(begin, end)).data)
             assert_equal(got, part.expected_bits(part.sums()), f"input features {begin} to {end}")
             total += got
         expected = inputs.expected(inputs.sums(), torch.float32)
@@ -148,7 +151,8 @@ def test_parts_of_a_packed_weight(backend: Backend) -> None:
 def with_steps(
     case: Int4Case, activation: str | None, gate: torch.dtype | None, residual: torch.dtype | None
 ) -> Int4Inputs:
-    """Results around 1, where activations bend; gate and residual likewise, columns of wider tensors."""
+    """Results lie around 1, where activations bend; gate and residual too. They are columns of wider
+    tensors."""
     inputs = case.inputs(zero=torch.uint8, a_zero="token", bias=torch.float32)
     g = generator(f"steps {case}")
     assert inputs.a_scale is not None and inputs.bias is not None
@@ -191,7 +195,8 @@ def test_the_epilogue_of_every_shape(backend: Backend) -> None:
 
 
 def test_a_quantised_layer() -> None:
-    """What a user does: weights by quantize_weight_int4, float activations; near the float product."""
+    """The use in a model: weights from quantize_weight_int4 and float activations give nearly the float
+    product."""
     g = generator("layer")
     x, w = torch.randn(9, 384, generator=g), torch.randn(100, 384, generator=g)
     for symmetric, group in ((True, 32), (False, 128), (True, -1)):
@@ -200,7 +205,7 @@ def test_a_quantised_layer() -> None:
         got = lamina.gemm_int4_int8(
             x, packed, quantised.scale, group=quantised.group, w_zero_point=quantised.zero_point
         )
-        # Per input feature half a step of an activation; weights are as they were quantised.
+        # Each input feature adds the error of half a step of an activation; weights are the quantised ones.
         step = x.abs().amax(1, keepdim=True) / 127
         near = x.double() @ quantised.dequantize().double().T
         most = 0.51 * step.double() * quantised.dequantize().double().abs().sum(1)
@@ -220,7 +225,8 @@ def test_a_group_beyond_k_is_all_of_k() -> None:
 
 
 def test_segments_are_the_documented_ones() -> None:
-    """Whole groups and tiles, as many as fit 1024 input features, at least the fewest."""
+    """A k chunk is a multiple of the group and of a tile's k: the largest up to 1024, or else the
+    smallest."""
     features = {
         group: reference.segment_groups(group) * group for group in (16, 48, 80, 512, 1008, 1024, 2000)
     }

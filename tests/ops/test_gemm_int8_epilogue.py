@@ -14,10 +14,10 @@ import lamina
 from tests.reference import activation as activations
 from tests.support.backends import Backend, backends, cpu_backends, cuda_backends
 from tests.support.cases import FLOAT_DTYPES, GEMM_BY_NAME, GemmCase, GemmInputs, dtype_name, generator
-from tests.support.check import check_gemm
+from tests.support.check import check_gemm, combinations, in_turn
 from tests.support.compare import Expected, assert_equal, assert_within
 
-BACKENDS = pytest.mark.parametrize("backend", backends("gemm_int8"))
+BACKENDS = pytest.mark.parametrize("backend", backends("gemm_int8", stores=True))
 ACTIVATIONS = (None, *activations.NAMES)
 OPERANDS = (None, *FLOAT_DTYPES)
 
@@ -28,7 +28,8 @@ def with_steps(
     gate: torch.dtype | None = torch.bfloat16,
     residual: torch.dtype | None = torch.float32,
 ) -> GemmInputs:
-    """Results around 1, where activations bend; gate and residual likewise, columns of wider tensors."""
+    """Results lie around 1, where activations bend; gate and residual too. They are columns of wider
+    tensors."""
     inputs = case.inputs(zero_point="token", bias=torch.float32)
     g = generator(f"steps {case}")
     size = 40 * max(1, case.k) ** 0.5
@@ -58,7 +59,7 @@ def points(stride: int) -> torch.Tensor:
 
 
 def check_activation(backend: Backend, name: str, y: torch.Tensor) -> None:
-    """The bias alone reaches the activation: acc = 0, and scale -1 keeps its zeros' signs."""
+    """Only the bias reaches the activation: acc = 0, and scale -1 keeps the signs of the bias's zeros."""
     zeros = torch.zeros(1, 1, dtype=torch.int8), torch.zeros(len(y), 1, dtype=torch.int8)
     inputs = GemmInputs(*zeros, torch.tensor([-1.0]), torch.ones(1), None, y, name)
     got = backend.gemm(inputs)
@@ -83,7 +84,7 @@ def test_activations_at_length(name: str, backend: Backend) -> None:
 
 @pytest.mark.parametrize("name", activations.NAMES)
 def test_the_activations_are_torch_s(name: str) -> None:
-    """The reference's formulas against torch in float64."""
+    """The formulas of the reference equal torch's in float64."""
     y = torch.linspace(-30, 30, 10001, dtype=torch.float64)
     functions = torch.nn.functional
     want = {
@@ -95,12 +96,11 @@ def test_the_activations_are_torch_s(name: str) -> None:
 
 
 @BACKENDS
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_activation_gate_and_residual(activation: str | None, backend: Backend) -> None:
+def test_every_activation_gate_and_residual(backend: Backend) -> None:
     case = GemmCase("steps", 7, 37, 70)
-    for gate, residual in itertools.product(OPERANDS, OPERANDS):
-        inputs = with_steps(case, activation, gate, residual)
-        check_gemm(backend, inputs, inputs.accumulated(), f"gate {gate}, residual {residual}")
+    for row in combinations(backend, ACTIVATIONS, OPERANDS, OPERANDS, FLOAT_DTYPES):
+        inputs = with_steps(case, *row[:3])
+        check_gemm(backend, inputs, inputs.accumulated(), row, row[3:])
 
 
 SHAPES = ("smallest", "no_rows", "no_columns", "no_depth", "row_ragged", "one_column", "ragged_amx_panel",
@@ -110,35 +110,36 @@ SHAPES = ("smallest", "no_rows", "no_columns", "no_depth", "row_ragged", "one_co
 @BACKENDS
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_shape(name: str, backend: Backend) -> None:
-    """Among them k that CUDA kernels split, so that the epilogue runs in reduce."""
-    for activation, dtype in zip(activations.NAMES, FLOAT_DTYPES, strict=True):
+    """CUDA kernels split some of these k, so that the epilogue runs in the reduction."""
+    for turn, (activation, dtype) in enumerate(zip(activations.NAMES, FLOAT_DTYPES, strict=True)):
         inputs = with_steps(GEMM_BY_NAME[name], activation, gate=dtype, residual=dtype)
-        check_gemm(backend, inputs, inputs.accumulated(), f"{name} {activation}")
+        dtypes = in_turn(backend, SHAPES.index(name) + turn, FLOAT_DTYPES)
+        check_gemm(backend, inputs, inputs.accumulated(), f"{name} {activation}", dtypes)
 
 
 @BACKENDS
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_rows_at_multiples_of_16_bytes(activation: str | None, backend: Backend) -> None:
-    """Which TMA can store: several boxes of several tiles, operands that are aligned and that are not."""
+def test_rows_at_multiples_of_16_bytes(backend: Backend) -> None:
+    """TMA can store these rows: several boxes of several tiles, with aligned and unaligned operands."""
     case = GemmCase("boxes", 150, 200, 96)
-    for operand in OPERANDS:
+    for activation, operand, dtype in combinations(backend, ACTIVATIONS, OPERANDS, FLOAT_DTYPES):
         inputs = with_steps(case, activation, operand, operand)
-        check_gemm(backend, inputs, inputs.accumulated(), f"gate and residual {operand}")
+        check_gemm(backend, inputs, inputs.accumulated(), f"gate and residual {operand}", [dtype])
 
 
 @BACKENDS
 def test_sums_beyond_int32(backend: Backend) -> None:
     inputs = with_steps(GemmCase("deep", 3, 5, 70000))
-    check_gemm(backend, inputs, inputs.accumulated(), "k = 70000")
+    check_gemm(backend, inputs, inputs.accumulated(), "k = 70000", in_turn(backend, 0, FLOAT_DTYPES))
 
 
 @BACKENDS
 def test_any_row_stride_of_gate_and_residual(backend: Backend) -> None:
-    """Apart, shared, one row for all; neighbours and operands stay as they were."""
+    """Rows lie apart, overlap, or are one row for all; the memory around them and the operands stay
+    unchanged."""
     inputs = with_steps(GEMM_BY_NAME["seven_rows"], gate=None, residual=None)
     acc, (m, n) = inputs.accumulated(), (7, 31)
     g = generator("strides")
-    for dtype, extra, lead in itertools.product(FLOAT_DTYPES, (0, 1, 64), (0, 3)):
+    for dtype, extra, lead in combinations(backend, FLOAT_DTYPES, (0, 1, 64), (0, 3)):
         wide = torch.randn(m, n + extra + lead, generator=g).to(dtype)
         x, row = wide[:, lead : lead + n], wide[:1, lead : lead + n].expand(m, n)
         before = wide.clone()
@@ -170,16 +171,15 @@ def test_a_row_is_the_same_in_every_batch(backend: Backend) -> None:
     inputs = with_steps(GemmCase("batch", 130, 49, 191), "gelu", torch.float16, torch.bfloat16)
     data, sums = backend.pack(inputs.w)
     whole = backend.gemm_packed(inputs, data, sums, torch.bfloat16)
-    for size in (1, 2, 5, 7, 31, 64):
-        for begin in (0, 3, 130 - size):
-            part = backend.gemm_packed(inputs.rows(begin, begin + size), data, sums, torch.bfloat16)
-            assert_equal(part, whole[begin : begin + size], f"rows {begin} to {begin + size}")
+    for size, begin in zip((1, 2, 5, 7, 31, 64), (0, 3, 125, 1, 99, 3), strict=True):
+        part = backend.gemm_packed(inputs.rows(begin, begin + size), data, sums, torch.bfloat16)
+        assert_equal(part, whole[begin : begin + size], f"rows {begin} to {begin + size}")
 
 
 def check_quantized(
     backend: Backend, inputs: GemmInputs, scale: torch.Tensor | None, symmetric: bool, label: object
 ) -> None:
-    """The bits of the two ops, the first by its documented steps, on the CPU."""
+    """Checks the bits against gemm_int8 by its documented steps, then quantize_int8 on the CPU."""
     y = inputs.expected_bits(inputs.accumulated(), torch.float32)
     want = torch.ops.lamina.quantize_int8(y, scale, None, symmetric)
     got = backend.gemm_quantized(inputs, scale, symmetric)
@@ -191,7 +191,7 @@ GRIDS = ("per token", "asymmetric", "static", "static per token")
 
 
 def grid_of(grid: str, m: int) -> tuple[torch.Tensor | None, bool]:
-    """out_scale and symmetric; static scales for which some values saturate."""
+    """out_scale and symmetric. With static scales some values saturate."""
     if grid == "static":
         return torch.tensor([0.011]), True
     if grid == "static per token":
@@ -214,7 +214,7 @@ def test_quantized_equals_the_two_ops(grid: str, backend: Backend) -> None:
 @BACKENDS
 @pytest.mark.parametrize("grid", GRIDS)
 def test_quantized_rows_with_nan_and_inf(grid: str, backend: Backend) -> None:
-    """NaN in the first, the last and an inner column; rows beside them stay as they are.
+    """NaN is in the first, the last and an inner column; the rows beside them keep their values.
 
     Row 0 of 49 starts at a multiple of 16 bytes and does not end at one.
     """
@@ -229,7 +229,8 @@ def test_quantized_rows_with_nan_and_inf(grid: str, backend: Backend) -> None:
 
 @pytest.mark.parametrize("backend", cuda_backends("gemm_int8"))
 def test_a_static_scale_that_is_not_allowed_on_cuda(backend: Backend) -> None:
-    """It cannot be refused without waiting for the GPU: its rows come back as those with a NaN do."""
+    """CUDA cannot refuse the scale without waiting for the GPU, so its rows get the result of rows with a
+    NaN."""
     scale = torch.tensor([[0.01], [0.0], [torch.nan], [-1.0], [torch.inf], [1e-40], [0.02]])
     inputs = with_steps(GEMM_BY_NAME["seven_rows"])
     q, got, _ = backend.gemm_quantized(inputs, scale)

@@ -1,4 +1,4 @@
-"""What calls make on the host is made once: plans and tensor maps, found again by all that they depend on."""
+"""Calls make plans and tensor maps once, and find them again by every input that they depend on."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from tests.support.compare import assert_equal
 
 N, K, GROUP = 40, 128, 64
 OPS = ("gemm_int8", "gemm_int8_quantized", "gemm_int4", "gemm_int4_int8")
-# Devices that no earlier test has planned for: the next number of SMs.
+# Numbers of SMs of devices that no earlier test has planned for.
 NEW_SMS = itertools.count(TWIN_SMS + 4000)
-# Tensor maps of what may be elsewhere in each call: 16-bit results, and W4A8's prepared activations.
+# The number of tensor maps for tensors that move from call to call: 16-bit results, and W4A8's packed
+# activations.
 ELSEWHERE = {"gemm_int8": 1, "gemm_int8_quantized": 0, "gemm_int4": 0, "gemm_int4_int8": 1}
 KEPT: list[Any] = []  # tensors that stay, so that no other gets their address
 
@@ -75,7 +76,7 @@ class Operands:
 
 
 def work(call: Callable[[], object]) -> dict[str, int]:
-    """What `call` made."""
+    """The plans and tensor maps that `call` made."""
     before = json.loads(emulated_ops().host_work())
     call()
     after = json.loads(emulated_ops().host_work())
@@ -119,7 +120,7 @@ def test_a_forced_kernel_is_planned_for_and_released(op: str, twin: Any) -> None
         assert plans(lambda: operands.call(op)) == 1
         assert plans(lambda: operands.call(op)) == 0
     twin.set_cuda_kernel("no_such_kernel")
-    for _ in range(2):  # the second time its plan is known, and is still none
+    for _ in range(2):  # the second time the plan is known, and it still has no kernel
         with pytest.raises(ValueError, match='name = "no_such_kernel": no CUDA kernel of this name'):
             operands.call(op)
     twin.set_cuda_kernel("")
@@ -158,7 +159,7 @@ def test_other_rows_at_the_same_address_have_another_map(op: str) -> None:
 
 
 def test_unaligned_rows_are_planned_for(twin: Any) -> None:
-    """TMA takes rows at multiples of 16 bytes; the same problem in others is for another kernel."""
+    """TMA needs rows at multiples of 16 bytes; with other rows the same problem gets another kernel."""
     operands = Operands()
     want = operands.call("gemm_int8")[0]
     wide = torch.zeros(5, K + 4, dtype=torch.int8)
@@ -194,7 +195,7 @@ def test_threads_plan_for_themselves_and_agree(twin: Any) -> None:
     def run(thread: int) -> None:
         made[thread] = plans(lambda: results.setdefault(thread, operands.call("gemm_int8")))
 
-    for number in range(2):  # one after the other: the count is of all threads
+    for number in range(2):  # one after the other, because the count covers all threads
         thread = threading.Thread(target=run, args=(number,))
         thread.start()
         thread.join()
@@ -203,7 +204,7 @@ def test_threads_plan_for_themselves_and_agree(twin: Any) -> None:
 
 
 def test_threads_at_once_agree(twin: Any) -> None:
-    """Tables are a thread's own: nothing of one is seen half written by another."""
+    """Each thread has its own tables, so no thread sees a half-written entry of another."""
     operands = [Operands(m) for m in (1, 2, 3, 4)]
     want = [each.call("gemm_int4")[0] for each in operands]
     wrong: list[int] = []

@@ -1,4 +1,4 @@
-"""Offsets beyond 2^31 without the memory: rows and columns gigabytes apart, few pages of them touched."""
+"""Offsets beyond 2^31 without the memory: rows and columns lie gigabytes apart, and few pages are touched."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ F32 = torch.float32
 
 
 def backends(*ops: str, cpu: bool = True) -> Any:
-    """Of each op those on this host: a GPU has no memory that is not there."""
+    """The backends of each op on this host. A GPU cannot map memory that does not exist."""
     return pytest.mark.parametrize(
         ("op", "backend"),
         [
@@ -41,7 +41,8 @@ def far_columns(t: torch.Tensor) -> torch.Tensor:
 
 
 def scattered(inputs: Inputs, columns: bool) -> Inputs:
-    """Rows of all operands far apart; of scales that have rows and columns the columns, if `columns`."""
+    """The same inputs with rows far apart; with `columns`, scales that have rows and columns get far columns
+    instead."""
     groups_apart = far_columns if columns else far_apart
     apart: dict[str, torch.Tensor] = {}
     for name in ("a", "gate", "residual", "a_scale", "a_zero_point", "w_scale", "w_zero_point"):
@@ -53,7 +54,7 @@ def scattered(inputs: Inputs, columns: bool) -> Inputs:
 
 
 def problem(op: str, m: int, n: int, k: int, group: int = 16) -> Inputs:
-    """With all operands that the op has."""
+    """A problem with all operands that the op accepts."""
     if op == "gemm_int8":
         return GemmCase("far", m, n, k).inputs(zero_point="token", bias=F32)
     if op == "gemm_int8_grouped":
@@ -67,7 +68,7 @@ def problem(op: str, m: int, n: int, k: int, group: int = 16) -> Inputs:
 @backends("gemm_int8", "gemm_int8_grouped", *INT4_OPS)
 @pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])
 def test_operands_far_apart(columns: bool, op: str, backend: Backend) -> None:
-    """So many rows that several blocks, and several passes of one, have some."""
+    """There are enough rows for several blocks and for several passes of one block."""
     inputs = followed(problem(op, MANY, 130, 150), "silu", torch.bfloat16, F32)
     check_product(backend, inputs, F32, given=scattered(inputs, columns))
 
@@ -83,7 +84,7 @@ def test_rows_that_are_gathered_far_apart(op: str, backend: Backend) -> None:
 
 @backends(*INT4_OPS)
 def test_features_that_are_gathered_far_apart(op: str, backend: Backend) -> None:
-    """As many as an int32 can name, of bytes and of elements of two."""
+    """There are as many features as an int32 can index, of one byte and of two bytes."""
     base = problem(op, 3, 20, 70)
     assert isinstance(base, Int4Inputs)
     inputs = base.but(perm=torch.randperm(70, generator=generator("far")).int())
@@ -108,7 +109,7 @@ def test_floats_that_are_quantised_far_apart(dtype: torch.dtype, op: str, backen
 
 @backends("gemm_int8", "gemm_int8_grouped", *INT4_OPS, cpu=False)
 def test_operands_of_the_reduction_far_apart(op: str, backend: Backend) -> None:
-    """k is split; one group's scales are the reduction's too."""
+    """k is split. With one group the reduction reads the scales too."""
     inputs = followed(problem(op, 3, 20, 3100, -1), None, torch.bfloat16, F32)
     far = {name: far_apart(getattr(inputs, name)) for name in ("gate", "residual", "a_scale")
            if getattr(inputs, name) is not None}  # fmt: skip

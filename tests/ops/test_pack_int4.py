@@ -33,7 +33,7 @@ def test_layout_is_the_documented_one(shape: tuple[int, int], layout: str) -> No
 
 @LAYOUTS
 def test_every_code_of_a_tile_has_its_own_place(layout: str) -> None:
-    """One code after the other is 15, the rest 0."""
+    """One code after another is 15, and the rest are 0."""
     seen = set()
     for place in range(16 * 64):
         q = torch.zeros(16, 64, dtype=torch.uint8)
@@ -47,7 +47,7 @@ def test_every_code_of_a_tile_has_its_own_place(layout: str) -> None:
 
 
 def test_a_lane_s_word_is_two_registers_of_bytes() -> None:
-    """int4_tile as 8-bit integers: low halves are an even row, high halves the next."""
+    """int4_tile as 8-bit integers: the low halves are an even row, the high halves the next row."""
     q = codes(16, 64)
     words = torch.ops.lamina.pack_int4(q, "int4_tile").view(32, 4, 4)  # lane, step, byte
     order = [2 * (p // 4) + 8 * (p % 2) + p % 4 // 2 for p in range(16)]
@@ -60,7 +60,7 @@ def test_a_lane_s_word_is_two_registers_of_bytes() -> None:
 
 
 def test_rows_unfold_to_int8_tile() -> None:
-    """int4_rows: the low halves of a row of 64 bytes are a row of int8_tile, the high halves the next."""
+    """int4_rows: the low halves of a row of 64 bytes are a row of int8_tile, the high halves the next row."""
     q = codes(16, 64)
     data = torch.ops.lamina.pack_int4(q, "int4_rows").view(8, 1, 64)
     rows = torch.cat([data & 15, data >> 4], 1).view(16, 16, 4)
@@ -70,7 +70,7 @@ def test_rows_unfold_to_int8_tile() -> None:
 
 @LAYOUTS
 def test_padding_is_zero_whatever_the_memory_held(layout: str) -> None:
-    """Freed memory full of 0x55 is what the allocator hands out next."""
+    """The allocator hands out freed memory that is full of 0x55."""
     q = codes(17, 65)
     for _ in range(8):
         dirty = torch.full((2 * 2 * 512,), 0x55, dtype=torch.uint8)
@@ -120,7 +120,7 @@ def test_a_part_is_what_packing_the_part_gives(layout: str) -> None:
         (None, (0, 0)),
         ((32, 32), None),
     ):
-        part = packed.part(n, k)
+        part = packed.shard(n, k)
         (n0, n1), (k0, k1) = n or (0, 70), k or (0, 300)
         want = lamina.pack_int4(q[n0:n1, k0:k1], layout)
         assert_equal(part.data, want.data)
@@ -132,8 +132,8 @@ def test_a_part_is_what_packing_the_part_gives(layout: str) -> None:
         (None, (64, 100), "k"),
         (None, (-64, 64), "k"),
     ):
-        with pytest.raises(ValueError, match=rf"PackedInt4.part: {name} = \("):
-            packed.part(n, k)
+        with pytest.raises(ValueError, match=rf"PackedInt4.shard: {name} = \("):
+            packed.shard(n, k)
 
 
 def test_packed_weight_object() -> None:
@@ -169,7 +169,7 @@ def test_packed_on_a_device(layout: str, device: Backend) -> None:
 @DEVICES
 @LAYOUTS
 def test_packed_in_another_order_on_a_device(layout: str, device: Backend) -> None:
-    """Features that there are not, which only the caller could look for, are none."""
+    """An index of perm out of range, which only the caller can check, counts as a place without a feature."""
     q = codes(20, 100)
     perm = torch.randint(-1, 100, (130,), generator=generator("perm"), dtype=torch.int32)
     want = torch.ops.lamina.pack_int4(q, layout, perm)

@@ -29,7 +29,8 @@ def test_layout_is_the_documented_one(shape: tuple[int, int]) -> None:
 
 
 def test_every_byte_of_a_tile_has_its_own_place() -> None:
-    """A weight that names its own position: (n, k) of one tile numbered modulo 256 in two planes."""
+    """Each weight holds its own position: the places (n, k) of one tile are numbered modulo 256 in two
+    planes."""
     position = torch.arange(16 * 64).reshape(16, 64)
     for plane in (position % 256 - 128, position // 256):
         w = plane.to(torch.int8)
@@ -55,7 +56,7 @@ def test_every_isa_packs_the_same_bytes() -> None:
 
 
 def test_padding_is_zero_whatever_the_memory_held() -> None:
-    """Freed memory full of 0x55 is what the allocator hands out next."""
+    """The allocator hands out freed memory that is full of 0x55."""
     w = weight(17, 65)
     for _ in range(8):
         dirty = torch.full((2 * 2 * 1024,), 0x55, dtype=torch.int8)

@@ -1,4 +1,4 @@
-"""Where operands may be: all on one device, and on CUDA packed weights at a multiple of 16 bytes."""
+"""The placement of operands: all on one device, and on CUDA packed weights at a multiple of 16 bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
 
 def arguments() -> dict[str, dict[str, Any]]:
-    """Of every op that takes several tensors, all it can take."""
+    """All tensor arguments of every op that takes several tensors."""
     i = GemmCase("placed", M, N, K).inputs(zero_point="token", bias=torch.float32)
     data, sums = torch.ops.lamina.pack_int8(i.w, None)
     then = {"bias": i.bias, "gate": torch.ones(M, N), "residual": torch.ones(M, N)}
@@ -46,7 +46,7 @@ ELSEWHERE = [
 
 @pytest.mark.parametrize(("op", "name"), ELSEWHERE)
 def test_a_tensor_on_another_device_is_refused_by_name(op: str, name: str) -> None:
-    """By the CPU's kernel itself: the dispatcher would choose the other device's."""
+    """The test calls the CPU kernel itself, because the dispatcher would choose the other device's kernel."""
     given = arguments()[op]
     kernel = getattr(torch.ops.lamina, op).default
     kernel.redispatch(CPU, **given)
@@ -56,7 +56,7 @@ def test_a_tensor_on_another_device_is_refused_by_name(op: str, name: str) -> No
 
 
 def moved(packed: torch.Tensor, by: int) -> torch.Tensor:
-    """The same bytes, `by` of them after a multiple of 16."""
+    """The same tensor at an address that is `by` bytes past a multiple of 16."""
     memory = torch.zeros(packed.numel() + 16, dtype=packed.dtype)
     memory[by : by + packed.numel()] = packed.flatten()
     return memory[by : by + packed.numel()].view(packed.shape)

@@ -77,7 +77,7 @@ def test_matches_reference(
 @DTYPES
 @SYMMETRIC
 def test_error_is_half_a_step(symmetric: bool, dtype: torch.dtype, backend: Backend) -> None:
-    """Against float64, not against the formula: every value comes back to within half a step."""
+    """The test compares to float64 and not to the formula: every value comes back to within half a step."""
     x = random_rows(64, 257, dtype)
     q, scale, zero_point = (t.double() for t in backend.quantize(x, symmetric=symmetric))
     steps = q - (0 if symmetric else zero_point)
@@ -88,7 +88,7 @@ def test_error_is_half_a_step(symmetric: bool, dtype: torch.dtype, backend: Back
 
 
 def special_rows(dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Rows of 37 that are easy to get wrong; a vector body and a tail see each special value."""
+    """Rows of 37 values that are easy to get wrong; a vector body and a tail see each special value."""
     info, g = torch.finfo(dtype), generator("special")
     normal = torch.randn(37, generator=g)
     rows = {
@@ -134,7 +134,8 @@ def test_special_rows(symmetric: bool, dtype: torch.dtype, backend: Backend) -> 
 
 @BACKENDS
 def test_negative_nan_and_every_payload(backend: Backend) -> None:
-    """NaN is recognised by its bits: both signs, quiet and signalling, smallest and largest payload."""
+    """The kernel recognises a NaN by its bits: both signs, quiet and signalling, smallest and largest
+    payload."""
     patterns = [0x7F800001, 0x7FC00000, 0x7FFFFFFF, 0xFF800001, 0xFFC00000, 0xFFFFFFFF]
     for bits in patterns:
         x = torch.ones(3, 21)
@@ -148,9 +149,9 @@ def test_negative_nan_and_every_payload(backend: Backend) -> None:
 
 @BACKENDS
 def test_every_f16_and_bf16_value(backend: Backend) -> None:
-    """All 65536 bit patterns, as a row each of one value, and as one row under a static scale."""
+    """All 65536 bit patterns, each as a row of one value, and all as one row with a static scale."""
     for dtype in (torch.float16, torch.bfloat16):
-        # The twin takes half a millisecond a row: one in 31, and every exponent and sign is still there.
+        # The emulator takes half a millisecond a row. One pattern in 31 still has every exponent and sign.
         step = 31 if isinstance(backend, Twin) else 1
         x = torch.arange(-32768, 32768, step, dtype=torch.int32).to(torch.int16).view(dtype)
         finite = x[x.isfinite()]
@@ -234,7 +235,7 @@ def test_the_forced_isa_is_the_one_that_runs(backend: Backend) -> None:
 
 
 def test_quantised_rows_with_nan_poison_their_own_products_only() -> None:
-    """The two ops together: a token with NaN yields NaN outputs, its neighbours stay as they were."""
+    """The two ops together: a token with NaN gives NaN outputs, and its neighbours keep their values."""
     x, w = random_rows(6, 70, torch.float32), random_int8(generator("poison"), 5, 70)
     packed, w_scale = lamina.pack_int8(w), torch.rand(5) + 0.1
     clean = lamina.quantize_int8(x, symmetric=False)

@@ -13,6 +13,7 @@ from tests.support.cases import FLOAT_DTYPES, GemmCase, GemmInputs, generator, w
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import Int4Case
 
+FEW = settings(max_examples=15)  # of a kernel on the emulator
 GEMM = st.fixed_dictionaries(
     {
         "m": st.integers(0, 70),
@@ -46,9 +47,16 @@ def check_gemm(backend: Backend, p: dict) -> None:  # type: ignore[type-arg]
     assert_equal(got, inputs.expected_bits(acc, p["out_dtype"]), p)
 
 
-@pytest.mark.parametrize("backend", backends("gemm_int8"))
+@pytest.mark.parametrize("backend", cpu_backends("gemm_int8"))
 @given(p=GEMM)
 def test_gemm_int8(backend: Backend, p: dict) -> None:  # type: ignore[type-arg]
+    check_gemm(backend, p)
+
+
+@pytest.mark.parametrize("backend", cuda_backends("gemm_int8"))
+@FEW
+@given(p=GEMM)
+def test_gemm_int8_on_cuda(backend: Backend, p: dict) -> None:  # type: ignore[type-arg]
     check_gemm(backend, p)
 
 
@@ -101,9 +109,16 @@ def check_gemm_int4_int8(backend: Backend, p: dict) -> None:  # type: ignore[typ
     assert_equal(got, inputs.expected_bits(sums, dtype), p)
 
 
-@pytest.mark.parametrize("backend", backends("gemm_int4_int8"))
+@pytest.mark.parametrize("backend", cpu_backends("gemm_int4_int8"))
 @given(p=INT4)
 def test_gemm_int4_int8(backend: Backend, p: dict) -> None:  # type: ignore[type-arg]
+    check_gemm_int4_int8(backend, p)
+
+
+@pytest.mark.parametrize("backend", cuda_backends("gemm_int4_int8"))
+@FEW
+@given(p=INT4)
+def test_gemm_int4_int8_on_cuda(backend: Backend, p: dict) -> None:  # type: ignore[type-arg]
     check_gemm_int4_int8(backend, p)
 
 
@@ -127,6 +142,7 @@ def test_gemm_int4(backend: Backend, p: dict, dtype: torch.dtype) -> None:  # ty
 
 
 @pytest.mark.parametrize("backend", cuda_backends("gemm_int4"))
+@FEW
 @given(p=INT4, dtype=st.sampled_from((torch.float16, torch.bfloat16)), is_byte=st.booleans())
 def test_gemm_int4_on_cuda(backend: Backend, p: dict, dtype: torch.dtype, is_byte: bool) -> None:  # type: ignore[type-arg]
     zero = p["zero"] and (torch.uint8 if is_byte else dtype)

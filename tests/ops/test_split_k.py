@@ -1,4 +1,5 @@
-"""Products whose k several blocks divide: a launch of its own adds up their sums, then comes the epilogue."""
+"""Products whose k is split among blocks: a second launch reduces their partial sums and runs the
+epilogue."""
 
 from __future__ import annotations
 
@@ -20,14 +21,14 @@ KERNELS = pytest.mark.parametrize(
         for parameter in cuda_backends(op)
     ],
 )
-# Four segments of k, which every kernel splits on so many SMs, and features of two tiles or three.
+# k is four k chunks, which every kernel splits on MANY_SMS, and n is two or three tiles.
 M, N, K = 3, 136, 3100
-FEATURES = 2999  # of a, where there is a perm
+FEATURES = 2999  # of a, with a perm
 MANY_SMS, FEW_SMS = 64, (2, 3)
 
 
 def problem(op: str, group: int) -> Inputs:
-    """With all that sums need: zero points, a bias, and for int4 weights a perm."""
+    """A problem with all operands of the sums: zero points, a bias, and for int4 weights a perm."""
     if op == "gemm_int8":
         return GemmCase("split", M, N, K).inputs(zero_point="token", bias=torch.float32)
     if op == "gemm_int8_grouped":
@@ -41,7 +42,7 @@ def problem(op: str, group: int) -> Inputs:
 
 @KERNELS
 def test_what_precedes_and_what_follows_the_sums(op: str, backend: Backend) -> None:
-    """And neither shows how k was split, which the number of SMs decides."""
+    """The result does not depend on the split of k, which the number of SMs decides."""
     launches = 3 if op == "gemm_int4_int8" else 2
     for group in (48, -1) if op == "gemm_int4_int8" else (48,):
         base, many = problem(op, group), backend.on_sms(MANY_SMS)

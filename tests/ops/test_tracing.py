@@ -35,7 +35,7 @@ def gemm_arguments(m: int, n: int, k: int, zero_point: str, bias: torch.dtype | 
 
 
 def int4_calls() -> Iterator[tuple[Any, ...]]:
-    """Of gemm_int4_int8: int8 and float activations, every optional argument."""
+    """Calls of gemm_int4_int8: int8 and float activations, every optional argument."""
     i = Int4Case("trace", 7, 37, 70, 32).inputs(zero=torch.uint8, a_zero="token", bias=torch.float32)
     g, data = generator("trace"), i.pack()
     x, gate = torch.randn(7, 75, generator=g)[:, 3:73], torch.randn(7, 40, generator=g)[:, :37]
@@ -163,7 +163,7 @@ def test_registered_for_cpu_cuda_and_meta(op: str) -> None:
 
 @pytest.mark.parametrize("op", ["pack_int8", "unpack_int8"])
 def test_packing_on_cuda_says_to_pack_on_the_cpu(op: str) -> None:
-    """What a CUDA tensor would dispatch to, called without one."""
+    """The test calls the function to which a CUDA tensor would dispatch, without such a tensor."""
     cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
     with pytest.raises(ValueError, match=f"lamina::{op}: .*packs on the CPU only: move"):
         getattr(torch.ops.lamina, op).default.redispatch(cuda, *next(sample_calls(op)))

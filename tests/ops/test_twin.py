@@ -1,4 +1,4 @@
-"""CUDA kernels under many schedules of the twin, their bank conflicts, and the planner's choices."""
+"""CUDA kernels under many schedules of the emulator, their bank conflicts, and the planner's choices."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.support.backends import (
     twin_parameters,
     twins,
 )
-from tests.support.cases import GemmCase, dtype_name, generator
-from tests.support.check import check_gemm
+from tests.support.cases import FLOAT_DTYPES, GemmCase, dtype_name, generator
+from tests.support.check import check_gemm, in_turn
 from tests.support.compare import assert_equal
 
 SEEDS = range(8)
-# Ragged everywhere; rows that are not 16-byte aligned; k split between blocks and within them.
+# Shapes that are ragged everywhere, rows without 16-byte alignment, k split between blocks and within them.
 CASES = [GemmCase("ragged", 17, 37, 203), GemmCase("aligned", 33, 64, 320), GemmCase("deep", 3, 21, 1500)]
 # Compute capability and SMs.
 A100, H200, NEWER = (80, 108), (90, 132), (120, 170)
@@ -33,7 +33,7 @@ KERNELS = twin_parameters("gemm_int8")
 
 
 def test_the_twin_is_built() -> None:
-    """Without it every twin case of the op tests would be gone unnoticed."""
+    """Without the emulator all its cases in the op tests would be missing unnoticed."""
     assert emulated_ops() is not None, "lamina/_emu is missing: build with -DLAMINA_TWIN=ON"
     assert probe() is not None, "lamina/_probe is missing: install pybind11 and build again"
     assert KERNELS and twins("quantize_int8")
@@ -51,12 +51,13 @@ def test_gemm_is_exact_under_every_schedule(twin: Twin, case: GemmCase) -> None:
     inputs = case.inputs(zero_point="token", bias=torch.float16)
     accumulated = inputs.accumulated()
     for seed in SEEDS:
-        check_gemm(dataclasses.replace(twin, seed=seed), inputs, accumulated, f"seed {seed}")
+        twin = dataclasses.replace(twin, seed=seed)
+        check_gemm(twin, inputs, accumulated, f"seed {seed}", in_turn(twin, seed, FLOAT_DTYPES))
 
 
 @pytest.mark.parametrize("twin", twin_parameters("gemm_int8", arch=90))
 def test_16_bit_results_under_every_schedule(twin: Twin) -> None:
-    """Blocks that take tile after tile of several boxes, some of them partly or wholly beyond an edge."""
+    """A block takes tile after tile of several boxes, and some boxes lie partly or wholly past an edge."""
     inputs = GemmCase("boxes", 300, 328, 64).inputs(zero_point="token", bias=torch.float16)
     inputs, accumulated = dataclasses.replace(inputs, max_sms=2), inputs.accumulated()
     for seed, dtype in zip(SEEDS, itertools.cycle((torch.float16, torch.bfloat16)), strict=False):
@@ -130,10 +131,10 @@ def test_rows_that_tma_cannot_fetch_go_to_another_kernel() -> None:
         ops.gemm_int8(*operands)
 
 
-@pytest.mark.parametrize("max_sms", [1, 2, 3])
 @pytest.mark.parametrize("twin", KERNELS)
-def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin, max_sms: int) -> None:
-    """Blocks that stay until the work is done, at most one for each SM, in every launch of both ops."""
+def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin) -> None:
+    """Under the cap blocks loop until the work is done, at most one block for each SM, in every launch of
+    both ops."""
     inputs = GemmCase("capped", 150, 140, 700).inputs(zero_point="token")
 
     def results(max_sms: int | None) -> list[torch.Tensor]:
@@ -147,16 +148,17 @@ def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin, max_sms: int) 
     emulator().take_report()
     want = results(None)
     assert emulator().take_report().most_blocks > 3
-    if max_sms == 1 and twin.isa in ("sm90a_m64", "sm90a_m128", "sm90a_m256"):  # clusters of two blocks
-        with pytest.raises(ValueError, match=r"no CUDA kernel of this name .*, and 1 SM, "):
-            results(max_sms)
-        return
-    got = results(max_sms)
-    report = emulator().take_report()
-    assert report.launches >= 5
-    assert report.most_blocks <= max_sms
-    for a, b in zip(got, want, strict=True):
-        assert_equal(a, b)
+    for max_sms in (1, 2, 3):
+        if max_sms == 1 and twin.isa in ("sm90a_m64", "sm90a_m128", "sm90a_m256"):  # clusters of two blocks
+            with pytest.raises(ValueError, match=r"no CUDA kernel of this name .*, and 1 SM, "):
+                results(max_sms)
+            continue
+        got = results(max_sms)
+        report = emulator().take_report()
+        assert report.launches >= 5
+        assert report.most_blocks <= max_sms
+        for a, b in zip(got, want, strict=True):
+            assert_equal(a, b, f"{max_sms} SMs")
 
 
 def test_a_cap_on_sms_caps_the_blocks_that_add_splits() -> None:

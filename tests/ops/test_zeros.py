@@ -1,4 +1,4 @@
-"""The sign of zero: sums of nothing but zeros, by scales of either sign, have the documented bits."""
+"""The sign of zero: sums of zeros alone, times scales of either sign, have the documented bits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.check import Inputs, check_product
 from tests.support.int4_cases import Int4Case
 
 M, N = 3, 20
-MANY_SMS = 64  # on which k is split
+MANY_SMS = 64  # so many that k is split
 BACKENDS = {
     "gemm_int8": backends("gemm_int8"),
     "gemm_int8_grouped": grouped_backends(),
@@ -31,7 +31,8 @@ EVERY = pytest.mark.parametrize(
 
 
 def problems(op: str) -> list[Inputs]:
-    """Few groups without zero points, with bytes, with floats; then several segments, one group and many."""
+    """A few groups without zero points, with bytes, with floats; then several k chunks, in one group and in
+    many."""
     if op.startswith("gemm_int8"):
         make = grouped if op == "gemm_int8_grouped" else GemmCase.inputs
         return [make(GemmCase("zeros", M, N, k), zero_point=z) for k in (70, 3100) for z in ("none", "token")]
@@ -46,7 +47,7 @@ def problems(op: str) -> list[Inputs]:
 
 @EVERY
 def test_the_sign_of_zero(op: str, backend: Backend) -> None:
-    """A sum starts at -0, which +0 times a negative scale leaves as it is; another row has numbers."""
+    """A sum starts at -0, and +0 times a negative scale leaves it at -0. Another row has other numbers."""
     for inputs in problems(op):
         a, w_scale = inputs.a.clone(), inputs.w_scale.clone()
         w_scale.view(-1)[::2] *= -1

@@ -46,6 +46,7 @@ void add_emulator(py::module_& module) {
       .def_readonly("sites", &Report::sites);
   emulator.def("set_device", &set_device, py::arg("compute_capability"), py::arg("sm_count"),
                "The device that torch.ops.lamina_emu takes tensors to be on; (0, 0): the CPU.");
+  emulator.def("has_device", [] { return dev::emu::device().compute_capability > 0; });
   emulator.def("set_options", &set_options, py::arg("seed") = 0, py::arg("resident_blocks") = 1,
                py::arg("count_accesses") = false, py::arg("runs_kernels") = true,
                "How the next launches of this thread run: csrc/device/emu/executor.h.");

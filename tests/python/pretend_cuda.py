@@ -15,7 +15,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from tests.support.backends import TWIN_SMS, emulated_ops, emulator
+from lamina.testing import emulated_gpu
+from tests.support.backends import TWIN_SMS, emulated_ops
 
 DEVICE = torch.device("cuda", 0)
 _COPIES = (torch.ops.aten.copy_.default, torch.Tensor.copy_)
@@ -149,7 +150,7 @@ def _kernel(func: Callable[..., Any], on_device: bool) -> Callable[..., Any]:
     name = name.partition(".")[0]
     if name not in _CUDA_OPS:
         raise ValueError(f"lamina::{name}: on the CPU only")
-    kernel: Callable[..., Any] = getattr(emulated_ops(), name).default
+    kernel: Callable[..., Any] = getattr(emulated_ops(), name)
     return kernel
 
 
@@ -165,17 +166,19 @@ def _pretend(leaf: Any) -> Any:
 @contextmanager
 def pretend_cuda() -> Iterator[torch.device]:
     """The device, inside; needs the test-only library (emulated_ops)."""
-    emulator().set_options()
-    emulator().set_device(80, TWIN_SMS)
     # torch.tensor(..., device=...) makes a CPU tensor first, and moves it.
     torch._C._set_only_lift_cpu_tensors(True)
     # Module.to assigns parameters: the default, to give an old one new data, cannot change its class.
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
         # Autograd asks for the device guard as well; lamina is for inference.
-        with torch.no_grad(), mock.patch.object(torch.cuda, "_lazy_init", lambda: None), _Mode():
+        with (
+            emulated_gpu(80, TWIN_SMS),
+            torch.no_grad(),
+            mock.patch.object(torch.cuda, "_lazy_init", lambda: None),
+            _Mode(),
+        ):
             yield DEVICE
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(False)
         torch._C._set_only_lift_cpu_tensors(False)
-        emulator().set_device(0, 0)

@@ -94,7 +94,7 @@ def test_a_checkpoint_is_the_weight_that_its_tensors_say(
 
 @pytest.mark.parametrize("activations", ACTIVATIONS)
 def test_slices_along_k_and_n_make_up_the_layer(activations: str) -> None:
-    """Of row-parallel and column-parallel layers: each with its rows of g_idx and all groups."""
+    """Shards of row-parallel and column-parallel layers; each has its rows of g_idx and all groups."""
     layer = checkpoint(32, 256, 32)
     x = torch.randint(-1, 2, (7, 256), generator=generator("x")).float()  # its own int8, times 127
     whole = load(layer, activations=activations)

@@ -326,7 +326,7 @@ def test_the_weights_of_another_model_are_not_replaced(config: str | None, tmp_p
 
 
 class Killed(BaseException):
-    """What no code expects."""
+    """An exception that no code expects."""
 
 
 @pytest.mark.parametrize("step", range(7))

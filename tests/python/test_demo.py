@@ -80,7 +80,7 @@ def test_the_baselines_of_cuda_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
     assert compressed.passed
     assert f16.linear_bytes * 2 == f32.linear_bytes
     assert f16.model_bytes < 0.51 * f32.model_bytes
-    # What the scheme leaves is in f16 too.
+    # The rest of the model, which the scheme leaves alone, is in f16 too.
     assert compressed.model_bytes - compressed.linear_bytes == f16.model_bytes - f16.linear_bytes
 
 

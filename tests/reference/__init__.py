@@ -1,1 +1,1 @@
-"""What every op means, written slowly and obviously in numpy: no code is shared with the kernels."""
+"""The meaning of every op, written slowly and plainly in numpy. No code is shared with the kernels."""

@@ -1,4 +1,4 @@
-"""The activations of csrc/base/activation.h: exactly, in float64, and by the f32 steps of the kernels."""
+"""The activations of csrc/gemm/activation.h: exactly, in float64, and by the f32 steps of the kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ U = 2.0**-24
 
 
 def exact(name: str, y: F64) -> F64:
-    """The activation by its definition; of -Inf, its limit -0."""
+    """The activation by its definition; -Inf gives the limit, -0."""
     with np.errstate(invalid="ignore", over="ignore"):
         if name == "gelu":
             share = 0.5 * torch.special.erfc(torch.from_numpy(-y / np.sqrt(2.0))).numpy()
@@ -26,7 +26,7 @@ def exact(name: str, y: F64) -> F64:
 
 
 def bound(name: str, y: F64, s: F64) -> F64:
-    """Of |activation(y) - s| where y is an f32 and s = exact(name, y)."""
+    """A bound of |activation(y) - s| where y is an f32 and s = exact(name, y)."""
     c = 0.0 if name == "silu" else 1.0
     with np.errstate(invalid="ignore", over="ignore"):
         negative = np.where(np.isneginf(y), 0.0, np.minimum(y, 0.0))
@@ -67,7 +67,7 @@ def _constants(text: str) -> list[np.float32]:
 
 
 def _polynomial(x: F32, ascending: str) -> F32:
-    """By Horner's rule."""
+    """Evaluates a polynomial by Horner's rule."""
     *rest, value = _constants(ascending)
     result = np.full_like(x, value)
     for c in reversed(rest):

@@ -33,7 +33,7 @@ def accumulate(a: Int8, w: Int8, a_zero_point: Int8 | None = None) -> Int64:
     return centred @ w.astype(np.int64).T
 
 
-GROUP, SEGMENT = 128, 8  # input features that share scales, groups of a segment
+GROUP, SEGMENT = 128, 8  # input features that share a scale, groups of a k chunk
 
 
 def accumulate_groups(a: Int8, w: Int8, a_zero_point: Int8 | None = None) -> Int64:
@@ -44,7 +44,8 @@ def accumulate_groups(a: Int8, w: Int8, a_zero_point: Int8 | None = None) -> Int
 
 
 def _by_group(acc: Int64, a_scale: F32, w_scale: F32) -> tuple[Int64, F32, F32]:
-    """What broadcasts to [groups, m, n]: a_scale may be [m, groups], w_scale [groups, n]. No groups: one."""
+    """The arguments in shapes that broadcast to [groups, m, n]: a_scale may be [m, groups], w_scale [groups,
+    n]. Without groups there is one group."""
     if acc.ndim == 2:
         return acc[None], a_scale.reshape(1, -1, 1), w_scale.reshape(1, 1, -1)
     groups, m, n = acc.shape
@@ -54,7 +55,7 @@ def _by_group(acc: Int64, a_scale: F32, w_scale: F32) -> tuple[Int64, F32, F32]:
 
 
 def fused_multiply_add(x: F32, y: F32, z: F32) -> F32:
-    """x * y + z, rounded once: in float64, to odd, which a second rounding to f32 cannot spoil."""
+    """x * y + z, rounded once: float64 rounds to odd, which keeps the second rounding to f32 correct."""
     product = x.astype(np.float64) * y  # exact
     total = product + z
     back = total - product
@@ -78,12 +79,12 @@ def _add_groups(acc: Int64, a_scale: F32, w_scale: F32) -> F32:
 
 
 def roundings(groups: int | None) -> int:
-    """Of the f32 steps up to the bias: h of the documented bound."""
+    """The number of roundings in the f32 steps up to the bias: h of the documented bound."""
     return 4 if groups is None else 4 + min(groups, SEGMENT) + -(-groups // SEGMENT)
 
 
 class Steps(NamedTuple):
-    """What follows scales and bias: an activation's name, gate and residual [m, n]."""
+    """The steps after scales and bias: the name of an activation, and gate and residual [m, n]."""
 
     activation: str | None = None
     gate: F32 | None = None
@@ -100,8 +101,8 @@ def gemm_int8(
 ) -> Expected:
     """activation(acc * a_scale * w_scale + bias) * gate + residual in float64.
 
-    acc [m, n], or [groups, m, n] to be added up. Scales [1], one a row / column, or of each group too;
-    bias [n]; what is None is left out.
+    acc [m, n], or [groups, m, n] to be added up. Scales [1], one a row / column, or one for each group too;
+    bias [n]; a step whose operand is None is left out.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         sums, a, w = _by_group(acc, a_scale, w_scale)
@@ -112,7 +113,7 @@ def gemm_int8(
 
 
 def epilogue(y: F64, bound: F64, bias: F32 | None, out_dtype: torch.dtype, then: Steps) -> Expected:
-    """What follows scaled sums y [m, n] that are known within `bound`."""
+    """The epilogue of scaled sums y [m, n] that are known within `bound`."""
     with np.errstate(invalid="ignore", over="ignore"):
         y = y if bias is None else y + bias.astype(np.float64)
         bound = bound + U * np.abs(y)

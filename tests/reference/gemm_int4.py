@@ -15,22 +15,22 @@ from tests.reference.gemm import F32, F64, Expected, Int8, Int64, Steps, U
 SYMMETRIC = 8
 UNDERFLOW = gemm.TINY[torch.float32]  # twice the rounding error of an f32 that is below the normal numbers
 SEGMENT_K, TILE_K = 1024, 64
-# The sums of such a group, at most 255 * 15 * 4096, are f32 exactly.
+# The sums of a group of this size, at most 255 * 15 * 4096, are exact in f32.
 EXACT_GROUP = 4096
 
 UInt8 = NDArray[np.uint8]
 
 
 class Sums(NamedTuple):
-    """Of a [m, k], less its zero points, and codes [n, k]."""
+    """The sums of a [m, k], minus its zero points, and codes [n, k]."""
 
-    acc: Int64  # [groups, m, n] of products
-    a_sum: Int64  # [groups, m, 1] of activations
+    acc: Int64  # [groups, m, n] sums of products
+    a_sum: Int64  # [groups, m, 1] sums of activations
     group: int  # input features
 
 
 class Scales(NamedTuple):
-    """f32, exact from f16, bf16 and uint8."""
+    """Scales and zero points in f32, exact from f16, bf16 and uint8."""
 
     a: F32  # [1] or one a row
     w: F32  # [groups, n]
@@ -38,7 +38,7 @@ class Scales(NamedTuple):
 
 
 def accumulate(a: Int8, q: UInt8, group: int, a_zero_point: Int8 | None = None) -> Sums:
-    """group: input features of each but the last, -1 for all."""
+    """The exact sums. group: input features of each group but the last; -1 for all of k."""
     (m, k), n = a.shape, len(q)
     group = max(k, 1) if group == -1 else group
     cuts = [slice(first, first + group) for first in range(0, k, group)]
@@ -53,19 +53,20 @@ def accumulate(a: Int8, q: UInt8, group: int, a_zero_point: Int8 | None = None) 
 
 
 def gathered(a: torch.Tensor, perm: torch.Tensor, nothing: torch.Tensor) -> torch.Tensor:
-    """What packed input features see of a [m, any], one at a time; `nothing` [m] where perm is -1."""
+    """a [m, any] in the order of perm; where perm is -1, `nothing` [m]."""
     columns = [nothing if feature < 0 else a[:, feature] for feature in perm.tolist()]
     return torch.stack(columns, 1) if columns else a[:, :0]
 
 
 def segment_groups(group: int) -> int:
-    """Groups of a segment: whole ones and whole tiles, as many as fit SEGMENT_K, at least the fewest."""
+    """The groups of a k chunk, a multiple of the group and of a tile: the largest up to SEGMENT_K, or else
+    the smallest."""
     least = math.lcm(group, TILE_K)
     return max(SEGMENT_K // least, 1) * least // group
 
 
 def roundings(sums: Sums) -> int:
-    """Of the f32 steps up to the bias: h of the documented bound."""
+    """The number of roundings in the f32 steps up to the bias: h of the documented bound."""
     groups, each = len(sums.acc), segment_groups(sums.group)
     return 4 + min(each, groups) + -(-groups // each)
 
@@ -120,7 +121,7 @@ def _of_columns(of_groups: F32, group: int, k: int) -> F32:
 def gemm_int4(
     a: F32, q: UInt8, group: int, scales: Scales, bias: F32 | None, out_dtype: torch.dtype, then: Steps
 ) -> Expected:
-    """gemm_int4 in float64, and the bound of its docstring; scales.a is not looked at."""
+    """gemm_int4 in float64, and the bound of its docstring; scales.a is not used."""
     k = a.shape[1]
     scale = _of_columns(scales.w, group, k).astype(np.float64)
     zero = SYMMETRIC if scales.zero is None else _of_columns(scales.zero, group, k).astype(np.float64)
@@ -140,7 +141,7 @@ def gemm_int4_half(
     scale = _of_columns(scales.w, group, k).astype(np.float64)
     zero = float(SYMMETRIC) if scales.zero is None else _of_columns(scales.zero, group, k).astype(np.float64)
     w, magnitude = (q.astype(np.float64) - zero) * scale, np.abs(a).astype(np.float64)
-    beyond = np.abs((zero - np.clip(np.rint(zero), 0, 15)) * scale)  # of an integer that codes have
+    beyond = np.abs((zero - np.clip(np.rint(zero), 0, 15)) * scale)  # the part past the nearest code
     limits = torch.finfo(dtype)
     rounded = limits.eps / 2 * (np.abs(w) + 2 * beyond) + limits.smallest_normal * limits.eps
     steps = 3 + 2 * min(k, SEGMENT_K) + -(-k // SEGMENT_K)

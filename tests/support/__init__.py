@@ -1,1 +1,1 @@
-"""What the tests share: comparison, cases, backends and the list of bad inputs."""
+"""The parts that tests share: comparison, cases, backends and the list of bad inputs."""

@@ -1,4 +1,5 @@
-"""Where an op can run. kernels.inc is the list; a backend that this machine lacks is a visible skip."""
+"""The backends on which an op can run, from kernels.inc. A backend that this machine lacks is a visible
+skip."""
 
 from __future__ import annotations
 
@@ -19,14 +20,25 @@ import torch
 
 import lamina  # noqa: F401  registers torch.ops.lamina
 from lamina import _library
+from lamina.testing import emulated_gpu, using_cuda_kernel, using_isa
+from tests.support import budget
 from tests.support.cases import GemmInputs
 from tests.support.int4_cases import Int4Inputs
 from tests.support.memory import fenced
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = re.compile(r"^LAMINA_(CPU|CUDA)_KERNEL\((\w+), (\w+)")
-# Of the device that the twin plays: few SMs, so that small problems already are several waves.
+# The emulator's device has few SMs, so that small problems take several waves.
 TWIN_SMS = 4
+# All kernels see shapes, depths and schedules. They share the code that deals with dtypes, scales, strides
+# and what follows the sums: one of each architecture stands for it, the others see those in the slow tests.
+STANDS_FOR_STORES = {
+    "gemm_int8": ("sm80_m32", "sm90a_m64"),
+    "gemm_int8_grouped": ("sm80_m64", "sm90a_m64"),
+    "gemm_int4": ("sm80_m32", "sm90a_m32"),
+    "gemm_int4_int8": ("sm80_m64", "sm90a_m32"),
+    "quantize_int8": ("rows",),
+}
 
 
 def _kernels(op: str, kind: str) -> list[str]:
@@ -46,18 +58,28 @@ def cuda_kernels(op: str) -> list[str]:
 
 
 def kernel_of(plan: str) -> str:
-    """The kernel that the text of a plan names."""
+    """The name of the kernel in the text of a plan."""
     return str(re.findall(r"^kernel +(\w+)", plan, flags=re.MULTILINE)[0])
+
+
+class EmulatedOps:
+    """torch.ops.lamina_emu; while it plays a GPU, its calls count against the budgets of their ops."""
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(torch.ops.lamina_emu, name)
+        plays_gpu = probe() is not None and probe().emulator.has_device()
+        is_op = not name.startswith("set_")
+        return functools.partial(budget.spend, name, call) if plays_gpu and is_op else call
 
 
 @functools.cache
 def emulated_ops() -> Any:
-    """torch.ops.lamina_emu, or None if this build has no emulated library."""
+    """EmulatedOps, or None if this build has no emulated library."""
     try:
         _library.load_emulated()
     except ImportError:
         return None
-    return torch.ops.lamina_emu
+    return EmulatedOps()
 
 
 @functools.cache
@@ -88,7 +110,7 @@ def reset_emulator() -> None:
 
 @dataclass(frozen=True)
 class Backend:
-    """One ISA, native or emulated."""
+    """One ISA, native or with SIMDe."""
 
     isa: str
     emulated: bool = False
@@ -104,18 +126,15 @@ class Backend:
     @contextmanager
     def active(self) -> Iterator[Any]:
         """The namespace of ops, with this ISA forced."""
-        previous = self.ops.set_cpu_isa(self.isa)
-        try:
+        with using_isa(self.isa, self.ops):
             yield self.ops
-        finally:
-            self.ops.set_cpu_isa(previous)
 
     def on_sms(self, sms: int) -> Backend:
-        """With so many, where they can be chosen."""
+        """The same backend with this number of SMs, if the number can be chosen."""
         return self
 
     def place(self, t: torch.Tensor) -> torch.Tensor:
-        """t where this backend computes, here a copy that it must not read beyond."""
+        """t in this backend's memory; on the host a copy whose end the backend must not read past."""
         return fenced(t)
 
     def quantize(self, x: torch.Tensor, *args: Any, **options: Any) -> tuple[torch.Tensor, ...]:
@@ -188,7 +207,7 @@ class Backend:
         return out.cpu()
 
     def _operands(self, i: GemmInputs, data: torch.Tensor, sums: torch.Tensor) -> list[Any]:
-        # TMA wants aligned rows; others are the planner's to send elsewhere (tests/ops/test_twin.py).
+        # TMA needs aligned rows; the planner gives other rows to another kernel (tests/ops/test_twin.py).
         a = in_aligned_rows(i.a) if self.isa.startswith("sm90a") else i.a
         return self._place_all((a, data, sums, i.a_scale, i.w_scale, i.a_zero_point, i.bias))
 
@@ -205,22 +224,19 @@ class CudaKernel(Backend):
 
     @property
     def arch(self) -> int:
-        """The compute capability that it is written for."""
+        """The compute capability for which the kernel is written."""
         return 90 if self.isa.startswith("sm90a") else 80
 
     @contextmanager
     def active(self) -> Iterator[Any]:
         """The namespace of ops, with this kernel forced."""
-        previous = self.ops.set_cuda_kernel(f"{self.op}_{self.isa}")
-        try:
+        with using_cuda_kernel(f"{self.op}_{self.isa}", self.ops):
             yield self.ops
-        finally:
-            self.ops.set_cuda_kernel(previous)
 
 
 @dataclass(frozen=True)
 class Twin(CudaKernel):
-    """On the host twin."""
+    """A CUDA kernel on the emulator."""
 
     seed: int = 0
     sms: int = TWIN_SMS
@@ -233,17 +249,12 @@ class Twin(CudaKernel):
 
     @contextmanager
     def active(self) -> Iterator[Any]:
-        emulator().set_options(seed=self.seed)
-        emulator().set_device(self.arch, self.sms)
-        try:
-            with super().active() as ops:
-                yield ops
-        finally:
-            emulator().set_device(0, 0)
+        with emulated_gpu(self.arch, self.sms, self.seed), super().active() as ops:
+            yield ops
 
 
 class Gpu(CudaKernel):
-    """On a real device: operands go there, results come back. Weights are packed on the CPU."""
+    """A CUDA kernel on a GPU: operands are copied there and results back. Weights are packed on the CPU."""
 
     def __str__(self) -> str:
         return f"{self.isa}_gpu"
@@ -253,7 +264,8 @@ class Gpu(CudaKernel):
 
 
 def in_aligned_rows(a: torch.Tensor) -> torch.Tensor:
-    """The same values in rows that start at multiples of 16 bytes; if copied, with something between them."""
+    """The same values in rows that start at multiples of 16 bytes; a copy has other values between its
+    rows."""
     m, k = a.shape
     if (a.data_ptr() | a.stride(0)) % 16 == 0 and a.stride(0) >= k:
         return a
@@ -263,7 +275,7 @@ def in_aligned_rows(a: torch.Tensor) -> torch.Tensor:
 
 
 def keep_strides_on_cuda(x: torch.Tensor) -> torch.Tensor:
-    """x on the GPU with the strides and the offset that it has here; .cuda() may make it contiguous."""
+    """x on the GPU with the strides and the offset of x; .cuda() may make a tensor contiguous."""
     whole = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage())
     return whole.cuda().as_strided(x.shape, x.stride(), x.storage_offset())
 
@@ -272,7 +284,7 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine 
 
 
 def twins(op: str) -> list[Backend]:
-    """Every CUDA kernel of `op` on the twin, or none; LAMINA_TWIN_SEED chooses the schedule."""
+    """Every CUDA kernel of `op` on the emulator, or none; LAMINA_TWIN_SEED chooses the schedule."""
     return [] if probe() is None else _twins(op)
 
 
@@ -281,18 +293,22 @@ def _twins(op: str) -> list[Backend]:
     return [Twin(kernel, True, op, seed) for kernel in cuda_kernels(op)]
 
 
-def twin_parameters(op: str, arch: int | None = None) -> list[Any]:
-    """One pytest parameter per CUDA kernel of `op` (of one architecture) on the twin, skipped without it."""
+def twin_parameters(op: str, arch: int | None = None, stores: bool = False) -> list[Any]:
+    """One pytest parameter per CUDA kernel of `op` (of one architecture) on the twin, skipped without it.
+
+    stores: those that do not stand for the code that stores are slow.
+    """
     marks = [] if probe() is not None else [pytest.mark.skip(reason=NO_PROBE)]
+    slow = [pytest.mark.slow] if stores else []
     return [
-        pytest.param(twin, id=str(twin), marks=marks)
+        pytest.param(twin, id=str(twin), marks=marks + slow * (twin.isa not in STANDS_FOR_STORES[op]))
         for twin in _twins(op)
         if isinstance(twin, Twin) and arch in (None, twin.arch)
     ]
 
 
 def gpus(op: str) -> list[Any]:
-    """Every CUDA kernel of `op` on the GPU; what cannot run here is skipped with the reason."""
+    """Every CUDA kernel of `op` on the GPU; a kernel that cannot run here is skipped with the reason."""
     parameters = []
     for kernel in cuda_kernels(op):
         gpu, marks = Gpu(kernel, False, op), [pytest.mark.gpu, NO_GPU]
@@ -302,20 +318,20 @@ def gpus(op: str) -> list[Any]:
     return parameters
 
 
-def cuda_backends(op: str) -> list[Any]:
-    """The CUDA kernels of `op`, on the twin and on a GPU where there is one."""
-    return [*twin_parameters(op), *gpus(op)]
+def cuda_backends(op: str, stores: bool = False) -> list[Any]:
+    """The CUDA kernels of `op`, on the emulator and, if the machine has one, on a GPU."""
+    return [*twin_parameters(op, stores=stores), *gpus(op)]
 
 
 def capability() -> int:
-    """80 of a GPU of compute capability 8.0."""
+    """The compute capability of the GPU: 80 stands for 8.0."""
     major, minor = torch.cuda.get_device_capability()
     return 10 * major + minor
 
 
 @functools.cache
 def emulated_isas() -> list[str]:
-    """The instruction sets that torch.ops.lamina_emu emulates, or none."""
+    """The instruction sets that torch.ops.lamina_emu runs with SIMDe, or none."""
     ops = emulated_ops()
     if ops is None or not json.loads(ops.build_info())["emulates_isas"]:
         return []
@@ -323,9 +339,9 @@ def emulated_isas() -> list[str]:
 
 
 def runnable(isa: str) -> Backend | None:
-    """Native where the machine can, else emulated where the build can.
+    """The ISA natively if the machine can run it, else with SIMDe if the build has that.
 
-    LAMINA_TEST_EMULATED=1 shows what an AVX2 machine runs: everything above AVX2 is emulated.
+    With LAMINA_TEST_EMULATED=1 the tests run as on an AVX2 machine: every ISA above AVX2 runs with SIMDe.
     """
     prefer_emulated = "LAMINA_TEST_EMULATED" in os.environ and isa not in ("generic", "avx2")
     if isa in torch.ops.lamina.cpu_isas().split(",") and not prefer_emulated:
@@ -334,7 +350,8 @@ def runnable(isa: str) -> Backend | None:
 
 
 def cpu_backends(op: str) -> list[Any]:
-    """One pytest parameter per CPU kernel of `op`; what cannot run here is skipped with the reason."""
+    """One pytest parameter per CPU kernel of `op`; a kernel that cannot run here is skipped with the
+    reason."""
     parameters = []
     for isa in cpu_kernels(op):
         backend = runnable(isa)
@@ -344,18 +361,18 @@ def cpu_backends(op: str) -> list[Any]:
     return parameters
 
 
-def backends(op: str) -> list[Any]:
-    """The CPU kernels of `op`, its CUDA kernels on the twin, and a GPU where there is one."""
-    return [*cpu_backends(op), *cuda_backends(op)]
+def backends(op: str, stores: bool = False) -> list[Any]:
+    """The CPU kernels of `op`, its CUDA kernels on the emulator and, if the machine has one, on a GPU."""
+    return [*cpu_backends(op), *cuda_backends(op, stores)]
 
 
-def grouped_backends() -> list[Any]:
+def grouped_backends(stores: bool = False) -> list[Any]:
     """The backends of gemm_int8 with scales along k: the same kernels on a CPU, others on CUDA."""
-    return [*cpu_backends("gemm_int8"), *cuda_backends("gemm_int8_grouped")]
+    return [*cpu_backends("gemm_int8"), *cuda_backends("gemm_int8_grouped", stores)]
 
 
 def available_cpu(op: str) -> list[Backend]:
-    """Every CPU kernel of `op` that can run here, native and emulated."""
+    """Every CPU kernel of `op` that can run here, natively or with SIMDe."""
     found = [runnable(isa) for isa in cpu_kernels(op)]
     return [backend for backend in found if backend is not None] + emulated_twins(op)
 
@@ -366,12 +383,12 @@ def available(op: str) -> list[Backend]:
 
 
 def emulated_twins(op: str) -> list[Backend]:
-    """The kernels of `op` in the emulated library, whether or not the machine has the ISA."""
+    """The CPU kernels of `op` with SIMDe, whether or not the machine has the ISA."""
     return [Backend(isa, emulated=True) for isa in cpu_kernels(op) if isa in emulated_isas()]
 
 
 def emulated_parameters(op: str) -> list[Any]:
-    """One pytest parameter per CPU kernel of `op` in the emulated library; skipped if it is not built."""
+    """One pytest parameter per CPU kernel of `op` with SIMDe; skipped if the library is not built."""
     reason = "this build emulates no instruction set (install libsimde-dev)"
     parameters = []
     for isa in cpu_kernels(op):

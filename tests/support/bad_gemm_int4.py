@@ -1,4 +1,5 @@
-"""What gemm_int4 refuses, beyond what gemm_int4_int8 refuses in the same words: see bad_inputs.py."""
+"""The inputs that gemm_int4 refuses and gemm_int4_int8 does not refuse in the same words: see
+bad_inputs.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What gemm_int4_int8 refuses: see bad_inputs.py."""
+"""The inputs that gemm_int4_int8 refuses: see bad_inputs.py."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def gemm(**changed: Any) -> Callable[[], Any]:
 def raw(
     w: torch.Tensor = PACKED.data, a: torch.Tensor | None = None, w_scale: torch.Tensor = SCALES
 ) -> Callable[[], Any]:
-    """torch.ops.lamina.gemm_int4_int8 with what the Python op does not let through."""
+    """A call of torch.ops.lamina.gemm_int4_int8 with arguments that the Python op refuses itself."""
     return lambda: RAW.gemm_int4_int8(bytes_(M, K) if a is None else a, w, w_scale, GROUP, torch.ones(1))
 
 

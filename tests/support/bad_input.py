@@ -1,4 +1,4 @@
-"""One input that an op refuses, and what the lists of them share."""
+"""An input that an op refuses: the type of the lists in bad_inputs.py and beside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ INT8 = torch.int8
 
 @dataclass(frozen=True)
 class BadInput:
-    """One refused call. The message must contain the argument's name, what it got and what is allowed."""
+    """One refused call. The message must contain the name of the argument, its value and the allowed
+    values."""
 
     op: str
     what: str
@@ -29,7 +30,8 @@ class BadInput:
         return f"{self.op}-{self.what}".replace(" ", "_")
 
     def message(self) -> str:
-        """What the call raises; a list of this machine's ISAs is cut off, since it differs elsewhere."""
+        """The message of the error; a list of this machine's ISAs is cut off, because other machines
+        differ."""
         try:
             self.call()
         except (TypeError, ValueError) as error:

@@ -1,6 +1,6 @@
-"""Every input that an op refuses, with what its message must say.
+"""Every input that an op refuses, with the parts that its message must have.
 
-The tests run this list; docs/errors.md is printed from it:
+The tests run this list, and it prints docs/errors.md:
 python -m tests.support.bad_inputs > docs/errors.md
 """
 
@@ -21,7 +21,7 @@ PACKED = lamina.pack_int8(bytes_(N, K))
 
 
 def gemm(op: Callable[..., Any] = lamina.gemm_int8, **changed: Any) -> Callable[[], Any]:
-    """lamina.gemm_int8 of a good problem with some arguments replaced."""
+    """A call of lamina.gemm_int8 for a valid problem with some arguments replaced."""
     arguments: dict[str, Any] = {
         "a": bytes_(M, K),
         "w": PACKED,
@@ -155,7 +155,7 @@ def bad_grouped_inputs() -> Iterator[BadInput]:
 
 
 def bad_quantized_inputs() -> Iterator[BadInput]:
-    """What gemm_int8 does not have; the rest is the same code."""
+    """The arguments that gemm_int8 does not have; the code for the others is the same."""
 
     def bad(what: str, argument: str, got: str, allowed: str, **changed: Any) -> BadInput:
         call = gemm(lamina.gemm_int8_quantized, **changed)
@@ -324,7 +324,7 @@ def bad_inputs() -> list[BadInput]:
 
 
 def document() -> str:
-    """docs/errors.md."""
+    """The text of docs/errors.md."""
     lines = [
         "# Error messages of the ops",
         "",

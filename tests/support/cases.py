@@ -4,7 +4,9 @@ row, tile or scale cannot cancel."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,7 +27,7 @@ Optional = TypeVar("Optional", torch.Tensor, None)
 
 
 def cut_rows(t: Optional, begin: int, end: int) -> Optional:
-    """Rows of what each row has, or what all share."""
+    """The rows [begin, end) of an operand; an operand that all rows share stays whole."""
     return t if t is None or t.numel() == 1 else t[begin:end]
 
 
@@ -136,7 +138,7 @@ def generator(text: str) -> torch.Generator:
 
 
 def random_int8(g: torch.Generator, rows: int, columns: int) -> torch.Tensor:
-    """The whole range of int8, the ends often."""
+    """Random values from the whole range of int8; the ends are frequent."""
     values = torch.randint(-128, 128, (rows, columns), generator=g)
     ends = torch.rand(rows, columns, generator=g) < 0.05
     return torch.where(ends, torch.where(values < 0, -128, 127), values).to(torch.int8)
@@ -146,6 +148,20 @@ def random_scale(g: torch.Generator, count: int) -> torch.Tensor:
     """Distinct positive f32 values around 0.01; [count, 1], or [1] for one."""
     scale = (torch.rand(count, generator=g) + 0.5) * 0.02 * (1 + torch.arange(count) / max(1, count))
     return scale if count == 1 else scale.reshape(count, 1)
+
+
+def pairwise(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Few rows of the axes' product, in which any two values of two axes meet; always the same rows."""
+
+    def pairs(row: tuple[int, ...]) -> set[tuple[tuple[int, int], tuple[int, int]]]:
+        return set(itertools.combinations(enumerate(row), 2))
+
+    rows = list(itertools.product(*(range(len(axis)) for axis in axes)))
+    left, chosen = set().union(*map(pairs, rows)), []
+    while left:
+        chosen.append(max(rows, key=lambda row: len(pairs(row) & left)))
+        left -= pairs(chosen[-1])
+    return [tuple(axis[i] for axis, i in zip(axes, row, strict=True)) for row in chosen]
 
 
 def with_row_stride(a: torch.Tensor, extra: int, lead: int, filler: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tests.reference.gemm import Expected
 
-# Largest finite value plus half a step: from here on round-to-nearest gives Inf.
+# The largest finite value plus half a step: from here on round-to-nearest gives Inf.
 OVERFLOW = {
     torch.float32: (2 - 2.0**-24) * 2.0**127,
     torch.float16: 65520.0,
@@ -18,14 +18,14 @@ BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes an element
 
 
 def assert_equal(got: torch.Tensor, want: torch.Tensor | NDArray[np.generic], label: object = "") -> None:
-    """The same shape, dtype and bits; every NaN is alike, and -0.0 differs from 0.0."""
+    """Asserts the same shape, dtype and bits. Every NaN is alike, and -0.0 differs from 0.0."""
     want = torch.from_numpy(want) if isinstance(want, np.ndarray) else want
     _assert_same_kind(got, tuple(want.shape), want.dtype, label)
     _fail_where(bit_patterns(got) != bit_patterns(want), got, want, label)
 
 
 def assert_within(got: torch.Tensor, expected: Expected, dtype: torch.dtype, label: object = "") -> float:
-    """|got - exact| <= bound per element, NaN and Inf where the reference has them.
+    """Asserts |got - exact| <= bound for each element, and NaN and Inf at the places of the reference.
 
     Returns the largest error / bound. Inf is right where exact +- bound reaches the overflow threshold
     of the dtype, and wrong elsewhere.
@@ -48,7 +48,7 @@ def assert_within(got: torch.Tensor, expected: Expected, dtype: torch.dtype, lab
 
 
 def bit_patterns(tensor: torch.Tensor) -> torch.Tensor:
-    """Integers that are equal exactly where the values are the same, NaN included."""
+    """Integers that are equal exactly where the values are the same; all NaNs are the same."""
     if not tensor.is_floating_point():
         return tensor
     quiet = torch.where(tensor.isnan(), torch.full_like(tensor, torch.nan), tensor)

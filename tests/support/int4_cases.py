@@ -1,4 +1,4 @@
-"""Named problems of the products of int4 weights, and their inputs; see cases.py."""
+"""Named problems for the products of int4 weights, and their inputs; see cases.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAYOUT = "int4_rows"
 class Int4Inputs:
     """The arguments of gemm_int4_int8 with the weight as codes [n, k], and what the op must return.
 
-    With a of floats and no a_scale those of gemm_int4.
+    With floats in a and no a_scale they are the arguments of gemm_int4.
     """
 
     a: torch.Tensor
@@ -56,7 +56,8 @@ class Int4Inputs:
         return data
 
     def permuted(self, features: int) -> Int4Inputs:
-        """With another a [m, features]: of places in k a seventh has none, the others any, often or never."""
+        """The same with a perm and another a [m, features]. A seventh of the packed places has no feature.
+        The others have random features, so that some features have several places and some none."""
         m, k = len(self.a), self.q.shape[1]
         g = generator(f"perm {m} {k} {features}")
         perm = torch.randint(0, max(features, 1), (k,), generator=g).int()
@@ -90,24 +91,24 @@ class Int4Inputs:
         return gemm_int4.gemm_int4_int8_steps(sums, *self._arguments(out_dtype))
 
     def floats(self, dtype: torch.dtype) -> Int4Inputs:
-        """The same for gemm_int4: activations of a normal distribution."""
+        """The same for gemm_int4, with normally distributed activations."""
         a = torch.randn(self.a.shape, generator=generator(f"{tuple(self.a.shape)}")).to(dtype)
         return self.but(a=a, a_scale=None, a_zero_point=None)
 
     def float_product(self, out_dtype: torch.dtype) -> tuple[gemm.Expected, torch.Tensor]:
-        """What gemm_int4 must return: within a bound, and the bits."""
+        """The expected result of gemm_int4: with a bound, and its bits."""
         scales, bias, dtype, then = self.but(a_scale=torch.ones(1))._arguments(out_dtype)
         given = (self.gathered().a.float().numpy(), self.q.numpy(), self.group, scales, bias, dtype, then)
         return gemm_int4.gemm_int4(*given), gemm_int4.gemm_int4_steps(*given)
 
     def half_product(self, out_dtype: torch.dtype) -> gemm.Expected:
-        """What gemm_int4 must return on CUDA, for a of f16 or bf16."""
+        """The expected result of gemm_int4 on CUDA, for f16 or bf16 activations."""
         scales, bias, dtype, then = self.but(a_scale=torch.ones(1))._arguments(out_dtype)
         a, q = self.gathered().a.float().numpy(), self.q.numpy()
         return gemm_int4.gemm_int4_half(a, q, self.group, scales, bias, dtype, then, self.a.dtype)
 
 
-# Blocks that need as many SMs, by CUDA kernel.
+# The cluster size of CUDA kernels, which need as many SMs.
 CLUSTERS = {"sm90a_m32": 2, "sm90a_m64": 2, "sm90a_m128": 2}
 
 
@@ -145,13 +146,13 @@ class Int4Case:
 
 
 def random_codes(g: torch.Generator, n: int, k: int) -> torch.Tensor:
-    """0..15, the ends often."""
+    """Random codes 0..15; the ends are frequent."""
     q = torch.randint(0, 16, (n, k), generator=g)
     return torch.where(torch.rand(n, k, generator=g) < 0.1, q // 8 * 15, q).to(torch.uint8)
 
 
 def random_zeros(g: torch.Generator, groups: int, n: int, dtype: torch.dtype) -> torch.Tensor:
-    """uint8 to 15, or floats from -2 to 17, every other one with a fraction."""
+    """Random zero points: uint8 up to 15, or floats from -2 to 17, of which every other has a fraction."""
     if dtype == torch.uint8:
         return torch.randint(0, 16, (groups, n), generator=g).to(dtype)
     zeros = torch.rand(groups, n, generator=g) * 19 - 2

@@ -1,4 +1,4 @@
-"""Memory that notices: operands that end where nothing is mapped, and rows gigabytes apart."""
+"""Memory that shows stray reads: operands that end before an unreadable page, and rows gigabytes apart."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 FAR = 2**31 + 64  # elements between rows: more than any int32 holds
-MANY, APART = 67, 2**27 + 16  # rows, whose number times their stride is more too, although neither is
+MANY, APART = 67, 2**27 + 16  # rows and their stride: only their product exceeds int32
 LARGEST = 2**20  # bytes that fenced() copies
 SLOTS = 32  # more operands than a call has
 MAP_NORESERVE = 0x4000
@@ -22,12 +22,13 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def extent(t: torch.Tensor) -> int:
-    """Elements from the first of t to its last, what lies between rows included."""
+    """The number of elements from the first of t to the last, with the elements between rows."""
     return 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
 
 
 def alignment(t: torch.Tensor) -> int:
-    """Bytes, at most 16, at whose multiples all rows of t could start; of one row and of packed tiles 16."""
+    """The largest alignment, at most 16 bytes, that all rows of t can have; 16 for one row and for packed
+    tiles."""
     rows = [
         stride * t.element_size()
         for size, stride in zip(t.shape[:-1], t.stride()[:-1], strict=True)
@@ -38,7 +39,7 @@ def alignment(t: torch.Tensor) -> int:
 
 @functools.cache
 def _rooms(size: int) -> Iterator[torch.Tensor]:
-    """Bytes in front of a page that cannot be read, the same SLOTS times again and again."""
+    """Rooms of `size` bytes in front of an unreadable page: SLOTS different rooms, again and again."""
 
     def make() -> torch.Tensor:
         memory = mmap.mmap(-1, size + mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -52,11 +53,11 @@ def _rooms(size: int) -> Iterator[torch.Tensor]:
 
 
 def fenced(t: torch.Tensor) -> torch.Tensor:
-    """A copy of t with its strides and what lies between its rows, in front of a page that cannot be read.
+    """A copy of t, with its strides and the elements between its rows, in front of an unreadable page.
 
-    Whoever reads beyond it dies. Kernels choose how they copy by the alignment of rows: what t has of it
-    the copy has too, so fewer than alignment(t) bytes may lie between its end and the page. The copy lasts
-    for one call: after SLOTS more its memory is another's.
+    A read past its end kills the process. The copy has the alignment of t, because kernels choose their
+    copies by the alignment of rows, so up to alignment(t) - 1 bytes may lie between its end and the page. The
+    copy lasts for one call: after SLOTS more copies its memory is reused.
     """
     size = t.numel() and extent(t) * t.element_size()
     if not 0 < size <= LARGEST:
@@ -72,9 +73,9 @@ def fenced(t: torch.Tensor) -> torch.Tensor:
 
 
 def far_apart(values: torch.Tensor, stride: int = FAR, columns: int = 0) -> torch.Tensor:
-    """The same [rows, any], rows `stride` elements apart, of which few pages take memory.
+    """The same [rows, any] with rows `stride` elements apart; few of the pages take memory.
 
-    With more columns they are zeros, the values the first.
+    columns: the least number of columns. Columns past the values are zeros.
     """
     rows, columns = len(values), max(columns, values.shape[1])
     size = ((rows - 1) * stride + columns) * values.element_size()

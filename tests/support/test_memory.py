@@ -1,4 +1,5 @@
-"""Fenced operands: the same values, strides and alignment, and a read beyond them is deadly."""
+"""Tests of fenced operands: they keep values, strides and alignment, and a read past their end kills the
+process."""
 
 from __future__ import annotations
 

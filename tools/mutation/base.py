@@ -15,7 +15,7 @@ MUTANTS = (
         HOST_WORK,
     ),
     Mutant(
-        "host: nothing is found again",
+        "host: no key is found again",
         "csrc/base/memo.h",
         "set.hashes[way] == hash && set.keys[way] == key",
         "false",
@@ -54,7 +54,7 @@ MUTANTS = (
         ("tests/ops/test_gemm_int8.py", "-k", "avx2 or avx512_vnni"),
     ),
     Mutant(
-        "tasks: the last of a range is not taken",
+        "tasks: the last task of a range is not taken",
         "csrc/base/work_stealing.h",
         "if (begin == end) return -1;",
         "if (begin + 1 >= end) return -1;",

@@ -6,15 +6,15 @@ from tools.mutation.mutant import Mutant
 
 MUTANTS = (
     Mutant(
-        "sm90a: a stage is given back to the own block alone",
+        "sm90a: a stage is released in its own block alone",
         "csrc/block/cluster.cuh",
         "dev::mbarrier_arrive_remote(barrier, dev::lane());",
         "dev::mbarrier_arrive_remote(barrier, dev::cluster_rank());",
     ),
     Mutant(
-        "sm90a: a stage is given back before all lanes have read it",
+        "sm90a: a stage is released before all lanes have read it",
         "csrc/block/cluster.cuh",
-        "dev::warp_sync();  // the lanes that arrive answer for what all have read",
+        "dev::warp_sync();  // one lane arrives for the reads of all lanes",
         "",
     ),
     Mutant(
@@ -24,13 +24,13 @@ MUTANTS = (
         "step > 1; step /= 2",
     ),
     Mutant(
-        "rows: extremes of other warps read before they are there",
+        "rows: extremes of other warps read before they are written",
         "csrc/block/reduce.cuh",
         "dev::store_shared(highs + dev::warp(), high);\n  }\n  dev::block_sync();",
         "dev::store_shared(highs + dev::warp(), high);\n  }\n  dev::warp_sync();",
     ),
     Mutant(
-        "mark_nan_rows: what other warps found is read before it is there",
+        "mark_nan_rows: results of other warps read before they are written",
         "csrc/block/reduce.cuh",
         "dev::block_sync();\n  int32_t any",
         "dev::warp_sync();\n  int32_t any",
@@ -75,7 +75,7 @@ MUTANTS = (
         ("tests/ops/test_gemm_int8_epilogue.py", "-k", "twin"),
     ),
     Mutant(
-        "cuda epilogue: gate and residual of columns beyond n",
+        "cuda epilogue: gate and residual of columns past n",
         "csrc/block/runs.cuh",
         "from[r] + (e < count ? e : 0)",
         "from[r] + e",

@@ -37,7 +37,7 @@ MUTANTS = (
         GEMM_INT8_EPILOGUE_NOT_TWIN,
     ),
     Mutant(
-        "activation: 0 where negative zero is due",
+        "activation: 0 in the place of -0",
         "csrc/gemm/activation.h",
         "y < 0.0f ? -0.0f : y",
         "y < 0.0f ? 0.0f : y",
@@ -82,7 +82,7 @@ MUTANTS = (
         ("tests/ops/test_gemm_int8.py", "-k", "generic or avx2"),
     ),
     Mutant(
-        "plan int4: a kernel with two groups that it cannot cut",
+        "plan int4: a kernel for groups that it cannot cut",
         "csrc/gemm/cpu/plan.cc",
         "p.groups() > 1",
         "p.groups() > 2",
@@ -182,7 +182,7 @@ MUTANTS = (
         "static_cast<uint32_t>(acc) +",
     ),
     Mutant(
-        "epilogue: zero point forgotten beyond int32",
+        "epilogue: zero point dropped past int32",
         "csrc/gemm/epilogue_maths.h",
         "acc - static_cast<int64_t>(zero_point)",
         "acc - 0 * static_cast<int64_t>(zero_point)",

@@ -17,7 +17,7 @@ MUTANTS = (
         GEMM_INT4,
     ),
     Mutant(
-        "int4: a k chunk does not start from nothing",
+        "int4: a k chunk does not start from 0",
         "csrc/ops/gemm_int4/cpu/body.h",
         "std::fill_n(k_chunk, rows * kTileN, kNoSum);",
         "if (k0 == 0) std::fill_n(k_chunk, rows * kTileN, kNoSum);",
@@ -52,7 +52,7 @@ MUTANTS = (
         GEMM_INT4,
     ),
     Mutant(
-        "int4, few rows: what follows the last whole line is lost",
+        "int4, few rows: k past the last whole line is lost",
         "csrc/ops/gemm_int4/cpu/body.h",
         "multiply_blocks(n0, count, rows, middle, k1);",
         "if (middle == k0) multiply_blocks(n0, count, rows, middle, k1);",
@@ -66,7 +66,7 @@ MUTANTS = (
         ACT_ORDER_TESTS_OPS_TEST_ERRORS_PY,
     ),
     Mutant(
-        "perm: what nothing claims keeps what memory held",
+        "perm: a place without a feature keeps old memory",
         "csrc/ops/gemm_int4/cpu/body.h",
         "if (p.perm.is_given()) std::fill_n(panel.packed, panel.rows * k, 0.0f);",
         "",
@@ -87,7 +87,7 @@ MUTANTS = (
         ACT_ORDER_TESTS_OPS_TEST_ERRORS_PY,
     ),
     Mutant(
-        "perm: a wrong code named by its place",
+        "perm: the error names the place of a wrong code",
         "csrc/ops/gemm_int4/pack.cc",
         "const int64_t p = feature(at);",
         "const int64_t p = at;",
@@ -101,7 +101,7 @@ MUTANTS = (
         PACK_INT4,
     ),
     Mutant(
-        "pack int4: a later wrong row is named",
+        "pack int4: the error names a later wrong row",
         "csrc/ops/gemm_int4/pack.cc",
         "part.row + i < before &&",
         "part.row + i != before &&",

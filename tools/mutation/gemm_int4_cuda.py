@@ -9,7 +9,7 @@ SPLIT_K_GEMM_INT4_ = ("tests/ops/test_split_k.py", "-k", "gemm_int4-")
 
 MUTANTS = (
     Mutant(
-        "int4 dequantize: what lies beyond k is a weight",
+        "int4 dequantize: padding past k is a weight",
         "csrc/ops/gemm_int4/cuda/dequantize.cuh",
         "left == 1 ? 0x0000ffffu : 0u",
         "0xffffffffu",
@@ -37,7 +37,7 @@ MUTANTS = (
         GEMM_INT4_CUDA,
     ),
     Mutant(
-        "int4 dequantize: zero points beyond the codes",
+        "int4 dequantize: zero points not clamped to the codes",
         "csrc/ops/gemm_int4/cuda/dequantize.cuh",
         "zero > 15.0f ? 15.0f : ",
         "zero > 2000.0f ? 15.0f : ",
@@ -163,7 +163,7 @@ MUTANTS = (
         GEMM_INT4_CUDA,
     ),
     Mutant(
-        "int4 groups: what lies beyond k enters a group",
+        "int4 groups: padding past k enters a group",
         "csrc/ops/gemm_int4/cuda/stage_groups.cuh",
         "end = INT_MAX;",
         "{}",

@@ -26,7 +26,7 @@ MUTANTS = (
         GEMM_INT4_INT8_TESTS_OPS_TEST_GEMM_INT4_INT8_EXACT_PY,
     ),
     Mutant(
-        "int4_int8 avx2: -8 sums taken off in every eight",
+        "int4_int8 avx2: 8 * a_sum subtracted in every eight fours",
         "csrc/ops/gemm_int4_int8/cpu/avx2.cc",
         ": load(acc + kAt);",
         ": _mm256_add_epi32(load(acc + kAt), _mm256_set1_epi32(zero * a_sum[r]));",
@@ -61,7 +61,7 @@ MUTANTS = (
         GEMM_INT4_INT8_TESTS_OPS_TEST_GEMM_INT4_INT8_EXACT_PY,
     ),
     Mutant(
-        "int4_int8: a k chunk does not start from nothing",
+        "int4_int8: a k chunk does not start from 0",
         "csrc/ops/gemm_int4_int8/cpu/body.h",
         "std::fill_n(k_chunk, rows * kTileN, kNoSum);",
         "if (first == 0) std::fill_n(k_chunk, rows * kTileN, kNoSum);",
@@ -110,7 +110,7 @@ MUTANTS = (
         GEMM_INT4_INT8_TESTS_OPS_TEST_GEMM_INT4_INT8_EXACT_PY,
     ),
     Mutant(
-        "perm: what nothing claims is 0, not the zero point",
+        "perm: a place without a feature is 0, not the zero point",
         "csrc/ops/gemm_int4_int8/cpu/body.h",
         "perm[i] < 0 ? zero :",
         "perm[i] < 0 ? int8_t{0} :",
@@ -145,7 +145,7 @@ MUTANTS = (
         ("tests/ops/test_zeros.py", "-k", "gemm_int4_int8 and not twin"),
     ),
     Mutant(
-        "int4_int8 avx512: zero points taken off in two roundings",
+        "int4_int8 avx512: zero points subtracted with two roundings",
         "csrc/ops/gemm_int4_int8/cpu/scale512.h",
         "x = _mm512_fmadd_ps(_mm512_loadu_ps(minus_zero), _mm512_set1_ps(static_cast<float>(a_sum)), x);",
         "x = _mm512_add_ps(_mm512_mul_ps(_mm512_loadu_ps(minus_zero), _mm512_set1_ps(static_cast<float>(a_sum))), x);",

@@ -16,7 +16,7 @@ MUTANTS = (
         GEMM_INT4_INT8_CUDA,
     ),
     Mutant(
-        "int4_int8 cuda: what lies beyond k is no group's",
+        "int4_int8 cuda: padding past k belongs to no group",
         "csrc/ops/gemm_int4_int8/cuda/group_end.cuh",
         "group + 1 == groups ? slices",
         "group + 1 == groups ? slices + 1",
@@ -58,7 +58,7 @@ MUTANTS = (
         GEMM_INT4_INT8_CUDA,
     ),
     Mutant(
-        "int4_int8 cuda: parts of a group in the partials of k chunks",
+        "int4_int8 cuda: parts of a group in the partial sums of k chunks",
         "csrc/ops/gemm_int4_int8/cuda/group_end.cuh",
         "keeps_integers ? split.steps : static_cast<int>(",
         "static_cast<int>(",
@@ -72,7 +72,7 @@ MUTANTS = (
         GEMM_INT4_INT8_CUDA,
     ),
     Mutant(
-        "int4_int8 cuda, plan: partials of a split of one group",
+        "int4_int8 cuda, plan: partial sums of a split of one group",
         "csrc/ops/gemm_int4_int8/cuda/kernel.h",
         "return is_one_group(p) ? split.count :",
         "return is_one_group(p) ? split.count - 1 :",
@@ -86,7 +86,7 @@ MUTANTS = (
         GEMM_INT4_INT8_CUDA,
     ),
     Mutant(
-        "int4_int8 cuda, pack_activations: nothing is 0, not the zero point",
+        "int4_int8 cuda, pack_activations: a place without a feature is 0, not the zero point",
         "csrc/ops/gemm_int4_int8/cuda/pack_activations.cu",
         "encoder(run.value[e]) : zero",
         "encoder(run.value[e]) : 0",
@@ -109,7 +109,7 @@ MUTANTS = (
     Mutant(
         "int4_int8 cuda, pack_activations: parts overwritten while they are read",
         "csrc/ops/gemm_int4_int8/cuda/pack_activations.cu",
-        "dev::block_sync();  // the parts are read",
+        "dev::block_sync();  // all threads have read the parts",
         "{}",
         GEMM_INT4_INT8_CUDA,
     ),
@@ -128,7 +128,7 @@ MUTANTS = (
         GEMM_INT4_INT8_CUDA,
     ),
     Mutant(
-        "int4_int8 cuda, pack_activations: a wrong feature is nothing",
+        "int4_int8 cuda, pack_activations: an index out of range counts as no feature",
         "csrc/ops/gemm_int4_int8/cuda/pack_activations.cu",
         "is_wrong |= feature != -1;",
         "",

@@ -85,14 +85,14 @@ MUTANTS = (
         GEMM_INT4_INT8_CUDA,
     ),
     Mutant(
-        "int4_int8 sm90a: the last stage is never given back",
+        "int4_int8 sm90a: the last stage is never released",
         "csrc/ops/gemm_int4_int8/cuda/sm90a.cuh",
         "if (tile.steps > 0) Pipe::release(before);",
         "",
         GEMM_INT4_INT8_CUDA,
     ),
     Mutant(
-        "int4_int8 sm90a: a stage is given back while its products are under way",
+        "int4_int8 sm90a: a stage is released while its products are in flight",
         "csrc/ops/gemm_int4_int8/cuda/sm90a.cuh",
         "if (t == 0 && s > 0) Pipe::release(before);",
         "if (t == 0) Pipe::release(cursor.stage);",

@@ -50,14 +50,14 @@ MUTANTS = (
         GEMM_INT4_CUDA,
     ),
     Mutant(
-        "int4 sm90a: a stage is given back while its products are under way",
+        "int4 sm90a: a stage is released while its products are in flight",
         "csrc/ops/gemm_int4/cuda/sm90a.cuh",
         "if (t == 0 && s > begin) Pipe::release(before);",
         "if (t == 0) Pipe::release(cursor.stage);",
         GEMM_INT4_CUDA,
     ),
     Mutant(
-        "int4 sm90a: the last stage of a k chunk is never given back",
+        "int4 sm90a: the last stage of a k chunk is never released",
         "csrc/ops/gemm_int4/cuda/sm90a.cuh",
         "dev::wgmma_fence_registers(sums); Pipe::release(before);",
         "dev::wgmma_fence_registers(sums);",
@@ -92,7 +92,7 @@ MUTANTS = (
         GEMM_INT4_CUDA,
     ),
     Mutant(
-        "int4 sm90a: what lies beyond k is multiplied",
+        "int4 sm90a: padding past k is multiplied",
         "csrc/ops/gemm_int4/cuda/sm90a.cuh",
         "if (t > 0 && s + t >= end) break;",
         "",
@@ -113,7 +113,7 @@ MUTANTS = (
         ("tests/ops/test_large.py", "-k", "gemm_int4- and twin"),
     ),
     Mutant(
-        "int4 sm90a: rows beyond m copied",
+        "int4 sm90a: rows past m copied",
         "csrc/ops/gemm_int4/cuda/sm90a.cuh",
         "m0 + row < p.problem.m ? p.problem.k - k0 : 0;",
         "p.problem.k - k0;",

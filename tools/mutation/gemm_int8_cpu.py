@@ -41,7 +41,7 @@ MUTANTS = (
     ),
     Mutant("avx512: offset 127", "csrc/ops/gemm_int8/cpu/avx512_vnni.cc", "kOffset = 128", "kOffset = 127"),
     Mutant(
-        "groups: the last k chunk forgotten",
+        "groups: the last k chunk dropped",
         "csrc/ops/gemm_int8/cpu/body.h",
         "|| g + 1 == p.problem.groups()",
         "",
@@ -101,7 +101,7 @@ MUTANTS = (
         "false",
     ),
     Mutant(
-        "gemm: sums beyond int32 forget earlier chunks",
+        "gemm: sums past int32 drop earlier chunks",
         "csrc/ops/gemm_int8/cpu/body.h",
         "(first ? 0 : wide_acc[i]) + acc[i]",
         "acc[i]",

@@ -15,9 +15,9 @@ TWIN_TWIN_AND_CAP_OR_SMS_OR_THE_SAME_IN_EVERY_BATCH_ = (
 
 MUTANTS = (
     Mutant(
-        "mark_nan_rows: the next row's finds over those being read",
+        "mark_nan_rows: results of the next row overwrite those being read",
         "csrc/ops/gemm_int8/cuda/mark_nan_rows.cu",
-        "dev::block_sync();  // all have read what the warps found",
+        "dev::block_sync();  // all threads have read the warps' results",
         "{}",
         TWIN_TWIN_AND_CAP_OR_SMS_OR_THE_SAME_IN_EVERY_BATCH_,
     ),
@@ -43,7 +43,7 @@ MUTANTS = (
         ("tests/ops/test_split_k.py", "-k", "gemm_int8"),
     ),
     Mutant(
-        "quantized cuda: no cap on the launch that mark_nan_rowss rows",
+        "quantized cuda: no cap on the launch of mark_nan_rows",
         "csrc/ops/gemm_int8/cuda/run.cc",
         "launch_mark_nan_rows(p.quantize, plan.max_blocks(), stream)",
         "launch_mark_nan_rows(p.quantize, 1 << 30, stream)",
@@ -170,14 +170,14 @@ MUTANTS = (
         GEMM_INT8_GROUPS,
     ),
     Mutant(
-        "sm80 groups: scales of columns beyond n",
+        "sm80 groups: scales of columns past n",
         "csrc/ops/gemm_int8/cuda/sm80_groups.cuh",
         "const int bytes = n0 + t < p.problem.n ? 4 : 0; const int64_t j = bytes > 0 ? n0 + t : 0;",
         "const int bytes = 4; const int64_t j = n0 + t;",
         ("tests/ops/test_gemm_int8_groups.py", "-k", "sm80 and twin"),
     ),
     Mutant(
-        "sm90a: a stage is used before its copies are there",
+        "sm90a: a stage is used before its copies have landed",
         "csrc/ops/gemm_int8/cuda/sm90a.cuh",
         "dev::mbarrier_wait(&barriers().full[cursor.stage], cursor.parity);",
         "",
@@ -189,7 +189,7 @@ MUTANTS = (
         "",
     ),
     Mutant(
-        "sm90a: a stage is given back while its products are under way",
+        "sm90a: a stage is released while its products are in flight",
         "csrc/ops/gemm_int8/cuda/sm90a.cuh",
         "if (s > 0) release(before);",
         "release(cursor.stage);",
@@ -201,7 +201,7 @@ MUTANTS = (
         "dev::wgmma_wait<kProducts>();",
     ),
     Mutant(
-        "sm90a: the last stage of a tile is never given back",
+        "sm90a: the last stage of a tile is never released",
         "csrc/ops/gemm_int8/cuda/sm90a.cuh",
         "if (tile.steps > 0) release(before);",
         "",
@@ -282,8 +282,8 @@ MUTANTS = (
     Mutant(
         "sm90a groups: a lane arrives before the others' scales",
         "csrc/ops/gemm_int8/cuda/sm90a_groups.cuh",
-        "dev::warp_sync();  // the lane that arrives",
-        "// the lane that arrives",
+        "dev::warp_sync();  // one lane arrives for the stores",
+        "// one lane arrives for the stores",
         GEMM_INT8_GROUPS,
     ),
     Mutant(

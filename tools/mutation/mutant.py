@@ -1,4 +1,4 @@
-"""What a planted bug is."""
+"""The type of a planted bug."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Mutant:
     file: str
     old: str
     new: str
-    tests: tuple[str, ...] = ()  # that must show it; by default those of what is in its folder
+    tests: tuple[str, ...] = ()  # the tests that must show the bug; by default those of its file's folder
 
     def apply(self, text: str) -> str:
         """The patched text; ValueError unless `old` is there exactly once."""

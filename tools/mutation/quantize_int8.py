@@ -19,9 +19,9 @@ MUTANTS = (
     ),
     Mutant("quantize: row stride ignored", "csrc/ops/quantize_int8/cpu/body.h", "i * p.x_stride", "i * p.k"),
     Mutant(
-        "rows: the next row's extremes over those being read",
+        "rows: extremes of the next row overwrite those being read",
         "csrc/ops/quantize_int8/cuda/rows.cu",
-        "dev::block_sync();  // all have read the extremes",
+        "dev::block_sync();  // all threads have read the extremes",
         "{}",
         (
             "tests/ops/test_twin.py",
@@ -39,7 +39,7 @@ MUTANTS = (
         ("tests/ops/test_large.py", "-k", "quantize and twin"),
     ),
     Mutant(
-        "quantize: only the first static scale is looked at",
+        "quantize: only the first static scale is checked",
         "csrc/ops/quantize_int8/run.cc",
         "i < (scale.stride == 0 ? std::min<int64_t>(m, 1) : m)",
         "i < std::min<int64_t>(m, 1)",

@@ -8,7 +8,7 @@ namespace {
 
 constexpr uintptr_t kBanks = 32, kWordBytes = 4;
 
-// Passes over the banks to serve all words: as many as the fullest bank has different words.
+// The passes over the banks that serve all words: the number of different words in the fullest bank.
 int64_t wavefronts(const std::set<uintptr_t>& words) {
   std::array<int64_t, kBanks> in_bank{};
   for (uintptr_t word : words) ++in_bank[word % kBanks];
@@ -47,7 +47,7 @@ void AccessLog::note(const Warp* warp, int lane, const void* at, int bytes, cons
 void AccessLog::count(const Key& key, const Instruction& instruction) {
   Site& site = sites_[key];
   ++site.accesses;
-  // 32 lanes of up to 4 bytes, 16 of 8 or 8 of 16 are served together.
+  // One pass serves 32 lanes of up to 4 bytes, 16 lanes of 8 bytes, or 8 lanes of 16 bytes.
   const int together = kWarpLanes / std::max(1, instruction.bytes / 4);
   for (int first = 0; first < kWarpLanes; first += together) {
     std::set<uintptr_t> words;

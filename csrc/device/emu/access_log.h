@@ -1,4 +1,4 @@
-// Counts bank conflicts: which words of shared memory the lanes of a warp touch in one instruction.
+// Counts bank conflicts from the words of shared memory that the lanes of a warp touch in one instruction.
 #pragma once
 
 #include <array>
@@ -14,11 +14,11 @@ namespace lamina::dev::emu {
 
 class AccessLog {
  public:
-  // The next access of this lane at this place. Lanes come one after the other: the n-th access of each
-  // lane of a warp at one place are one instruction.
+  // Notes the next access of this lane at this place in the code. Lanes run one after the other: the n-th accesses of
+  // all lanes of a warp at one place make one instruction.
   void note(const Warp* warp, int lane, const void* at, int bytes, const char* name, Where where);
   void note_rows(const void* const* rows, int count, int bytes, const char* name, Where where);
-  void end_warp(const Warp* warp);  // what some lanes did not take part in
+  void end_warp(const Warp* warp);  // counts the instructions of which some lanes took no part
   void end_launch() { open_.clear(); }
   std::vector<Site> sites() const;
 

@@ -18,7 +18,7 @@ uint32_t offset_in_smem(const void* smem, int bytes, const char* name, Where whe
 }
 
 std::byte* smem_pointer(uint32_t address, int bytes, const char* name, Where where) {
-  // Below kSmemBase the difference wraps: an address far beyond the end of any shared memory.
+  // Below kSmemBase the difference wraps to an address far past the end of any shared memory.
   const uint32_t offset = address - kSmemBase;
   const int size = self().block->smem_bytes;
   if (int64_t{offset} + bytes > size)
@@ -35,8 +35,7 @@ void check_fenced(Block& block, uint32_t offset, int bytes, const char* name, Wh
     const Block* const home = cluster.blocks[static_cast<size_t>(thread / cluster.threads)];
     return home ? &home->fibers[static_cast<size_t>(thread % cluster.threads)] : nullptr;
   };
-  // PTX would also accept a fence by another thread that synchronised with the writer, which nobody
-  // should rely on.
+  // PTX would also accept a fence by another thread that has synchronised with the writer. The emulator is stricter.
   const auto is_fenced = [&](int thread, uint32_t fences) {
     const Fiber* const writer = writer_of(thread);
     return !writer || writer->fences.async != fences;

@@ -1,4 +1,4 @@
-// What the asynchronous half of a block holds: mbarriers and bulk copies in flight.
+// The asynchronous half of a block: its mbarriers, and its bulk copies in flight.
 #pragma once
 
 #include <cstddef>
@@ -13,10 +13,10 @@
 
 namespace lamina::dev::emu {
 
-// Fences that a thread has executed.
+// The numbers of fences that a thread has executed.
 struct ProxyFences {
   uint32_t async = 0;  // fence_proxy_async
-  uint32_t init = 0;   // that or fence_mbarrier_init: what an mbarrier needs
+  uint32_t init = 0;   // fence_proxy_async or fence_mbarrier_init; mbarriers need either
 };
 
 // One side of a bulk copy in global memory: a box of a tensor. Plain bytes are a tensor of rank 1.
@@ -24,11 +24,11 @@ struct Box {
   TensorMapSpec tensor;
   int32_t at[kMaxTensorRank] = {};
 
-  int bytes() const;  // in shared memory, elements beyond the tensor included
-  // `smem` is its first byte, `address` where that is in shared memory: swizzles go by it.
+  int bytes() const;  // in shared memory, with the elements past the edges of the tensor
+  // smem: the first byte of the box; address: its address in shared memory, which swizzles depend on.
   void load(std::byte* smem, uint32_t address) const;
   void store(const std::byte* smem, uint32_t address) const;
-  // visit(first byte, bytes) for what of it lies in the tensor.
+  // Calls visit(first byte, bytes) for the runs of the box that lie in the tensor.
   void each_run(const std::function<void(std::byte*, int)>& visit) const;
 };
 
@@ -36,31 +36,31 @@ struct BulkLoad {
   uint32_t offset;  // in shared memory
   Box from;
   Where where;
-  std::vector<std::byte> early;  // its bytes, if they were read when it was issued
+  std::vector<std::byte> early;  // the data, if they were read when the copy was issued
 };
 
 struct BulkStore {
   uint32_t offset;
   Box to;
-  std::vector<std::byte> bytes;  // as they were when it was issued
-  bool is_read;                  // the source may be written again
+  std::vector<std::byte> bytes;  // the data at the time when the copy was issued
+  bool is_read;                  // the source may be overwritten
   Where where;
 };
 
-// The state that hardware keeps in the eight bytes of an mbarrier. There the twin keeps a seal of place
-// and phase instead, so that any write of theirs is noticed.
+// The state that hardware keeps in the eight bytes of an mbarrier. The emulator stores a seal of place and phase in
+// these bytes, so that it notices any write to them.
 struct MBarrierState {
   uint32_t offset = 0;
   uint32_t phase = 0;
-  int expected = 0, pending = 0;  // arrivals of a phase; those still to come in this one
-  int64_t missing_bytes = 0;      // below zero: more came than was announced
-  int initialiser = 0;            // thread
-  uint32_t init_fences = 0;       // that it had executed before
-  int actor = 0;                  // the copies that it counts
-  Gathering arriving;             // so far
-  View before;                    // what all knew who arrived before this phase
-  std::vector<Fiber*> waiting;    // for the phase to end
-  std::vector<BulkLoad> loads;    // in flight, to be counted here
+  int expected = 0, pending = 0;  // arrivals of a phase; arrivals still missing in this phase
+  int64_t missing_bytes = 0;      // below zero: more bytes came than were announced
+  int initialiser = 0;            // the thread that initialised the barrier
+  uint32_t init_fences = 0;       // fences that this thread had executed before
+  int actor = 0;                  // the actor of the copies that count here
+  Gathering arriving;             // the knowledge of the threads that have arrived so far
+  View before;                    // the knowledge of all arrivals in earlier phases
+  std::vector<Fiber*> waiting;    // threads that wait for the end of the phase
+  std::vector<BulkLoad> loads;    // copies in flight that will count here
 
   uint64_t seal() const;
   std::string describe() const;
@@ -68,11 +68,12 @@ struct MBarrierState {
 
 inline constexpr int kMaxMBarrierCount = (1 << 20) - 1;  // of arrivals and of bytes
 
-// The barrier at `at` of a block's shared memory, if there is one; fails where its bytes say otherwise.
+// The barrier at `offset` of a block's shared memory. Fails if there is none, or if its bytes have been overwritten.
 MBarrierState& find_mbarrier(Block& block, uint32_t offset, const char* name, Where where);
 void complete_bytes(Block& block, MBarrierState& barrier, int64_t bytes);
 
-// Before the async proxy reads or writes shared memory: fails if a thread wrote there and has not fenced.
+// Called before the async proxy reads or writes shared memory: fails if a thread wrote these bytes and has not fenced
+// since.
 void check_fenced(Block& block, uint32_t offset, int bytes, const char* name, Where where);
 
 const TensorMapSpec& tensor_of(const TensorMap& map, int rank, const char* name, Where where);

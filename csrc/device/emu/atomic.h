@@ -1,6 +1,6 @@
-// Twin of ptx/atomic.cuh. One host thread runs all fibers: plain accesses are atomic. A load that
-// acquires is how kernels wait for other blocks, so it lets others run first; what they wait for must
-// change now and then, or it is a deadlock.
+// Emulates ptx/atomic.cuh. One host thread runs all fibers, so plain accesses are atomic. Kernels wait for other
+// blocks with acquiring loads, so such a load lets other threads run first. If no polled value changes for a long
+// time, the launch fails as a deadlock.
 #pragma once
 
 #include <cfloat>
@@ -28,7 +28,7 @@ inline int32_t atomic_add(int32_t* at, int32_t value, emu::Where where = emu::Wh
   emu::update_global(at, false, "atomic_add", where);
   return emu::add(at, value);
 }
-// atom.add.f32 on global memory takes subnormals, its own included, for zeros of their sign.
+// atom.add.f32 on global memory flushes subnormals, of its operands and of its result, to zeros of the same sign.
 inline float atomic_add(float* at, float value, emu::Where where = emu::Where::current()) {
   emu::update_global(at, false, "atomic_add", where);
   const auto flush = [](float v) { return std::abs(v) < FLT_MIN ? std::copysign(0.0f, v) : v; };

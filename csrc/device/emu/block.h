@@ -1,4 +1,4 @@
-// A block while it runs: a fiber for each thread, its warps, its barriers, its shared memory.
+// The state of a running block: a fiber for each thread, the warps, the barriers, the shared memory.
 #pragma once
 
 #include <array>
@@ -33,12 +33,12 @@ struct Fiber {
   std::deque<std::vector<AsyncCopy>> groups;
   std::vector<BulkStore> open_stores;
   std::deque<std::vector<BulkStore>> store_groups;
-  uint32_t committed_stores = 0;  // groups
-  int store_actor = -1;           // that reads their sources; the next one writes
+  uint32_t committed_stores = 0;  // groups of bulk stores
+  int store_actor = -1;           // the actor that reads their sources; store_actor + 1 writes
   ProxyFences fences;
   const MBarrierState* waits_for = nullptr;
-  bool is_in_cluster_barrier = false;  // arrived, has not waited
-  uint32_t cluster_phase = 0;          // in which it arrived
+  bool is_in_cluster_barrier = false;  // has arrived and not waited
+  uint32_t cluster_phase = 0;          // the phase in which it arrived
 
   uint32_t bit() const { return 1u << (thread % kWarpLanes); }
 };
@@ -63,17 +63,17 @@ class Warp {
   Fiber& lane(int number);
 };
 
-// Blocks that run together; one alone is a cluster too.
+// Blocks that run together. A single block is a cluster too.
 struct Cluster {
-  int64_t number = 0;          // of its first block
-  std::vector<Block*> blocks;  // by rank; null when it has ended
-  int threads = 0;             // of a block
-  int actors = 0;              // so far; the first are all threads
-  int arrived = 0;             // threads at the cluster's barrier
-  uint32_t phase = 0;          // of that barrier
+  int64_t number = 0;          // the number of its first block
+  std::vector<Block*> blocks;  // by rank; nullptr for a block that has ended
+  int threads = 0;             // threads of a block
+  int actors = 0;              // actors so far; the first are all threads
+  int arrived = 0;             // threads at the cluster barrier
+  uint32_t phase = 0;          // phase of the cluster barrier
   std::vector<Fiber*> waiting;
-  Gathering arriving;  // at that barrier
-  View before;         // what all knew who arrived for the phase before
+  Gathering arriving;  // the knowledge of the threads at the cluster barrier
+  View before;         // the knowledge of all arrivals in the phase before
 
   int all_threads() const { return static_cast<int>(blocks.size()) * threads; }
 };
@@ -101,7 +101,7 @@ class Block {
   std::array<Barrier, kBarriers> barriers;
   int live = 0;
 
-  // In its shared memory, or -1.
+  // The offset of `at` in this block's shared memory, or -1.
   int offset_of(const void* at, int bytes) const {
     const int64_t offset = reinterpret_cast<intptr_t>(at) - reinterpret_cast<intptr_t>(smem.get());
     return offset >= 0 && offset + bytes <= smem_bytes ? static_cast<int>(offset) : -1;
@@ -112,36 +112,36 @@ inline Fiber& Warp::lane(int number) {
   return block->fibers[static_cast<size_t>(first_thread + number)];
 }
 
-// The lanes of `mask` meet, and wait for who calls this last. To that one, which must wake them, the
-// result is true; to the others it is false, once they are woken. It also gets their arguments.
+// The lanes of `mask` meet and wait for the last of them. The last lane gets true and the arguments of all lanes, and
+// must wake the others, which then get false.
 bool come_together(uint32_t mask, const char* name, Where where, void* arguments,
                    std::array<void*, kWarpLanes>& all);
-void wake_lanes(Warp& warp, uint32_t mask);  // but not the caller
+void wake_lanes(Warp& warp, uint32_t mask);  // all but the caller
 
-// Accesses of a block's shared memory: what goes wrong is told as of this thread at `where`.
+// Notes a read of a block's shared memory. An error names this thread and `where`.
 void read_block(Block& block, const Clock& viewer, const Access& by, int offset, int bytes,
                 const char* name, Where where);
-// That would read there, or will, and counts as no reader.
+// Fails as a read would fail, but does not count as a read.
 void look_at_block(Block& block, const Clock& viewer, int offset, int bytes, const char* name,
                    Where where);
-// What was written must be known to `viewer`.
+// Fails unless `viewer` knows the write.
 void know_write(const Block& block, const Clock& viewer, const Access& write, const char* name,
                 Where where);
 void write_block(Block& block, const Clock& viewer, const Access& by, int offset, int bytes,
                  bool starts_copy, const char* name, Where where);
 
-// Of the launch.
+// The log of global memory of this launch.
 class GmemLog;
 GmemLog& gmem_log();
-const char* space_of(const void* at, int bytes);  // what it is if not global memory, or null
+const char* space_of(const void* at, int bytes);  // for messages; nullptr: global memory
 std::string thread_text(int64_t cluster, int thread);
-bool reads_sources_early();   // copies from global memory, in this launch: when they start
-void let_others_interfere();  // perhaps
+bool reads_sources_early();   // copies of this launch read global memory when they start
+void let_others_interfere();  // on some seeds, sometimes
 
-// A block of this thread's cluster whose shared memory is there.
+// A block of this thread's cluster. Fails if its shared memory does not exist yet or any more.
 Block& block_of_rank(int rank, const char* name, Where where);
 
-// A copy whose barrier somebody waits for.
+// A copy that may be delivered, because a thread waits for its barrier.
 struct DueLoad {
   Block* block;
   MBarrierState* barrier;
@@ -150,11 +150,11 @@ struct DueLoad {
 std::vector<DueLoad> due_loads(const std::vector<std::unique_ptr<Block>>& blocks);
 void deliver(const DueLoad& due);
 
-// What a thread may not leave behind; the last of a block ends the block.
+// Ends this thread: fails if it leaves unfinished work behind. The last thread of a block ends the block.
 void end_thread();
 void end_cluster_barrier(Fiber& fiber);
 
-// Every warp of every block that lives, and what it waits for.
+// Describes every warp of the running blocks and the place where it waits.
 std::string describe_waiting(const std::vector<std::unique_ptr<Block>>& blocks);
 std::string text(Index3 at);
 

@@ -27,7 +27,7 @@ void raise(Times& to, int actor, uint32_t time) {
 SharedTimes join_times(const SharedTimes& a, const SharedTimes& b) {
   if (a == b || !b) return a;
   if (!a) return b;
-  // The lanes of a warp come one after the other and join the same.
+  // The lanes of a warp call this one after the other with the same arguments.
   static thread_local struct {
     SharedTimes a, b, result;
   } last;

@@ -51,7 +51,7 @@ void* cluster_pointer(const void* smem, int bytes, int rank, const char* name, W
   return block_of_rank(rank, name, where).smem.get() + offset;
 }
 
-// barrier.cluster.arrive is .aligned: the warp comes with all lanes it began with.
+// barrier.cluster.arrive is .aligned: all lanes that the warp began with must call it.
 void arrive_cluster(const char* name, Where where) {
   Warp& warp = *self().warp;
   Cluster& cluster = *self().block->cluster;
@@ -83,7 +83,7 @@ void wait_cluster(const char* name, Where where) {
   fiber.clock.view.join(cluster.before);
 }
 
-// Threads that have ended are not waited for.
+// The cluster barrier does not wait for threads that have ended.
 void end_cluster_barrier(Fiber& fiber) {
   Cluster& cluster = *fiber.block->cluster;
   if (fiber.is_in_cluster_barrier && fiber.cluster_phase == cluster.phase) --cluster.arrived;

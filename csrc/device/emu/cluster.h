@@ -1,5 +1,5 @@
-// Twin of ptx/cluster.cuh. The blocks of a cluster start together and end when they like. Before the first
-// cluster barrier none may touch another's shared memory: on a GPU it may not have started.
+// Emulates ptx/cluster.cuh. The blocks of a cluster start together and may end at different times. Before the first
+// cluster barrier no block may touch the shared memory of another block, which on a GPU may not have started.
 #pragma once
 
 #include "device/emu/memory.h"

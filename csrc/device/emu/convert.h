@@ -1,4 +1,4 @@
-// Twin of ptx/convert.cuh.
+// Emulates ptx/convert.cuh.
 #pragma once
 
 #include <bit>
@@ -9,7 +9,7 @@
 
 namespace lamina::dev {
 
-// Bit i of kTable is the result where (a, b, c) = the bits of i, a highest.
+// Bit i of kTable is the result for the bits (a, b, c) of i; a is the highest bit of i.
 template <uint32_t kTable>
 uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t d = 0;
@@ -18,7 +18,8 @@ uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
   return d;
 }
 
-// Byte i of the result is byte (selector nibble i) of b:a; with bit 3 set, its sign in every bit.
+// Byte i of the result is the byte of b:a with the number in nibble i of the selector; if bit 3 is set, the byte's
+// sign in every bit.
 inline uint32_t prmt(uint32_t a, uint32_t b, uint32_t selector) {
   const uint64_t bytes = static_cast<uint64_t>(b) << 32 | a;
   uint32_t d = 0;
@@ -31,7 +32,7 @@ inline uint32_t prmt(uint32_t a, uint32_t b, uint32_t selector) {
   return d;
 }
 
-// PTX gives the canonical NaN.
+// In PTX every NaN becomes the canonical NaN.
 inline uint16_t f32_to_f16(float value) {
   return std::isnan(value) ? uint16_t{0x7fff} : from_f32<F16>(value).bits;
 }
@@ -55,8 +56,8 @@ uint32_t per_half(uint32_t a, uint32_t b, uint32_t c, const Combine& combine) {
   return d;
 }
 
-// A double holds a * b + c of halves exactly or, where the exponents are far apart, well enough that
-// rounding to odd keeps the second rounding from being wrong.
+// A double holds a * b + c of halves exactly, unless the exponents are far apart. In that case rounding to odd keeps
+// the second rounding correct.
 template <class Half>
 uint16_t round_fma(double a, double b, double c) {
   const double product = a * b, sum = product + c;
@@ -64,7 +65,7 @@ uint16_t round_fma(double a, double b, double c) {
   uint64_t bits = std::bit_cast<uint64_t>(sum);
   if (rest != 0 && std::isfinite(sum) && !(bits & 1u))
     bits += (rest > 0) == (sum > 0) ? 1u : ~uint64_t{0};
-  // Through f32: again to odd, so that only the last step rounds.
+  // The step to f32 rounds to odd too, so that only the last step rounds to nearest.
   const double odd = std::bit_cast<double>(bits);
   float narrow = static_cast<float>(odd);
   if (static_cast<double>(narrow) != odd && std::isfinite(narrow) && std::isfinite(odd)) {

@@ -1,5 +1,5 @@
-// Twin of ptx/copy.cuh. A cp.async poisons its destination when it is issued and delivers when it is
-// waited for, never earlier; its source it reads then, or by other seeds at once.
+// Emulates ptx/copy.cuh. A cp.async poisons its destination when it is issued, and delivers when a thread waits for
+// it, never earlier. It reads its source at the delivery or, on other seeds, when it is issued.
 #pragma once
 
 #include <cstring>
@@ -16,7 +16,7 @@ void cp_async(void* smem, const void* gmem, int valid_bytes = kBytes,
               emu::Where where = emu::Where::current()) {
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
   emu::check_access(smem, kBytes, "cp_async to", where);
-  // cp.async aligns its source too, also where it reads nothing.
+  // The source of a cp.async must be aligned too, even if no byte of it is read.
   emu::check_access(gmem, kBytes, "cp_async from", where);
   if (valid_bytes < 0 || valid_bytes > kBytes)
     emu::fail("cp_async: valid_bytes = " + std::to_string(valid_bytes), where);
@@ -42,8 +42,7 @@ void ldmatrix(uint32_t (&d)[kCount], const void* smem_row, const char* name, Whe
     uint32_t* d;
     const void* row;
   } mine{d, smem_row};
-  // With fewer than four matrices the addresses of the lanes beyond them are not used. The others' lanes
-  // answer for their rows.
+  // Lanes from 8 * kCount on pass addresses that are not used. Each other lane counts as the reader of its row.
   if (lane() < 8 * kCount) read_shared(smem_row, 16, name, where);
   meet(kFullWarp, name, where, &mine, [&](const std::array<void*, kWarpLanes>& lanes) {
     const auto at = [&](int lane) {

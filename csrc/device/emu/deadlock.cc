@@ -1,4 +1,4 @@
-// What a launch that is stuck waits for.
+// The report of a deadlock: the places where the threads of a launch wait.
 #include <algorithm>
 #include <bit>
 #include <sstream>
@@ -23,7 +23,7 @@ std::string describe_waiting(const std::vector<std::unique_ptr<Block>>& blocks) 
     for (const Warp& warp : block->warps)
       for (const Fiber& fiber : block->fibers) {
         if (fiber.warp != &warp || fiber.state == Fiber::State::kDone) continue;
-        // The first lane of those that wait in the same place speaks for them.
+        // Lanes that wait in the same place are reported once, at the first of them.
         const auto same = [&](const Fiber& other) {
           return other.warp == &warp && other.state != Fiber::State::kDone &&
                  other.where.line() == fiber.where.line() && other.waits_in == fiber.waits_in &&

@@ -21,9 +21,9 @@ thread_local Options current_options;
 DeviceInfo current_device;  // of every thread: torch's threads call ops too
 thread_local Report totals;
 thread_local AccessLog access_log;
-thread_local GmemLog previous_log;  // of the launches before, back to the last that did not overlap
+thread_local GmemLog previous_log;  // of earlier launches, back to the last without overlap
 
-// One launch. Its host thread is either in the scheduler or on one of its fibers.
+// One launch. Its host thread runs either the scheduler or one of the fibers.
 class Machine {
  public:
   Machine(const char* kernel, const LaunchShape& shape, int threads, Body body,
@@ -42,7 +42,7 @@ class Machine {
 
   Status run() {
     const int64_t blocks = int64_t{1} * shape_.grid.x * shape_.grid.y * shape_.grid.z;
-    // First blocks of clusters, the last to start first. CUDA promises no order.
+    // The first blocks of all clusters, in reverse order of their start. CUDA promises no order.
     std::vector<int64_t> waiting(static_cast<size_t>(blocks / shape_.cluster));
     for (size_t i = 0; i < waiting.size(); ++i)
       waiting[i] = blocks - static_cast<int64_t>(i + 1) * shape_.cluster;
@@ -93,7 +93,7 @@ class Machine {
     if (error_.empty()) error_ = std::string(kernel_) + ": " + what;
   }
 
-  // Back to the scheduler until somebody makes this fiber ready again.
+  // Switches to the scheduler until another fiber makes this one ready again.
   void wait(Fiber::State state, const char* name, Where where) {
     Fiber& fiber = *self_;
     fiber.state = state;
@@ -111,7 +111,7 @@ class Machine {
   }
   void note_progress() { idle_polls_ = 0; }
 
-  // On some seeds, now and then: another warp goes on, and this thread later.
+  // On some seeds, sometimes lets another warp run before this thread goes on.
   void let_others_interfere() {
     if (current_options.seed % 4 < 2 || random_() % 16 != 0) return;
     is_interrupted_ = true;
@@ -125,7 +125,7 @@ class Machine {
     return self_->context.owns(at) ? "the thread's own memory" : nullptr;
   }
 
-  // "thread 5 of block (1, 0, 0)"; `thread` counts all of the cluster.
+  // "thread 5 of block (1, 0, 0)". thread: the index among all threads of the cluster.
   std::string thread_text(int64_t cluster, int thread) const {
     if (cluster == GmemLog::kBefore) return "a launch before";
     return "thread " + std::to_string(thread % threads_) + " of block " +
@@ -201,8 +201,8 @@ class Machine {
     leave_for(fiber.context, machine.scheduler_);
   }
 
-  // A warp that can go on, at random; else one that polls; else none can: deadlock. Null also when a copy
-  // arrived instead.
+  // Picks at random a warp that can go on, else a warp that polls, else reports a deadlock. Returns nullptr after a
+  // deadlock, and also when a copy was delivered instead.
   Warp* choose_warp() {
     std::vector<Warp*> able, polling;
     for (const std::unique_ptr<Block>& block : resident_)
@@ -210,14 +210,14 @@ class Machine {
         if (warp.ready) able.push_back(&warp);
         if (warp.polling) polling.push_back(&warp);
       }
-    // Bulk copies arrive one by one, some early, some when nothing else can happen.
+    // Bulk copies arrive one by one: some early, some only when no warp can go on.
     if (const std::vector<DueLoad> due = due_loads(resident_);
         !due.empty() && (able.empty() || random_() % 8 == 0)) {
       deliver(due[random_() % due.size()]);
       idle_polls_ = 0;
       return nullptr;
     }
-    // Polling warps take part, rarely: what they wait for should have a chance to happen late.
+    // Polling warps run rarely, so that the value they wait for has a chance to change late.
     const bool poll = !polling.empty() && (able.empty() || random_() % 8 == 0);
     const bool is_stuck = able.empty() && idle_polls_ > kPatience;
     if ((able.empty() && polling.empty()) || is_stuck) {
@@ -244,7 +244,7 @@ class Machine {
     return std::span(all).subspan(first, std::min<size_t>(kWarpLanes, all.size() - first));
   }
 
-  // As far as it gets without others.
+  // Runs a warp as far as it gets without other warps.
   void run_warp(Warp& warp) {
     const std::span<Fiber> fibers = warp_fibers(warp);
     while (warp.ready && error_.empty()) {
@@ -258,7 +258,7 @@ class Machine {
     }
   }
 
-  // Lets what is left unwind.
+  // Lets the unfinished fibers unwind.
   void cancel() {
     for (const std::unique_ptr<Block>& block : resident_)
       for (Fiber& fiber : block->fibers)
@@ -282,7 +282,7 @@ class Machine {
   Fiber* self_ = nullptr;
   std::vector<std::unique_ptr<Block>> resident_;
   int idle_polls_ = 0;
-  int accesses_ = 0;  // since the last switch
+  int accesses_ = 0;  // accesses since the last switch
   bool is_interrupted_ = false;
   bool has_waited_for_previous_ = false;
   std::string error_;

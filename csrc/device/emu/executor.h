@@ -1,9 +1,9 @@
-// The twin's machine: runs a grid on the host, one fiber per CUDA thread, and looks for trouble.
+// The emulator's machine: runs a grid on the host, with one fiber for each CUDA thread, and looks for errors.
 //
-// A kernel meets it only through the functions beside this file. Each collective is a rendezvous of its
-// lanes; the last to arrive computes the result that the PTX ISA defines. Between rendezvous a warp runs
-// on alone as far as it can, and which warp is next is random: what only works when all warps keep step
-// fails. Everything is decided by the seed, so a failure repeats.
+// A kernel uses it only through the functions in the other files of this folder. Each collective is a meeting of its
+// lanes; the last lane to arrive computes the result that the PTX ISA defines. Between meetings a warp runs alone as
+// far as it can, and a random generator picks the next warp, so a kernel that is right only when all warps keep in
+// step fails. The seed decides everything, so a failure can be repeated.
 #pragma once
 
 #include <array>
@@ -24,7 +24,7 @@ namespace lamina::dev::emu {
 
 using Where = std::source_location;
 
-// How the next launches of this host thread run.
+// The options of the next launches of this host thread.
 struct Options {
   uint64_t seed = 0;
   int resident_blocks = 1;      // blocks that run interleaved, for kernels that wait for others
@@ -32,8 +32,8 @@ struct Options {
   bool runs_kernels = true;     // false: launches are only checked, for benchmarks of the host
 };
 
-// Shared-memory accesses of one line of a kernel, over all launches since the last reset. A wavefront
-// serves every lane whose words lie in different banks; what is beyond the fewest possible is a conflict.
+// The accesses to shared memory by one line of a kernel, over all launches since the last reset. One wavefront serves
+// all lanes whose words lie in different banks; wavefronts beyond the fewest possible number are conflicts.
 struct Site {
   std::string function, file;
   unsigned line = 0;
@@ -41,7 +41,7 @@ struct Site {
 };
 
 struct Report {
-  int64_t launches = 0, blocks = 0, most_blocks = 0, switches = 0;  // most: of one launch
+  int64_t launches = 0, blocks = 0, most_blocks = 0, switches = 0;  // most_blocks: of one launch
   std::vector<Site> sites;
 };
 
@@ -53,7 +53,7 @@ void reset_report();
 class Block;
 class Warp;
 
-// A copy that was started and not waited for.
+// A cp.async that was started and not waited for.
 struct AsyncCopy {
   std::byte* to;
   const std::byte* from;
@@ -63,7 +63,7 @@ struct AsyncCopy {
 
 struct Fiber;
 
-// What the functions beside this file are made of. They may be called on fibers only.
+// The parts from which the other files of this folder are built. They may be called on fibers only.
 Fiber& self();
 int thread_of(const Fiber& fiber);
 Index3 block_index_of(const Fiber& fiber);
@@ -71,56 +71,56 @@ Index3 grid_of(const Fiber& fiber);
 std::byte* smem_of(const Fiber& fiber);
 int smem_offset(const void* smem);  // in the block's shared memory, or as if it were
 
-// Ends the launch with this message, the thread's place added.
+// Ends the launch with this message and the place of the thread.
 [[noreturn]] void fail(const std::string& what, Where where);
-// The same for what comes to light between fibers.
+// The same for an error that is found between fibers.
 void fail_launch(const std::string& what);
 std::string place(const std::string& what, Where where);  // "what at file:line"
 
-// Waits until somebody wakes this fiber; what it then finds it must check again.
+// Waits until another fiber wakes this one. The caller must then check its condition again.
 void suspend(const char* name, Where where);
 void wake(Fiber& fiber);
 
-int poison();  // of every byte: NaN where bytes are floats, -1 or 127 where they are integers
+int poison();  // a byte: as a float NaN, as an integer -1 or 127
 
-// Waits until every lane of `mask` is here with arguments of its own; compute(arguments by lane) runs
-// once. `name` and `where` must be the same for all: lanes that meet in different places diverged.
+// Waits until every lane of `mask` is here with its own arguments, then calls compute(arguments by lane) once. `name`
+// and `where` must be the same for all lanes; lanes that meet in different places have diverged.
 void meet(uint32_t mask, const char* name, Where where, void* arguments,
           const std::function<void(const std::array<void*, kWarpLanes>&)>& compute);
 
 inline constexpr int kAllThreads = 0;
 
-// Barrier `id` of the block for `threads` of its threads; `waits` is false for an arrival only.
+// Barrier `id` of the block for `threads` of its threads. waits: false for an arrival without a wait.
 void barrier(int id, int threads, bool waits, const char* name, Where where);
 
-// What these lanes of the warp did before is ordered before what any of them does after.
+// Orders the earlier accesses of these lanes of the warp before the later accesses of any of them.
 void order_lanes(uint32_t mask);
 
-// Lets other warps run before this thread goes on: it is polling memory.
+// Lets other warps run before this thread, which polls memory, goes on.
 void poll(const char* name, Where where);
-void note_progress();  // something has changed that others may poll
+void note_progress();  // a value has changed that others may poll
 
 void start_copy(const AsyncCopy& copy, Where where);
 void commit_copies();
 void finish_copies(int pending_groups);  // all but the newest groups
 
-// Shared memory as the async proxy reads or writes it: fails where a thread wrote these bytes in the
-// generic proxy and has not fenced since.
+// Checks an access of the async proxy to shared memory: fails if a thread wrote these bytes through the generic proxy
+// and has not fenced since.
 void check_async_access(const void* smem, int bytes, const char* name, Where where);
 
 // Inverse of dev::smem_address(); fails outside the block's shared memory.
 std::byte* smem_pointer(uint32_t address, int bytes, const char* name, Where where);
-// Offset in the block's shared memory of what must lie within it.
+// The offset of `smem` in the block's shared memory. Fails if it lies outside.
 uint32_t offset_in_smem(const void* smem, int bytes, const char* name, Where where);
 
-// A lane's access of `bytes` at `at`, naturally aligned or the launch fails. So it does where a thread
-// makes more of them in a row than any needs: it waits for memory that nobody else gets to write.
+// Checks a lane's access to `bytes` at `at`: fails if the address is not naturally aligned. Also fails if a thread
+// makes more accesses in a row than any kernel needs: it then waits for memory that no other thread gets to write.
 void check_access(const void* at, int bytes, const char* name, Where where);
 void note_shared_access(const void* at, int bytes, const char* name, Where where);
-// One phase of a collective: `count` rows of `bytes` that are read at once.
+// Notes one phase of a collective, which accesses `count` rows of `bytes` at once.
 void note_shared_rows(const void* const* rows, int count, int bytes, const char* name, Where where);
 
-// What the launches before did is ordered before what this thread does from here on. A launch with
+// Orders the accesses of earlier launches before the later accesses of this thread. A launch with
 // LaunchShape::overlaps_previous in which no thread waits fails.
 void note_wait_for_previous();
 

@@ -1,4 +1,4 @@
-// Its checked longjmp would take a switch to another stack for an error.
+// With _FORTIFY_SOURCE, longjmp would report a switch to another stack as an error.
 #undef _FORTIFY_SOURCE
 
 #include "device/emu/fiber.h"
@@ -16,7 +16,7 @@ namespace {
 
 constexpr size_t kStackBytes = size_t{256} << 10;
 
-// Stacks are used again and again; the page below each faults.
+// Stacks are reused. An access to the page below a stack faults.
 std::vector<void*>& free_stacks() {
   static thread_local std::vector<void*> stacks;
   return stacks;
@@ -37,7 +37,7 @@ void* take_stack() {
   return static_cast<std::byte*>(memory) + guard;
 }
 
-// makecontext passes ints only.
+// makecontext can pass only ints, so these pass the pointers.
 thread_local void (*starting)() = nullptr;
 thread_local Context* starting_at = nullptr;
 #if defined(LAMINA_ASAN_FIBERS)

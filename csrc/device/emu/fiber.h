@@ -1,6 +1,6 @@
-// Stacks of their own on one host thread. Switching is _setjmp and _longjmp, which stay in user space
-// where swapcontext saves the signal mask with a system call; with AddressSanitizer, which must be told
-// of every switch, swapcontext.
+// Fibers: contexts with stacks of their own on one host thread. A switch uses _setjmp and _longjmp, which stay in
+// user space, while swapcontext saves the signal mask with a system call. Under AddressSanitizer, which must be told
+// of every switch, it uses swapcontext.
 #pragma once
 
 #include <ucontext.h>
@@ -20,8 +20,8 @@ namespace lamina::dev::emu {
 
 constexpr int round_up_warps(int threads) { return (threads + 31) / 32 * 32; }
 
-// `bytes` of a block's shared memory, filled with `poison`, 1024-byte aligned, with nothing of ours
-// behind it.
+// Allocates `bytes` of shared memory for a block, filled with `poison`, 1024-byte aligned, and followed by no other
+// memory of the emulator.
 std::unique_ptr<std::byte[], void (*)(std::byte*)> allocate_smem(int bytes, int poison);
 
 class Context;
@@ -35,12 +35,12 @@ class Context {
   ~Context();
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
-  Context(Context&&) noexcept {}  // only before start(): vectors want it
+  Context(Context&&) noexcept {}  // for std::vector; only before start()
 
-  // The first switch here calls entry() on a stack of its own; it must leave with leave_for().
+  // The first switch to this context calls entry() on a new stack. entry() must end with leave_for().
   void start(void (*entry)());
   bool has_started() const { return has_started_; }
-  bool owns(const void* at) const;  // on its stack
+  bool owns(const void* at) const;  // whether `at` lies on its stack
 
  private:
   friend void switch_to(Context& from, Context& to);

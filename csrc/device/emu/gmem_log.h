@@ -1,6 +1,6 @@
-// Who accessed global memory last during a launch, by 4-byte words, and what flags tell: finds races
-// between all threads of the grid, and with launches before that it overlaps. That a block had ended before another
-// began orders nothing.
+// The last accesses to global memory during a launch, for each 4-byte word, and the knowledge that flags pass on.
+// Finds races between all threads of the grid, and with earlier launches that the launch overlaps. The end of one
+// block before the start of another orders nothing.
 #pragma once
 
 #include <array>
@@ -14,7 +14,7 @@ namespace lamina::dev::emu {
 struct GlobalAccess {
   Access access;
   int64_t cluster = 0;
-  bool is_strong = false;  // an atomic, a release or an acquire: they do not race with each other
+  bool is_strong = false;  // atomics, releases and acquires, which do not race with each other
 };
 
 struct GlobalTrouble {
@@ -26,8 +26,8 @@ struct GlobalTrouble {
 
 class GmemLog {
  public:
-  static constexpr int64_t kBefore = -1;  // in place of a cluster: all that launches before did
-  // Of a launch that overlaps them, and what it knows when it has waited for them.
+  static constexpr int64_t kBefore = -1;  // in place of a cluster: all earlier launches
+  // The log of a launch that overlaps the earlier launches, and its knowledge when it has waited for them.
   static GmemLog after(GmemLog before);
   static SharedOtherTimes everything_before();
 
@@ -40,12 +40,12 @@ class GmemLog {
     return note(viewer, by, at, bytes, true, is_strong);
   }
 
-  // What is known to who acquires what was last written to this flag.
+  // The knowledge that a thread gets when it acquires the last value of this flag.
   SharedOtherTimes& flag(uintptr_t at) { return flags_[at]; }
 
  private:
   struct Word {
-    GlobalAccess write, read;  // one reader of several is enough to remember
+    GlobalAccess write, read;  // of several readers, one is enough
   };
   static constexpr uintptr_t kLineWords = 16;
   using Line = std::array<Word, kLineWords>;

@@ -1,5 +1,5 @@
-// Twin of ptx/launch.cuh: runs the grid to its end before it returns. What a launch that overlaps_previous touches before
-// wait_for_previous() counts as touched at the same time as by the launches before. The stream is not used.
+// Emulates ptx/launch.cuh: runs the grid to its end before it returns. In a launch with overlaps_previous, accesses
+// before wait_for_previous() count as concurrent with the earlier launches. The stream is not used.
 #pragma once
 
 #include "device/emu/executor.h"

@@ -40,12 +40,12 @@ void end_phase_if_complete(Block& block, MBarrierState& barrier) {
   for (Fiber* fiber : std::exchange(barrier.waiting, {})) wake(*fiber);
 }
 
-// As this thread knows.
+// Fails unless this thread knows of the initialisation.
 void check_initialised(Block& block, uint32_t offset, const char* name, Where where) {
   look_at_block(block, self().clock, static_cast<int>(offset), sizeof(MBarrier), name, where);
 }
 
-// Whether the phase is over, if need be after letting others run.
+// Whether the phase is over; if it is not, lets others run first and looks again.
 bool wait_once(const MBarrier* at, int parity, const char* name, Where where,
                void (*let_others_run)(const char*, Where)) {
   const uint32_t offset = offset_of(at, name, where);
@@ -144,7 +144,7 @@ bool try_wait_mbarrier(MBarrier* at, int parity, Where where) {
 }
 
 void wait_mbarrier(MBarrier* at, int parity, Where where) {
-  // A thread that is so slow that the next phase has ended too waits on, as it would on a GPU.
+  // If the next phase has ended too before a slow thread looks, the thread goes on waiting, as it would on a GPU.
   while (!wait_once(at, parity, "mbarrier_wait", where, suspend)) {
   }
 }

@@ -1,7 +1,7 @@
-// Twin of ptx/mbarrier.cuh. A barrier counts as initialised for the async proxy only when the thread that
-// did it has fenced, and for a thread when something orders it after that. What a thread did before it
-// arrives is ordered before what comes after a wait for that phase or a later one, and so are the copies
-// that the phase counts. Scopes are not checked: an arrival at another block's barrier orders memory too.
+// Emulates ptx/mbarrier.cuh. For the async proxy a barrier counts as initialised only after the initialising thread
+// has fenced; for another thread, only after the initialisation is ordered before that thread's access. A wait for a
+// phase orders the copies that the phase counts, and the accesses before all arrivals of that phase and of earlier
+// phases. Scopes are not checked: an arrival at another block's barrier orders memory too.
 #pragma once
 
 #include "device/emu/executor.h"
@@ -12,11 +12,11 @@ namespace emu {
 inline constexpr int kOwnRank = -1;
 
 void init_mbarrier(MBarrier* barrier, int arrivals, Where where);
-// expect_tx of `bytes`, then `arrivals` at the barrier of that place in a block of the cluster.
+// Does expect_tx of `bytes`, then `arrivals` arrivals, at the barrier in the same place of a block of the cluster.
 void signal_mbarrier(MBarrier* barrier, int rank, int bytes, int arrivals, const char* name,
                      Where where);
-// Hardware's try_wait gives up after a time of its own choosing: this one does when others have run, but
-// not always.
+// Hardware's try_wait gives up after a time of its own choosing. This function sometimes gives up after others have
+// run.
 bool try_wait_mbarrier(MBarrier* barrier, int parity, Where where);
 void wait_mbarrier(MBarrier* barrier, int parity, Where where);
 void fence_mbarriers();

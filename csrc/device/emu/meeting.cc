@@ -1,4 +1,4 @@
-// Where threads wait for each other: the lanes of a warp, and the barriers of a block.
+// The waits of threads for each other: the meetings of the lanes of a warp, and the barriers of a block.
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -16,7 +16,7 @@ bool is_same_place(Where a, Where b) {
          is_same_text(a.file_name(), b.file_name());
 }
 
-// f(lane) for each lane of the mask.
+// Calls f(lane) for each lane of the mask.
 void each_lane(Warp& warp, uint32_t mask, const auto& f) {
   for (; mask; mask &= mask - 1) f(warp.lane(std::countr_zero(mask)));
 }
@@ -77,7 +77,7 @@ void barrier(int id, int threads, bool waits, const char* name, Where where) {
     fail(std::string(name) + ": " + std::to_string(threads) + " of " + std::to_string(all) +
              " threads",
          where);
-  // bar.sync and bar.arrive are .aligned: a warp comes with all lanes it began with, and counts once.
+  // bar.sync and bar.arrive are .aligned: all lanes that the warp began with must call, and the warp counts once.
   using Call = std::pair<int, int>;
   Call mine{id, threads};
   std::array<void*, kWarpLanes> calls;

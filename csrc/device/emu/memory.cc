@@ -38,7 +38,7 @@ std::string describe(Trouble kind, const Access& other, int64_t cluster, const c
   fail("global memory: " + describe(trouble.kind, other.access, other.cluster, name), where);
 }
 
-// The block of the cluster in whose shared memory `at` lies: it was checked.
+// The block of the cluster in whose shared memory `at` lies. The caller has checked that there is one.
 Block& home_of(const void* at) {
   for (Block* block : self().block->cluster->blocks)
     if (block && block->offset_of(at, 1) >= 0) return *block;

@@ -1,27 +1,27 @@
-// Accesses of memory by threads: where they may go, and what orders them.
+// Checks the accesses of threads to memory: their addresses, and the order between them.
 #pragma once
 
 #include "device/emu/executor.h"
 
 namespace lamina::dev::emu {
 
-// In the block's own shared memory, naturally aligned.
+// Accesses to the block's own shared memory, naturally aligned.
 void read_shared(const void* at, int bytes, const char* name, Where where);
 void write_shared(const void* at, int bytes, const char* name, Where where);
-// In that of a block of the cluster: cluster_pointer().
+// Accesses to the shared memory of a block of the cluster, from cluster_pointer().
 void read_cluster(const void* at, int bytes, const char* name, Where where);
 void write_cluster(const void* at, int bytes, const char* name, Where where);
 
-// Neither in shared memory nor on the thread's own stack.
+// Accesses to global memory: fail if the address is in shared memory or on the thread's own stack.
 void read_global(const void* at, int bytes, const char* name, Where where);
 void write_global(const void* at, int bytes, const char* name, Where where);
-// By something that this thread starts and that is over for an actor at a time of its own.
+// Accesses by an operation that this thread starts, and that ends for an actor at that actor's own time.
 void read_global_async(const void* at, int bytes, const char* name, Where where);
 void write_global_async(const void* at, int bytes, int actor, uint32_t time, const char* name,
                         Where where);
 
-// Words that threads wait for. What a release makes known to who acquires it, a relaxed access makes
-// known between two fences.
+// Accesses to words that threads wait for. A release and an acquire pass knowledge on; a relaxed write and a relaxed
+// read do the same between two fences.
 void acquire_global(const void* at, const char* name, Where where);
 void release_global(const void* at, const char* name, Where where);
 void update_global(const void* at, bool releases, const char* name, Where where);  // read and write

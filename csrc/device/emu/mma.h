@@ -1,4 +1,4 @@
-// Twin of ptx/mma.cuh: gathers the fragments of 32 lanes into matrices, multiplies, hands out the sums.
+// Emulates ptx/mma.cuh: gathers the fragments of 32 lanes into matrices, multiplies them and hands out the sums.
 #pragma once
 
 #include <cstring>
@@ -11,9 +11,9 @@
 namespace lamina::dev {
 namespace emu {
 
-// d += a * b for m16n8kK; A and B are the elements as stored, 4 or 2 in a register, get(element) their
-// value as Acc multiplies it. Float sums are rounded once an element: the order inside the tensor core
-// is not defined, and tests must allow for any.
+// d += a * b for m16n8kK. A and B are the stored element types, 4 or 2 elements in a register; get(element) converts
+// an element to a number that Acc can multiply. Each float sum is rounded once: PTX does not define the order inside
+// the tensor core, so tests must allow for any order.
 template <class A, class B, class Acc>
 void mma(Acc (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const char* name, Where where,
          const auto& get) {

@@ -1,4 +1,4 @@
-// Twin of ptx/shuffle.cuh.
+// Emulates ptx/shuffle.cuh.
 #pragma once
 
 #include "device/emu/index.h"
@@ -6,7 +6,7 @@
 namespace lamina::dev {
 namespace emu {
 
-// Every lane's value, as lane `self` sees them.
+// The values of all lanes.
 template <class T>
 std::array<T, kWarpLanes> exchange(const char* name, T value, Where where) {
   struct Arguments {
@@ -21,7 +21,7 @@ std::array<T, kWarpLanes> exchange(const char* name, T value, Where where) {
   return mine.all;
 }
 
-// Five bits of the operand count, in every mode.
+// In every mode only the low five bits of the operand count.
 inline int low_bits(int operand) { return operand & (kWarpLanes - 1); }
 
 // The value of lane `from`, or this lane's own if there is no such lane.

@@ -8,7 +8,7 @@
 namespace lamina::dev::emu {
 namespace {
 
-// Nothing that must come after `old` could miss it and not `now`.
+// Whether the log may forget `old` once it has `now`: an access that races with `old` races with `now` too.
 bool replaces(const Access& now, const Access& old, const Clock& viewer) {
   return (old.bytes & ~now.bytes) == 0 &&
          (old.actor == now.actor || viewer.knows(old.actor, old.time));
@@ -61,7 +61,7 @@ void SmemLog::note_read(Word& word, const Clock& viewer, const Access& by) {
     word.read = by;
     return;
   }
-  // Looked through when it has doubled: many threads may read a word before anybody writes it.
+  // The list is searched only when it has doubled, because many threads may read a word before a thread writes it.
   if (word.pushes_left == 0)
     word.pushes_left = static_cast<uint16_t>(std::min(
         4 + erase_if(word.more_reads, [&](const Access& old) { return replaces(by, old, viewer); }),

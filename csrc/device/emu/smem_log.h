@@ -1,6 +1,6 @@
-// Who accessed a block's shared memory last, by 4-byte words: finds races, two accesses of a byte of which
-// one writes and that nothing orders; reads of what nobody wrote; whatever touches a copy in flight; and
-// what the async proxy would see before a fence.
+// The last accesses to a block's shared memory, for each 4-byte word. Finds races (two accesses to a byte, of which
+// one writes, with no order between them), reads of bytes that no thread wrote, accesses to the target of a copy in
+// flight, and writes that the async proxy would see before a fence.
 #pragma once
 
 #include <cstddef>
@@ -13,26 +13,25 @@
 
 namespace lamina::dev::emu {
 
-// One access, 16 bytes: there is one of these for every word.
+// One access, in 16 bytes, because every word has some.
 struct Access {
   Where where;
-  uint32_t time : 28 = 0;  // of the actor; 0: no access
-  uint32_t bytes : 4 = 0;  // of the word, a bit each
+  uint32_t time : 28 = 0;  // the actor's time; 0: no access
+  uint32_t bytes : 4 = 0;  // a bit for each byte of the word
   uint16_t actor = 0;
-  uint16_t thread = 0;  // of the cluster, that made it or asked for it
+  uint16_t thread = 0;  // the thread of the cluster that made the access or asked for it
 
   static Access by(const Clock& clock, Where where) {
     return by(clock, clock.actor, clock.now, where);
   }
-  // By something that `clock`'s thread starts.
+  // An access by an operation that the clock's thread starts.
   static Access by(const Clock& clock, int actor, uint32_t time, Where where) {
     return {where, time & ((1u << 28) - 1), 0, static_cast<uint16_t>(actor),
             static_cast<uint16_t>(clock.actor < 0 ? 0 : clock.actor)};
   }
 };
 
-// visit(number of a word, its bytes that are meant) for each word of [begin, begin + bytes), until one
-// returns false.
+// Calls visit(number of a word, mask of its bytes) for each word of [begin, begin + bytes) until visit returns false.
 void for_words(uintptr_t begin, int bytes, const auto& visit) {
   for (uintptr_t at = begin, end = begin + static_cast<uintptr_t>(bytes); at < end;) {
     const uintptr_t next = std::min(end, at / 4 * 4 + 4);
@@ -41,13 +40,13 @@ void for_words(uintptr_t begin, int bytes, const auto& visit) {
   }
 }
 
-// What is wrong with an access.
+// The errors of an access.
 enum class Trouble : uint8_t {
   kNone,
-  kWrite,      // races with one
-  kRead,       // races with one
-  kInFlight,   // touches what is being copied
-  kUnwritten,  // reads what nobody has written
+  kWrite,      // races with a write
+  kRead,       // races with a read
+  kInFlight,   // touches the target of a copy in flight
+  kUnwritten,  // reads bytes that no thread has written
 };
 
 struct SharedTrouble {
@@ -63,22 +62,22 @@ class SmemLog {
   SmemLog() = default;
   explicit SmemLog(int bytes);
 
-  // `by` is what is remembered, `viewer` what is known when it happens.
+  // by: the access to remember; viewer: the knowledge at the time of the access.
   SharedTrouble read(const Clock& viewer, const Access& by, int offset, int bytes);
   SharedTrouble write(const Clock& viewer, const Access& by, int offset, int bytes, uint32_t fences,
                       bool starts_copy = false);
-  // visit(last write of a word) for each of those that were written.
+  // Calls visit(last write) for each word that has been written.
   void for_writes(int offset, int bytes, const auto& visit) const {
     for (int at = offset / 4; 4 * at < offset + bytes; ++at)
       if (words_[static_cast<size_t>(at)].write.time) visit(words_[static_cast<size_t>(at)].write);
   }
-  // What a read would find, if it does not count as one.
+  // Like read(), but does not count as a read.
   SharedTrouble look(const Clock& viewer, int offset, int bytes) const;
-  // The copy that write() started is there.
+  // Ends the copy that write() started.
   void deliver(int actor, uint32_t time, int offset, int bytes, uint32_t fences);
 
-  // Of the bytes that threads below `threads` wrote last, and where is_fenced(thread, fences) is false,
-  // the first; -1 if there are none. What an actor of another kind wrote needs no fence.
+  // The first byte that a thread below `threads` wrote last and for which is_fenced(thread, fences) is false; offset
+  // -1 if there is none. Writes of other actors need no fence.
   struct Unfenced {
     int offset = -1, thread = 0;
   };
@@ -95,27 +94,27 @@ class SmemLog {
  private:
   struct Word {
     Access write, read;
-    uint32_t fences;             // of the writing thread, before it wrote
-    uint32_t more_reads;         // a list
-    uint8_t written, in_flight;  // bytes
-    uint16_t pushes_left;        // before that list is looked through
+    uint32_t fences;             // fences of the writing thread before the write
+    uint32_t more_reads;         // a list of reads
+    uint8_t written, in_flight;  // masks of bytes
+    uint16_t pushes_left;        // pushes to the list before it is searched
   };
 
   SharedTrouble find_write(const Word& word, const Clock& viewer, uint32_t bytes) const;
   void note_read(Word& word, const Clock& viewer, const Access& by);
 
-  // Lists of reads, for words with several readers: no allocation for each.
+  // Lists of reads, for words with several readers, without an allocation for each read.
   struct Read {
     Access access;
     uint32_t next;  // 0: none
   };
   void push(uint32_t& list, const Access& access);
-  int erase_if(uint32_t& list, const auto& is_to_go);  // how many are left
+  int erase_if(uint32_t& list, const auto& is_to_go);  // returns the number of reads left
 
-  // Zeros from calloc: most blocks touch little of their memory.
+  // calloc makes the zeros, because most blocks touch little of their memory.
   std::unique_ptr<Word[], void (*)(void*)> words_{nullptr, nullptr};
-  std::vector<Read> reads_;  // 0 is nobody's
-  uint32_t free_ = 0;        // a list, too
+  std::vector<Read> reads_;  // index 0 is not used
+  uint32_t free_ = 0;        // the list of free reads
 };
 
 }  // namespace lamina::dev::emu

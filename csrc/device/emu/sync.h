@@ -1,5 +1,5 @@
-// Twin of ptx/sync.cuh. These order memory between threads, and mbarriers and flags do; shuffles, votes and
-// products do not.
+// Emulates ptx/sync.cuh. These functions order memory between threads, and so do mbarriers and flags; shuffles, votes
+// and products do not.
 #pragma once
 
 #include "device/emu/memory.h"

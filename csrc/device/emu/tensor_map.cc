@@ -33,16 +33,16 @@ Status make_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
 namespace emu {
 namespace {
 
-constexpr int kChunkBytes = 16;  // what a swizzle moves as one
+constexpr int kChunkBytes = 16;  // a swizzle moves whole chunks
 
-// visit(offset, global pointer, skip, bytes) for each chunk of the box, which lies at `address` of shared
-// memory: of the 16 bytes at `offset` from there the tensor has `bytes`, perhaps none, from `skip` on.
+// Calls visit(offset, global pointer, skip, bytes) for each chunk of the box, which lies at `address` of shared
+// memory. A chunk is the 16 bytes at `offset` from there; its bytes [skip, skip + bytes) lie in the tensor.
 void for_each_chunk(const Box& box, uint32_t address, const auto& visit) {
   const TensorMapSpec& tensor = box.tensor;
   const auto outer = [&](int i) { return i < tensor.rank ? tensor.box[i] : 1; };
   const int64_t size = tensor.element_bytes, row_bytes = tensor.box[0] * size;
   std::byte* const base = static_cast<std::byte*>(const_cast<void*>(tensor.base));
-  // Bytes of a row of the tensor, counted from the box's first.
+  // The first and last byte of a row of the tensor, counted from the first byte of the box.
   const int64_t first = -box.at[0] * size, last = first + tensor.extent[0] * size;
   uint32_t linear = address;
   for (int i3 = 0; i3 < outer(3); ++i3)

@@ -1,4 +1,4 @@
-// Twin of ptx/tensor_map.cuh: the map is the spec itself.
+// Emulates ptx/tensor_map.cuh: the map is the spec itself.
 #pragma once
 
 #include "base/status.h"
@@ -6,7 +6,7 @@
 
 namespace lamina::dev {
 
-// Elements beyond the tensor are zeros when loaded and not stored.
+// Elements past the edges of the tensor are loaded as zeros and not stored.
 Status make_tensor_map(const TensorMapSpec& spec, TensorMap& map);
 
 }  // namespace lamina::dev

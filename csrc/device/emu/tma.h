@@ -1,6 +1,7 @@
-// Twin of ptx/tma.cuh. A load poisons its destination when it is issued and is delivered, at a time and in
-// an order that the seed decides, only when somebody waits for its mbarrier; the source is read then, or
-// by other seeds at once. A store keeps its source, which must not change before it was waited for, and arrives at the last moment.
+// Emulates ptx/tma.cuh. A load poisons its destination when it is issued, and is delivered only when a thread waits
+// for its mbarrier, at a time and in an order that the seed decides. It reads its source at the delivery or, on other
+// seeds, when it is issued. A store copies its source, which must not change before a thread has waited for the
+// store, and arrives at the last moment.
 #pragma once
 
 #include "device/emu/async_proxy.h"
@@ -9,12 +10,12 @@
 namespace lamina::dev {
 namespace emu {
 
-// For the blocks of `ranks`, or with 0 for this block.
+// ranks: a mask of blocks of the cluster; 0 means this block.
 void start_bulk_load(void* smem, const Box& from, MBarrier* full, uint16_t ranks, const char* name,
                      Where where);
 void start_bulk_store(const Box& to, const void* smem, const char* name, Where where);
 void commit_bulk_stores();
-// All but the newest groups: their sources were read; with `writes` they are in global memory too.
+// Finishes all but the newest groups: their sources have been read and, with `writes`, they are in global memory.
 void finish_bulk_stores(int pending_groups, bool writes);
 Box tensor_box(const TensorMap* map, const int32_t* at, int rank, const char* name, Where where);
 Box byte_box(const void* gmem, int bytes, const char* name, Where where);

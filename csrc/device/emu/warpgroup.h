@@ -1,4 +1,4 @@
-// Twin of ptx/warpgroup.cuh. Any lane may be the elected one: PTX does not say that it is the first.
+// Emulates ptx/warpgroup.cuh. Any lane may be elected: PTX does not promise the first.
 #pragma once
 
 #include "device/emu/index.h"
@@ -14,7 +14,7 @@ constexpr bool is_register_count(int count) {
   return count >= 24 && count <= 256 && count % 8 == 0;
 }
 
-// Registers are not counted here: what is left is that whole warps must come.
+// The emulator does not count registers; it only checks that whole warps call.
 template <int kRegisters>
 void raise_registers(emu::Where where = emu::Where::current()) {
   static_assert(is_register_count(kRegisters), "a multiple of 8 from 24 to 256");

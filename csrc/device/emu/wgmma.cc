@@ -18,8 +18,8 @@ namespace {
 
 using Lanes = std::array<void*, kWarpLanes>;
 
-// One wgmma of a warpgroup. It is over when all four warps have issued it and one has waited for it:
-// from then on its operands in shared memory may be overwritten, though the other warps have yet to wait.
+// One wgmma of a warpgroup. It is over when all four warps have issued it and one warp has waited for it. From then
+// on its operands in shared memory may be overwritten, even if the other warps have not waited yet.
 struct Product {
   Product(const Wgmma& that, const char* its_name, Where its_where)
       : what(that), name(its_name), where(its_where) {}
@@ -28,11 +28,11 @@ struct Product {
   const char* name;
   Where where;
   SmemTile smem_b;
-  std::array<SmemTile, kWarpgroupWarps> smem_a;  // rows of each warp; empty where in registers
+  std::array<SmemTile, kWarpgroupWarps> smem_a;  // rows of each warp; empty for a register operand
   Dense b;
-  uint32_t number = 0;           // of the warpgroup's, from 1 on: the time of its reads
-  int issued = 0;                // warps
-  std::vector<Access> writes_b;  // of the words of b
+  uint32_t number = 0;           // counts the warpgroup's wgmmas from 1; the time of its reads
+  int issued = 0;                // warps that have issued it
+  std::vector<Access> writes_b;  // the writes of the words of b
   bool is_over = false;
 
   std::string text() const { return place(name, where); }
@@ -56,17 +56,17 @@ struct Accumulator {
 
 using FragmentA = std::array<std::array<uint32_t, 4>, kWarpLanes>;
 
-// What one warp has to see to when a wgmma is over.
+// The work of one warp at the end of a wgmma.
 struct Pending {
   std::shared_ptr<Product> product;
   std::shared_ptr<Accumulator> accumulator;
-  FencedRegisters::Lanes frag_a;  // null where A is in shared memory
+  FencedRegisters::Lanes frag_a;  // nullptr if A is in shared memory
   FragmentA values_a;
 };
 
 struct Warpgroup {
-  int actor;                                            // that reads operands
-  std::map<int64_t, std::shared_ptr<Product>> partial;  // by number, not issued by all warps
+  int actor;                                            // the actor that reads operands
+  std::map<int64_t, std::shared_ptr<Product>> partial;  // by number, not yet issued by all warps
 };
 
 }  // namespace
@@ -76,7 +76,7 @@ struct WgmmaState {
   std::shared_ptr<Warpgroup> warpgroup;
   int warp_in_group = 0;
   int64_t issued = 0;
-  bool is_fenced = false;  // since the start, or the last wait
+  bool is_fenced = false;  // fenced since the start or the last wait
   FencedRegisters registers;
   std::vector<std::shared_ptr<Accumulator>> accumulators;
   std::vector<Pending> open;
@@ -121,7 +121,7 @@ void require_warpgroup(const Warp& warp, const char* name, Where where) {
          where);
 }
 
-// f(word of a lane's d, its place in sums)
+// Calls f(word of a lane's d, its place in sums) for all lanes.
 template <class F>
 void each_sum(const Accumulator& accumulator, const F& f) {
   for (int lane = 0; lane < kWarpLanes; ++lane)
@@ -131,7 +131,8 @@ void each_sum(const Accumulator& accumulator, const F& f) {
     }
 }
 
-// One for all lanes that know the same: that none of them wrote an operand without telling the others.
+// One clock for each set of lanes with the same knowledge. With it, note_reads finds a lane that wrote an operand
+// without telling the others.
 std::vector<Clock> viewers_of(Warp& warp) {
   std::vector<Clock> viewers;
   for (int lane = 0; lane < kWarpLanes; ++lane) {
@@ -166,7 +167,7 @@ std::vector<std::byte> rows_of(const FragmentA& values, bool is_integer) {
 
 }  // namespace
 
-// The first warp to issue number i says what it is, and reads B for all.
+// The first warp that issues a product defines it and reads B for all warps.
 std::shared_ptr<Product> WgmmaState::join(const Wgmma& what, const char* name, Where where) {
   std::shared_ptr<Product>& product = warpgroup->partial[issued];
   if (!product) {
@@ -188,8 +189,8 @@ std::shared_ptr<Product> WgmmaState::join(const Wgmma& what, const char* name, W
   return joined;
 }
 
-// Operands are read until the product is over, which a thread knows that has waited for it. All lanes
-// must know of what was written there: `writes`, which the first warp that comes finds out.
+// Notes the reads of an operand. They last until the product is over, and a thread that has waited for the product
+// knows that. All lanes must know the writes to the operand; the first warp collects them in `writes`.
 void WgmmaState::note_reads(const SmemTile& tile, const Product& product,
                             std::vector<Access>& writes, const char* what, Where where) {
   Block& block = *warp->block;
@@ -220,7 +221,7 @@ FragmentA WgmmaState::read_frag_a(const Pending& next, Where where) {
   return values;
 }
 
-// That of the wgmma in flight which this one continues, or a new one with what is in d.
+// The accumulator of the wgmma in flight that this wgmma continues, or a new accumulator with the values of d.
 std::shared_ptr<Accumulator> WgmmaState::accumulator_at(const Lanes& d, const Wgmma& what,
                                                         Where where) {
   auto mine = std::make_shared<Accumulator>();
@@ -361,7 +362,7 @@ void wgmma_commit(Where where) {
   });
 }
 
-// A product of the warpgroup is not over before all of its warps have issued it.
+// Waits first until all warps of the warpgroup have issued the products.
 void wgmma_wait(int pending, Where where) {
   Warp& warp = *self().warp;
   while (!state_of(warp).may_finish(pending)) poll("wgmma_wait", where);

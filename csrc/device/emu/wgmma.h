@@ -1,7 +1,7 @@
-// Twin of ptx/wgmma.cuh. The last lane of a warp to arrive reads the operands and multiplies the warp's 16
-// rows, but the sums stay hidden and the accumulators poisoned until wgmma_wait, which also looks whether
-// anybody touched an operand or an accumulator meanwhile. An array of registers must therefore live
-// until the wait, and not only until the wgmma. What is checked: docs/emulator.md.
+// Emulates ptx/wgmma.cuh. The last lane of a warp to arrive reads the operands and multiplies the warp's 16 rows. The
+// sums stay hidden and the accumulators poisoned until wgmma_wait, which also checks that no thread touched an
+// operand or an accumulator meanwhile. An array of registers must therefore live until the wait, and not only until
+// the wgmma. docs/emulator.md lists the checks.
 #pragma once
 
 #include "device/emu/index.h"
@@ -15,13 +15,13 @@ class Warp;
 // Elements of an operand.
 enum class Element : uint8_t { kS8, kU8, kF16, kBf16 };
 
-// What the threads of a warpgroup must agree about.
+// The arguments that must be the same for all threads of a warpgroup.
 struct Wgmma {
   int n;
   Element a_element, b_element;
   bool a_is_m_major, b_is_n_major;
   bool accumulate, a_in_registers;
-  uint64_t a, b;  // descriptors; a is 0 where it is in registers
+  uint64_t a, b;  // descriptors; a is 0 for a register operand
 
   bool operator==(const Wgmma&) const = default;
 };
@@ -31,10 +31,10 @@ void wgmma(const Wgmma& mine, void* d, const uint32_t* frag_a, const char* name,
 void wgmma_fence(Where where);
 void wgmma_commit(Where where);
 void wgmma_wait(int pending, Where where);
-// Fails if this warp, whose last lane is about to end, has started a wgmma and not waited for it.
+// Fails if this warp, whose last lane is about to end, has a wgmma that it has not waited for.
 void check_no_wgmma_in_flight(const Warp& warp);
 
-// Fails where encode() would lose bits.
+// Fails if encode() would lose bits.
 uint64_t matrix_descriptor(const MatrixDescriptor& descriptor, Where where);
 
 }  // namespace emu
@@ -92,7 +92,7 @@ void wgmma_wait(emu::Where where = emu::Where::current()) {
   emu::wgmma_wait(kPending, where);
 }
 
-// For the compiler of the device only.
+// A barrier for the device compiler; it does nothing here.
 template <class T, int kCount>
 void wgmma_fence_registers(T (&)[kCount]) {}
 

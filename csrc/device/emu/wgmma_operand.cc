@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kHalvesK = 16;
 
-// What the hardware would do with these is not documented, or has no use.
+// Refuses descriptors whose effect is not documented or has no use.
 void check_layout(const MatrixDescriptor& d, bool is_mn_major, int end, const char* what,
                   Where where) {
   const auto refuse = [&](const std::string& why) { fail(std::string(what) + ": " + why, where); };
@@ -38,7 +38,7 @@ int16_t integer(std::byte byte, Element element) {
                                  : static_cast<int16_t>(byte);
 }
 
-// element k of row r is at(r, k); written to [r][16] or [16][r].
+// Widens the elements of `rows` rows to double, as [row][16] or, with k_first, as [16][row].
 template <class Half>
 void widen(const std::byte* bytes, bool is_mn_major, int rows, bool k_first,
            std::vector<double>& out) {
@@ -107,11 +107,11 @@ void multiply_add(const Dense& a, const Dense& b, int n, uint32_t* sums) {
   if (!b.integers.empty()) {
     for (int column = 0; column < n; ++column) {
       const int16_t* const y = b.integers.data() + column * kRunBytes;
-      // Columns beyond the last token are common, and all zeros.
+      // Columns past the last token are common, and all zeros.
       if (std::all_of(y, y + kRunBytes, [](int16_t value) { return value == 0; })) continue;
       for (int row = 0; row < kWarpRows; ++row) {
         const int16_t* const x = a.integers.data() + row * kRunBytes;
-        // 16-bit factors and a constant length: compilers make pmaddwd of this.
+        // With 16-bit factors and a constant length, compilers make pmaddwd of this loop.
         int32_t dot = 0;
         for (int p = 0; p < kRunBytes; ++p) dot += x[p] * y[p];
         sums[row * n + column] += static_cast<uint32_t>(dot);

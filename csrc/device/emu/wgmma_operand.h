@@ -1,4 +1,4 @@
-// Operands of a wgmma: read from shared memory as their descriptor says, and multiplied.
+// The operands of a wgmma: reads them from shared memory by their descriptors, and multiplies them.
 #pragma once
 
 #include <cstddef>
@@ -11,24 +11,24 @@ namespace lamina::dev::emu {
 
 inline constexpr int kRunBytes = 32;  // k of one instruction: 32 bytes or 16 halves
 inline constexpr int kWarpgroupWarps = 4;
-inline constexpr int kWarpRows = 16;  // of the 64 of A
+inline constexpr int kWarpRows = 16;  // rows of A, of 64
 
 constexpr bool is_integer(Element element) {
   return element == Element::kS8 || element == Element::kU8;
 }
 
-// Some rows of A or columns of B, as they were when they were read: K-major 32 bytes each, MN-major all
-// of k = 0, then all of k = 1, ...
+// A copy of some rows of A or columns of B. K-major: 32 bytes for each row or column. MN-major: all rows or columns for
+// k = 0, then for k = 1, ...
 class SmemTile {
  public:
   SmemTile() = default;
-  // Rows (A) or columns (B) from `first` on of the matrix `what`; count is a multiple of 8. Fails where
-  // the descriptor makes no sense or leads out of shared memory.
+  // Rows (A) or columns (B) from `first` on of the matrix `what`; count is a multiple of 8. Fails if
+  // the descriptor is invalid or leads out of shared memory.
   SmemTile(uint64_t descriptor, bool is_mn_major, int first, int count, const char* what,
            Where where);
 
   const std::byte* bytes() const { return bytes_.data(); }
-  bool is_unchanged() const;                  // in shared memory
+  bool is_unchanged() const;                  // whether shared memory still holds the same
   void each_chunk(const auto& visit) const {  // visit(first byte, bytes)
     for (const std::byte* at : chunks_) visit(at, kChunkBytes);
   }
@@ -36,11 +36,11 @@ class SmemTile {
  private:
   static constexpr int kChunkBytes = 16;
 
-  std::vector<const std::byte*> chunks_;  // where each 16 of bytes_ came from
+  std::vector<const std::byte*> chunks_;  // the source of each 16 of bytes_
   std::vector<std::byte> bytes_;
 };
 
-// A matrix as numbers: bytes as [row][32], halves of A as [row][16] and of B as [16][row].
+// A matrix of numbers: integers [row][32]; floats [row][16] for A and [16][row] for B.
 struct Dense {
   std::vector<int16_t> integers;
   std::vector<double> floats;
@@ -48,7 +48,7 @@ struct Dense {
 Dense dense_a(const std::byte* bytes, bool is_m_major, Element element);
 Dense dense_b(const std::byte* bytes, bool is_n_major, Element element, int n);
 
-// sums[16][n], as bits of s32 or f32, += a * b. Integers wrap; floats are rounded once an element.
+// sums[16][n] += a * b; sums holds the bits of s32 or f32. Integers wrap; each float sum is rounded once.
 void multiply_add(const Dense& a, const Dense& b, int n, uint32_t* sums);
 
 }  // namespace lamina::dev::emu

@@ -1,5 +1,5 @@
-// Registers that a wgmma used, and what was in them at the last wgmma_fence: if that is no longer so at
-// the next wgmma, they were written without a fence.
+// The registers that wgmmas used, with their values at the last wgmma_fence. If a value differs at the next wgmma, the
+// register was written without a fence.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@ namespace lamina::dev::emu {
 
 class FencedRegisters {
  public:
-  using Lanes = std::array<const std::byte*, kWarpLanes>;  // an array of `bytes` of each lane
+  using Lanes = std::array<const std::byte*, kWarpLanes>;  // one array of `bytes` for each lane
 
   void note(const Lanes& at, size_t bytes) {
     const auto mine = find(at, bytes);
@@ -26,7 +26,7 @@ class FencedRegisters {
   void fence() {
     for (Known& known : known_) read(known);
   }
-  // False where they are not known: a first use cannot be checked.
+  // False for unknown registers, because a first use cannot be checked.
   bool have_changed(const Lanes& at, size_t bytes) const {
     const auto mine = find(at, bytes);
     if (mine == known_.end()) return false;
@@ -50,9 +50,9 @@ class FencedRegisters {
                         [&](const Known& other) { return other.at == at && other.bytes == bytes; });
   }
 
-  // The variables may be out of scope by now; their stacks are still there, and what lies on them does
-  // not matter before they are written again. Hence unseen by AddressSanitizer, and volatile, or this
-  // would become a memcpy, which it sees.
+  // The variables may be out of scope by now. Their stacks still exist, and the values do not matter until the
+  // registers are written again. So AddressSanitizer must not see this read; it is volatile, because the compiler
+  // would otherwise make a memcpy of it, which AddressSanitizer sees.
   [[gnu::no_sanitize_address]] static void read(Known& known) {
     known.words.resize(kWarpLanes * known.bytes / 4);
     uint32_t* to = known.words.data();

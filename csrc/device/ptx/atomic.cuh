@@ -1,4 +1,4 @@
-// What blocks use to meet in global memory. Twin: emu/atomic.h
+// The instructions by which blocks synchronise through global memory. Emulator: emu/atomic.h
 #pragma once
 
 #include "device/types.h"
@@ -6,7 +6,7 @@
 namespace lamina::dev {
 
 // atom.relaxed.gpu.global.add.s32 d, [at], value;                         PTX ISA 6.0, sm_70
-// Returns what was there before.
+// Returns the old value.
 LAMINA_DEVICE int32_t atomic_add(int32_t* at, int32_t value) {
   int32_t d;
   asm volatile("atom.relaxed.gpu.global.add.s32 %0, [%1], %2;"
@@ -17,7 +17,7 @@ LAMINA_DEVICE int32_t atomic_add(int32_t* at, int32_t value) {
 }
 
 // atom.relaxed.gpu.global.add.f32 d, [at], value;                         PTX ISA 6.0, sm_70
-// To nearest even; PTX says that in global memory subnormals are flushed to zero.
+// Rounds to nearest even. PTX says that in global memory subnormals are flushed to zero.
 LAMINA_DEVICE float atomic_add(float* at, float value) {
   float d;
   asm volatile("atom.relaxed.gpu.global.add.f32 %0, [%1], %2;"
@@ -28,7 +28,7 @@ LAMINA_DEVICE float atomic_add(float* at, float value) {
 }
 
 // ld.acquire.gpu.global.s32 d, [at];                                      PTX ISA 6.0, sm_70
-// Who reads a released value here sees what its writer did before the release.
+// A thread that reads a released value also sees the writer's accesses before the release.
 LAMINA_DEVICE int32_t load_acquire(const int32_t* at) {
   int32_t d;
   asm volatile("ld.acquire.gpu.global.s32 %0, [%1];"

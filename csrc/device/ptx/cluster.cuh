@@ -1,4 +1,4 @@
-// Blocks that run together and reach each other's shared memory. Twin: emu/cluster.h
+// Blocks that run together and reach each other's shared memory. Emulator: emu/cluster.h
 #pragma once
 
 #include "device/ptx/copy.cuh"
@@ -8,7 +8,7 @@
 namespace lamina::dev {
 
 // mov.u32 d, %cluster_ctarank;                                            PTX ISA 7.8, sm_90
-// Of this block in its cluster: block_index().x % cluster_size().
+// The rank of this block in its cluster: block_index().x % cluster_size().
 LAMINA_DEVICE int cluster_rank() {
   int rank;
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
@@ -23,14 +23,15 @@ LAMINA_DEVICE int cluster_size() {
 }
 
 // barrier.cluster.arrive.release.aligned;                                 PTX ISA 8.0, sm_90
-// Of all threads of all blocks of the cluster; each arrives, then waits. Warps call it with all lanes.
+// The barrier of all threads of the cluster's blocks: each thread arrives, then waits. Warps call it with all lanes.
 LAMINA_DEVICE void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
 
 // barrier.cluster.wait.acquire.aligned;                                   PTX ISA 8.0, sm_90
-// Until all that have not ended have arrived: what they did before is visible. Before the first, another
-// block may not have started; after the last, it may have ended: its shared memory is there in between.
+// Waits until all threads that have not ended have arrived; their earlier accesses are then visible. Before the first
+// cluster barrier another block may not have started, and after the last it may have ended; its shared memory exists
+// only in between.
 LAMINA_DEVICE void cluster_wait() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
@@ -43,7 +44,7 @@ LAMINA_DEVICE void cluster_sync() {
 namespace detail {
 
 // mapa.shared::cluster.u32 d, smem, rank;                                 PTX ISA 7.8, sm_90
-// The same place in the shared memory of another block.
+// The address of the same place in the shared memory of another block.
 LAMINA_DEVICE uint32_t cluster_address(const void* smem, int rank) {
   uint32_t d;
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(d) : "r"(dev::smem_address(smem)), "r"(rank));
@@ -77,7 +78,7 @@ LAMINA_DEVICE void st_cluster(uint32_t at, const U32x4& d) {
 }  // namespace detail
 
 // ld.shared::cluster{.v4}.u{32,64} d, [from of rank];                     PTX ISA 7.8, sm_90
-// V of 4, 8 or 16 bytes, naturally aligned; `from` points into the own block.
+// V has 4, 8 or 16 bytes, naturally aligned. `from` points into this block's own shared memory.
 template <class V>
 LAMINA_DEVICE V load_cluster(const V* from, int rank) {
   static_assert(sizeof(V) == 4 || sizeof(V) == 8 || sizeof(V) == 16);

@@ -1,5 +1,5 @@
-// Bit tricks, conversions and packed arithmetic in registers. f16 and bf16 are passed as bits; of a
-// packed pair the first element is the low half. Twin: emu/convert.h
+// Bit tricks, conversions and packed arithmetic in registers. f16 and bf16 are passed as bits; the first element of a
+// packed pair is the low half. Emulator: emu/convert.h
 #pragma once
 
 #include "device/types.h"
@@ -7,7 +7,7 @@
 namespace lamina::dev {
 
 // lop3.b32 d, a, b, c, kTable;                                            PTX ISA 4.3, sm_50
-// Any function of three bits, bitwise: kTable = f(0xf0, 0xcc, 0xaa) names it.
+// Applies any function f of three bits, bit by bit: kTable = f(0xf0, 0xcc, 0xaa).
 template <uint32_t kTable>
 LAMINA_DEVICE uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
   static_assert(kTable < 256);
@@ -17,8 +17,8 @@ LAMINA_DEVICE uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
 }
 
 // prmt.b32 d, a, b, selector;                                             PTX ISA 2.0, sm_20
-// Bits 0 to 2 of nibble i of the selector number the byte of b:a, b above, that is byte i of d;
-// with bit 3 set, that byte's sign in all 8 bits.
+// Byte i of d is the byte of b:a (b above) whose number is in bits 0 to 2 of nibble i of the selector. If bit 3 of
+// the nibble is set, all 8 bits are the sign of that byte.
 LAMINA_DEVICE uint32_t prmt(uint32_t a, uint32_t b, uint32_t selector) {
   uint32_t d;
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(selector));
@@ -26,7 +26,7 @@ LAMINA_DEVICE uint32_t prmt(uint32_t a, uint32_t b, uint32_t selector) {
 }
 
 // cvt.rn.f16.f32 d, a;                                                    PTX ISA 2.3, sm_53
-// To nearest, ties to even; subnormals are kept, what is too large becomes infinite.
+// Rounds to nearest, ties to even; keeps subnormals; numbers too large become infinite.
 LAMINA_DEVICE uint16_t f32_to_f16(float value) {
   uint16_t d;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(d) : "f"(value));
@@ -41,7 +41,7 @@ LAMINA_DEVICE float f16_to_f32(uint16_t bits) {
 }
 
 // cvt.rn.bf16.f32 d, a;                                                   PTX ISA 7.0, sm_80
-// To nearest, ties to even.
+// Rounds to nearest, ties to even.
 LAMINA_DEVICE uint16_t f32_to_bf16(float value) {
   uint16_t d;
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(d) : "f"(value));
@@ -57,7 +57,7 @@ LAMINA_DEVICE float bf16_to_f32(uint16_t bits) {
 }
 
 // add.rn.f16x2 d, a, b;                                                   PTX ISA 4.2, sm_53
-// With .rn it is never fused with a multiplication, as it may be without.
+// Without .rn the compiler might fuse the addition with a multiplication.
 LAMINA_DEVICE uint32_t f16x2_add(uint32_t a, uint32_t b) {
   uint32_t d;
   asm("add.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));

@@ -1,5 +1,5 @@
-// Loads, stores and asynchronous copies. Pointers are generic; each function says which space they
-// must point into. Twin: emu/copy.h
+// Loads, stores and asynchronous copies. Pointers are generic; the names of functions and arguments say the space
+// that they must point into. Emulator: emu/copy.h
 #pragma once
 
 #include <bit>
@@ -13,7 +13,7 @@ namespace detail {
 using dev::smem_address;
 LAMINA_DEVICE uint64_t gmem_address(const void* gmem) { return __cvta_generic_to_global(gmem); }
 
-// The registers that a V of so many bytes travels in.
+// The register type of a value of this many bytes.
 template <size_t kBytes>
 struct Registers;
 template <>
@@ -39,7 +39,7 @@ struct Registers<16> {
 template <class V>
 using RegistersOf = typename Registers<sizeof(V)>::Type;
 
-// name(address, d) for each width: one instruction. A byte has a 16-bit register.
+// Defines name(address, d) for each width, one instruction each. A byte takes a 16-bit register.
 #define LAMINA_LOAD(name, op, Address, address_register)                             \
   LAMINA_DEVICE void name(Address at, uint16_t& d) {                                 \
     asm volatile(op ".u16 %0, [%1];" : "=h"(d) : address_register(at) : "memory");   \
@@ -92,7 +92,7 @@ LAMINA_STORE(st_shared, "st.shared", uint32_t, "r")
 
 // cp.async.{ca,cg}.shared.global [smem], [gmem], kBytes, valid_bytes;     PTX ISA 7.0, sm_80
 // Starts a copy of valid_bytes and fills the rest of kBytes with zeros; both addresses are
-// multiples of kBytes. .cg, past L1, exists for 16 bytes only.
+// multiples of kBytes. .cg, which bypasses L1, exists for 16 bytes only.
 template <int kBytes>
 LAMINA_DEVICE void cp_async(void* smem, const void* gmem, int valid_bytes = kBytes) {
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
@@ -108,20 +108,19 @@ LAMINA_DEVICE void cp_async(void* smem, const void* gmem, int valid_bytes = kByt
 }
 
 // cp.async.commit_group;                                                  PTX ISA 7.0, sm_80
-// This thread's copies since the last commit are one group, perhaps an empty one.
+// Makes a group of this thread's copies since the last commit; the group may be empty.
 LAMINA_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 // cp.async.wait_group kPending;                                           PTX ISA 7.0, sm_80
-// Waits for all but the kPending newest groups of this thread; others need a barrier to see them.
+// Waits for all but the kPending newest groups of this thread. Other threads need a barrier to see the data.
 template <int kPending>
 LAMINA_DEVICE void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
 // ldmatrix.sync.aligned.m8n8.x{1,2,4}{.trans}.shared.b16 d, [smem_row];   PTX ISA 6.5, sm_75
-// kCount 8 x 8 matrices of 16 bits; lane l passes the address of row l % 8 of matrix l / 8, which
-// is a multiple of 16; from lane 8 * kCount on it is not used. d[i]: layout/fragment.h. All 32
-// lanes call it.
+// Loads kCount 8 x 8 matrices of 16-bit elements. Lane l < 8 * kCount passes the address of row l % 8 of matrix l /
+// 8, a multiple of 16; the addresses of other lanes are not used. d[i]: layout/fragment.h. All 32 lanes call it.
 #define LAMINA_LDMATRIX(name, trans)                                                           \
   template <int kCount>                                                                        \
   LAMINA_DEVICE void name(uint32_t (&d)[kCount], const void* smem_row) {                       \
@@ -149,7 +148,7 @@ LAMINA_LDMATRIX(ldmatrix_trans, ".trans")
 #undef LAMINA_LDMATRIX
 
 // stmatrix.sync.aligned.m8n8.x{1,2,4}{.trans}.shared.b16 [smem_row], d;   PTX ISA 7.8, sm_90
-// ldmatrix backwards: the same lanes' addresses, the same fragments.
+// Stores what ldmatrix loads, with the same addresses and fragments.
 #define LAMINA_STMATRIX(name, trans)                                                              \
   template <int kCount>                                                                           \
   LAMINA_DEVICE void name(void* smem_row, const uint32_t (&d)[kCount]) {                          \
@@ -175,7 +174,7 @@ LAMINA_STMATRIX(stmatrix_trans, ".trans")
 #undef LAMINA_STMATRIX
 
 // ld.global{.cs}{.v4}.u{8,16,32,64} d, [from];                            PTX ISA 2.0, sm_20
-// V of 1, 2, 4, 8 or 16 bytes, naturally aligned. kStream is .cs, evict-first in L1 and L2;
+// V has 1, 2, 4, 8 or 16 bytes, naturally aligned. kStream is .cs, evict-first in L1 and L2;
 // .L2::evict_first would need sm_100 and vectors of 32 bytes.
 template <class V, Cache kCache = Cache::kDefault>
 LAMINA_DEVICE V load_global(const V* from) {

@@ -1,4 +1,4 @@
-// Kernels as types: one entry point for all, and its launch. Twin: emu/launch.h
+// The entry point of all kernels, and its launch. Emulator: emu/launch.h
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -23,11 +23,11 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kMinBlocks)
   Kernel::run(args);
 }
 
-inline constexpr int kDefaultSmemBytes = 48 * 1024;  // what a block gets unasked, on every GPU
+inline constexpr int kDefaultSmemBytes = 48 * 1024;  // the limit without opt-in, on every GPU
 inline constexpr int kMaxDevices = 64;
 
-// The dynamic shared memory that one kernel was allowed, by device. Only ever raised: a launch
-// cannot take from another what it was just granted.
+// The limit of one kernel's dynamic shared memory on each device. The limit is only ever raised, so a launch cannot
+// lower the limit that another launch has just raised.
 class SmemLimit {
  public:
   cudaError_t raise(const void* kernel, int bytes) {
@@ -49,7 +49,7 @@ class SmemLimit {
   std::array<std::atomic<int>, kMaxDevices> granted_{};
 };
 
-// An error that we report must not be found again by whoever asks CUDA next.
+// The Status of a CUDA error. Clears the error, so that the next CUDA call does not report it again.
 inline Status launch_error(const char* name, cudaError_t error) {
   (void)cudaGetLastError();
   return Status::device_error(name, ": ", cudaGetErrorString(error));
@@ -84,8 +84,8 @@ inline cudaError_t put(const void* kernel, const LaunchShape& shape, int threads
 
 }  // namespace detail
 
-// Puts a grid of `shape` on `stream`, a cudaStream_t of the current device. Does not wait: what
-// goes wrong while the kernel runs is not in the Status.
+// Puts a grid of `shape` on `stream`, a cudaStream_t of the current device. Does not wait, so the Status does not
+// report errors while the kernel runs.
 template <class Kernel>
 Status launch(const LaunchShape& shape, void* stream, const typename Kernel::Args& args) {
   static_assert(std::is_trivially_copyable_v<typename Kernel::Args>);
@@ -105,8 +105,9 @@ Status launch(const LaunchShape& shape, void* stream, const typename Kernel::Arg
 }
 
 // griddepcontrol.launch_dependents;                                       PTX ISA 7.8, sm_90
-// When all blocks have called it or ended, the next kernel on the stream may start, if its launch
-// overlaps_previous. It still may not read what this one writes. Before sm_90 no launch does, and this is nothing.
+// When all blocks have called it or ended, the next kernel on the stream may start, if its launch has
+// overlaps_previous. That kernel may not yet read what this kernel writes. Before sm_90 no launch overlaps, and the
+// function does nothing.
 LAMINA_DEVICE void launch_dependents() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -114,8 +115,9 @@ LAMINA_DEVICE void launch_dependents() {
 }
 
 // griddepcontrol.wait;                                                    PTX ISA 7.8, sm_90
-// Until the kernels before this one on the stream have ended and their writes are visible. A kernel
-// whose launch overlaps_previous calls it before it touches memory that they touch. Before sm_90: nothing.
+// Waits until the kernels before this one on the stream have ended and their writes are visible. A kernel whose
+// launch has overlaps_previous calls it before it touches memory that those kernels touch. Before sm_90 the function
+// does nothing.
 LAMINA_DEVICE void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

@@ -1,6 +1,6 @@
 // Barriers in shared memory that count arrivals and the bytes of bulk copies, and the fences that go with
-// them. A barrier passes from phase to phase: one ends when all arrivals of it have come and no byte is
-// missing. Twin: emu/mbarrier.h
+// them. A barrier passes from phase to phase: a phase ends when all its arrivals have come and no byte is
+// missing. Emulator: emu/mbarrier.h
 #pragma once
 
 #include "device/ptx/index.cuh"
@@ -9,15 +9,15 @@
 namespace lamina::dev {
 
 // mbarrier.init.shared::cta.b64 [barrier], arrivals;                      PTX ISA 7.0, sm_80
-// Phase 0 begins; each phase takes so many arrivals, 1 to 2^20 - 1. No other thread may use the barrier
-// before a barrier of the block, no copy before fence_mbarrier_init().
+// Begins phase 0. Each phase takes `arrivals` arrivals, 1 to 2^20 - 1. Other threads may use the barrier only after a
+// barrier of the block, copies only after fence_mbarrier_init().
 LAMINA_DEVICE void mbarrier_init(MBarrier* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(smem_address(barrier)), "r"(arrivals)
                : "memory");
 }
 
 // mbarrier.arrive.release.cta.shared::cta.b64 _, [barrier];               PTX ISA 8.0, sm_90
-// What this thread did before is visible to who waits for the phase.
+// This thread's earlier accesses are visible to threads that wait for the phase.
 LAMINA_DEVICE void mbarrier_arrive(MBarrier* barrier) {
   asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(smem_address(barrier))
                : "memory");
@@ -25,8 +25,8 @@ LAMINA_DEVICE void mbarrier_arrive(MBarrier* barrier) {
 
 // mapa.shared::cluster.u32 d, barrier, rank;                              PTX ISA 7.8, sm_90
 // mbarrier.arrive.release.cta.shared::cluster.b64 _, [d];                 PTX ISA 8.0, sm_90
-// At the barrier in the same place of another block of the cluster, or of this one. Says that a stage is
-// free; it makes no data visible to the other block: that would take a release of the cluster's scope,
+// Arrives at the barrier in the same place of another block of the cluster, or of this block. The arrival says that a
+// stage is free and makes no data visible to the other block: that would take a release with the cluster's scope,
 // which waits for all of this thread's writes.
 LAMINA_DEVICE void mbarrier_arrive_remote(MBarrier* barrier, int rank) {
   asm volatile(
@@ -40,8 +40,8 @@ LAMINA_DEVICE void mbarrier_arrive_remote(MBarrier* barrier, int rank) {
 }
 
 // mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [barrier], bytes;        PTX ISA 8.0, sm_90
-// The current phase does not end before copies have brought so many bytes more. At most 2^20 - 1 may be
-// missing at a time.
+// The current phase does not end before copies have delivered `bytes` more bytes. At most 2^20 - 1 may be missing at
+// a time.
 LAMINA_DEVICE void mbarrier_expect_tx(MBarrier* barrier, int bytes) {
   asm volatile(
       "mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(smem_address(barrier)),
@@ -50,7 +50,7 @@ LAMINA_DEVICE void mbarrier_expect_tx(MBarrier* barrier, int bytes) {
 }
 
 // mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [barrier], bytes;   PTX ISA 8.0, sm_90
-// mbarrier_expect_tx(), then mbarrier_arrive().
+// Does mbarrier_expect_tx(), then mbarrier_arrive().
 LAMINA_DEVICE void mbarrier_arrive_expect_tx(MBarrier* barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(
                    smem_address(barrier)),
@@ -59,8 +59,8 @@ LAMINA_DEVICE void mbarrier_arrive_expect_tx(MBarrier* barrier, int bytes) {
 }
 
 // mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 p, [barrier], parity;   PTX ISA 8.0, sm_90
-// Whether the phase of this parity, the current or the one before, is over; phase 0 is even. May suspend
-// the thread for a while, and may then say no.
+// Whether the phase of this parity, the current or the previous phase, is over; phase 0 is even. May suspend the
+// thread for a while and then still return false.
 LAMINA_DEVICE bool mbarrier_try_wait(MBarrier* barrier, int parity) {
   uint32_t is_over;
   asm volatile(
@@ -80,14 +80,14 @@ LAMINA_DEVICE void mbarrier_wait(MBarrier* barrier, int parity) {
 }
 
 // fence.mbarrier_init.release.cluster;                                    PTX ISA 8.0, sm_90
-// This thread's mbarrier_init() are visible to copies and, past a cluster barrier, to other blocks.
+// Makes this thread's mbarrier_init() visible to copies and, after a cluster barrier, to other blocks.
 LAMINA_DEVICE void fence_mbarrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
 // fence.proxy.async.shared::cta;                                          PTX ISA 8.0, sm_90
-// This thread's accesses of shared memory are ordered before those of later bulk copies and of wgmma,
-// its own and, past a barrier, those of others.
+// Orders this thread's accesses of shared memory before those of later bulk copies and wgmma: its own and, after a
+// barrier, those of other threads.
 LAMINA_DEVICE void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }

@@ -1,5 +1,5 @@
-// Products of small matrices on the tensor cores. All 32 lanes call each of them; which element of
-// a matrix a lane holds: layout/fragment.h. Twin: emu/mma.h
+// Products of small matrices on the tensor cores. All 32 lanes call each function; layout/fragment.h says which
+// elements of a matrix a lane holds. Emulator: emu/mma.h
 #pragma once
 
 #include "device/types.h"
@@ -22,8 +22,8 @@ LAMINA_MMA_M16N8K32(mma_m16n8k32_u8s8, "u8.s8")
 #undef LAMINA_MMA_M16N8K32
 
 // mma.sync.aligned.m16n8k16.row.col.f32.{f16.f16,bf16.bf16}.f32 d, a, b, d;   PTX ISA 7.0, sm_80
-// d[16,8] += a[16,16] * b[16,8]; products are exact. The order of the sums, their rounding and what
-// becomes of subnormals are not defined.
+// d[16,8] += a[16,16] * b[16,8]; products are exact. PTX does not define the order of the sums, their rounding and the
+// treatment of subnormals.
 #define LAMINA_MMA_M16N8K16(name, types)                                                   \
   LAMINA_DEVICE void name(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { \
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." types                            \

@@ -1,5 +1,5 @@
-// Exchange of registers between the lanes of a warp. All 32 lanes call each of them.
-// Twin: emu/shuffle.h
+// Exchange of registers between the lanes of a warp. All 32 lanes call each function.
+// Emulator: emu/shuffle.h
 #pragma once
 
 #include <bit>
@@ -9,8 +9,7 @@
 namespace lamina::dev {
 
 // shfl.sync.{idx,bfly,up,down}.b32 d, a, b, c, 0xffffffff;                PTX ISA 6.0, sm_30
-// d = a of lane b, lane ^ b, lane - b, lane + b, where b counts modulo 32. A lane for which there
-// is no such lane keeps its own a.
+// d = a of lane b, lane ^ b, lane - b or lane + b, with b modulo 32. If there is no such lane, d is the lane's own a.
 template <class T>
 LAMINA_DEVICE T shuffle(T value, int from) {
   static_assert(sizeof(T) == 4);

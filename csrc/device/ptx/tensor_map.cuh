@@ -1,4 +1,4 @@
-// What the host tells TMA of a tensor. Twin: emu/tensor_map.h
+// Encodes tensor maps, the descriptions of tensors for TMA. Emulator: emu/tensor_map.h
 #pragma once
 
 #include <cuda.h>
@@ -13,7 +13,7 @@ namespace detail {
 
 static_assert(sizeof(CUtensorMap) == sizeof(TensorMap));
 
-// Asked of the runtime, so that nothing of ours links the driver. 12000: CUDA 12.0 brought it.
+// Asks the runtime for the driver's function, so that lamina does not link the driver. CUDA 12.0 (12000) introduced it.
 inline decltype(&cuTensorMapEncodeTiled) tensor_map_encoder() {
   static const auto encoder = [] {
     void* entry = nullptr;
@@ -71,7 +71,7 @@ inline Status encode_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   };
   CUresult result = try_encode();
-  // A thread that the CUDA runtime has not met has no context yet, which a call of the driver may want.
+  // A driver call may need a context, and a thread that has not used the CUDA runtime yet has none.
   if (result == CUDA_ERROR_INVALID_CONTEXT || result == CUDA_ERROR_NOT_INITIALIZED) {
     (void)cudaFree(nullptr);
     result = try_encode();
@@ -84,7 +84,7 @@ inline Status encode_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
 
 }  // namespace detail
 
-// cuTensorMapEncodeTiled. Elements beyond the tensor are zeros when loaded and not stored.
+// Calls cuTensorMapEncodeTiled. Elements past the edges of the tensor are loaded as zeros and not stored.
 inline Status make_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
   return find_or_encode(spec, map, &detail::encode_tensor_map);
 }

@@ -1,6 +1,6 @@
-// Copies that one thread starts and hardware carries out: boxes of tensors and runs of bytes, between
-// global and shared memory. They belong to the async proxy: what threads wrote before must be fenced with
-// fence_proxy_async(). Twin: emu/tma.h
+// Copies that one thread starts and hardware carries out: boxes of tensors and runs of bytes, between global and
+// shared memory. They belong to the async proxy: the earlier writes of threads must be fenced with
+// fence_proxy_async(). Emulator: emu/tma.h
 #pragma once
 
 #include "device/ptx/copy.cuh"
@@ -17,8 +17,8 @@ LAMINA_DEVICE uint64_t evict_first_policy() {
   return d;
 }
 
-// The same operands for all forms: 0 shared memory, 1 map, 2 barrier, 3 ranks, 4 policy, 5 to 8
-// coordinates. What a form does not name costs nothing.
+// All forms have the same operands: 0 shared memory, 1 map, 2 barrier, 3 ranks, 4 policy, 5 to 8
+// coordinates. An operand that a form does not name costs nothing.
 #define LAMINA_TMA(text)                                                                      \
   asm volatile(text ";" ::"r"(smem), "l"(map), "r"(full), "h"(ranks), "l"(policy), "r"(c[0]), \
                "r"(c[1]), "r"(c[2]), "r"(c[3])                                                \
@@ -89,8 +89,8 @@ LAMINA_DEVICE void tma_store(const TensorMap* map, const void* from, const int32
 // cp.async.bulk.tensor.{2,3,4}d.shared::cluster.global.tile
 //   .mbarrier::complete_tx::bytes{.L2::cache_hint} [smem], [map, at], [full]{, policy};
 //                                                                         PTX ISA 8.0, sm_90
-// Starts a copy of the map's box with its first element at `at`, which may lie beyond any edge: zeros come
-// from there. Counts the bytes of the whole box at `full`. smem is a multiple of 128 and of
+// Starts a copy of the map's box with its first element at `at`. The box may reach past any edge of the tensor;
+// elements there are zeros. Counts the bytes of the whole box at `full`. smem is a multiple of 128 and of
 // swizzle_alignment(); the map is a part of the kernel's Args. kStream asks for evict-first in L2.
 template <int kRank, Cache kCache = Cache::kDefault>
 LAMINA_DEVICE void tma_load(void* smem, const TensorMap* map, MBarrier* full,
@@ -101,8 +101,8 @@ LAMINA_DEVICE void tma_load(void* smem, const TensorMap* map, MBarrier* full,
 // cp.async.bulk.tensor.{2,3,4}d.shared::cluster.global.tile
 //   .mbarrier::complete_tx::bytes.multicast::cluster{.L2::cache_hint} [smem], [map, at], [full],
 //   ranks{, policy};                                                      PTX ISA 8.0, sm_90a
-// As tma_load to the same place of each block of the cluster whose bit is set in ranks, counted at the
-// barrier in the same place of that block.
+// Like tma_load, but copies to the same place of each block of the cluster whose bit is set in ranks. Each copy
+// counts at the barrier in the same place of its block.
 template <int kRank, Cache kCache = Cache::kDefault>
 LAMINA_DEVICE void tma_load_multicast(void* smem, const TensorMap* map, MBarrier* full,
                                       const int32_t (&at)[kRank], uint16_t ranks) {
@@ -111,7 +111,7 @@ LAMINA_DEVICE void tma_load_multicast(void* smem, const TensorMap* map, MBarrier
 
 // cp.async.bulk.tensor.{2,3,4}d.global.shared::cta.tile.bulk_group [map, at], [smem];
 //                                                                         PTX ISA 8.0, sm_90
-// Starts a copy of what of the box lies in the tensor. It belongs to the next bulk_commit().
+// Starts a copy of the part of the box that lies in the tensor. The copy belongs to the next bulk_commit().
 template <int kRank>
 LAMINA_DEVICE void tma_store(const TensorMap* map, const void* smem, const int32_t (&at)[kRank]) {
   detail::tma_store<kRank>(map, smem, at);
@@ -129,7 +129,7 @@ LAMINA_DEVICE void bulk_load(void* smem, const void* gmem, int bytes, MBarrier* 
 }
 
 // cp.async.bulk.global.shared::cta.bulk_group [gmem], [smem], bytes;      PTX ISA 8.0, sm_90
-// Addresses and bytes are multiples of 16. It belongs to the next bulk_commit().
+// Addresses and bytes are multiples of 16. The copy belongs to the next bulk_commit().
 LAMINA_DEVICE void bulk_store(void* gmem, const void* smem, int bytes) {
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(
                    detail::gmem_address(gmem)),
@@ -138,18 +138,19 @@ LAMINA_DEVICE void bulk_store(void* gmem, const void* smem, int bytes) {
 }
 
 // cp.async.bulk.commit_group;                                             PTX ISA 8.0, sm_90
-// This thread's stores since the last commit are one group, perhaps an empty one.
+// Makes a group of this thread's stores since the last commit; the group may be empty.
 LAMINA_DEVICE void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 
 // cp.async.bulk.wait_group kPending;                                      PTX ISA 8.0, sm_90
-// Waits for all but the kPending newest groups of this thread: they are in global memory, for it to see.
+// Waits for all but the kPending newest groups of this thread. Their data are then in global memory, visible to this
+// thread.
 template <int kPending>
 LAMINA_DEVICE void bulk_wait() {
   asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
 // cp.async.bulk.wait_group.read kPending;                                 PTX ISA 8.0, sm_90
-// As bulk_wait, but only until their sources were read and may be written again.
+// Like bulk_wait, but waits only until the sources have been read and may be overwritten.
 template <int kPending>
 LAMINA_DEVICE void bulk_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");

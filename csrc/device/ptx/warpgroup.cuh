@@ -1,4 +1,4 @@
-// Roles of warps: who speaks for a warp, and how many registers a warpgroup has. Twin: emu/warpgroup.h
+// Roles of warps: the election of one lane of a warp, and the register count of a warpgroup. Emulator: emu/warpgroup.h
 #pragma once
 
 #include "device/types.h"
@@ -6,7 +6,7 @@
 namespace lamina::dev {
 
 // elect.sync _|d, 0xffffffff;                                             PTX ISA 8.0, sm_90
-// True for one lane of the warp, always the same one. All 32 lanes call it.
+// True for one lane of the warp, always the same lane. All 32 lanes call it.
 LAMINA_DEVICE bool elect_one() {
   uint32_t d;
   asm volatile(
@@ -19,8 +19,8 @@ LAMINA_DEVICE bool elect_one() {
 }
 
 // setmaxnreg.{inc,dec}.sync.aligned.u32 kRegisters;                       PTX ISA 8.0, sm_90a
-// How many registers each thread has from now on; inc waits until as many are free. All warps of a
-// warpgroup call it, in a kernel that was built for a definite number of registers.
+// Sets the number of registers of each thread; inc waits until enough registers are free. All warps of a warpgroup
+// call it, in a kernel that was compiled for a fixed number of registers.
 constexpr bool is_register_count(int count) {
   return count >= 24 && count <= 256 && count % 8 == 0;
 }

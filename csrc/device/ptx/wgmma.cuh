@@ -1,14 +1,14 @@
-// Products of a warpgroup, four warps from a multiple of four on: d[64,n] (+)= a[64,k] * b[k,n], while
-// the warps go on. d is in registers, b in shared memory, a in either. Which element of a matrix a
-// thread holds: layout/fragment.h; where in shared memory: layout/matrix_descriptor.h.
-// Twin: emu/wgmma.h
+// Asynchronous products of a warpgroup (four warps, the first with a multiple of four as its index): d[64,n] (+)=
+// a[64,k] * b[k,n]. d is in registers, b in shared memory, a in either. layout/fragment.h says which elements of a
+// matrix a thread holds, layout/matrix_descriptor.h where elements lie in shared memory. Emulator: emu/wgmma.h
 //
-//   wgmma_fence_registers(d), wgmma_fence()    what was done to d and a in registers comes before
-//   wgmma_m64k32_s8<n>(d, a, b, accumulate)    any number; those of one shape may share d
+//   wgmma_fence_registers(d), wgmma_fence()    orders the earlier accesses to d and to a in registers
+//   wgmma_m64k32_s8<n>(d, a, b, accumulate)    any number of products; products of one shape may share d
 //   wgmma_commit()
-//   wgmma_wait<0>(), wgmma_fence_registers(d)  now d may be used, a and b overwritten
+//   wgmma_wait<0>(), wgmma_fence_registers(d)  from here on d may be used, and a and b overwritten
 //
-// Shared memory that threads wrote, unlike what TMA wrote, needs fence_proxy_async() and a barrier first.
+// Shared memory that threads wrote needs fence_proxy_async() and a barrier first; shared memory that TMA wrote does
+// not.
 #pragma once
 
 #include <type_traits>
@@ -30,7 +30,7 @@ constexpr bool is_wgmma_n_of_f32(int n) { return n >= 8 && n <= 256 && n % 8 == 
 #define LAMINA_TEXT(i, j, k, l) ", %" #i ", %" #j ", %" #k ", %" #l
 #define LAMINA_S32(i, j, k, l) , "+r"(d[i]), "+r"(d[j]), "+r"(d[k]), "+r"(d[l])
 #define LAMINA_F32(i, j, k, l) , "+f"(d[i]), "+f"(d[j]), "+f"(d[k]), "+f"(d[l])
-// scale-d is a predicate, so each statement makes one of a register.
+// scale-d is a predicate, so each statement makes a predicate of a register.
 #define LAMINA_WGMMA(n, k, types, accumulate, operands) \
   "{\n.reg .pred p;\nsetp.ne.b32 p, %" #accumulate      \
   ", 0;\n"                                              \
@@ -101,14 +101,14 @@ LAMINA_DEVICE void wgmma_k16(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_
 
 }  // namespace detail
 
-// MatrixDescriptor::encode(): addresses and offsets in bytes, multiples of 16.
+// MatrixDescriptor::encode(). Addresses and offsets are in bytes, multiples of 16.
 LAMINA_DEVICE constexpr uint64_t matrix_descriptor(uint32_t smem_address, int leading_bytes,
                                                    int stride_bytes, Swizzle swizzle) {
   return MatrixDescriptor{smem_address, leading_bytes, stride_bytes, swizzle, 0}.encode();
 }
 
 // wgmma.mma_async.sync.aligned.m64n{kN}k32.s32.{s8,u8}.{s8,u8} d, a, b, accumulate;   PTX ISA 8.0, sm_90a
-// Both K-major. Without `accumulate` what is in d is not used. Sums wrap modulo 2^32.
+// Both operands are K-major. Without `accumulate` the old d is not used. Sums wrap modulo 2^32.
 #define LAMINA_WGMMA_M64K32(name, kTypes)                                                  \
   template <int kN>                                                                        \
   LAMINA_DEVICE void name(int32_t (&d)[kN / 2], uint64_t a, uint64_t b, bool accumulate) { \
@@ -127,8 +127,8 @@ LAMINA_WGMMA_M64K32(wgmma_m64k32_u8s8, detail::kU8S8)
 
 // wgmma.mma_async.sync.aligned.m64n{kN}k16.f32.{f16.f16,bf16.bf16} d, a, b, accumulate, 1, 1, kTransA, kTransB;
 //                                                                         PTX ISA 8.0, sm_90a
-// kTrans: in shared memory the matrix is MN-major, else K-major. The order of the sums and their
-// rounding are not defined.
+// kTransA, kTransB: the matrix in shared memory is MN-major, else K-major. PTX does not define the order of the sums
+// and their rounding.
 #define LAMINA_WGMMA_M64K16(name, kTypes)                                                \
   template <int kN, bool kTransA = false, bool kTransB = false>                          \
   LAMINA_DEVICE void name(float (&d)[kN / 2], uint64_t a, uint64_t b, bool accumulate) { \
@@ -145,12 +145,12 @@ LAMINA_WGMMA_M64K16(wgmma_m64k16_bf16, detail::kBf16Bf16)
 #undef LAMINA_WGMMA_M64K16
 
 // wgmma.fence.sync.aligned;                                               PTX ISA 8.0, sm_90a
-// Accesses of registers before it come before those by later wgmma. Needed before the first wgmma and
-// after each access, by anything but a wgmma of the same shape, to d or to a in registers.
+// Orders earlier accesses of registers before the accesses by later wgmma. Needed before the first wgmma, and after
+// each access to d or to a in registers by anything but a wgmma of the same shape.
 LAMINA_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
 // wgmma.commit_group.sync.aligned;                                        PTX ISA 8.0, sm_90a
-// This warp's wgmma since the last commit are one group, perhaps an empty one.
+// Makes a group of this warp's wgmma since the last commit; the group may be empty.
 LAMINA_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
 // wgmma.wait_group.sync.aligned kPending;                                 PTX ISA 8.0, sm_90a
@@ -161,8 +161,9 @@ LAMINA_DEVICE void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-// No instruction: the compiler, which takes a wgmma's registers for final when it is issued, may move no
-// access to them across. For d and for a in registers, before wgmma_fence() and after wgmma_wait().
+// No instruction, but a barrier for the compiler, which takes the registers of a wgmma for final when the wgmma is
+// issued: it may not move an access to them across this call. Needed for d and for a in registers, before
+// wgmma_fence() and after wgmma_wait().
 template <class T, int kCount>
 LAMINA_DEVICE void wgmma_fence_registers(T (&registers)[kCount]) {
   static_assert(sizeof(T) == 4);

@@ -1,5 +1,5 @@
-// What inline asm makes wgmma.cuh spell out, once for all types: operands have no names, so the text and
-// the operand list of each n repeat the numbers of n / 2 registers of d.
+// The operand lists of wgmma.cuh, once for all types. Operands of inline asm have no names, so the text and the
+// operand list of each n repeat the numbers of the n / 2 registers of d.
 #pragma once
 
 // F(i, j, k, l) for the registers of an accumulator of n columns, four at a time, after the first four.
@@ -36,7 +36,7 @@
 #define LAMINA_WGMMA_D_248(F) LAMINA_WGMMA_D_240(F) F(120, 121, 122, 123)
 #define LAMINA_WGMMA_D_256(F) LAMINA_WGMMA_D_248(F) F(124, 125, 126, 127)
 
-// X(n, the numbers of the operands after d): for s32 sums, and those that only f32 sums have besides.
+// X(n, the numbers of the operands after d): every n of s32 sums, then the n that only f32 sums have.
 #define LAMINA_WGMMA_EVERY_N_OF_S32(X)           \
   X(8, 4, 5, 6, 7, 8, 9, 10, 11)                 \
   X(16, 8, 9, 10, 11, 12, 13, 14, 15)            \

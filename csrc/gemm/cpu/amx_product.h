@@ -1,10 +1,11 @@
-// Packed rows times weights in the order of int8_tile, with AMX: tdpbssd multiplies a 16 x 64 by a 64 x 16 tile of
-// signed bytes exactly, 16384 MACs in 16 cycles. In each ISA's file: body.h says why.
+// Packed rows times weights in the order of layout/int8_tile.h, with AMX: tdpbssd multiplies a 16 x 64 by a 64 x 16
+// tile of signed bytes exactly, 16384 MACs in 16 cycles. Each ISA compiles its own copy: ops/gemm_int8/cpu/body.h
+// says why.
 //
-// Loads  2 x 2 tiles: 4 KiB of operands for 4 products, 64 bytes a cycle, so both operands must come
-//        from L1: 512 k of 32 rows and of 32 columns are 32 KiB. Up to 16 rows: 1 x 4 tiles, four
-//        streams of weights, bound by memory.
-// Rows   are padded to 16 with zeros when packed; the padding is computed and dropped.
+// Loads  Above 16 rows, 2 x 2 tiles: 4 products read 4 KiB of operands, 64 bytes a cycle, so both operands must come
+//        from L1: 512 k of 32 rows and of 32 columns are 32 KiB. Up to 16 rows, 1 x 4 tiles: four streams of weights,
+//        bound by memory.
+// Rows   pack() pads rows to 16 with zeros; the padding is multiplied too, and its sums are dropped.
 #pragma once
 
 #include <cstdint>
@@ -44,8 +45,9 @@ struct AmxProduct {
     }
   }
 
-  // `count` products of kProductK, the session's, from the `first` on: a and what it is counted from begin with a tile,
-  // w with the first product. Tiles 0..3 are the sums [row tile][column tile], then the activations, then the weights.
+  // Multiplies `count` slices of kProductK input features (the depth that the session configured). `first`: the index
+  // of the first slice, counted from the start of a; w points at that slice already. Tile registers 0..3 hold the
+  // sums [row tile][column tile]; the activations and the weights follow.
   template <int kProductK, int kRowTiles, int kColumnTiles>
   static void multiply_fixed(const int8_t* a, const int8_t* w, int64_t w_stride, int64_t first,
                              int64_t count, int32_t* acc, bool accumulate, Prefetch ahead) {

@@ -6,7 +6,7 @@
 namespace lamina::gemm {
 namespace {
 
-// Orders of magnitude are enough here: the model only ranks ways to cut the same work.
+// Orders of magnitude suffice: the model only ranks ways to cut the same work.
 constexpr int64_t kPackBytesPerCycle = 8;
 constexpr int64_t kWeightBytesPerCycle = 4;  // a core's share of DRAM, about 12 GB/s
 constexpr int64_t kForkCycles = 15000;       // waking the thread pool, about 5 us
@@ -15,14 +15,14 @@ constexpr int64_t kTasksPerWorker = 8;
 constexpr int64_t kTaskCycles = 100000;  // about 30 us
 
 int64_t panel_rows(const Work& work, int64_t rows, int64_t l2_bytes) {
-  // The packed rows and their sums.
+  // The packed rows and their sums take half of L2.
   const int64_t tile_bytes = std::max<int64_t>(1, work.panel_bytes + work.scratch_bytes);
   const int64_t fitting = l2_bytes / 2 / tile_bytes * work.tile_m;
   return std::clamp<int64_t>(fitting, work.tile_m,
                              round_up(std::max<int64_t>(rows, 1), work.tile_m));
 }
 
-// Doubles cannot overflow; sizes near 2^63 only need to rank.
+// Doubles cannot overflow, and sizes near 2^63 need only a rank.
 int64_t cycles_of(double amount, double each) {
   return static_cast<int64_t>(std::min(amount / each, 1e18));
 }
@@ -75,7 +75,8 @@ Blocking cut(const Work& work, int64_t l2_bytes, int threads) {
   consider(1, 1);
   for (int64_t grid_m = 1; grid_m <= threads; ++grid_m) consider(grid_m, threads / grid_m);
   best.workers = best.tasks();
-  // One panel a task: a worker packs it for the first of a row's tasks and keeps it for the others.
+  // Each task has one panel of rows. A worker packs the panel for its first task in a grid row and keeps it for the
+  // others.
   const int64_t panels = ceil_div(best.block_m, panel_rows(work, best.block_m, l2_bytes));
   best.block_m = round_up(ceil_div(best.block_m, panels), work.tile_m);
   best.grid_m = ceil_div(work.m, best.block_m);

@@ -1,4 +1,5 @@
-// How the ISAs that multiply bytes four at a time pack activations. In each ISA's file: body.h says why.
+// Packs activations for the ISAs that multiply bytes four at a time. Each ISA compiles its own copy:
+// ops/gemm_int8/cpu/body.h says why.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +10,7 @@
 namespace lamina::gemm {
 namespace {
 
-// Packs byte activations as [group of 4 k][row][4], flipping `mask` in every group of four.
+// Packs byte activations as [group of 4 k][row][4] and flips the bits of `mask` in every group of four.
 inline void pack_bytes(const int8_t* a, int64_t a_stride, int rows, int64_t k, uint32_t mask,
                        void* packed) {
   uint32_t* const groups = static_cast<uint32_t*>(packed);

@@ -8,7 +8,7 @@ namespace lamina::gemm {
 namespace {
 
 Work work_of(const CpuOp& op, const Problem& p, const CpuKernel& kernel) {
-  // A group has an f32 scale.
+  // Each group has an f32 scale.
   const double scale_bytes = p.is_grouped() ? 4.0 / static_cast<double>(p.group) : 0.0;
   return {p.m,
           p.n,
@@ -21,7 +21,7 @@ Work work_of(const CpuOp& op, const Problem& p, const CpuKernel& kernel) {
           kernel.scratch_bytes};
 }
 
-// Why a kernel cannot or should not compute p, or nothing.
+// The reason why a kernel cannot or should not compute p; empty if there is no such reason.
 std::string objection(const CpuKernel& kernel, const Problem& p, Isa isa) {
   if (kernel.isa > isa) return "instruction set not in use";
   if (p.group % kernel.group_step != 0 && p.groups() > 1)

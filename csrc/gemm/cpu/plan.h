@@ -1,4 +1,4 @@
-// Which CPU kernel computes a product, and how the product is cut into blocks and tasks. Pure, host-only.
+// The CPU planner: chooses the kernel of a product and cuts the product into blocks and tasks. Pure, host-only.
 #pragma once
 
 #include <cstdint>
@@ -12,25 +12,25 @@
 
 namespace lamina::gemm {
 
-// What one ISA's translation unit offers to the planner and the launcher.
+// A CPU kernel, one for each op and ISA, as the planner and the launcher see it.
 struct CpuKernel {
   const char* name;
   Isa isa;
-  int64_t min_m;           // fewest rows it is worth choosing for
-  int64_t group_step = 1;  // several groups must be multiples of it
+  int64_t min_m;           // fewest rows for which the kernel is worth choosing
+  int64_t group_step = 1;  // where k has several groups, their size must be a multiple of this
   int tile_m, tile_n;      // outputs of one microkernel call
-  int macs_per_cycle;      // what the ports allow, for the planner's cost model
-  // Bytes of 64-byte aligned scratch that compute() needs: for each tile_m rows of a panel, and besides.
+  int macs_per_cycle;      // the bound of the ports, for the planner's cost model
+  // compute() needs 64-byte aligned scratch: panel_bytes() for each tile_m rows of a panel, and scratch_bytes besides.
   int64_t (*panel_bytes)(const Problem&);
   int64_t scratch_bytes = 0;
   void (*compute)(const void* params, const Block&, void* scratch);
 };
 
-// The kernels of one op in this build, ascending by ISA. The object outlives every call: its address is part of the key
-// of a plan.
+// The kernels of one op in this build, ascending by ISA. The object must outlive every call, because its address is
+// part of the key of a plan.
 struct CpuOp {
   const char* name;
-  double code_bytes;  // of a weight, without its scale
+  double code_bytes;  // bytes of one weight without its scale
   std::vector<CpuKernel> kernels;
 };
 
@@ -40,9 +40,10 @@ struct Plan : Blocking {
 
 Plan plan(const CpuOp& op, const Problem& problem, const CpuInfo& cpu, int threads);
 Plan known_plan(const CpuOp& op, const Problem& problem, const CpuInfo& cpu,
-                int threads);  // made once a thread
+                int threads);  // the same plan, kept by each thread
 
-// Plans and computes a product whose arguments are checked. Params has a `problem`, and is what the kernels of the op take.
+// Plans and computes a product whose arguments are checked already. Params: the op's parameters, with a member
+// `problem`.
 template <class Params>
 Status run(const CpuOp& op, const Params& params, const Parallel& parallel) {
   const Problem& problem = params.problem;
@@ -56,7 +57,8 @@ Status run(const CpuOp& op, const Params& params, const Parallel& parallel) {
   return Status::ok();
 }
 
-// The record of a kernel whose loop nest is Nest, a template of Tile: Nest(params, block, scratch).run().
+// The record of a kernel that computes a block with Nest(params, block, scratch).run(). Nest: the op's loop nest
+// around the microkernel Tile.
 template <class Nest, class Tile, class Params>
 CpuKernel cpu_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
   CpuKernel kernel{};
@@ -73,7 +75,7 @@ CpuKernel cpu_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycl
   return kernel;
 }
 
-// The plan on this machine, as text.
+// Describes the plan on this machine in `text`.
 Status explain(const CpuOp& op, const Problem& problem, int threads, std::string& text);
 
 }  // namespace lamina::gemm

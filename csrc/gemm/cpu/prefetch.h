@@ -1,4 +1,4 @@
-// What a microkernel fetches while it computes. In each ISA's file: body.h says why.
+// Prefetches weights while a microkernel computes. Each ISA compiles its own copy: ops/gemm_int8/cpu/body.h says why.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,7 @@
 namespace lamina::gemm {
 namespace {
 
-// The weights that one multiply() prefetches while it computes: a line of each of its tiles of n for
-// `every` groups of k.
+// One multiply() prefetches a cache line of each of its tiles of n for every `every` groups of k that it multiplies.
 struct Prefetch {
   const int8_t* at;
   int every;

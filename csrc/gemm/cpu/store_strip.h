@@ -1,4 +1,5 @@
-// The way out of a product on a CPU: from a strip's sums to stored outputs. In each ISA's file: body.h says why.
+// The epilogue of a product on a CPU: turns the sums of a strip of columns into stored outputs. Each ISA compiles its
+// own copy: ops/gemm_int8/cpu/body.h says why.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,11 @@
 namespace lamina::gemm {
 namespace {
 
-// Of sums [rows][kStrip]. Params: an Output, and the scale of a row; kOffset: what is part of every zero point.
+// Stores sums [rows][kStrip].
+//
+//   Params   an Epilogue and, for integer sums, a_scale and a_zero_point of each row
+//   kNarrow  the columns of one tile: a strip of this width has its own copy of the code
+//   kOffset  a constant that the kernel adds to every activation, and so to every zero point
 template <class Params, int kStrip, int kNarrow, int kOffset = 0>
 struct StoreStrip {
   const Params& p;
@@ -31,7 +36,7 @@ struct StoreStrip {
     });
   }
 
-  // What the sums of row i have too much, in units of the column sums.
+  // The sums of row i are too large by this multiple of the column sums.
   int32_t zero_point(int64_t i) const {
     return kOffset + (p.a_zero_point.is_given() ? p.a_zero_point[i] : 0);
   }
@@ -40,11 +45,11 @@ struct StoreStrip {
   using WholeStrip = std::integral_constant<int, kStrip>;
   using OneTile = std::integral_constant<int, kNarrow>;
 
-  // Row i of the columns c, up to its activation.
+  // out[j] = activation(scaled sum + bias) for row i.
   template <Activation kActivation, class Out, class Acc, class Count>
   LAMINA_INLINE void scale_row(const Acc* __restrict sum, int64_t i, Count count, const Columns& c,
                                Out* __restrict out) const {
-    if constexpr (std::is_same_v<Acc, float>) {  // scaled already
+    if constexpr (std::is_same_v<Acc, float>) {  // the sums are scaled already
       for (int j = 0; j < count; ++j)
         out[j] = from_f32<Out>(activate<kActivation>(sum[j] + c.bias[j]));
     } else {
@@ -77,7 +82,7 @@ struct StoreStrip {
     }
   }
 
-  // The steps of store_steps: see rows.h.
+  // The next two are steps of store_steps, not inlined for the reason in row_steps.h.
   template <Activation kActivation, class Acc, class Count>
   LAMINA_NOINLINE void activate_row(const Acc* __restrict sum, int64_t i, Count count,
                                     const Columns& c, float* __restrict y) const {
@@ -91,7 +96,7 @@ struct StoreStrip {
     for (int j = 0; j < count; ++j) out[j] = requantize(quantizer, y[j]);
   }
 
-  // body(data as what it is), if it is given
+  // Calls body with `data` as a pointer to its dtype, unless it is nullptr.
   template <class Body>
   static void with_floats(const void* data, DType dtype, const Body& body) {
     if (data == nullptr) return;
@@ -100,15 +105,15 @@ struct StoreStrip {
     if (dtype == DType::kBF16) body(static_cast<const BF16*>(data));
   }
 
-  // body(elements of the operand from [i, j])
+  // Calls body with a pointer to element [i, j] of the operand, if it is given.
   template <class Body>
   static void with_elements(const Operand& operand, int64_t i, int64_t j, const Body& body) {
     with_floats(operand.data, operand.dtype,
                 [&](const auto* data) { body(data + i * operand.stride + j); });
   }
 
-  // The whole epilogue, a step at a time over a row in f32: it stays in L1, and the steps add up
-  // in code size instead of multiplying.
+  // The whole epilogue, one step after another over a row in f32. The row stays in L1, and the code size is the sum
+  // of the steps and not the product of their variants.
   template <class Acc, class Count>
   void store_steps(const Acc* sums, int64_t m0, int64_t rows, int64_t n0, Count count,
                    const Columns& c) const {

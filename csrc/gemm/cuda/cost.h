@@ -18,7 +18,7 @@ inline BlockGrid grid_of(const CudaKernel& kernel, int64_t m, int64_t n) {
   return {ceil_div(m, kernel.tile_m), round_up(ceil_div(n, kernel.tile_n), kernel.cluster)};
 }
 
-// Blocks of the kernel that one SM holds at once; 0 if none fits. CUDA takes 1 KiB of shared memory a block.
+// Blocks of the kernel that one SM holds at once; 0 if none fits. CUDA reserves 1 KiB of shared memory for each block.
 inline int64_t resident_blocks(const CudaKernel& kernel, const DeviceInfo& device) {
   constexpr int64_t kReserved = 1024;
   const int64_t fit = (device.smem_per_block + kReserved) / (kernel.smem_bytes + kReserved);
@@ -27,22 +27,22 @@ inline int64_t resident_blocks(const CudaKernel& kernel, const DeviceInfo& devic
 
 struct CudaWork {
   int64_t m, n;
-  double a_bytes, w_bytes;  // of an element
+  double a_bytes, w_bytes;  // bytes of one element
 };
 
 // The part of a device that a launch may use.
 struct SmBudget {
-  int64_t sms, resident;  // resident: blocks of an SM
+  int64_t sms, resident;  // resident: blocks that one SM holds at once
   bool is_capped;
 };
 
-// Doubles cannot overflow; sizes near 2^63 only need to rank.
+// Doubles cannot overflow, and sizes near 2^63 need only a rank.
 inline double cost(const CudaKernel& kernel, const CudaWork& work, const SmBudget& budget,
                    const Split& split, int64_t partials) {
   constexpr int64_t kBytesPerCycle = 24;  // an SM's share of DRAM and L2
   constexpr int64_t kFillCycles = 1500;  // a block waits for its first step, and stores its results
   constexpr int64_t kLaunchCycles = 4000;  // the second launch, about 2 us
-  // The second launch under a cap: one block an SM has no more bytes under way.
+  // The rate of the second launch under a cap: one block an SM has too few loads in flight for more.
   constexpr int64_t kCappedBytesPerCycle = 6;
 
   const BlockGrid grid = grid_of(kernel, work.m, work.n);
@@ -64,7 +64,7 @@ inline double cost(const CudaKernel& kernel, const CudaWork& work, const SmBudge
   const auto bytes = static_cast<int64_t>(
       (static_cast<double>(rows) * work.a_bytes + kernel.tile_n * work.w_bytes) * kernel.step_k);
   const int64_t load = bytes / kBytesPerCycle * sharing;
-  // Neither hides the other wholly.
+  // Loads and multiplies overlap, but neither hides the other wholly.
   const double step = static_cast<double>(std::max(multiply, load) + std::min(multiply, load) / 4 +
                                           kernel.step_cycles);
   const int64_t reduce_rate = budget.is_capped ? kCappedBytesPerCycle : kBytesPerCycle;

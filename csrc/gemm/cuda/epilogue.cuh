@@ -1,11 +1,11 @@
 // The epilogue on a GPU: the formula of gemm/epilogue_maths.h for neighbouring columns of a row.
 //
 //   P        the Params of a product: an Epilogue with a `problem`
-//   Scaler   how the op scales its sums before the bias is added:
-//              template <int kCount> struct Columns { Columns(p, j0, left) }   operands of kCount columns from j0; `left` of
-//                                                                             them exist, the others repeat the first
-//              struct Row { of(p, i);  from_lane(row, p, lane) }               operands of a row; a row that another lane has
-//              scale(acc, row, columns, e)                                     the scaled sum of column e
+//   Scaler   scales the sums of the op before the bias is added:
+//     template <int kCount> struct Columns { Columns(p, j0, left) }   operands of kCount columns from j0; `left` exist,
+//                                                                     the others repeat the first
+//     struct Row { of(p, i);  from_lane(row, p, lane) }               operands of row i; the Row of another lane
+//     scale(acc, row, columns, e)                                     the scaled sum of column e
 #pragma once
 
 #include <bit>
@@ -18,7 +18,7 @@
 
 namespace lamina::gemm {
 
-// Sums that need no scale any more.
+// The Scaler of sums that are scaled already.
 struct Unscaled {
   template <int kCount>
   struct Columns {
@@ -67,7 +67,7 @@ LAMINA_DEVICE void scale_row(const Acc (&acc)[kCount], const typename Scaler::Ro
     value[e] = Scaler::scale(acc[e], row, columns.scales, e) + columns.bias[e];
 }
 
-// One instruction where from_f32 has a dozen; the same values.
+// The same values as from_f32, with one instruction in place of a dozen.
 template <class Out>
 LAMINA_DEVICE Out round_to(float value) {
   if constexpr (std::is_same_v<Out, F16>) {
@@ -87,8 +87,8 @@ LAMINA_DEVICE Run<Out, kCount> round_run(const float (&value)[kCount]) {
   return run;
 }
 
-// All values, a few at a time: the code of an activation is long, and a kernel stores rows in many
-// places. The values move through the registers that are worked on, for registers have no index.
+// Activates all values, a few in each iteration: the code of an activation is long, and a kernel stores rows in many
+// places. Registers have no index, so each iteration shifts all values down and always works on the first few.
 template <Activation kActivation, int kCount>
 LAMINA_DEVICE void activate_all(float (&value)[kCount]) {
   constexpr int kAtOnce = kCount % 4 == 0 ? 4 : kCount % 2 == 0 ? 2 : 1;
@@ -104,7 +104,7 @@ LAMINA_DEVICE void activate_all(float (&value)[kCount]) {
   }
 }
 
-// combine(value, element of the operand in f32), for the columns of each row in turn.
+// value = combine(value, element of the operand in f32), for the columns of each row in turn.
 template <class T, int kRows, int kCount, class Combine>
 LAMINA_DEVICE void combine_as(const Operand& operand, const int64_t (&rows)[kRows],
                               const ColumnRange<kCount>& columns, float (&value)[kRows * kCount],
@@ -161,7 +161,7 @@ LAMINA_DEVICE void store_as(const Epilogue& p, const float (&value)[kCount], int
             columns.left);
 }
 
-// out[i, columns] from the sums of a * w; i < m. Columns from n on are left out.
+// Stores out[i, columns] from the sums of a * w; i < m. Columns from n on are not stored.
 template <class Scaler, class P, class Acc, int kCount>
 LAMINA_DEVICE void store_row(const P& p, const Acc (&acc)[kCount], int64_t i,
                              const Columns<Scaler, kCount>& columns) {

@@ -1,6 +1,7 @@
-// Sums in f32, on any arch: where a thread's sums of a k chunk go when the k chunk ends. In the order of ../gemm_int8.h:
-// into the partial of the k chunk, for the reduction to add, where k is split; else to the total of the k chunks before,
-// which each thread keeps in shared memory, and the last k chunk takes up.
+// Adds up k chunks in f32, in the order of k, on any arch. When a k chunk ends, its sums leave a thread's registers.
+// Where k is split, they become the partial sum of the k chunk, which the reduction adds. Where k is not split, each
+// thread keeps the total of the earlier k chunks in shared memory, and the last k chunk adds that total to its own
+// sums.
 #pragma once
 
 #include <bit>
@@ -11,16 +12,16 @@
 
 namespace lamina::gemm {
 
-// kWords: of four sums, in shared memory kStride apart. sum(word, e): a reference to one. store(partial): all of them, into
-// the partial.
+// A thread has kWords words of four sums each; in shared memory its words are kStride apart. sum(word, e): a
+// reference to one sum. store(partial): writes all sums to the partial sum with that index.
 template <int kWords, int kStride, class Sum, class Store>
 struct KChunkEnd {
   Sum sum;
   Store store;
-  dev::U32x4* total;  // this thread's first word
-  int steps;          // of a k chunk
+  dev::U32x4* total;  // this thread's first word in shared memory
+  int steps;          // ring steps of a k chunk
 
-  // After a step of a split; `done` steps of k end with it.
+  // Call it after each step of a split. done: steps of k up to and including this step, counted from the start of k.
   LAMINA_DEVICE void operator()(const Split& split, int done, bool is_last) const {
     if (done % steps != 0 && !is_last) return;
     if (split.count > 1) {

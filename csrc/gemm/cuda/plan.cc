@@ -13,7 +13,7 @@ namespace {
 // Partial sums beyond this size are not worth a split.
 constexpr int64_t kMaxPartialBytes = int64_t{64} << 20;
 
-// Saturated: sizes near 2^63 only need to rank.
+// Saturates, because sizes near 2^63 need only a rank.
 int64_t bytes_of(int64_t partials, const Problem& p) {
   return checked_product(partials, p.m, partial_stride(p.n), 4).value_or(INT64_MAX);
 }
@@ -47,7 +47,7 @@ void consider(const CudaOp& op, const Problem& p, const KRule& rule, const CudaK
   const int64_t most = std::max(fewest, std::min<int64_t>(op.max_splits, chunks));
   for (int64_t wanted = fewest; wanted <= most; ++wanted) {
     const int64_t each = ceil_div(chunks, wanted), count = ceil_div(chunks, each);
-    if (count != wanted) continue;  // the same split as a smaller number of them
+    if (count != wanted) continue;  // a smaller number gave the same split
     const int64_t partials = count == 1 ? 0 : rule.one_each ? chunks : count;
     if (count > fewest && bytes_of(partials, p) > kMaxPartialBytes) break;
     const int64_t steps = std::min(each * (chunk_k / kernel.step_k), all_steps);

@@ -1,7 +1,7 @@
-// The second launch of a product whose k is split:   out[i,j] = epilogue(sum over s of partial[s][i,j])
+// The reduction, the second launch of a product whose k is split:   out[i,j] = epilogue(sum over s of partial[s][i,j])
 //
 // Algorithm  a thread owns eight columns of a row and adds their partial sums in the order of k
-// Budget     <= 128 regs; 0 spills; reads 4 bytes a split and output, written moments before: mostly from L2
+// Budget     <= 128 regs; 0 spills; reads 4 bytes a partial sum and output, mostly from L2, which still holds them
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@ namespace lamina::gemm {
 
 inline constexpr int kReduceColumns = 8;
 
-// sums = the sum of `count` partial sums, which are Part and are added as Acc.
+// sums = the sum of `count` partial sums. Part: their stored type; Acc: the type of the addition.
 template <class Part, class Acc, class P>
 LAMINA_DEVICE void add_partials(const P& p, const Split& split, int64_t count, int64_t i, int64_t j,
                                 Acc (&sums)[kReduceColumns]) {
@@ -39,7 +39,7 @@ LAMINA_DEVICE void reduce_columns(const P& p, const Split& split, int64_t count,
   store_row(p, sums, i, Columns<Scaler, kReduceColumns>(p, j));
 }
 
-// Op: kName and reduce(params, split, i, j), eight columns from j.
+// Op has kName and reduce(params, split, i, j), which reduces eight columns of row i from j on.
 template <class P, class Op>
 struct Reduce {
   struct Args {

@@ -1,8 +1,11 @@
-// What feeds the warpgroups that multiply int4 weights on sm_90a: persistent blocks, a ring of stages, and who fills it.
+// The pipeline of the int4 products on sm_90a: persistent blocks whose producer warps fill a ring of stages for two
+// consumer warpgroups, which multiply.
 //
-// Algorithm  one thread asks TMA for weights and rows of a; three warps beside it copy what groups have, and rows of a that
-//            TMA cannot take. Both count at the barrier `full` of a stage; the warps that multiply release it
-// Data path  a stage: of each 64 k rows of a of one swizzle atom's width; tiles of w [feature / 16][k / 64]; groups
+// Algorithm  one producer thread issues TMA loads of weights and rows of a. Three copy warps beside it copy scales
+//            and zero points of groups, and rows of a that TMA cannot load. Both arrive at the barrier `full` of a
+//            stage; the consumer warps release the stage through its barrier `empty`
+// Layouts    a stage: for each 64 k the rows of a, one swizzle atom wide; tiles of w [feature / 16][k / 64]; group
+//            operands
 #pragma once
 
 #include <algorithm>
@@ -20,25 +23,26 @@
 namespace lamina::gemm {
 
 struct Sm90aShape {
-  int tokens;       // outputs of a block: the n of its wgmmas
+  int tokens;       // tokens of a block's tile: the n of its wgmmas
   int cluster;      // blocks that share tokens
-  int stage_tiles;  // tiles of 64 k in a stage of the ring
+  int stage_tiles;  // tiles of 64 k in a ring stage
   int stages;
-  int a_bytes;      // of an element
-  int group_bytes;  // of a stage
-  int warp_bytes;   // behind the ring, of each warp that multiplies
+  int a_bytes;      // bytes of one activation
+  int group_bytes;  // group operands in a stage
+  int warp_bytes;   // shared memory of each consumer warp behind the ring
 };
 
 template <Sm90aShape kShape>
 struct Sm90aPipe {
-  static constexpr int kMathWarps = 8, kCopyWarps = 3;  // two warpgroups; the fourth warp asks TMA
+  // Two consumer warpgroups; one producer warpgroup, of a TMA warp and three copy warps.
+  static constexpr int kMathWarps = 8, kCopyWarps = 3;
   static constexpr int kMathThreads = kMathWarps * dev::kWarpLanes;
   static constexpr int kCopyThreads = kCopyWarps * dev::kWarpLanes;
   static constexpr int kThreads = kMathThreads + dev::kWarpLanes + kCopyThreads;
 
   static constexpr int kTokens = kShape.tokens, kFeatures = kMathWarps * int4::kTileN;
   static constexpr int kCluster = kShape.cluster;
-  static constexpr int kPartTokens = kTokens / kCluster;  // that a block fetches for its cluster
+  static constexpr int kPartTokens = kTokens / kCluster;  // tokens that a block fetches
 
   static constexpr int kStageTiles = kShape.stage_tiles;
   static constexpr int kRowBytes = int4::kTileK * kShape.a_bytes;
@@ -61,16 +65,18 @@ struct Sm90aPipe {
   static constexpr int kSmemBytes = kBarriersAt + static_cast<int>(sizeof(Barriers));
   static_assert(kSmemBytes <= 227 * 1024 && kBarriersAt % 16 == 0);
 
-  // Stages whose copies by threads are under way at once. A stage counts as filled when those are being filled that are
-  // as many further on, and it is released while the next is multiplied: with one stage more nobody waits in turn.
+  // The copy warps arrive at a stage only kAhead stages later, when its copies have landed. A consumer releases a
+  // stage while it multiplies the next one. kAhead + 2 stages are thus in use at once, and one more keeps either side
+  // from waiting.
   static constexpr int kAhead = 2;
   static_assert(kAhead + 3 <= kShape.stages);
 
-  // Registers that the producers hand to the warpgroups that multiply. Where those need none, the instruction still tells
-  // the compiler that its warps have converged: descriptors are then in uniform registers.
+  // The producer warpgroup hands registers to the consumer warpgroups. Where these need no more registers, the
+  // instruction still tells the compiler that the warps have converged, so that it keeps descriptors in uniform
+  // registers.
   static constexpr int kProducerRegisters = 72, kMathRegisters = 216;
 
-  // Steps of a tile are of 64 k.
+  // A step of a tile is 64 k.
   using Tile = OutputTile;
   using Schedule = TileOrder<kTokens, kFeatures, kCluster>;
   using Cursor = RingCursor<kShape.stages>;
@@ -101,13 +107,13 @@ struct Sm90aPipe {
         stage + kBytesA + (warp * kStageTiles + tile) * int4::kTileBytes + dev::lane() * 16));
   }
 
-  // The rows of a of one tile, as wgmma's b.
+  // The descriptor of the rows of a of one tile of 64 k: wgmma's operand b.
   LAMINA_DEVICE static uint64_t tokens_of(const std::byte* stage, int tile) {
     return dev::matrix_descriptor(dev::smem_address(stage + tile * kTileBytesA), 0,
                                   kSwizzleGroupBytes, kSwizzle);
   }
 
-  // body(tile, the stage's first step, cursor) for the stages of this block's tiles, until it returns false
+  // Calls body(tile, the stage's first step, cursor) for the stages of this block's tiles until body returns false.
   LAMINA_DEVICE static void for_stages(const Schedule& schedule, const auto& body) {
     Cursor cursor;
     for (int64_t unit = Schedule::first(); unit < schedule.units; unit += Schedule::stride()) {
@@ -117,7 +123,7 @@ struct Sm90aPipe {
     }
   }
 
-  // The thread that asks TMA. Args: map_a, map_w, copies_a(), overlaps().
+  // The producer thread, which issues the TMA loads. Args: map_a, map_w, copies_a(), overlaps().
   LAMINA_DEVICE static void produce(const auto& args, const Schedule& schedule) {
     const int bytes = kBytesW + (args.copies_a() ? 0 : kBytesA);
     const auto load_w = [&](const Tile& tile, int step, const Cursor& cursor) {
@@ -126,7 +132,7 @@ struct Sm90aPipe {
       dev::tma_load<3>(stage_at(cursor.stage) + kBytesA, &args.map_w, full,
                        {0, step, static_cast<int32_t>(tile.n0 / int4::kTileN)});
     };
-    // Nothing writes weights: a ring full of them comes while the launch before still runs.
+    // No launch writes weights, so the whole ring of weights is loaded while the launch before is still running.
     int early = 0;
     if (args.overlaps())
       for_stages(schedule, [&](const Tile& tile, int step, const Cursor& cursor) {
@@ -161,14 +167,15 @@ struct Sm90aPipe {
     });
   }
 
-  // The warps that copy; `thread` of theirs. What they start for a stage counts kAhead stages later.
-  // Copies: at(args, tile), and of a stage from step `step` on start(args, tile, step, thread, stage).
+  // The copy warps; thread: the index among their threads. The copies of a stage are waited for kAhead stages later.
+  // Copies: at(args, tile) makes one for a tile; start(args, tile, step, thread, stage) starts the copies of the
+  // stage whose first step is `step`.
   template <class Copies>
   LAMINA_DEVICE static void copy(const auto& args, const Schedule& schedule, int thread) {
     Cursor cursor, done;
     int under_way = 0;
     const auto arrive = [&] {
-      if (args.copies_a()) dev::fence_proxy_async();  // wgmma reads it
+      if (args.copies_a()) dev::fence_proxy_async();  // wgmma reads these rows of a
       arrive_in_cluster<1>(&barriers().full[done.stage]);
       done.advance();
     };
@@ -192,7 +199,7 @@ struct Sm90aPipe {
     for (; under_way > 0; --under_way) arrive();
   }
 
-  // Kernel: Copies, and consume(args, schedule, warp) for a warp that multiplies.
+  // Kernel: has Copies, and consume(args, schedule, warp) for the consumer warps.
   template <class Kernel>
   LAMINA_DEVICE static void run(const typename Kernel::Args& args) {
     const Schedule schedule = schedule_of(args.p.problem, args.split);
@@ -210,7 +217,7 @@ struct Sm90aPipe {
     sync_cluster<kCluster>();
     if (args.split.lets_start()) dev::launch_dependents();
     const int warp =
-        dev::shuffle(dev::warp(), 0);  // so that the compiler knows it to be one for all lanes
+        dev::shuffle(dev::warp(), 0);  // tells the compiler that the warp index is uniform
     if (warp < kMathWarps) {
       dev::raise_registers<kMathRegisters>();
       dev::wait_for_previous();
@@ -225,10 +232,10 @@ struct Sm90aPipe {
       }
     }
     dev::warp_sync();
-    if constexpr (kCluster > 1) sync_cluster<kCluster>();  // the others write here and arrive here
+    if constexpr (kCluster > 1) sync_cluster<kCluster>();  // others still write here
   }
 
-  // a_columns, a_stride: elements of a row of a, and between rows. What lies beyond the edges arrives as zeros.
+  // a_columns: elements of a row of a; a_stride: elements between rows. TMA fills zeros past the edges.
   template <class Kernel>
   static Status launch(typename Kernel::Args& args, int64_t a_columns, int64_t a_stride,
                        int max_blocks, void* stream) {
@@ -249,7 +256,7 @@ struct Sm90aPipe {
                                {kTileWords, kStageTiles, kMathWarps}};
     if (Status status = dev::make_tensor_map(w, args.map_w); !status.is_ok()) return status;
     if (args.copies_a()) return dev::launch<Kernel>(shape, stream, args);
-    // One row has no stride that matters.
+    // The stride of a single row is free, but TMA requires a valid one.
     const int64_t stride =
         p.m > 1 ? a_stride * kShape.a_bytes : round_up(a_columns * kShape.a_bytes, 16);
     const dev::TensorMapSpec a{args.p.a,         2,           kShape.a_bytes,

@@ -1,5 +1,6 @@
-// The way out where weights are the rows of a product: a warp's sums of 16 features pass through rows in shared memory,
-// kRows tokens at a time, so that a lane has eight neighbours to store, and one loop stores what is in many registers.
+// Stores the sums of kernels whose mma has features as rows and tokens as columns. A warp's sums of 16 features are
+// transposed through shared memory, kRows tokens at a time. A lane then has eight neighbouring features of one token to
+// store, and one short loop stores the sums of many registers.
 #pragma once
 
 #include "device/device.h"
@@ -14,20 +15,22 @@ struct StoreRows {
   static constexpr int kTokenGroup = 8, kLaneColumns = 8;
   static constexpr int kRows = kTokens < 32 ? kTokens : 32;
   static constexpr int kRowWords = int8_tile::kTileN;
-  static constexpr int kBytes = kRows * kRowWords * 4;  // of a warp
+  static constexpr int kBytes = kRows * kRowWords * 4;  // shared memory of a warp
 
-  // Where a warp's sums go: m0, n0 its first output.
+  // The destination of a warp's sums: its first output [m0, n0], and the index of its partial sum.
   struct Place {
     int64_t m0, n0, partial;
   };
 
-  // Even tokens are the first half of the rows; even features of two rows the first half, of the next two the second:
-  // the eight words of four rows that a warp writes at once are in different banks, and so is what eight lanes read.
+  // Rows of shared memory hold the even tokens first, then the odd tokens. In rows 0 and 1 of every four, the first
+  // half of a row holds the even features; in rows 2 and 3 the second half does. So the four rows x eight words that
+  // a warp writes at once lie in 32 different banks, and the words that eight lanes read at once lie in different
+  // banks too.
   LAMINA_DEVICE static uint32_t* word_at(std::byte* rows, int row, int pair, int odd) {
     return reinterpret_cast<uint32_t*>(rows) + row * kRowWords + (odd ^ row / 2 % 2) * 8 + pair;
   }
 
-  // Of each 8 tokens a lane has four sums, those of mma and of wgmma.
+  // A lane has four sums of every 8 tokens. wgmma keeps them in one array, mma in an array for every 8 tokens.
   template <class Acc>
   LAMINA_DEVICE static Acc sum_of(const Acc (&sums)[kTokens / 2], int i) {
     return sums[i];
@@ -37,11 +40,12 @@ struct StoreRows {
     return sums[i / 4][i % 4];
   }
 
-  // `pair`: of the 16 features, the two that this lane has.
+  // Writes this lane's sums of chunk `chunk` (kRows tokens) to the rows. pair: the features 2 * pair and
+  // 2 * pair + 1 are this lane's.
   template <class Sums>
   LAMINA_DEVICE static void stage(std::byte* rows, int chunk, int pair, const Sums& sums) {
     const int g = dev::lane() % 4;
-    // Of even and odd features; the pattern repeats every four rows.
+    // The addresses of the even and of the odd feature; the bank pattern repeats every four rows.
     uint32_t* const first[] = {word_at(rows, g, pair, 0), word_at(rows, g, pair, 1)};
 #pragma unroll
     for (int c = 0; c < kTokens / kRows; ++c) {
@@ -50,7 +54,7 @@ struct StoreRows {
       for (int at = 0; at < kRows / kTokenGroup; ++at)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const int beyond = at * 4 + e * (kRows / 2);  // the row of g
+          const int beyond = at * 4 + e * (kRows / 2);  // rows past row g
           const int i = (c * (kRows / kTokenGroup) + at) * 4 + e;
 #pragma unroll
           for (int odd = 0; odd < 2; ++odd)
@@ -60,7 +64,7 @@ struct StoreRows {
     }
   }
 
-  // Into the partial of a split, or to the epilogue and out.
+  // Stores the sums to the partial sum (kToPartial), or passes them through the epilogue to the result.
   template <bool kToPartial, class P, class Sums>
   LAMINA_DEVICE static void store(const P& p, const Split& split, const Place& at, std::byte* rows,
                                   int pair, const Sums& sums) {
@@ -72,7 +76,7 @@ struct StoreRows {
     for (int chunk = 0; chunk < kTokens / kRows; ++chunk) {
       const int64_t m0 = at.m0 + chunk * kRows;
       if (m0 >= p.problem.m) return;
-      dev::warp_sync();  // what was there is read
+      dev::warp_sync();  // all lanes have read the chunk before
       stage(rows, chunk, pair, sums);
       dev::warp_sync();
 #pragma unroll 1

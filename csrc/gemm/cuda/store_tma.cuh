@@ -1,9 +1,10 @@
-// Stores 16-bit results with TMA: a warpgroup rounds its sums into a box of kRows
-// tokens x 64 features in shared memory, and one thread of it sends the box off. Of two boxes one is read while the
-// other is written; the last of a tile is read under the products of the next.
+// Stores 16-bit results with TMA. A warpgroup rounds its sums into a box of kRows tokens x 64 features in shared
+// memory, and one of its threads issues the TMA store of the box. There are two boxes: TMA reads one while the
+// warpgroup writes the other. The last store of a tile overlaps with the products of the next tile.
 //
-// A warp writes two swizzled chunks of 16 bytes in each of four rows, all in different banks. stmatrix would want eight
-// neighbouring features in the eight lanes of a token; they have pairs of neighbours, which are words as they are.
+// A warp writes two swizzled chunks of 16 bytes in each of four rows, all in different banks. stmatrix would need
+// eight lanes to hold eight neighbouring features of a token; here each lane holds a pair of neighbours, which is a
+// whole word already.
 #pragma once
 
 #include <algorithm>
@@ -25,19 +26,19 @@ struct StoreTma {
   static constexpr int kWarps = 4, kFeatures = kWarps * int8_tile::kTileN;
   static constexpr int kRows = StoreRows<kTokens, Scaler>::kRows, kRowBytes = kFeatures * 2;
   static constexpr int kBoxBytes = kRows * kRowBytes;
-  static constexpr int kBytes = 2 * kBoxBytes;  // of a warpgroup
-  // A lane has two neighbours of every kTokenGroup tokens.
+  static constexpr int kBytes = 2 * kBoxBytes;  // shared memory of a warpgroup
+  // A lane has the sums of two neighbouring tokens in every kTokenGroup tokens.
   static constexpr int kTokenGroup = StoreRows<kTokens, Scaler>::kTokenGroup;
   static constexpr int kLaneRows = kRows / kTokenGroup * 2;
   static_assert(kRowBytes == swizzle_bytes(Swizzle::k128));
   static_assert(kTokenGroup * kRowBytes == swizzle_alignment(Swizzle::k128));
 
   using Row = typename Scaler::Row;
-  // Two features of each row that a lane has.
+  // A lane has two features of each of its rows.
   using Values = float[kLaneRows * 2];
 
-  // m0, n0: a block's first output. Its boxes, those of the first warpgroup first. `pair`: of the warp's 16 features, the
-  // two that this lane has.
+  // m0, n0: the block's first output. boxes: the boxes of all warpgroups, in order. warp: this warp's index in the
+  // block. pair: this lane has features 2 pair and 2 pair + 1 of the warp's 16.
   struct Place {
     int64_t m0, n0;
     std::byte* boxes;
@@ -57,13 +58,14 @@ struct StoreTma {
   template <class P>
   static Status make_map(const P& p, dev::TensorMap& map) {
     const int64_t m = p.problem.m, n = p.problem.n;
-    // One row has no stride that matters.
+    // The stride of a single row is free, but TMA requires a valid one.
     const int64_t stride = m > 1 ? p.out_stride * 2 : round_up(n * 2, 16);
-    return dev::make_tensor_map(
-        {p.out, 2, 2, {n, m}, {0, stride}, {kFeatures, kRows}, Swizzle::k128}, map);
+    const dev::TensorMapSpec spec{p.out,        2, 2, {n, m}, {0, stride}, {kFeatures, kRows},
+                                  Swizzle::k128};
+    return dev::make_tensor_map(spec, map);
   }
 
-  // `box`: the one to write. A warpgroup calls it for all tiles in turn.
+  // Stores one tile. box: the index of the box to write next; a warpgroup keeps it from tile to tile.
   template <class P, class Acc>
   LAMINA_DEVICE static void store(const P& p, const dev::TensorMap& map, const Place& at,
                                   const Acc (&sums)[kTokens / 2], int& box) {
@@ -99,7 +101,7 @@ struct StoreTma {
       }
       dev::fence_proxy_async();
       if (at.is_sender()) dev::bulk_wait_read<0>();
-      // This box is written, the other one read.
+      // Now all warps have written this box, and TMA has read the other one.
       dev::barrier_sync(1 + at.warpgroup(), kWarps * dev::kWarpLanes);
       if (at.is_sender()) {
         dev::tma_store<2>(&map, to, {static_cast<int32_t>(n0), static_cast<int32_t>(m0)});
@@ -109,16 +111,17 @@ struct StoreTma {
     }
   }
 
-  // Before the block's shared memory is gone.
+  // Waits until TMA has read the boxes, because shared memory is lost when the block ends.
   LAMINA_DEVICE static void finish() { dev::bulk_wait_read<0>(); }
 
  private:
-  // Of a box, row r of those that this lane has sums of.
+  // The row of the box that is this lane's row r.
   LAMINA_DEVICE static uint32_t row_of(int r) {
     return static_cast<uint32_t>(r / 2 * kTokenGroup + dev::lane() % 4 * 2 + r % 2);
   }
 
-  // The operands of the rows of the box from m0 on, one row a lane; rows from m on are as the last.
+  // The row operands of the box that starts at token m0, one row a lane; rows past the last token repeat the last
+  // token.
   template <class P>
   LAMINA_DEVICE static Row load_row(const P& p, uint32_t m0, uint32_t last) {
     return Row::of(p, std::min(m0 + static_cast<uint32_t>(dev::lane() % kRows), last));
@@ -145,7 +148,8 @@ struct StoreTma {
 
   template <class Out>
   LAMINA_DEVICE static void put(std::byte* box, int column, const Values& value) {
-    uint32_t first[2];  // of even and odd tokens; the pattern repeats with the groups
+    uint32_t
+        first[2];  // of the even and the odd token; the swizzle repeats every kTokenGroup tokens
 #pragma unroll
     for (int e = 0; e < 2; ++e)
       first[e] = swizzled(Swizzle::k128, row_of(e) * kRowBytes + static_cast<uint32_t>(column) * 2);

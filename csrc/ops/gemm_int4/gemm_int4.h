@@ -1,16 +1,17 @@
-// gemm_int4:   out[i,j] = sum_p a[i,p] * w[j,p] + bias[j],   w[j,p] = (q[j,p] - w_zero_point[g,j]) * w_scale[g,j],  g = p / group
+// gemm_int4:   out[i,j] = sum_p a[i,p] * w[j,p] + bias[j]
+//              w[j,p] = (q[j,p] - w_zero_point[g,j]) * w_scale[g,j],  g = p / group
 //
-// With `perm` a[i,p] is a[i,perm[p]], or 0 where perm[p] is -1: what is of k is then in the order of packing (act-order).
-// Then what gemm/epilogue_maths.h says.
+// With `perm` (act-order), a[i,p] stands for a[i,perm[p]], or for 0 where perm[p] is -1: w, its scales and its zero
+// points then have the input features in packed order. The epilogue follows (gemm/epilogue_maths.h).
 //
-// Steps      in f32, whatever the dtype of a: w = fma(q, w_scale, -(w_zero_point * w_scale)), for zero points that are 8
-//            the exact product rounded once; fma(a, w, s) adds a product to the sum s of its k chunk, kChunkK input
-//            features, in order; then k chunks are added. So neither the instruction set, nor the tile, nor the other rows
-//            show.
-//            On CUDA in f16 or bf16, the dtype of a: w = fma(q - z, w_scale, (z - w_zero_point) * w_scale), the last
-//            product rounded to it too, where z is the nearest integer from 0 to 15; tensor cores add the products of a
-//            k chunk in an order of their own.
-// Weights    q: codes 0..15, layout/int4.h, int4_rows on a CPU, int4_tile on CUDA
+// CPU        all steps are in f32, for every dtype of a. w = fma(q, w_scale, -(w_zero_point * w_scale)); where all
+//            zero points are 8 this is the exact product, rounded once. fma(a, w, s) adds the products in order to
+//            the sum s of their k chunk (kChunkK input features), then the k chunks are added in order. The result
+//            therefore does not depend on the instruction set, the tile or the other rows.
+// CUDA       weights have the dtype of a, f16 or bf16. w = fma(q - z, w_scale, (z - w_zero_point) * w_scale), where z
+//            is the integer from 0 to 15 nearest to w_zero_point, and the product with w_scale is rounded to that
+//            dtype too. Tensor cores add the products of a k chunk in f32, in an order of their own.
+// Weights    q: codes 0..15, layout/int4.h: int4_rows on a CPU, int4_tile on CUDA
 // Reference  tests/reference/gemm_int4.py
 #pragma once
 
@@ -38,13 +39,13 @@ struct Params : Epilogue {
   int64_t a_stride = 0;  // elements between rows of a
   Perm perm;
   const uint8_t* w = nullptr;
-  GroupTensor w_scale, w_zero_point;  // zero points: or not given
+  GroupTensor w_scale, w_zero_point;  // zero points may be missing
 };
 
 Status check(const Problem& problem);
 Status run(const Params& params, const Parallel& parallel);
 
-// The plan for a problem on this machine, as text.
+// Describes the plan for a problem on this machine in `text`.
 Status explain(const Problem& problem, int threads, std::string& text);
 
 // Every CPU kernel in this build.

@@ -11,7 +11,7 @@ using int4::kTileBytes;
 using int4::kTileK;
 using int4::kTileN;
 
-// All places of a layout, so that packing is a table's walk.
+// A table of all places of a layout, so that packing looks places up.
 using Places = std::array<std::array<int4::Place, kTileK>, kTileN>;
 
 Places places_of(int4::Layout layout) {
@@ -35,7 +35,7 @@ struct Part {
   int64_t row, rows, first, count;
 };
 
-// body(part, its tile in `data`) for every tile.
+// Calls body(part, the part's tile in `data`) for every tile.
 template <class Byte, class Body>
 void for_tiles(Byte* data, int64_t n, int64_t k, const Parallel& parallel, const Body& body) {
   const int64_t tiles_k = int4::tiles_k(k);
@@ -67,7 +67,7 @@ Status pack(const uint8_t* q, int64_t n, int64_t k, int64_t stride, int4::Layout
   if (Status status = check(n, k); !status.is_ok()) return status;
   if (Status status = check("pack_int4", perm, k); !status.is_ok()) return status;
   const Places places = places_of(layout);
-  std::atomic<int64_t> wrong = INT64_MAX;  // the first row with another value
+  std::atomic<int64_t> wrong = INT64_MAX;  // the first row with a code beyond 15
   for_tiles(data, n, k, parallel, [&](const Part& part, uint8_t* tile) {
     std::fill_n(tile, kTileBytes, uint8_t{0});
     for (int64_t i = 0; i < part.rows; ++i) {

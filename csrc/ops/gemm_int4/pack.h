@@ -11,11 +11,11 @@
 
 namespace lamina::gemm_int4 {
 
-// Of the name of a layout; an error of `op` names both.
+// Finds a layout by its name; the error of `op` names both layouts.
 Status layout_of(const char* op, std::string_view name, int4::Layout& layout);
 
-// q: n rows of k codes 0..15, `stride` elements apart; another value is an error. data: int4::packed_bytes(n, k).
-// With perm: n rows of perm.features codes, of which perm names k; what no feature claims is 0.
+// q: n rows of k codes, `stride` elements apart; a code beyond 15 is an error. data: int4::packed_bytes(n, k). With
+// perm, rows have perm.features codes, and perm picks k of them; a packed place without a feature becomes 0.
 Status pack(const uint8_t* q, int64_t n, int64_t k, int64_t stride, int4::Layout layout,
             uint8_t* data, const Parallel& parallel, const Perm& perm = {});
 

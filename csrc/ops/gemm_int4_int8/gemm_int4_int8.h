@@ -1,15 +1,16 @@
 // gemm_int4_int8:   out[i,j] = (sum_g y[i,j,g]) * a_scale[i] + bias[j]
-//                   y[i,j,g] = (acc[i,j,g] - w_zero_point[g,j] * a_sum[i,g]) * w_scale[g,j]
-//                   acc[i,j,g] = sum_p (a[i,p] - a_zero_point[i]) * q[j,p],  a_sum[i,g] = sum_p (a[i,p] - a_zero_point[i])
+//                   y[i,j,g] = (acc[i,j,g] - w_zero_point[g,j] * a_sum[i,g]) * w_scale[g,j] acc[i,j,g] = sum_p
+//                   (a[i,p] - a_zero_point[i]) * q[j,p],  a_sum[i,g] = sum_p (a[i,p] - a_zero_point[i])
 //
-// over the input features p of group g, `group` of them from g * group; acc and a_sum are exact integers 0 to 15. Then what
-// gemm/epilogue_maths.h says. With `perm` a[i,p] is a[i,perm[p]], or a_zero_point[i] where perm[p] is -1.
+// Sums over p run over the input features of group g, `group` of them from g * group; acc and a_sum are exact
+// integers. The epilogue follows (gemm/epilogue_maths.h). With `perm` (act-order), a[i,p] stands for a[i,perm[p]], or
+// for a_zero_point[i] where perm[p] is -1.
 //
-// Steps      in f32. Without zero points they are 8, and acc - 8 a_sum is one exact integer; with them
-//            x = fma(-w_zero_point, a_sum, acc), which is exact too where 15 * 255 * group < 2^24 and zero points are
-//            integers 0 to 15. fma(x, w_scale, s) adds a group to the sum s of its k chunk, then k chunks are added in order. So a
-//            split of k between k chunks does not show.
-// Weights    q: codes 0..15, layout/int4.h, int4_rows on a CPU, int4_tile on CUDA
+// Steps      are in f32. Without zero points every zero point is 8, and x = acc - 8 a_sum is one exact integer. With
+//            zero points x = fma(-w_zero_point, a_sum, acc), which is exact too if 15 * 255 * group < 2^24 and zero
+//            points are integers from 0 to 15. fma(x, w_scale, s) adds a group to the sum s of its k chunk, then the
+//            k chunks are added in order. A split of k between k chunks therefore does not change the result.
+// Weights    q: codes 0..15, layout/int4.h: int4_rows on a CPU, int4_tile on CUDA
 // Reference  tests/reference/gemm_int4.py
 #pragma once
 
@@ -32,18 +33,19 @@ namespace lamina::gemm_int4_int8 {
 
 using namespace gemm;
 
-// Sums of a group stay in int32: 255 * 15 * 2^19 < 2^31.
+// The sums of a group fit int32: 255 * 15 * 2^19 < 2^31.
 inline constexpr int64_t kMaxK = int64_t{1} << 19;
 inline constexpr int64_t kChunkK = 1024;
 
-// Whole groups and whole tiles: as many as fit kChunkK, at least the fewest.
+// Input features of a k chunk: a multiple of the group and of a tile's k, the largest that fits kChunkK, or the
+// smallest multiple if none fits.
 constexpr int64_t chunk_k(int64_t group) {
   const int64_t least = std::lcm(group, int64_t{int4::kTileK});
   return std::max<int64_t>(kChunkK / least, 1) * least;
 }
 static_assert(chunk_k(16) == 1024 && chunk_k(48) == 960 && chunk_k(2000) == 8000);
 
-// One more group of a k chunk. has_zeros: else zero points are 8.
+// Adds one group to its k chunk. Unless has_zeros, every zero point is 8.
 constexpr float add_group(int32_t acc, int32_t a_sum, bool has_zeros, float minus_zero, float scale,
                           float k_chunk) {
   const float x = has_zeros
@@ -63,7 +65,7 @@ struct Params : Epilogue {
   const uint8_t* w = nullptr;
   Broadcast<float> a_scale;           // [m], with a
   Broadcast<int8_t> a_zero_point;     // [m], or not given
-  GroupTensor w_scale, w_zero_point;  // zero points: or not given
+  GroupTensor w_scale, w_zero_point;  // zero points may be missing
 };
 
 Status check(const Problem& problem);
@@ -72,7 +74,7 @@ Status check(const Problem& problem);
 int64_t workspace_bytes(const Params& params);
 Status run(const Params& params, void* workspace, const Parallel& parallel);
 
-// The plan for a problem on this machine, as text.
+// Describes the plan for a problem on this machine in `text`.
 Status explain(const Problem& problem, int threads, std::string& text);
 
 // Every CPU kernel in this build.

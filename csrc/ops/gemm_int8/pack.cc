@@ -14,8 +14,8 @@ using int8_tile::kTileBytes;
 using int8_tile::kTileK;
 using int8_tile::kTileN;
 
-// Calls body(row of w, its k range [begin, end), their bytes in `data`): the 4-byte groups of one
-// row in one tile lie kTileN groups apart.
+// Calls body(row of w, k range begin, end, the bytes of both in `data`) for each row of each tile. The 4-byte groups
+// of one row in one tile lie kTileN groups apart.
 template <class Byte, class Body>
 void for_tile_rows(Byte* data, int64_t n, int64_t k, int64_t tile_begin, int64_t tile_end,
                    const Body& body) {

@@ -9,8 +9,8 @@
 
 namespace lamina::gemm_int8 {
 
-// w: n rows of k elements, `stride` elements apart. data: int8_tile::packed_bytes(n, k). sums: [n] or, of each group
-// of kScaleGroup, [groups, n].
+// w: n rows of k elements, `stride` elements apart. data: int8_tile::packed_bytes(n, k). sums: [n], or [groups, n]
+// where the problem has groups.
 Status pack(const int8_t* w, const Problem& problem, int64_t stride, int8_t* data, int32_t* sums,
             const Parallel& parallel);
 

@@ -9,10 +9,10 @@
 namespace lamina::gemm_int8 {
 namespace {
 
-// Bytes of q worth waking a thread for, at about 16 a cycle.
+// The fewest bytes of q for which waking a thread pays, at about 16 bytes a cycle.
 constexpr int64_t kGrainBytes = 256 * 1024;
 
-// A row of q that holds kLost becomes 0 with scale NaN; the others get their scale.
+// Sets a row of q that holds kLost to 0 with scale NaN; the other rows get their static scale.
 void mark_nan_rows(const quantize_int8::Params& p, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     int8_t* const row = p.q + i * p.k;

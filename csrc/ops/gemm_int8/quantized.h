@@ -1,7 +1,7 @@
 // gemm_int8_quantized:   (q, scale, zero_point) = quantize_int8(gemm_int8(...) in f32), bit for bit
 //
-//   static scale  symmetric. The epilogue makes the int8; a pass over it then finds the rows with a NaN
-//   per token     a row's scale needs the whole row: the f32 rows are a workspace that the quantiser reads
+//   static scale  symmetric. The epilogue stores int8; a pass over the int8 then finds the rows with a NaN
+//   per token     a scale needs its whole row: the product stores f32 rows in a workspace, which the quantiser reads
 #pragma once
 
 #include "ops/gemm_int8/gemm_int8.h"
@@ -10,13 +10,13 @@
 namespace lamina::gemm_int8 {
 
 struct QuantizedParams {
-  Params gemm;                     // all but where it goes
-  quantize_int8::Params quantize;  // all but x
+  Params gemm;                     // all members but the output
+  quantize_int8::Params quantize;  // all members but x
 
   bool is_static() const { return quantize.static_scale.is_given(); }
-  // The f32 rows between product and quantiser, if there are any.
+  // The bytes of the f32 rows between product and quantiser; 0 with a static scale.
   int64_t workspace_bytes() const;
-  // Where the product goes: to the workspace or, with a static scale, to quantize.q.
+  // Directs the output of the product to the workspace or, with a static scale, to quantize.q.
   void connect(void* workspace);
 };
 

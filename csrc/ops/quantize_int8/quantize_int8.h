@@ -5,8 +5,8 @@
 //                with lo = min(0, min x), hi = max(0, max x), so that 0 is represented exactly
 //   static       scale (and zero_point) given
 //
-// All in f32, rounding to nearest even. scale is at least FLT_MIN, so a row of zeros has one. A row
-// that holds a NaN, or for dynamic scales an Inf, has no int8 form: q = 0, zero_point = 0, scale =
+// All steps are in f32 and round to nearest even. scale is at least FLT_MIN, so even a row of zeros has a scale. A row
+// that holds a NaN, or an Inf where the scale is dynamic, has no int8 form: it gets q = 0, zero_point = 0 and scale =
 // NaN, and every product of that row is NaN. Reference: tests/reference/quantize.py
 #pragma once
 
@@ -33,13 +33,13 @@ struct Params {
   int8_t* zero_point = nullptr;         // [m], used when !symmetric
 };
 
-// Whether every value is finite and at least FLT_MIN. `what` opens the message: "op: argument".
+// An error unless every value is finite and at least FLT_MIN. `what` opens the message: "op: argument".
 Status check_scale(const char* what, const Broadcast<float>& scale, int64_t m);
 
 Status run(const Params& params, const Parallel& parallel);
 
-// On a GPU, whatever m and k. A static scale that is not finite or below FLT_MIN cannot be refused without waiting for
-// the GPU: such a row comes back as one with a NaN does.
+// The same on a GPU, for any m and k. The host cannot check a static scale without waiting for the GPU, so a row whose
+// static scale is not finite or below FLT_MIN gets the same result as a row with a NaN.
 Status run_cuda(const Params& params, int max_blocks, void* stream);
 
 Status explain(int64_t m, int64_t k, int threads, std::string& text);

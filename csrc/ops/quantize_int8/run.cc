@@ -1,5 +1,4 @@
-// check -> plan -> quantize. The plan is small: the last kernel that the ISA can run, rows cut
-// evenly.
+// check -> plan -> quantize. The plan is small: it takes the last kernel that the ISA can run and cuts the rows evenly.
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
@@ -20,8 +19,8 @@ namespace lamina::quantize_int8 {
 
 namespace {
 
-// Elements worth waking a thread for: at about 4 a cycle they take longer than the 5 us of the
-// wake-up.
+// The fewest elements for which waking a thread pays: at about 4 elements a cycle they take longer than the wake-up,
+// 5 us.
 constexpr int64_t kGrainElements = 64 * 1024;
 
 const CpuKernel& choose_kernel(Isa isa) {

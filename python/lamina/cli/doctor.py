@@ -18,7 +18,7 @@ from lamina.doctor import Check, count_checks, run_checks
 def doctor(verbose: bool) -> None:
     """Test every op on every instruction set and CUDA device here; print a report to paste.
 
-    Exit status 1 if one fails. What cannot run here is skipped, with the reason.
+    Exit status 1 if one fails. A device that is missing here is skipped, and the report says why.
     """
     console = Console(stderr=True)
     checks = []

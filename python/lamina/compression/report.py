@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class CompressionRow:
     """One linear layer with weight [n, k] and the bytes of its tensors; shared bytes count in one row only.
 
-    reason   of a layer that was left: why. Of a packed layer: notes, such as the layer with which it shares
-             its weight, and attributes that were copied to the packed layer
+    reason   why the layer was left; for a packed layer notes, such as the layer with which it shares its
+             weight, and attributes that were copied to the packed layer
     """
 
     name: str

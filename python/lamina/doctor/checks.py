@@ -1,8 +1,4 @@
-"""The checks that lamina doctor makes of every op on a device.
-
-Expected values are computed here in float64 and integers, from the definitions in lamina.ops, without any
-kernel of lamina.
-"""
+"""The checks that lamina doctor makes of every op on a device, against lamina.testing.reference."""
 
 from __future__ import annotations
 
@@ -15,17 +11,18 @@ from torch import Tensor
 
 from lamina import ops
 from lamina.ops import pack_int4, pack_int8
-from lamina.ops.pack_int4 import INT4_LAYOUTS, TILE_K, layout_for
+from lamina.ops.pack_int4 import INT4_LAYOUTS, layout_for
 from lamina.ops.pack_int8 import GROUP
+from lamina.testing import error_over_bound, reference, same_values
+from lamina.testing.reference import Expected
 
-FLT_MIN = 2.0**-126
-UNIT = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 HALVES = (torch.float16, torch.bfloat16)
+FLOATS = (torch.float32, *HALVES)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One case: the largest error over its bound; where the result must be exact, 0 or infinity."""
+    """One case. ratio is the largest error over its bound; 0 or infinity where the result must be exact."""
 
     case: str
     ratio: float
@@ -37,7 +34,7 @@ DeviceCheck = Callable[[torch.device], Iterator[Outcome]]
 def _check_quantize_int8(device: torch.device) -> Iterator[Outcome]:
     seed = torch.Generator().manual_seed(1)
     for m, k in ((1, 1), (3, 65), (17, 200)):
-        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for dtype in FLOATS:
             wide = (torch.randn(m, k + 3, generator=seed) * 3 + 1).to(dtype)
             x = wide[:, :k]  # rows are k + 3 apart
             if m > 3:
@@ -56,38 +53,11 @@ def _check_quantize_int8(device: torch.device) -> Iterator[Outcome]:
                     zero_point=_on(device, point),
                     symmetric=symmetric,
                 )
-                expected = reference_quantize_int8(x, given, point, symmetric)
+                expected = reference.quantize_int8(x, given, point, symmetric)
                 same = same_values(got.q, expected[0]) and same_values(got.scale, expected[1])
                 if got.zero_point is not None:
                     same = same and same_values(got.zero_point, expected[2])
                 yield Outcome(f"{kind} {_short(dtype)} [{m}, {k}]", 0.0 if same else math.inf)
-
-
-def reference_quantize_int8(
-    x: Tensor, scale: Tensor | None, zero_point: Tensor | None, symmetric: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """q, scale, zero point as lamina.ops.quantize_int8 defines them; f64 rounded to f32 at every step."""
-    x = x.double()
-    bad = torch.isnan(x).any(1, keepdim=True)
-    low = x.amin(1, keepdim=True).clamp(max=0)
-    high = x.amax(1, keepdim=True).clamp(min=0)
-    zero = torch.zeros_like(low)
-    if scale is not None:
-        step = scale.double()
-        zero = zero if zero_point is None else zero_point.double()
-        inverse = _f32(1 / step)
-    else:
-        bad |= torch.isinf(x).any(1, keepdim=True)
-        widest = torch.maximum(high, -low)
-        step = _f32(widest / 127) if symmetric else _f32(_f32(high / 255) - _f32(low / 255))
-        step = step.clamp(min=FLT_MIN)
-        inverse = _f32(1 / step)
-        if not symmetric:
-            zero = torch.round(_f32(-128 - _f32(low * inverse))).clamp(-128, 127)
-    least = -127 if symmetric else -128
-    q = (torch.round(_f32(x * inverse)) + zero).clamp(least, 127)
-    q, zero = torch.where(bad, 0.0, q), torch.where(bad, 0.0, zero)
-    return q, torch.where(bad, math.nan, step), zero
 
 
 def _check_pack_int8(device: torch.device) -> Iterator[Outcome]:
@@ -128,7 +98,7 @@ _GEMM_CASES = ((1, 1, 1), (1, 100, 300), (5, 33, 63), (17, 31, 129), (32, 64, 12
 def _check_gemm_int8(device: torch.device) -> Iterator[Outcome]:
     seed = torch.Generator().manual_seed(3)
     for m, n, k in _GEMM_CASES:
-        for dtype in UNIT:
+        for dtype in FLOATS:
             for shifted in (False, True):
                 wide = torch.randint(-128, 128, (m, k + 5), dtype=torch.int8, generator=seed)
                 w = torch.randint(-128, 128, (n, k), dtype=torch.int8, generator=seed)
@@ -155,10 +125,9 @@ def _gemm_case(
 ) -> Outcome:
     """One product; a is the first k columns of `wide`, so its rows are further apart."""
     (n, k), m = w.shape, len(wide)
-    a = wide[:, :k]
-    cuts = [slice(first, first + (group or k)) for first in range(0, k, group or k)]
-    a_scale = torch.rand(m, len(cuts), generator=seed) * 0.01 + 0.001
-    w_scale = torch.rand(len(cuts), n, generator=seed) * 0.01 + 0.001
+    groups = -(-k // (group or k))
+    a_scale = torch.rand(m, groups, generator=seed) * 0.01 + 0.001
+    w_scale = torch.rand(groups, n, generator=seed) * 0.01 + 0.001
     zero_point = torch.randint(-128, 128, (m, 1), dtype=torch.int8, generator=seed) if shifted else None
     bias = torch.randn(n, generator=seed).to(dtype) if shifted else None
     out = ops.gemm_int8(
@@ -170,21 +139,12 @@ def _gemm_case(
         bias=_on(device, bias),
         out_dtype=dtype,
     ).cpu()
-    centred = a.double() if zero_point is None else a.double() - zero_point.double()
-    # The sums are exact: below 2^53.
-    products = torch.stack(
-        [
-            centred[:, cut] @ w[:, cut].double().T * a_scale[:, g : g + 1].double() * w_scale[g].double()
-            for g, cut in enumerate(cuts)
-        ]
+    expected = reference.gemm_int8(
+        wide[:, :k], w, a_scale, w_scale, dtype, group=group, a_zero_point=zero_point, bias=bias
     )
-    exact = products.sum(0) if bias is None else products.sum(0) + bias.double()
-    tiny = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
-    steps = 4 if group is None else 4 + min(len(cuts), 8) + -(-len(cuts) // 8)
-    bound = steps * 2.0**-24 * products.abs().sum(0) + (2.0**-24 + UNIT[dtype]) * exact.abs() + tiny
     what = " zero point and bias" * shifted + " scales along k" * (group is not None)
     label = f"{_short(dtype)}{what} m = {m}, n = {n}, k = {k}"
-    return Outcome(label, _worst_ratio(out, exact, bound))
+    return Outcome(label, error_over_bound(out, expected))
 
 
 def _check_gemm_int8_quantized(device: torch.device) -> Iterator[Outcome]:
@@ -209,7 +169,8 @@ def _check_gemm_int8_quantized(device: torch.device) -> Iterator[Outcome]:
                 out_scale=_on(device, out_scale),
             )
             steps = got.scale.cpu().double()
-            ratio = _worst_ratio(got.q.cpu().double() * steps, exact, (0.51 * steps).expand(m, n))
+            bounded = Expected(exact, (0.51 * steps).expand(m, n))
+            ratio = error_over_bound(got.q.cpu().double() * steps, bounded)
             yield Outcome(f"silu, gate, residual, {kind} m = {m}, n = {n}, k = {k}", ratio)
 
 
@@ -247,11 +208,10 @@ def _int4_case(
 ) -> Outcome:
     """shifted: zero points of activations and weights, those with fractions, and a bias."""
     (m, k), n = a.shape, len(q)
-    each = k if group == -1 else group
-    cuts = [slice(first, first + each) for first in range(0, k, each)]
+    groups = -(-k // (k if group == -1 else group))
     a_scale = torch.rand(m, 1, generator=seed) * 0.01 + 0.001
-    w_scale = torch.rand(len(cuts), n, generator=seed) * 0.01 + 0.001
-    w_zero = torch.rand(len(cuts), n, generator=seed) * 15 if shifted else None
+    w_scale = torch.rand(groups, n, generator=seed) * 0.01 + 0.001
+    w_zero = torch.rand(groups, n, generator=seed) * 15 if shifted else None
     a_zero = torch.randint(-128, 128, (m, 1), dtype=torch.int8, generator=seed) if shifted else None
     bias = torch.randn(n, generator=seed) if shifted else None
     out = ops.gemm_int4_int8(
@@ -264,24 +224,11 @@ def _int4_case(
         a_zero_point=_on(device, a_zero),
         bias=_on(device, bias),
     ).cpu()
-    centred = a.double() if a_zero is None else a.double() - a_zero.double()
-    zero = torch.full_like(w_scale, 8.0) if w_zero is None else w_zero
-    products = torch.stack(
-        [
-            centred[:, cut]
-            @ (q[:, cut].double().T - zero[g].double())
-            * a_scale.double()
-            * w_scale[g].double()
-            for g, cut in enumerate(cuts)
-        ]
+    expected = reference.gemm_int4_int8(
+        a, q, w_scale, group, a_scale, out.dtype, w_zero_point=w_zero, a_zero_point=a_zero, bias=bias
     )
-    exact = products.sum(0) if bias is None else products.sum(0) + bias.double()
-    least = math.lcm(each, TILE_K)
-    segment = max(1024 // least, 1) * least // each
-    steps = 4 + min(segment, len(cuts)) + -(-len(cuts) // segment)
-    bound = steps * 2.0**-24 * products.abs().sum(0) + 2.0**-24 * exact.abs() + 2.0**-149
     label = f"{'zero points and bias ' * shifted}m = {m}, n = {n}, k = {k}, group {group}"
-    return Outcome(label, _worst_ratio(out, exact, bound))
+    return Outcome(label, error_over_bound(out, expected))
 
 
 def _check_gemm_int4(device: torch.device) -> Iterator[Outcome]:
@@ -289,7 +236,7 @@ def _check_gemm_int4(device: torch.device) -> Iterator[Outcome]:
     seed = torch.Generator().manual_seed(8)
     is_cuda = device.type == "cuda"
     for m, n, k, group in ((1, 1, 1, 16), (1, 100, 300, 32), (5, 33, 63, -1), (17, 31, 1100, 48)):
-        for dtype in HALVES if is_cuda else UNIT:
+        for dtype in HALVES if is_cuda else FLOATS:
             kept = dtype if is_cuda else torch.float32  # of scales
             a = torch.randn(m, k, generator=seed).to(dtype)
             q = torch.randint(0, 16, (n, k), dtype=torch.uint8, generator=seed)
@@ -303,52 +250,22 @@ def _check_gemm_int4(device: torch.device) -> Iterator[Outcome]:
                     group=group,
                     w_zero_point=_on(device, zero),
                 ).cpu()
-                scale, shift = (
-                    t.double().repeat_interleave(each, 0)[:k].T
-                    for t in (w_scale, torch.full_like(w_scale, 8.0) if zero is None else zero)
-                )
-                exact = a.double() @ ((q.double() - shift) * scale).T
-                spread = a.double().abs() @ (((q.double() - shift).abs() + shift) * scale).T
-                steps = 3 + (1 + is_cuda) * min(k, 1024) + -(-k // 1024)
-                tiny = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
-                weights = 3 * UNIT[dtype] if is_cuda else 0.0  # are rounded there
-                bound = (
-                    (steps * 2.0**-24 + weights) * (1 + weights) * spread + UNIT[dtype] * exact.abs() + tiny
+                expected = reference.gemm_int4(
+                    a, q, w_scale, group, dtype, w_zero_point=zero, on_cuda=is_cuda
                 )
                 label = f"{_short(dtype)}{' zero points' * (zero is not None)} m = {m}, n = {n}, k = {k}"
-                yield Outcome(f"{label}, group {group}", _worst_ratio(out, exact, bound))
-
-
-def _worst_ratio(out: Tensor, exact: Tensor, bound: Tensor) -> float:
-    """Largest error over bound; infinity for a NaN, an Inf or a shape that should not be there."""
-    if out.shape != exact.shape or not bool(torch.isfinite(out).all()):
-        return math.inf
-    if out.numel() == 0:
-        return 0.0
-    return float(((out.double() - exact).abs() / bound).max())
-
-
-def same_values(got: Tensor, expected: Tensor) -> bool:
-    """Equal values at every place, on whatever devices; a NaN equals a NaN."""
-    if got.shape != expected.shape:
-        return False
-    left, right = got.cpu().double(), expected.cpu().double()
-    return bool(((left == right) | (torch.isnan(left) & torch.isnan(right))).all())
+                yield Outcome(f"{label}, group {group}", error_over_bound(out, expected))
 
 
 def _on(device: torch.device, tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.to(device)
 
 
-def _f32(x: Tensor) -> Tensor:
-    return x.float().double()
-
-
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-# unpack_int8 and unpack_int4 are checked by what they are for: giving back what was packed.
+# The checks of pack_int8 and pack_int4 also unpack.
 CHECKS: dict[str, DeviceCheck] = {
     "quantize_int8": _check_quantize_int8,
     "pack_int8": _check_pack_int8,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from lamina import ops
 from lamina.devices import cpu_isas, cuda_problem
-from lamina.doctor.checks import CHECKS, DeviceCheck, Outcome, same_values
+from lamina.doctor.checks import CHECKS, DeviceCheck, Outcome
+from lamina.testing import same_values, using_isa
 
 CPU = torch.device("cpu")
 
@@ -62,18 +62,8 @@ def run_checks() -> Iterator[Check]:
 
 
 def count_checks() -> int:
-    """How many checks run_checks yields; a few too many where a CUDA device is there that cannot be used."""
+    """The number of checks that run_checks yields; fewer come if lamina cannot use a CUDA device."""
     return len(CHECKS) * len(cpu_isas()) + 1 + max(len(CHECKS), torch.cuda.device_count() * (len(CHECKS) + 1))
-
-
-@contextmanager
-def using_isa(name: str) -> Iterator[None]:
-    """Runs the CPU kernels of one instruction set."""
-    previous = torch.ops.lamina.set_cpu_isa(name)
-    try:
-        yield
-    finally:
-        torch.ops.lamina.set_cpu_isa(previous)
 
 
 def run_check(op: str, backend: str, check: DeviceCheck, device: torch.device) -> Check:

@@ -82,7 +82,7 @@ class Int4Linear(PackedLinear):
         scales = (_groups(k, self.group), n)
         zero_point = None if symmetric else torch.full(scales, 8, dtype=torch.uint8, device=device)
         self.register_buffer("weight_packed", _packed_zeros(n, k, device))
-        # Of the bytes, wherever they are: moved without this module they are refused, not misread.
+        # Belongs to the bytes, on any device: the op refuses bytes that moved without this module.
         self._layout = layout_for(self.weight_packed.device)
         self.register_buffer("weight_scale", torch.ones(scales, dtype=dtype, device=device))
         self.register_buffer("weight_zero_point", zero_point)
@@ -204,7 +204,7 @@ class Int4Linear(PackedLinear):
 
     @property
     def activations(self) -> str:
-        """What the weight is multiplied with, "float" or "int8": may be set, the weight is the same."""
+        """The kind of activations that the product takes, "float" or "int8". Setting it keeps the weight."""
         return self._activations
 
     @activations.setter
@@ -233,7 +233,7 @@ class Int4Linear(PackedLinear):
         return weight if self.perm is None else add_to_features(weight, self.perm, self.in_features)
 
     def extra_repr(self) -> str:
-        """What print(model) shows."""
+        """The text in the parentheses of print(model)."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, group={self.group}, symmetric={self.symmetric}, "

@@ -102,7 +102,7 @@ class Int8Linear(PackedLinear):
         return self.packed_weight.unpack().float() * self.weight_scale[:, None]
 
     def extra_repr(self) -> str:
-        """What print(model) shows."""
+        """The text in the parentheses of print(model)."""
         activations = "symmetric" if self.symmetric else "asymmetric"
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "

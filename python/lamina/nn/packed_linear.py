@@ -120,7 +120,7 @@ class PackedLinear(nn.Module):
 
     @property
     def _has_gradient(self) -> bool:
-        """Whether that of x flows through the product."""
+        """Whether the gradient of x flows through the product."""
         return False
 
     @property
@@ -144,7 +144,7 @@ class PackedLinear(nn.Module):
         raise NotImplementedError
 
     def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:
-        """Why `more`, what this class adds to weight_format, or the tensors are not for it, or None."""
+        """Why this class cannot take `more`, its part of weight_format, or the tensors; None if it can."""
         raise NotImplementedError
 
     def _adopt(self, more: list[int], state: dict[str, Tensor]) -> None:

@@ -64,18 +64,18 @@ class PackedInt4:
         """The same packed weight, byte for byte, on another device."""
         return PackedInt4(self.data.to(device), self.n, self.k, self.layout)
 
-    def part(self, n: tuple[int, int] | None = None, k: tuple[int, int] | None = None) -> PackedInt4:
+    def shard(self, n: tuple[int, int] | None = None, k: tuple[int, int] | None = None) -> PackedInt4:
         """The packed weight of rows n[0]..n[1] and features k[0]..k[1], without unpacking; None takes all.
 
         A range of n begins at a multiple of 16, a range of k at a multiple of 64. A range ends at such a
-        multiple, or at the end of the weight. A part along k is a copy.
+        multiple, or at the end of the weight. A shard along k is a copy.
         """
         n, k = n or (0, self.n), k or (0, self.k)
         for name, (begin, end), extent, tile in (("n", n, self.n, TILE_N), ("k", k, self.k, TILE_K)):
             is_cut = begin % tile == 0 and (end % tile == 0 or end == extent)
             if not (0 <= begin <= end <= extent and is_cut):
                 raise ValueError(
-                    f"lamina: PackedInt4.part: {name} = {(begin, end)}; must be within (0, {extent}), begin "
+                    f"lamina: PackedInt4.shard: {name} = {(begin, end)}; must be within (0, {extent}), begin "
                     f"at a multiple of {tile}, and end at one or at {extent}"
                 )
         data = self.data[n[0] // TILE_N : -(-n[1] // TILE_N), k[0] // TILE_K : -(-k[1] // TILE_K)]
@@ -103,7 +103,7 @@ def pack_int4(q: Tensor, layout: str = "int4_tile", perm: Tensor | None = None) 
 
 
 def _is_packable(q: Tensor, perm: Tensor | None) -> bool:
-    """Whether the values are allowed; dtypes and shapes are for the op to check."""
+    """Whether the values are allowed; the op checks dtypes and shapes."""
     wrong = (q > MOST_CODE).any()
     if perm is not None:
         wrong |= ((perm < -1) | (perm >= q.shape[-1])).any().to(q.device)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lamina.quant.gptq_rounding import Hessian
 from lamina.quant.int4 import QuantizedInt4
 
-# What a model is called with: a tensor, keyword arguments or positional ones.
+# The arguments of one call of a model: a tensor, keyword arguments or positional ones.
 Batch = Tensor | Mapping[str, Any] | Sequence[Any]
 Calibration = Iterable[Batch] | Callable[[nn.Module], object]
 

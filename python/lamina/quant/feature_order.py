@@ -11,7 +11,7 @@ from lamina.ops.gemm_int4 import GROUP_STEP
 
 
 class ActOrder(NamedTuple):
-    """What the ops take for a weight with a g_idx; act_order makes it."""
+    """The arguments of the ops for a weight with a g_idx; act_order makes them."""
 
     perm: Tensor | None  # [K] int32, for pack_int4 and the products; None: the features keep their order
     group: int  # packed input features that share a scale

@@ -1,5 +1,5 @@
-// What the vectors stand on: memory that a kernel can reach, and launches that are waited for. With
-// nvcc the device's, else the twin's.
+// The base of the golden vectors: memory that a kernel can reach, and launches that wait for the kernel. With nvcc
+// they use the GPU, else the emulator.
 #pragma once
 
 #include <algorithm>
@@ -43,7 +43,7 @@ inline Status wait(const char* kernel) {
                               : Status::error(kernel, ": ", cudaGetErrorString(error));
 }
 
-// A GPU's schedule is its own.
+// On a GPU there is one schedule, the GPU's own.
 inline void each_schedule(const std::function<void()>& body) { body(); }
 
 struct ResidentBlocks {
@@ -65,7 +65,7 @@ class Memory {
 
 inline Status wait(const char*) { return Status::ok(); }
 
-// Some orders of warps and both poisons.
+// Calls body under several orders of warps and both poisons.
 inline void each_schedule(const std::function<void()>& body) {
   for (uint64_t seed = 0; seed < 4; ++seed) {
     dev::emu::options().seed = seed;
@@ -74,7 +74,7 @@ inline void each_schedule(const std::function<void()>& body) {
   dev::emu::options().seed = 0;
 }
 
-// For kernels whose blocks wait for each other.
+// Sets the number of resident blocks, for kernels whose blocks wait for each other.
 struct ResidentBlocks {
   explicit ResidentBlocks(int count) { dev::emu::options().resident_blocks = count; }
   ~ResidentBlocks() { dev::emu::options().resident_blocks = 1; }
@@ -84,7 +84,7 @@ struct ResidentBlocks {
 
 #endif
 
-// Elements between two guard zones, which must still be as they were when the elements are read.
+// Elements between two guard zones. read() checks that the guard zones are unchanged.
 template <class T>
 class DeviceBuffer {
  public:
@@ -92,7 +92,7 @@ class DeviceBuffer {
     if (count_ > 0) std::memcpy(host_.data() + kGuardBytes, values.data(), count_ * sizeof(T));
     memory_.write(host_.data());
   }
-  // `count` elements of no particular value.
+  // `count` elements without a particular value.
   explicit DeviceBuffer(size_t count)
       : count_(count), host_(count * sizeof(T) + 2 * kGuardBytes, kGuard), memory_(host_.size()) {
     memory_.write(host_.data());
@@ -119,14 +119,14 @@ class DeviceBuffer {
   Memory memory_;
 };
 
-// Bytes of which no eight neighbours repeat.
+// Bytes in which no eight neighbours repeat.
 inline std::vector<uint8_t> distinct_bytes(size_t count) {
   std::vector<uint8_t> bytes(count);
   for (size_t i = 0; i < count; ++i) bytes[i] = static_cast<uint8_t>(i * 89 + (i >> 8) * 31 + 17);
   return bytes;
 }
 
-// What most kernels of the vectors have in common.
+// The members that most kernels of the vectors share.
 template <int kCount>
 struct BlockOf {
   static constexpr const char* kName = "vector";

@@ -41,7 +41,7 @@ TEST(vector_cluster_index) {
   }
 }
 
-// Each block writes to the next and reads from the one before, in rounds.
+// In each round a block writes to the next block and reads from the block before.
 template <class V>
 struct NeighbourKernel : BlockOf<64> {
   static constexpr int kRounds = 3;
@@ -105,7 +105,7 @@ TEST(vector_cluster_shared_memory) {
   });
 }
 
-// The cluster's barrier does not wait for threads that have ended: here all but one warp of each block.
+// The cluster barrier does not wait for threads that have ended. Here all but one warp of each block have ended.
 struct EndedWarpsKernel : BlockOf<96> {
   struct Args {
     uint32_t* out;  // [block][lane]
@@ -131,8 +131,8 @@ TEST(vector_cluster_ended_warps) {
   });
 }
 
-// Two blocks each load half of a tile and send it to both; a stage is used again only when both are done
-// with it, which they say at both barriers.
+// Two blocks each load half of a tile and send it to both. A stage is reused only when both blocks are done with it,
+// which each says at both barriers.
 struct MulticastKernel : OneWarp {
   static constexpr int kSteps = 4, kRows = 8, kColumns = 64, kCluster = 2;
   static constexpr int kHalfBytes = kRows * kColumns, kTileBytes = kCluster * kHalfBytes;
@@ -167,7 +167,7 @@ struct MulticastKernel : OneWarp {
       dev::warp_sync();
       if (lane < kCluster) dev::mbarrier_arrive_remote(empty, lane);
     }
-    dev::cluster_sync();  // nobody's barriers may go while others arrive at them
+    dev::cluster_sync();  // a block must not end while others arrive at its barriers
   }
 };
 
@@ -193,7 +193,7 @@ TEST(vector_tma_multicast) {
   });
 }
 
-// Each launch adds to what the one before wrote, though it may start earlier.
+// Each launch adds to the result of the launch before, although it may start before that launch ends.
 struct DependentKernel : BlockOf<64> {
   struct Args {
     int32_t* sums;  // [block][thread]

@@ -7,7 +7,7 @@
 
 namespace lamina::test {
 
-// Every table with every thread's a, b and c.
+// Evaluates every table on every thread's a, b and c.
 struct Lop3Kernel : BlockOf<4> {
   struct Args {
     const uint32_t* abc;  // [thread][3]
@@ -27,7 +27,7 @@ struct Lop3Kernel : BlockOf<4> {
 };
 
 TEST(vector_lop3) {
-  // "ta = 0xF0; tb = 0xCC; tc = 0xAA; immLut = F(ta, tb, tc)": those operands give the table back.
+  // "ta = 0xF0; tb = 0xCC; tc = 0xAA; immLut = F(ta, tb, tc)": with these operands the result is the table itself.
   const std::vector<uint32_t> abc = {0xf0f0f0f0u, 0xccccccccu, 0xaaaaaaaau, 0x0000ffffu,
                                      0x00ff00ffu, 0x3c5a9669u, 0x01234567u, 0xfedcba98u,
                                      0x6b43a9b5u, 0x80000001u, 0x00000000u, 0xffffffffu};
@@ -39,7 +39,7 @@ TEST(vector_lop3) {
     at("operands ", thread);
     const uint32_t a = abc[3 * thread], b = abc[3 * thread + 1], c = abc[3 * thread + 2];
     const uint32_t* const of = d.data() + 256 * thread;
-    // The text's examples, then what kernels use.
+    // The examples of the text, then the tables that kernels use.
     CHECK_EQ(of[0x80], a & b & c);
     CHECK_EQ(of[0xfe], a | b | c);
     CHECK_EQ(of[0x40], a & b & ~c);
@@ -82,7 +82,7 @@ TEST(vector_prmt) {
       {0xfedcu, 0x00ffff00u},
       {0x9180u, 0xffe1ff90u},  // bytes 0 and 1 widened to 16 bits
       {0xd5a2u, 0xffa60072u},
-      // "a 16b permute code": bits from 16 up are not part of it.
+      // "a 16b permute code": the higher bits do not count.
       {0xabcd3210u, a},
   };
   std::vector<uint32_t> selectors;
@@ -123,7 +123,7 @@ TEST(vector_dot4_s8) {
       {0x0000ff00u, 0x00006300u, 1, -98},
       {0x00ff0000u, 0x00620000u, 2, -96},
       {0xff000000u, 0x61000000u, 3, -94},
-      {0x01000000u, 0x00010203u, 5, 5},  // bytes meet their own position only
+      {0x01000000u, 0x00010203u, 5, 5},  // each byte meets only the byte in the same position
       {0x80808080u, 0x80808080u, 0, 65536},
       {0x00000001u, 0x00000001u, 0x7fffffff, -0x7fffffff - 1},  // 32 bits, no saturation
   };

@@ -5,7 +5,7 @@
 
 namespace lamina::test {
 
-// Global to global and, in another order, through shared memory.
+// Copies global memory to global memory, directly and, in another order, through shared memory.
 template <class V, dev::Cache kCache>
 struct LoadStoreKernel : BlockOf<64> {
   struct Args {
@@ -30,7 +30,7 @@ void check_load_store() {
   at("words of ", kBytes, " bytes");
   const std::vector<uint8_t> in = distinct_bytes(65 * kBytes);
   DeviceBuffer<uint8_t> gmem_in(in), gmem_out(65 * kBytes), gmem_reversed(65 * kBytes);
-  // The second word on, so that bytes and halves are at addresses that are odd as such.
+  // Data start at the second element, so that bytes and halves lie at odd multiples of their size.
   const auto second = [](DeviceBuffer<uint8_t>& buffer) {
     return reinterpret_cast<V*>(buffer.data() + kBytes);
   };
@@ -59,7 +59,7 @@ TEST(vector_load_store) {
   });
 }
 
-// A vector's element 0 is at the lowest address, a word's lowest byte too.
+// Element 0 of a vector is at the lowest address, and so is the lowest byte of a word.
 struct ByteOrderKernel : OneWarp {
   struct Args {
     uint8_t* out;    // [16]
@@ -90,7 +90,7 @@ TEST(vector_byte_order) {
   CHECK_EQ(gmem_word.read()[0], 0x2b2a1514u);
 }
 
-// Lane l has 64 bytes of shared memory, first 0xee: it copies l % (kBytes + 1) bytes to byte 16 and
+// Lane l has 64 bytes of shared memory, filled with 0xee. It copies l % (kBytes + 1) bytes to byte 16 and
 // all kBytes to byte 32.
 template <int kBytes>
 struct CpAsyncKernel : OneWarp {
@@ -145,7 +145,7 @@ TEST(vector_cp_async) {
   });
 }
 
-// Groups of one, two, no and one copies. A thread sees its own copies after the wait alone.
+// Groups of one, two, no and one copies. A thread sees its own copies after the wait, without a barrier.
 struct CpAsyncGroupsKernel : OneWarp {
   struct Args {
     const uint32_t* in;  // [4][lane]

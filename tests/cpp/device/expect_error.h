@@ -1,4 +1,4 @@
-// For tests of the twin itself: a planted mistake must be reported whatever the schedule.
+// For tests of the emulator itself: it must report a planted mistake under every schedule.
 #pragma once
 
 #include <functional>

@@ -1,5 +1,6 @@
-// gemm_int4's and gemm_int4_int8's CUDA kernels on the twin, with buffers of exactly their size: under AddressSanitizer
-// nothing is read or written beside them. Values are small enough for every sum to be exact; more of them in tests/ops.
+// The CUDA kernels of gemm_int4 and gemm_int4_int8 on the emulator, with buffers of exactly their size, so that
+// AddressSanitizer sees an access beside them. Values are small enough for every sum to be exact; tests/ops has more
+// values.
 #include "ops/gemm_int4/gemm_int4.h"
 
 #include <algorithm>
@@ -24,7 +25,7 @@ using gemm::Problem;
 
 constexpr int kSms = 3;
 
-// One problem of either op, and its result.
+// One problem for either op.
 struct Case {
   int64_t m, n, k, group, pad;  // pad: elements between rows of a
   bool has_zeros, has_perm;
@@ -34,7 +35,7 @@ struct Case {
   Problem problem() const { return {m, n, k, group}; }
 };
 
-// A scale, or a zero point, of each group and column, of any kind.
+// A scale or a zero point for each group and column, of any kind.
 struct Groups {
   GroupTensor::Kind kind;
   Exact<uint8_t> bytes;
@@ -66,11 +67,11 @@ struct Groups {
   GroupTensor given() { return {bytes.data(), kind, columns, 1}; }
 };
 
-// Operands of a problem. Scales are powers of two and numbers few enough for all sums to be exact.
+// The operands of a problem. Scales are powers of two and numbers small enough for all sums to be exact.
 struct Inputs {
   Case c;
   Random random;
-  Exact<int8_t> a, a_zero;  // of -3 to 3
+  Exact<int8_t> a, a_zero;  // from -3 to 3
   Exact<uint8_t> q, packed;
   Exact<int32_t> perm;
   Exact<float> a_scale;
@@ -103,7 +104,7 @@ struct Inputs {
 
   int below(int count) { return static_cast<int>(random.next() % static_cast<uint32_t>(count)); }
 
-  // Results, without or with what belongs to rows of int8.
+  // The results; with is_int8, with the scales and zero points of int8 rows.
   std::vector<float> want(bool is_int8) {
     std::vector<float> all;
     for (int64_t i = 0; i < c.m; ++i)
@@ -154,7 +155,7 @@ gemm::CudaPlan plan_of(const gemm::CudaKernel& kernel, const Case& c, const gemm
   return plan;
 }
 
-// run(out, workspace) with both poisoned.
+// Calls run(out, workspace) with both poisoned, and checks out.
 void check_run(const char* kernel, int64_t workspace_bytes, const Case& c,
                const std::vector<float>& want, const auto& run) {
   Exact<float> out(c.m * c.n);
@@ -205,7 +206,7 @@ void check_int8(const Case& c) {
   }
 }
 
-// Rows of floats that the call quantises: the values are those of tests/ops.
+// The call quantises rows of floats. tests/ops checks the values.
 void check_quantised(const Case& c) {
   Inputs inputs(c, GroupTensor::Kind::kF32, GroupTensor::Kind::kU8);
   for (DType dtype : {DType::kF32, DType::kF16}) {
@@ -232,14 +233,14 @@ TEST(int4_on_the_twin_stays_in_its_buffers) {
   for (int64_t m : {1, 18, 70})
     for (int64_t n : {1, 24, 130})
       for (int64_t k : {1, 61, 64, 300})
-        // Rows that allow copies of 16 bytes, of 4, and of 1 (f16).
+        // The strides allow copies of 16 bytes, of 4 bytes, and of 1 byte (f16).
         for (int64_t pad :
              {(8 - k % 8) % 8, (2 - k % 2) % 2 + int64_t{2}, (k + 1) % 2 + int64_t{2}})
           if ((m + n + k + pad) % 7 == 0)
             check_problem({m, n, k, n % 16 == 8 ? 48 : 64, pad, m == 18, n == 24, 1});
 }
 
-// Rows of results gigabytes apart, of as many blocks as there are.
+// The rows of the result lie gigabytes apart, and many blocks store them.
 TEST(int4_on_the_twin_stores_rows_far_apart) {
   dev::emu::options() = {};
   constexpr int64_t kStride = (int64_t{1} << 27) + 16;

@@ -1,5 +1,5 @@
-// gemm_int8's CUDA kernels on the twin, with buffers of exactly their size: under AddressSanitizer nothing
-// is read or written beside them. Values are checked too, more of them in tests/ops.
+// The CUDA kernels of gemm_int8 on the emulator, with buffers of exactly their size, so that AddressSanitizer sees an
+// access beside them. Values are checked too; tests/ops has more values.
 #include "ops/gemm_int8/gemm_int8.h"
 
 #include <cfloat>
@@ -21,7 +21,7 @@ using gemm_int8::Params;
 
 constexpr int kSms = 3;
 
-// Elements before the first row and between rows, which must stay as they are.
+// The place of the result: elements before the first row and between rows must stay unchanged.
 struct Place {
   DType dtype = DType::kF32;
   int64_t lead = 0, pad = 0;
@@ -81,7 +81,7 @@ void check_problem(const Int8Kernel& kernel, int64_t m, int64_t n, int64_t k, in
   for (int64_t byte = 0; byte < want.count(); ++byte) CHECK_EQ(out[byte], want[byte]);
 }
 
-// What a row of values becomes with this scale.
+// Checks that q is the row y quantised with this scale.
 void check_quantized(const std::vector<float>& y, float scale, const int8_t* q) {
   const float inverse = 1.0f / scale;
   for (size_t j = 0; j < y.size(); ++j) {
@@ -90,7 +90,7 @@ void check_quantized(const std::vector<float>& y, float scale, const int8_t* q) 
   }
 }
 
-// Rows requantised, by scales that are given or that the rows have.
+// Requantises rows, with static scales or with a scale for each row.
 void check_requantized(const Int8Kernel& kernel, int64_t m, int64_t n, bool is_static) {
   Int8Inputs inputs({m, n, 64, kernel.group()}, 0, static_cast<uint64_t>(m * 131 + n));
   Exact<float> given(m), scale(m);
@@ -126,13 +126,13 @@ TEST(gemm_int8_on_the_twin_stays_in_its_buffers) {
     for (int64_t m : {1, 7, 18})
       for (int64_t n : {1, 24, 35})
         for (int64_t k : {1, 61, 64, 300})
-          // Rows that allow copies of 16 bytes, of 4, and of 1.
+          // The strides allow copies of 16 bytes, of 4 bytes, and of 1 byte.
           for (int64_t pad : {(16 - k % 16) % 16, (4 - k % 4) % 4 + 4, (k + 1) % 2 + int64_t{2}})
             if ((m + n + k + pad) % 3 == 0)
               check_problem(kernel, m, n, kernel.is_grouped ? k * 4 : k, pad, k == 300 ? 2 : 1);
 }
 
-// Rows that TMA can store, some of which end within a box, and rows whose base or stride it refuses.
+// TMA can store some of these rows, which may end within a box; it refuses the base or the stride of the others.
 TEST(gemm_int8_on_the_twin_stores_rows_of_any_stride) {
   dev::emu::options() = {};
   struct Rows {
@@ -152,7 +152,7 @@ TEST(gemm_int8_on_the_twin_requantises_in_its_buffers) {
       for (bool is_static : {false, true}) check_requantized(kernel, 18, n, is_static);
 }
 
-// Rows of results gigabytes apart, of as many blocks as there are.
+// The rows of the result lie gigabytes apart, and many blocks store them.
 TEST(gemm_int8_on_the_twin_stores_rows_far_apart) {
   dev::emu::options() = {};
   constexpr int64_t kM = 67, kN = 24, kStride = (int64_t{1} << 27) + 16;

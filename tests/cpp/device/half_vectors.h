@@ -116,7 +116,7 @@ void check_narrowing(const HalfFormat& format) {
   };
   for (uint16_t bits = 0; bits < format.infinity(); ++bits) {
     const uint16_t next = static_cast<uint16_t>(bits + 1);
-    // What is beyond the largest counts as the next power of two.
+    // A number past the largest counts as the next power of two.
     const double high = format.is_finite(next) ? format.value(next)
                                                : std::ldexp(1, format.max_exponent() - format.bias);
     const float middle = static_cast<float>((format.value(bits) + high) / 2);  // exact
@@ -180,14 +180,14 @@ TEST(vector_f32_to_bf16) {
                                            {0xffffffff, 0xffff}});
 }
 
-// units 2^unit as a 16-bit float, to nearest even, in integers throughout.
+// units * 2^unit as a 16-bit float, rounded to nearest even, computed in integers throughout.
 inline uint16_t round_exact(const HalfFormat& format, __int128 units, int unit,
                             bool zero_is_negative) {
   if (units == 0) return zero_is_negative ? 0x8000 : 0;
   const int sign = units < 0 ? 0x8000 : 0;
   unsigned __int128 magnitude =
       units < 0 ? -static_cast<unsigned __int128>(units) : static_cast<unsigned __int128>(units);
-  // The result's unit: its lowest is that of subnormals.
+  // The unit of the result; the lowest is the unit of subnormals.
   int bits = 0;
   while (bits < 128 && magnitude >> bits != 0) ++bits;
   const int lowest = 1 - format.bias - format.fraction_bits;
@@ -202,13 +202,13 @@ inline uint16_t round_exact(const HalfFormat& format, __int128 units, int unit,
     kept = magnitude >> drop;
     if (rest > half || (rest == half && kept % 2 == 1)) ++kept;
   }
-  // A carry moves into the exponent by itself, as does a subnormal that became normal.
+  // A carry moves into the exponent by itself, and so does a subnormal that becomes normal.
   const int64_t field = kept >> format.fraction_bits == 0 ? 0 : to - lowest;
   const int64_t result = (field << format.fraction_bits) + static_cast<int64_t>(kept);
   return static_cast<uint16_t>(sign | std::min<int64_t>(result, format.infinity()));
 }
 
-// a * b + c of finite operands; the span of their exponents must fit 128 bits.
+// a * b + c for finite operands; the span of their exponents must fit 128 bits.
 inline uint16_t fma_exact(const HalfFormat& format, uint16_t a, uint16_t b, uint16_t c) {
   const int unit_ab = format.unit(a) + format.unit(b);
   const int unit_c = format.significand(c) == 0 ? unit_ab : format.unit(c);
@@ -217,7 +217,7 @@ inline uint16_t fma_exact(const HalfFormat& format, uint16_t a, uint16_t b, uint
   const __int128 one = 1;
   const __int128 sum = ab * (one << (unit_ab - unit)) +
                        static_cast<__int128>(format.significand(c)) * (one << (unit_c - unit));
-  // An exact zero is negative only where both terms are.
+  // An exact zero is negative only if both terms are negative.
   const bool ab_negative = (a ^ b) & 0x8000, c_negative = c & 0x8000;
   return round_exact(format, sum, unit, ab_negative && c_negative);
 }
@@ -247,7 +247,7 @@ struct HalfCase {
   uint16_t a, b, c, want;  // c is ignored by add and mul; want 0xffff means any NaN
 };
 
-// Each case in the low half with the next in the high half.
+// Computes each case in the low half together with the next case in the high half.
 inline void check_packed(PackedKernel::Op op, const HalfFormat& format,
                          const std::vector<HalfCase>& cases) {
   std::vector<uint32_t> a, b, c;
@@ -274,7 +274,7 @@ inline void check_packed(PackedKernel::Op op, const HalfFormat& format,
     }
 }
 
-// Random operands of which no exponent field is above `max_field` or below `min_field`.
+// Random operands with exponent fields from `min_field` to `max_field`.
 inline std::vector<HalfCase> random_cases(PackedKernel::Op op, const HalfFormat& format,
                                           int min_field, int max_field) {
   std::vector<HalfCase> cases;
@@ -293,7 +293,7 @@ inline std::vector<HalfCase> random_cases(PackedKernel::Op op, const HalfFormat&
   for (int i = 0; i < 20000; ++i) {
     HalfCase next{draw(), draw(), draw(), 0};
     if (i % 3 == 0) next.c = static_cast<uint16_t>(fma_exact(format, next.a, next.b, 0) ^ 0x8000);
-    if (!format.is_finite(next.c)) next.c = one;  // else it cancels: a small exact rest stays
+    if (!format.is_finite(next.c)) next.c = one;  // else c cancels a * b but for a small exact rest
     next.want = op == PackedKernel::kAdd ? fma_exact(format, next.a, one, next.b)
                 : op == PackedKernel::kMul
                     ? fma_exact(format, next.a, next.b, (next.a ^ next.b) & 0x8000 ? 0x8000 : 0)

@@ -1,4 +1,4 @@
-// What the host half refuses, and what the twin's own parts ask of each other.
+// The refusals of the host half of TMA, overlapping launches, and the internal checks of the emulator.
 #include <string>
 
 #include "buffer.h"
@@ -82,7 +82,7 @@ TEST(twin_reports_a_kernel_that_overlaps_and_never_waits) {
   CHECK(!status.is_ok() && status.message().find("wait_for_previous") != std::string::npos);
 }
 
-// Thread 0 writes a word, or thread 32 reads it; then who waits lets the others know.
+// Thread 0 writes a word, or thread 32 reads it. Then a thread that has waited passes its knowledge to the others.
 struct WordKernel : BlockOf<64> {
   struct Args {
     int32_t* word;
@@ -111,18 +111,18 @@ TEST(twin_finds_races_with_launches_before) {
     return status.message().find("by a launch before at hopper_host.cc") != std::string::npos;
   };
   CHECK(launch(true, false, 0).is_ok());
-  CHECK(launch(false, true, 0).is_ok());  // known by way of the barrier
-  CHECK(races(launch(false, true, 33)));  // reads what was written two launches ago
+  CHECK(launch(false, true, 0).is_ok());  // known through the barrier
+  CHECK(races(launch(false, true, 33)));  // reads a word written two launches ago
   CHECK(launch(true, false, 0).is_ok());
-  CHECK(races(launch(true, true, 40)));    // writes what was written
-  CHECK(launch(false, false, 0).is_ok());  // reads what a launch wrote that it does not overlap
-  CHECK(races(launch(true, true, 40)));    // writes what was read
+  CHECK(races(launch(true, true, 40)));    // writes a written word
+  CHECK(launch(false, false, 0).is_ok());  // reads a word of a launch that it does not overlap
+  CHECK(races(launch(true, true, 40)));    // writes a word that was read
 }
 
-// What instructions that read shared memory by address build on.
+// smem_pointer and check_async_access, the base of instructions that read shared memory by address.
 struct AddressKernel : BlockOf<32> {
   struct Args {
-    uint32_t address;  // of 16 bytes, to be found
+    uint32_t address;  // the address of 16 bytes to look up
     bool fences;
     uint32_t* out;
   };

@@ -1,5 +1,5 @@
-// What calls on CUDA find again: plans, of which tests/probe has more, and tensor maps. A hit makes nothing; whatever a map
-// depends on makes another one; what is found is what would be made.
+// Tests of the plans and tensor maps that calls on CUDA reuse; tests/probe has more of plans. A hit makes nothing, a change
+// of any input makes a new map, and a reused map equals a new one.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,7 +16,7 @@
 namespace lamina::test {
 namespace {
 
-// Plans that `body` makes, and maps.
+// The number of plans that `body` makes, and of maps.
 int64_t plans_of(const std::function<void()>& body) {
   const int64_t before = host_work().plans;
   body();

@@ -1,4 +1,4 @@
-// Where a thread is, and what a launch promises.
+// Vectors of launches: the indices of threads, the size of shared memory, refused shapes.
 #pragma once
 
 #include "buffer.h"
@@ -70,7 +70,7 @@ TEST(vector_launch_args) {
   for (int i = 0; i < 200; ++i) CHECK_EQ(out[static_cast<size_t>(i)], args.table[199 - i]);
 }
 
-// Writes both ends of its shared memory and, past a barrier, reads them.
+// Writes both ends of its shared memory and reads them after a barrier.
 struct SmemKernel : BlockOf<64> {
   static constexpr const char* kName = "smem_vector";
   struct Args {

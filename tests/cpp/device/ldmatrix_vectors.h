@@ -18,7 +18,7 @@ struct LdmatrixKernel : OneWarp {
     const int lane = dev::lane();
     dev::store_shared(smem + chunk_of(lane), dev::load_global(args.rows + lane));
     dev::warp_sync();
-    // .x1 takes the addresses of threads 0 to 7, .x2 those of 0 to 15. Others pass rows of matrix
+    // .x1 takes the addresses of threads 0 to 7, .x2 those of threads 0 to 15. Other threads pass rows of matrix
     // 3, which must not be read.
     const int row = lane < 8 * kCount ? lane : 24 + lane % 8;
     uint32_t d[kCount];
@@ -31,7 +31,7 @@ struct LdmatrixKernel : OneWarp {
   }
 };
 
-// Matrix, row and column can be read off the decimal number.
+// The decimal digits of an element name its matrix, row and column.
 constexpr uint16_t matrix_element(size_t matrix, size_t row, size_t column) {
   return static_cast<uint16_t>(1000 * (matrix + 1) + 10 * row + column);
 }

@@ -7,7 +7,7 @@
 
 namespace lamina::test {
 
-// All threads arrive and wait, phase after phase.
+// In each phase all threads arrive and wait.
 struct PhasesKernel : BlockOf<96> {
   static constexpr int kPhases = 5;
   struct Args {
@@ -22,7 +22,7 @@ struct PhasesKernel : BlockOf<96> {
     dev::block_sync();
     for (int phase = 0; phase < kPhases; ++phase) {
       dev::store_shared(smem + thread, 1000 * phase + thread);
-      // The phase before is over, also the one before phase 0.
+      // The phase before is over; before phase 0 too.
       const bool before = dev::mbarrier_try_wait(barrier, (phase + 1) % 2);
       dev::mbarrier_arrive(barrier);
       dev::mbarrier_wait(barrier, phase % 2);
@@ -49,7 +49,7 @@ TEST(vector_mbarrier_phases) {
   });
 }
 
-// Nobody else can arrive: try_wait says no, before and, for the next phase, after the only arrival.
+// No other thread arrives. try_wait returns false before the only arrival and, for the next phase, after it.
 struct TryWaitKernel : OneWarp {
   struct Args {
     int32_t* out;  // [4]
@@ -76,7 +76,7 @@ TEST(vector_mbarrier_try_wait) {
   });
 }
 
-// Bytes announced before or after their copy was issued, at once or in parts, with other arrivals.
+// Bytes are announced before or after their copy is issued, at once or in parts, with other arrivals.
 struct BytesKernel : OneWarp {
   static constexpr int kBytes = 512, kPhases = 5;
   struct Args {
@@ -138,7 +138,7 @@ TEST(vector_mbarrier_bytes) {
   });
 }
 
-// A ring of three stages: a warp that fills, and one that reads, each waiting for the other.
+// A ring of three stages: a producer warp and a consumer warp wait for each other.
 struct RingKernel : BlockOf<64> {
   static constexpr int kStages = 3, kSteps = 11, kStageBytes = 512;
   struct Args {

@@ -90,7 +90,7 @@ struct Matrices {
   Bits b[kK][8] = {};
   Acc c[16][8] = {};
 
-  // d = a * b + c as the device has it.
+  // d = a * b + c as the device computes it.
   std::array<std::array<Acc, 8>, 16> multiply() const {
     std::vector<uint32_t> frag_a(32 * 4), frag_b(32 * 2);
     std::vector<Acc> frag_c(32 * 4);
@@ -227,7 +227,7 @@ TEST(vector_mma_m16n8k32_single) {
   CHECK(multiply() == want);
 }
 
-// A small number as a float of so many fraction bits: eighths up to 4 are exact in both types.
+// A small number as a float with `fraction_bits`: eighths up to 4 are exact in both types.
 inline uint16_t encode(double value, int fraction_bits, int bias) {
   if (value == 0) return 0;
   int exponent = 0;

@@ -1,5 +1,5 @@
-// quantize_int8's CUDA kernel on the twin, with buffers of exactly their size: under AddressSanitizer nothing is read or
-// written beside them. It rounds as the CPU's kernels do, which have their own tests.
+// The CUDA kernel of quantize_int8 on the emulator, with buffers of exactly their size, so that AddressSanitizer sees
+// an access beside them. It rounds like the CPU kernels, which have their own tests.
 #include "ops/quantize_int8/quantize_int8.h"
 
 #include <cmath>
@@ -14,7 +14,7 @@ namespace {
 
 using quantize_int8::Params;
 
-// What a call writes.
+// The outputs of a call.
 struct Written {
   Exact<int8_t> q, zero_point;
   Exact<float> scale;

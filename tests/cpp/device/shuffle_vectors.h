@@ -7,7 +7,7 @@ namespace lamina::test {
 
 enum class Shuffle { kIdx, kBfly, kUp, kDown };
 
-// The text's Semantics, for the operand c of a whole warp: segmask 0, clamp 0 for .up and 31 else.
+// The "Semantics" of the text, for a whole warp: in operand c segmask is 0, and clamp is 0 for .up and 31 else.
 constexpr int shuffle_source(Shuffle mode, int lane, int b) {
   const int bval = b & 0x1f;  // bval[4:0] = b[4:0]
   const int segmask = 0, cval = mode == Shuffle::kUp ? 0 : 0x1f;

@@ -12,7 +12,7 @@ template <int kCount, bool kTrans>
 struct StmatrixKernel : OneWarp {
   struct Args {
     const uint32_t* d;  // [lane][kCount]
-    uint16_t* smem;     // what is in it at the end, [32 chunks][8]
+    uint16_t* smem;     // its content at the end, [32 chunks][8]
   };
   LAMINA_DEVICE static void run(const Args& args) {
     uint16_t* const smem = reinterpret_cast<uint16_t*>(dev::dynamic_smem());
@@ -21,7 +21,7 @@ struct StmatrixKernel : OneWarp {
     dev::warp_sync();
     uint32_t d[kCount];
     for (int i = 0; i < kCount; ++i) d[i] = dev::load_global(args.d + lane * kCount + i);
-    // .x1 takes the addresses of threads 0 to 7, .x2 those of 0 to 15. Others pass a chunk of matrix 3,
+    // .x1 takes the addresses of threads 0 to 7, .x2 those of threads 0 to 15. Other threads pass a chunk of matrix 3,
     // which must not be written.
     const int row = lane < 8 * kCount ? lane : 24 + lane % 8;
     if constexpr (kTrans) {
@@ -85,7 +85,7 @@ TEST(vector_stmatrix_single) {
   CHECK_EQ(gmem_smem.read()[(11 * 19 + 5) % 32 * 8 + 3], 0x2222);
 }
 
-// Two warps of a block, twice each: one leader, the same both times.
+// Two warps of a block elect twice each; a warp has one leader, the same both times.
 struct ElectKernel : BlockOf<64> {
   struct Args {
     int32_t* elected;  // [twice][thread]
@@ -107,7 +107,7 @@ TEST(vector_elect) {
   });
 }
 
-// 512 threads have 128 registers each; one warpgroup lends to another: 24 + 224 + 2 * 128 <= 4 * 128.
+// 512 threads have 128 registers each, and one warpgroup lends registers to another: 24 + 224 + 2 * 128 <= 4 * 128.
 struct RegistersKernel : BlockOf<512> {
   struct Args {
     int32_t* done;

@@ -14,7 +14,7 @@ struct BlockSyncKernel : BlockOf<96> {
   struct Args {
     int32_t* out;  // [round][thread]
   };
-  // Another thread for each, in another warp for most.
+  // The partner of a thread, for most threads in another warp.
   static constexpr LAMINA_DEVICE int peer(int round, int thread) {
     return (thread * 35 + round * 7 + 1) % kThreads;
   }
@@ -43,7 +43,7 @@ TEST(vector_block_sync) {
   });
 }
 
-// Even and odd lanes each wait among themselves, for a different number of rounds; then all do.
+// Even lanes and odd lanes wait among themselves, for different numbers of rounds; then all lanes wait.
 struct WarpSyncKernel : OneWarp {
   struct Args {
     int32_t* out;  // [lane][last round of its kind, all]
@@ -82,8 +82,8 @@ TEST(vector_warp_sync) {
   });
 }
 
-// Warps 0 and 1 produce, 2 and 3 consume. A barrier is complete when the threads that arrived and
-// those that sync are as many as both said; it is then ready for the next round.
+// Warps 0 and 1 produce, warps 2 and 3 consume. A barrier is complete when as many threads have arrived or synced as
+// both sides say; it is then ready for the next round.
 struct ProducerKernel : BlockOf<128> {
   static constexpr int kRounds = 4, kFull = 1, kEmpty = 15;
   struct Args {
@@ -116,7 +116,7 @@ TEST(vector_barrier_arrive) {
   });
 }
 
-// Two pairs of warps, a barrier each, a different number of rounds.
+// Two pairs of warps, each with its own barrier and its own number of rounds.
 struct PairsKernel : BlockOf<128> {
   struct Args {
     int32_t* out;  // [thread], of the last round
@@ -143,7 +143,7 @@ TEST(vector_barrier_sync) {
   });
 }
 
-// Messages between two blocks, there and back, by each way to release.
+// Two blocks send messages there and back, with each kind of release.
 struct MessageKernel : OneWarp {
   struct Args {
     int32_t* flags;  // [3], 0
@@ -219,7 +219,7 @@ TEST(vector_atomic_add) {
     CHECK_EQ(integers[1], -40 + 100 * kThreads - 7 * (kThreads - 1) * kThreads / 2);
     CHECK_EQ(integers[2], 0x3f000000);  // 0x7f000000 + 0xc0000000 modulo 2^32
     CHECK_EQ(gmem_real.read()[0], 93.0f);
-    // Each thread saw another count.
+    // Each thread saw a different count.
     std::vector<int32_t> old = gmem_old.read();
     std::vector<float> real_old = gmem_real_old.read();
     std::sort(old.begin(), old.end());

@@ -8,9 +8,9 @@
 
 namespace lamina::test {
 
-// Where a 16-byte chunk of a row lies in that row, after the tables of "Swizzling modes": with 128-byte
-// rows the chunk's number changes by the row's, with 64-byte rows by that of the pair of rows, with
-// 32-byte rows by that of the four rows.
+// The place of a 16-byte chunk within its row, after the tables of "Swizzling modes". The number of the chunk is
+// XORed with the number of the row for 128-byte rows, of the pair of rows for 64-byte rows, of the four rows for
+// 32-byte rows.
 inline int swizzled_chunk(dev::Swizzle swizzle, int row, int chunk) {
   switch (swizzle) {
     case dev::Swizzle::k128:
@@ -24,7 +24,7 @@ inline int swizzled_chunk(dev::Swizzle swizzle, int row, int chunk) {
   }
 }
 
-// A tensor in a buffer of `bytes`, and a box of it.
+// A tensor in a buffer of `bytes`, and a box of the tensor.
 struct TileCase {
   const char* name;
   int rank, element_bytes;
@@ -57,7 +57,7 @@ struct TileCase {
     if (!status.is_ok()) fail(__FILE__, __LINE__, status.message());
     return result;
   }
-  // visit(byte in shared memory, byte in the tensor or -1) for each byte of the box.
+  // Calls visit(byte in shared memory, byte in the tensor or -1) for each byte of the box.
   template <class Visit>
   void each_byte(Visit visit) const {
     const int row_bytes = box[0] * element_bytes, rows = box_bytes() / row_bytes;
@@ -128,7 +128,7 @@ struct TileLoadKernel : OneWarp {
       dev::tma_prefetch(&args.map);
       dev::mbarrier_init(full, 1);
       dev::fence_mbarrier_init();
-      dev::mbarrier_arrive_expect_tx(full, args.bytes);  // zeros beyond the tensor count too
+      dev::mbarrier_arrive_expect_tx(full, args.bytes);  // zeros past the edges count too
       dev::tma_load<kRank, kCache>(smem + kTileAt, &args.map, full, args.at);
     }
     dev::warp_sync();
@@ -139,7 +139,7 @@ struct TileLoadKernel : OneWarp {
   }
 };
 
-// All of shared memory is written with args.in, which is stored to the tensor from kTileAt on.
+// Fills shared memory with args.in and stores it to the tensor from kTileAt on.
 template <int kRank>
 struct TileStoreKernel : BlockOf<64> {
   struct Args {
@@ -216,7 +216,7 @@ TEST(vector_tma_tiles) {
   });
 }
 
-// Two stores in groups of their own; the source of the first is written again when it was read.
+// Two stores, each in its own group. The source of the first is overwritten after the copy has read it.
 struct BulkStoreKernel : OneWarp {
   struct Args {
     dev::U32x4* out;  // [3][32]

@@ -1,4 +1,4 @@
-// The twin itself: it must find what it is there to find, and say where.
+// Tests of the emulator itself: it must find planted mistakes, and say where they are.
 #include <string>
 #include <vector>
 
@@ -122,7 +122,8 @@ TEST(twin_counts_bank_conflicts) {
     conflicts += site.wavefronts - site.fewest;
     accesses += site.accesses;
   }
-  // Two warps copy, read in conflict (words 0 and 32 of one bank: twice as long), and read again.
+  // Two warps copy, read with a bank conflict (words 0 and 32 share a bank, so the read takes twice as long), and
+  // read again.
   CHECK_EQ(accesses, 6);
   CHECK_EQ(conflicts, 2);
 }

@@ -1,5 +1,4 @@
-// The twin's race detector where copies and products run on their own: mbarriers, bulk copies, wgmma,
-// clusters.
+// Tests of the emulator's race detector for asynchronous copies and products: mbarriers, bulk copies, wgmma, clusters.
 #include "expect_error.h"
 
 namespace lamina::test {
@@ -7,13 +6,13 @@ namespace {
 
 enum class Mistake {
   kNone,
-  kNoInitBarrier,  // the mbarriers are used before anything orders that after their initialisation
-  kOneLaneWaits,   // for the copy, and a shuffle follows
-  kOneLaneReleases,  // for what all lanes have read
-  kNoRelease,        // the stage is filled again at once
+  kNoInitBarrier,    // nothing orders the use of the mbarriers after their initialisation
+  kOneLaneWaits,     // only one lane waits for the copy, and a shuffle follows
+  kOneLaneReleases,  // one lane releases the stage, although all lanes read it
+  kNoRelease,        // the stage is filled again without a release
 };
 
-// One thread fills a stage again and again, a warp reads it.
+// One thread fills a stage again and again, and a warp reads it.
 struct Stage : BlockOf<64> {
   static constexpr const char* kName = "stage";
   static constexpr int kBytes = 128, kSteps = 3;
@@ -77,7 +76,7 @@ TEST(twin_follows_mbarriers) {
   expect(Mistake::kNoInitBarrier, "mbarrier");  // not initialised, or not known to be
   expect(Mistake::kOneLaneWaits, "the write by thread 0 of block (0, 0, 0) at");
   expect(Mistake::kOneLaneReleases, " races with bulk_load");
-  expect(Mistake::kNoRelease, "smem + ");  // the copy or the reads, whichever is first
+  expect(Mistake::kNoRelease, "smem + ");  // a race with the copy or with the reads
 }
 
 enum class Product {
@@ -87,7 +86,7 @@ enum class Product {
   kNotOrdered,  // operands written by the same warpgroup
 };
 
-// A warpgroup multiplies what a warp has written, which then writes again.
+// A warpgroup multiplies operands that another warp has written, and that warp then overwrites them.
 struct Overwrites : BlockOf<160> {
   static constexpr const char* kName = "overwrites";
   struct Args {
@@ -144,7 +143,7 @@ TEST(twin_follows_products) {
 
 enum class Peer { kRight, kNoSync, kArrivesOnly };
 
-// A block of a cluster reads what the other has written to it.
+// A block of a cluster reads data that the other block has written to its shared memory.
 struct Peers : BlockOf<32> {
   static constexpr const char* kName = "peers";
   struct Args {

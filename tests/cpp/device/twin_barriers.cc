@@ -1,4 +1,4 @@
-// Warps come to barriers as a whole: bar and barrier.cluster are .aligned.
+// Tests that the emulator asks for whole warps at barriers: bar and barrier.cluster are .aligned.
 #include "expect_error.h"
 
 namespace lamina::test {

@@ -1,4 +1,5 @@
-// The twin's bulk stores: planted mistakes must show, and nothing may arrive before its wait.
+// Tests of bulk stores on the emulator: planted mistakes must show, and no store may arrive before a thread waits for
+// it.
 #include "expect_error.h"
 
 namespace lamina::test {
@@ -19,7 +20,7 @@ struct Store : BlockOf<32> {
   static constexpr const char* kName = "store";
   struct Args {
     uint32_t* out;   // [2][32]
-    uint32_t* seen;  // [2]: out[0] after its source was read, and after the store
+    uint32_t* seen;  // [2]: out[0] when its source has been read, and after the store
     Mistake mistake;
   };
   LAMINA_DEVICE static void run(const Args& args) {

@@ -1,4 +1,4 @@
-// The twin's clusters: planted mistakes must show.
+// Tests of clusters on the emulator: planted mistakes must show.
 #include "expect_error.h"
 
 namespace lamina::test {
@@ -29,7 +29,7 @@ struct Pair : BlockOf<32> {
     if (mistake != Mistake::kNoClusterSync) dev::cluster_wait();
     dev::store_cluster(smem + lane, 1u, mistake == Mistake::kNoSuchRank ? 2 : 1 - rank);
     if (mistake == Mistake::kLopsidedCluster && rank == 0) {
-      // Nobody arrives here: the other block waits at its cluster barrier.
+      // No thread arrives at this mbarrier: the other block waits at the cluster barrier.
       dev::MBarrier* const barrier = reinterpret_cast<dev::MBarrier*>(smem + 32);
       if (lane == 0) dev::mbarrier_init(barrier, 1);
       dev::warp_sync();
@@ -38,7 +38,7 @@ struct Pair : BlockOf<32> {
     if (mistake != Mistake::kBlockGone) {
       dev::cluster_sync();
     } else if (rank == 1) {
-      // Long enough for the other block to end.
+      // The loop lasts long enough for the other block to end.
       for (int i = 0; i < 1000; ++i) dev::warp_sync();
       dev::MBarrier* const barrier = reinterpret_cast<dev::MBarrier*>(smem + 32);
       if (lane == 0) dev::mbarrier_init(barrier, 1);

@@ -1,4 +1,4 @@
-// The twin between blocks, and where its memory ends: races in global memory, flags, spaces, limits.
+// Tests of global memory on the emulator: races between blocks, flags, memory spaces, limits.
 #include "expect_error.h"
 
 namespace lamina::test {
@@ -6,12 +6,12 @@ namespace {
 
 enum class Mistake {
   kNone,
-  kNoFenceBefore,  // of the last block's pattern
+  kNoFenceBefore,  // in the pattern of the last block
   kNoFenceAfter,
   kNoBarrier,
 };
 
-// The last block to come adds what all have stored.
+// The last block to arrive adds up the partial sums of all blocks.
 struct LastBlock : BlockOf<64> {
   static constexpr const char* kName = "last_block";
   struct Args {
@@ -95,7 +95,7 @@ TEST(twin_reports_races_in_global_memory) {
     dev::store_global(a.flag, dev::load_global(a.flag) + 1);
   };
   expect<lost_update>("global memory: the ", 1, 1);
-  expect<[](Args a, int, int t) {  // the same of blocks, though one may have ended
+  expect<[](Args a, int, int t) {  // the same between blocks, although one may have ended
     if (t == 0) dev::store_global(a.flag, dev::load_global(a.flag) + 1);
   }>("of block (", 4, 1);
   expect<[](Args a, int block, int t) {  // an ordinary store is no release
@@ -169,7 +169,7 @@ TEST(launch_refuses_blocks_that_are_too_large) {
   }
 }
 
-// By some seeds a copy reads its source when it starts, by others when it is waited for.
+// On some seeds a copy reads its source when it starts, on others when a thread waits for it.
 TEST(twin_shows_a_source_that_changes) {
   int shows = 0;
   for (uint64_t seed = 0; seed < 4; ++seed) {

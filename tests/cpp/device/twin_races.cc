@@ -1,4 +1,5 @@
-// The twin's race detector: what nothing orders is reported whatever the schedule, what is ordered never.
+// Tests of the emulator's race detector: it reports unordered accesses under every schedule, and ordered accesses
+// never.
 #include "expect_error.h"
 
 namespace lamina::test {
@@ -10,7 +11,7 @@ struct Data {
   int32_t* flag;
 };
 
-// Threads share words of shared memory; body(args, smem, thread).
+// A kernel whose threads share words of shared memory. It calls kBody(args, smem, thread).
 template <int kCount, auto kBody>
 struct Sharing : BlockOf<kCount> {
   static constexpr const char* kName = "sharing";
@@ -48,7 +49,7 @@ void expect_none(int blocks = 1, int resident = 1) {
 using Smem = int32_t*;
 using Args = const Data&;
 
-// Between warps and between lanes; only warp_sync and barriers order, no other collective.
+// Races between warps and between lanes. Only warp_sync and barriers order accesses; no other collective does.
 
 TEST(twin_reports_races_in_shared_memory) {
   expect_race<64, [](Args a, Smem s, int t) {
@@ -59,7 +60,7 @@ TEST(twin_reports_races_in_shared_memory) {
     dev::store_shared(s + t, a.in[t]);
     dev::block_sync();
     (void)dev::load_shared(s + 63 - t);
-    dev::store_shared(s + t, -5);  // before others have read
+    dev::store_shared(s + t, -5);  // overwrites before the others have read
   }>(" races with ");
   expect_race<64, [](Args, Smem s, int t) {
     if (t == 0) dev::store_shared(s, 0);
@@ -77,7 +78,7 @@ TEST(twin_reports_races_in_shared_memory) {
       dev::block_sync();
       (void)dev::load_shared(s + step % 2 * 128 + 127 - t);
     }
-  }>("smem + ");  // with a copy, or before it has come
+  }>("smem + ");  // a race with a copy, or a read before the copy has arrived
 }
 
 TEST(twin_reports_races_between_lanes) {
@@ -99,7 +100,7 @@ TEST(twin_reports_races_between_lanes) {
     dev::ldmatrix(d, s + t % 8 * 4);
     dev::store_shared(s + t, 0);
   }>("the read by thread");
-  expect_race<32, [](Args a, Smem s, int t) {  // the other half meets elsewhere
+  expect_race<32, [](Args a, Smem s, int t) {  // each half of the warp meets separately
     dev::store_shared(s + t, a.in[t]);
     dev::warp_sync(t < 16 ? 0xffffu : 0xffff0000u);
     (void)dev::shuffle(t, 0);

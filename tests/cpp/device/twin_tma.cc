@@ -1,4 +1,4 @@
-// The twin's mbarriers and loads: planted mistakes must show.
+// Tests of mbarriers and bulk loads on the emulator: planted mistakes must show.
 #include <string>
 #include <vector>
 
@@ -7,7 +7,7 @@
 namespace lamina::test {
 namespace {
 
-// In a ring of two stages that one thread fills and a warp reads.
+// The mistakes in a ring of two stages that one thread fills and a warp reads.
 enum class Mistake {
   kNone,
   kNoWait,
@@ -137,7 +137,7 @@ TEST(twin_runs_a_ring_that_is_right) {
   }
 }
 
-// Wrong data, or a report.
+// The mistake shows as wrong data or as a report.
 TEST(twin_shows_copies_that_nobody_waited_for) {
   for (uint64_t seed = 0; seed < kSeeds; ++seed)
     for (Mistake mistake : {Mistake::kNoWait, Mistake::kWrongParity, Mistake::kRefilledTooEarly,
@@ -178,11 +178,11 @@ TEST(twin_reports_misuse_of_bulk_loads) {
   expect_ring_error(Mistake::kOddBytes, "504 bytes, not a multiple of 16");
 }
 
-// Two loads with a barrier each: who waits for one has not got the other, however long it takes.
+// Two loads with a barrier each: a thread that waits for one load does not get the other, however long it waits.
 struct TwoLoads : BlockOf<64> {
   struct Args {
     const std::byte* in;
-    uint32_t* out;  // [4]: the first waited for, the other, the other waited for, before any wait
+    uint32_t* out;  // [4]: first after its wait, other, other after its wait, before any wait
     bool reads_too_early;
   };
   LAMINA_DEVICE static void run(const Args& args) {

@@ -1,4 +1,4 @@
-// The twin's wgmma: misuse must be reported, with its place, or show in the result.
+// Tests of wgmma on the emulator: misuse must be reported with its place, or show in the result.
 #include <string>
 #include <vector>
 
@@ -14,7 +14,7 @@ enum class Mistake {
   kNoFence,        // before the first wgmma
   kNoSecondFence,  // after a wait
   kNoFenceForA,    // new values of a in registers
-  kFencedBeforeA,  // and then changed
+  kFencedBeforeA,  // a changes after the fence
   kFencedBeforeD,
   kBOverwritten,        // in flight
   kAOverwritten,        // in flight
@@ -39,7 +39,7 @@ enum class Mistake {
 
 constexpr int kB = 8192, kSmemBytes = kB + 3072;
 
-// d[64][8] = a * b, then += again with a from registers; row r of a and column c of b are all r and c + 1.
+// d[64][8] = a * b, then += a * b with a in registers. All elements of row r of a are r, of column c of b c + 1.
 struct Careless {
   struct Args {
     int32_t* out;  // [thread][4]
@@ -209,7 +209,7 @@ TEST(twin_wgmma_checks_descriptors) {
   expect_error(Mistake::kLeadingOfHalfAtom, "leading offset of 128 bytes");
 }
 
-// Three warps are no warpgroup.
+// Three warps do not make a warpgroup.
 struct TooFew {
   struct Args {};
   static constexpr const char* kName = "too_few";
@@ -226,7 +226,8 @@ TEST(twin_wgmma_wants_whole_warpgroups) {
   CHECK(status.message().find("the block has 96 threads") != std::string::npos);
 }
 
-// One warp of a warpgroup may release the operands of all: it waits until the others have issued theirs.
+// One warp of a warpgroup may release the operands for all, because its wait lasts until the others have issued their
+// wgmma.
 struct ReleasesForAll {
   struct Args {
     int32_t* out;

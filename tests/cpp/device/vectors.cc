@@ -1,6 +1,6 @@
-// Golden vectors of every function in csrc/device, written from the text of the PTX ISA and from
-// nothing in this repository: layout/fragment.h and the twin are what they check. They run in the
-// twin with the other tests and, compiled with nvcc -x cu and main.cc, on a GPU: bench/gpu_check.py.
+// Golden vectors of every function in csrc/device, written from the text of the PTX ISA and from nothing in this
+// repository, because they check layout/fragment.h and the emulator. They run on the emulator with the other tests
+// and, compiled with nvcc -x cu and main.cc, on a GPU: bench/gpu_check.py.
 #include "convert_vectors.h"
 #include "copy_vectors.h"
 #include "half_vectors.h"

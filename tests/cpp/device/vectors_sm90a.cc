@@ -1,4 +1,4 @@
-// As vectors.cc, of barriers, bulk copies and clusters. Apart from them because they need sm_90a.
+// Golden vectors like those of vectors.cc, for barriers, bulk copies and clusters, which need sm_90a.
 #include "cluster_vectors.h"
 #include "mbarrier_vectors.h"
 #include "tma_vectors.h"

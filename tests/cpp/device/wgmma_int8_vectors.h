@@ -69,8 +69,8 @@ TEST(vector_wgmma_m64k32_signs) {
   });
 }
 
-// Products in flight together: four on one accumulator, four on another with A in registers; the first
-// four are waited for alone.
+// Eight products in flight together: four on one accumulator, and four on another with A in registers. The first
+// wait is for the first four alone.
 struct WgmmaInFlightKernel : BlockOf<128> {
   struct Args {
     const dev::U32x4* smem;
@@ -206,7 +206,7 @@ TEST(vector_wgmma_m64k32_single) {
   CHECK(multiply(smem, {Swizzle::kNone, false, 192, 384, 0}) == want);
 }
 
-// What kernels read of layout/fragment.h, for all four warps.
+// The functions of layout/fragment.h that kernels use, for all four warps.
 TEST(vector_wgmma_fragments) {
   const auto check = [](fragment::At at, const InThread& want, size_t thread, size_t element) {
     CHECK(at.row >= 0 && at.row < 64 && want.thread == thread && want.element == element);

@@ -9,18 +9,18 @@
 
 namespace lamina::test {
 
-// How the test lays a matrix out; `stride` and `leading` are the text's byte offsets.
+// The layout of a matrix in the test; `stride` and `leading` are the byte offsets of the text.
 struct SmemLayout {
   Swizzle swizzle = Swizzle::kNone;
   bool is_mn_major = false;
   int leading = 0, stride = 0;
-  int step = 0;  // bytes from what one instruction reads to what the next one does
+  int step = 0;  // bytes from the operand of one instruction to the next
 
   int span() const { return 16 << static_cast<int>(swizzle); }
 
-  // Where element k of a row (of A; of B a column) lies. In 128-bit elements, swizzle atoms are 8 rows
-  // of span / 16 (K-major) or the transpose (MN-major); inside, 16-byte columns are permuted by the
-  // number of the 128-byte line: 8 lines of 128 B, 4 of two 64 B rows, 2 of four 32 B rows.
+  // The place of element k of a row of A or a column of B. In 128-bit elements, a swizzle atom is 8 rows
+  // of span / 16 (K-major) or the transpose (MN-major). Inside an atom, 16-byte columns are permuted by the
+  // number of the 128-byte line: 8 lines of 128 B, 4 lines of two 64 B rows, 2 lines of four 32 B rows.
   size_t place(int row, int k, int element_bytes) const {
     const int along = (is_mn_major ? row : k) * element_bytes, line = is_mn_major ? k : row;
     const int inside = line % 8 * span();
@@ -35,8 +35,8 @@ struct SmemLayout {
   }
 };
 
-// The figures, backwards: which thread and which of its elements, from the low end of register 0 on,
-// hold (row, column) of A, of `per` elements a register, and of D.
+// The inverse of the figures: the thread and its element, counted from the low end of register 0, that hold (row,
+// column) of A, with `per` elements a register, and of D.
 struct InThread {
   size_t thread, element;
 };
@@ -188,8 +188,8 @@ struct WgmmaCase {
   }
 };
 
-// Layouts of `rows` x one span of k, or of two instructions where there is no swizzle. `gap` leaves room
-// between atoms, which a wrong offset would read.
+// Layouts of `rows` x one span of k, or of two instructions without a swizzle. `gap` leaves room between atoms, which
+// a wrong offset would read.
 inline SmemLayout k_major(Swizzle swizzle, bool gap, int rows) {
   SmemLayout layout{swizzle, false, 16, 0, 32};
   if (swizzle == Swizzle::kNone) {

@@ -1,8 +1,8 @@
 // gemm_int4 / avx2: f32 fused multiply-adds.
 //
-// Ports  16 MACs a cycle. Per k of a tile 12 vfmadd231ps in 6 cycles, over 2 weight and 6 broadcast loads in 4. A weight
-//        costs half a vector uop to dequantize, once for all rows of a panel.
-// Tile   6 rows x 16 columns = 12 accumulators + weights + rows in memory of 16 registers
+// Ports  16 MACs a cycle. One k of a tile takes 12 vfmadd231ps, 6 cycles, which hide 2 weight and 6 broadcast loads,
+//        4 cycles. To dequantize a weight costs half a vector uop, once for all rows of a panel.
+// Tile   6 rows x 16 columns = 12 accumulators + 2 weights + 1 row of 16 registers
 #include <immintrin.h>
 
 #include <array>
@@ -16,7 +16,7 @@ struct Tile {
   static constexpr int kTileM = 6, kTileN = 64, kBlockK = 64;
   static constexpr int kVectors = 2;
 
-  // body(k, weights of vector v of a line), for all its k
+  // Calls body(k, weights of vector v of the line) for each k of the line.
   LAMINA_INLINE static void for_weights(const uint8_t* line, int v, const float* scale,
                                         const float* minus_zero, const auto& body) {
     const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line) + v);
@@ -37,7 +37,7 @@ struct Tile {
     });
   }
 
-  // Few rows take more tiles: a sum waits four cycles for the one before.
+  // A few rows take more tiles at once, because each addition waits four cycles for the one before it.
   static constexpr int tiles_at_once(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
 
   template <int kRows, int kTiles>
@@ -55,7 +55,7 @@ struct Tile {
       const auto add = [&](auto r, auto v, __m256 row, __m256 weights) LAMINA_INLINE {
         sum[r][v] = in_order(_mm256_fmadd_ps(row, weights, sum[r][v]));
       };
-      if constexpr (kTiles == 1) {  // in registers is what there is less of
+      if constexpr (kTiles == 1) {  // keep the smaller operand in registers
         const __m256 weights[kVectors] = {weight(0), weight(1)};
         unroll<kRows>([&](auto r) LAMINA_INLINE {
           const __m256 row = _mm256_broadcast_ss(a + r);

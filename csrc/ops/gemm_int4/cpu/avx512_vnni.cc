@@ -1,8 +1,8 @@
 // gemm_int4 / avx512_vnni: f32 fused multiply-adds.
 //
-// Ports  32 MACs a cycle. Per k of a tile 24 vfmadd231ps in 12 cycles, over 4 weight and 6 broadcast loads in 5. A weight
-//        costs 3/16 of a vector uop to dequantize, once for all rows of a panel.
-// Tile   6 rows x 64 columns = 24 accumulators + 4 weights + row of 32 registers
+// Ports  32 MACs a cycle. One k of a tile takes 24 vfmadd231ps, 12 cycles, which hide 4 weight and 6 broadcast loads,
+//        5 cycles. To dequantize a weight costs 3/16 of a vector uop, once for all rows of a panel.
+// Tile   6 rows x 64 columns = 24 accumulators + 4 weights + 1 row of 32 registers
 #include <array>
 
 #include "base/avx512.h"
@@ -15,10 +15,10 @@ struct Tile {
   static constexpr int kTileM = 6, kTileN = 64, kBlockK = 128;
   static constexpr int kTiles = kTileN / int4::kTileN;
 
-  // Of the k-th input feature of a line.
+  // The weights of 16 columns for input feature k of a line.
   LAMINA_INLINE static __m512 weights(__m512i line, int k, __m512 scale, __m512 minus_zero) {
     const __m512 floats = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    // A lane's four low bits choose.
+    // vpermps reads only the low four bits of each lane, which are the code.
     const __m512i codes = _mm512_srli_epi32(line, k % 4 * 8 + k / 4 * 4);
     return _mm512_fmadd_ps(_mm512_permutexvar_ps(codes, floats), scale, minus_zero);
   }

@@ -4,13 +4,14 @@
 //     kTileM                     most rows of one multiply()
 //     kTileN                     columns of a strip, a multiple of 16
 //     kBlockK                    input features whose weights lie in L1 as f32, a multiple of 64
-//     dequantize(line, scale, minus_zero_scale, to)   64 bytes of int4_rows as to[8 k][16 columns]
+//     dequantize(line, scale, minus_zero_scale, to)   turns 64 bytes of int4_rows into to[8 k][16 columns]
 //     multiply(Step)             y += a * w, in the order of k
-//     multiply_lines(Lines)      the same of up to kFewRows rows, weights straight from their codes
+//     multiply_lines(Lines)      the same for up to kFewRows rows, with weights unpacked into registers
 //   };
 //
-// A block of k at a time: its weights become f32 in L1, then all packed rows pass. Few rows take them from registers
-// instead. Everything has internal linkage: see ops/gemm_int8/cpu/body.h.
+// The nest works on one block of k at a time: it dequantizes the block's weights to f32 in L1, then all packed rows
+// pass. Up to kFewRows rows unpack weights into registers instead. Everything has internal linkage: see
+// ops/gemm_int8/cpu/body.h.
 #pragma once
 
 #include <algorithm>
@@ -30,13 +31,14 @@ namespace {
 // A line of int4_rows: 8 k of 16 columns.
 inline constexpr int kLineBytes = 64, kLineK = 8;
 
-// So many rows at most take weights straight from codes. More share what the way through L1 costs, a store and a load:
-// with AVX2 one row is 1.6 times as fast without, four are no faster (2026-11, Zen 4, 4096 x 4096).
+// Up to this many rows unpack weights into registers. More rows share the cost of the way through L1, a store and a
+// load: with AVX2, registers make one row 1.6 times as fast and four rows no faster (2026-11, Zen 4, 4096 x 4096).
 inline constexpr int kFewRows = 3;
 
-// How far ahead packed weights are fetched.
+// Packed weights are prefetched this many bytes ahead.
 inline constexpr int64_t kStreamAhead = 2048;
 
+// The arguments of multiply().
 struct Step {
   int rows;
   const float* a;  // [k][rows]
@@ -46,13 +48,13 @@ struct Step {
   float* y;  // [rows][kTileN]
 };
 
-// Within a group.
+// The arguments of multiply_lines(): lines that lie within one group.
 struct Lines {
   int rows;
   const float* a;    // [k][rows]
   const uint8_t* w;  // [tile of 16 columns: w_stride bytes][line]
   int64_t w_stride;
-  const float *scale, *minus_zero;  // [kTileN]; the latter times scale
+  const float *scale, *minus_zero;  // [kTileN]; minus_zero is -zero point * scale
   int64_t count;
   float* y;  // [rows][kTileN]
 };
@@ -68,17 +70,17 @@ struct Nest : StripOf<Tile> {
   static constexpr int kTiles = kTileN / int4::kTileN;
   static_assert(kChunkK % kBlockK == 0 && kBlockK % int4::kTileK == 0);
 
-  // What all panels share.
+  // Scratch that all panels share: the weights of a block, and the operands of a group.
   struct Shared {
     alignas(64) float weights[kTiles][kBlockK][int4::kTileN];
-    alignas(64) float scale[kTileN], minus_zero[kTileN];  // of a group; the latter times scale
+    alignas(64) float scale[kTileN], minus_zero[kTileN];  // minus_zero is -zero point * scale
   };
 
   const Block& block;
   Shared& shared;
   float* const packed;
-  float* const k_chunk;  // these [row][kTileN]
-  float* const total;
+  float* const k_chunk;  // [row][kTileN]
+  float* const total;    // [row][kTileN]
 
   static int64_t panel_bytes(const Problem& p) {
     return (p.k + 2 * kTileN) * kTileM * static_cast<int64_t>(sizeof(float));
@@ -113,7 +115,7 @@ struct Nest : StripOf<Tile> {
       for (int64_t i = 0; i < k; ++i) to[i * rows + r] = to_f32(a[r * stride + i]);
   }
 
-  // The same of the features that perm names; what no feature claims stays as it is.
+  // The same for the features that perm names. A packed place without a feature keeps its value.
   template <class T>
   LAMINA_NOINLINE static void gather_as(const T* __restrict a, int64_t stride, int rows, int64_t k,
                                         const int32_t* __restrict perm, float* __restrict to) {
@@ -135,7 +137,7 @@ struct Nest : StripOf<Tile> {
     });
   }
 
-  // Of the group of k0 .. and the strip's columns.
+  // Loads the scales and zero points of one group for columns [n0, n0 + count).
   void load_group(int64_t group, int64_t n0, int count) {
     load_columns(p.w_scale, group, n0, count, 1.0f, shared.scale);
     if (p.w_zero_point.is_given()) {
@@ -146,8 +148,9 @@ struct Nest : StripOf<Tile> {
     for (int j = 0; j < kTileN; ++j) shared.minus_zero[j] *= shared.scale[j];
   }
 
-  // shared.weights = those of [k0, k1). What follows is fetched meanwhile: tiles of equal n lie next to each other, and
-  // then come the next strip's, which are this task's or most likely the next task's.
+  // shared.weights = the weights of [k0, k1). Prefetches the packed weights that lie kStreamAhead bytes later: tiles
+  // of equal n are neighbours, and the tiles of the next strip follow, which belongs to this task or most likely to
+  // the next task.
   void dequantize(int64_t n0, int count, int64_t k0, int64_t k1) {
     const int64_t group = p.problem.group, w_stride = int4::tiles_k(p.problem.k) * int4::kTileBytes;
     const uint8_t* const w = p.w + n0 / int4::kTileN * w_stride;
@@ -165,7 +168,7 @@ struct Nest : StripOf<Tile> {
     }
   }
 
-  // k chunk += the products of [k0, k1), by way of L1.
+  // k_chunk += the products of [k0, k1), with weights in L1.
   void multiply_blocks(int64_t n0, int count, int64_t rows, int64_t k0, int64_t k1) {
     for (int64_t stop; k0 < k1; k0 = stop) {
       stop = std::min(k1, k0 + kBlockK);
@@ -178,7 +181,7 @@ struct Nest : StripOf<Tile> {
     }
   }
 
-  // The same of whole lines, few rows and all columns of a strip.
+  // The same with weights in registers, for whole lines, a few rows and all columns of a strip.
   void multiply_lines(int64_t n0, int64_t rows, int64_t k0, int64_t k1) {
     const int64_t group = p.problem.group, w_stride = int4::tiles_k(p.problem.k) * int4::kTileBytes;
     for (int64_t stop; k0 < k1; k0 = stop) {

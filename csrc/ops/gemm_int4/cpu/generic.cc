@@ -1,4 +1,4 @@
-// gemm_int4 / generic: the loops as they are, for any CPU.
+// gemm_int4 / generic: plain loops, for any CPU.
 #include <cmath>
 
 #include "ops/gemm_int4/cpu/body.h"

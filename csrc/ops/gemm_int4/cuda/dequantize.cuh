@@ -1,7 +1,8 @@
-// Codes of int4_tile into the registers of an mma's a operand, f16 or bf16.
+// Turns codes of int4_tile into the registers of an mma's operand a, f16 or bf16.
 //
-// A code ORed into the last bits of a power of two is an integer beyond it, which one exact subtraction removes together
-// with the zero point:  w = fma(q - zero, scale, shift), rounded once; zero an integer from 0 to 15.
+// A code ORed into the low mantissa bits of a power of two is the number power + code. One exact subtraction removes
+// the power together with the zero point:  w = fma(q - zero, scale, shift), rounded once; zero is an integer from 0
+// to 15.
 #pragma once
 
 #include <type_traits>
@@ -22,7 +23,7 @@ LAMINA_DEVICE uint32_t twice(float value) {
   }
 }
 
-// In one instruction.
+// to_f32 in one instruction.
 template <class T>
 LAMINA_DEVICE float widened(T value) {
   if constexpr (std::is_same_v<T, F16>) {
@@ -32,33 +33,34 @@ LAMINA_DEVICE float widened(T value) {
   }
 }
 
-// What makes weights of the codes of one group: of a lane's two rows, each value in both halves.
+// The operands that turn the codes of one group into weights. Each is an array over a lane's two rows and holds its
+// value in both halves of the word.
 template <class T>
 struct Dequantizer {
   static constexpr bool kIsF16 = std::is_same_v<T, F16>;
   static constexpr uint32_t kLow = 0x000f000f, kHigh = 0x00f000f0;
-  static constexpr uint32_t kAndOr = 0xea;  // of lop3: a & b | c
-  // 1024, 1/16; 128, 1.
+  static constexpr uint32_t kAndOr = 0xea;  // the truth table of a & b | c for lop3
+  // 1024 in f16, 128 in bf16; 1/16 in f16, 1 in bf16.
   static constexpr uint32_t kMagic = kIsF16 ? 0x64006400 : 0x43004300;
   static constexpr uint32_t kSixteenth = 0x2c002c00, kOne = 0x3f803f80;
 
   uint32_t minus_zero[2], scale[2], shift[2];
 
-  // Of row 0 or 1.
+  // row: 0 or 1.
   LAMINA_DEVICE void set_scale(int row, T row_scale) { scale[row] = twice(row_scale.bits); }
 
-  // Integers from 0 to 15 are taken off exactly; what is left of a zero point goes into the shift.
+  // The nearest integer from 0 to 15 is subtracted exactly; the rest of the zero point goes into the shift.
   LAMINA_DEVICE void set_zero(int row, T row_scale, float zero) {
-    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23, whose last place is 1
+    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: its last place is 1
     const float within = zero > 15.0f ? 15.0f : zero > 0.0f ? zero : 0.0f;
     const float whole = within + kRound - kRound;
-    // In f16 the second row's codes are where 1024 + 16 q is read: 64 + q.
+    // In f16 the codes of the second row lie 4 bits higher: the word is 1024 + 16 q, and a sixteenth of that is 64 + q.
     const float base = kIsF16 ? (row == 0 ? 1024.0f : 64.0f) : 128.0f;
     minus_zero[row] = twice<T>(-(base + whole));
     shift[row] = twice<T>(whole == zero ? -0.0f : (whole - zero) * widened(row_scale));
   }
 
-  // a: registers of 16 k, from a lane's eight codes.
+  // a = the operand of 16 k, from a lane's eight codes.
   LAMINA_DEVICE void weights(uint32_t codes, uint32_t (&a)[4]) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -78,11 +80,12 @@ struct Dequantizer {
   }
 };
 
-// Weights of 16 k from the `valid`-th on become 0: with what lies beyond k they may be Inf or NaN.
+// Sets the weights of 16 k from the `valid`-th on to 0. Past k, codes and scales are arbitrary, and weights may be
+// Inf or NaN.
 LAMINA_DEVICE void mask_weights(uint32_t (&a)[4], int valid) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int left = valid - dev::lane() % 4 * 2 - i / 2 * 8;  // of the pair
+    const int left = valid - dev::lane() % 4 * 2 - i / 2 * 8;  // valid weights of the pair
     a[i] &= left >= 2 ? 0xffffffffu : left == 1 ? 0x0000ffffu : 0u;
   }
 }

@@ -1,10 +1,10 @@
 // gemm_int4 / pack:   codes [n,k], a byte each  <->  layout/int4.h
 //
-// Algorithm  to pack, a thread owns a word of a tile, eight codes; to unpack, one code
+// Algorithm  when packing, a thread owns one word of a tile, eight codes; when unpacking, one code
 // Layouts    q [n,k] row-major, any row stride; data [n/16][k/64][512 bytes], of either layout
-// Data path  gmem -> regs -> gmem, no shared memory: a warp reads tiles' rows, and lines that it shares stay in L1
+// Data path  gmem -> regs -> gmem, no shared memory: the cache lines that the lanes of a warp share stay in L1
 // Budget     regs <= 32; 0 spills
-// Requires   nothing of alignment
+// Requires   no alignment
 // Source     own. Reference: tests/reference/layout.py
 #include <algorithm>
 
@@ -18,7 +18,7 @@ namespace {
 constexpr int kThreads = 256, kBlocks = 1 << 16;
 constexpr int kTileWords = int4::kTileBytes / 4;
 
-// body(i) for all of `count`, each by one thread.
+// Calls body(i) for all i < count, each on one thread.
 LAMINA_DEVICE void for_each(int64_t count, const auto& body) {
   const int64_t stride = static_cast<int64_t>(dev::grid_size().x) * kThreads;
   const int64_t first = static_cast<int64_t>(dev::block_index().x) * kThreads + dev::thread_index();
@@ -44,7 +44,8 @@ struct Pack {
     Perm perm;
   };
 
-  // 0 where nothing is, and where perm has a feature that there is not.
+  // The code of feature p of a row; 0 past the edges, where perm has no feature, and where an index in perm is out of
+  // range.
   LAMINA_DEVICE static uint32_t code(const Args& args, int64_t row, int64_t p) {
     if (row >= args.n || p >= args.k) return 0;
     if (args.perm.is_given()) {

@@ -1,4 +1,4 @@
-// ../pack.h on a device.
+// pack() and unpack() of ops/gemm_int4/pack.h on a GPU.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace lamina::gemm_int4 {
 
-// The host cannot look at codes: of one beyond 15 the low four bits are kept.
+// The host cannot check codes in GPU memory, so a code beyond 15 keeps its low four bits.
 Status launch_pack(const uint8_t* q, int64_t n, int64_t k, int64_t stride, int4::Layout layout,
                    uint8_t* data, const Perm& perm, void* stream);
 

@@ -2,7 +2,7 @@
 
 namespace lamina::gemm_int4 {
 
-std::vector<CudaKernel> gemm_int4_kernels();  // written by CMake, from kernels.inc
+std::vector<CudaKernel> gemm_int4_kernels();  // CMake writes it from kernels.inc
 
 namespace {
 

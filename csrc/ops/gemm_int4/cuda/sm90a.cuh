@@ -1,18 +1,18 @@
-// gemm_int4 / sm90a:   out[i,j] = epilogue(sum_p a[i,p] * w[j,p]), epilogue: ../../gemm_int8/epilogue.h
+// gemm_int4 / sm90a:   out[i,j] = epilogue(sum_p a[i,p] * w[j,p]), epilogue: gemm/epilogue_maths.h
 //
-// Algorithm  persistent blocks walk over tiles of kTokens x kFeatures outputs and whole k chunks of k; what feeds them:
-//            sm90a_pipe.cuh. Two warpgroups turn weights into the 64 rows of wgmma in registers, while products of the
-//            slices before are under way; tokens are its n: few tokens waste nothing. A k chunk is one chain of products
-//            in the order of k, so neither the tile nor a split of k shows. Where a k chunk ends:
-//            ../../gemm_int8/cuda/k chunk.cuh
+// Algorithm  persistent blocks walk over tiles of kTokens x kFeatures outputs and whole k chunks;
+//            gemm/cuda/sm90a_pipe.cuh feeds them. Two consumer warpgroups dequantize weights into wgmma's register
+//            operand while the products of the slices before are in flight. Weights are the 64 rows of wgmma and
+//            tokens its n, so a few tokens waste no rows. A k chunk is one chain of products in the order of k, so
+//            the result does not depend on the tile or on the split of k. The end of a k chunk: gemm/cuda/k_chunk.cuh
 // Layouts    a [m,k] row-major, f16 or bf16.  w: layout/int4.h.  scales, zero points [groups,n].  out [m,n] row-major
-// Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 16-byte loads -> dequantize.cuh -> its register operand
-//            -> f32; then smem rows -> out (../../gemm_int8/cuda/rows_out.cuh)
-// Features   lane q = lane / 4 has two neighbours of a warp's 16, as rows q and q + 8 of the product
+// Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 16-byte loads -> dequantize.cuh -> its register
+//            operand -> f32; then smem rows -> out (gemm/cuda/store_rows.cuh)
+// Features   lanes with lane / 4 == q hold two neighbouring features of a warp's 16, as rows q and q + 8 of wgmma
 // Budget     regs <= 168; 0 spills; 0 bank conflicts
 //            requires SASS: HGMMA, UTMALDG, LDGSTS
-// Requires   nothing of alignment: rows of a that TMA cannot take are copied, or gathered, by threads
-// Source     own; weights as wgmma's register operand as in Machete, roles and ring as in gemm_int8's sm90a.
+// Requires   no alignment: the copy warps copy or gather rows of a that TMA cannot load
+// Source     own; weights as wgmma's register operand as in Machete, warp roles and ring as in gemm_int8's sm90a.
 //            Reference: tests/reference/gemm_int4.py
 #pragma once
 
@@ -42,8 +42,8 @@ template <Sm90aConfig kConfig, class T>
 struct Sm90a {
   static constexpr int kTokens = kConfig.tokens;
   using Rows = StoreRows<kTokens, Unscaled>;
-  // Of a warp: the total of its k chunks, and where it was, its rows on the way out.
-  static constexpr int kWords = kTokens / 8;  // of four sums
+  // Shared memory of a warp: the total of its earlier k chunks; later the rows of StoreRows lie in the same place.
+  static constexpr int kWords = kTokens / 8;  // words of four sums
   static constexpr int kWarpBytes = kWords * dev::kWarpLanes * 16;
   static_assert(Rows::kBytes <= kWarpBytes);
 
@@ -62,7 +62,7 @@ struct Sm90a {
     Params p;
     Split split;
     GroupArgs groups;
-    int a_copy_bytes;  // 16: by TMA; 4 or 1: what the alignment of a's rows allows threads
+    int a_copy_bytes;  // 16: TMA loads a; 4 or 1: threads copy a, this many bytes at a time
 
     constexpr bool copies_a() const { return a_copy_bytes < 16; }
     constexpr bool overlaps() const { return false; }  // the first launch of a call
@@ -82,7 +82,7 @@ struct Sm90a {
     }
   };
 
-  // The rows of a that TMA would have brought. From m and from k on zeros.
+  // Copies or gathers the rows of a into the stage in place of TMA, with zeros past m and past k.
   LAMINA_DEVICE static void copy_rows(const Args& args, int64_t m0, int step, int thread,
                                       std::byte* stage) {
     constexpr int kChunks = Pipe::kRowBytes / 16;
@@ -109,7 +109,7 @@ struct Sm90a {
   using Weights = uint32_t[kSlices][4];
   using Group = typename Groups::template Reached<1>;
 
-  // sums[64,kTokens] += weights[64,16] * tokens[16,kTokens], of slice s of a tile.
+  // sums[64,kTokens] += weights[64,16] * tokens[16,kTokens], for slice s of a tile.
   LAMINA_DEVICE static void start_product(Sums& sums, const uint32_t (&weights)[4], uint64_t tokens,
                                           int s) {
     const uint64_t b = advance_descriptor(tokens, s * kSliceK * 2);
@@ -120,8 +120,9 @@ struct Sm90a {
     }
   }
 
-  // The products of 64 k within a group. Each two are a group of wgmmas, and those of a tile have registers of their own:
-  // two wait for those that used them a tile before, while the two between are under way.
+  // The products of 64 k within one group. Two products make one wgmma group. The four products of a tile have
+  // registers of their own, so two products wait only for the two that used their registers one tile before, while
+  // the two between are in flight.
   LAMINA_DEVICE static void multiply_tile(const dev::U32x4& codes, uint64_t tokens,
                                           const Group& group, Weights& weights, Sums& sums) {
 #pragma unroll
@@ -139,8 +140,8 @@ struct Sm90a {
     }
   }
 
-  // The same where groups, or k, end within the tile, from slice `slice` on. Between products that are under way no
-  // register may hang on a branch: all weights come first, and all products are waited for.
+  // The same for a tile in which a group or k ends; the tile starts at slice `slice`. While products are in flight no
+  // register may depend on a branch, so all weights come first, and all products are waited for at the end.
   LAMINA_DEVICE static void multiply_edge(const Args& args, const dev::U32x4& codes,
                                           uint64_t tokens, int slice, const auto& enter,
                                           Group& group, Sums& sums) {
@@ -160,7 +161,7 @@ struct Sm90a {
     dev::wgmma_wait<0>();
   }
 
-  // The products of steps [begin, end) of a tile: all in one k chunk.
+  // The products of steps [begin, end) of a tile, which lie in one k chunk.
   LAMINA_DEVICE static void multiply(const Args& args, const Tile& tile, int begin, int end,
                                      int warp, typename Pipe::Cursor& cursor, Group& group,
                                      Sums& sums) {
@@ -178,7 +179,7 @@ struct Sm90a {
       };
 #pragma unroll
       for (int t = 0; t < Pipe::kStageTiles; ++t) {
-        if (t > 0 && s + t >= end) break;  // beyond k: a sum of -0 stays it
+        if (t > 0 && s + t >= end) break;  // past k: keeps a sum of -0
         const int slice = first + t * kSlices;
         const dev::U32x4 codes = Pipe::load_codes(stage, warp, t);
         const uint64_t tokens = Pipe::tokens_of(stage, t);
@@ -226,7 +227,7 @@ struct Sm90a {
     }
   }
 
-  // Into the partial of a k chunk, or to the epilogue and out.
+  // Stores the sums to the partial sum of a k chunk (kToPartial), or through the epilogue to out.
   template <bool kToPartial>
   LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t partial,
                                   const Sums& sums) {
@@ -244,7 +245,7 @@ struct Sm90a {
   }
 };
 
-// Of both dtypes of a.
+// The record of the kernels for both dtypes of a.
 template <Sm90aConfig kConfig>
 CudaKernel sm90a_kernel(const char* name) {
   using Kernel = Sm90a<kConfig, F16>;

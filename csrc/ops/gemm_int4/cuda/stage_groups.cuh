@@ -1,5 +1,5 @@
-// Groups along k as the stages of a ring have them: the rows of scales and zero points that a step touches, and the group
-// that the products have reached.
+// Groups along k in the stages of a ring: loads the rows of scales and zero points that a step touches, and keeps
+// track of the group that the products have reached.
 #pragma once
 
 #include <algorithm>
@@ -13,15 +13,15 @@
 
 namespace lamina::gemm_int4 {
 
-inline constexpr int kSliceK = 16;                      // of an mma or a wgmma
-inline constexpr int kSlices = int4::kTileK / kSliceK;  // of a tile
+inline constexpr int kSliceK = 16;                      // k of one mma or wgmma
+inline constexpr int kSlices = int4::kTileK / kSliceK;  // slices of a tile
 
-// What a launch knows of them.
+// The arguments of a launch that concern groups.
 struct GroupArgs {
-  GroupRows scales, zeros;  // zeros: if there are any
+  GroupRows scales, zeros;  // zeros: only if has_zeros
   bool has_zeros;
-  int slices, group_slices;  // of kSliceK, in k and in a group
-  int whole_slices;          // of those in k
+  int slices, group_slices;  // slices of kSliceK in k, and in a group
+  int whole_slices;          // slices of k without the ragged last one
 
   static GroupArgs of(const Params& params) {
     const Problem& p = params.problem;
@@ -40,7 +40,7 @@ struct StageGroups {
   static constexpr int kRowBytes = kColumns * 2;
   static constexpr int kZerosAt = kStageSlices * kRowBytes, kBytes = 2 * kZerosAt;
 
-  // The next to load.
+  // The next group to load.
   struct Next {
     int group, end;  // the slice after its last
 
@@ -50,7 +50,8 @@ struct StageGroups {
     }
   };
 
-  // Starts the copies of the groups of a stage from slice `begin` on; `thread` of kThreads.
+  // Starts this thread's copies of the groups in the stage that begins with slice `begin`. thread: the index among
+  // kThreads.
   template <int kThreads>
   LAMINA_DEVICE static void load(const GroupArgs& args, Next& next, int begin, int64_t n0,
                                  int64_t n, int thread, std::byte* to) {
@@ -67,10 +68,10 @@ struct StageGroups {
   template <int kTiles>
   struct Reached {
     int end;  // the slice after its last
-    int row;  // of its scales in the stage
+    int row;  // the row of its scales in the stage
     Dequantizer<T> of[kTiles];
 
-    // So that the group of that slice is entered next.
+    // Sets the position so that the next enter() enters the group of `slice`.
     LAMINA_DEVICE void start(const GroupArgs& args, int slice) {
       end = Next::at(args, slice).end - args.group_slices;
       if (args.has_zeros) return;
@@ -80,10 +81,10 @@ struct StageGroups {
         for (int e = 0; e < 2; ++e) of[i].set_zero(e, T{}, kSymmetricZeroPoint);
     }
 
-    // Before anything of the stage from slice `begin` on.
+    // Call it before the first product of the stage that begins with slice `begin`.
     LAMINA_DEVICE void begin_stage(int begin) { row = end > begin ? 0 : -1; }
 
-    // The next one. Nothing follows the last, which also has what lies beyond k. column: this lane's first.
+    // Advances to the next group; the last group also covers the padding past k. column: this lane's first feature.
     LAMINA_DEVICE void enter(const GroupArgs& args, const std::byte* groups, int column) {
       ++row;
       end += args.group_slices;
@@ -106,7 +107,7 @@ struct StageGroups {
   };
 
  private:
-  // A zero point as it lies in the stage.
+  // Loads a zero point from the stage.
   LAMINA_DEVICE static float zero_at(const GroupArgs& args, const std::byte* row, int column) {
     if (args.zeros.element_bytes == 1)
       return static_cast<float>(dev::load_shared(reinterpret_cast<const uint8_t*>(row) + column));

@@ -1,7 +1,8 @@
-// gemm_int4_int8 / amx_int8: codes as bytes are gemm_int8's weights (gemm/cpu/amx_product.h); scaling is that
-// of AVX-512.
+// gemm_int4_int8 / amx_int8: codes expanded to bytes are multiplied like the weights of gemm_int8
+// (gemm/cpu/amx_product.h); AVX-512 scales the sums.
 //
-// Ports  a group of 128: 32 cycles for 16 x 16 outputs, of 32: 16; scaling them about 40.
+// Ports  For 16 x 16 outputs, the products of a group of 128 take 32 cycles, those of a group of 32 take 16, and
+//        scaling takes about 40.
 #include <climits>
 
 #include "gemm/cpu/amx_product.h"
@@ -11,7 +12,8 @@
 namespace lamina::gemm_int4_int8 {
 namespace {
 
-// Groups that end in the middle of a tile take products of half its k: as long each, but no group has to be cut.
+// If groups end in the middle of a tile, each product covers half the k of a tile. It takes as long as a whole
+// product, but no group has to be cut.
 inline constexpr int kHalfK = int8_tile::kTileK / 2;
 inline bool takes_halves(const Problem& p) {
   return p.group % int8_tile::kTileK != 0 && p.groups() > 1;
@@ -27,7 +29,7 @@ struct Tile : AmxProduct {
     return k / int8_tile::kTileK * packed_bytes(rows) + k % int8_tile::kTileK;
   }
 
-  // Two vector instructions of the arithmetic ports for 16 sums, where codes are signed.
+  // With signed codes, 16 sums take two instructions of the arithmetic ports.
   LAMINA_NOINLINE static void add_sums(const Step& step, const Piece& piece) {
     const int32_t* const a_sum = step.a_sums + piece.group * kTileM;
     for (int t = 0; t < step.tiles_n; ++t) {

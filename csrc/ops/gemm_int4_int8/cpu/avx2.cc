@@ -1,8 +1,9 @@
-// gemm_int4_int8 / avx2: vpmaddubsw multiplies codes 0..15 by signed activations and adds pairs in int16: at most 15 *
-// 128 * 2. Eight of them fit, so only every eighth is widened to int32, by vpmaddwd.
+// gemm_int4_int8 / avx2: vpmaddubsw multiplies codes 0..15 by signed activations and adds pairs in int16. A pair is
+// at most 15 * 128 * 2, so int16 holds the sum of eight pairs, and only every eighth sum is widened to int32 by
+// vpmaddwd.
 //
-// Ports  32 MACs: vpmaddubsw and vpaddw, and an eighth of vpmaddwd and vpaddd: 2.2 vector uops on three ports, so 43 MACs
-//        a cycle; scaling a group of 32 adds vcvtdq2ps and a fused multiply-add to 18 uops
+// Ports  32 MACs take vpmaddubsw, vpaddw and an eighth of vpmaddwd and vpaddd: 2.2 vector uops on three ports, so 43
+//        MACs a cycle. Scaling a group of 32 adds vcvtdq2ps and a fused multiply-add to 18 uops.
 // Tile   4 rows x 16 columns = 8 accumulators + 2 weights + row + product of 16 registers
 #include <immintrin.h>
 
@@ -14,7 +15,7 @@
 namespace lamina::gemm_int4_int8 {
 namespace {
 
-// Groups of four k whose products int16 can add up: 8 * 15 * 128 * 2 < 2^15.
+// int16 can hold the sums of this many groups of four k: 8 * 15 * 128 * 2 < 2^15.
 constexpr int kFoursOfHalves = 8;
 
 __m256i load(const void* at) { return _mm256_loadu_si256(static_cast<const __m256i*>(at)); }
@@ -67,7 +68,7 @@ struct Tile {
         };
         const int fours = std::min(left, kFoursOfHalves);
         if constexpr (kCodes == Codes::kPacked) {
-          for (int f = 0; f < fours; f += 2, w += 64) {  // past an odd end activations are 0
+          for (int f = 0; f < fours; f += 2, w += 64) {  // past an odd end, activations are 0
             __builtin_prefetch(w + kStreamAhead, 0, 2);
             const __m256i packed[kVectors] = {load(w), load(w + 32)}, low = _mm256_set1_epi8(15);
             add_four({_mm256_and_si256(packed[0], low), _mm256_and_si256(packed[1], low)});
@@ -106,7 +107,7 @@ struct Tile {
     }
   }
 
-  // The scaled sums of a group, on to y.
+  // Adds the scaled sums of a group to y.
   template <Scaling kScaling>
   LAMINA_INLINE static void add_group(__m256i sum, const float* scale, const float* minus_zero,
                                       int32_t a_sum, float* y) {

@@ -1,6 +1,7 @@
 // gemm_int4_int8 / avx512_vnni: vpdpbusd multiplies codes 0..15 by signed activations and adds four products in int32.
 //
-// Ports  64 MACs an instruction, two a cycle. Scaling a group adds vcvtdq2ps and a fused multiply-add to the 8 of 32 k.
+// Ports  64 MACs an instruction, two instructions a cycle. Scaling a group of 32 adds vcvtdq2ps and a fused
+//        multiply-add to 8 instructions.
 // Tile   6 rows x 64 columns = 24 accumulators + 4 weights + 1 broadcast of 32 registers
 #include <array>
 
@@ -60,7 +61,7 @@ struct Tile {
         a += kRows * int8_tile::kGroupK;
       };
       if constexpr (kCodes == Codes::kPacked) {
-        for (int f = 0; f < piece.fours; f += 2, w += 64) {  // past an odd end activations are 0
+        for (int f = 0; f < piece.fours; f += 2, w += 64) {  // past an odd end, activations are 0
           __m512i low[kTiles], high[kTiles];
           unroll<kTiles>([&](auto t) LAMINA_INLINE {
             const int8_t* const at = w + t * step.w_stride;

@@ -1,22 +1,23 @@
 // The loop nest of gemm_int4_int8 on a CPU, once. An ISA's file defines a Tile and instantiates the nest:
 //
 //   struct Tile {
-//     struct Session             state of the core while multiply() runs, of a Problem, RAII
-//     kTileM, kRowStep           most rows of one multiply(); what their number is rounded to
+//     struct Session             state of the core while multiply() runs, for one Problem, RAII
+//     kTileM, kRowStep           most rows of one multiply(); the row count is rounded up to kRowStep
 //     kTileN                     most columns that share one epilogue, a multiple of 16
-//     kScales                    whether multiply() can scale; else it leaves all sums as they are
+//     kScales                    whether multiply() can scale sums; else it leaves them unscaled
 //     kUnpacks                   whether multiply() can read packed codes
-//     kTakesSigned               whether multiply(), scaling symmetric codes, finds them less 8
-//     kGroupStep                 groups are multiples of it, unless there is only one
-//     tiles_at_once(rows)        tiles of 16 columns in one multiply(), for so many rows
-//     packed_rows(rows)          that pack() makes of so many
-//     pack(a, a_stride, rows, k, packed)   packed_rows(rows) x 64 bytes each 64 k, zeros from k on
-//     packed_at(rows, k)         of a panel's bytes, where k is that a step begins with
+//     kTakesSigned               whether multiply() expects symmetric codes minus 8 where it scales
+//     kGroupStep                 where k has several groups, their size must be a multiple of this
+//     tiles_at_once(rows)        tiles of 16 columns in one multiply(), for this number of rows
+//     packed_rows(rows)          rows that pack() makes of this number of rows
+//     pack(a, a_stride, rows, k, packed)   stores packed_rows(rows) x 64 bytes for each 64 k, with zeros past k
+//     packed_at(rows, k)         offset of input feature k, the first of a step, in the bytes of a panel
 //     multiply<kCodes>(Step)
 //   };
 //
-// A block of k at a time: its codes become bytes in L1, in the order of int8_tile, then all packed rows pass, group by
-// group. One panel of rows reads the packed codes itself. Everything has internal linkage: see ops/gemm_int8/cpu/body.h.
+// The nest works on one block of k at a time: it expands the block's codes to bytes in L1, in the order of int8_tile,
+// then all packed rows pass, group by group. A single panel of rows reads the packed codes itself. Everything has
+// internal linkage: see ops/gemm_int8/cpu/body.h.
 #pragma once
 
 #include <algorithm>
@@ -49,18 +50,18 @@ struct Nest : StripOf<Tile> {
   static constexpr int kTileM = Tile::kTileM, kTileN = Tile::kTileN;
   static constexpr int kPieces = static_cast<int>(kBlockK) / kInt4GroupStep;
 
-  // What all panels share.
+  // Scratch that all panels share.
   struct Shared {
     alignas(64) int8_t codes[kTileN / int4::kTileN * kBlockStride];
     alignas(64) float scale[kPieces][kTileN], minus_zero[kPieces][kTileN];
-    alignas(64) int32_t q_sum[kTileN];  // of a group that has begun
+    alignas(64) int32_t q_sum[kTileN];  // sums of the codes of the current group, so far
   };
 
   const Block& block;
   Shared& shared;
   int8_t* const packed;
-  int32_t* const a_sums;  // [panel][group][kTileM] sums of activations less their zero point
-  int32_t* const acc;     // these [row][kTileN]
+  int32_t* const a_sums;  // [panel][group][kTileM] sums of activations minus their zero point
+  int32_t* const acc;     // [row][kTileN], and so are k_chunk and total
   float* const k_chunk;
   float* const total;
 
@@ -118,7 +119,8 @@ struct Nest : StripOf<Tile> {
     }
   }
 
-  // Input features [k0, k1), those from `a` on, and on to the sums of their groups. k0: a multiple of kTileK.
+  // Packs input features [k0, k1), which start at `a`, and adds them to the sums of their groups. k0: a multiple of
+  // kTileK.
   void pack_features(int64_t m0, const Panel& panel, const int8_t* a, int64_t stride, int64_t k0,
                      int64_t k1) const {
     const int64_t group = p.problem.group;
@@ -136,7 +138,7 @@ struct Nest : StripOf<Tile> {
     }
   }
 
-  // What no feature claims is the row's zero point: less that it is 0, in products and in sums.
+  // A packed place without a feature gets the row's zero point, so that it counts as 0 in products and in sums.
   LAMINA_NOINLINE static void gather(const int8_t* __restrict row, const int32_t* __restrict perm,
                                      int64_t count, int8_t zero, int8_t* __restrict to) {
     for (int64_t i = 0; i < count; ++i) to[i] = perm[i] < 0 ? zero : row[perm[i]];
@@ -148,7 +150,7 @@ struct Nest : StripOf<Tile> {
     return sum;
   }
 
-  // A tile's codes less `zero`, a byte each; what comes `ahead` bytes later is fetched meanwhile.
+  // Stores the codes of a tile minus `zero`, one byte each, and prefetches the codes `ahead` bytes later.
   LAMINA_NOINLINE static void expand(const uint8_t* __restrict from, int64_t ahead, int8_t zero,
                                      int8_t* __restrict to) {
     constexpr int kLine = 64;
@@ -159,7 +161,7 @@ struct Nest : StripOf<Tile> {
     }
   }
 
-  // The sums of a group that ends, columns [0, count) of all rows, on to those of the k chunk.
+  // Adds the scaled sums of a group that ends, columns [0, count) of all rows, to the k chunk.
   void add_group(const Piece& piece, int64_t m0, int64_t rows, int count) const {
     for_panels(rows, [&](const Panel& panel) {
       for (int r = 0; r < panel.rows; ++r) {
@@ -176,7 +178,7 @@ struct Nest : StripOf<Tile> {
     });
   }
 
-  // The columns' sums of a piece's codes, on to those of its group.
+  // Adds the codes of a piece to the code sums of its group, column by column.
   void add_codes(const Piece& piece, int fours_before, int tiles_n) {
     if (piece.begins) std::fill_n(shared.q_sum, kTileN, 0);
     for (int t = 0; t < tiles_n; ++t) {
@@ -188,7 +190,7 @@ struct Nest : StripOf<Tile> {
     }
   }
 
-  // The parts of groups in [k0, k1), with what scales those that end.
+  // Finds the pieces of groups in [k0, k1), and the scales and zero points of the groups that end there.
   int find_pieces(int64_t n0, int count, int64_t k0, int64_t k1,
                   std::array<Piece, kPieces>& pieces) {
     const int64_t k = p.problem.k, group = p.problem.group;
@@ -216,18 +218,18 @@ struct Nest : StripOf<Tile> {
     return static_cast<int>(found);
   }
 
-  // Of a block of k and a strip.
+  // A block of k of a strip.
   struct Where {
     int64_t m0, n0, k0, k1, rows;
-    int count;
-    const uint8_t* w;  // its first tile
+    int count;         // columns
+    const uint8_t* w;  // the block's first tile
     int64_t w_stride;
 
     int tiles_n() const { return static_cast<int>(int4::tiles_n(count)); }
   };
 
-  // shared.codes = the block's. Meanwhile what follows comes: in this strip, or the next strip's first block, which is
-  // this task's or most likely the next task's.
+  // shared.codes = the codes of the block. Prefetches the next block of this strip, else the first block of the next
+  // strip, which belongs to this task or most likely to the next task.
   void expand_block(const Where& at, int8_t zero) {
     constexpr int64_t kBytesOfK = int4::kTileBytes / int4::kTileK;
     const int64_t ahead = at.k1 < p.problem.k
@@ -258,7 +260,7 @@ struct Nest : StripOf<Tile> {
       });
   }
 
-  // k chunk += the block's groups that end.
+  // k_chunk += the groups that end in the block.
   void add_block(const Where& at) {
     std::array<Piece, kPieces> pieces;
     const int found = find_pieces(at.n0, at.count, at.k0, at.k1, pieces);

@@ -1,4 +1,5 @@
-// The scaled sums of a group on to those of its k chunk, with AVX-512. In each ISA's file: body.h says why.
+// Adds the scaled sums of a group to its k chunk with AVX-512. Each ISA compiles its own copy:
+// ops/gemm_int8/cpu/body.h says why.
 #pragma once
 
 #include "base/avx512.h"
@@ -7,7 +8,7 @@
 namespace lamina::gemm_int4_int8 {
 namespace {
 
-// Of sixteen columns; sum: with zero points that are 8, already without them.
+// For sixteen columns. With symmetric codes, `sum` has the zero points (8) subtracted already.
 template <Scaling kScaling>
 LAMINA_INLINE inline void add_group(__m512i sum, const float* scale, const float* minus_zero,
                                     int32_t a_sum, float* y) {

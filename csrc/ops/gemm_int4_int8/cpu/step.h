@@ -1,4 +1,5 @@
-// What an ISA's Tile is asked to do, and what is done for those that only multiply. In each ISA's file: body.h says why.
+// The arguments of a Tile's multiply(), and scaling for the Tiles that cannot scale. Each ISA compiles its own copy:
+// ops/gemm_int8/cpu/body.h says why.
 #pragma once
 
 #include <cmath>
@@ -16,22 +17,23 @@ struct NoSession {
   explicit NoSession(const Problem&) {}
 };
 
-// Sums as they are, or scaled: with zero points that are 8, with given ones.
+// Sums stay unscaled, or are scaled with all zero points 8, or with given zero points.
 enum class Scaling { kNone, kSymmetric, kZeroPoints };
 
-// What multiply() reads: codes as they are packed, or a byte each.
+// The form of the codes that multiply() reads: two in a byte, or one.
 enum class Codes { kPacked, kBytes };
 
 // The part of a group that lies in a block of k.
 struct Piece {
   int fours;          // groups of four k
-  bool begins, ends;  // its group
+  bool begins, ends;  // whether its group begins, ends here
   const float* scale;
   const float* minus_zero;
   int64_t group;
 };
 
-// body(scaling, as a constant): the compiler cannot know that stores of sums leave a Step as it is, and asks again for each.
+// Calls body(scaling as a constant). The compiler cannot know that the stores of sums do not change the Step; without
+// the constant it would test `scaling` after each store.
 LAMINA_INLINE inline void with_scaling(Scaling scaling, const auto& body) {
   if (scaling == Scaling::kSymmetric) {
     body(std::integral_constant<Scaling, Scaling::kSymmetric>{});
@@ -42,15 +44,16 @@ LAMINA_INLINE inline void with_scaling(Scaling scaling, const auto& body) {
   }
 }
 
-// How far ahead in its codes multiply() reads where they are packed.
+// multiply() prefetches packed codes this many bytes ahead.
 inline constexpr int64_t kStreamAhead = 2048;
 
-// What one multiply() does, for each of its pieces in turn:
-//   acc = the group's sums of activations * codes so far; if it ends here and they are scaled, y += group
+// The arguments of one multiply(), which for each piece in turn computes
+//   acc = the sums of activations * codes of the piece's group so far;  y += scaled acc, if the group ends and is
+//   scaled
 struct Step {
   int rows;
   const int8_t* a;   // packed, from the first four k on
-  int first_four;    // of its tile
+  int first_four;    // index of the first four k within its tile
   const int8_t* w;   // codes
   int64_t w_stride;  // bytes between tiles of adjacent n
   int tiles_n;
@@ -59,12 +62,13 @@ struct Step {
   const int32_t* a_sums;  // [group][kTileM]
   int32_t* acc;           // [rows][kTileN]
   float* y;               // [rows][kTileN]
-  int column;             // the first: of pieces' columns
+  int column;             // the first column, an index into the scales of the pieces
   Scaling scaling;
   const Problem& problem;
 };
 
-// A group's sums, scaled, on to those of its k chunk: where multiply() does not. Functions of their own: see rows.h.
+// Adds the scaled sums of a group to its k chunk, where multiply() cannot scale. Not inlined, for the reason in
+// gemm/cpu/row_steps.h.
 LAMINA_NOINLINE void add_symmetric(const int32_t* __restrict acc, int32_t a_zero,
                                    const int32_t* __restrict q_sum, int32_t a_sum,
                                    const float* __restrict scale, int count, float* __restrict y) {

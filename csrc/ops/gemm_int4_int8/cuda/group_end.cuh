@@ -1,5 +1,6 @@
-// Where a group ends in gemm_int4_int8 on CUDA: its sums, exact integers, are scaled and added to the chain of the k chunk.
-// What that takes, of the groups that end in a step of the ring, lies behind the step's operands.
+// The end of a group in gemm_int4_int8 on CUDA: the sums of the group are exact integers; they are scaled and added
+// to the k chunk. Each ring stage holds, behind its tiles, the scales, zero points and token sums of the groups that
+// end in the stage.
 #pragma once
 
 #include <algorithm>
@@ -13,16 +14,16 @@
 
 namespace lamina::gemm_int4_int8 {
 
-inline constexpr int kSliceK = 16;                      // what groups are multiples of
-inline constexpr int kSlices = int4::kTileK / kSliceK;  // of a tile
+inline constexpr int kSliceK = 16;                      // every group size is a multiple of it
+inline constexpr int kSlices = int4::kTileK / kSliceK;  // slices of a tile
 
-// What a launch knows of groups.
+// The arguments of a launch that concern groups.
 struct GroupArgs {
-  GroupRows scales, zeros;  // zeros: if w_zero_point is given
+  GroupRows scales, zeros;  // zeros: only if w_zero_point is given
   int64_t sums_stride;
-  int chunk_steps;                   // tiles of k that have a sum of their own
-  int groups, slices, group_slices;  // slices of kSliceK: of all tiles, of a group
-  bool keeps_integers;               // k is split within the only group, which then ends nowhere
+  int chunk_steps;                   // tiles of k in a k chunk
+  int groups, slices, group_slices;  // slices of kSliceK: in all tiles, in a group
+  bool keeps_integers;               // k is split within the only group; no block then ends a group
 
   static GroupArgs of(const CudaParams& params, const Split& split) {
     const Problem& p = params.problem;
@@ -39,13 +40,14 @@ struct GroupArgs {
 
   LAMINA_DEVICE int of_slice(int slice) const { return slice / group_slices; }
 
-  // The slice after a group's last; what lies beyond k is the last one's. After it none ends.
+  // The slice after the last slice of a group; the last group also covers the padding past k. INT_MAX past the last
+  // group.
   LAMINA_DEVICE int end_of(int group) const {
     if (keeps_integers) return INT_MAX;
     return group + 1 < groups ? (group + 1) * group_slices : group + 1 == groups ? slices : INT_MAX;
   }
 
-  // Groups from `group` on that end before slice `end` or with it.
+  // The number of groups from `group` on that end at slice `end` or before.
   LAMINA_DEVICE int count_ends(int group, int end) const {
     int count = 0;
     while (end_of(group + count) <= end) ++count;
@@ -53,21 +55,21 @@ struct GroupArgs {
   }
 };
 
-// Of a warp's sums of kTiles x 16 features x kTokenGroups x 8 tokens, what a lane has: as mma and wgmma leave them.
-// Without kClears the first product of a group must be one that does not read them.
+// A lane's part of a warp's sums over kTiles x 16 features x kTokenGroups x 8 tokens, in the order of mma and wgmma.
+// Unless kClears, the first product of a group must overwrite the sums.
 template <int kBlockM, int kBlockN, int kMostGroups, int kTiles, int kTokenGroups,
           bool kClears = true>
 struct GroupEnd {
-  // In a stage: of kMostGroups scales and zero points, up to 4 bytes each, and sums of tokens.
+  // In a stage, for kMostGroups groups: scales and zero points of up to 4 bytes each, and the sums of the tokens.
   static constexpr int kZerosAt = kMostGroups * kBlockN * 4, kSumsAt = 2 * kZerosAt;
   static constexpr int kStageBytes = kSumsAt + kMostGroups * kBlockM * 4;
 
   int32_t sums[kTiles][kTokenGroups][4];
   float k_chunk[kTiles][kTokenGroups][4];
-  int32_t codes[kTiles][2];  // sums of a lane's codes, of both rows, if a_zero_point is given
-  int index;                 // of the group
-  int row;                   // of its scales in the stage
-  bool is_new;               // no product yet
+  int32_t codes[kTiles][2];  // sums of a lane's codes for both rows, if a_zero_point is given
+  int index;                 // the group
+  int row;                   // the row of its scales in the stage
+  bool is_new;               // the group has no product yet
 
   LAMINA_DEVICE void begin(int group) {
     index = group;
@@ -82,7 +84,7 @@ struct GroupEnd {
     }
   }
 
-  // Starts the copies of groups [first, first + count); `thread` of kThreads.
+  // Starts this thread's copies for groups [first, first + count). thread: the index among kThreads.
   template <int kThreads>
   LAMINA_DEVICE static void load(const auto& args, int64_t m0, int64_t n0, int first, int count,
                                  int thread, std::byte* to) {
@@ -103,7 +105,7 @@ struct GroupEnd {
     }
   }
 
-  // The codes of two slices, 16 rows x 32 k, a byte each: those of a lane's rows q and q + 8 in turn.
+  // Expands the codes of two slices, 16 rows x 32 k, to bytes, for a lane's rows q and q + 8 in turn.
   LAMINA_DEVICE static void unpack(uint32_t first, uint32_t second, uint32_t (&a)[4]) {
     constexpr uint32_t kLow = 0x0f0f0f0f;
     a[0] = first & kLow;
@@ -112,7 +114,7 @@ struct GroupEnd {
     a[3] = second >> 4 & kLow;
   }
 
-  // a: of a product.
+  // Adds the codes of a product's operand a to the code sums.
   LAMINA_DEVICE void add_codes(int tile, const uint32_t (&a)[4]) {
     constexpr uint32_t kOnes = 0x01010101;
 #pragma unroll
@@ -120,7 +122,7 @@ struct GroupEnd {
       codes[tile][r] = dev::dot4_s8(a[r], kOnes, dev::dot4_s8(a[r + 2], kOnes, codes[tile][r]));
   }
 
-  // zero: of the block's tokens, if they have any.
+  // Ends the group: adds its scaled sums to the k chunk. zero: the zero points of the block's tokens, if given.
   LAMINA_DEVICE void end(const auto& args, const auto& at, const std::byte* stage,
                          const int32_t* zero) {
     if (args.p.a_zero_point.is_given()) correct(at, zero);
@@ -153,7 +155,7 @@ struct GroupEnd {
     is_new = true;
   }
 
-  // The sums of a part of the only group, as they are, for the reduction.
+  // Leaves the unscaled sums of a part of the only group in k_chunk, for the reduction.
   LAMINA_DEVICE void keep_integers(const auto& args, const auto& at, const int32_t* zero) {
     if (args.p.a_zero_point.is_given()) correct(at, zero);
 #pragma unroll
@@ -165,7 +167,7 @@ struct GroupEnd {
   }
 
  private:
-  // body(i, j, e, the value of the token of sums[i][j][e]), of values of the block's tokens.
+  // Calls body(i, j, e, value of the token of sums[i][j][e]). values: one value for each token of the block.
   LAMINA_DEVICE static void for_tokens(const auto& at, const int32_t* values, const auto& body) {
 #pragma unroll
     for (int j = 0; j < kTokenGroups; ++j) {
@@ -178,7 +180,7 @@ struct GroupEnd {
     }
   }
 
-  // Takes the tokens' zero points off; the codes' sums begin anew.
+  // Subtracts the effect of the tokens' zero points from the sums, and clears the code sums.
   LAMINA_DEVICE void correct(const auto& at, const int32_t* zero) {
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) add_lanes(codes[i]);
@@ -189,7 +191,7 @@ struct GroupEnd {
     for (int i = 0; i < kTiles; ++i) codes[i][0] = codes[i][1] = 0;
   }
 
-  // Over the four lanes that share the rows of an mma.
+  // Adds up the four lanes that share the rows of an mma.
   LAMINA_DEVICE static void add_lanes(int32_t (&sum)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r)
@@ -197,7 +199,7 @@ struct GroupEnd {
       for (int step = 1; step < 4; step *= 2) sum[r] += dev::shuffle_xor(sum[r], step);
   }
 
-  // Two neighbours of a row as they lie there; `at` is even.
+  // Loads two neighbouring elements of a row and converts them to f32; `at` is even.
   LAMINA_DEVICE static void load_pair(GroupTensor::Kind kind, const std::byte* from, int at,
                                       float (&to)[2]) {
     if (kind == GroupTensor::Kind::kF32) {

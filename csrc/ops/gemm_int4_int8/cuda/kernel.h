@@ -1,4 +1,4 @@
-// What a CUDA kernel of gemm_int4_int8 offers to the planner and the launcher, and what lies in the workspace of a call.
+// The parameters of the CUDA kernels of gemm_int4_int8, and the workspace of a call.
 #pragma once
 
 #include "base/numeric.h"
@@ -8,8 +8,8 @@
 
 namespace lamina::gemm_int4_int8 {
 
-// The sums of one group are integers, of any part of k: each split has a partial sum. Sums over several groups are f32:
-// each k chunk has one.
+// With a single group, partial sums are integers, and k may be split anywhere: one partial sum for each split. With
+// several groups, partial sums are f32: one for each k chunk.
 constexpr bool is_one_group(const Problem& p) { return p.groups() == 1; }
 constexpr KRule k_rule(const Problem& p) {
   return is_one_group(p) ? KRule{kChunkK, false} : KRule{chunk_k(p.group), true};
@@ -18,14 +18,17 @@ constexpr int64_t count_partials(const Split& split, const Problem& p) {
   return is_one_group(p) ? split.count : ceil_div(p.k, chunk_k(p.group));
 }
 
-// a as kernels read it, made by a launch of its own.
+// The activations in the order that the kernels read. A launch of its own packs them.
+//
+//   a      [m, a_stride], each 16 k in the order of int4::s8_k; a packed place without a feature holds the zero point
+//   sums   [groups, sums_stride], sums of a minus its zero points
+//   scale  [m]; all NaN if an index in perm is out of range
 struct PackedActivations {
-  int8_t*
-      a;  // [m, a_stride], each 16 of k in the order of int4::s8_k; what nothing claims is the zero point
-  int32_t* sums;  // [groups, sums_stride] of a less its zero points
-  float* scale;   // [m]; NaN throughout where perm has a feature that there is not
+  int8_t* a;
+  int32_t* sums;
+  float* scale;
 
-  // Strides and sizes: multiples of 16 bytes.
+  // All strides and sizes are multiples of 16 bytes.
   static constexpr int64_t a_stride(const Problem& p) { return int4::tiles_k(p.k) * int4::kTileK; }
   static constexpr int64_t sums_stride(const Problem& p) { return round_up(p.m, 4); }
   static constexpr int64_t a_bytes(const Problem& p) { return p.m * a_stride(p); }
@@ -40,21 +43,21 @@ struct PackedActivations {
   }
 };
 
-// What a kernel, and the reduction, take.
+// The parameters of a kernel and of the reduction.
 struct CudaParams : Epilogue {
   Problem problem;
-  const int8_t* a;           // of PackedActivations
-  const int32_t* a_sums;     // of PackedActivations
-  const float* token_scale;  // of PackedActivations
+  const int8_t* a;           // PackedActivations::a
+  const int32_t* a_sums;     // PackedActivations::sums
+  const float* token_scale;  // PackedActivations::scale
   Broadcast<int8_t> a_zero_point;
   const uint8_t* w;
   GroupTensor w_scale, w_zero_point;
 };
 
-// a, or the floats in its place, as the kernels read them.
+// Packs params.a, or quantises and packs params.floats in its place.
 Status launch_pack_activations(const Params& params, const PackedActivations& to, int max_blocks,
                                void* stream);
-// out from the partial sums.
+// Reduces the partial sums to out.
 Status launch_reduce(const CudaParams& params, const Split& split, int max_blocks, void* stream);
 
 }  // namespace lamina::gemm_int4_int8

@@ -1,13 +1,13 @@
-// gemm_int4_int8 / prepare:   a, given or quantised, gathered where there is a perm, as the products read it: PackedActivations
+// gemm_int4_int8 / pack_activations:   int8 activations, or floats that it quantises -> PackedActivations
 //
-// Algorithm  a block owns a row at a time. Floats: their extremes first, so their grid. Then a team of threads, a power of
-//            two, owns a group at a time: a thread has 16 input features at a time, which it stores and sums; shuffles,
-//            and shared memory where a team has several warps, add up
+// Algorithm  a block owns a row at a time. It finds the extremes and the grid of a float row first. Then a team of
+//            threads, a power of two, owns a group at a time: a thread stores and sums 16 input features at a time,
+//            and the team adds up its sums with shuffles, and through shared memory where the team has several warps
 // Layouts    a [m, any], any row stride.  PackedActivations: kernel.h
 // Data path  gmem -> regs (whole words where rows are aligned; with a perm an element at a time) -> 16 bytes -> gmem
 // Budget     regs <= 64; 0 spills; 0 bank conflicts
-// Requires   nothing of alignment
-// Source     own; the quantiser is that of quantize_int8. Reference: tests/reference/gemm_int4.py, quantize.py
+// Requires   no alignment
+// Source     own; the quantiser is quant/int8.h. Reference: tests/reference/gemm_int4.py, quantize.py
 #include <bit>
 
 #include "base/int_math.h"
@@ -22,7 +22,7 @@ namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / dev::kWarpLanes;
 
-// What becomes of one element of a row: In -> int8.
+// Converts an element of a row to int8.
 template <class In>
 struct Encoder {
   RowGrid grid;
@@ -51,7 +51,7 @@ struct PackActivations {
   static constexpr int kThreads = gemm_int4_int8::kThreads, kMinBlocks = 4;
   static constexpr int kSliceK = 16, kTileSlices = int4::kTileK / kSliceK;
 
-  // Behind the extremes, of each warp: its part of a sum, and whether it met a feature that there is not.
+  // Behind the extremes, for each warp: its part of a sum, and whether it met an index of perm that is out of range.
   static constexpr int kPartsAt = 2 * kWarps * 4, kWrongAt = kPartsAt + kWarps * 4;
   static constexpr int kSmemBytes = kWrongAt + kWarps * 4;
   static_assert(Int8Row<float, kThreads>::kSmemBytes == kPartsAt);
@@ -65,15 +65,16 @@ struct PackActivations {
     Broadcast<int8_t> a_zero_point;
     PackedActivations to;
     int64_t to_stride, sums_stride;
-    int groups, slices, group_slices;  // slices of kSliceK: of whole tiles, of a group
-    int team;                          // threads of a group, a power of two
+    int groups, slices, group_slices;  // slices of kSliceK: in all tiles, in a group
+    int team;                          // threads that own a group, a power of two
   };
 
   LAMINA_DEVICE static int32_t* shared_at(int byte) {
     return reinterpret_cast<int32_t*>(dev::dynamic_smem() + byte);
   }
 
-  // 16 elements from p on; returns which of them there are. is_wrong: perm has a feature that there is not.
+  // Loads the 16 elements from p on and returns a mask of the elements that exist. Sets is_wrong if an index in perm
+  // is out of range.
   LAMINA_DEVICE static uint32_t load_slice(const Args& args, const In* row, int64_t p,
                                            Run<In, kSliceK>& to, bool& is_wrong) {
     const int64_t left = args.k - p;
@@ -102,7 +103,7 @@ struct PackActivations {
     return there;
   }
 
-  // Stores 16 input features; returns their sum less the zero point.
+  // Stores 16 input features and returns the sum of their values minus the zero point.
   LAMINA_DEVICE static int32_t store_slice(const Args& args, const In* row, int64_t i, int slice,
                                            const Encoder<In>& encoder, int32_t zero,
                                            bool& is_wrong) {
@@ -122,7 +123,7 @@ struct PackActivations {
     return sum;
   }
 
-  // Of all threads of a team; the first of them gets it.
+  // Adds up the sums of a team; the first thread of the team gets the result.
   LAMINA_DEVICE static int32_t add_team(const Args& args, int32_t sum) {
     for (int step = (args.team < dev::kWarpLanes ? args.team : dev::kWarpLanes) / 2; step > 0;
          step /= 2)
@@ -133,7 +134,7 @@ struct PackActivations {
     int32_t all = 0;
     for (int w = 0; w < args.team / dev::kWarpLanes; ++w)
       all += dev::load_shared(shared_at(kPartsAt) + (dev::warp() + w) % kWarps);
-    dev::block_sync();  // the parts are read
+    dev::block_sync();  // all threads have read the parts
     return all;
   }
 
@@ -167,7 +168,7 @@ struct PackActivations {
     const int64_t stride = dev::grid_size().x;
     for (int64_t i = dev::block_index().x; i < args.m; i += stride) {
       pack_row(args, i);
-      if (i + stride < args.m) dev::block_sync();  // shared memory is read
+      if (i + stride < args.m) dev::block_sync();  // all threads have read shared memory
     }
   }
 

@@ -1,4 +1,4 @@
-// gemm_int4_int8 / reduce: gemm/cuda/reduce.cuh, in f32; of one group in integers, which are scaled here.
+// gemm_int4_int8 / reduce: gemm/cuda/reduce.cuh in f32. The partial sums of a single group are integers, scaled here.
 #include <cmath>
 
 #include "gemm/cuda/reduce.cuh"
@@ -8,7 +8,7 @@
 namespace lamina::gemm_int4_int8 {
 namespace {
 
-// Of the only group.
+// The value of the only group for column j.
 LAMINA_DEVICE float value_of(const GroupTensor& of, int64_t j) {
   const int64_t at = j * of.stride;
   if (of.kind == GroupTensor::Kind::kF32) return static_cast<const float*>(of.data)[at];

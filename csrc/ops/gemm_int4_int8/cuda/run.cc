@@ -2,7 +2,7 @@
 
 namespace lamina::gemm_int4_int8 {
 
-std::vector<CudaKernel> gemm_int4_int8_kernels();  // written by CMake, from kernels.inc
+std::vector<CudaKernel> gemm_int4_int8_kernels();  // CMake writes it from kernels.inc
 
 const CudaOp& cuda_op() {
   static const CudaOp op{"gemm_int4_int8", 1, 0.5, true, 64, gemm_int4_int8_kernels()};

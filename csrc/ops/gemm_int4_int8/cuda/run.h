@@ -8,7 +8,7 @@ namespace lamina::gemm_int4_int8 {
 // Every CUDA kernel in this build.
 const CudaOp& cuda_op();
 
-// The packed activations and, where k is split, the partial sums.
+// The bytes of the packed activations and, where k is split, of the partial sums.
 int64_t workspace_bytes(const Problem& problem, const CudaPlan& plan);
 
 // Launches the plan; workspace: workspace_bytes(), 16-byte aligned.

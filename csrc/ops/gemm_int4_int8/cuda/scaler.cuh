@@ -1,4 +1,4 @@
-// How gemm_int4_int8 scales the sums of all groups: by the scale of their token. Scalers: gemm/cuda/epilogue.cuh.
+// The Scaler (gemm/cuda/epilogue.cuh) of gemm_int4_int8: multiplies the sum over all groups by the scale of the token.
 #pragma once
 
 #include "device/device.h"

@@ -1,19 +1,21 @@
-// gemm_int4_int8 / sm90a:   out[i,j] = epilogue(scale_i * sum_g scale_gj * x_ijg), x: ../gemm_int4_int8.h
+// gemm_int4_int8 / sm90a:   out[i,j] = epilogue(scale_i * sum_g scale_gj * x_ijg), x: gemm_int4_int8.h
 //
-// Algorithm  persistent blocks walk over tiles of kTokens x kFeatures outputs and whole k chunks of k; what feeds them:
-//            ../../gemm_int4/cuda/sm90a_pipe.cuh. Two warpgroups turn codes into unsigned bytes in registers, the 64 rows
-//            of wgmma, and tokens are its n: few tokens waste nothing. Products are exact integers; where a group ends
-//            they are waited for, scaled and added to the chain of the k chunk, while the other warpgroup multiplies. So
-//            neither the tile nor a split of k shows. Where a k chunk ends: ../../gemm_int8/cuda/k chunk.cuh. One group
-//            that is all of k is split anywhere, its sums are integers up to the reduction
-// Layouts    a, its sums of groups: PackedActivations (kernel.h).  w: layout/int4.h.  scales, zero points [groups,n].  out [m,n]
-// Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 16-byte loads -and, shift-> its register operand -> s32
-//            -group_end.cuh-> f32; then smem rows -> out (../../gemm_int8/cuda/rows_out.cuh)
-// Features   lane q = lane / 4 has two neighbours of a warp's 16, as rows q and q + 8 of the product
+// Algorithm  persistent blocks walk over tiles of kTokens x kFeatures outputs and whole k chunks;
+//            gemm/cuda/sm90a_pipe.cuh feeds them. Two consumer warpgroups expand codes to unsigned bytes in wgmma's
+//            register operand. Weights are the 64 rows of wgmma and tokens its n, so a few tokens waste no rows. Sums
+//            of products are exact integers. When a group ends, the warpgroup waits for its products, scales the sums
+//            and adds them to the k chunk, while the other warpgroup multiplies. The result therefore does not depend
+//            on the tile or on the split of k. The end of a k chunk: gemm/cuda/k_chunk.cuh. A single group may be
+//            split anywhere: its sums stay integers until the reduction
+// Layouts    a, its sums of groups: PackedActivations (kernel.h).  w: layout/int4.h.  scales, zero points [groups,n].
+//            out [m,n]
+// Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 16-byte loads -and, shift-> its register operand
+//            -> s32 -group_end.cuh-> f32; then smem rows -> out (gemm/cuda/store_rows.cuh)
+// Features   lanes with lane / 4 == q hold two neighbouring features of a warp's 16, as rows q and q + 8 of wgmma
 // Budget     regs <= 168; 0 spills; 0 bank conflicts
 //            requires SASS: IGMMA, UTMALDG, LDGSTS
-// Requires   w at a multiple of 16 bytes; what the workspace holds is aligned as it is
-// Source     own; roles and ring as in gemm_int4's sm90a. Reference: tests/reference/gemm_int4.py
+// Requires   w at a multiple of 16 bytes; the workspace is aligned by construction
+// Source     own; warp roles and ring as in gemm_int4's sm90a. Reference: tests/reference/gemm_int4.py
 #pragma once
 
 #include <algorithm>
@@ -41,8 +43,9 @@ struct Sm90a {
   static constexpr int kTokens = kConfig.tokens, kTokenGroups = kTokens / 8;
   static constexpr int kFeatures = 128;
   using Rows = StoreRows<kTokens, TokenScaler>;
-  // Of a warp: the total of its k chunks, and where it was, its rows on the way out; the tokens' zero points.
-  static constexpr int kWords = kTokenGroups;  // of four sums
+  // Shared memory of a warp: the total of its earlier k chunks (later the rows of StoreRows lie in the same place),
+  // then the zero points of the tokens.
+  static constexpr int kWords = kTokenGroups;  // words of four sums
   static constexpr int kTokensZeroAt = kWords * dev::kWarpLanes * 16;
   static constexpr int kWarpBytes = kTokensZeroAt + kTokens * 4;
   static_assert(Rows::kBytes <= kTokensZeroAt);
@@ -68,7 +71,7 @@ struct Sm90a {
   };
 
   struct Copies {
-    int group;  // the next to end
+    int group;  // the next group to end
 
     LAMINA_DEVICE static Copies at(const Args& args, const Tile& tile) {
       return {args.groups.of_slice(static_cast<int>(tile.first_step) * kSlices)};
@@ -83,13 +86,13 @@ struct Sm90a {
     }
   };
 
-  // Where a warp's sums are in the block's tile, for Groups.
+  // The place of a warp's sums in the block's tile, for Groups.
   struct Place {
     int warp_m, warp_n;
   };
 
   using Sums = int32_t[kTokens / 2];
-  // Of a tile's products, of 32 k each.
+  // Products of a tile, 32 k each.
   static constexpr int kProducts = int4::kTileK / 32;
   using Weights = uint32_t[kProducts][4];
 
@@ -104,7 +107,7 @@ struct Sm90a {
 
   LAMINA_DEVICE static Sums& sums_of(Groups& group) { return reinterpret_cast<Sums&>(group.sums); }
 
-  // The product of 32 k from `tokens` on, of which the first or the last 16 may have no codes.
+  // The product of 32 k from `tokens` on. Codes of 0 leave the first or the last 16 k out.
   LAMINA_DEVICE static void multiply(const Args& args, uint32_t first, uint32_t second,
                                      uint64_t tokens, Groups& group, uint32_t (&weights)[4]) {
     Groups::unpack(first, second, weights);
@@ -113,9 +116,10 @@ struct Sm90a {
     group.is_new = false;
   }
 
-  // The products of 64 k from slice `slice` on. Within a group each is a group of wgmmas of its own, with registers of its
-  // own: it waits for the one that used them a tile before. Where groups end within the tile products are waited for one by
-  // one, and one across an end becomes two, each with half of the codes.
+  // The products of 64 k from slice `slice` on. Within a group, each product is a wgmma group of its own with
+  // registers of its own, and waits only for the product that used these registers one tile before. In a tile in
+  // which a group ends, products are waited for one by one, and a product across the end becomes two, each with half
+  // of the codes.
   LAMINA_DEVICE static void multiply_tile(const Args& args, int warp, const std::byte* stage,
                                           int tile, int slice, Groups& group, Weights& weights) {
     dev::U32x4 codes = Pipe::load_codes(stage, warp, tile);
@@ -200,7 +204,8 @@ struct Sm90a {
     if (args.split.count == 1) store<false>(args, tile, warp, 0, group);
   }
 
-  // [kTokens], if a_zero_point is given. Those of the tile before are read: store() comes between, and synchronises.
+  // [kTokens] zero points, if a_zero_point is given. Between two tiles store() synchronises the warp, so all lanes
+  // have read the zero points of the tile before when keep_zero_points() overwrites them.
   LAMINA_DEVICE static int32_t* tokens_zero(int warp) {
     return reinterpret_cast<int32_t*>(Pipe::warp_at(warp) + kTokensZeroAt);
   }
@@ -214,7 +219,7 @@ struct Sm90a {
     dev::warp_sync();
   }
 
-  // Into the partial of a k chunk, or to the epilogue and out.
+  // Stores the sums to the partial sum of a k chunk (kToPartial), or through the epilogue to out.
   template <bool kToPartial>
   LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t partial,
                                   const Groups& group) {

@@ -1,4 +1,4 @@
-// gemm_int8 / amx_int8: see amx_product.h.
+// gemm_int8 / amx_int8: the microkernel is gemm/cpu/amx_product.h.
 #include "gemm/cpu/amx_product.h"
 #include "ops/gemm_int8/cpu/body.h"
 

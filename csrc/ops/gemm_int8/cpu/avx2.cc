@@ -3,11 +3,11 @@
 // vpmaddubsw multiplies unsigned by signed bytes and adds pairs of products in int16, where it
 // saturates. Here the weights are the unsigned side (w + 128 <= 255), so a pair of activations is
 // safe when its positive parts add up to at most 128 and its negative parts to at least -128: 255 *
-// 128 < 2^15. A row's group of 4 k that has an unsafe pair is split a = (a >> 1) + rest, both of them
-// safe: the groups of all rows are multiplied first, the rests are added one by one. Few groups are split:
-// activations that a quantiser scaled to their maximum are mostly far below it (normal ones: 1.5 %).
-// A block of k with more than kMaxSplits a row and tile is widened to int16 and multiplied with
-// vpmaddwd, which cannot overflow.
+// 128 < 2^15. A group of 4 k of a row that has an unsafe pair is split, a = (a >> 1) + rest, and both parts
+// are safe. The groups of all rows are multiplied first, then the rests are added one by one. Few groups are split,
+// because a quantiser scales activations to their maximum and most lie far below it (1.5 % of groups for a normal
+// distribution). A block of k with more than kMaxSplits splits for each row and tile is widened to int16 and multiplied
+// with vpmaddwd, which cannot overflow.
 //
 // Ports  split    per 32 MACs vpmaddubsw, vpmaddwd by ones, vpaddd: 3 vector uops, 2 multiplies
 //        widened  per 32 MACs 2 vpmaddwd and 2 vpaddd, and vpmovsxbw for the weights: 4 and more
@@ -29,18 +29,18 @@ constexpr int kGroupBytes = int8_tile::kTileN * int8_tile::kGroupK;
 // Break-even: a rest is 11 uops, widening costs 1.2 uops more in each of a row's 32 products.
 constexpr int kMaxSplits = 4;
 
-// A packed block of up to kBlockTilesK tiles: the header, then the groups [16 tiles][rows][4] as
-// int16 if widened; else as int8, followed by the rests.
+// A packed block of up to kBlockTilesK tiles: this header, then the groups [16 tiles][rows][4], as int16 if the block
+// is widened; else as int8, followed by the rests.
 struct alignas(64) Header {
   bool widened;
   int32_t rests;
-  int32_t row_sum[kRowsMost];  // takes 128 * sum of a off again
+  int32_t row_sum[kRowsMost];  // sums of a: sums of products are 128 * row_sum too large
 };
 static_assert(sizeof(Header) == 64);
 
 struct Rest {
   int16_t row;
-  int16_t at;  // bytes from the block's weights to those of its group
+  int16_t at;  // bytes from the block's weights to the weights of the group
   int8_t a[int8_tile::kGroupK];
 };
 static_assert(kBlockTilesK * int8_tile::kTileBytes <= INT16_MAX);
@@ -59,7 +59,7 @@ int32_t sum_lanes(__m256i v) {
   return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_srli_si128(two, 4)));
 }
 
-// Bit g: group g of the 64 activations has an unsafe pair.
+// Bit g of the result: group g of the 64 activations has an unsafe pair.
 uint32_t unsafe_groups(const int8_t* a) {
   const __m256i zero = _mm256_setzero_si256(), ones = _mm256_set1_epi8(1),
                 limit = _mm256_set1_epi16(128);
@@ -86,7 +86,7 @@ struct Tile {
   // A block of up to 32 rows stays in L1 beside the weights of 16 columns.
   static constexpr int strip(int64_t rows) { return rows <= 32 ? kTileN : int8_tile::kTileN; }
   static constexpr int tiles_at_once(int64_t rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
-  // Room for a block's header even in a block of one tile.
+  // Each tile has room for a header, because a block may be one tile.
   static constexpr int packed_bytes(int rows) {
     return static_cast<int>(sizeof(Header)) +
            rows * int8_tile::kTileK * static_cast<int>(sizeof(int16_t));
@@ -165,8 +165,7 @@ struct Tile {
       pack_block(a + p, a_stride, rows, std::min(kBlockK, k - p), packed);
   }
 
-  // body(packed block, its weights, its tiles) for every block. multiply() starts at a block's
-  // first tile.
+  // Calls body(packed block, its weights, its tiles) for every block. multiply() starts at the first tile of a block.
   template <int kRows, class Body>
   LAMINA_INLINE static void for_blocks(const int8_t* packed, const int8_t* w, int64_t tiles_k,
                                        const Body& body) {
@@ -175,7 +174,7 @@ struct Tile {
            std::min(kBlockTilesK, tiles_k - t));
   }
 
-  // 8 columns' products with a row's group of 4 k.
+  // The products of 8 columns with a group of 4 k of a row.
   LAMINA_INLINE static __m256i product(const int8_t* weights, __m256i row) {
     const __m256i biased = _mm256_xor_si256(load(weights), _mm256_set1_epi8(-128));
     return _mm256_madd_epi16(_mm256_maddubs_epi16(biased, row), _mm256_set1_epi16(1));
@@ -187,7 +186,7 @@ struct Tile {
     return _mm256_set1_epi32(four);
   }
 
-  // acc (+)= the blocks that are not widened; one lane an output.
+  // acc (+)= the products of the blocks that are not widened; each lane is one output.
   template <int kRows, int kTiles>
   static void multiply_split(const int8_t* packed, const int8_t* w, int64_t w_stride,
                              int64_t tiles_k, int32_t* acc, bool accumulate, Prefetch ahead) {
@@ -226,7 +225,7 @@ struct Tile {
     });
   }
 
-  // acc += the rests, 16 columns of them. They are few and of any row, so the sums stay in memory.
+  // acc += the products of the rests with 16 columns. Rests are few and in any row, so the sums stay in memory.
   template <int kRows>
   static void add_rests(const int8_t* packed, const int8_t* w, int64_t tiles_k, int32_t* acc) {
     const auto add_block = [&](const int8_t* block, const int8_t* weights, int64_t tiles) {
@@ -243,8 +242,8 @@ struct Tile {
     for_blocks<kRows>(packed, w, tiles_k, add_block);
   }
 
-  // acc += the widened blocks, 8 columns at a time. A lane pair holds one column's sums over k % 4
-  // in {0, 1} and in {2, 3}; they are added at the end.
+  // acc += the products of the widened blocks, 8 columns at a time. A pair of lanes holds the sums of one column over
+  // k % 4 in {0, 1} and in {2, 3}; the two sums are added at the end.
   template <int kRows>
   static void multiply_widened(const int8_t* packed, const int8_t* w, int64_t tiles_k,
                                int32_t* acc) {

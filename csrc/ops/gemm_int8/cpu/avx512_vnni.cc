@@ -1,6 +1,5 @@
 // gemm_int8 / avx512_vnni: vpdpbusd multiplies unsigned by signed bytes and adds four products in
-// int32 without saturation. Activations are packed as a + 128; the epilogue takes 128 * column sum
-// off again.
+// int32 without saturation. Activations are packed as a + 128; the epilogue subtracts 128 * column sum.
 //
 // Ports  64 MACs an instruction, two a cycle. Per group of 4 k: 4 weight loads, 6 broadcast loads and
 //        24 vpdpbusd: 12 cycles of multiplies over 5 of loads.

@@ -3,23 +3,24 @@
 //
 //   struct Tile {
 //     struct Session                         state of the core while multiply() runs, RAII
-//     kTileM, kRowStep                       most rows of one multiply(); what their number is rounded to
+//     kTileM, kRowStep                       most rows of one multiply(); the row count is rounded up to kRowStep
 //     kTileN                                 most columns that share one epilogue, a multiple of 16
-//     kOffset                                what pack() adds to every activation
-//     static strip(rows)                     columns that share one epilogue, for so many rows
-//     static tiles_at_once(rows)             tiles of 16 columns in one multiply(), for so many rows
-//     static packed_bytes(rows)              of `rows` packed rows of one tile of k, 64 activations each
+//     kOffset                                constant that pack() adds to every activation
+//     static strip(rows)                     columns that share one epilogue, for this number of rows
+//     static tiles_at_once(rows)             tiles of 16 columns in one multiply(), for this number of rows
+//     static packed_bytes(rows)              bytes of `rows` packed rows in one tile of k, 64 activations each
 //     static pack(a, a_stride, rows, k, packed)
-//         k is padded to whole tiles; weights are 0 there
+//         pads k to whole tiles; the weights of the padding are 0
 //     static multiply(rows, packed, w, w_stride, tiles_n, tiles_k, acc, accumulate, ahead)
-//         acc[rows][kTileN] (+)= panel * weight tiles; w_stride: bytes between tiles of adjacent n.
-//         Starts at a multiple of kBlockTilesK, or of a group that was packed by itself. May write garbage to the acc rows up to kRowStep.
+//         acc[rows][kTileN] (+)= panel * weight tiles; w_stride: bytes between tiles of adjacent n. k starts at a
+//         multiple of kBlockTilesK, or at a group, which pack() packed by itself. multiply() may write garbage to the
+//         rows of acc between `rows` and the next multiple of kRowStep.
 //   };
 //
-// The rows of a block are packed once, in panels of up to kTileM rows, and stay in L2. For a strip of
-// columns, k goes in blocks: a block's activations, if the rows are few, or else its weights stay in
-// L1 while the others pass. Everything has internal linkage: each ISA compiles its own copy with its
-// own flags, and the linker must not merge them.
+// The rows of a block are packed once, in panels of up to kTileM rows, and stay in L2. A strip of columns is computed
+// in blocks of k. If there is only one panel, the activations of a block stay in L1 while the weights pass; else the
+// weights of a block stay in L1 while the panels pass. Everything has internal linkage: each ISA compiles its own
+// copy with its own flags, and the linker must not merge them.
 #pragma once
 
 #include <algorithm>
@@ -44,13 +45,13 @@ inline constexpr int64_t kChunkTilesK = kMaxExactK / int8_tile::kTileK;
 static_assert(kChunkTilesK % kBlockTilesK == 0, "a chunk is whole blocks");
 inline constexpr int64_t kGroupTilesK = kScaleGroup / int8_tile::kTileK;
 
-// How far ahead in its own weights a single panel reads: 1 to 2 KiB do best, half or twice as much
+// A single panel prefetches its own weights this many bytes ahead. 1 to 2 KiB do best; half or twice as much
 // costs 3 to 5 % (2026-11, Xeon, 1 x 4096 x 4096).
 inline constexpr int64_t kStreamAhead = 2048;
 
 struct NoSession {};
 
-// A group's sums, scaled, on to those of its k chunk: a function of its own, see rows.h.
+// Adds the scaled sums of a group to its k chunk. Not inlined, for the reason in gemm/cpu/row_steps.h.
 LAMINA_NOINLINE void add_products(const int32_t* __restrict acc, int32_t zero,
                                   const int32_t* __restrict sum, float a_scale,
                                   const float* __restrict w_scale, int count, float* __restrict y) {
@@ -71,7 +72,7 @@ struct Nest : StripOf<Tile> {
   int8_t* const packed;
   int32_t* const acc;
   int64_t* const wide_acc;  // used only when k > kMaxExactK
-  float* const k_chunk;     // these two, in its place, only with scales along k
+  float* const k_chunk;     // k_chunk and total share its place; used only with scales along k
   float* const total;
 
   static int64_t packed_panel_bytes(int64_t tiles_k) {
@@ -114,8 +115,8 @@ struct Nest : StripOf<Tile> {
       body(Panel{i, row, static_cast<int>(std::min(each, rows - row)), packed + i * bytes});
   }
 
-  // acc[rows][kTileN] = a[m0 .. m0 + rows, k] * w[n0 .. n0 + 16 tiles_n, k]; in wide_acc when k > kMaxExactK, scaled
-  // in total with scales along k.
+  // acc[rows][kTileN] = a[m0 .. m0 + rows, k] * w[n0 .. n0 + 16 tiles_n, k]. The result is in wide_acc if k >
+  // kMaxExactK, and in total, scaled, with scales along k.
   void multiply_strip(int64_t m0, int64_t n0, int tiles_n, int64_t rows) {
     const int64_t w_stride = tiles_k * int8_tile::kTileBytes;
     const int8_t* const w = p.w + n0 / int8_tile::kTileN * w_stride;
@@ -129,8 +130,8 @@ struct Nest : StripOf<Tile> {
       const int64_t count = std::min(step, tiles_k - k0);
       for (int tile = 0; tile < tiles_n; tile += at_once) {
         const int8_t* const at = w + tile * w_stride + k0 * int8_tile::kTileBytes;
-        // What is multiplied next: more columns of this block of k, the next block, the next strip,
-        // which is this task's or most likely the next task's.
+        // The weights of the next multiply(): more columns of this block of k, else the next block, else the next
+        // strip, which belongs to this task or most likely to the next task.
         const bool block_ends = tile + at_once >= tiles_n, strip_ends = k0 + count == tiles_k;
         const int8_t* const next =
             !block_ends
@@ -160,7 +161,7 @@ struct Nest : StripOf<Tile> {
     }
   }
 
-  // The sums in acc are those of group g: on to the k chunk, and when it ends to the total.
+  // Adds the sums of group g, which are in acc, to the k chunk; adds the k chunk to the total when the k chunk ends.
   void add_group(int64_t g, int64_t m0, int64_t rows, int64_t n0, int count) {
     const Broadcast<float> a_scale = p.a_scale_of(g), w_scale = p.w_scale_of(g);
     const int64_t there = std::min<int64_t>(count, p.problem.n - n0);
@@ -182,7 +183,7 @@ struct Nest : StripOf<Tile> {
     }
   }
 
-  // One of several panels prefetches its part of the next `tiles` of k.
+  // Each of several panels prefetches its part of the next `tiles` tiles of k.
   static Prefetch share(const int8_t* next, int64_t tiles, int64_t index, int64_t panels) {
     const int64_t groups = tiles * int8_tile::kGroups, lines = ceil_div(groups, panels);
     return {next + index * lines * 64, static_cast<int>(groups / lines)};
@@ -191,7 +192,7 @@ struct Nest : StripOf<Tile> {
   Columns load_columns(int64_t n0, int count) const {
     Columns c;
     this->load_bias(n0, count, c);
-    if (p.problem.is_grouped()) return c;  // its scales and sums are done with
+    if (p.problem.is_grouped()) return c;  // add_group has applied them
     for (int j = 0; j < count; ++j) {
       c.scale[j] = p.w_scale[n0 + j];
       c.sum[j] = p.w_sums[n0 + j];
@@ -199,7 +200,7 @@ struct Nest : StripOf<Tile> {
     return c;
   }
 
-  // A group is multiplied by itself, so it is packed by itself.
+  // Each group is multiplied by itself, so it is packed by itself too.
   void pack(const int8_t* a, const Panel& panel) const {
     const int64_t k = p.problem.k,
                   each = p.problem.is_grouped() ? kScaleGroup : std::max<int64_t>(k, 1);

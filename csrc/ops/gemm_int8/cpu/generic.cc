@@ -1,4 +1,4 @@
-// gemm_int8 / generic: the loops as they are, for any CPU.
+// gemm_int8 / generic: plain loops, for any CPU.
 #include "gemm/cpu/pack_bytes.h"
 #include "ops/gemm_int8/cpu/body.h"
 

@@ -1,7 +1,7 @@
-// gemm_int8 / settle:   a row of q that holds kLost becomes 0 with scale NaN; the others get their static scale
+// gemm_int8 / mark_nan_rows:   a row of q that holds kLost becomes 0 with scale NaN; other rows get their static scale
 //
-// Algorithm  a block owns a row at a time and looks for the byte, 16 at a time where the row is aligned
-// Budget     <= 40 regs; 0 spills; reads a byte an output, written moments before: mostly from L2
+// Algorithm  a block owns a row at a time and searches it for the byte, 16 bytes a load where the row is aligned
+// Budget     <= 40 regs; 0 spills; reads one byte an output, mostly from L2, which still holds q
 // Reference  tests/reference/quantize.py
 #include <algorithm>
 #include <cfloat>
@@ -23,13 +23,13 @@ struct MarkNanRows {
   static constexpr int kThreads = 256, kMinBlocks = 6, kWarps = kThreads / dev::kWarpLanes;
   static constexpr int kSmemBytes = kWarps * static_cast<int>(sizeof(int32_t));
 
-  // The usual test for a zero byte, after kLost has become zero.
+  // The xor turns kLost into 0; the rest is the usual test for a zero byte.
   LAMINA_DEVICE static bool holds_lost(uint32_t bytes) {
     const uint32_t zeroed = bytes ^ 0x01010101u * static_cast<uint8_t>(kLost);
     return ((zeroed - 0x01010101u) & ~zeroed & 0x80808080u) != 0;
   }
 
-  // This thread's part of the row.
+  // Whether this thread's part of the row holds kLost.
   LAMINA_DEVICE static bool find_lost(const int8_t* row, int64_t n) {
     constexpr int64_t kWord = sizeof(dev::U32x4);
     const int64_t in_words = reinterpret_cast<uintptr_t>(row) % kWord == 0 ? n / kWord * kWord : 0;
@@ -48,14 +48,14 @@ struct MarkNanRows {
     const int64_t stride = dev::grid_size().x;
     for (int64_t i = dev::block_index().x; i < args.p.m; i += stride) {
       mark_row(args.p, i);
-      if (i + stride < args.p.m) dev::block_sync();  // all have read what the warps found
+      if (i + stride < args.p.m) dev::block_sync();  // all threads have read the warps' results
     }
   }
 
   LAMINA_DEVICE static void mark_row(const quantize_int8::Params& p, int64_t i) {
     int8_t* const row = p.q + i * p.k;
     const float scale = p.static_scale[i];
-    // Nobody can check a static scale's value before the launch.
+    // The host cannot check the value of a static scale before the launch, so the kernel does.
     const bool is_lost = any_of_block<kWarps>(find_lost(row, p.k),
                                               reinterpret_cast<int32_t*>(dev::dynamic_smem())) ||
                          !(scale >= FLT_MIN && scale <= FLT_MAX);

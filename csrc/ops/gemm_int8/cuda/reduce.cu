@@ -1,4 +1,4 @@
-// gemm_int8 / reduce: reduce.cuh, in int64 where k asks for it, in f32 with scales along k.
+// gemm_int8 / reduce: gemm/cuda/reduce.cuh in int32, in int64 where k > kMaxExactK, in f32 with scales along k.
 #include "gemm/cuda/reduce.cuh"
 #include "ops/gemm_int8/cuda/run.h"
 #include "ops/gemm_int8/cuda/scaler.cuh"

@@ -4,7 +4,7 @@
 
 namespace lamina::gemm_int8 {
 
-std::vector<CudaKernel> gemm_int8_kernels();  // both written by CMake, from kernels.inc
+std::vector<CudaKernel> gemm_int8_kernels();  // CMake writes both from kernels.inc
 std::vector<CudaKernel> gemm_int8_grouped_kernels();
 
 const CudaOp& cuda_op(bool is_grouped) {

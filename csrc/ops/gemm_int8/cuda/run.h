@@ -8,10 +8,10 @@
 
 namespace lamina::gemm_int8 {
 
-// Every CUDA kernel in this build: for problems with scales along k, and for those without.
+// Every CUDA kernel in this build for problems with scales along k (is_grouped) or without.
 const CudaOp& cuda_op(bool is_grouped);
 
-// Sums with scales along k are f32, and each k chunk has one; the others are integers, and each split has one.
+// With scales along k, partial sums are f32, one for each k chunk. Without, they are integers, one for each split.
 constexpr int64_t k_chunks(const Problem& p) { return ceil_div(p.groups(), kChunkGroups); }
 constexpr KRule k_rule(const Problem& p) {
   return p.is_grouped() ? KRule{kChunkGroups * kScaleGroup, true} : KRule{0, false, kMaxExactK};
@@ -25,14 +25,13 @@ inline int a_alignment(const Params& p) {
 // Launches the plan; workspace: plan.partial_bytes(), 16-byte aligned.
 Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, void* stream);
 
-// The same for gemm_int8_quantized. A static scale that is not allowed gives its row q = 0 and scale NaN, as in
-// quantize_int8.
+// The same for gemm_int8_quantized. A static scale out of range gives its row q = 0 and scale NaN, as in quantize_int8.
 Status run_quantized_cuda(const QuantizedParams& connected, const CudaPlan& plan, void* workspace,
                           void* stream);
 
-// out from the partial sums.
+// Reduces the partial sums to out.
 Status launch_reduce(const Params& params, const Split& split, int max_blocks, void* stream);
-// A row of q that holds kLost becomes 0 with scale NaN; m > 0.
+// Sets each row of q that holds kLost to 0 with scale NaN; m > 0.
 Status launch_mark_nan_rows(const quantize_int8::Params& params, int max_blocks, void* stream);
 
 }  // namespace lamina::gemm_int8

@@ -1,4 +1,4 @@
-// How gemm_int8 scales its integer sums: gemm/epilogue_maths.h, scale(). Scalers: gemm/cuda/epilogue.cuh.
+// The Scaler (gemm/cuda/epilogue.cuh) of gemm_int8 without scales along k: scale() of gemm/epilogue_maths.h.
 #pragma once
 
 #include "device/device.h"

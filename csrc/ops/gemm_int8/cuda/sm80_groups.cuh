@@ -1,7 +1,7 @@
-// gemm_int8 / sm80 with scales along k: what a step of the ring brings besides its operands, and how its sums go on.
+// gemm_int8 / sm80 with scales along k: loads the scales of a ring step, and scales the step's sums.
 //
-// Algorithm  a step is a group. Its sums, exact integers, are scaled and added to the chain of the k chunk, in
-//            registers. Where a k chunk ends: k chunk.cuh
+// Algorithm  a ring step is a group. Its sums are exact integers; they are scaled and added to the k chunk in
+//            registers. The end of a k chunk: gemm/cuda/k_chunk.cuh
 // Data path  scales -cp.async-> smem, behind the stage's tiles -> regs; sums s32 -> f32
 #pragma once
 
@@ -12,7 +12,7 @@
 
 namespace lamina::gemm_int8 {
 
-// Of one group, in shared memory: 0 beyond the edges.
+// The scales of one group in shared memory, 0 past the edges of m and n.
 template <int kRows, int kColumns>
 struct Sm80Scales {
   float w_scale[kColumns];
@@ -38,7 +38,7 @@ struct Sm80Scales {
   }
 };
 
-// A lane's part of a k chunk, in the places of the mma's sums. Kernel: Sm80<...>
+// A lane's part of a k chunk, in the order of the mma's sums. Kernel: Sm80<...>
 template <class Kernel, bool kIsGrouped>
 struct Sm80Groups {
   LAMINA_DEVICE Sm80Groups(const auto&, const auto&) {}
@@ -61,7 +61,7 @@ struct Sm80Groups<Kernel, true> {
     });
   }
 
-  // The sums of step s into the k chunk, which becomes the total after the last step of a split that is all of k.
+  // Adds the sums of step s to the k chunk. Where k is not split, k_chunk holds the total over k after the last step.
   LAMINA_DEVICE void add_step(const auto& args, const auto& at, int s, const auto& scales,
                               Sums& sums) {
     add_sums(scales, args.p.a_zero_point.is_given(), at, sums);
@@ -70,7 +70,7 @@ struct Sm80Groups<Kernel, true> {
   }
 
  private:
-  // And the sums become 0.
+  // Scales the sums, adds them to the k chunk, and clears them.
   LAMINA_DEVICE void add_sums(const auto& scales, bool has_zero, const auto& at, Sums& sums) {
     float a_scale[kRowTiles][2];
     for_rows([&](int r, int half, int row) {
@@ -106,7 +106,7 @@ struct Sm80Groups<Kernel, true> {
         kChunkGroups};
   }
 
-  // body(row tile, half of it, row of the warp)
+  // Calls body(row tile, half of the row tile, row within the warp's rows).
   LAMINA_DEVICE static void for_rows(const auto& body) {
 #pragma unroll
     for (int r = 0; r < kRowTiles; ++r)

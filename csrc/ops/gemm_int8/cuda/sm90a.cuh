@@ -1,17 +1,20 @@
-// gemm_int8 / sm90a:   out[i,j] = epilogue(sum_p a[i,p] * w[j,p]), epilogue: ../epilogue.h
+// gemm_int8 / sm90a:   out[i,j] = epilogue(sum_p a[i,p] * w[j,p]), epilogue: gemm/epilogue_maths.h
 //
-// Algorithm  persistent blocks walk over tiles of kTokens x kFeatures outputs. One thread asks TMA for the operands;
-//            one or two warpgroups multiply, weights as the 64 rows of wgmma and tokens as its n: few tokens
-//            waste nothing. The blocks of a cluster have the same tokens: each fetches a part of them for all.
-//            Sums are exact integers: neither the tile nor a split of k shows.
+// Algorithm  persistent blocks walk over tiles of kTokens x kFeatures outputs. One producer thread issues the TMA
+//            loads of the operands; one or two consumer warpgroups multiply. Weights are the 64 rows of wgmma and
+//            tokens its n, so a few tokens waste no rows. The blocks of a cluster have the same tokens; each loads a
+//            part for all. Sums are exact integers, so the result does not depend on the tile or on the split of k.
 // Layouts    a [m,k] row-major.  w: layout/int8_tile.h, the layout of all kernels.  out [m,n] row-major.
 // Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 8-byte loads -> its register operand -> s32;
-//            then smem box -TMA-> out (sm90a_boxes.cuh), or where TMA cannot store it: smem rows -> out (rows_out.cuh)
-// Features   lane q = lane / 4 holds two neighbours of a warp's 16 (lane_pair), as rows q and q + 8 of the product
+//            then smem box -TMA-> out (gemm/cuda/store_tma.cuh) or, where TMA cannot store out, smem rows -> out
+//            (gemm/cuda/store_rows.cuh)
+// Features   lanes with lane / 4 == q hold two neighbouring features of a warp's 16 (lane_pair), rows q and q + 8 of
+//            wgmma
 // Budget     regs <= 168; 0 spills; 0 bank conflicts (layout/swizzle.h)
 //            requires SASS: IGMMA, UTMALDG, UTMASTG
-// Requires   rows of a that start at multiples of 16 bytes: plan.cc
-// Source     own; roles and ring as in DeepGEMM and CUTLASS's persistent kernels. Reference: tests/reference/gemm.py
+// Requires   rows of a that start at multiples of 16 bytes: checked in gemm/cuda/plan.cc
+// Source     own; warp roles and ring as in DeepGEMM and CUTLASS's persistent kernels. Reference:
+//            tests/reference/gemm.py
 #pragma once
 
 #include <algorithm>
@@ -33,8 +36,8 @@
 namespace lamina::gemm_int8 {
 
 struct Sm90aConfig {
-  int tokens;      // outputs of a block: the n of its wgmmas
-  int warpgroups;  // that multiply, 64 features each
+  int tokens;      // tokens of a block's tile: the n of its wgmmas
+  int warpgroups;  // consumer warpgroups, 64 features each
   int cluster;     // blocks that share tokens
   int stages;
   bool is_grouped = false;  // scales along k: sm90a_groups.cuh
@@ -53,17 +56,16 @@ struct Sm90a {
   static constexpr int kFeatures = kConfig.warpgroups * kWgmmaRows;
   static constexpr int kCluster = kConfig.cluster;
 
-  // A stage of the ring: tiles of w, [feature / 16][k / 64], then rows of a of one swizzle atom's width.
+  // A ring stage: tiles of w, [feature / 16][k / 64], then rows of a, one swizzle atom wide.
   static constexpr int kStepK = 128, kStepTiles = kStepK / int8_tile::kTileK;
   static constexpr int kProducts = kStepK / kWgmmaK;
-  static constexpr int kLineBytes =
-      128;  // what TMA moves of w at once, and the span of both swizzles
+  static constexpr int kLineBytes = 128;  // a line of w for TMA, and the span of both swizzles
   static constexpr int kTileLines = int8_tile::kTileBytes / kLineBytes;
-  static constexpr int kGroupBytes = int8_tile::kTileN * int8_tile::kGroupK;  // of 4 k
-  static constexpr int kTileRunBytes = kStepTiles * int8_tile::kTileBytes;    // of 16 features
+  static constexpr int kGroupBytes = int8_tile::kTileN * int8_tile::kGroupK;  // 4 k
+  static constexpr int kTileRunBytes = kStepTiles * int8_tile::kTileBytes;    // 16 features
   static constexpr int kBytesW = kFeatures / int8_tile::kTileN * kTileRunBytes;
   static constexpr int kBytesA = kTokens * kStepK;
-  static constexpr int kPartTokens = kTokens / kCluster;  // that a block fetches for its cluster
+  static constexpr int kPartTokens = kTokens / kCluster;  // tokens that a block fetches
   static constexpr int kStageBytes = kBytesW + kBytesA;
   static constexpr int kSwizzleGroupBytes = 8 * kStepK;  // eight rows of a: the descriptor's stride
   static_assert(kStepK == kLineBytes);
@@ -73,14 +75,14 @@ struct Sm90a {
     dev::MBarrier full[kConfig.stages], empty[kConfig.stages];
   };
   static constexpr int kRingBytes = kConfig.stages * kStageBytes;
-  // Behind the ring: each warp's rows on the way out, or each warpgroup's boxes.
+  // Behind the ring: the rows of each warp (StoreRows) or the boxes of each warpgroup (StoreTma).
   using Scaler = std::conditional_t<kConfig.is_grouped, Unscaled, IntegerScaler>;
   using Rows = StoreRows<kTokens, Scaler>;
   using Boxes = StoreTma<kTokens, Scaler>;
   static constexpr int kOutBytes = kConfig.warpgroups * kWarpgroupWarps * Rows::kBytes;
   static_assert(kWarpgroupWarps * Rows::kBytes == Boxes::kBytes);
   static_assert(kRingBytes % swizzle_alignment(Swizzle::k128) == 0);
-  // With scales along k: those of each stage, and the total of k chunks.
+  // With scales along k: the scales of each stage, and the total of the earlier k chunks.
   static constexpr bool kIsGrouped = kConfig.is_grouped;
   using Scales = Sm90aScales<kFeatures, kTokens>;
   static constexpr int kScalesBytes =
@@ -91,9 +93,9 @@ struct Sm90a {
   static_assert(!kIsGrouped || kStepK == kScaleGroup);
   static_assert(kSmemBytes <= 227 * 1024);
 
-  // Registers that the producer hands to two warpgroups that multiply; one has all it can use.
+  // The producer hands registers to two consumer warpgroups; a single one has as many as it can use.
   static constexpr bool kMovesRegisters = kConfig.warpgroups > 1;
-  // With scales along k nothing hides them in one warpgroup, half of them in two.
+  // The cycles of scaling along k: with one warpgroup nothing hides them, with two the products of the other hide half.
   static constexpr int kScaleCycles = 60 + (kConfig.warpgroups > 1 ? kTokens : 2 * kTokens);
   static constexpr int kStepCycles = 20 + (kConfig.is_grouped ? kScaleCycles : 0);
   static constexpr int kProducerRegisters = kConfig.is_grouped ? 72 : 40;
@@ -103,7 +105,7 @@ struct Sm90a {
     dev::TensorMap map_a, map_w, map_out;
     Params p;
     Split split;
-    bool stores_by_tma;  // so map_out is one
+    bool stores_by_tma;  // whether map_out is valid
   };
 
   using Tile = OutputTile;
@@ -158,11 +160,12 @@ struct Sm90a {
 
   using Sums = int32_t[kTokens / 2];
 
-  // Of a warp's 16 features, the pair that lane q holds. Sixteen lanes load together, q 0..3 or 4..7 of all four
-  // k groups, from two lines of w: with its swizzle these pairs put them in different banks.
+  // The pair of a warp's 16 features that the lanes with lane / 4 == q hold. Sixteen lanes load together: q 0..3 or q
+  // 4..7, in all four k groups, from two lines of w. With this choice of pairs and the swizzle of w they hit
+  // different banks.
   LAMINA_DEVICE static int lane_pair(int q) { return (q & 1) | (q & 2) << 1 | (q & 4) >> 1; }
 
-  // The weights of product h of a stage, as wgmma's a.
+  // Loads the weights of product h of a stage, wgmma's register operand a.
   LAMINA_DEVICE static void load_weights(const std::byte* stage, int warp, int h,
                                          uint32_t (&weights)[4]) {
     const int g = dev::lane() % 4, pair = lane_pair(dev::lane() / 4);
@@ -182,8 +185,9 @@ struct Sm90a {
     arrive_in_cluster<kCluster>(&barriers().empty[stage]);
   }
 
-  // The products of a tile. Each is a group of its own, and those of a step have registers of their own: a product
-  // waits for the one that used them a step before, and kProducts - 1 are under way meanwhile.
+  // The products of a tile. Each product is a wgmma group of its own. Each of the kProducts products of a step has
+  // its own registers, so a product waits only for its predecessor one step before, while kProducts - 1 others are in
+  // flight.
   LAMINA_DEVICE static void multiply(const Tile& tile, int warp, Cursor& cursor, Sums& sums) {
     uint32_t weights[kProducts][4];
     int before = 0;  // the stage of the step before
@@ -213,7 +217,7 @@ struct Sm90a {
     if (tile.steps > 0) release(before);
   }
 
-  // StoreTma have a loop of their own: with both ways out in one, registers would not do.
+  // Stores by TMA and stores by rows have separate loops: one loop with both would need too many registers.
   template <bool kStoresByTma>
   LAMINA_DEVICE static void consume(const Args& args, const Schedule& schedule, int warp) {
     Cursor cursor;
@@ -237,7 +241,7 @@ struct Sm90a {
     if constexpr (kStoresByTma) Boxes::finish();
   }
 
-  // To the epilogue and out, in boxes.
+  // Passes the sums through the epilogue and stores them with TMA.
   template <class Acc>
   LAMINA_DEVICE static void send(const Args& args, const Tile& tile, int warp,
                                  const Acc (&sums)[kTokens / 2], int& box) {
@@ -247,7 +251,7 @@ struct Sm90a {
         sums, box);
   }
 
-  // By rows, into the partial of a split or to the epilogue and out.
+  // Stores the sums by rows: to the partial sum (kToPartial), or through the epilogue to out.
   template <bool kToPartial, class Acc>
   LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t partial,
                                   const Acc (&sums)[kTokens / 2]) {
@@ -273,7 +277,7 @@ struct Sm90a {
     sync_cluster<kCluster>();
     if (args.split.lets_start()) dev::launch_dependents();
     const int warp =
-        dev::shuffle(dev::warp(), 0);  // so that the compiler knows it to be one for all lanes
+        dev::shuffle(dev::warp(), 0);  // tells the compiler that the warp index is uniform
     if (warp < kConfig.warpgroups * kWarpgroupWarps) {
       if constexpr (kMovesRegisters) dev::raise_registers<kMathRegisters>();
       if (args.stores_by_tma) {
@@ -289,7 +293,7 @@ struct Sm90a {
           Sm90aGroups<Sm90a>::produce(args, schedule);
     }
     dev::warp_sync();
-    if constexpr (kCluster > 1) sync_cluster<kCluster>();  // the others write here and arrive here
+    if constexpr (kCluster > 1) sync_cluster<kCluster>();  // others still write here
   }
 
   static Status launch(const Params& params, const Split& split, int max_blocks, void* stream) {
@@ -299,7 +303,7 @@ struct Sm90a {
     if (args.stores_by_tma)
       if (Status status = Boxes::make_map(params, args.map_out); !status.is_ok()) return status;
     if (problem.k == 0) return start(args, max_blocks, stream);
-    // What lies beyond the edges arrives as zeros.
+    // TMA fills zeros past the edges.
     if (Status status = dev::make_tensor_map(
             {params.w,
              3,
@@ -311,7 +315,7 @@ struct Sm90a {
             args.map_w);
         !status.is_ok())
       return status;
-    // One row has no stride that matters.
+    // The stride of a single row is free, but TMA requires a valid one.
     const int64_t stride = problem.m > 1 ? params.a_stride : round_up(problem.k, 16);
     if (Status status = dev::make_tensor_map({params.a,
                                               2,

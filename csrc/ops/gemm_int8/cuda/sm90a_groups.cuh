@@ -1,8 +1,9 @@
-// gemm_int8 / sm90a with scales along k: a step is a group; its sums are scaled into the chain of the k chunk.
+// gemm_int8 / sm90a with scales along k: a ring step is a group; its sums are scaled and added to the k chunk.
 //
-// Algorithm  a warp beside the producer's brings the step's scales: from global memory into registers a step ahead,
-//            into shared memory when the stage is free. The products of a step start from nothing and are waited for;
-//            while one warpgroup scales its sums the other multiplies. Where a k chunk ends: k chunk.cuh
+// Algorithm  a warp beside the producer warp loads the scales: from global memory into registers one step ahead, and
+//            into shared memory when the stage is free. The products of a step start from 0, and the consumer waits
+//            for them; while one warpgroup scales its sums, the other multiplies. The end of a k chunk:
+//            gemm/cuda/k_chunk.cuh
 // Data path  scales -> regs -> smem, behind the ring -> regs; sums s32 -> f32
 #pragma once
 
@@ -13,7 +14,7 @@
 
 namespace lamina::gemm_int8 {
 
-// Of one group; 0 beyond the edges.
+// The scales of one group in shared memory, 0 past the edges of m and n.
 template <int kFeatures, int kTokens>
 struct Sm90aScales {
   float w_scale[kFeatures];
@@ -28,9 +29,9 @@ struct Sm90aGroups {
   static constexpr int kTokens = Kernel::kTokens, kFeatures = Kernel::kFeatures;
   using Scales = typename Kernel::Scales;
   using Sums = typename Kernel::Sums;
-  using KChunk = float[kTokens / 2];  // in the places of the sums
+  using KChunk = float[kTokens / 2];  // in the order of the sums
 
-  // A lane's share of the scales.
+  // The scales of one group that one lane loads.
   struct Share {
     static constexpr int kW = (kFeatures + dev::kWarpLanes - 1) / dev::kWarpLanes;
     static constexpr int kA = (kTokens + dev::kWarpLanes - 1) / dev::kWarpLanes;
@@ -79,7 +80,7 @@ struct Sm90aGroups {
   }
   static_assert(kFeatures % dev::kWarpLanes == 0);
 
-  // The warp that brings the scales: what the producer is for the operands.
+  // The warp that loads the scales, a second producer beside the one of the operands.
   template <class Args, class Schedule>
   LAMINA_DEVICE static void produce(const Args& args, const Schedule& schedule) {
     typename Kernel::Cursor cursor;
@@ -93,13 +94,13 @@ struct Sm90aGroups {
         if (s + 1 < tile.steps) next = load(args, tile, tile.first_step + s + 1);
         dev::mbarrier_wait(&Kernel::barriers().empty[cursor.stage], cursor.parity ^ 1);
         put(share, has_zero, Kernel::scales_at(cursor.stage));
-        dev::warp_sync();  // the lane that arrives answers for all
+        dev::warp_sync();  // one lane arrives for the stores of all lanes
         if (dev::lane() == 0) dev::mbarrier_arrive(&Kernel::barriers().full[cursor.stage]);
       }
     }
   }
 
-  // A tile's products, scaled and stored. After the last step of a split that is all of k the k chunk is the total.
+  // Multiplies, scales and stores a tile. Where k is not split, k_chunk holds the total over k after the last step.
   template <bool kStoresByTma, class Args, class Tile, class Cursor>
   LAMINA_DEVICE static void consume(const Args& args, const Tile& tile, int warp, Cursor& cursor,
                                     Sums& sums, int& box) {
@@ -142,7 +143,7 @@ struct Sm90aGroups {
     }
   }
 
-  // The sums of a step, scaled, into the k chunk.
+  // Adds the scaled sums of a step to the k chunk.
   LAMINA_DEVICE static void add_step(const Scales& scales, bool has_zero, int warp, Sums& sums,
                                      KChunk& k_chunk) {
     const int g = dev::lane() % 4;

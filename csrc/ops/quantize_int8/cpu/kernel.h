@@ -1,4 +1,4 @@
-// What one ISA's translation unit offers to the launcher.
+// A CPU kernel of quantize_int8, one for each ISA, as the launcher sees it.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,7 @@
-// quantize_int8 / rows:   q[i,j] = clamp(rint(x[i,j] / scale[i]) + zero_point[i]), scale: ../maths.h
+// quantize_int8 / rows:   q[i,j] = clamp(rint(x[i,j] / scale[i]) + zero_point[i]), scale: quant/int8.h
 //
-// Algorithm  a block owns a row at a time: its extremes, as integers, by shuffles and shared memory; then its values
+// Algorithm  a block owns a row at a time: it finds the extremes (integers, shuffles, shared memory), then quantises
+//            the row
 // Data path  gmem -> regs (16 bytes a lane where x's rows are aligned) twice, the second time from cache -> q
 // Budget     <= 64 regs; 0 spills
 // Reference  tests/reference/quantize.py
@@ -31,7 +32,7 @@ struct Rows {
   LAMINA_DEVICE static RowGrid find_grid(const Params& p, int64_t i, Range range) {
     if (!p.static_scale.is_given()) return row_grid(range, p.symmetric);
     const Grid grid{p.static_scale[i], p.symmetric ? 0 : int32_t{p.static_zero_point[i]}};
-    // Nobody can check a static scale's value before the launch.
+    // The host cannot check the value of a static scale before the launch, so the kernel does.
     return {grid, !range.has_nan() && grid.scale >= FLT_MIN && grid.scale <= FLT_MAX};
   }
 
@@ -39,7 +40,7 @@ struct Rows {
     const int64_t stride = dev::grid_size().x;
     for (int64_t i = dev::block_index().x; i < args.p.m; i += stride) {
       quantize_row(args.p, i);
-      if (i + stride < args.p.m) dev::block_sync();  // all have read the extremes
+      if (i + stride < args.p.m) dev::block_sync();  // all threads have read the extremes
     }
   }
 

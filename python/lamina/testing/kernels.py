@@ -1,0 +1,49 @@
+"""Forces an instruction set, a kernel or an emulated GPU on torch.ops.lamina or torch.ops.lamina_emu."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def using_isa(name: str, ops: Any = torch.ops.lamina) -> Iterator[None]:
+    """Runs the CPU kernels of one instruction set."""
+    previous = ops.set_cpu_isa(name)
+    try:
+        yield
+    finally:
+        ops.set_cpu_isa(previous)
+
+
+@contextmanager
+def using_cuda_kernel(name: str, ops: Any = torch.ops.lamina) -> Iterator[None]:
+    """Runs one CUDA kernel, by its name in kernels.inc with the op in front: gemm_int8_sm80_m16."""
+    previous = ops.set_cuda_kernel(name)
+    try:
+        yield
+    finally:
+        ops.set_cuda_kernel(previous)
+
+
+@contextmanager
+def emulated_gpu(
+    compute_capability: int, sm_count: int, seed: int = 0, *, run_kernels: bool = True
+) -> Iterator[None]:
+    """Runs the CUDA kernels of torch.ops.lamina_emu on the host, on a GPU with these properties.
+
+    seed         of the order in which warps run
+    run_kernels  False: only the host code before a launch runs
+    """
+    emulator = importlib.import_module("lamina._probe").emulator  # of a development build
+    emulator.set_options(seed=seed, runs_kernels=run_kernels)
+    emulator.set_device(compute_capability, sm_count)
+    try:
+        yield
+    finally:
+        emulator.set_device(0, 0)
+        emulator.set_options()
