@@ -140,7 +140,7 @@ def calls_on(device: str, shape: Shape) -> Iterator[tuple[dict[Key, Callable[[],
     load_emulated()
     emulated = torch.ops.lamina_emu
     ops = emulated if device == "twin" else torch.ops.lamina
-    with emulated_gpu(emulated, *TWIN, run_kernels=False) if device == "twin" else nullcontext():
+    with emulated_gpu(*TWIN, run_kernels=False) if device == "twin" else nullcontext():
         yield (
             {
                 (op, way): call

@@ -9,7 +9,7 @@ import pytest
 
 from bench import host_time, instructions
 from bench.results_file import load
-from tests.support.backends import emulated_ops
+from tests.support.backends import emulator
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def few_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(host_time, "OTHERS", 1024)
     monkeypatch.setattr(host_time, "ALIGNMENT", 16)
     yield
-    emulated_ops().set_twin(0, 0)
+    emulator().set_device(0, 0)
 
 
 def test_rows_say_what_each_way_of_calling_makes(tmp_path: Path) -> None:

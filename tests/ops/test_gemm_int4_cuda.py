@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import random
 from collections.abc import Iterator
 
@@ -20,7 +19,9 @@ from tests.support.backends import (
     Twin,
     cuda_backends,
     emulated_ops,
+    emulator,
     kernel_of,
+    reset_emulator,
     twin_parameters,
     twins,
 )
@@ -218,9 +219,7 @@ def test_rows_do_not_depend_on_the_batch(backend: Backend) -> None:
 @pytest.fixture
 def twin_ops() -> Iterator[object]:
     yield emulated_ops()
-    emulated_ops().set_twin_options(0, 1, False)
-    emulated_ops().set_twin(0, 0)
-    emulated_ops().set_cuda_kernel("")
+    reset_emulator()
 
 
 def test_no_kernel_shows() -> None:
@@ -245,7 +244,6 @@ def test_no_kernel_shows_in_the_sign_of_zero(k: int) -> None:
 @TWINS
 def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin, twin_ops: object) -> None:
     """Under the cap blocks loop until the work is done, in the reduction too."""
-    ops = emulated_ops()
     for m, n, k in ((40, 300, 600), (3, 200, 4500)):
         inputs = half_inputs(Int4Case("capped", m, n, k, 128), torch.float16, "bytes", None)
         want = twin.gemm_int4(inputs, torch.float32)
@@ -255,9 +253,9 @@ def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin, twin_ops: obje
                 with pytest.raises(ValueError, match="no CUDA kernel of this name"):
                     twin.gemm_int4(limited)
                 continue
-            ops.take_twin_report()
+            emulator().take_report()
             assert_equal(twin.gemm_int4(limited, torch.float32), want, (m, n, k, max_sms))
-            assert json.loads(ops.take_twin_report())["most_blocks"] <= max_sms
+            assert emulator().take_report().most_blocks <= max_sms
 
 
 @TWINS
@@ -274,17 +272,17 @@ def test_every_schedule(zero: str | None, twin: Twin) -> None:
 def test_no_bank_conflicts(twin: Twin, twin_ops: object) -> None:
     ops = emulated_ops()
     inputs = half_inputs(Int4Case("conflicts", 130, 128, 512, 64), torch.float16, "bytes", None)
-    ops.take_twin_report()
-    ops.set_twin_options(0, 1, True)
-    ops.set_twin(twin.arch, TWIN_SMS)
+    emulator().take_report()
+    emulator().set_options(count_accesses=True)
+    emulator().set_device(twin.arch, TWIN_SMS)
     ops.set_cuda_kernel(f"{OP}_{twin.isa}")
     data = inputs.pack(twin.int4_layout)
     ops.gemm_int4(inputs.a, data, inputs.w_scale, inputs.group, inputs.w_zero_point)
-    sites = json.loads(ops.take_twin_report())["sites"]
-    assert {site["function"] for site in sites} >= (
+    sites = emulator().take_report().sites
+    assert {site.function for site in sites} >= (
         {"load_shared"} if twin.arch == 90 else {"load_shared", "ldmatrix"}
     )
-    assert [site for site in sites if site["wavefronts"] != site["fewest"]] == []
+    assert [site for site in sites if site.wavefronts != site.fewest] == []
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import random
 from collections.abc import Iterator
 
@@ -18,7 +17,9 @@ from tests.support.backends import (
     Twin,
     cuda_backends,
     emulated_ops,
+    emulator,
     kernel_of,
+    reset_emulator,
     twin_parameters,
 )
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
@@ -201,15 +202,13 @@ def test_rows_do_not_depend_on_the_batch(backend: Backend) -> None:
 @pytest.fixture
 def twin_ops() -> Iterator[object]:
     yield emulated_ops()
-    emulated_ops().set_twin_options(0, 1, False)
-    emulated_ops().set_twin(0, 0)
-    emulated_ops().set_cuda_kernel("")
+    reset_emulator()
 
 
 def run_on_twin(twin: Twin, sms: int, inputs: Int4Inputs) -> torch.Tensor:
     """The caller needs the fixture twin_ops, which restores the emulator's settings."""
     ops = emulated_ops()
-    ops.set_twin(twin.arch, max(sms, CLUSTERS.get(twin.isa, 1)))
+    emulator().set_device(twin.arch, max(sms, CLUSTERS.get(twin.isa, 1)))
     ops.set_cuda_kernel(f"{OP}_{twin.isa}")
     i, data = inputs, inputs.pack(twin.int4_layout)
     out: torch.Tensor = ops.gemm_int4_int8(
@@ -228,9 +227,9 @@ def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin, twin_ops: obje
             with pytest.raises(ValueError, match="no CUDA kernel of this name"):
                 twin.gemm_int4_int8(limited)
             continue
-        emulated_ops().take_twin_report()
+        emulator().take_report()
         assert_equal(twin.gemm_int4_int8(limited), want, f"{max_sms} SMs")
-        assert json.loads(emulated_ops().take_twin_report())["most_blocks"] <= max_sms
+        assert emulator().take_report().most_blocks <= max_sms
 
 
 @TWINS
@@ -266,17 +265,16 @@ def test_floats_in_every_schedule(twin: Twin) -> None:
 @TWINS
 @pytest.mark.parametrize("scale", FLOAT_DTYPES, ids=dtype_name)
 def test_no_bank_conflicts(scale: torch.dtype, twin: Twin, twin_ops: object) -> None:
-    ops = emulated_ops()
     case = Int4Case("conflicts", 66, 128, 512, 48)
-    ops.take_twin_report()
-    ops.set_twin_options(0, 1, True)
+    emulator().take_report()
+    emulator().set_options(count_accesses=True)
     for zero in (torch.uint8, scale):
         run_on_twin(twin, TWIN_SMS, case.inputs(zero=zero, scale=scale, a_zero="token"))
-    sites = json.loads(ops.take_twin_report())["sites"]
-    assert {site["function"] for site in sites} >= (
+    sites = emulator().take_report().sites
+    assert {site.function for site in sites} >= (
         {"load_shared"} if twin.arch == 90 else {"load_shared", "ldmatrix"}
     )
-    assert [site for site in sites if site["wavefronts"] != site["fewest"]] == []
+    assert [site for site in sites if site.wavefronts != site.fewest] == []
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.backends import TWIN_SMS, emulated_ops
+from tests.support.backends import TWIN_SMS, emulated_ops, emulator
 from tests.support.cases import generator
 from tests.support.compare import assert_equal
 
@@ -28,13 +28,13 @@ KEPT: list[Any] = []  # tensors that stay, so that no other gets their address
 @pytest.fixture(autouse=True)
 def twin() -> Iterator[Any]:
     ops = emulated_ops()
-    ops.set_twin_options(0, 1, False)
-    ops.set_twin(90, next(NEW_SMS))
+    emulator().set_options()
+    emulator().set_device(90, next(NEW_SMS))
     try:
         yield ops
     finally:
         ops.set_cuda_kernel("")
-        ops.set_twin(0, 0)
+        emulator().set_device(0, 0)
 
 
 class Operands:
@@ -95,16 +95,16 @@ def maps(call: Callable[[], object]) -> int:
 def test_a_call_that_repeats_plans_nothing(op: str, twin: Any) -> None:
     operands, larger = Operands(), Operands(m=7)
     sms = next(NEW_SMS)
-    twin.set_twin(90, sms)
+    emulator().set_device(90, sms)
     first = operands.call(op)
     assert plans(lambda: operands.call(op)) == 0
     assert plans(lambda: larger.call(op)) == 1
     assert plans(lambda: operands.call(op, 3)) == 1
     # The emulator's devices 9.0 and 10.0 differ in nothing but their compute capability.
     for device in ((80, sms), (100, sms), (90, next(NEW_SMS))):
-        twin.set_twin(*device)
+        emulator().set_device(*device)
         assert plans(lambda: operands.call(op)) == 1
-    twin.set_twin(90, sms)
+    emulator().set_device(90, sms)
     again: list[torch.Tensor] = []
     assert plans(lambda: again.extend(operands.call(op))) == 0
     for got, want in zip(again, first, strict=True):
@@ -226,7 +226,7 @@ def test_threads_at_once_agree(twin: Any) -> None:
 
 @pytest.mark.parametrize("op", ["gemm_int8", "gemm_int4", "gemm_int4_int8"])
 def test_cpu_plans_are_found_again(op: str, twin: Any) -> None:
-    twin.set_twin(0, 0)
+    emulator().set_device(0, 0)
     operands, other = Operands(), Operands(m=211)
     operands.w4 = other.w4 = torch.ops.lamina.pack_int4(
         torch.ops.lamina.unpack_int4(operands.w4, N, K, "int4_tile"), "int4_rows"

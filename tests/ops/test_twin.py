@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from tests.support.backends import TWIN_SMS, Twin, emulated_ops, kernel_of, twin_parameters, twins
+from tests.support.backends import (
+    TWIN_SMS,
+    Twin,
+    emulated_ops,
+    emulator,
+    kernel_of,
+    probe,
+    reset_emulator,
+    twin_parameters,
+    twins,
+)
 from tests.support.cases import FLOAT_DTYPES, GemmCase, dtype_name, generator
 from tests.support.check import check_gemm, in_turn
 from tests.support.compare import assert_equal
@@ -25,18 +34,15 @@ KERNELS = twin_parameters("gemm_int8")
 
 def test_the_twin_is_built() -> None:
     """Without the emulator all its cases in the op tests would be missing unnoticed."""
-    assert emulated_ops() is not None, (
-        "lamina/_emu is missing: build with -DLAMINA_TWIN=ON, as make build does"
-    )
+    assert emulated_ops() is not None, "lamina/_emu is missing: build with -DLAMINA_TWIN=ON"
+    assert probe() is not None, "lamina/_probe is missing: install pybind11 and build again"
     assert KERNELS and twins("quantize_int8")
 
 
 @pytest.fixture(autouse=True)
 def no_twin_left_behind() -> Iterator[None]:
     yield
-    emulated_ops().set_twin_options(0, 1, False)
-    emulated_ops().set_twin(0, 0)
-    emulated_ops().set_cuda_kernel("")
+    reset_emulator()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -77,15 +83,15 @@ def test_gemm_has_no_bank_conflicts(twin: Twin, out_dtype: torch.dtype) -> None:
     ops = emulated_ops()
     inputs = GemmCase("conflicts", 130, 128, 512).inputs()
     packed = ops.pack_int8(inputs.w)
-    ops.take_twin_report()
-    ops.set_twin_options(0, 1, True)
-    ops.set_twin(twin.arch, TWIN_SMS)
+    emulator().take_report()
+    emulator().set_options(count_accesses=True)
+    emulator().set_device(twin.arch, TWIN_SMS)
     ops.set_cuda_kernel(f"gemm_int8_{twin.isa}")
     ops.gemm_int8(inputs.a, *packed, inputs.a_scale, inputs.w_scale, out_dtype=out_dtype)
-    sites = json.loads(ops.take_twin_report())["sites"]
-    assert {site["function"] for site in sites} >= {"load_shared"}
-    assert [site for site in sites if site["wavefronts"] != site["fewest"]] == []
-    in_boxes = any(site["file"].endswith("store_tma.cuh") for site in sites)
+    sites = emulator().take_report().sites
+    assert {site.function for site in sites} >= {"load_shared"}
+    assert [site for site in sites if site.wavefronts != site.fewest] == []
+    in_boxes = any(site.file.endswith("store_tma.cuh") for site in sites)
     assert in_boxes == (twin.arch == 90 and out_dtype == torch.bfloat16)
 
 
@@ -116,7 +122,7 @@ def test_rows_that_tma_cannot_fetch_go_to_another_kernel() -> None:
     ops, inputs = emulated_ops(), GemmCase("odd rows", 5, 40, 203).inputs()
     operands = (inputs.a, *ops.pack_int8(inputs.w), inputs.a_scale, inputs.w_scale)
     want = ops.gemm_int8(*operands)
-    ops.set_twin(90, TWIN_SMS)
+    emulator().set_device(90, TWIN_SMS)
     assert_equal(ops.gemm_int8(*operands), want)
     ops.set_cuda_kernel("gemm_int8_sm90a_m16")
     with pytest.raises(
@@ -129,7 +135,7 @@ def test_rows_that_tma_cannot_fetch_go_to_another_kernel() -> None:
 def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin) -> None:
     """Under the cap blocks loop until the work is done, at most one block for each SM, in every launch of
     both ops."""
-    ops, inputs = emulated_ops(), GemmCase("capped", 150, 140, 700).inputs(zero_point="token")
+    inputs = GemmCase("capped", 150, 140, 700).inputs(zero_point="token")
 
     def results(max_sms: int | None) -> list[torch.Tensor]:
         limited = dataclasses.replace(inputs, max_sms=max_sms)
@@ -139,18 +145,18 @@ def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin) -> None:
             *twin.gemm_quantized(limited, torch.tensor([0.05])),
         ]
 
-    ops.take_twin_report()
+    emulator().take_report()
     want = results(None)
-    assert json.loads(ops.take_twin_report())["most_blocks"] > 3
+    assert emulator().take_report().most_blocks > 3
     for max_sms in (1, 3):
         if max_sms == 1 and twin.isa in ("sm90a_m64", "sm90a_m128", "sm90a_m256"):  # clusters of two blocks
             with pytest.raises(ValueError, match=r"no CUDA kernel of this name .*, and 1 SM, "):
                 results(max_sms)
             continue
         got = results(max_sms)
-        report = json.loads(ops.take_twin_report())
-        assert report["launches"] >= 5
-        assert report["most_blocks"] <= max_sms
+        report = emulator().take_report()
+        assert report.launches >= 5
+        assert report.most_blocks <= max_sms
         for a, b in zip(got, want, strict=True):
             assert_equal(a, b, f"{max_sms} SMs")
 
@@ -158,12 +164,12 @@ def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin) -> None:
 def test_a_cap_on_sms_caps_the_blocks_that_add_splits() -> None:
     (twin,) = (twin for twin in twins("gemm_int8") if twin.isa == "sm80_m32")
     inputs = GemmCase("capped sums", 5, 100, 66000).inputs()
-    ops, limited = emulated_ops(), dataclasses.replace(inputs, max_sms=2)
-    ops.take_twin_report()
+    limited = dataclasses.replace(inputs, max_sms=2)
+    emulator().take_report()
     check_gemm(twin, limited, inputs.accumulated(), "capped", [torch.float32])
-    report = json.loads(ops.take_twin_report())
-    assert report["launches"] > 1
-    assert report["most_blocks"] == 2
+    report = emulator().take_report()
+    assert report.launches > 1
+    assert report.most_blocks == 2
 
 
 @pytest.mark.parametrize("max_sms", [1, 2, 131, 132, 10**12])
@@ -171,11 +177,11 @@ def test_some_kernel_fits_every_cap(max_sms: int) -> None:
     ops, inputs = emulated_ops(), GemmCase("capped", 40, 70, 300).inputs()
     operands = (inputs.a, *ops.pack_int8(inputs.w), inputs.a_scale, inputs.w_scale)
     want = torch.ops.lamina.gemm_int8(*operands)
-    ops.take_twin_report()
+    emulator().take_report()
     for arch in (80, 90, 120):
-        ops.set_twin(arch, 132)
+        emulator().set_device(arch, 132)
         assert_equal(ops.gemm_int8(*operands, max_sms=max_sms), want)
-    assert json.loads(ops.take_twin_report())["most_blocks"] <= max_sms
+    assert emulator().take_report().most_blocks <= max_sms
 
 
 def test_old_devices_are_refused() -> None:

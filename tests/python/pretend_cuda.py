@@ -173,7 +173,7 @@ def pretend_cuda() -> Iterator[torch.device]:
     try:
         # Autograd asks for the device guard as well; lamina is for inference.
         with (
-            emulated_gpu(emulated_ops(), 80, TWIN_SMS),
+            emulated_gpu(80, TWIN_SMS),
             torch.no_grad(),
             mock.patch.object(torch.cuda, "_lazy_init", lambda: None),
             _Mode(),

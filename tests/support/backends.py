@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import re
@@ -63,16 +64,11 @@ def kernel_of(plan: str) -> str:
 class EmulatedOps:
     """torch.ops.lamina_emu; while it plays a GPU, its calls count against the budgets of their ops."""
 
-    plays_gpu = False
-
-    def set_twin(self, arch: int, sms: int) -> None:
-        torch.ops.lamina_emu.set_twin(arch, sms)
-        self.plays_gpu = arch > 0
-
     def __getattr__(self, name: str) -> Any:
         call = getattr(torch.ops.lamina_emu, name)
-        is_op = not name.startswith(("set_", "take_"))
-        return functools.partial(budget.spend, name, call) if self.plays_gpu and is_op else call
+        plays_gpu = probe() is not None and probe().emulator.has_device()
+        is_op = not name.startswith("set_")
+        return functools.partial(budget.spend, name, call) if plays_gpu and is_op else call
 
 
 @functools.cache
@@ -83,6 +79,32 @@ def emulated_ops() -> Any:
     except ImportError:
         return None
     return EmulatedOps()
+
+
+@functools.cache
+def probe() -> Any:
+    """lamina._probe (tests/probe), or None if this build has none: it needs pybind11."""
+    try:
+        return importlib.import_module("lamina._probe")
+    except ModuleNotFoundError:
+        return None
+
+
+NO_PROBE = "this build has no lamina/_probe (pip install pybind11, then build with -DLAMINA_TWIN=ON)"
+
+
+def emulator() -> Any:
+    """How CUDA kernels run in emulated_ops(), and reports of what ran; skips the test without probe()."""
+    if probe() is None:
+        pytest.skip(NO_PROBE)
+    return probe().emulator
+
+
+def reset_emulator() -> None:
+    """No device, no forced kernel, default options."""
+    emulator().set_options()
+    emulator().set_device(0, 0)
+    emulated_ops().set_cuda_kernel("")
 
 
 @dataclass(frozen=True)
@@ -226,7 +248,7 @@ class Twin(CudaKernel):
 
     @contextmanager
     def active(self) -> Iterator[Any]:
-        with emulated_gpu(self.ops, self.arch, self.sms, self.seed), super().active() as ops:
+        with emulated_gpu(self.arch, self.sms, self.seed), super().active() as ops:
             yield ops
 
 
@@ -262,7 +284,7 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine 
 
 def twins(op: str) -> list[Backend]:
     """Every CUDA kernel of `op` on the emulator, or none; LAMINA_TWIN_SEED chooses the schedule."""
-    return [] if emulated_ops() is None else _twins(op)
+    return [] if probe() is None else _twins(op)
 
 
 def _twins(op: str) -> list[Backend]:
@@ -275,7 +297,7 @@ def twin_parameters(op: str, arch: int | None = None, stores: bool = False) -> l
 
     stores: those that do not stand for the code that stores are slow.
     """
-    marks = [] if emulated_ops() is not None else [pytest.mark.skip(reason="this build has no twin")]
+    marks = [] if probe() is not None else [pytest.mark.skip(reason=NO_PROBE)]
     slow = [pytest.mark.slow] if stores else []
     return [
         pytest.param(twin, id=str(twin), marks=marks + slow * (twin.isa not in STANDS_FOR_STORES[op]))
