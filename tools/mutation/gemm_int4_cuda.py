@@ -146,7 +146,7 @@ MUTANTS = (
         "csrc/ops/gemm_int4/cuda/sm80.cuh",
         "p.a_stride * 2 * kRowsPerPass,",
         "static_cast<int32_t>(p.a_stride * 2 * kRowsPerPass),",
-        ("tests/ops/test_large.py", "-k", "gemm_int4- and twin"),
+        ("tests/ops/test_large.py", "-k", "gemm_int4- and emulator"),
     ),
     Mutant(
         "int4 groups: a group of one slice less",
