@@ -52,7 +52,7 @@ class CMakeBuild(build_ext):
             "cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython_EXECUTABLE={sys.executable}", f"-DTORCH_ROOT={Path(torch.__file__).parent}",
             f"-DLAMINA_OUTPUT={output}", f"-DLAMINA_VERSION={self.distribution.get_version()}",
-            f"-DLAMINA_TWIN={for_tests}", f"-DLAMINA_EMULATED={for_tests}", "-DLAMINA_CUDA=AUTO",
+            f"-DLAMINA_EMULATOR={for_tests}", f"-DLAMINA_SIMDE={for_tests}", "-DLAMINA_CUDA=AUTO",
             *os.environ.get("LAMINA_CMAKE_ARGS", "").split(),
         ]  # fmt: skip
         subprocess.run([str(part) for part in configure], check=True)

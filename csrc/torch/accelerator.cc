@@ -6,7 +6,7 @@
 
 #include "torch/cuda_stream.h"
 
-#if defined(LAMINA_TWIN)
+#if defined(LAMINA_EMULATOR)
 #include "device/emu/executor.h"
 #endif
 
@@ -52,7 +52,7 @@ std::optional<Accelerator> accelerator_of(std::initializer_list<Argument> argume
     require(&other.tensor == &first.tensor || other.tensor.device() == device, other.op, other.name,
             " is on ", DeviceText{other.tensor}, ", ", first.name, " on ", DeviceText{first.tensor},
             "; both must be on one device");
-#if defined(LAMINA_TWIN)
+#if defined(LAMINA_EMULATOR)
   if (dev::emu::device().compute_capability == 0) return std::nullopt;
   return Accelerator{dev::emu::device(), nullptr, only_kernel, std::nullopt};
 #else

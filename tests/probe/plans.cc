@@ -18,7 +18,7 @@ namespace {
 
 using namespace gemm;
 
-// What planners ask of an op.
+// An op as planners see it.
 struct Op {
   const char* name;
   Status (*check)(const Problem&);

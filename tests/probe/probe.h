@@ -1,4 +1,4 @@
-// What each file of lamina/_probe adds to the module.
+// The parts of the module lamina/_probe, one for each file.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.probe.strategies import groups
 from tests.support.backends import NO_PROBE, probe
 
 if probe() is None:
@@ -43,12 +44,6 @@ class Call:
 
     def plan(self, planner: Any = cpu.plan) -> Any:
         return planner(self.op, self.problem, self.isa, self.l2_bytes, self.threads)
-
-
-def groups(op: str) -> st.SearchStrategy[int]:
-    return (
-        st.sampled_from((0, 128)) if op == "gemm_int8" else st.integers(1, 80).map(lambda steps: 16 * steps)
-    )
 
 
 def calls(sizes: st.SearchStrategy[tuple[int, int, int]]) -> st.SearchStrategy[Call]:
@@ -140,7 +135,7 @@ def test_kernels_ascend_and_are_named_after_their_isa(op: str) -> None:
 
 @given(call=calls(SMALL))
 def test_the_newest_kernel_that_may_is_chosen(call: Call) -> None:
-    """Of an instruction set in use, for so many rows, with groups that it can cut."""
+    """A kernel may if its instruction set is in use, and it takes so few rows and such groups."""
     usable = [
         kernel
         for kernel in cpu.kernels(call.op)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.probe.strategies import groups
 from tests.support.backends import NO_PROBE, probe
 
 if probe() is None:
@@ -60,16 +61,13 @@ def calls(m: int, n: int, k: int) -> st.SearchStrategy[Call]:
     """Sizes from 1 to these; k from 0."""
 
     def of(op: str) -> st.SearchStrategy[Call]:
-        group = (
-            st.sampled_from((0, 128)) if op == OPS[0] else st.integers(1, 80).map(lambda steps: 16 * steps)
-        )
         return st.builds(
             Call,
             st.just(op),
             st.integers(1, m),
             st.integers(1, n),
             st.integers(0, k),
-            group,
+            groups(op),
             st.sampled_from((80, 86, 89, 90, 100, 120)),
             st.integers(1, 160),
             st.integers(1, 160) | st.just(ALL_SMS),
@@ -130,7 +128,7 @@ def test_partial_sums_are_bounded(call: Call) -> None:
 
 @given(call=SIZES)
 def test_no_forced_kernel_is_expected_to_be_faster(call: Call) -> None:
-    """Of the same arch: sums in floating point may not go to another."""
+    """Kernels of another arch do not count: sums in floating point may not go there."""
     best = call.plan()
     for kernel in cuda.kernels(call.op, call.problem):
         forced = replace(call, only=kernel.name).plan()
@@ -140,7 +138,7 @@ def test_no_forced_kernel_is_expected_to_be_faster(call: Call) -> None:
 
 @given(call=calls(1200, 1200, 9000))
 def test_every_output_and_every_step_is_in_exactly_one_tile(call: Call) -> None:
-    """Of the kernels that take tile after tile."""
+    """This is about persistent kernels, whose blocks take tile after tile."""
     persistent = [k for k in cuda.kernels(call.op, call.problem) if k.is_persistent]
     for kernel in persistent:
         plan = replace(call, capability=90, sms=132, max_sms=ALL_SMS, a_alignment=16, only=kernel.name).plan()

@@ -139,7 +139,7 @@ MUTANTS = (
         "csrc/ops/gemm_int4_int8/cuda/pack_activations.cu",
         "args.a + i * args.a_stride",
         "args.a + static_cast<int32_t>(i * args.a_stride)",
-        ("tests/ops/test_large.py", "-k", "gemm_int4_int8 and twin"),
+        ("tests/ops/test_large.py", "-k", "gemm_int4_int8 and emulator"),
     ),
     Mutant(
         "int4_int8 cuda, reduce: the first column's scale",
@@ -174,7 +174,7 @@ MUTANTS = (
         "csrc/ops/gemm_int4_int8/cuda/reduce.cu",
         "kNoSum);",
         "0.0f);",
-        ("tests/ops/test_zeros.py", "-k", "gemm_int4_int8 and twin"),
+        ("tests/ops/test_zeros.py", "-k", "gemm_int4_int8 and emulator"),
     ),
     Mutant(
         "reduce, int4_int8: gate dropped",
@@ -223,6 +223,6 @@ MUTANTS = (
         "csrc/ops/gemm_int4_int8/cuda/sm80.cuh",
         "end_k_chunk.clear(empty_sum(args.p.problem.k));",
         "end_k_chunk.clear(0.0f);",
-        ("tests/ops/test_zeros.py", "-k", "gemm_int4_int8 and twin"),
+        ("tests/ops/test_zeros.py", "-k", "gemm_int4_int8 and emulator"),
     ),
 )

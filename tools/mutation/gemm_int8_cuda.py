@@ -5,12 +5,12 @@ from __future__ import annotations
 from tools.mutation.mutant import Mutant
 
 GEMM_INT8_GROUPS = ("tests/ops/test_gemm_int8_groups.py",)
-TWIN_TWIN_AND_CAP_OR_SMS_OR_THE_SAME_IN_EVERY_BATCH_ = (
-    "tests/ops/test_twin.py",
+CAPPED = (
+    "tests/ops/test_emulator.py",
     "tests/ops/test_quantize_int8.py",
     "tests/ops/test_gemm_int8.py",
     "-k",
-    "twin and (cap or sms or the_same_in_every_batch)",
+    "emulator and (cap or sms or the_same_in_every_batch)",
 )
 
 MUTANTS = (
@@ -19,21 +19,21 @@ MUTANTS = (
         "csrc/ops/gemm_int8/cuda/mark_nan_rows.cu",
         "dev::block_sync();  // all threads have read the warps' results",
         "{}",
-        TWIN_TWIN_AND_CAP_OR_SMS_OR_THE_SAME_IN_EVERY_BATCH_,
+        CAPPED,
     ),
     Mutant(
         "mark_nan_rows: bytes behind the last word not searched",
         "csrc/ops/gemm_int8/cuda/mark_nan_rows.cu",
         "j = in_words + dev::thread_index()",
         "j = (in_words > 0 ? n : 0) + dev::thread_index()",
-        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "twin and quantized"),
+        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "emulator and quantized"),
     ),
     Mutant(
         "mark_nan_rows: words searched for 127",
         "csrc/ops/gemm_int8/cuda/mark_nan_rows.cu",
         "bytes ^ 0x01010101u",
         "~bytes ^ 0x01010101u",
-        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "twin and quantized"),
+        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "emulator and quantized"),
     ),
     Mutant(
         "reduce, gemm_int8: gate dropped",
@@ -47,7 +47,7 @@ MUTANTS = (
         "csrc/ops/gemm_int8/cuda/run.cc",
         "launch_mark_nan_rows(p.quantize, plan.max_blocks(), stream)",
         "launch_mark_nan_rows(p.quantize, 1 << 30, stream)",
-        ("tests/ops/test_twin.py", "-k", "cap"),
+        ("tests/ops/test_emulator.py", "-k", "cap"),
     ),
     Mutant(
         "sm80: halves of k swapped in b",
@@ -118,7 +118,7 @@ MUTANTS = (
         "csrc/ops/gemm_int8/cuda/sm80_groups.cuh",
         "const int bytes = n0 + t < p.problem.n ? 4 : 0; const int64_t j = bytes > 0 ? n0 + t : 0;",
         "const int bytes = 4; const int64_t j = n0 + t;",
-        ("tests/ops/test_gemm_int8_groups.py", "-k", "sm80 and twin"),
+        ("tests/ops/test_gemm_int8_groups.py", "-k", "sm80 and emulator"),
     ),
     Mutant(
         "sm90a: a stage is used before its copies have landed",

@@ -13,7 +13,7 @@ from lamina import _library
 from lamina.ops.registration import register_fakes
 
 
-def load_emulated() -> None:
+def load_emulator() -> None:
     """Registers torch.ops.lamina_emu.*: the ops on emulated instruction sets and on an emulated GPU.
 
     Raises ImportError where the test library is not built. Emulated instruction sets need SIMDe (Debian's
