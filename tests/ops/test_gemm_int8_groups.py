@@ -29,7 +29,7 @@ from tests.support.compare import assert_equal, assert_within
 GROUP = reference.GROUP
 BACKENDS = pytest.mark.parametrize("backend", grouped_backends())
 STORES = pytest.mark.parametrize("backend", grouped_backends(stores=True))
-EMULATED = emulator_parameters("gemm_int8_grouped")
+SIMDE = emulator_parameters("gemm_int8_grouped")
 
 CASES = (
     GemmCase("smallest", 1, 1, 1),
@@ -204,7 +204,7 @@ def emulator_is_reset() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("case", [BY_NAME["ragged_everywhere"], BY_NAME["segments"]], ids=str)
-@pytest.mark.parametrize("emulated", EMULATED)
+@pytest.mark.parametrize("emulated", SIMDE)
 def test_exact_under_every_schedule(emulated: EmulatedKernel, case: GemmCase) -> None:
     inputs = grouped(case, zero_point="token", bias=torch.float16)
     want = inputs.expected_bits(inputs.accumulated(), torch.float32)
@@ -214,7 +214,7 @@ def test_exact_under_every_schedule(emulated: EmulatedKernel, case: GemmCase) ->
 
 @pytest.mark.usefixtures("emulator_is_reset")
 @pytest.mark.parametrize("out_dtype", [torch.float32, torch.float16], ids=dtype_name)
-@pytest.mark.parametrize("emulated", EMULATED)
+@pytest.mark.parametrize("emulated", SIMDE)
 def test_no_bank_conflicts(emulated: EmulatedKernel, out_dtype: torch.dtype) -> None:
     ops, inputs = emu_ops(), grouped(GemmCase("conflicts", 130, 128, 2048), zero_point="token")
     packed = ops.pack_int8(inputs.w, GROUP)
@@ -229,7 +229,7 @@ def test_no_bank_conflicts(emulated: EmulatedKernel, out_dtype: torch.dtype) -> 
     assert [site for site in sites if site.wavefronts != site.fewest] == []
 
 
-@pytest.mark.parametrize("emulated", EMULATED)
+@pytest.mark.parametrize("emulated", SIMDE)
 def test_a_cap_on_sms_caps_blocks_and_changes_nothing(emulated: EmulatedKernel) -> None:
     inputs = grouped(GemmCase("capped", 150, 140, 2100), zero_point="token")
     emulator().take_report()

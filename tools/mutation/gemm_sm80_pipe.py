@@ -6,12 +6,12 @@ from tools.mutation.mutant import Mutant
 
 GEMM_INT4_CUDA = ("tests/ops/test_gemm_int4_cuda.py",)
 GEMM_INT4_INT8_CUDA = ("tests/ops/test_gemm_int4_int8_cuda.py",)
-TWIN_CAPPED = (
-    "tests/ops/test_twin.py",
+CAPPED = (
+    "tests/ops/test_emulator.py",
     "tests/ops/test_quantize_int8.py",
     "tests/ops/test_gemm_int8.py",
     "-k",
-    "twin and (cap or sms or the_same_in_every_batch)",
+    "emulator and (cap or sms or the_same_in_every_batch)",
 )
 
 MUTANTS = (
@@ -41,7 +41,7 @@ MUTANTS = (
         "csrc/gemm/cuda/sm80_pipe.cuh",
         "unit < args.units.count; unit += stride",
         "unit + 1 < args.units.count + (unit < stride); unit += stride",
-        TWIN_CAPPED,
+        CAPPED,
     ),
     Mutant(
         "sm80 pipe: splits overlap by a step",
@@ -86,6 +86,6 @@ MUTANTS = (
         "csrc/gemm/cuda/sm80_pipe.cuh",
         "return args.row_bytes() * kRowsPerPass;",
         "return static_cast<int32_t>(args.row_bytes() * kRowsPerPass);",
-        ("tests/ops/test_large.py", "-k", "gemm_int4- and twin"),
+        ("tests/ops/test_large.py", "-k", "gemm_int4- and emulator"),
     ),
 )

@@ -216,6 +216,7 @@ void check_quantised(const Case& c) {
     Exact<float> out(c.m * c.n);
     Exact<uint8_t> workspace(gemm_int4_int8::workspace_bytes(c.problem(), plan));
     auto params = inputs.params<gemm_int4_int8::Params>(out);
+    params.has_floats = true;
     params.floats = a.data();
     params.floats_dtype = dtype;
     CHECK(gemm_int4_int8::run_cuda(params, plan, workspace.data(), nullptr).is_ok());
