@@ -18,7 +18,7 @@ import pytest
 from tests.support.backends import ROOT
 
 # How many such sentences each folder still has. Whoever mends some lowers the number; 0 is the aim.
-LIMITS = {"csrc": 6, "python": 0, "bench": 0, "tests": 0, "tools": 0, "docs": 0, ".": 0}
+LIMITS = {"csrc": 0, "python": 0, "bench": 0, "tests": 0, "tools": 0, "docs": 0, ".": 0}
 CPP = {".h", ".cc", ".cu", ".cuh", ".inc", ".c"}
 
 
