@@ -134,6 +134,7 @@ def test_kernels_ascend_and_are_named_after_their_isa(op: str) -> None:
 
 
 @given(call=calls(SMALL))
+@example(Call("gemm_int4_int8", 64, 64, 96, 48, "amx_int8"))  # two groups
 def test_the_newest_kernel_that_may_is_chosen(call: Call) -> None:
     """A kernel may if its instruction set is in use, and it takes so few rows and such groups."""
     usable = [

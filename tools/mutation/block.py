@@ -86,11 +86,13 @@ MUTANTS = (
         "csrc/block/tile_order.cuh",
         "const int64_t first_step = split * split_steps,",
         "const int64_t first_step = split * (split_steps - 1),",
+        ("tests/probe/test_cuda_plans.py",),
     ),
     Mutant(
         "sm90a: a tile of the last band twice",
         "csrc/block/tile_order.cuh",
         "height = left < kBand ? left : kBand;",
         "height = kBand;",
+        ("tests/probe/test_cuda_plans.py",),
     ),
 )

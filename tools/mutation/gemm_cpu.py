@@ -73,6 +73,7 @@ MUTANTS = (
         "csrc/gemm/cpu/blocking.cc",
         "std::min(m_begin + block_m, m)",
         "std::min(m_begin + block_m - (m_begin > 0), m)",
+        ("tests/probe/test_cpu_plans.py",),
     ),
     Mutant(
         "pack_bytes: the last four k of a row are read whole",

@@ -114,14 +114,14 @@ MUTANTS = (
         "csrc/gemm/cuda/plan.cc",
         "each * (chunk_k / kernel.step_k),",
         "each * (chunk_k / kernel.step_k) - 1,",
-        GEMM_INT4_CUDA,
+        ("tests/probe/test_cuda_plans.py",),
     ),
     Mutant(
         "plan: k is split within a k chunk",
         "csrc/gemm/cuda/plan.cc",
         "rule.chunk_k > 0 ? rule.chunk_k : kernel.step_k",
         "kernel.step_k",
-        GEMM_INT8_GROUPS,
+        ("tests/probe/test_cuda_plans.py",),
     ),
     Mutant(
         "host: the forced kernel is not in the key",
