@@ -18,8 +18,9 @@ BUILT := $(VENV)/.built
 # What the demo needs where nothing is there yet and no GPU is: its own packages, and the CPU half of the library.
 READY_FOR_DEMO := $(VENV)/.ready_for_demo
 CPU_BUILT := $(VENV)/.cpu_built
-CPU_HALF := -DLAMINA_CUDA=OFF -DLAMINA_TWIN=OFF -DLAMINA_EMULATED=OFF
-SOURCES := setup.py pyproject.toml $(shell find CMakeLists.txt cmake csrc -type f 2>/dev/null)
+CPU_HALF := -DLAMINA_CUDA=OFF -DLAMINA_EMULATOR=OFF -DLAMINA_SIMDE=OFF
+SOURCES := setup.py pyproject.toml $(wildcard tests/probe/*.cc tests/probe/*.h tests/probe/*.txt) \
+	$(shell find CMakeLists.txt cmake csrc -type f 2>/dev/null)
 CXX_FILES = $(shell find csrc tests bench -type f \( -name '*.h' -o -name '*.cc' -o -name '*.c' -o -name '*.cu' -o -name '*.cuh' \))
 
 FORCE:
@@ -71,6 +72,7 @@ test: build
 
 test-all: build
 	$(RUN) $(PY) -m pytest -m "" $(PARALLEL) $(ARGS)
+	$(RUN) $(PY) -m pytest --hypothesis-profile=long $(PARALLEL) tests/probe
 
 mutants: build
 	$(RUN) $(PY) -m tools.mutants $(ARGS)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.resolve()
 
 
 class CMakeExtension(Extension):
-    """lamina/_C. The same CMake build makes lamina/_emu, for tests, in a development install."""
+    """lamina/_C. The same CMake build makes the libraries of the tests, in a development install."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, sources=[], py_limited_api=True)
@@ -52,13 +52,14 @@ class CMakeBuild(build_ext):
             "cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython_EXECUTABLE={sys.executable}", f"-DTORCH_ROOT={Path(torch.__file__).parent}",
             f"-DLAMINA_OUTPUT={output}", f"-DLAMINA_VERSION={self.distribution.get_version()}",
-            f"-DLAMINA_TWIN={for_tests}", f"-DLAMINA_EMULATED={for_tests}", "-DLAMINA_CUDA=AUTO",
+            f"-DLAMINA_EMULATOR={for_tests}", f"-DLAMINA_SIMDE={for_tests}", "-DLAMINA_CUDA=AUTO",
             *os.environ.get("LAMINA_CMAKE_ARGS", "").split(),
         ]  # fmt: skip
         subprocess.run([str(part) for part in configure], check=True)
         subprocess.run(["cmake", "--build", str(build)], check=True)
-        if self.is_development and (output / "_emu.abi3.so").exists():
-            install(output / "_emu.abi3.so", ROOT / "python" / "lamina" / "_emu.abi3.so")
+        if self.is_development:
+            for library in output.glob("*.so"):
+                install(library, ROOT / "python" / "lamina" / library.name)
         return output / name
 
 

@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--minutes", type=float, default=8.0, help="for all stages (default: 8)")
     made.add_argument("--build", action="store_true", help="build this checkout even if it has a library")
     made.add_argument(
-        "--dry-run", action="store_true", help="rehearse without a GPU: few kernels on the host twin"
+        "--dry-run", action="store_true", help="rehearse without a GPU: few kernels on the emulator"
     )
     return made
 

@@ -1,6 +1,6 @@
-"""Host time of a call: python bench/host_time.py [--device twin|cuda|cpu] [--m 1 --n 576 --k 576] [--json F].
+"""Host time of a call: python bench/host_time.py [--device emulator|cuda|cpu] [--m 1 --n 576 ...] [--json F].
 
-twin   The library for tests with its kernels left out, as compute capability 9.0 with 132 SMs: all that
+emulator   The library for tests with its kernels left out, as compute capability 9.0 with 132 SMs: all that
        lamina's host code does. Not in it is what CUDA's runtime and driver do: launches, the encoding of
        tensor maps, the device guard, the lookup of the stream.
 cuda   Calls that go to the queue of a GPU, which is empty when a sample begins and never fills.
@@ -39,12 +39,12 @@ from bench import instructions, machine
 from bench.results_file import ROW_KEYS, Row, save
 from bench.table import Table, cell, make_printer
 from bench.timing import MIN_SAMPLES, Timing
-from lamina.testing import emulated_gpu, load_emulated
+from lamina.testing import emulated_gpu, load_emulator
 
 OPS = ("gemm_int8", "gemm_int8_quantized", "gemm_int4", "gemm_int4_int8", "quantize_int8")
 DISPATCH = "dispatch_only"
 WAYS = ("same again", "other plan", "other weight")
-TWIN = (90, 132)
+EMULATED_DEVICE = (90, 132)
 NEW_CAP = 1_000_000  # apart, the caps of ops that share plans
 OTHERS = 4096  # weights in turn: more than a thread remembers
 ALIGNMENT = 128  # bytes between the weights that are called in turn
@@ -70,7 +70,7 @@ class Shape:
 
 
 def make_call(op: str, ops: Any, shape: Shape, device: str) -> Call:
-    """`op` with operands on `device`; the twin's are on the CPU."""
+    """`op` with operands on `device`; the emulator's are on the CPU."""
     place = "cuda" if device == "cuda" else "cpu"
     layout = "int4_rows" if device == "cpu" else "int4_tile"
     m, n, k, group = shape.m, shape.n, shape.k, shape.group
@@ -137,10 +137,10 @@ def subjects(op: str, ops: Any, shape: Shape, device: str) -> dict[str, Callable
 @contextmanager
 def calls_on(device: str, shape: Shape) -> Iterator[tuple[dict[Key, Callable[[], object]], Any]]:
     """The timed calls, and the ops."""
-    load_emulated()
+    load_emulator()
     emulated = torch.ops.lamina_emu
-    ops = emulated if device == "twin" else torch.ops.lamina
-    with emulated_gpu(emulated, *TWIN, run_kernels=False) if device == "twin" else nullcontext():
+    ops = emulated if device == "emulator" else torch.ops.lamina
+    with emulated_gpu(*EMULATED_DEVICE, run_kernels=False) if device == "emulator" else nullcontext():
         yield (
             {
                 (op, way): call
@@ -243,8 +243,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="bench/host_time.py"
     )
-    default = "cuda" if torch.cuda.is_available() else "twin"
-    made.add_argument("--device", choices=("twin", "cuda", "cpu"), default=default)
+    default = "cuda" if torch.cuda.is_available() else "emulator"
+    made.add_argument("--device", choices=("emulator", "cuda", "cpu"), default=default)
     for name, value in (("m", 1), ("n", 576), ("k", 576), ("group", 64)):
         made.add_argument(f"--{name}", type=int, default=value)
     made.add_argument("--samples", type=int, default=2 * MIN_SAMPLES, help="of each call, interleaved")
@@ -263,7 +263,7 @@ def problem(wanted: argparse.Namespace) -> str | None:
     if wanted.device == "cuda" and wanted.instructions:
         return "--instructions: not allowed with --device cuda"
     if wanted.device == "cuda" and not torch.cuda.is_available():
-        return "--device: got 'cuda', but torch sees no CUDA device; allowed here: twin, cpu"
+        return "--device: got 'cuda', but torch sees no CUDA device; allowed here: emulator, cpu"
     if wanted.instructions and not shutil.which("valgrind"):
         return "--instructions: valgrind is not installed"
     return None

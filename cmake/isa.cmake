@@ -5,11 +5,12 @@ set(LAMINA_ISA_FLAGS_avx2 -mavx2 -mfma)
 set(LAMINA_ISA_FLAGS_avx512_vnni -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mprefer-vector-width=512)
 set(LAMINA_ISA_FLAGS_amx_int8 ${LAMINA_ISA_FLAGS_avx512_vnni} -mamx-tile -mamx-int8)
 
-# Emulated: these files may use nothing beyond AVX2, and SIMDe is not written for our warnings.
-set(LAMINA_EMULATED_FLAGS -mavx2 -mfma -O2 -Wno-conversion -Wno-error)
+# With SIMDe these files may use nothing beyond AVX2. SIMDe is not written for our warnings.
+set(LAMINA_SIMDE_FLAGS -mavx2 -mfma -O2 -Wno-conversion -Wno-error)
 
-# lamina_isa_sources(TARGET EMULATE): adds ops/*/cpu/*.cc of the current source directory with their flags.
-function(lamina_isa_sources target emulate)
+# lamina_isa_sources(TARGET ISAS): adds ops/*/cpu/*.cc of the current source directory with their flags. The files of the
+# instruction sets in ISAS use SIMDe.
+function(lamina_isa_sources target simde_isas)
   set(isas generic)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     list(APPEND isas avx2 avx512_vnni amx_int8)
@@ -21,9 +22,9 @@ function(lamina_isa_sources target emulate)
     endif()
     add_library(${target}_${isa} OBJECT ${sources})
     target_link_libraries(${target}_${isa} PRIVATE lamina_flags)
-    if(emulate AND isa IN_LIST LAMINA_EMULATED_ISAS)
-      target_compile_definitions(${target}_${isa} PRIVATE LAMINA_EMULATE)
-      target_compile_options(${target}_${isa} PRIVATE ${LAMINA_EMULATED_FLAGS})
+    if(isa IN_LIST simde_isas)
+      target_compile_definitions(${target}_${isa} PRIVATE LAMINA_USE_SIMDE)
+      target_compile_options(${target}_${isa} PRIVATE ${LAMINA_SIMDE_FLAGS})
     else()
       target_compile_options(${target}_${isa} PRIVATE ${LAMINA_ISA_FLAGS_${isa}})
     endif()

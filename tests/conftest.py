@@ -20,6 +20,8 @@ settings.register_profile(
     max_examples=60,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+# The properties of tests/probe take microseconds: make test-all tries more examples of them.
+settings.register_profile("long", settings.get_profile("lamina"), max_examples=3000)
 settings.load_profile("lamina")
 
 

@@ -36,16 +36,16 @@ TESTS = (
     "tests/ops/test_gemm_int8_exact.py",
     "tests/ops/test_gemm_int8_epilogue.py",
     "-k",
-    "not twin",
+    "not emulator",
 )
 # Where a CUDA kernel changed.
-TWIN_TESTS = (
+EMULATOR_TESTS = (
     "tests/ops/test_quantize_int8.py",
     "tests/ops/test_gemm_int8.py",
     "tests/ops/test_gemm_int8_epilogue.py",
-    "tests/ops/test_twin.py",
+    "tests/ops/test_emulator.py",
     "-k",
-    "twin",
+    "emulator",
 )
 BIN = Path(sys.executable).parent
 TEST_SECONDS = 600
@@ -106,7 +106,7 @@ class Workshop:
             "cmake", "-S", self.tree, "-B", self.build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython_EXECUTABLE={sys.executable}", f"-DTORCH_ROOT={torch_root}",
             f"-DLAMINA_OUTPUT={self.tree / 'python' / 'lamina'}", "-DLAMINA_CUDA=OFF",
-            "-DLAMINA_TWIN=ON", f"-DLAMINA_EMULATED={'ON' if is_missing == 'True' else 'OFF'}",
+            "-DLAMINA_EMULATOR=ON", f"-DLAMINA_SIMDE={'ON' if is_missing == 'True' else 'OFF'}",
         )  # fmt: skip
         return "" if result.returncode == 0 else result.stdout
 
@@ -151,7 +151,7 @@ class Workshop:
 
 def selection(mutant: Mutant) -> tuple[str, ...]:
     """The arguments of pytest that choose the tests which must catch a mutant."""
-    return mutant.tests or (TWIN_TESTS if "/cuda/" in mutant.file else TESTS)
+    return mutant.tests or (EMULATOR_TESTS if "/cuda/" in mutant.file else TESTS)
 
 
 def git(*arguments: str) -> str:
@@ -181,7 +181,7 @@ def open_workshops(folder: Path, count: int, has_passed: bool) -> SimpleQueue[Wo
     for shop in shops:  # the first uses every core, the next ones find its objects in ccache
         if errors := shop.configure() or shop.compile():
             raise SystemExit(f"mutants: the unchanged tree does not build\n{errors[-4000:]}")
-    for tests in () if has_passed else (TESTS, TWIN_TESTS):
+    for tests in () if has_passed else (TESTS, EMULATOR_TESTS):
         if (clean := shops[0].test(tests, "-n", str(count), "--dist", "worksteal")).caught:
             raise SystemExit(f"mutants: the unchanged tree already fails: {clean.by}")
     free: SimpleQueue[Workshop] = SimpleQueue()

@@ -35,7 +35,7 @@ class Gpu:
     missing: tuple[str, ...] = field(default=(), compare=False)  # of PACKAGES
 
 
-PRETENDED = Gpu("pretended", "twin")
+PRETENDED = Gpu("pretended", "emulator")
 # This environment variable, set to this module, makes the stages run on a pretended GPU: see target.py.
 TARGET_VARIABLE, REHEARSAL = "LAMINA_GPU_TARGET", "bench.gpu.rehearsal"
 

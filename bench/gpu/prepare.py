@@ -86,7 +86,7 @@ def prepare(folder: Path, *, build: bool, archs: Sequence[str] = ARCHS) -> None:
             f"the library of this checkout has no code for {', '.join(lacking)}: build it anew with --build"
         )
     shutil.rmtree(package, ignore_errors=True)
-    # Copy the twin too, so that a rehearsal can use the same folder as the run on the GPU.
+    # Copy the emulator too, so that a rehearsal can use the same folder as the run on the GPU.
     leave = shutil.ignore_patterns("__pycache__", "*.new")
     shutil.copytree(source / "lamina", package / "lamina", ignore=leave)
     for arch in archs:

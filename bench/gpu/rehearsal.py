@@ -1,4 +1,4 @@
-"""The pretended GPU of gpu_check.py --dry-run: kernels run on the twin, benchmarks on the CPU.
+"""The pretended GPU of gpu_check.py --dry-run: kernels run on the emulator, benchmarks on the CPU.
 
 A rehearsal takes few kernels and tiny problems. It shows that the stages work; its numbers mean nothing.
 """
@@ -97,18 +97,18 @@ class Rehearsal(Target):
     problems = ((5, 19, 70),)
 
     def library_problem(self, info: dict[str, Any]) -> str:
-        from tests.support.backends import emulated_ops
+        from tests.support.backends import emu_ops
 
-        return "this build has no twin (CMake's LAMINA_TWIN)" if emulated_ops() is None else ""
+        return "this build has no emulator (CMake's LAMINA_EMULATOR)" if emu_ops() is None else ""
 
     def kernels(self) -> list[tuple[str, str]]:
         return [key for key in super().kernels() if key in KERNELS]
 
     def backend(self, op: str, kernel: str) -> Any:
-        from tests.support.backends import Twin, emulated_ops
+        from tests.support.backends import EmulatedKernel, emu_ops
 
-        emulated_ops()  # loads the library
-        return Twin(kernel, True, op)
+        emu_ops()  # loads the library
+        return EmulatedKernel(kernel, True, op)
 
     def refusal(self, backend: Any) -> str:
         return ""
@@ -117,7 +117,7 @@ class Rehearsal(Target):
         return True
 
     def prepare_tests(self) -> None:
-        """Gives the tests twins of the few kernels as GPU backends, with the marker and the ids of a GPU."""
+        """Gives the tests a few kernels on the emulator as GPU backends, with a GPU's marker and ids."""
         import pytest
 
         from tests.support import backends

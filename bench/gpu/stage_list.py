@@ -139,13 +139,14 @@ def make_stages(wanted: Namespace, gpu: Gpu, work: Path) -> list[Stage]:
 
 
 def _host_time(prebuilt: Path | None, gpu: Gpu, work: Path, env: dict[str, str]) -> Stage:
-    device = "twin" if gpu == PRETENDED else "cuda"
+    device = "emulator" if gpu == PRETENDED else "cuda"
     command = (
         *(sys.executable, "bench/host_time.py"),
         *("--device", device, "--json", str(work / "host_time.json")),
     )
-    twin = library_file(prebuilt).with_name("_emu.abi3.so")
-    skip = "" if twin.is_file() else f"no {twin.name} beside the library: it has the op that does nothing"
+    emulated = library_file(prebuilt).with_name("_emu.abi3.so")
+    missing = f"no {emulated.name} beside the library: it has the op that does nothing"
+    skip = "" if emulated.is_file() else missing
     return Stage("host_time", (command,), 15, env, skip=skip, needs="library")
 
 

@@ -1,5 +1,5 @@
 // The AMX instructions on tiles of up to 16 rows x 64 bytes, one instruction a function, with tile numbers as template
-// arguments. With LAMINA_EMULATE each function does the same in plain C++, written from Intel SDM vol. 2 (LDTILECFG,
+// arguments. With LAMINA_USE_SIMDE each function does the same in plain C++, written from Intel SDM vol. 2 (LDTILECFG,
 // TILELOADD, TDPBSSD, TILESTORED). Only the CPU kernels include this file.
 #pragma once
 
@@ -12,7 +12,7 @@ namespace {
 inline constexpr int kAmxRows = 16;
 inline constexpr int kAmxRowBytes = 64;
 
-#if defined(LAMINA_EMULATE)
+#if defined(LAMINA_USE_SIMDE)
 
 inline thread_local int8_t amx_tiles[8][kAmxRows][kAmxRowBytes];
 inline thread_local uint8_t amx_config[64];

@@ -18,7 +18,7 @@ constexpr std::array<std::string_view, kIsaCount> kNames = {"generic", "avx2", "
                                                             "amx_int8"};
 constexpr int kAuto = -1;
 
-#if defined(__x86_64__) && !defined(LAMINA_EMULATE)
+#if defined(__x86_64__) && !defined(LAMINA_USE_SIMDE)
 // Linux keeps AMX tile data off until the process asks for it (5.16 and newer, Documentation/arch/x86/xstate.rst).
 bool request_amx_permission() {
 #if defined(__linux__)
@@ -50,7 +50,7 @@ bool can_run(Isa isa) {
       return true;
     case Isa::kAvx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#if defined(LAMINA_EMULATE)
+#if defined(LAMINA_USE_SIMDE)
     case Isa::kAvx512Vnni:
     case Isa::kAmxInt8:
       return can_run(Isa::kAvx2);

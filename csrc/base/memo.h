@@ -120,9 +120,6 @@ class Memo {
 struct HostWork {
   std::atomic<int64_t> plans{0}, tensor_maps{0}, devices{0};
 };
-inline HostWork& host_work() {
-  static HostWork work;
-  return work;
-}
+HostWork& host_work();
 
 }  // namespace lamina

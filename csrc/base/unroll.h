@@ -24,7 +24,7 @@ LAMINA_INLINE constexpr void unroll(const Body& body) {
 // x 4096).
 template <class Vector>
 LAMINA_INLINE inline Vector in_order(Vector value) {
-#if !defined(LAMINA_EMULATE)  // SIMDe's vectors have no register
+#if !defined(LAMINA_USE_SIMDE)  // SIMDe's vectors have no register
   __asm__ volatile("" : "+v"(value));
 #endif
   return value;

@@ -31,13 +31,14 @@ struct TileOrder {
   LAMINA_DEVICE static int64_t first() { return dev::block_index().x / kCluster; }
   LAMINA_DEVICE static int64_t stride() { return dev::grid_size().x / kCluster; }
 
-  LAMINA_DEVICE OutputTile tile(int64_t unit) const {
+  LAMINA_DEVICE OutputTile tile(int64_t unit) const { return tile(unit, rank()); }
+  constexpr OutputTile tile(int64_t unit, int rank) const {
     const int64_t split = unit / (tiles_m * wide_n), at = unit % (tiles_m * wide_n);
     const int64_t band = at / (kBand * wide_n), in_band = at % (kBand * wide_n);
     const int64_t left = tiles_m - band * kBand, height = left < kBand ? left : kBand;
     const int64_t first_step = split * split_steps, rest = all_steps - first_step;
     return {(band * kBand + in_band % height) * kTokens,
-            (in_band / height * kCluster + rank()) * kFeatures, first_step,
+            (in_band / height * kCluster + rank) * kFeatures, first_step,
             static_cast<int>(rest < split_steps ? rest : split_steps), static_cast<int>(split)};
   }
 };

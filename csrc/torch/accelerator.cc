@@ -6,7 +6,7 @@
 
 #include "torch/cuda_stream.h"
 
-#if defined(LAMINA_TWIN)
+#if defined(LAMINA_EMULATOR)
 #include "device/emu/executor.h"
 #endif
 
@@ -28,41 +28,6 @@ std::string only_kernel;
 std::string set_cuda_kernel(std::string name) {
   return std::exchange(only_kernel, std::move(name));
 }
-
-#if defined(LAMINA_TWIN)
-
-// The device that the emulator plays; none at compute capability 0.
-DeviceInfo twin;
-
-void set_twin(int64_t compute_capability, int64_t sm_count) {
-  twin = typical_device(static_cast<int>(compute_capability), static_cast<int>(sm_count));
-}
-
-void set_twin_options(int64_t seed, int64_t resident_blocks, bool count_accesses,
-                      bool runs_kernels) {
-  dev::emu::options() = {static_cast<uint64_t>(seed), static_cast<int>(resident_blocks),
-                         count_accesses, runs_kernels};
-}
-
-// JSON: the launches, blocks and access sites since the last call.
-std::string take_twin_report() {
-  const dev::emu::Report report = dev::emu::report();
-  dev::emu::reset_report();
-  std::ostringstream json;
-  json << "{\"launches\": " << report.launches << ", \"blocks\": " << report.blocks
-       << ", \"most_blocks\": " << report.most_blocks << ", \"switches\": " << report.switches
-       << ", \"sites\": [";
-  for (size_t i = 0; i < report.sites.size(); ++i) {
-    const dev::emu::Site& site = report.sites[i];
-    json << (i ? ", " : "") << "{\"function\": \"" << site.function << "\", \"file\": \""
-         << site.file << "\", \"line\": " << site.line << ", \"accesses\": " << site.accesses
-         << ", \"wavefronts\": " << site.wavefronts << ", \"fewest\": " << site.fewest << "}";
-  }
-  json << "]}";
-  return std::move(json).str();
-}
-
-#endif
 
 }  // namespace
 
@@ -87,9 +52,9 @@ std::optional<Accelerator> accelerator_of(std::initializer_list<Argument> argume
     require(&other.tensor == &first.tensor || other.tensor.device() == device, other.op, other.name,
             " is on ", DeviceText{other.tensor}, ", ", first.name, " on ", DeviceText{first.tensor},
             "; both must be on one device");
-#if defined(LAMINA_TWIN)
-  if (twin.compute_capability == 0) return std::nullopt;
-  return Accelerator{twin, nullptr, only_kernel, std::nullopt};
+#if defined(LAMINA_EMULATOR)
+  if (dev::emu::device().compute_capability == 0) return std::nullopt;
+  return Accelerator{dev::emu::device(), nullptr, only_kernel, std::nullopt};
 #else
   if (!first.tensor.is_cuda()) return std::nullopt;
 #if defined(LAMINA_WITH_CUDA)
@@ -111,21 +76,5 @@ LAMINA_FRAGMENT(m) { m.def("set_cuda_kernel(str name) -> str"); }
 LAMINA_IMPL(CompositeExplicitAutograd, m) {
   m.impl("set_cuda_kernel", TORCH_BOX(&set_cuda_kernel));
 }
-
-#if defined(LAMINA_TWIN)
-LAMINA_FRAGMENT(m) {
-  m.def("set_twin(int compute_capability, int sm_count) -> ()");
-  m.def(
-      "set_twin_options(int seed, int resident_blocks, bool count_accesses, bool "
-      "runs_kernels=True) "
-      "-> ()");
-  m.def("take_twin_report() -> str");
-}
-LAMINA_IMPL(CompositeExplicitAutograd, m) {
-  m.impl("set_twin", TORCH_BOX(&set_twin));
-  m.impl("set_twin_options", TORCH_BOX(&set_twin_options));
-  m.impl("take_twin_report", TORCH_BOX(&take_twin_report));
-}
-#endif
 
 }  // namespace lamina::interop

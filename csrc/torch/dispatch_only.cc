@@ -4,7 +4,7 @@
 
 #include "torch/interop.h"
 
-#if defined(LAMINA_TWIN)
+#if defined(LAMINA_EMULATOR)
 
 namespace lamina::interop {
 namespace {

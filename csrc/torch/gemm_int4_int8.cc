@@ -51,6 +51,7 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
     a_arg.has_dtype(ScalarType::Char);
   } else {
     require(a.scalar_type() != ScalarType::Char, kOp, "a_scale is missing; an int8 a needs one");
+    params.has_floats = true;
     params.floats_dtype = a_arg.float_dtype();
     require(!a_zero_point, kOp, "a_zero_point was given; it is allowed only with a_scale");
   }

@@ -5,7 +5,7 @@
 
 #include "base/int_math.h"
 
-#if defined(LAMINA_TWIN)
+#if defined(LAMINA_EMULATOR)
 #include <cstring>
 
 #include "device/emu/executor.h"
@@ -112,7 +112,7 @@ Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, Scal
                     device.index(), &handle) == AOTI_TORCH_SUCCESS;
   if (is_made) {
     Tensor made(handle);
-#if defined(LAMINA_TWIN)
+#if defined(LAMINA_EMULATOR)
     // Outputs start poisoned, like the emulator's shared memory, so that a forgotten write shows.
     if (dev::emu::options().runs_kernels && made.numel() > 0)
       std::memset(made.data_ptr(), dev::emu::poison(),

@@ -55,10 +55,10 @@ std::string build_info() {
 #endif
   for (int i = 0; i < built; ++i)
     json << (i ? ", " : "") << '"' << isa_name(static_cast<Isa>(i)) << '"';
-#if defined(LAMINA_EMULATE)
-  json << "], \"emulates_isas\": true";
+#if defined(LAMINA_USE_SIMDE)
+  json << "], \"has_simde\": true";
 #else
-  json << "], \"emulates_isas\": false";
+  json << "], \"has_simde\": false";
 #endif
   json << ", \"layouts\": " << layouts() << ", \"limits\": " << limits() << "}";
   return json.str();

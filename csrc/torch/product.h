@@ -6,7 +6,7 @@
 #include "torch/accelerator.h"
 #include "torch/interop.h"
 
-#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_EMULATOR)
 #define LAMINA_CUDA_KERNELS
 #include "gemm/cuda/plan.h"
 #endif

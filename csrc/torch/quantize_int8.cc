@@ -6,7 +6,7 @@
 #include "torch/accelerator.h"
 #include "torch/interop.h"
 
-#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_EMULATOR)
 #include "ops/quantize_int8/cuda/launch.h"
 #endif
 
@@ -15,7 +15,7 @@ namespace {
 
 constexpr const char* kOp = "quantize_int8";
 
-#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_TWIN)
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_EMULATOR)
 void run_on(const Accelerator& accelerator, const quantize_int8::Params& params) {
   raise_if_bad(quantize_int8::run_cuda(params, INT_MAX, accelerator.stream));
 }

@@ -1,4 +1,4 @@
-"""Checks of arguments for the Python twins and the fake kernels."""
+"""Checks of arguments for the Python functions and the fake kernels."""
 
 from __future__ import annotations
 

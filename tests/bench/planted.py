@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from bench.gpu.rehearsal import Rehearsal
-from tests.support.backends import Twin
+from tests.support.backends import EmulatedKernel
 
 KERNELS = {"sm80_m16": "right", "sm80_m32": "wrong", "sm80_m64": "crashes", "sm80_m128": "hangs"}
 TESTS = "tests/bench/planted_gpu_tests.py"
@@ -21,7 +21,7 @@ is_context_lost = False
 
 
 @dataclass(frozen=True)
-class Bad(Twin):
+class Bad(EmulatedKernel):
     """A kernel that behaves as `how` says."""
 
     how: str = "right"

@@ -22,7 +22,7 @@ from bench.gpu.processes import end
 from bench.gpu.run_tests import Run, Worker, in_order, is_about
 from bench.gpu.stages import EXIT_FAILED, EXIT_NO_TIME, EXIT_NOTHING
 from bench.gpu.verdicts import READY, RUNS, Verdict, mark
-from tests.support.backends import cuda_kernels, emulated_ops, twins
+from tests.support.backends import cuda_kernels, emu_ops, emulated_kernels
 
 OPS = ("gemm_int4", "gemm_int4_int8", "gemm_int8", "gemm_int8_grouped", "quantize_int8")
 
@@ -36,11 +36,11 @@ def test_every_kernel_of_the_tests_has_a_process_and_a_check() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("op", OPS)
-def test_every_kernel_passes_its_check_on_the_twin(op: str) -> None:
-    if emulated_ops() is None:
-        pytest.skip("this build has no twin")
-    for twin, problem in itertools.product(twins(op), targets.Target.problems):
-        CHECKS[op](twin, *problem)
+def test_every_kernel_passes_its_check_on_the_emulator(op: str) -> None:
+    if emu_ops() is None:
+        pytest.skip("this build has no emulator")
+    for emulated, problem in itertools.product(emulated_kernels(op), targets.Target.problems):
+        CHECKS[op](emulated, *problem)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from bench.gpu.archive import ARCHIVE, SUMMARY
-from tests.support.backends import ROOT, emulated_ops
+from tests.support.backends import ROOT, emu_ops
 
-pytestmark = pytest.mark.skipif(emulated_ops() is None, reason="this build has no twin")
+pytestmark = pytest.mark.skipif(emu_ops() is None, reason="this build has no emulator")
 
 # A rented machine returns at most so many files, of at most such a size.
 MOST_FILES, MOST_BYTES = 8, 16 << 20
@@ -42,11 +42,11 @@ esac
 
 @pytest.fixture
 def prebuilt(tmp_path: Path) -> Path:
-    """A folder as --prepare makes it, with the twin, and with device vectors that need no GPU."""
+    """A folder as --prepare makes it, with the emulator, and with device vectors that need no GPU."""
     folder = tmp_path / "prebuilt"
     (folder / "python").mkdir(parents=True)
     (folder / "python" / "lamina").symlink_to(ROOT / "python" / "lamina")
-    (folder / "vectors_twin").write_text("#!/bin/sh\necho '3 tests, 0 failures'\n")
+    (folder / "vectors_emulator").write_text("#!/bin/sh\necho '3 tests, 0 failures'\n")
     return folder
 
 

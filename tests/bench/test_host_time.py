@@ -9,7 +9,7 @@ import pytest
 
 from bench import host_time, instructions
 from bench.results_file import load
-from tests.support.backends import emulated_ops
+from tests.support.backends import emulator
 
 
 @pytest.fixture(autouse=True)
@@ -19,20 +19,20 @@ def few_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(host_time, "OTHERS", 1024)
     monkeypatch.setattr(host_time, "ALIGNMENT", 16)
     yield
-    emulated_ops().set_twin(0, 0)
+    emulator().set_device(0, 0)
 
 
 def test_rows_say_what_each_way_of_calling_makes(tmp_path: Path) -> None:
     path = tmp_path / "host_time.json"
     sizes = ["--n", "40", "--k", "128", "--m", "3", "--samples", "30"]
-    assert host_time.main(["--device", "twin", *sizes, "--json", str(path)]) == 0
+    assert host_time.main(["--device", "emulator", *sizes, "--json", str(path)]) == 0
     result = load(path)
     assert result.machine["protocol"]["samples"] == 30
     by_key = {(row["op"], row["case"]["way"]): row for row in result.rows}
     assert {op for op, _ in by_key} == {host_time.DISPATCH, *host_time.OPS}
     for (op, way), row in by_key.items():
         assert row["median_us"] >= row["case"]["fastest_us"] > 0
-        assert row["device"] == "twin"
+        assert row["device"] == "emulator"
         assert (row["case"]["beside_torch_us"] is None) == (op == host_time.DISPATCH)
         assert row["case"]["plans"] == (way == "other plan"), (op, way)
         if way == "other weight":
@@ -40,7 +40,7 @@ def test_rows_say_what_each_way_of_calling_makes(tmp_path: Path) -> None:
 
 
 def test_too_few_samples_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert host_time.main(["--device", "twin", "--samples", "5"]) == 2
+    assert host_time.main(["--device", "emulator", "--samples", "5"]) == 2
     assert "--samples: got 5; a median needs at least 30" in capsys.readouterr().err
 
 

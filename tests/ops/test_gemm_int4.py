@@ -13,14 +13,14 @@ import torch
 import lamina
 from tests.reference.gemm import Expected
 from tests.reference.gemm_int4 import UNDERFLOW
-from tests.support.backends import Backend, available_cpu, cpu_backends, emulated_parameters, kernel_of
+from tests.support.backends import Backend, available_cpu, cpu_backends, kernel_of, simde_parameters
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import Int4Case, Int4Inputs
 
 OP = "gemm_int4"
 BACKENDS = pytest.mark.parametrize("backend", cpu_backends(OP))
-EMULATED = pytest.mark.parametrize("backend", emulated_parameters(OP))
+SIMDE = pytest.mark.parametrize("backend", simde_parameters(OP))
 
 ROWS = (0, 1, 2, 3, 4, 5, 6, 7, 13, 33, 66)
 COLUMNS = (0, 1, 15, 16, 17, 64, 65, 130)
@@ -55,9 +55,9 @@ def test_every_depth(group: int, backend: Backend) -> None:
         check_solved(backend, group, k)
 
 
-@EMULATED
+@SIMDE
 @pytest.mark.parametrize("group", GROUPS)
-def test_emulated_kernels_match_reference(group: int, backend: Backend) -> None:
+def test_simde_kernels_match_reference(group: int, backend: Backend) -> None:
     for k in (0, 17, 257, 1100):
         check_solved(backend, group, k)
 
@@ -180,13 +180,13 @@ def test_gradients(zero: torch.dtype | None) -> None:
         )
 
     leaves = [t.clone().requires_grad_() for t in (a, bias, residual)]
-    twins = [t.clone().requires_grad_() for t in (a, bias, residual)]
+    copies = [t.clone().requires_grad_() for t in (a, bias, residual)]
     pull = torch.randn(3, 40)
     product(*leaves).backward(pull)
-    (twins[0] @ weight.T + twins[1] + twins[2]).backward(pull)
-    for leaf, twin in zip(leaves, twins, strict=True):
-        assert leaf.grad is not None and twin.grad is not None
-        torch.testing.assert_close(leaf.grad, twin.grad)
+    (copies[0] @ weight.T + copies[1] + copies[2]).backward(pull)
+    for leaf, copy in zip(leaves, copies, strict=True):
+        assert leaf.grad is not None and copy.grad is not None
+        torch.testing.assert_close(leaf.grad, copy.grad)
     # The op is linear, so large steps are exact but for f32 rounding.
     assert torch.autograd.gradcheck(
         lambda a: product(a, bias, residual), (leaves[0],), eps=0.1, atol=1e-3, rtol=1e-3, nondet_tol=0.0

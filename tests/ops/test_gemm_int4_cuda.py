@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import random
 from collections.abc import Iterator
 
@@ -15,14 +14,16 @@ import torch
 
 from tests.reference.gemm import Expected
 from tests.support.backends import (
-    TWIN_SMS,
+    EMULATOR_SMS,
     Backend,
-    Twin,
+    EmulatedKernel,
     cuda_backends,
-    emulated_ops,
+    emu_ops,
+    emulated_kernels,
+    emulator,
+    emulator_parameters,
     kernel_of,
-    twin_parameters,
-    twins,
+    reset_emulator,
 )
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
 from tests.support.check import combinations, in_turn
@@ -32,7 +33,7 @@ from tests.support.int4_cases import CLUSTERS, Int4Case, Int4Inputs
 OP = "gemm_int4"
 BACKENDS = pytest.mark.parametrize("backend", cuda_backends(OP))
 STORES = pytest.mark.parametrize("backend", cuda_backends(OP, stores=True))
-TWINS = pytest.mark.parametrize("twin", twin_parameters(OP))
+SIMDE = pytest.mark.parametrize("emulated", emulator_parameters(OP))
 SEEDS = range(1, 10)
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -216,20 +217,18 @@ def test_rows_do_not_depend_on_the_batch(backend: Backend) -> None:
 
 
 @pytest.fixture
-def twin_ops() -> Iterator[object]:
-    yield emulated_ops()
-    emulated_ops().set_twin_options(0, 1, False)
-    emulated_ops().set_twin(0, 0)
-    emulated_ops().set_cuda_kernel("")
+def resetting_ops() -> Iterator[object]:
+    yield emu_ops()
+    reset_emulator()
 
 
 def test_no_kernel_shows() -> None:
     """The result does not depend on the kernel that the planner chooses, nor on its tile and split of k."""
     inputs = half_inputs(Int4Case("kernels", 70, 130, 3000, 128), torch.bfloat16, "floats", None)
-    first, *others = twins(OP)
+    first, *others = emulated_kernels(OP)
     want = first.gemm_int4(inputs, torch.float32)
-    for twin in others:
-        assert_equal(twin.gemm_int4(inputs, torch.float32), want, str(twin))
+    for emulated in others:
+        assert_equal(emulated.gemm_int4(inputs, torch.float32), want, str(emulated))
 
 
 @pytest.mark.parametrize("k", [64, 192, 1088, 1216])
@@ -238,53 +237,54 @@ def test_no_kernel_shows_in_the_sign_of_zero(k: int) -> None:
     inputs = half_inputs(Int4Case("signs", 3, 20, k, -1), torch.float16, None, None)
     inputs = inputs.but(a=torch.zeros_like(inputs.a), q=torch.zeros_like(inputs.q))
     want = torch.full((3, 20), -0.0)
-    for twin in twins(OP):
-        assert_equal(twin.gemm_int4(inputs, torch.float32), want, str(twin))
+    for emulated in emulated_kernels(OP):
+        assert_equal(emulated.gemm_int4(inputs, torch.float32), want, str(emulated))
 
 
-@TWINS
-def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin, twin_ops: object) -> None:
+@SIMDE
+def test_a_cap_on_sms_caps_blocks_and_changes_nothing(
+    emulated: EmulatedKernel, resetting_ops: object
+) -> None:
     """Under the cap blocks loop until the work is done, in the reduction too."""
-    ops = emulated_ops()
     for m, n, k in ((40, 300, 600), (3, 200, 4500)):
         inputs = half_inputs(Int4Case("capped", m, n, k, 128), torch.float16, "bytes", None)
-        want = twin.gemm_int4(inputs, torch.float32)
+        want = emulated.gemm_int4(inputs, torch.float32)
         for max_sms in (1, 2):
             limited = inputs.but(max_sms=max_sms)
-            if max_sms < CLUSTERS.get(twin.isa, 1):
+            if max_sms < CLUSTERS.get(emulated.isa, 1):
                 with pytest.raises(ValueError, match="no CUDA kernel of this name"):
-                    twin.gemm_int4(limited)
+                    emulated.gemm_int4(limited)
                 continue
-            ops.take_twin_report()
-            assert_equal(twin.gemm_int4(limited, torch.float32), want, (m, n, k, max_sms))
-            assert json.loads(ops.take_twin_report())["most_blocks"] <= max_sms
+            emulator().take_report()
+            assert_equal(emulated.gemm_int4(limited, torch.float32), want, (m, n, k, max_sms))
+            assert emulator().take_report().most_blocks <= max_sms
 
 
-@TWINS
+@SIMDE
 @pytest.mark.parametrize("zero", ZERO_KINDS)
-def test_every_schedule(zero: str | None, twin: Twin) -> None:
+def test_every_schedule(zero: str | None, emulated: EmulatedKernel) -> None:
     inputs = half_inputs(Int4Case("schedules", 17, 37, 1203, 48), torch.float16, zero, None)
-    want = twin.gemm_int4(inputs)
+    want = emulated.gemm_int4(inputs)
     assert_within(want, inputs.half_product(torch.float16), torch.float16)
-    for seed in in_turn(twin, ZERO_KINDS.index(zero), SEEDS):
-        assert_equal(dataclasses.replace(twin, seed=seed).gemm_int4(inputs), want, f"seed {seed}")
+    for seed in in_turn(emulated, ZERO_KINDS.index(zero), SEEDS):
+        assert_equal(dataclasses.replace(emulated, seed=seed).gemm_int4(inputs), want, f"seed {seed}")
 
 
-@TWINS
-def test_no_bank_conflicts(twin: Twin, twin_ops: object) -> None:
-    ops = emulated_ops()
+@SIMDE
+def test_no_bank_conflicts(emulated: EmulatedKernel, resetting_ops: object) -> None:
+    ops = emu_ops()
     inputs = half_inputs(Int4Case("conflicts", 130, 128, 512, 64), torch.float16, "bytes", None)
-    ops.take_twin_report()
-    ops.set_twin_options(0, 1, True)
-    ops.set_twin(twin.arch, TWIN_SMS)
-    ops.set_cuda_kernel(f"{OP}_{twin.isa}")
-    data = inputs.pack(twin.int4_layout)
+    emulator().take_report()
+    emulator().set_options(count_accesses=True)
+    emulator().set_device(emulated.arch, EMULATOR_SMS)
+    ops.set_cuda_kernel(f"{OP}_{emulated.isa}")
+    data = inputs.pack(emulated.int4_layout)
     ops.gemm_int4(inputs.a, data, inputs.w_scale, inputs.group, inputs.w_zero_point)
-    sites = json.loads(ops.take_twin_report())["sites"]
-    assert {site["function"] for site in sites} >= (
-        {"load_shared"} if twin.arch == 90 else {"load_shared", "ldmatrix"}
+    sites = emulator().take_report().sites
+    assert {site.function for site in sites} >= (
+        {"load_shared"} if emulated.arch == 90 else {"load_shared", "ldmatrix"}
     )
-    assert [site for site in sites if site["wavefronts"] != site["fewest"]] == []
+    assert [site for site in sites if site.wavefronts != site.fewest] == []
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_no_bank_conflicts(twin: Twin, twin_ops: object) -> None:
 def test_plan_fits_the_problem(
     device: tuple[int, int], m: int, n: int, k: int, kernel: str, is_split: bool
 ) -> None:
-    plan = str(emulated_ops().explain_gemm_int4_cuda(m, n, k, *device, 128))
+    plan = str(emu_ops().explain_gemm_int4_cuda(m, n, k, *device, 128))
     assert kernel_of(plan) == f"gemm_int4_{kernel}"
     assert ("x 1 splits" not in plan) == is_split, plan
 
@@ -311,5 +311,5 @@ def test_plan_fits_the_problem(
 def test_all_batches_have_kernels_of_one_arch(capability: int, arch: str) -> None:
     """Tensor cores of different generations may add in different orders."""
     for m, sms in itertools.product((1, 17, 64, 256, 4096), (1, 132)):
-        plan = str(emulated_ops().explain_gemm_int4_cuda(m, 4096, 4096, capability, 132, 128, sms))
+        plan = str(emu_ops().explain_gemm_int4_cuda(m, 4096, 4096, capability, 132, 128, sms))
         assert kernel_of(plan).startswith(f"gemm_int4_{arch}_"), plan

@@ -13,7 +13,7 @@ import lamina
 from tests.reference import gemm_int4 as reference
 from tests.reference import quantize
 from tests.reference.gemm import Expected
-from tests.support.backends import Backend, available_cpu, cpu_backends, emulated_parameters, kernel_of
+from tests.support.backends import Backend, available_cpu, cpu_backends, kernel_of, simde_parameters
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, random_int8, with_row_stride
 from tests.support.check import check_int4
 from tests.support.compare import assert_equal, assert_within
@@ -21,7 +21,7 @@ from tests.support.int4_cases import Int4Case, Int4Inputs
 
 OP = "gemm_int4_int8"
 BACKENDS = pytest.mark.parametrize("backend", cpu_backends(OP))
-EMULATED = pytest.mark.parametrize("backend", emulated_parameters(OP))
+SIMDE = pytest.mark.parametrize("backend", simde_parameters(OP))
 
 ROWS = (0, 1, 2, 3, 4, 5, 6, 7, 13, 33, 66)
 COLUMNS = (0, 1, 15, 16, 17, 64, 65, 130)
@@ -62,9 +62,9 @@ def test_every_depth(group: int, backend: Backend) -> None:
         check_solved(backend, group, k)
 
 
-@EMULATED
+@SIMDE
 @pytest.mark.parametrize("group", GROUPS)
-def test_emulated_kernels_match_reference(group: int, backend: Backend) -> None:
+def test_simde_kernels_match_reference(group: int, backend: Backend) -> None:
     for k in (0, 17, 257, 1100):
         check_solved(backend, group, k)
 
@@ -254,8 +254,8 @@ def test_the_forced_isa_is_the_one_that_runs(backend: Backend) -> None:
             assert runs == f"{OP}_{backend.isa}"
 
 
-def test_python_twin_calls_the_op() -> None:
-    i = Int4Case("twin", 7, 31, 300, 64).inputs(zero=torch.uint8, a_zero="token", bias=torch.float16)
+def test_python_function_calls_the_op() -> None:
+    i = Int4Case("emulator", 7, 31, 300, 64).inputs(zero=torch.uint8, a_zero="token", bias=torch.float16)
     packed = lamina.pack_int4(i.q, "int4_rows")
     got = lamina.gemm_int4_int8(
         i.a, packed, i.w_scale, group=64, a_scale=i.a_scale, w_zero_point=i.w_zero_point,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import random
 from collections.abc import Iterator
 
@@ -13,13 +12,15 @@ import torch
 
 from tests.reference import quantize
 from tests.support.backends import (
-    TWIN_SMS,
+    EMULATOR_SMS,
     Backend,
-    Twin,
+    EmulatedKernel,
     cuda_backends,
-    emulated_ops,
+    emu_ops,
+    emulator,
+    emulator_parameters,
     kernel_of,
-    twin_parameters,
+    reset_emulator,
 )
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
 from tests.support.check import combinations, in_turn
@@ -29,7 +30,7 @@ from tests.support.int4_cases import CLUSTERS, Int4Case, Int4Inputs
 OP = "gemm_int4_int8"
 BACKENDS = pytest.mark.parametrize("backend", cuda_backends(OP))
 STORES = pytest.mark.parametrize("backend", cuda_backends(OP, stores=True))
-TWINS = pytest.mark.parametrize("twin", twin_parameters(OP))
+SIMDE = pytest.mark.parametrize("emulated", emulator_parameters(OP))
 SEEDS = range(9)
 
 ROWS = (0, 1, 7, 16, 17, 33, 64, 65, 130)
@@ -199,84 +200,83 @@ def test_rows_do_not_depend_on_the_batch(backend: Backend) -> None:
 
 
 @pytest.fixture
-def twin_ops() -> Iterator[object]:
-    yield emulated_ops()
-    emulated_ops().set_twin_options(0, 1, False)
-    emulated_ops().set_twin(0, 0)
-    emulated_ops().set_cuda_kernel("")
+def resetting_ops() -> Iterator[object]:
+    yield emu_ops()
+    reset_emulator()
 
 
-def run_on_twin(twin: Twin, sms: int, inputs: Int4Inputs) -> torch.Tensor:
-    """The caller needs the fixture twin_ops, which restores the emulator's settings."""
-    ops = emulated_ops()
-    ops.set_twin(twin.arch, max(sms, CLUSTERS.get(twin.isa, 1)))
-    ops.set_cuda_kernel(f"{OP}_{twin.isa}")
-    i, data = inputs, inputs.pack(twin.int4_layout)
+def run_on_emulator(emulated: EmulatedKernel, sms: int, inputs: Int4Inputs) -> torch.Tensor:
+    """The caller needs the fixture resetting_ops, which restores the emulator's settings."""
+    ops = emu_ops()
+    emulator().set_device(emulated.arch, max(sms, CLUSTERS.get(emulated.isa, 1)))
+    ops.set_cuda_kernel(f"{OP}_{emulated.isa}")
+    i, data = inputs, inputs.pack(emulated.int4_layout)
     out: torch.Tensor = ops.gemm_int4_int8(
         i.a, data, i.w_scale, i.group, i.a_scale, i.w_zero_point, i.a_zero_point
     )
     return out
 
 
-@TWINS
-def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin, twin_ops: object) -> None:
+@SIMDE
+def test_a_cap_on_sms_caps_blocks_and_changes_nothing(
+    emulated: EmulatedKernel, resetting_ops: object
+) -> None:
     inputs = Int4Case("capped", 40, 300, 2600, 128).inputs(zero=torch.uint8)
     want = inputs.expected_bits(inputs.sums())
     for max_sms in (1, 2):
         limited = inputs.but(max_sms=max_sms)
-        if max_sms < CLUSTERS.get(twin.isa, 1):
+        if max_sms < CLUSTERS.get(emulated.isa, 1):
             with pytest.raises(ValueError, match="no CUDA kernel of this name"):
-                twin.gemm_int4_int8(limited)
+                emulated.gemm_int4_int8(limited)
             continue
-        emulated_ops().take_twin_report()
-        assert_equal(twin.gemm_int4_int8(limited), want, f"{max_sms} SMs")
-        assert json.loads(emulated_ops().take_twin_report())["most_blocks"] <= max_sms
+        emulator().take_report()
+        assert_equal(emulated.gemm_int4_int8(limited), want, f"{max_sms} SMs")
+        assert emulator().take_report().most_blocks <= max_sms
 
 
-@TWINS
+@SIMDE
 @pytest.mark.parametrize("zero", ZEROS[:3], ids=str)
-def test_every_schedule(zero: torch.dtype | None, twin: Twin) -> None:
+def test_every_schedule(zero: torch.dtype | None, emulated: EmulatedKernel) -> None:
     a_zero = "none" if zero is None else "token"
     inputs = Int4Case("schedules", 17, 37, 1203, 48).inputs(zero=zero, a_zero=a_zero)
     bits = inputs.expected_bits(inputs.sums())
-    for seed in in_turn(twin, ZEROS.index(zero), SEEDS):
-        got = dataclasses.replace(twin, seed=seed).gemm_int4_int8(inputs)
+    for seed in in_turn(emulated, ZEROS.index(zero), SEEDS):
+        got = dataclasses.replace(emulated, seed=seed).gemm_int4_int8(inputs)
         assert_equal(got, bits, f"seed {seed}")
 
 
-@TWINS
-def test_groups_of_several_warps(twin: Twin) -> None:
+@SIMDE
+def test_groups_of_several_warps(emulated: EmulatedKernel) -> None:
     """There are more groups than pack_activations handles at once."""
     inputs = Int4Case("warps", 3, 17, 5000, 608).inputs(zero=torch.uint8, a_zero="token")
-    assert_equal(twin.gemm_int4_int8(inputs), inputs.expected_bits(inputs.sums()))
+    assert_equal(emulated.gemm_int4_int8(inputs), inputs.expected_bits(inputs.sums()))
 
 
-@TWINS
-def test_floats_in_every_schedule(twin: Twin) -> None:
+@SIMDE
+def test_floats_in_every_schedule(emulated: EmulatedKernel) -> None:
     inputs = Int4Case("schedules", 9, 37, 1203, -1).inputs()
     x = torch.randn(9, 1203, generator=generator("schedules"))
     q = quantize.quantize_int8(x.numpy())
     quantised = inputs.but(a=torch.from_numpy(q.q), a_scale=torch.from_numpy(q.scale))
     bits = quantised.expected_bits(quantised.sums())
     for seed in SEEDS:
-        got = dataclasses.replace(twin, seed=seed).gemm_int4_int8(inputs.but(a=x, a_scale=None))
+        got = dataclasses.replace(emulated, seed=seed).gemm_int4_int8(inputs.but(a=x, a_scale=None))
         assert_equal(got, bits, f"seed {seed}")
 
 
-@TWINS
+@SIMDE
 @pytest.mark.parametrize("scale", FLOAT_DTYPES, ids=dtype_name)
-def test_no_bank_conflicts(scale: torch.dtype, twin: Twin, twin_ops: object) -> None:
-    ops = emulated_ops()
+def test_no_bank_conflicts(scale: torch.dtype, emulated: EmulatedKernel, resetting_ops: object) -> None:
     case = Int4Case("conflicts", 66, 128, 512, 48)
-    ops.take_twin_report()
-    ops.set_twin_options(0, 1, True)
+    emulator().take_report()
+    emulator().set_options(count_accesses=True)
     for zero in (torch.uint8, scale):
-        run_on_twin(twin, TWIN_SMS, case.inputs(zero=zero, scale=scale, a_zero="token"))
-    sites = json.loads(ops.take_twin_report())["sites"]
-    assert {site["function"] for site in sites} >= (
-        {"load_shared"} if twin.arch == 90 else {"load_shared", "ldmatrix"}
+        run_on_emulator(emulated, EMULATOR_SMS, case.inputs(zero=zero, scale=scale, a_zero="token"))
+    sites = emulator().take_report().sites
+    assert {site.function for site in sites} >= (
+        {"load_shared"} if emulated.arch == 90 else {"load_shared", "ldmatrix"}
     )
-    assert [site for site in sites if site["wavefronts"] != site["fewest"]] == []
+    assert [site for site in sites if site.wavefronts != site.fewest] == []
 
 
 @pytest.mark.parametrize(
@@ -299,6 +299,6 @@ def test_no_bank_conflicts(scale: torch.dtype, twin: Twin, twin_ops: object) -> 
 def test_plan_fits_the_problem(
     device: tuple[int, int], m: int, n: int, k: int, group: int, kernel: str, is_split: bool
 ) -> None:
-    plan = str(emulated_ops().explain_gemm_int4_int8_cuda(m, n, k, *device, group))
+    plan = str(emu_ops().explain_gemm_int4_int8_cuda(m, n, k, *device, group))
     assert kernel_of(plan) == f"{OP}_{kernel}"
     assert ("x 1 splits" not in plan) == is_split, plan

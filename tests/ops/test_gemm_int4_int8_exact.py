@@ -13,7 +13,7 @@ import lamina
 from lamina.quant import quantize_weight_int4
 from tests.reference import activation as activations
 from tests.reference import gemm_int4 as reference
-from tests.support.backends import Backend, cpu_backends, emulated_parameters
+from tests.support.backends import Backend, cpu_backends, simde_parameters
 from tests.support.cases import FLOAT_DTYPES, generator, random_int8
 from tests.support.check import check_int4
 from tests.support.compare import assert_equal, assert_within
@@ -21,7 +21,7 @@ from tests.support.int4_cases import Int4Case, Int4Inputs, random_codes
 
 OP = "gemm_int4_int8"
 BACKENDS = pytest.mark.parametrize("backend", cpu_backends(OP))
-EVERY = [*cpu_backends(OP), *emulated_parameters(OP)]
+EVERY = [*cpu_backends(OP), *simde_parameters(OP)]
 ONE = torch.ones(1)
 MAX_K = 2**19  # csrc/ops/gemm_int4_int8/gemm_int4_int8.h
 

@@ -18,8 +18,8 @@ from tests.support.backends import (
     available_cpu,
     backends,
     cpu_backends,
-    emulated_parameters,
     kernel_of,
+    simde_parameters,
 )
 from tests.support.cases import (
     FLOAT_DTYPES,
@@ -53,12 +53,12 @@ def test_matches_reference(case: GemmCase, backend: Backend) -> None:
     check_gemm(backend, *case_with_answer(case), case, in_turn(backend, GEMM_CASES.index(case), FLOAT_DTYPES))
 
 
-EMULATED = emulated_parameters("gemm_int8")
+SIMDE = simde_parameters("gemm_int8")
 
 
-@pytest.mark.parametrize("backend", EMULATED)
+@pytest.mark.parametrize("backend", SIMDE)
 @pytest.mark.parametrize("name", ["no_depth", "ragged_everywhere", "ragged_amx_panel", "blocks_of_depth"])
-def test_emulated_kernels_match_reference(name: str, backend: Backend) -> None:
+def test_simde_kernels_match_reference(name: str, backend: Backend) -> None:
     """SIMDe's and emulated AMX kernels stay tested on machines that never need them."""
     check_gemm(backend, *case_with_answer(GEMM_BY_NAME[name]), name)
 
@@ -202,7 +202,7 @@ def test_the_forced_isa_is_the_one_that_runs(backend: Backend) -> None:
         assert kernel_of(ops.explain_gemm_int8(64, 64, 64)) == f"gemm_int8_{backend.isa}"
 
 
-def test_python_twin_calls_the_op() -> None:
+def test_python_function_calls_the_op() -> None:
     inputs = GEMM_BY_NAME["seven_rows"].inputs(zero_point="token", bias=torch.float16)
     i, packed = inputs, lamina.pack_int8(inputs.w)
     want = inputs.expected_bits(inputs.accumulated(), torch.bfloat16)

@@ -238,7 +238,7 @@ def test_a_static_scale_that_is_not_allowed_on_cuda(backend: Backend) -> None:
     assert not q[1:6].any() and q[0].any() and q[6].any()
 
 
-def test_python_twins_call_the_ops() -> None:
+def test_python_functions_call_the_ops() -> None:
     i = with_steps(GEMM_BY_NAME["seven_rows"])
     packed, acc = lamina.pack_int8(i.w), i.accumulated()
     arguments = (i.a, packed, i.a_scale, i.w_scale)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.backends import Backend, Twin, backends, cpu_backends, gpus
+from tests.support.backends import Backend, EmulatedKernel, backends, cpu_backends, gpus
 from tests.support.cases import FLOAT_DTYPES, GemmInputs, generator, random_int8
 from tests.support.check import check_gemm, in_turn
 from tests.support.compare import assert_equal
@@ -25,7 +25,7 @@ ONE = torch.ones(1)
 def test_integers_are_exact(k: int, backend: Backend) -> None:
     """Scales are powers of two, so f32 holds every sum up to 2^24 = 128 * 255 * 514 exactly."""
     g = generator(f"exact {k}")
-    for m in (5, 33) if isinstance(backend, Twin) else (1, 2, 5, 6, 7, 16, 17, 33):
+    for m in (5, 33) if isinstance(backend, EmulatedKernel) else (1, 2, 5, 6, 7, 16, 17, 33):
         a, w, zero = random_int8(g, m, k), random_int8(g, 35, k), random_int8(g, m, 1)
         powers = torch.pow(2.0, torch.randint(-20, 20, (m, 1), generator=g))
         inputs = GemmInputs(a, w, powers, ONE, zero, None)
@@ -66,7 +66,7 @@ DEEP = [
     pytest.param(k, m, *backend.values, id=f"{k}-{m}-{backend.id}", marks=backend.marks)
     for backend in backends("gemm_int8", stores=True)
     for k, m in itertools.product([65536, 65537, 66000, 131073 + 60], [1, 5, 40])
-    if not isinstance(backend.values[0], Twin) or (k, m) == (66000, 5)
+    if not isinstance(backend.values[0], EmulatedKernel) or (k, m) == (66000, 5)
 ]
 
 

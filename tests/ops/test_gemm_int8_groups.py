@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,13 +12,15 @@ import torch
 import lamina
 from tests.reference import gemm as reference
 from tests.support.backends import (
-    TWIN_SMS,
+    EMULATOR_SMS,
     Backend,
-    Twin,
+    EmulatedKernel,
     cpu_backends,
-    emulated_ops,
+    emu_ops,
+    emulator,
+    emulator_parameters,
     grouped_backends,
-    twin_parameters,
+    reset_emulator,
 )
 from tests.support.cases import FLOAT_DTYPES, GemmCase, dtype_name, generator, grouped
 from tests.support.check import check_gemm, combinations, in_turn
@@ -28,7 +29,7 @@ from tests.support.compare import assert_equal, assert_within
 GROUP = reference.GROUP
 BACKENDS = pytest.mark.parametrize("backend", grouped_backends())
 STORES = pytest.mark.parametrize("backend", grouped_backends(stores=True))
-TWINS = twin_parameters("gemm_int8_grouped")
+SIMDE = emulator_parameters("gemm_int8_grouped")
 
 CASES = (
     GemmCase("smallest", 1, 1, 1),
@@ -197,71 +198,69 @@ def test_the_reference_rounds_once() -> None:
 
 
 @pytest.fixture
-def twin_is_reset() -> Iterator[None]:
+def emulator_is_reset() -> Iterator[None]:
     yield
-    emulated_ops().set_twin_options(0, 1, False)
-    emulated_ops().set_twin(0, 0)
-    emulated_ops().set_cuda_kernel("")
+    reset_emulator()
 
 
 @pytest.mark.parametrize("case", [BY_NAME["ragged_everywhere"], BY_NAME["segments"]], ids=str)
-@pytest.mark.parametrize("twin", TWINS)
-def test_exact_under_every_schedule(twin: Twin, case: GemmCase) -> None:
+@pytest.mark.parametrize("emulated", SIMDE)
+def test_exact_under_every_schedule(emulated: EmulatedKernel, case: GemmCase) -> None:
     inputs = grouped(case, zero_point="token", bias=torch.float16)
     want = inputs.expected_bits(inputs.accumulated(), torch.float32)
-    for seed in in_turn(twin, case.m, range(9)):
-        assert_equal(dataclasses.replace(twin, seed=seed).gemm(inputs), want, f"seed {seed}")
+    for seed in in_turn(emulated, case.m, range(9)):
+        assert_equal(dataclasses.replace(emulated, seed=seed).gemm(inputs), want, f"seed {seed}")
 
 
-@pytest.mark.usefixtures("twin_is_reset")
+@pytest.mark.usefixtures("emulator_is_reset")
 @pytest.mark.parametrize("out_dtype", [torch.float32, torch.float16], ids=dtype_name)
-@pytest.mark.parametrize("twin", TWINS)
-def test_no_bank_conflicts(twin: Twin, out_dtype: torch.dtype) -> None:
-    ops, inputs = emulated_ops(), grouped(GemmCase("conflicts", 130, 128, 2048), zero_point="token")
+@pytest.mark.parametrize("emulated", SIMDE)
+def test_no_bank_conflicts(emulated: EmulatedKernel, out_dtype: torch.dtype) -> None:
+    ops, inputs = emu_ops(), grouped(GemmCase("conflicts", 130, 128, 2048), zero_point="token")
     packed = ops.pack_int8(inputs.w, GROUP)
-    ops.take_twin_report()
-    ops.set_twin_options(0, 1, True)
-    ops.set_twin(twin.arch, TWIN_SMS)
-    ops.set_cuda_kernel(f"gemm_int8_grouped_{twin.isa}")
+    emulator().take_report()
+    emulator().set_options(count_accesses=True)
+    emulator().set_device(emulated.arch, EMULATOR_SMS)
+    ops.set_cuda_kernel(f"gemm_int8_grouped_{emulated.isa}")
     operands = (inputs.a, *packed, inputs.a_scale, inputs.w_scale, inputs.a_zero_point)
     ops.gemm_int8(*operands, out_dtype=out_dtype)
-    sites = json.loads(ops.take_twin_report())["sites"]
-    assert {site["function"] for site in sites} >= {"load_shared"}
-    assert [site for site in sites if site["wavefronts"] != site["fewest"]] == []
+    sites = emulator().take_report().sites
+    assert {site.function for site in sites} >= {"load_shared"}
+    assert [site for site in sites if site.wavefronts != site.fewest] == []
 
 
-@pytest.mark.parametrize("twin", TWINS)
-def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin) -> None:
-    ops, inputs = emulated_ops(), grouped(GemmCase("capped", 150, 140, 2100), zero_point="token")
-    ops.take_twin_report()
-    want = twin.gemm(inputs)
-    assert json.loads(ops.take_twin_report())["most_blocks"] > 3
+@pytest.mark.parametrize("emulated", SIMDE)
+def test_a_cap_on_sms_caps_blocks_and_changes_nothing(emulated: EmulatedKernel) -> None:
+    inputs = grouped(GemmCase("capped", 150, 140, 2100), zero_point="token")
+    emulator().take_report()
+    want = emulated.gemm(inputs)
+    assert emulator().take_report().most_blocks > 3
     for max_sms in (1, 3):
         limited = dataclasses.replace(inputs, max_sms=max_sms)
-        if max_sms == 1 and twin.isa in ("sm90a_m64", "sm90a_m128"):  # clusters of two blocks
+        if max_sms == 1 and emulated.isa in ("sm90a_m64", "sm90a_m128"):  # clusters of two blocks
             with pytest.raises(ValueError, match=r"no CUDA kernel of this name .*, and 1 SM, with"):
-                twin.gemm(limited)
+                emulated.gemm(limited)
             continue
-        assert_equal(twin.gemm(limited), want, f"{max_sms} SMs")
-        assert json.loads(ops.take_twin_report())["most_blocks"] <= max_sms
+        assert_equal(emulated.gemm(limited), want, f"{max_sms} SMs")
+        assert emulator().take_report().most_blocks <= max_sms
 
 
-@pytest.mark.usefixtures("twin_is_reset")
+@pytest.mark.usefixtures("emulator_is_reset")
 @pytest.mark.parametrize("arch", [80, 90, 120])
 def test_the_planner_finds_a_kernel(arch: int) -> None:
-    ops = emulated_ops()
+    ops = emu_ops()
     for m, n, k in ((1, 70, 5000), (40, 70, 300), (200, 130, 200)):
         inputs = grouped(GemmCase("planned", m, n, k))
-        ops.set_twin(arch, 132)
+        emulator().set_device(arch, 132)
         got = ops.gemm_int8(inputs.a, *ops.pack_int8(inputs.w, GROUP), inputs.a_scale, inputs.w_scale)
         assert_equal(got, inputs.expected_bits(inputs.accumulated(), torch.float32))
 
 
-@pytest.mark.usefixtures("twin_is_reset")
+@pytest.mark.usefixtures("emulator_is_reset")
 def test_a_kernel_without_scales_along_k_refuses_them() -> None:
-    ops, inputs = emulated_ops(), grouped(GemmCase("refused", 3, 5, 200))
+    ops, inputs = emu_ops(), grouped(GemmCase("refused", 3, 5, 200))
     packed = ops.pack_int8(inputs.w, GROUP)
-    ops.set_twin(80, TWIN_SMS)
+    emulator().set_device(80, EMULATOR_SMS)
     ops.set_cuda_kernel("gemm_int8_sm80_m16")
     with pytest.raises(ValueError, match=r'name = "gemm_int8_sm80_m16": no CUDA kernel .* scales along k'):
         ops.gemm_int8(inputs.a, *packed, inputs.a_scale, inputs.w_scale)

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.backends import TWIN_SMS, emulated_ops
+from tests.support.backends import EMULATOR_SMS, emu_ops, emulator
 from tests.support.cases import generator
 from tests.support.compare import assert_equal
 
 N, K, GROUP = 40, 128, 64
 OPS = ("gemm_int8", "gemm_int8_quantized", "gemm_int4", "gemm_int4_int8")
 # Numbers of SMs of devices that no earlier test has planned for.
-NEW_SMS = itertools.count(TWIN_SMS + 4000)
+NEW_SMS = itertools.count(EMULATOR_SMS + 4000)
 # The number of tensor maps for tensors that move from call to call: 16-bit results, and W4A8's packed
 # activations.
 ELSEWHERE = {"gemm_int8": 1, "gemm_int8_quantized": 0, "gemm_int4": 0, "gemm_int4_int8": 1}
@@ -26,15 +26,15 @@ KEPT: list[Any] = []  # tensors that stay, so that no other gets their address
 
 
 @pytest.fixture(autouse=True)
-def twin() -> Iterator[Any]:
-    ops = emulated_ops()
-    ops.set_twin_options(0, 1, False)
-    ops.set_twin(90, next(NEW_SMS))
+def emulated() -> Iterator[Any]:
+    ops = emu_ops()
+    emulator().set_options()
+    emulator().set_device(90, next(NEW_SMS))
     try:
         yield ops
     finally:
         ops.set_cuda_kernel("")
-        ops.set_twin(0, 0)
+        emulator().set_device(0, 0)
 
 
 class Operands:
@@ -55,7 +55,7 @@ class Operands:
         KEPT.append(self)
 
     def call(self, op: str, max_sms: int | None = None) -> list[torch.Tensor]:
-        ops, none, bf16 = emulated_ops(), None, torch.bfloat16
+        ops, none, bf16 = emu_ops(), None, torch.bfloat16
         if op == "gemm_int8":
             out = ops.gemm_int8(
                 self.a, self.w8, self.sums, self.one, self.one, none, none, bf16, none, none, none, max_sms
@@ -77,9 +77,9 @@ class Operands:
 
 def work(call: Callable[[], object]) -> dict[str, int]:
     """The plans and tensor maps that `call` made."""
-    before = json.loads(emulated_ops().host_work())
+    before = json.loads(emu_ops().host_work())
     call()
-    after = json.loads(emulated_ops().host_work())
+    after = json.loads(emu_ops().host_work())
     return {name: after[name] - before[name] for name in after}
 
 
@@ -92,19 +92,19 @@ def maps(call: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_a_call_that_repeats_plans_nothing(op: str, twin: Any) -> None:
+def test_a_call_that_repeats_plans_nothing(op: str, emulated: Any) -> None:
     operands, larger = Operands(), Operands(m=7)
     sms = next(NEW_SMS)
-    twin.set_twin(90, sms)
+    emulator().set_device(90, sms)
     first = operands.call(op)
     assert plans(lambda: operands.call(op)) == 0
     assert plans(lambda: larger.call(op)) == 1
     assert plans(lambda: operands.call(op, 3)) == 1
     # The emulator's devices 9.0 and 10.0 differ in nothing but their compute capability.
     for device in ((80, sms), (100, sms), (90, next(NEW_SMS))):
-        twin.set_twin(*device)
+        emulator().set_device(*device)
         assert plans(lambda: operands.call(op)) == 1
-    twin.set_twin(90, sms)
+    emulator().set_device(90, sms)
     again: list[torch.Tensor] = []
     assert plans(lambda: again.extend(operands.call(op))) == 0
     for got, want in zip(again, first, strict=True):
@@ -112,19 +112,19 @@ def test_a_call_that_repeats_plans_nothing(op: str, twin: Any) -> None:
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_a_forced_kernel_is_planned_for_and_released(op: str, twin: Any) -> None:
+def test_a_forced_kernel_is_planned_for_and_released(op: str, emulated: Any) -> None:
     family = op.removesuffix("_quantized")
     operands = Operands()
     first = operands.call(op)
     for kernel in ("sm80_m16", "sm90a_m64"):
-        twin.set_cuda_kernel(f"{family}_{kernel}")
+        emulated.set_cuda_kernel(f"{family}_{kernel}")
         assert plans(lambda: operands.call(op)) == 1
         assert plans(lambda: operands.call(op)) == 0
-    twin.set_cuda_kernel("no_such_kernel")
+    emulated.set_cuda_kernel("no_such_kernel")
     for _ in range(2):  # the second time the plan is known, and it still has no kernel
         with pytest.raises(ValueError, match='name = "no_such_kernel": no CUDA kernel of this name'):
             operands.call(op)
-    twin.set_cuda_kernel("")
+    emulated.set_cuda_kernel("")
     for got, want in zip(operands.call(op), first, strict=True):
         assert_equal(got, want, op)
 
@@ -159,7 +159,7 @@ def test_other_rows_at_the_same_address_have_another_map(op: str) -> None:
             assert_equal(got, want[rows], op)
 
 
-def test_unaligned_rows_are_planned_for(twin: Any) -> None:
+def test_unaligned_rows_are_planned_for(emulated: Any) -> None:
     """TMA needs rows at multiples of 16 bytes; with other rows the same problem gets another kernel."""
     operands = Operands()
     want = operands.call("gemm_int8")[0]
@@ -171,7 +171,7 @@ def test_unaligned_rows_are_planned_for(twin: Any) -> None:
     assert_equal(results[0], want, "unaligned rows")
 
 
-def test_groups_are_planned_for(twin: Any) -> None:
+def test_groups_are_planned_for(emulated: Any) -> None:
     operands = Operands()
     operands.call("gemm_int8")
     w8, sums = torch.ops.lamina.pack_int8(torch.ops.lamina.unpack_int8(operands.w8, N, K), 128)
@@ -188,7 +188,7 @@ def test_groups_are_planned_for(twin: Any) -> None:
         assert plans(lambda: fine.call(op)) == 1  # noqa: B023
 
 
-def test_threads_plan_for_themselves_and_agree(twin: Any) -> None:
+def test_threads_plan_for_themselves_and_agree(emulated: Any) -> None:
     operands = Operands()
     results: dict[int, list[torch.Tensor]] = {}
     made: dict[int, int] = {}
@@ -204,7 +204,7 @@ def test_threads_plan_for_themselves_and_agree(twin: Any) -> None:
     assert_equal(results[0][0], results[1][0], "two threads")
 
 
-def test_threads_at_once_agree(twin: Any) -> None:
+def test_threads_at_once_agree(emulated: Any) -> None:
     """Each thread has its own tables, so no thread sees a half-written entry of another."""
     operands = [Operands(m) for m in (1, 2, 3, 4)]
     want = [each.call("gemm_int4")[0] for each in operands]
@@ -225,14 +225,14 @@ def test_threads_at_once_agree(twin: Any) -> None:
 
 
 @pytest.mark.parametrize("op", ["gemm_int8", "gemm_int4", "gemm_int4_int8"])
-def test_cpu_plans_are_found_again(op: str, twin: Any) -> None:
-    twin.set_twin(0, 0)
+def test_cpu_plans_are_found_again(op: str, emulated: Any) -> None:
+    emulator().set_device(0, 0)
     operands, other = Operands(), Operands(m=211)
     operands.w4 = other.w4 = torch.ops.lamina.pack_int4(
         torch.ops.lamina.unpack_int4(operands.w4, N, K, "int4_tile"), "int4_rows"
     )
     threads = torch.get_num_threads()
-    isa = twin.set_cpu_isa("generic")
+    isa = emulated.set_cpu_isa("generic")
     try:
         first = operands.call(op)[0]
         assert plans(lambda: operands.call(op)) == 0
@@ -243,5 +243,5 @@ def test_cpu_plans_are_found_again(op: str, twin: Any) -> None:
         assert plans(lambda: operands.call(op)) == 0
         assert_equal(operands.call(op)[0], first, op)
     finally:
-        twin.set_cpu_isa(isa)
+        emulated.set_cpu_isa(isa)
         torch.set_num_threads(threads)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.reference import layout, quantize
-from tests.support.backends import Backend, available, cpu_backends, twin_parameters, twins
+from tests.support.backends import Backend, available, cpu_backends, emulated_kernels, emulator_parameters
 from tests.support.cases import FLOAT_DTYPES, GemmCase, dtype_name, generator, grouped, random_int8
 from tests.support.check import Inputs, check_product, followed
 from tests.support.compare import assert_equal
@@ -29,7 +29,7 @@ def backends(*ops: str, cpu: bool = True) -> Any:
             for op in ops
             for parameter in (
                 *(cpu_backends(op.removesuffix("_grouped")) if cpu else ()),
-                *twin_parameters(op),
+                *emulator_parameters(op),
             )
         ],
     )
@@ -161,7 +161,7 @@ def test_pack_int4_reads_rows_far_apart(name: str) -> None:
     for order in (None, perm):
         want = layout.pack_int4((q if order is None else q[:, perm.long()]).numpy(), name)
         assert_equal(torch.ops.lamina.pack_int4(far_apart(q, APART), name, order), want)
-        with twins("gemm_int4")[0].active() as ops:
+        with emulated_kernels("gemm_int4")[0].active() as ops:
             assert_equal(ops.pack_int4(far_apart(q, APART), name, order), want)
 
 

@@ -8,13 +8,13 @@ import torch
 import lamina
 from lamina.ops.pack_int4 import INT4_LAYOUTS
 from tests.reference import layout as reference
-from tests.support.backends import Backend, emulated_ops, gpus, twin_parameters
+from tests.support.backends import Backend, emu_ops, emulator_parameters, gpus
 from tests.support.cases import generator
 from tests.support.compare import assert_equal
 
 SHAPES = ((1, 1), (1, 64), (16, 1), (3, 5), (15, 63), (16, 64), (17, 65), (33, 200), (0, 0), (0, 70), (20, 0))
 LAYOUTS = pytest.mark.parametrize("layout", INT4_LAYOUTS)
-DEVICES = pytest.mark.parametrize("device", [*twin_parameters("gemm_int4")[:1], *gpus("gemm_int4")[:1]])
+DEVICES = pytest.mark.parametrize("device", [*emulator_parameters("gemm_int4")[:1], *gpus("gemm_int4")[:1]])
 
 
 def codes(n: int, k: int) -> torch.Tensor:
@@ -145,7 +145,7 @@ def test_packed_weight_object() -> None:
 
 
 def test_the_emulated_library_packs_the_same() -> None:
-    ops = emulated_ops()
+    ops = emu_ops()
     if ops is None:
         pytest.skip("the emulated library is not built")
     q = codes(40, 100)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.backends import twins
+from tests.support.backends import emulated_kernels
 from tests.support.cases import GemmCase
 from tests.support.int4_cases import Int4Case
 
@@ -80,8 +80,8 @@ def on_cuda(op: str) -> dict[str, Any]:
 @pytest.mark.parametrize("op", ["gemm_int8", "gemm_int8_grouped", "gemm_int4", "gemm_int4_int8"])
 def test_packed_weights_that_copies_cannot_take_are_refused(op: str, by: int) -> None:
     given, name = on_cuda(op), op.removesuffix("_grouped")
-    for twin in twins(op):
-        with twin.active() as ops:
+    for emulated in emulated_kernels(op):
+        with emulated.active() as ops:
             product = getattr(ops, name)
             product(**{**given, "w": moved(given["w"], 0)})
             with pytest.raises(ValueError, match=f"{name}: w must start at a multiple of 16 bytes"):

@@ -11,7 +11,7 @@ import torch
 
 import lamina
 from tests.reference import quantize as reference
-from tests.support.backends import Backend, Twin, available, backends, cpu_backends, kernel_of
+from tests.support.backends import Backend, EmulatedKernel, available, backends, cpu_backends, kernel_of
 from tests.support.cases import FLOAT_DTYPES, QUANTIZE_SHAPES, dtype_name, generator, random_int8
 from tests.support.compare import assert_equal
 
@@ -152,7 +152,7 @@ def test_every_f16_and_bf16_value(backend: Backend) -> None:
     """All 65536 bit patterns, each as a row of one value, and all as one row with a static scale."""
     for dtype in (torch.float16, torch.bfloat16):
         # The emulator takes half a millisecond a row. One pattern in 31 still has every exponent and sign.
-        step = 31 if isinstance(backend, Twin) else 1
+        step = 31 if isinstance(backend, EmulatedKernel) else 1
         x = torch.arange(-32768, 32768, step, dtype=torch.int32).to(torch.int16).view(dtype)
         finite = x[x.isfinite()]
         check(backend, finite[None], torch.tensor([0.37]), label=dtype)
@@ -247,19 +247,19 @@ def test_quantised_rows_with_nan_poison_their_own_products_only() -> None:
     assert_equal(got, want)
 
 
-def test_python_twin_calls_the_op() -> None:
+def test_python_function_calls_the_op() -> None:
     x = random_rows(5, 33, torch.float16)
     grid = static_grid(5, 5, symmetric=False)
-    twin, want = (
+    emulated, want = (
         lamina.quantize_int8(x, **grid),
         reference.quantize_int8(
             x.float().numpy(), grid["scale"].numpy(), grid["zero_point"].numpy(), symmetric=False
         ),
     )
-    assert twin.zero_point is not None
-    assert_equal(twin.q, want.q)
-    assert_equal(twin.scale, want.scale)
-    assert_equal(twin.zero_point, want.zero_point)
+    assert emulated.zero_point is not None
+    assert_equal(emulated.q, want.q)
+    assert_equal(emulated.scale, want.scale)
+    assert_equal(emulated.zero_point, want.zero_point)
     assert lamina.quantize_int8(x).zero_point is None
 
 

@@ -3,12 +3,10 @@ epilogue."""
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
-from tests.support.backends import Backend, Twin, cuda_backends, emulated_ops
+from tests.support.backends import Backend, EmulatedKernel, cuda_backends, emulator
 from tests.support.cases import GemmCase, grouped
 from tests.support.check import Inputs, check_product, followed, run_product
 from tests.support.compare import assert_equal
@@ -50,11 +48,11 @@ def test_what_precedes_and_what_follows_the_sums(op: str, backend: Backend) -> N
         base, many = problem(op, group), backend.on_sms(MANY_SMS)
         gated = followed(base, None, torch.float16, None)
         added = followed(base, "gelu", None, torch.bfloat16)
-        if isinstance(backend, Twin):
-            emulated_ops().take_twin_report()
+        if isinstance(backend, EmulatedKernel):
+            emulator().take_report()
         check_product(many, gated, torch.float32, (group, "gate"))
-        if isinstance(backend, Twin):
-            assert json.loads(emulated_ops().take_twin_report())["launches"] == launches
+        if isinstance(backend, EmulatedKernel):
+            assert emulator().take_report().launches == launches
         check_product(many, added, torch.float16, (group, "residual"))
         every = followed(base, "silu", torch.float32, torch.float16)
         want = check_product(many, every, torch.bfloat16, (group, "all"))

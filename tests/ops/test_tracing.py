@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lamina
-from tests.support.backends import emulated_ops
+from tests.support.backends import emu_ops
 from tests.support.cases import GEMM_BY_NAME, GemmCase, generator, random_int8
 from tests.support.compare import assert_equal
 from tests.support.int4_cases import Int4Case
@@ -130,7 +130,7 @@ def test_opcheck(op: str, arguments: tuple[Any, ...]) -> None:
 
 @pytest.mark.parametrize("op", TENSOR_OPS)
 def test_opcheck_of_the_emulated_library(op: str) -> None:
-    ops = emulated_ops()
+    ops = emu_ops()
     if ops is None:
         pytest.skip("the emulated library is not built (install libsimde-dev)")
     torch.library.opcheck(getattr(ops, op).default, next(sample_calls(op)))

@@ -1,4 +1,4 @@
-"""A CUDA device for machines without one: its memory is the CPU's, its lamina kernels run on the host twin.
+"""A CUDA device for machines without one: its memory is the CPU's, its lamina kernels run on the emulator.
 
 Tensors say that they are on cuda:0 and torch refuses to mix them with others, as it does on a GPU; so what
 moves weights between devices is tested everywhere. Streams, speed and the real kernels are not.
@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lamina.testing import emulated_gpu
-from tests.support.backends import TWIN_SMS, emulated_ops
+from tests.support.backends import EMULATOR_SMS, emu_ops
 
 DEVICE = torch.device("cuda", 0)
 _COPIES = (torch.ops.aten.copy_.default, torch.Tensor.copy_)
@@ -143,14 +143,14 @@ def _call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def _kernel(func: Callable[..., Any], on_device: bool) -> Callable[..., Any]:
-    """For an op of lamina on the device: the same op on the twin, or the refusal of the CUDA key."""
+    """For an op of lamina on the device: the same op on the emulator, or the refusal of the CUDA key."""
     namespace, _, name = str(func).partition(".")
     if not on_device or namespace != "lamina":
         return func
     name = name.partition(".")[0]
     if name not in _CUDA_OPS:
         raise ValueError(f"lamina::{name}: on the CPU only")
-    kernel: Callable[..., Any] = getattr(emulated_ops(), name)
+    kernel: Callable[..., Any] = getattr(emu_ops(), name)
     return kernel
 
 
@@ -165,7 +165,7 @@ def _pretend(leaf: Any) -> Any:
 
 @contextmanager
 def pretend_cuda() -> Iterator[torch.device]:
-    """The device, inside; needs the test-only library (emulated_ops)."""
+    """The device, inside; needs the test-only library (emu_ops)."""
     # torch.tensor(..., device=...) makes a CPU tensor first, and moves it.
     torch._C._set_only_lift_cpu_tensors(True)
     # Module.to assigns parameters: the default, to give an old one new data, cannot change its class.
@@ -173,7 +173,7 @@ def pretend_cuda() -> Iterator[torch.device]:
     try:
         # Autograd asks for the device guard as well; lamina is for inference.
         with (
-            emulated_gpu(emulated_ops(), 80, TWIN_SMS),
+            emulated_gpu(80, EMULATOR_SMS),
             torch.no_grad(),
             mock.patch.object(torch.cuda, "_lazy_init", lambda: None),
             _Mode(),

@@ -16,7 +16,7 @@ from lamina.doctor import run as doctor
 from lamina.nn import Int4Linear, Int8Linear
 from tests.python.pretend_cuda import pretend_cuda
 from tests.python.test_act_order import checkpoint
-from tests.support.backends import emulated_ops
+from tests.support.backends import emu_ops
 
 SCHEMES = ("w8a8", "w8a8_asymmetric")
 H200 = {"compute_capability": 90, "sm_count": 132, "smem_per_block": 232448, "l2_bytes": 62914560}
@@ -30,8 +30,8 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
         return
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    if emulated_ops() is None:
-        pytest.skip("this build has no twin")
+    if emu_ops() is None:
+        pytest.skip("this build has no emulator")
     with pretend_cuda() as pretended:
         yield pretended
 

@@ -106,15 +106,15 @@ def test_adapters_train_over_float_activations(order: str) -> None:
         lamina.compress(model, "w4a16")
         model = with_adapters(model, for_packed=True)
     # A float model with the dequantised weights must have the same gradients.
-    twin = with_adapters(mlp())
-    for (name, module), other in zip(model.named_modules(), twin.modules(), strict=True):
+    emulated = with_adapters(mlp())
+    for (name, module), other in zip(model.named_modules(), emulated.modules(), strict=True):
         if isinstance(module, PackedLinear):
             other.weight.data = module.dequantize_weight()
         assert type(other) is type(module) or isinstance(module, PackedLinear), name
-    for each in (model, twin):
+    for each in (model, emulated):
         each.train()
         each(X).square().sum().backward()
-    for got, want in zip(adapters(model), adapters(twin), strict=True):
+    for got, want in zip(adapters(model), adapters(emulated), strict=True):
         assert got.grad is not None
         torch.testing.assert_close(got.grad, want.grad, rtol=1e-4, atol=1e-3)
     assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == [

@@ -15,7 +15,7 @@ from lamina.ops.gemm_int4 import gradient_of_a
 from lamina.quant import quantize_weight_int4
 from tests.python.pretend_cuda import pretend_cuda, recorded
 from tests.python.test_act_order import checkpoint
-from tests.support.backends import emulated_ops
+from tests.support.backends import emu_ops
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def device() -> Iterator[torch.device]:
     """A pretended device: a real one does not show what crosses to it."""
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    if emulated_ops() is None:
-        pytest.skip("this build has no twin")
+    if emu_ops() is None:
+        pytest.skip("this build has no emulator")
     with pretend_cuda() as pretended:
         yield pretended
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import pytest
 import torch
 
 import lamina  # noqa: F401  registers torch.ops.lamina
-from lamina.testing import emulated_gpu, load_emulated, using_cuda_kernel, using_isa
+from lamina.testing import emulated_gpu, load_emulator, using_cuda_kernel, using_isa
 from tests.support import budget
 from tests.support.cases import GemmInputs
 from tests.support.int4_cases import Int4Inputs
@@ -27,7 +28,7 @@ from tests.support.memory import fenced
 ROOT = Path(__file__).resolve().parents[2]
 ROW = re.compile(r"^LAMINA_(CPU|CUDA)_KERNEL\((\w+), (\w+)")
 # The emulator's device has few SMs, so that small problems take several waves.
-TWIN_SMS = 4
+EMULATOR_SMS = 4
 # All kernels see shapes, depths and schedules. They share the code that deals with dtypes, scales, strides
 # and what follows the sums: one of each architecture stands for it, the others see those in the slow tests.
 STANDS_FOR_STORES = {
@@ -60,29 +61,50 @@ def kernel_of(plan: str) -> str:
     return str(re.findall(r"^kernel +(\w+)", plan, flags=re.MULTILINE)[0])
 
 
-class EmulatedOps:
+class EmuOps:
     """torch.ops.lamina_emu; while it plays a GPU, its calls count against the budgets of their ops."""
-
-    plays_gpu = False
-
-    def set_twin(self, arch: int, sms: int) -> None:
-        torch.ops.lamina_emu.set_twin(arch, sms)
-        self.plays_gpu = arch > 0
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(torch.ops.lamina_emu, name)
-        is_op = not name.startswith(("set_", "take_"))
-        return functools.partial(budget.spend, name, call) if self.plays_gpu and is_op else call
+        plays_gpu = probe() is not None and probe().emulator.has_device()
+        is_op = not name.startswith("set_")
+        return functools.partial(budget.spend, name, call) if plays_gpu and is_op else call
 
 
 @functools.cache
-def emulated_ops() -> Any:
-    """EmulatedOps, or None if this build has no emulated library."""
+def emu_ops() -> Any:
+    """EmuOps, or None if this build has no emulated library."""
     try:
-        load_emulated()
+        load_emulator()
     except ImportError:
         return None
-    return EmulatedOps()
+    return EmuOps()
+
+
+@functools.cache
+def probe() -> Any:
+    """lamina._probe (tests/probe), or None if this build has none: it needs pybind11."""
+    try:
+        return importlib.import_module("lamina._probe")
+    except ModuleNotFoundError:
+        return None
+
+
+NO_PROBE = "this build has no lamina/_probe (pip install pybind11, then build with -DLAMINA_EMULATOR=ON)"
+
+
+def emulator() -> Any:
+    """How CUDA kernels run in emu_ops(), and reports of what ran; skips the test without probe()."""
+    if probe() is None:
+        pytest.skip(NO_PROBE)
+    return probe().emulator
+
+
+def reset_emulator() -> None:
+    """No device, no forced kernel, default options."""
+    emulator().set_options()
+    emulator().set_device(0, 0)
+    emu_ops().set_cuda_kernel("")
 
 
 @dataclass(frozen=True)
@@ -90,15 +112,15 @@ class Backend:
     """One ISA, native or with SIMDe."""
 
     isa: str
-    emulated: bool = False
+    test_library: bool = False
     int4_layout = "int4_rows"
 
     def __str__(self) -> str:
-        return f"{self.isa}_emulated" if self.emulated else self.isa
+        return f"{self.isa}_simde" if self.test_library else self.isa
 
     @property
     def ops(self) -> Any:
-        return emulated_ops() if self.emulated else torch.ops.lamina
+        return emu_ops() if self.test_library else torch.ops.lamina
 
     @contextmanager
     def active(self) -> Iterator[Any]:
@@ -184,7 +206,7 @@ class Backend:
         return out.cpu()
 
     def _operands(self, i: GemmInputs, data: torch.Tensor, sums: torch.Tensor) -> list[Any]:
-        # TMA needs aligned rows; the planner gives other rows to another kernel (tests/ops/test_twin.py).
+        # TMA needs aligned rows; the planner gives other rows to another kernel (tests/ops/test_emulator.py).
         a = in_aligned_rows(i.a) if self.isa.startswith("sm90a") else i.a
         return self._place_all((a, data, sums, i.a_scale, i.w_scale, i.a_zero_point, i.bias))
 
@@ -212,21 +234,21 @@ class CudaKernel(Backend):
 
 
 @dataclass(frozen=True)
-class Twin(CudaKernel):
+class EmulatedKernel(CudaKernel):
     """A CUDA kernel on the emulator."""
 
     seed: int = 0
-    sms: int = TWIN_SMS
+    sms: int = EMULATOR_SMS
 
     def __str__(self) -> str:
-        return f"{self.isa}_twin"
+        return f"{self.isa}_emulator"
 
-    def on_sms(self, sms: int) -> Twin:
+    def on_sms(self, sms: int) -> EmulatedKernel:
         return dataclasses.replace(self, sms=sms)
 
     @contextmanager
     def active(self) -> Iterator[Any]:
-        with emulated_gpu(self.ops, self.arch, self.sms, self.seed), super().active() as ops:
+        with emulated_gpu(self.arch, self.sms, self.seed), super().active() as ops:
             yield ops
 
 
@@ -260,27 +282,29 @@ def keep_strides_on_cuda(x: torch.Tensor) -> torch.Tensor:
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 
 
-def twins(op: str) -> list[Backend]:
-    """Every CUDA kernel of `op` on the emulator, or none; LAMINA_TWIN_SEED chooses the schedule."""
-    return [] if emulated_ops() is None else _twins(op)
+def emulated_kernels(op: str) -> list[Backend]:
+    """Every CUDA kernel of `op` on the emulator, or none; LAMINA_EMULATOR_SEED chooses the schedule."""
+    return [] if probe() is None else _emulated_kernels(op)
 
 
-def _twins(op: str) -> list[Backend]:
-    seed = int(os.environ.get("LAMINA_TWIN_SEED", "0"))
-    return [Twin(kernel, True, op, seed) for kernel in cuda_kernels(op)]
+def _emulated_kernels(op: str) -> list[Backend]:
+    seed = int(os.environ.get("LAMINA_EMULATOR_SEED", "0"))
+    return [EmulatedKernel(kernel, True, op, seed) for kernel in cuda_kernels(op)]
 
 
-def twin_parameters(op: str, arch: int | None = None, stores: bool = False) -> list[Any]:
-    """One pytest parameter per CUDA kernel of `op` (of one architecture) on the twin, skipped without it.
+def emulator_parameters(op: str, arch: int | None = None, stores: bool = False) -> list[Any]:
+    """One pytest parameter per CUDA kernel of `op` (of one architecture) on the emulator, skipped without it.
 
     stores: those that do not stand for the code that stores are slow.
     """
-    marks = [] if emulated_ops() is not None else [pytest.mark.skip(reason="this build has no twin")]
+    marks = [] if probe() is not None else [pytest.mark.skip(reason=NO_PROBE)]
     slow = [pytest.mark.slow] if stores else []
     return [
-        pytest.param(twin, id=str(twin), marks=marks + slow * (twin.isa not in STANDS_FOR_STORES[op]))
-        for twin in _twins(op)
-        if isinstance(twin, Twin) and arch in (None, twin.arch)
+        pytest.param(
+            emulated, id=str(emulated), marks=marks + slow * (emulated.isa not in STANDS_FOR_STORES[op])
+        )
+        for emulated in _emulated_kernels(op)
+        if isinstance(emulated, EmulatedKernel) and arch in (None, emulated.arch)
     ]
 
 
@@ -297,7 +321,7 @@ def gpus(op: str) -> list[Any]:
 
 def cuda_backends(op: str, stores: bool = False) -> list[Any]:
     """The CUDA kernels of `op`, on the emulator and, if the machine has one, on a GPU."""
-    return [*twin_parameters(op, stores=stores), *gpus(op)]
+    return [*emulator_parameters(op, stores=stores), *gpus(op)]
 
 
 def capability() -> int:
@@ -307,10 +331,10 @@ def capability() -> int:
 
 
 @functools.cache
-def emulated_isas() -> list[str]:
+def simde_isas() -> list[str]:
     """The instruction sets that torch.ops.lamina_emu runs with SIMDe, or none."""
-    ops = emulated_ops()
-    if ops is None or not json.loads(ops.build_info())["emulates_isas"]:
+    ops = emu_ops()
+    if ops is None or not json.loads(ops.build_info())["has_simde"]:
         return []
     return str(ops.cpu_isas()).split(",")
 
@@ -318,12 +342,12 @@ def emulated_isas() -> list[str]:
 def runnable(isa: str) -> Backend | None:
     """The ISA natively if the machine can run it, else with SIMDe if the build has that.
 
-    With LAMINA_TEST_EMULATED=1 the tests run as on an AVX2 machine: every ISA above AVX2 runs with SIMDe.
+    With LAMINA_TEST_SIMDE=1 the tests run as on an AVX2 machine: every ISA above AVX2 runs with SIMDe.
     """
-    prefer_emulated = "LAMINA_TEST_EMULATED" in os.environ and isa not in ("generic", "avx2")
-    if isa in torch.ops.lamina.cpu_isas().split(",") and not prefer_emulated:
+    prefer_simde = "LAMINA_TEST_SIMDE" in os.environ and isa not in ("generic", "avx2")
+    if isa in torch.ops.lamina.cpu_isas().split(",") and not prefer_simde:
         return Backend(isa)
-    return Backend(isa, emulated=True) if isa in emulated_isas() else None
+    return Backend(isa, test_library=True) if isa in simde_isas() else None
 
 
 def cpu_backends(op: str) -> list[Any]:
@@ -351,25 +375,25 @@ def grouped_backends(stores: bool = False) -> list[Any]:
 def available_cpu(op: str) -> list[Backend]:
     """Every CPU kernel of `op` that can run here, natively or with SIMDe."""
     found = [runnable(isa) for isa in cpu_kernels(op)]
-    return [backend for backend in found if backend is not None] + emulated_twins(op)
+    return [backend for backend in found if backend is not None] + simde_backends(op)
 
 
 def available(op: str) -> list[Backend]:
     """Every backend of `op` that can run here."""
-    return available_cpu(op) + twins(op)
+    return available_cpu(op) + emulated_kernels(op)
 
 
-def emulated_twins(op: str) -> list[Backend]:
+def simde_backends(op: str) -> list[Backend]:
     """The CPU kernels of `op` with SIMDe, whether or not the machine has the ISA."""
-    return [Backend(isa, emulated=True) for isa in cpu_kernels(op) if isa in emulated_isas()]
+    return [Backend(isa, test_library=True) for isa in cpu_kernels(op) if isa in simde_isas()]
 
 
-def emulated_parameters(op: str) -> list[Any]:
+def simde_parameters(op: str) -> list[Any]:
     """One pytest parameter per CPU kernel of `op` with SIMDe; skipped if the library is not built."""
     reason = "this build emulates no instruction set (install libsimde-dev)"
     parameters = []
     for isa in cpu_kernels(op):
-        marks = [] if isa in emulated_isas() else [pytest.mark.skip(reason=reason)]
-        backend = Backend(isa, emulated=True)
+        marks = [] if isa in simde_isas() else [pytest.mark.skip(reason=reason)]
+        backend = Backend(isa, test_library=True)
         parameters.append(pytest.param(backend, id=str(backend), marks=marks))
     return parameters

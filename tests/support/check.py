@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.reference.gemm_int4 import Sums
-from tests.support.backends import Backend, CudaKernel, Twin, cuda_kernels
+from tests.support.backends import Backend, CudaKernel, EmulatedKernel, cuda_kernels
 from tests.support.cases import FLOAT_DTYPES, GemmInputs, generator, pairwise
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import Int4Inputs
@@ -21,14 +21,14 @@ from tests.support.int4_cases import Int4Inputs
 def in_turn(backend: Backend, turn: int, values: Sequence[Any]) -> Sequence[Any]:
     """For every out dtype, results are within the documented bound and have the bits of the documented f32
     steps."""
-    if not isinstance(backend, Twin):
+    if not isinstance(backend, EmulatedKernel):
         return values
     return values[(turn + cuda_kernels(backend.op).index(backend.isa)) % 3 :: 3]
 
 
 def combinations(backend: Backend, *axes: Sequence[Any]) -> list[tuple[Any, ...]]:
     """The product of the axes; on the emulator few of its rows, in which any two values of two axes meet."""
-    return pairwise(*axes) if isinstance(backend, Twin) else list(itertools.product(*axes))
+    return pairwise(*axes) if isinstance(backend, EmulatedKernel) else list(itertools.product(*axes))
 
 
 def check_gemm(

@@ -34,7 +34,7 @@ MUTANTS = (
         "csrc/block/reduce.cuh",
         "dev::block_sync();\n  int32_t any",
         "dev::warp_sync();\n  int32_t any",
-        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "twin and quantized"),
+        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "emulator and quantized"),
     ),
     Mutant(
         "sm90a: the parity of the full barriers is never flipped",
@@ -47,7 +47,7 @@ MUTANTS = (
         "csrc/block/row_alignment.h",
         "alignment >= 4 ? 4 : 1",
         "alignment >= 2 ? 4 : 1",
-        ("tests/ops/test_gemm_int4_cuda.py", "-k", "strides and twin"),
+        ("tests/ops/test_gemm_int4_cuda.py", "-k", "strides and emulator"),
     ),
     Mutant(
         "sm80: 4-byte copies lose the tail",
@@ -72,14 +72,14 @@ MUTANTS = (
         "csrc/block/runs.cuh",
         "count >= kCount && low % sizeof(Word) == 0",
         "count >= kCount",
-        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "twin"),
+        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "emulator"),
     ),
     Mutant(
         "cuda epilogue: gate and residual of columns past n",
         "csrc/block/runs.cuh",
         "from[r] + (e < count ? e : 0)",
         "from[r] + e",
-        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "twin"),
+        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "emulator"),
     ),
     Mutant(
         "sm90a: splits overlap by a step",

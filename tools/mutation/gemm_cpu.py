@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tools.mutation.mutant import Mutant
 
-GEMM_INT8_EPILOGUE_NOT_TWIN = ("tests/ops/test_gemm_int8_epilogue.py", "-k", "not twin")
+GEMM_INT8_EPILOGUE_NOT_EMULATOR = ("tests/ops/test_gemm_int8_epilogue.py", "-k", "not emulator")
 HOST_WORK = ("tests/ops/test_host_work.py",)
 
 MUTANTS = (
@@ -13,35 +13,35 @@ MUTANTS = (
         "csrc/gemm/activation.h",
         "0x1.988454p+0f",
         "0x1.9885p+0f",
-        GEMM_INT8_EPILOGUE_NOT_TWIN,
+        GEMM_INT8_EPILOGUE_NOT_EMULATOR,
     ),
     Mutant(
         "activation: a coefficient of exp",
         "csrc/gemm/activation.h",
         "0x1.555492p-3f",
         "0x1.555494p-3f",
-        GEMM_INT8_EPILOGUE_NOT_TWIN,
+        GEMM_INT8_EPILOGUE_NOT_EMULATOR,
     ),
     Mutant(
         "activation: a coefficient of erfcx",
         "csrc/gemm/activation.h",
         "0x1.ad2bcep+0f",
         "0x1.ad2bd0p+0f",
-        GEMM_INT8_EPILOGUE_NOT_TWIN,
+        GEMM_INT8_EPILOGUE_NOT_EMULATOR,
     ),
     Mutant(
         "activation: one part of ln 2",
         "csrc/gemm/activation.h",
         "kLn2High - z) + n * kLn2Low",
         "kLn2High - z)",
-        GEMM_INT8_EPILOGUE_NOT_TWIN,
+        GEMM_INT8_EPILOGUE_NOT_EMULATOR,
     ),
     Mutant(
         "activation: 0 in the place of -0",
         "csrc/gemm/activation.h",
         "y < 0.0f ? -0.0f : y",
         "y < 0.0f ? 0.0f : y",
-        GEMM_INT8_EPILOGUE_NOT_TWIN,
+        GEMM_INT8_EPILOGUE_NOT_EMULATOR,
     ),
     Mutant(
         "int4_int8 amx: the second half of a tile is the first",
@@ -100,35 +100,35 @@ MUTANTS = (
         "csrc/gemm/cpu/row_steps.h",
         "y[j] = y[j] * to_f32(gate[j])",
         "y[j] = y[j] + to_f32(gate[j])",
-        GEMM_INT8_EPILOGUE_NOT_TWIN,
+        GEMM_INT8_EPILOGUE_NOT_EMULATOR,
     ),
     Mutant(
         "epilogue: row stride of gate and residual ignored",
         "csrc/gemm/cpu/store_strip.h",
         "i * operand.stride + j",
         "i + j",
-        GEMM_INT8_EPILOGUE_NOT_TWIN,
+        GEMM_INT8_EPILOGUE_NOT_EMULATOR,
     ),
     Mutant(
         "epilogue: residual added before the activation",
         "csrc/gemm/cpu/store_strip.h",
         "activate_row<Activation::kSilu>(sum, i, count, c, y);",
         "{ activate_row<Activation::kNone>(sum, i, count, c, y); with_elements(p.residual, i, n0, [&](const auto* x) { add_row(x, count, y); }); for (int j = 0; j < count; ++j) y[j] = activate<Activation::kSilu>(y[j]); continue; }",
-        GEMM_INT8_EPILOGUE_NOT_TWIN,
+        GEMM_INT8_EPILOGUE_NOT_EMULATOR,
     ),
     Mutant(
         "epilogue: gelu in place of gelu_tanh",
         "csrc/gemm/cpu/store_strip.h",
         "activate_row<Activation::kGeluTanh>",
         "activate_row<Activation::kGelu>",
-        GEMM_INT8_EPILOGUE_NOT_TWIN,
+        GEMM_INT8_EPILOGUE_NOT_EMULATOR,
     ),
     Mutant(
         "epilogue: static scale of the block's first row",
         "csrc/gemm/cpu/store_strip.h",
         "quantizer({p.out_scale[i], 0}, true)",
         "quantizer({p.out_scale[i / 4 * 4], 0}, true)",
-        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "not twin and quantized"),
+        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "not emulator and quantized"),
     ),
     Mutant(
         "gemm: scale of the panel's first row",
@@ -159,7 +159,7 @@ MUTANTS = (
         "csrc/gemm/epilogue_maths.h",
         "return y == y ? q : kLost",
         "return q",
-        GEMM_INT8_EPILOGUE_NOT_TWIN,
+        GEMM_INT8_EPILOGUE_NOT_EMULATOR,
     ),
     Mutant(
         "groups: rounded twice",

@@ -6,7 +6,7 @@ from tools.mutation.mutant import Mutant
 
 GEMM_INT4_CUDA = ("tests/ops/test_gemm_int4_cuda.py",)
 GEMM_INT4_INT8_CUDA = ("tests/ops/test_gemm_int4_int8_cuda.py",)
-GEMM_INT8_EPILOGUE_TWIN = ("tests/ops/test_gemm_int8_epilogue.py", "-k", "twin")
+GEMM_INT8_EPILOGUE_EMULATOR = ("tests/ops/test_gemm_int8_epilogue.py", "-k", "emulator")
 GEMM_INT8_GROUPS = ("tests/ops/test_gemm_int8_groups.py",)
 HOST_WORK = ("tests/ops/test_host_work.py",)
 
@@ -16,35 +16,35 @@ MUTANTS = (
         "csrc/gemm/cuda/epilogue.cuh",
         "rows[r] * operand.stride + columns.j0",
         "rows[r] * columns.left + columns.j0",
-        GEMM_INT8_EPILOGUE_TWIN,
+        GEMM_INT8_EPILOGUE_EMULATOR,
     ),
     Mutant(
         "cuda epilogue: residual multiplied in the place of the gate",
         "csrc/gemm/cuda/epilogue.cuh",
         "combine_all(p.gate, rows,",
         "combine_all(p.residual, rows,",
-        GEMM_INT8_EPILOGUE_TWIN,
+        GEMM_INT8_EPILOGUE_EMULATOR,
     ),
     Mutant(
         "cuda epilogue: values leave the activation rotated",
         "csrc/gemm/cuda/epilogue.cuh",
         "step < kCount / kAtOnce",
         "step < kCount / kAtOnce - 1",
-        GEMM_INT8_EPILOGUE_TWIN,
+        GEMM_INT8_EPILOGUE_EMULATOR,
     ),
     Mutant(
         "cuda epilogue: static scale of the first row",
         "csrc/gemm/cuda/epilogue.cuh",
         "quantizer({p.out_scale[i], 0}, true)",
         "quantizer({p.out_scale[0], 0}, true)",
-        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "twin and quantized"),
+        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "emulator and quantized"),
     ),
     Mutant(
         "cuda epilogue: rows of gate and residual in int32",
         "csrc/gemm/cuda/epilogue.cuh",
         "rows[r] * operand.stride + columns.j0",
         "static_cast<int32_t>(rows[r] * operand.stride) + columns.j0",
-        ("tests/ops/test_large.py", "-k", "apart and twin"),
+        ("tests/ops/test_large.py", "-k", "apart and emulator"),
     ),
     Mutant(
         "int4_int8 cuda, epilogue: a token's scale after the bias",
@@ -58,7 +58,7 @@ MUTANTS = (
         "csrc/gemm/cuda/epilogue.cuh",
         "load_bias(p, j0 + (e < left ? e : 0));",
         "load_bias(p, j0 + e);",
-        GEMM_INT8_EPILOGUE_TWIN,
+        GEMM_INT8_EPILOGUE_EMULATOR,
     ),
     Mutant(
         "k chunk: total not added",
@@ -157,11 +157,11 @@ MUTANTS = (
         "return is_capped ? sms : INT_MAX;",
         "return INT_MAX;",
         (
-            "tests/ops/test_twin.py",
+            "tests/ops/test_emulator.py",
             "tests/ops/test_quantize_int8.py",
             "tests/ops/test_gemm_int8.py",
             "-k",
-            "twin and (cap or sms or the_same_in_every_batch)",
+            "emulator and (cap or sms or the_same_in_every_batch)",
         ),
     ),
     Mutant(
@@ -170,11 +170,11 @@ MUTANTS = (
         "at += stride)",
         "at += 2 * stride)",
         (
-            "tests/ops/test_twin.py",
+            "tests/ops/test_emulator.py",
             "tests/ops/test_quantize_int8.py",
             "tests/ops/test_gemm_int8.py",
             "-k",
-            "twin and (cap or sms or the_same_in_every_batch)",
+            "emulator and (cap or sms or the_same_in_every_batch)",
         ),
     ),
     Mutant(
@@ -189,7 +189,7 @@ MUTANTS = (
         "csrc/gemm/cuda/reduce.cuh",
         "Acc(kNoSum)",
         "Acc(0)",
-        ("tests/ops/test_zeros.py", "-k", "twin"),
+        ("tests/ops/test_zeros.py", "-k", "emulator"),
     ),
     Mutant(
         "reduce: last split dropped",
@@ -365,7 +365,7 @@ MUTANTS = (
         "csrc/gemm/cuda/store_tma.cuh",
         "std::min(m0 + row_of(r), last);",
         "m0 + row_of(r);",
-        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "sm90a and twin"),
+        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "sm90a and emulator"),
     ),
     Mutant(
         "store_tma: even tokens' scales",

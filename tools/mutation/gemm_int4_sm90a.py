@@ -110,7 +110,7 @@ MUTANTS = (
         "csrc/ops/gemm_int4/cuda/sm90a.cuh",
         "base + (m0 + row) * p.a_stride * 2;",
         "base + static_cast<int32_t>((m0 + row) * p.a_stride) * 2;",
-        ("tests/ops/test_large.py", "-k", "gemm_int4- and twin"),
+        ("tests/ops/test_large.py", "-k", "gemm_int4- and emulator"),
     ),
     Mutant(
         "int4 sm90a: rows past m copied",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from tools.mutation.mutant import Mutant
 
 GEMM_INT8_GROUPS = ("tests/ops/test_gemm_int8_groups.py",)
-TWIN_TWIN_AND_CAP_OR_SMS_OR_THE_SAME_IN_EVERY_BATCH_ = (
-    "tests/ops/test_twin.py",
+CAPPED = (
+    "tests/ops/test_emulator.py",
     "tests/ops/test_quantize_int8.py",
     "tests/ops/test_gemm_int8.py",
     "-k",
-    "twin and (cap or sms or the_same_in_every_batch)",
+    "emulator and (cap or sms or the_same_in_every_batch)",
 )
 
 MUTANTS = (
@@ -19,21 +19,21 @@ MUTANTS = (
         "csrc/ops/gemm_int8/cuda/mark_nan_rows.cu",
         "dev::block_sync();  // all threads have read the warps' results",
         "{}",
-        TWIN_TWIN_AND_CAP_OR_SMS_OR_THE_SAME_IN_EVERY_BATCH_,
+        CAPPED,
     ),
     Mutant(
         "mark_nan_rows: bytes behind the last word not searched",
         "csrc/ops/gemm_int8/cuda/mark_nan_rows.cu",
         "j = in_words + dev::thread_index()",
         "j = (in_words > 0 ? n : 0) + dev::thread_index()",
-        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "twin and quantized"),
+        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "emulator and quantized"),
     ),
     Mutant(
         "mark_nan_rows: words searched for 127",
         "csrc/ops/gemm_int8/cuda/mark_nan_rows.cu",
         "bytes ^ 0x01010101u",
         "~bytes ^ 0x01010101u",
-        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "twin and quantized"),
+        ("tests/ops/test_gemm_int8_epilogue.py", "-k", "emulator and quantized"),
     ),
     Mutant(
         "reduce, gemm_int8: gate dropped",
@@ -47,33 +47,7 @@ MUTANTS = (
         "csrc/ops/gemm_int8/cuda/run.cc",
         "launch_mark_nan_rows(p.quantize, plan.max_blocks(), stream)",
         "launch_mark_nan_rows(p.quantize, 1 << 30, stream)",
-        ("tests/ops/test_twin.py", "-k", "cap"),
-    ),
-    Mutant(
-        "sm80: a step is used one too early",
-        "csrc/ops/gemm_int8/cuda/sm80.cuh",
-        "cp_async_wait<kConfig.stages - 2>",
-        "cp_async_wait<kConfig.stages - 1>",
-    ),
-    Mutant(
-        "sm80: no barrier before a stage is used and refilled",
-        "csrc/ops/gemm_int8/cuda/sm80.cuh",
-        "dev::block_sync();  // step s has arrived",
-        "// step s has arrived",
-    ),
-    Mutant(
-        "sm80: the next tile's copies into a ring that is being read",
-        "csrc/ops/gemm_int8/cuda/sm80.cuh",
-        "dev::block_sync();  // the ring is read",
-        "{}",
-        TWIN_TWIN_AND_CAP_OR_SMS_OR_THE_SAME_IN_EVERY_BATCH_,
-    ),
-    Mutant(
-        "sm80: the last tile of a capped grid forgotten",
-        "csrc/ops/gemm_int8/cuda/sm80.cuh",
-        "unit < args.units; unit += stride",
-        "unit + 1 < args.units + (unit < stride); unit += stride",
-        TWIN_TWIN_AND_CAP_OR_SMS_OR_THE_SAME_IN_EVERY_BATCH_,
+        ("tests/ops/test_emulator.py", "-k", "cap"),
     ),
     Mutant(
         "sm80: halves of k swapped in b",
@@ -82,34 +56,10 @@ MUTANTS = (
         "{b[1].x[j], b[0].x[j]}",
     ),
     Mutant(
-        "sm80: weights swizzled by the next row",
-        "csrc/ops/gemm_int8/cuda/sm80.cuh",
-        "swizzle::tile_chunk(tile_row, tile_chunk)",
-        "swizzle::tile_chunk(tile_row + 1, tile_chunk)",
-    ),
-    Mutant(
         "sm80: activations read without their swizzle",
         "csrc/ops/gemm_int8/cuda/sm80.cuh",
-        "swizzle::row_chunk(row, chunk)) * 16);",
-        "chunk) * 16);",
-    ),
-    Mutant(
-        "sm80: last columns of a ragged k lost",
-        "csrc/ops/gemm_int8/cuda/sm80.cuh",
-        "left_k < 0 ? 0 : left_k > 16 ? 16 : static_cast<int>(left_k)",
-        "left_k < 16 ? 0 : 16",
-    ),
-    Mutant(
-        "sm80: splits overlap by a step",
-        "csrc/ops/gemm_int8/cuda/sm80.cuh",
-        "static_cast<int64_t>(split) * args.split.steps",
-        "static_cast<int64_t>(split) * (args.split.steps - 1)",
-    ),
-    Mutant(
-        "sm80: next step into the stage that is being read",
-        "csrc/ops/gemm_int8/cuda/sm80.cuh",
-        "load_step(args, at, from, at.first_step + next, stage(next));",
-        "load_step(args, at, from, at.first_step + next, stage(next + 1));",
+        "Pipe::chunk_at(row, chunk));",
+        "(row * Pipe::kRowChunks + chunk) * 16);",
     ),
     Mutant(
         "sm80: sums of warps stored over the ring in use",
@@ -136,16 +86,10 @@ MUTANTS = (
         "(1 - half) * 8 + lane / 4",
     ),
     Mutant(
-        "sm80: second row of a thread where the first was",
-        "csrc/ops/gemm_int8/cuda/sm80.cuh",
-        "p.a_stride * kRowsPerPass,",
-        "p.a_stride,",
-    ),
-    Mutant(
         "sm80 groups: scales of the step before",
         "csrc/ops/gemm_int8/cuda/sm80.cuh",
-        "Scales::load(p, step,",
-        "Scales::load(p, step > 0 ? step - 1 : 0,",
+        "Scales::load(args.p, step,",
+        "Scales::load(args.p, step > 0 ? step - 1 : 0,",
         GEMM_INT8_GROUPS,
     ),
     Mutant(
@@ -174,7 +118,7 @@ MUTANTS = (
         "csrc/ops/gemm_int8/cuda/sm80_groups.cuh",
         "const int bytes = n0 + t < p.problem.n ? 4 : 0; const int64_t j = bytes > 0 ? n0 + t : 0;",
         "const int bytes = 4; const int64_t j = n0 + t;",
-        ("tests/ops/test_gemm_int8_groups.py", "-k", "sm80 and twin"),
+        ("tests/ops/test_gemm_int8_groups.py", "-k", "sm80 and emulator"),
     ),
     Mutant(
         "sm90a: a stage is used before its copies have landed",

@@ -24,11 +24,11 @@ MUTANTS = (
         "dev::block_sync();  // all threads have read the extremes",
         "{}",
         (
-            "tests/ops/test_twin.py",
+            "tests/ops/test_emulator.py",
             "tests/ops/test_quantize_int8.py",
             "tests/ops/test_gemm_int8.py",
             "-k",
-            "twin and (cap or sms or the_same_in_every_batch)",
+            "emulator and (cap or sms or the_same_in_every_batch)",
         ),
     ),
     Mutant(
@@ -36,7 +36,7 @@ MUTANTS = (
         "csrc/ops/quantize_int8/cuda/rows.cu",
         "static_cast<const In*>(p.x) + i * p.x_stride",
         "static_cast<const In*>(p.x) + static_cast<int32_t>(i * p.x_stride)",
-        ("tests/ops/test_large.py", "-k", "quantize and twin"),
+        ("tests/ops/test_large.py", "-k", "quantize and emulator"),
     ),
     Mutant(
         "quantize: only the first static scale is checked",

@@ -18,6 +18,7 @@ namespace {
 struct Cancelled {};
 
 thread_local Options current_options;
+DeviceInfo current_device;  // of every thread: torch's threads call ops too
 thread_local Report totals;
 thread_local AccessLog access_log;
 thread_local GmemLog previous_log;  // of earlier launches, back to the last without overlap
@@ -292,6 +293,7 @@ Machine& machine() { return *Machine::current(); }
 }  // namespace
 
 Options& options() { return current_options; }
+DeviceInfo& device() { return current_device; }
 
 Report report() {
   Report result = totals;

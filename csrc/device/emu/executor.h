@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "device/device_info.h"
 #include "device/types.h"
 
 namespace lamina::dev::emu {
@@ -45,6 +46,7 @@ struct Report {
 };
 
 Options& options();
+DeviceInfo& device();  // that ops take for the device of their tensors; compute capability 0: none
 Report report();
 void reset_report();
 

@@ -12,17 +12,17 @@
 
 namespace lamina::gemm {
 
-// A thread has kWords words of four sums each; in shared memory its words are kStride apart. sum(word, e): a
-// reference to one sum. store(partial): writes all sums to the partial sum with that index.
-template <int kWords, int kStride, class Sum, class Store>
+// A thread has kWords words of four sums each; in shared memory its words are kStride apart.
+template <int kWords, int kStride>
 struct KChunkEnd {
-  Sum sum;
-  Store store;
+  float* sums;
   dev::U32x4* total;  // this thread's first word in shared memory
   int steps;          // ring steps of a k chunk
 
   // Call it after each step of a split. done: steps of k up to and including this step, counted from the start of k.
-  LAMINA_DEVICE void operator()(const Split& split, int done, bool is_last) const {
+  // store(partial): writes all sums to the partial sum with that index.
+  LAMINA_DEVICE void operator()(const Split& split, int done, bool is_last,
+                                const auto& store) const {
     if (done % steps != 0 && !is_last) return;
     if (split.count > 1) {
       store((done - 1) / steps);
@@ -37,7 +37,7 @@ struct KChunkEnd {
   LAMINA_DEVICE void clear(float value) const {
     for_words([&](int w) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) sum(w, e) = value;
+      for (int e = 0; e < 4; ++e) sums[w * 4 + e] = value;
     });
   }
 
@@ -46,14 +46,15 @@ struct KChunkEnd {
     for_words([&](int w) {
       const dev::U32x4 word = dev::load_shared(total + w * kStride);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) sum(w, e) = std::bit_cast<float>(word.x[e]) + sum(w, e);
+      for (int e = 0; e < 4; ++e)
+        sums[w * 4 + e] = std::bit_cast<float>(word.x[e]) + sums[w * 4 + e];
     });
   }
   LAMINA_DEVICE void keep_total() const {
     for_words([&](int w) {
       dev::U32x4 word;
 #pragma unroll
-      for (int e = 0; e < 4; ++e) word.x[e] = std::bit_cast<uint32_t>(sum(w, e));
+      for (int e = 0; e < 4; ++e) word.x[e] = std::bit_cast<uint32_t>(sums[w * 4 + e]);
       dev::store_shared(total + w * kStride, word);
     });
   }

@@ -15,7 +15,9 @@
 #include "block/ring.cuh"
 #include "block/tile_order.cuh"
 #include "device/device.h"
+#include "gemm/cuda/k_chunk.cuh"
 #include "gemm/cuda/kernel.h"
+#include "gemm/cuda/store_rows.cuh"
 #include "layout/int4.h"
 #include "layout/matrix_descriptor.h"
 #include "layout/swizzle.h"
@@ -27,9 +29,9 @@ struct Sm90aShape {
   int cluster;      // blocks that share tokens
   int stage_tiles;  // tiles of 64 k in a ring stage
   int stages;
-  int a_bytes;      // bytes of one activation
-  int group_bytes;  // group operands in a stage
-  int warp_bytes;   // shared memory of each consumer warp behind the ring
+  int a_bytes;         // bytes of one activation
+  int group_bytes;     // group operands in a stage
+  int warp_bytes = 0;  // shared memory of each consumer warp behind its total of k chunks
 };
 
 template <Sm90aShape kShape>
@@ -57,11 +59,15 @@ struct Sm90aPipe {
   static_assert(kStageBytes % swizzle_alignment(kSwizzle) == 0);
   static_assert(kTileBytesA % swizzle_alignment(kSwizzle) == 0);
 
+  // Behind the ring lies each consumer warp's total of k chunks. The warp's rows on the way out replace the total.
+  static constexpr int kTotalBytes = kTokens / 8 * dev::kWarpLanes * 16;
+  static constexpr int kWarpBytes = kTotalBytes + kShape.warp_bytes;
+
   struct Barriers {
     dev::MBarrier full[kShape.stages], empty[kShape.stages];
   };
   static constexpr int kRingBytes = kShape.stages * kStageBytes;
-  static constexpr int kBarriersAt = kRingBytes + kMathWarps * kShape.warp_bytes;
+  static constexpr int kBarriersAt = kRingBytes + kMathWarps * kWarpBytes;
   static constexpr int kSmemBytes = kBarriersAt + static_cast<int>(sizeof(Barriers));
   static_assert(kSmemBytes <= 227 * 1024 && kBarriersAt % 16 == 0);
 
@@ -92,7 +98,7 @@ struct Sm90aPipe {
     return *reinterpret_cast<Barriers*>(dev::dynamic_smem() + kBarriersAt);
   }
   LAMINA_DEVICE static std::byte* warp_at(int warp) {
-    return dev::dynamic_smem() + kRingBytes + warp * kShape.warp_bytes;
+    return dev::dynamic_smem() + kRingBytes + warp * kWarpBytes;
   }
 
   // Consumer warps: wait for a full stage, then release it.
@@ -105,6 +111,23 @@ struct Sm90aPipe {
   LAMINA_DEVICE static dev::U32x4 load_codes(const std::byte* stage, int warp, int tile) {
     return dev::load_shared(reinterpret_cast<const dev::U32x4*>(
         stage + kBytesA + (warp * kStageTiles + tile) * int4::kTileBytes + dev::lane() * 16));
+  }
+
+  // Ends each k chunk of a warp after `steps` steps.
+  LAMINA_DEVICE static auto k_chunk_end(int warp, float* sums, int steps) {
+    return KChunkEnd<kTokens / 8, dev::kWarpLanes>{
+        sums, reinterpret_cast<dev::U32x4*>(warp_at(warp)) + dev::lane(), steps};
+  }
+
+  // Stores a warp's sums to the partial sum of a k chunk (kToPartial), or through the epilogue to out.
+  template <class Scaler, bool kToPartial>
+  LAMINA_DEVICE static void store(const auto& args, const Tile& tile, int warp, int64_t partial,
+                                  const auto& sums) {
+    using Rows = StoreRows<kTokens, Scaler>;
+    static_assert(Rows::kBytes <= kTotalBytes);
+    Rows::template store<kToPartial>(args.p, args.split,
+                                     {tile.m0, tile.n0 + warp * int4::kTileN, partial},
+                                     warp_at(warp), dev::lane() / 4, sums);
   }
 
   // The descriptor of the rows of a of one tile of 64 k: wgmma's operand b.

@@ -57,7 +57,9 @@ constexpr float add_group(int32_t acc, int32_t a_sum, bool has_zeros, float minu
 struct Params : Epilogue {
   Problem problem;
   const int8_t* a = nullptr;  // [m, k], unit column stride; with perm [m, perm.features]
-  // In place of a and a_scale: floats, which the call quantises to int8 with a symmetric scale a token.
+  // With has_floats, in place of a and a_scale: the call quantises them to int8 with a symmetric scale a token. Empty floats
+  // may have no address.
+  bool has_floats = false;
   const void* floats = nullptr;
   DType floats_dtype = DType::kF32;
   int64_t a_stride = 0;  // elements between rows of a, or of floats

@@ -35,7 +35,7 @@ int64_t features_of(const Params& p) { return p.perm.is_given() ? p.perm.feature
 
 int64_t workspace_bytes(const Params& p) {
   const int64_t row_bytes = features_of(p) + static_cast<int64_t>(sizeof(float));
-  return p.floats ? p.problem.m * row_bytes : 0;
+  return p.has_floats ? p.problem.m * row_bytes : 0;
 }
 
 Status run(const Params& given, void* workspace, const Parallel& parallel) {
@@ -43,7 +43,7 @@ Status run(const Params& given, void* workspace, const Parallel& parallel) {
   const Problem& p = params.problem;
   if (Status status = check(p); !status.is_ok()) return status;
   if (Status status = check("gemm_int4_int8", params.perm, p.k); !status.is_ok()) return status;
-  if (params.floats) {
+  if (params.has_floats) {
     quantize_int8::Params quantize;
     quantize.m = p.m;
     quantize.k = features_of(params);

@@ -1,4 +1,4 @@
-"""Typed Python twins of torch.ops.lamina.*; importing them registers the ops' fake kernels and gradients."""
+"""Typed functions for torch.ops.lamina.*; importing them registers the ops' fake kernels and gradients."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from lamina import _library
 from lamina.ops.registration import register_fakes
 
 
-def load_emulated() -> None:
+def load_emulator() -> None:
     """Registers torch.ops.lamina_emu.*: the ops on emulated instruction sets and on an emulated GPU.
 
     Raises ImportError where the test library is not built. Emulated instruction sets need SIMDe (Debian's
@@ -46,17 +47,18 @@ def using_cuda_kernel(name: str, ops: Any = torch.ops.lamina) -> Iterator[None]:
 
 @contextmanager
 def emulated_gpu(
-    ops: Any, compute_capability: int, sm_count: int, seed: int = 0, *, run_kernels: bool = True
+    compute_capability: int, sm_count: int, seed: int = 0, *, run_kernels: bool = True
 ) -> Iterator[None]:
-    """Runs CUDA kernels on the host, on a GPU with these properties; ops is torch.ops.lamina_emu.
+    """Runs the CUDA kernels of torch.ops.lamina_emu on the host, on a GPU with these properties.
 
     seed         of the order in which warps run
     run_kernels  False: only the host code before a launch runs
     """
-    ops.set_twin_options(seed, 1, False, run_kernels)
-    ops.set_twin(compute_capability, sm_count)
+    emulator = importlib.import_module("lamina._probe").emulator  # of a development build
+    emulator.set_options(seed=seed, runs_kernels=run_kernels)
+    emulator.set_device(compute_capability, sm_count)
     try:
         yield
     finally:
-        ops.set_twin(0, 0)
-        ops.set_twin_options(0, 1, False)
+        emulator.set_device(0, 0)
+        emulator.set_options()

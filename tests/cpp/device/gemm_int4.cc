@@ -216,6 +216,7 @@ void check_quantised(const Case& c) {
     Exact<float> out(c.m * c.n);
     Exact<uint8_t> workspace(gemm_int4_int8::workspace_bytes(c.problem(), plan));
     auto params = inputs.params<gemm_int4_int8::Params>(out);
+    params.has_floats = true;
     params.floats = a.data();
     params.floats_dtype = dtype;
     CHECK(gemm_int4_int8::run_cuda(params, plan, workspace.data(), nullptr).is_ok());
@@ -229,7 +230,7 @@ void check_problem(const Case& c) {
   check_quantised(c);
 }
 
-TEST(int4_on_the_twin_stays_in_its_buffers) {
+TEST(int4_on_the_emulator_stays_in_its_buffers) {
   for (int64_t m : {1, 18, 70})
     for (int64_t n : {1, 24, 130})
       for (int64_t k : {1, 61, 64, 300})
@@ -241,7 +242,7 @@ TEST(int4_on_the_twin_stays_in_its_buffers) {
 }
 
 // The rows of the result lie gigabytes apart, and many blocks store them.
-TEST(int4_on_the_twin_stores_rows_far_apart) {
+TEST(int4_on_the_emulator_stores_rows_far_apart) {
   dev::emu::options() = {};
   constexpr int64_t kStride = (int64_t{1} << 27) + 16;
   const Case c{67, 24, 64, 16, 0, false, false, 1};
@@ -267,7 +268,7 @@ TEST(int4_on_the_twin_stores_rows_far_apart) {
   }
 }
 
-TEST(int4_on_the_twin_splits_k) {
+TEST(int4_on_the_emulator_splits_k) {
   for (int64_t group : {64, 48, 2112})
     check_problem({5, 140, 2100, group, 4, group == 64, group == 48, 2});
 }

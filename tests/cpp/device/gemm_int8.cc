@@ -120,7 +120,7 @@ void check_requantized(const Int8Kernel& kernel, int64_t m, int64_t n, bool is_s
   }
 }
 
-TEST(gemm_int8_on_the_twin_stays_in_its_buffers) {
+TEST(gemm_int8_on_the_emulator_stays_in_its_buffers) {
   dev::emu::options() = {};
   for (const Int8Kernel& kernel : kernels())
     for (int64_t m : {1, 7, 18})
@@ -133,7 +133,7 @@ TEST(gemm_int8_on_the_twin_stays_in_its_buffers) {
 }
 
 // TMA can store some of these rows, which may end within a box; it refuses the base or the stride of the others.
-TEST(gemm_int8_on_the_twin_stores_rows_of_any_stride) {
+TEST(gemm_int8_on_the_emulator_stores_rows_of_any_stride) {
   dev::emu::options() = {};
   struct Rows {
     int64_t n, lead, pad;
@@ -145,7 +145,7 @@ TEST(gemm_int8_on_the_twin_stores_rows_of_any_stride) {
                       {(rows.n + m) % 2 ? DType::kF16 : DType::kBF16, rows.lead, rows.pad});
 }
 
-TEST(gemm_int8_on_the_twin_requantises_in_its_buffers) {
+TEST(gemm_int8_on_the_emulator_requantises_in_its_buffers) {
   dev::emu::options() = {};
   for (const Int8Kernel& kernel : kernels())
     for (int64_t n : {5, 48})
@@ -153,7 +153,7 @@ TEST(gemm_int8_on_the_twin_requantises_in_its_buffers) {
 }
 
 // The rows of the result lie gigabytes apart, and many blocks store them.
-TEST(gemm_int8_on_the_twin_stores_rows_far_apart) {
+TEST(gemm_int8_on_the_emulator_stores_rows_far_apart) {
   dev::emu::options() = {};
   constexpr int64_t kM = 67, kN = 24, kStride = (int64_t{1} << 27) + 16;
   for (const Int8Kernel& kernel : kernels())
@@ -187,7 +187,7 @@ TEST(partial_sums_beyond_2_to_31) {
   CHECK_EQ(bytes_to(3, 5, 7), 4 * ((int64_t{3} << 32) + (int64_t{5} << 12) + 7));
 }
 
-TEST(gemm_int8_on_the_twin_uses_few_blocks_for_much_work) {
+TEST(gemm_int8_on_the_emulator_uses_few_blocks_for_much_work) {
   dev::emu::options() = {};
   for (const Int8Kernel& kernel : kernels()) {
     dev::emu::reset_report();

@@ -74,7 +74,7 @@ TEST(launch_refuses_bad_clusters) {
   }
 }
 
-TEST(twin_reports_a_kernel_that_overlaps_and_never_waits) {
+TEST(emulator_reports_a_kernel_that_overlaps_and_never_waits) {
   dev::LaunchShape shape{{2, 1, 1}};
   shape.overlaps_previous = true;
   CHECK(dev::launch<Idle>(shape, nullptr, {true}).is_ok());
@@ -99,7 +99,7 @@ struct WordKernel : BlockOf<64> {
   }
 };
 
-TEST(twin_finds_races_with_launches_before) {
+TEST(emulator_finds_races_with_launches_before) {
   int32_t word = 0;
   const auto launch = [&](bool writes, bool overlaps, int waiting_thread) {
     dev::LaunchShape shape{{1, 1, 1}};
@@ -140,7 +140,7 @@ struct AddressKernel : BlockOf<32> {
   }
 };
 
-TEST(twin_checks_shared_memory_by_address) {
+TEST(emulator_checks_shared_memory_by_address) {
   uint32_t out = 0;
   const auto launch = [&](uint32_t address, bool fences) {
     return dev::launch<AddressKernel>({{1, 1, 1}, 128}, nullptr, {address, fences, &out});

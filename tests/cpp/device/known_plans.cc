@@ -1,9 +1,8 @@
-// Tests of the plans and tensor maps that calls on CUDA reuse. A hit makes nothing, a change of any input makes a new
-// plan or map, and a reused plan or map equals a new one.
+// Tests of the plans and tensor maps that calls on CUDA reuse; tests/probe has more of plans. A hit makes nothing, a change
+// of any input makes a new map, and a reused map equals a new one.
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <climits>
 #include <cstring>
 #include <functional>
 #include <thread>
@@ -12,8 +11,6 @@
 #include "base/memo.h"
 #include "check.h"
 #include "device/device.h"
-#include "ops/gemm_int4/cuda/run.h"
-#include "ops/gemm_int4_int8/cuda/run.h"
 #include "ops/gemm_int8/cuda/run.h"
 
 namespace lamina::test {
@@ -32,113 +29,18 @@ int64_t maps_of(const std::function<void()>& body) {
   return host_work().tensor_maps - before;
 }
 
-// The arguments of the planner for one op; `describe` prints every field of a plan.
-struct Call {
-  gemm::Problem problem{16, 4096, 4096, 128};
-  DeviceInfo device = typical_device(90, 132);
-  gemm::Limits limits;
-};
-
-struct Int8 : Call {
-  Int8() { problem.group = 0; }
-  const gemm::CudaOp& op() const { return gemm_int8::cuda_op(problem.is_grouped()); }
-  gemm::KRule rule() const { return gemm_int8::k_rule(problem); }
-};
-struct W4A16 : Call {
-  const gemm::CudaOp& op() const { return gemm_int4::cuda_op(); }
-  gemm::KRule rule() const { return gemm_int4::k_rule(problem); }
-};
-struct W4A8 : Call {
-  const gemm::CudaOp& op() const { return gemm_int4_int8::cuda_op(); }
-  gemm::KRule rule() const { return gemm_int4_int8::k_rule(problem); }
-};
-
-std::string text(const auto& call, const gemm::CudaPlan& plan) {
-  if (!plan.kernel.launch) return "none";
-  return plan.describe(call.op(), call.problem, call.device, plan.partial_bytes(call.problem));
-}
-std::string made(const auto& c) {
-  return text(c, plan_cuda(c.op(), c.problem, c.rule(), c.device, c.limits));
-}
-std::string known(const auto& c) {
-  return text(c, known_plan_cuda(c.op(), c.problem, c.rule(), c.device, c.limits));
-}
-
-template <class Call>
-std::vector<std::function<void(Call&)>> changes() {
-  return {
-      [](Call& c) { c.problem.m = 4096; },
-      [](Call& c) { c.problem.n = 576; },
-      [](Call& c) { c.problem.k = 576; },
-      [](Call& c) { c.device.compute_capability = 80; },
-      [](Call& c) { c.device.sm_count = 20; },
-      [](Call& c) { c.device.smem_per_block = 99 << 10; },
-      [](Call& c) { c.device.l2_bytes += 1; },
-      [](Call& c) { c.limits.max_sms = 7; },
-      [](Call& c) { c.limits.only = "no kernel"; },
-  };
-}
-
-// Applies each change alone, then all of them again.
-template <class Call>
-void check_plans(std::vector<std::function<void(Call&)>> all) {
-  const Call base;
-  CHECK(known(base) == made(base));
-  for (size_t i = 0; i < all.size(); ++i) {
-    at("change ", i);
-    Call changed;
-    all[i](changed);
-    CHECK_EQ(plans_of([&] { CHECK(known(changed) == made(changed)); }), 1);
-    CHECK_EQ(plans_of([&] { CHECK(known(base) == made(base)); }), 0);
-  }
-  for (const auto& change : all) {
-    Call changed;
-    change(changed);
-    CHECK_EQ(plans_of([&] { CHECK(known(changed) == made(changed)); }), 0);
-  }
-}
-
-TEST(known_plans_of_gemm_int8_are_those_that_would_be_made) {
-  auto all = changes<Int8>();
-  all.push_back([](Int8& c) { c.problem.group = gemm_int8::kScaleGroup; });
-  all.push_back([](Int8& c) { c.limits.a_alignment = 4; });
-  for (const gemm::CudaKernel& kernel : gemm_int8::cuda_op(false).kernels)
-    all.push_back([&](Int8& c) { c.limits.only = kernel.name; });
-  check_plans(all);
-}
-
-TEST(known_plans_of_gemm_int4_are_those_that_would_be_made) {
-  auto all = changes<W4A16>();
-  all.push_back([](W4A16& c) { c.problem.group = 32; });
-  for (const gemm::CudaKernel& kernel : gemm_int4::cuda_op().kernels)
-    all.push_back([&](W4A16& c) { c.limits.only = kernel.name; });
-  check_plans(all);
-}
-
-TEST(known_plans_of_gemm_int4_int8_are_those_that_would_be_made) {
-  auto all = changes<W4A8>();
-  all.push_back([](W4A8& c) { c.problem.group = 32; });
-  for (const gemm::CudaKernel& kernel : gemm_int4_int8::cuda_op().kernels)
-    all.push_back([&](W4A8& c) { c.limits.only = kernel.name; });
-  check_plans(all);
-}
-
-// Any name that no kernel has leaves no kernel to choose.
-TEST(unknown_kernels_share_a_plan) {
-  Int8 call;
-  call.limits.only = "nobody";
-  CHECK(known(call) == "none");
-  call.limits.only = "somebody";
-  CHECK_EQ(plans_of([&] { CHECK(known(call) == "none"); }), 0);
-}
-
 TEST(known_plans_are_of_a_thread_and_survive_a_fork) {
-  Int8 call;
-  call.problem.n = 1234;
-  const std::string plan = known(call);
-  CHECK_EQ(plans_of([&] { std::thread([&] { CHECK(known(call) == plan); }).join(); }), 1);
+  const gemm::Problem problem{16, 1234, 4096};
+  const DeviceInfo device = typical_device(90, 132);
+  const auto known = [&] {
+    return gemm::known_plan_cuda(gemm_int8::cuda_op(false), problem, gemm_int8::k_rule(problem),
+                                 device, {})
+        .cycles;
+  };
+  const double cycles = known();
+  CHECK_EQ(plans_of([&] { std::thread([&] { CHECK(known() == cycles); }).join(); }), 1);
   const pid_t child = fork();
-  if (child == 0) _exit(plans_of([&] { (void)known(call); }) == 0 && known(call) == plan ? 0 : 1);
+  if (child == 0) _exit(plans_of([&] { (void)known(); }) == 0 && known() == cycles ? 0 : 1);
   int status = -1;
   CHECK(child > 0 && waitpid(child, &status, 0) == child);
   CHECK_EQ(status, 0);

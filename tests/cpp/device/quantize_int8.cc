@@ -55,7 +55,7 @@ void check_rows(int64_t m, int64_t k, int64_t pad, DType dtype, bool symmetric, 
     CHECK_EQ(got.zero_point[i], want.zero_point[i]);
 }
 
-TEST(quantize_int8_on_the_twin_stays_in_its_buffers) {
+TEST(quantize_int8_on_the_emulator_stays_in_its_buffers) {
   dev::emu::options() = {};
   for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16})
     for (int64_t k : {1, 7, 64, 1029})

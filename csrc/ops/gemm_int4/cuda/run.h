@@ -21,6 +21,14 @@ inline int a_copy_bytes(const Params& params) {
   return copy_bytes_of(row_alignment(params.a, p.m, p.k * 2, params.a_stride * 2));
 }
 
+// CudaKernel::launch where a kernel exists for each dtype of a.
+template <class KernelF16, class KernelBF16>
+Status launch_by_dtype(const void* erased, const Split& split, int max_blocks, void* stream) {
+  const Params& params = *static_cast<const Params*>(erased);
+  const auto start = params.a_dtype == DType::kF16 ? &KernelF16::start : &KernelBF16::start;
+  return start(params, split, max_blocks, stream);
+}
+
 // An error for dtypes that the CUDA kernels cannot take, although the CPU kernels can.
 Status check_cuda(const Params& params);
 

@@ -21,9 +21,7 @@
 
 #include "block/row_copy.cuh"
 #include "device/device.h"
-#include "gemm/cuda/k_chunk.cuh"
 #include "gemm/cuda/sm90a_pipe.cuh"
-#include "gemm/cuda/store_rows.cuh"
 #include "layout/int4.h"
 #include "layout/matrix_descriptor.h"
 #include "layout/swizzle.h"
@@ -41,16 +39,10 @@ struct Sm90aConfig {
 template <Sm90aConfig kConfig, class T>
 struct Sm90a {
   static constexpr int kTokens = kConfig.tokens;
-  using Rows = StoreRows<kTokens, Unscaled>;
-  // Shared memory of a warp: the total of its earlier k chunks; later the rows of StoreRows lie in the same place.
-  static constexpr int kWords = kTokens / 8;  // words of four sums
-  static constexpr int kWarpBytes = kWords * dev::kWarpLanes * 16;
-  static_assert(Rows::kBytes <= kWarpBytes);
-
   static constexpr int kFeatures = 128;
   using Groups = StageGroups<T, kFeatures, kConfig.stage_tiles * kSlices>;
   using Pipe = Sm90aPipe<Sm90aShape{kTokens, kConfig.cluster, kConfig.stage_tiles, kConfig.stages,
-                                    2, Groups::kBytes, kWarpBytes}>;
+                                    2, Groups::kBytes}>;
   using Tile = typename Pipe::Tile;
   static_assert(kFeatures == Pipe::kFeatures && kChunkK % (Pipe::kStageTiles * int4::kTileK) == 0);
 
@@ -207,33 +199,20 @@ struct Sm90a {
       const Tile tile = schedule.tile(unit);
       const int first_step = static_cast<int>(tile.first_step);
       Sums sums;
-      const auto sum = [&](int w, int e) -> float& { return sums[w * 4 + e]; };
-      const auto to_partial = [&](int64_t partial) {
-        store<true>(args, tile, warp, partial, sums);
-      };
-      const KChunkEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_partial)> end_k_chunk{
-          sum, to_partial, reinterpret_cast<dev::U32x4*>(Pipe::warp_at(warp)) + dev::lane(),
-          kChunkSteps};
+      const auto end_k_chunk = Pipe::k_chunk_end(warp, sums, kChunkSteps);
       end_k_chunk.clear(empty_sum(args.p.problem.k));
       Group group;
       group.start(args.groups, first_step * kSlices);
       for (int s = 0; s < tile.steps;) {
         const int end = std::min(tile.steps, s + kChunkSteps);
         multiply(args, tile, s, end, warp, cursor, group, sums);
-        end_k_chunk(args.split, first_step + end, end == tile.steps);
+        end_k_chunk(args.split, first_step + end, end == tile.steps, [&](int64_t partial) {
+          Pipe::template store<Unscaled, true>(args, tile, warp, partial, sums);
+        });
         s = end;
       }
-      if (args.split.count == 1) store<false>(args, tile, warp, 0, sums);
+      if (args.split.count == 1) Pipe::template store<Unscaled, false>(args, tile, warp, 0, sums);
     }
-  }
-
-  // Stores the sums to the partial sum of a k chunk (kToPartial), or through the epilogue to out.
-  template <bool kToPartial>
-  LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t partial,
-                                  const Sums& sums) {
-    Rows::template store<kToPartial>(args.p, args.split,
-                                     {tile.m0, tile.n0 + warp * int4::kTileN, partial},
-                                     Pipe::warp_at(warp), dev::lane() / 4, sums);
   }
 
   LAMINA_DEVICE static void run(const Args& args) { Pipe::template run<Sm90a>(args); }
@@ -260,12 +239,7 @@ CudaKernel sm90a_kernel(const char* name) {
           .macs_per_cycle = 2048,
           .step_cycles = 20,
           .is_persistent = true,
-          .launch = [](const void* erased, const Split& split, int max_blocks, void* stream) {
-            const Params& params = *static_cast<const Params*>(erased);
-            const auto start =
-                params.a_dtype == DType::kF16 ? &Kernel::start : &Sm90a<kConfig, BF16>::start;
-            return start(params, split, max_blocks, stream);
-          }};
+          .launch = &launch_by_dtype<Kernel, Sm90a<kConfig, BF16>>};
 }
 
 }  // namespace lamina::gemm_int4

@@ -105,6 +105,17 @@ struct GroupEnd {
     }
   }
 
+  // Copies the zero points of the block's tokens to zero[kBlockM]; thread: the index among kThreads threads.
+  template <int kThreads>
+  LAMINA_DEVICE static void keep_zero_points(const CudaParams& p, int64_t m0, int thread,
+                                             int32_t* zero) {
+    if (!p.a_zero_point.is_given()) return;
+    for (int t = thread; t < kBlockM; t += kThreads) {
+      const int64_t i = m0 + t;
+      dev::store_shared(zero + t, i < p.problem.m ? int32_t{p.a_zero_point[i]} : 0);
+    }
+  }
+
   // Expands the codes of two slices, 16 rows x 32 k, to bytes, for a lane's rows q and q + 8 in turn.
   LAMINA_DEVICE static void unpack(uint32_t first, uint32_t second, uint32_t (&a)[4]) {
     constexpr uint32_t kLow = 0x0f0f0f0f;

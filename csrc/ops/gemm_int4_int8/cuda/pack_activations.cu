@@ -193,7 +193,7 @@ struct PackActivations {
 
 Status launch_pack_activations(const Params& params, const PackedActivations& to, int max_blocks,
                                void* stream) {
-  if (!params.floats)
+  if (!params.has_floats)
     return PackActivations<int8_t>::launch(params, params.a, to, max_blocks, stream);
   const auto launch = params.floats_dtype == DType::kF32   ? &PackActivations<float>::launch
                       : params.floats_dtype == DType::kF16 ? &PackActivations<F16>::launch

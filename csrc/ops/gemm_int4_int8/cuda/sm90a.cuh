@@ -18,13 +18,8 @@
 // Source     own; warp roles and ring as in gemm_int4's sm90a. Reference: tests/reference/gemm_int4.py
 #pragma once
 
-#include <algorithm>
-#include <climits>
-
 #include "device/device.h"
-#include "gemm/cuda/k_chunk.cuh"
 #include "gemm/cuda/sm90a_pipe.cuh"
-#include "gemm/cuda/store_rows.cuh"
 #include "layout/int4.h"
 #include "layout/matrix_descriptor.h"
 #include "layout/swizzle.h"
@@ -42,18 +37,10 @@ template <Sm90aConfig kConfig>
 struct Sm90a {
   static constexpr int kTokens = kConfig.tokens, kTokenGroups = kTokens / 8;
   static constexpr int kFeatures = 128;
-  using Rows = StoreRows<kTokens, TokenScaler>;
-  // Shared memory of a warp: the total of its earlier k chunks (later the rows of StoreRows lie in the same place),
-  // then the zero points of the tokens.
-  static constexpr int kWords = kTokenGroups;  // words of four sums
-  static constexpr int kTokensZeroAt = kWords * dev::kWarpLanes * 16;
-  static constexpr int kWarpBytes = kTokensZeroAt + kTokens * 4;
-  static_assert(Rows::kBytes <= kTokensZeroAt);
-
   using Groups =
       GroupEnd<kTokens, kFeatures, kConfig.stage_tiles * kSlices, 1, kTokenGroups, false>;
   using Pipe = Sm90aPipe<Sm90aShape{kTokens, kConfig.cluster, kConfig.stage_tiles, kConfig.stages,
-                                    1, Groups::kStageBytes, kWarpBytes}>;
+                                    1, Groups::kStageBytes, kTokens * 4}>;
   using Tile = typename Pipe::Tile;
   static_assert(kFeatures == Pipe::kFeatures);
 
@@ -170,13 +157,12 @@ struct Sm90a {
     Weights weights;
     Groups group;
     group.begin(args.groups.of_slice(first_step * kSlices));
-    const auto sum = [&](int w, int e) -> float& { return group.k_chunk[0][w][e]; };
-    const auto to_partial = [&](int64_t partial) { store<true>(args, tile, warp, partial, group); };
-    const KChunkEnd<kWords, dev::kWarpLanes, decltype(sum), decltype(to_partial)> end_k_chunk{
-        sum, to_partial, reinterpret_cast<dev::U32x4*>(Pipe::warp_at(warp)) + dev::lane(),
-        args.groups.chunk_steps};
+    const auto end_k_chunk =
+        Pipe::k_chunk_end(warp, &group.k_chunk[0][0][0], args.groups.chunk_steps);
     end_k_chunk.clear(empty_sum(args.p.problem.k));
-    keep_zero_points(args, tile, warp);
+    Groups::template keep_zero_points<dev::kWarpLanes>(args.p, tile.m0, dev::lane(),
+                                                       tokens_zero(warp));
+    dev::warp_sync();
     dev::wgmma_fence_registers(sums_of(group));
     int before = 0;  // the stage before
     for (int s = 0; s < tile.steps; s += Pipe::kStageTiles) {
@@ -193,7 +179,9 @@ struct Sm90a {
           dev::wgmma_fence_registers(sums_of(group));
           group.keep_integers(args, Place{0, warp}, tokens_zero(warp));
         }
-        end_k_chunk(args.split, first_step + done, done == tile.steps);
+        end_k_chunk(args.split, first_step + done, done == tile.steps, [&](int64_t partial) {
+          Pipe::template store<TokenScaler, true>(args, tile, warp, partial, group.k_chunk[0]);
+        });
       }
       before = cursor.stage;
       cursor.advance();
@@ -201,31 +189,14 @@ struct Sm90a {
     dev::wgmma_wait<0>();
     dev::wgmma_fence_registers(sums_of(group));
     if (tile.steps > 0) Pipe::release(before);
-    if (args.split.count == 1) store<false>(args, tile, warp, 0, group);
+    if (args.split.count == 1)
+      Pipe::template store<TokenScaler, false>(args, tile, warp, 0, group.k_chunk[0]);
   }
 
   // [kTokens] zero points, if a_zero_point is given. Between two tiles store() synchronises the warp, so all lanes
   // have read the zero points of the tile before when keep_zero_points() overwrites them.
   LAMINA_DEVICE static int32_t* tokens_zero(int warp) {
-    return reinterpret_cast<int32_t*>(Pipe::warp_at(warp) + kTokensZeroAt);
-  }
-  LAMINA_DEVICE static void keep_zero_points(const Args& args, const Tile& tile, int warp) {
-    if (!args.p.a_zero_point.is_given()) return;
-    for (int t = dev::lane(); t < kTokens; t += dev::kWarpLanes) {
-      const int64_t i = tile.m0 + t;
-      dev::store_shared(tokens_zero(warp) + t,
-                        i < args.p.problem.m ? int32_t{args.p.a_zero_point[i]} : 0);
-    }
-    dev::warp_sync();
-  }
-
-  // Stores the sums to the partial sum of a k chunk (kToPartial), or through the epilogue to out.
-  template <bool kToPartial>
-  LAMINA_DEVICE static void store(const Args& args, const Tile& tile, int warp, int64_t partial,
-                                  const Groups& group) {
-    Rows::template store<kToPartial>(args.p, args.split,
-                                     {tile.m0, tile.n0 + warp * int4::kTileN, partial},
-                                     Pipe::warp_at(warp), dev::lane() / 4, group.k_chunk[0]);
+    return reinterpret_cast<int32_t*>(Pipe::warp_at(warp) + Pipe::kTotalBytes);
   }
 
   LAMINA_DEVICE static void run(const Args& args) { Pipe::template run<Sm90a>(args); }

@@ -54,19 +54,20 @@ struct Sm80Groups<Kernel, true> {
   int32_t zero_point[kRowTiles][2];
 
   LAMINA_DEVICE Sm80Groups(const Params& p, const auto& at) {
-    k_chunk_end([](int64_t) {}).clear(empty_sum(p.problem.groups()));
+    k_chunk_end().clear(empty_sum(p.problem.groups()));
     for_rows([&](int r, int half, int row) {
       const int64_t i = at.m0 + at.warp_m * Kernel::kWarpM + row;
       zero_point[r][half] = p.a_zero_point.is_given() && i < p.problem.m ? p.a_zero_point[i] : 0;
     });
   }
 
-  // Adds the sums of step s to the k chunk. Where k is not split, k_chunk holds the total over k after the last step.
-  LAMINA_DEVICE void add_step(const auto& args, const auto& at, int s, const auto& scales,
+  // Adds the sums of a step to the k chunk. Where k is not split, k_chunk holds the total over k after the last step.
+  LAMINA_DEVICE void add_step(const auto& args, const auto& at, int step, const auto& scales,
                               Sums& sums) {
     add_sums(scales, args.p.a_zero_point.is_given(), at, sums);
-    k_chunk_end([&](int64_t partial) { Kernel::template store<true>(args, at, partial, k_chunk); })(
-        args.split, static_cast<int>(at.first_step) + s + 1, s + 1 == at.steps);
+    k_chunk_end()(args.split, step + 1, at.is_last(step), [&](int64_t partial) {
+      Kernel::template store<true>(args, at, partial, k_chunk);
+    });
   }
 
  private:
@@ -97,11 +98,10 @@ struct Sm80Groups<Kernel, true> {
     }
   }
 
-  LAMINA_DEVICE auto k_chunk_end(const auto& store) {
-    const auto sum = [this](int w, int e) -> float& { return (&k_chunk[0][0][0])[w][e]; };
-    return KChunkEnd<kWords, Kernel::kThreads, decltype(sum), decltype(store)>{
-        sum, store,
-        reinterpret_cast<dev::U32x4*>(dev::dynamic_smem() + Kernel::kRingBytes) +
+  LAMINA_DEVICE auto k_chunk_end() {
+    return KChunkEnd<kWords, Kernel::kThreads>{
+        &k_chunk[0][0][0][0],
+        reinterpret_cast<dev::U32x4*>(dev::dynamic_smem() + Kernel::Pipe::kRingBytes) +
             dev::thread_index(),
         kChunkGroups};
   }

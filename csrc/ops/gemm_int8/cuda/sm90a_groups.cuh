@@ -106,12 +106,8 @@ struct Sm90aGroups {
                                     Sums& sums, int& box) {
     uint32_t weights[Kernel::kProducts][4];
     KChunk k_chunk;
-    const auto sum = [&](int w, int e) -> float& { return k_chunk[w * 4 + e]; };
-    const auto store = [&](int64_t partial) {
-      Kernel::template store<true>(args, tile, warp, partial, k_chunk);
-    };
-    const KChunkEnd<kTokens / 8, Kernel::kConsumerThreads, decltype(sum), decltype(store)> end{
-        sum, store, Kernel::total() + dev::thread_index(), kChunkGroups};
+    const KChunkEnd<kTokens / 8, Kernel::kConsumerThreads> end{
+        k_chunk, Kernel::total() + dev::thread_index(), kChunkGroups};
     end.clear(empty_sum(args.p.problem.groups()));
     for (int s = 0; s < tile.steps; ++s, cursor.advance()) {
       const std::byte* const stage = Kernel::stage_at(cursor.stage);
@@ -134,7 +130,10 @@ struct Sm90aGroups {
       add_step(Kernel::scales_at(cursor.stage), args.p.a_zero_point.is_given(), warp, sums,
                k_chunk);
       Kernel::release(cursor.stage);
-      end(args.split, static_cast<int>(tile.first_step) + s + 1, s + 1 == tile.steps);
+      end(args.split, static_cast<int>(tile.first_step) + s + 1, s + 1 == tile.steps,
+          [&](int64_t partial) {
+            Kernel::template store<true>(args, tile, warp, partial, k_chunk);
+          });
     }
     if constexpr (kStoresByTma) {
       Kernel::send(args, tile, warp, k_chunk, box);

@@ -60,10 +60,10 @@ struct Divergent : BlockOf<64> {
   }
 };
 
-TEST(twin_wants_whole_warps_at_barriers) {
+TEST(emulator_wants_whole_warps_at_barriers) {
   const auto expect = [](Mistake mistake, const std::string& text) {
     expect_error([=] { return dev::launch<Divergent>({{1, 1, 1}, 0}, nullptr, {mistake}); }, text,
-                 "twin_barriers.cc");
+                 "emulator_barriers.cc");
   };
   for (Mistake mistake : {Mistake::kTwoLines, Mistake::kOneLine, Mistake::kWarpSyncOnOneLine,
                           Mistake::kClusterOnTwoLines})

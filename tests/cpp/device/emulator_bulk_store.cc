@@ -59,7 +59,7 @@ struct Outcome {
       : status(dev::launch<Store>({{1, 1, 1}, 256}, nullptr, {out, seen, mistake})) {}
 };
 
-TEST(twin_stores_at_the_wait_or_at_the_end) {
+TEST(emulator_stores_at_the_wait_or_at_the_end) {
   const Outcome outcome(Mistake::kNone);
   at(outcome.status.message());
   CHECK(outcome.status.is_ok());
@@ -68,9 +68,9 @@ TEST(twin_stores_at_the_wait_or_at_the_end) {
   for (uint32_t i = 0; i < 64; ++i) CHECK_EQ(outcome.out[i], (i / 32 + 1) * 100 + i % 32);
 }
 
-TEST(twin_reports_misuse_of_bulk_stores) {
+TEST(emulator_reports_misuse_of_bulk_stores) {
   const auto expect = [](Mistake mistake, const std::string& text) {
-    expect_error([=] { return Outcome(mistake).status; }, text, "twin_bulk_store.cc");
+    expect_error([=] { return Outcome(mistake).status; }, text, "emulator_bulk_store.cc");
   };
   expect(Mistake::kNoFence, "has not called fence_proxy_async since");
   expect(Mistake::kChanged, "changed while it was in flight");

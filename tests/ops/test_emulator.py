@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from tests.support.backends import TWIN_SMS, Twin, emulated_ops, kernel_of, twin_parameters, twins
+from tests.support.backends import (
+    EMULATOR_SMS,
+    EmulatedKernel,
+    emu_ops,
+    emulated_kernels,
+    emulator,
+    emulator_parameters,
+    kernel_of,
+    probe,
+    reset_emulator,
+)
 from tests.support.cases import FLOAT_DTYPES, GemmCase, dtype_name, generator
 from tests.support.check import check_gemm, in_turn
 from tests.support.compare import assert_equal
@@ -20,73 +29,70 @@ SEEDS = range(8)
 CASES = [GemmCase("ragged", 17, 37, 203), GemmCase("aligned", 33, 64, 320), GemmCase("deep", 3, 21, 1500)]
 # Compute capability and SMs.
 A100, H200, NEWER = (80, 108), (90, 132), (120, 170)
-KERNELS = twin_parameters("gemm_int8")
+KERNELS = emulator_parameters("gemm_int8")
 
 
-def test_the_twin_is_built() -> None:
+def test_the_emulator_is_built() -> None:
     """Without the emulator all its cases in the op tests would be missing unnoticed."""
-    assert emulated_ops() is not None, (
-        "lamina/_emu is missing: build with -DLAMINA_TWIN=ON, as make build does"
-    )
-    assert KERNELS and twins("quantize_int8")
+    assert emu_ops() is not None, "lamina/_emu is missing: build with -DLAMINA_EMULATOR=ON"
+    assert probe() is not None, "lamina/_probe is missing: install pybind11 and build again"
+    assert KERNELS and emulated_kernels("quantize_int8")
 
 
 @pytest.fixture(autouse=True)
-def no_twin_left_behind() -> Iterator[None]:
+def no_emulator_left_behind() -> Iterator[None]:
     yield
-    emulated_ops().set_twin_options(0, 1, False)
-    emulated_ops().set_twin(0, 0)
-    emulated_ops().set_cuda_kernel("")
+    reset_emulator()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("twin", KERNELS)
-def test_gemm_is_exact_under_every_schedule(twin: Twin, case: GemmCase) -> None:
+@pytest.mark.parametrize("emulated", KERNELS)
+def test_gemm_is_exact_under_every_schedule(emulated: EmulatedKernel, case: GemmCase) -> None:
     inputs = case.inputs(zero_point="token", bias=torch.float16)
     accumulated = inputs.accumulated()
     for seed in SEEDS:
-        twin = dataclasses.replace(twin, seed=seed)
-        check_gemm(twin, inputs, accumulated, f"seed {seed}", in_turn(twin, seed, FLOAT_DTYPES))
+        emulated = dataclasses.replace(emulated, seed=seed)
+        check_gemm(emulated, inputs, accumulated, f"seed {seed}", in_turn(emulated, seed, FLOAT_DTYPES))
 
 
-@pytest.mark.parametrize("twin", twin_parameters("gemm_int8", arch=90))
-def test_16_bit_results_under_every_schedule(twin: Twin) -> None:
+@pytest.mark.parametrize("emulated", emulator_parameters("gemm_int8", arch=90))
+def test_16_bit_results_under_every_schedule(emulated: EmulatedKernel) -> None:
     """A block takes tile after tile of several boxes, and some boxes lie partly or wholly past an edge."""
     inputs = GemmCase("boxes", 300, 328, 64).inputs(zero_point="token", bias=torch.float16)
     inputs, accumulated = dataclasses.replace(inputs, max_sms=2), inputs.accumulated()
     for seed, dtype in zip(SEEDS, itertools.cycle((torch.float16, torch.bfloat16)), strict=False):
-        got = dataclasses.replace(twin, seed=seed).gemm(inputs, dtype)
+        got = dataclasses.replace(emulated, seed=seed).gemm(inputs, dtype)
         assert_equal(got, inputs.expected_bits(accumulated, dtype), f"seed {seed}")
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_quantize_is_the_same_under_every_schedule(seed: int) -> None:
-    (twin,) = twins("quantize_int8")
+    (emulated,) = emulated_kernels("quantize_int8")
     x = torch.randn(5, 1037, generator=generator("schedules"))
     for symmetric in (True, False):
         want = torch.ops.lamina.quantize_int8(x, None, None, symmetric)
-        got = dataclasses.replace(twin, seed=seed).quantize(x, None, None, symmetric)
+        got = dataclasses.replace(emulated, seed=seed).quantize(x, None, None, symmetric)
         for name, a, b in zip(("q", "scale", "zero_point"), got, want, strict=True):
             assert_equal(a, b, name)
 
 
 @pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16], ids=dtype_name)
-@pytest.mark.parametrize("twin", KERNELS)
-def test_gemm_has_no_bank_conflicts(twin: Twin, out_dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("emulated", KERNELS)
+def test_gemm_has_no_bank_conflicts(emulated: EmulatedKernel, out_dtype: torch.dtype) -> None:
     """Each shared-memory access takes as few passes over the banks as its width allows."""
-    ops = emulated_ops()
+    ops = emu_ops()
     inputs = GemmCase("conflicts", 130, 128, 512).inputs()
     packed = ops.pack_int8(inputs.w)
-    ops.take_twin_report()
-    ops.set_twin_options(0, 1, True)
-    ops.set_twin(twin.arch, TWIN_SMS)
-    ops.set_cuda_kernel(f"gemm_int8_{twin.isa}")
+    emulator().take_report()
+    emulator().set_options(count_accesses=True)
+    emulator().set_device(emulated.arch, EMULATOR_SMS)
+    ops.set_cuda_kernel(f"gemm_int8_{emulated.isa}")
     ops.gemm_int8(inputs.a, *packed, inputs.a_scale, inputs.w_scale, out_dtype=out_dtype)
-    sites = json.loads(ops.take_twin_report())["sites"]
-    assert {site["function"] for site in sites} >= {"load_shared"}
-    assert [site for site in sites if site["wavefronts"] != site["fewest"]] == []
-    in_boxes = any(site["file"].endswith("store_tma.cuh") for site in sites)
-    assert in_boxes == (twin.arch == 90 and out_dtype == torch.bfloat16)
+    sites = emulator().take_report().sites
+    assert {site.function for site in sites} >= {"load_shared"}
+    assert [site for site in sites if site.wavefronts != site.fewest] == []
+    in_boxes = any(site.file.endswith("store_tma.cuh") for site in sites)
+    assert in_boxes == (emulated.arch == 90 and out_dtype == torch.bfloat16)
 
 
 @pytest.mark.parametrize(
@@ -107,16 +113,16 @@ def test_gemm_has_no_bank_conflicts(twin: Twin, out_dtype: torch.dtype) -> None:
 def test_plan_fits_the_problem(
     device: tuple[int, int], m: int, n: int, k: int, kernel: str, is_split: bool
 ) -> None:
-    plan = str(emulated_ops().explain_gemm_int8_cuda(m, n, k, *device))
+    plan = str(emu_ops().explain_gemm_int8_cuda(m, n, k, *device))
     assert kernel_of(plan) == f"gemm_int8_{kernel}"
     assert ("x 1 splits" not in plan) == is_split, plan
 
 
 def test_rows_that_tma_cannot_fetch_go_to_another_kernel() -> None:
-    ops, inputs = emulated_ops(), GemmCase("odd rows", 5, 40, 203).inputs()
+    ops, inputs = emu_ops(), GemmCase("odd rows", 5, 40, 203).inputs()
     operands = (inputs.a, *ops.pack_int8(inputs.w), inputs.a_scale, inputs.w_scale)
     want = ops.gemm_int8(*operands)
-    ops.set_twin(90, TWIN_SMS)
+    emulator().set_device(90, EMULATOR_SMS)
     assert_equal(ops.gemm_int8(*operands), want)
     ops.set_cuda_kernel("gemm_int8_sm90a_m16")
     with pytest.raises(
@@ -125,65 +131,69 @@ def test_rows_that_tma_cannot_fetch_go_to_another_kernel() -> None:
         ops.gemm_int8(*operands)
 
 
-@pytest.mark.parametrize("twin", KERNELS)
-def test_a_cap_on_sms_caps_blocks_and_changes_nothing(twin: Twin) -> None:
+@pytest.mark.parametrize("emulated", KERNELS)
+def test_a_cap_on_sms_caps_blocks_and_changes_nothing(emulated: EmulatedKernel) -> None:
     """Under the cap blocks loop until the work is done, at most one block for each SM, in every launch of
     both ops."""
-    ops, inputs = emulated_ops(), GemmCase("capped", 150, 140, 700).inputs(zero_point="token")
+    inputs = GemmCase("capped", 150, 140, 700).inputs(zero_point="token")
 
     def results(max_sms: int | None) -> list[torch.Tensor]:
         limited = dataclasses.replace(inputs, max_sms=max_sms)
         return [
-            twin.gemm(limited),
-            *twin.gemm_quantized(limited, None, symmetric=False),
-            *twin.gemm_quantized(limited, torch.tensor([0.05])),
+            emulated.gemm(limited),
+            *emulated.gemm_quantized(limited, None, symmetric=False),
+            *emulated.gemm_quantized(limited, torch.tensor([0.05])),
         ]
 
-    ops.take_twin_report()
+    emulator().take_report()
     want = results(None)
-    assert json.loads(ops.take_twin_report())["most_blocks"] > 3
+    assert emulator().take_report().most_blocks > 3
     for max_sms in (1, 3):
-        if max_sms == 1 and twin.isa in ("sm90a_m64", "sm90a_m128", "sm90a_m256"):  # clusters of two blocks
+        if max_sms == 1 and emulated.isa in (
+            "sm90a_m64",
+            "sm90a_m128",
+            "sm90a_m256",
+        ):  # clusters of two blocks
             with pytest.raises(ValueError, match=r"no CUDA kernel of this name .*, and 1 SM, "):
                 results(max_sms)
             continue
         got = results(max_sms)
-        report = json.loads(ops.take_twin_report())
-        assert report["launches"] >= 5
-        assert report["most_blocks"] <= max_sms
+        report = emulator().take_report()
+        assert report.launches >= 5
+        assert report.most_blocks <= max_sms
         for a, b in zip(got, want, strict=True):
             assert_equal(a, b, f"{max_sms} SMs")
 
 
 def test_a_cap_on_sms_caps_the_blocks_that_add_splits() -> None:
-    (twin,) = (twin for twin in twins("gemm_int8") if twin.isa == "sm80_m32")
+    (emulated,) = (emulated for emulated in emulated_kernels("gemm_int8") if emulated.isa == "sm80_m32")
     inputs = GemmCase("capped sums", 5, 100, 66000).inputs()
-    ops, limited = emulated_ops(), dataclasses.replace(inputs, max_sms=2)
-    ops.take_twin_report()
-    check_gemm(twin, limited, inputs.accumulated(), "capped", [torch.float32])
-    report = json.loads(ops.take_twin_report())
-    assert report["launches"] > 1
-    assert report["most_blocks"] == 2
+    limited = dataclasses.replace(inputs, max_sms=2)
+    emulator().take_report()
+    check_gemm(emulated, limited, inputs.accumulated(), "capped", [torch.float32])
+    report = emulator().take_report()
+    assert report.launches > 1
+    assert report.most_blocks == 2
 
 
 @pytest.mark.parametrize("max_sms", [1, 2, 131, 132, 10**12])
 def test_some_kernel_fits_every_cap(max_sms: int) -> None:
-    ops, inputs = emulated_ops(), GemmCase("capped", 40, 70, 300).inputs()
+    ops, inputs = emu_ops(), GemmCase("capped", 40, 70, 300).inputs()
     operands = (inputs.a, *ops.pack_int8(inputs.w), inputs.a_scale, inputs.w_scale)
     want = torch.ops.lamina.gemm_int8(*operands)
-    ops.take_twin_report()
+    emulator().take_report()
     for arch in (80, 90, 120):
-        ops.set_twin(arch, 132)
+        emulator().set_device(arch, 132)
         assert_equal(ops.gemm_int8(*operands, max_sms=max_sms), want)
-    assert json.loads(ops.take_twin_report())["most_blocks"] <= max_sms
+    assert emulator().take_report().most_blocks <= max_sms
 
 
 def test_old_devices_are_refused() -> None:
     with pytest.raises(ValueError, match=r"compute capability 7\.5; the kernels need 8\.0 or newer"):
-        emulated_ops().explain_gemm_int8_cuda(1, 1, 1, 75, 40)
+        emu_ops().explain_gemm_int8_cuda(1, 1, 1, 75, 40)
 
 
 @pytest.mark.parametrize(("arch", "sms"), [(80, 0), (80, -1), (80, 2**40), (-80, 108), (2**40, 108)])
 def test_devices_that_cannot_be_are_refused(arch: int, sms: int) -> None:
     with pytest.raises(ValueError, match=r"explain_gemm_int8_cuda: (compute_capability|sm_count) = "):
-        emulated_ops().explain_gemm_int8_cuda(1, 1, 1, arch, sms)
+        emu_ops().explain_gemm_int8_cuda(1, 1, 1, arch, sms)

@@ -63,7 +63,7 @@ Status run_stage(Mistake mistake) {
   return dev::launch<Stage>({{1, 1, 1}, Stage::kBytes + 16}, nullptr, {in, mistake});
 }
 
-TEST(twin_follows_mbarriers) {
+TEST(emulator_follows_mbarriers) {
   for (uint64_t seed = 0; seed < 12; ++seed) {
     const Seed now(seed);
     const Status status = run_stage(Mistake::kNone);
@@ -71,7 +71,7 @@ TEST(twin_follows_mbarriers) {
     CHECK(status.is_ok());
   }
   const auto expect = [](Mistake mistake, const std::string& text) {
-    expect_error([=] { return run_stage(mistake); }, text, "twin_async_races.cc");
+    expect_error([=] { return run_stage(mistake); }, text, "emulator_async_races.cc");
   };
   expect(Mistake::kNoInitBarrier, "mbarrier");  // not initialised, or not known to be
   expect(Mistake::kOneLaneWaits, "the write by thread 0 of block (0, 0, 0) at");
@@ -123,7 +123,7 @@ struct Overwrites : BlockOf<160> {
   }
 };
 
-TEST(twin_follows_products) {
+TEST(emulator_follows_products) {
   const auto run_product = [](Product what) {
     return dev::launch<Overwrites>({{1, 1, 1}, 2048 + 8}, nullptr, {what});
   };
@@ -134,7 +134,7 @@ TEST(twin_follows_products) {
     CHECK(status.is_ok());
   }
   const auto expect = [&](Product what, const std::string& text) {
-    expect_error([=] { return run_product(what); }, text, "twin_async_races.cc");
+    expect_error([=] { return run_product(what); }, text, "emulator_async_races.cc");
   };
   expect(Product::kReleasedBeforeWait, "races with store_shared");
   expect(Product::kOneLaneKnows, "races with wgmma: ");
@@ -163,7 +163,7 @@ struct Peers : BlockOf<32> {
   }
 };
 
-TEST(twin_follows_clusters) {
+TEST(emulator_follows_clusters) {
   const auto run_peers = [](Peer what) {
     dev::LaunchShape shape{{4, 1, 1}, 128};
     shape.cluster = 2;
@@ -174,7 +174,7 @@ TEST(twin_follows_clusters) {
     CHECK(run_peers(Peer::kRight).is_ok());
   }
   for (Peer what : {Peer::kNoSync, Peer::kArrivesOnly})
-    expect_error([=] { return run_peers(what); }, " races with ", "twin_async_races.cc");
+    expect_error([=] { return run_peers(what); }, " races with ", "emulator_async_races.cc");
 }
 
 }  // namespace

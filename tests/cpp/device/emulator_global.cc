@@ -50,7 +50,7 @@ Status run_last_block(Mistake mistake) {
   return status;
 }
 
-TEST(twin_knows_the_last_block) {
+TEST(emulator_knows_the_last_block) {
   for (uint64_t seed = 0; seed < 12; ++seed) {
     const Seed now(seed);
     const Status status = run_last_block(Mistake::kNone);
@@ -59,7 +59,7 @@ TEST(twin_knows_the_last_block) {
   }
   for (Mistake mistake : {Mistake::kNoFenceBefore, Mistake::kNoFenceAfter, Mistake::kNoBarrier})
     expect_error([=] { return run_last_block(mistake); }, "global memory: the write by thread",
-                 "twin_global.cc");
+                 "emulator_global.cc");
 }
 
 struct Words {
@@ -85,12 +85,12 @@ Status launch(int blocks = 2, int resident = 2, int smem_bytes = 256) {
 
 template <auto kBody>
 void expect(const std::string& text, int blocks = 2, int resident = 2) {
-  expect_error([=] { return launch<kBody>(blocks, resident); }, text, "twin_global.cc");
+  expect_error([=] { return launch<kBody>(blocks, resident); }, text, "emulator_global.cc");
 }
 
 using Args = const Words&;
 
-TEST(twin_reports_races_in_global_memory) {
+TEST(emulator_reports_races_in_global_memory) {
   constexpr auto lost_update = [](Args a, int, int) {
     dev::store_global(a.flag, dev::load_global(a.flag) + 1);
   };
@@ -118,7 +118,7 @@ TEST(twin_reports_races_in_global_memory) {
   }>("races with");
 }
 
-TEST(twin_knows_flags) {
+TEST(emulator_knows_flags) {
   constexpr auto ping_pong = [](Args a, int block, int t) {
     if (t != 0) return;
     for (int round = 0; round < 12000; ++round) {  // more than a deadlock's patience
@@ -136,7 +136,7 @@ TEST(twin_knows_flags) {
   }
 }
 
-TEST(twin_reports_waits_that_cannot_end) {
+TEST(emulator_reports_waits_that_cannot_end) {
   const Seed now(0);
   const Status status = launch<[](Args a, int block, int t) {
     if (t == 0 && block == 1)
@@ -146,7 +146,7 @@ TEST(twin_reports_waits_that_cannot_end) {
   CHECK(status.message().find("waits for memory without load_acquire") != std::string::npos);
 }
 
-TEST(twin_knows_spaces) {
+TEST(emulator_knows_spaces) {
   expect<[](Args a, int, int t) { (void)dev::load_shared(a.out + t); }>("of shared memory");
   expect<[](Args, int, int t) {
     (void)dev::load_global(reinterpret_cast<int32_t*>(dev::dynamic_smem()) + t);
@@ -170,7 +170,7 @@ TEST(launch_refuses_blocks_that_are_too_large) {
 }
 
 // On some seeds a copy reads its source when it starts, on others when a thread waits for it.
-TEST(twin_shows_a_source_that_changes) {
+TEST(emulator_shows_a_source_that_changes) {
   int shows = 0;
   for (uint64_t seed = 0; seed < 4; ++seed) {
     const Seed now(seed);
@@ -189,7 +189,7 @@ TEST(twin_shows_a_source_that_changes) {
   CHECK_EQ(shows, 2 + 1 + 2 + 2);
 }
 
-TEST(twin_shuffles_blocks) {
+TEST(emulator_shuffles_blocks) {
   constexpr auto number = [](Args a, int block, int t) {
     if (t == 0) a.out[block] = dev::atomic_add(a.flag, 1);
   };

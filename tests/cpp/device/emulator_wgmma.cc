@@ -149,11 +149,11 @@ void expect_error(Mistake mistake, const std::string& text) {
     at("seed ", seed, ", '", text, "': ", result.status.message());
     CHECK(!result.status.is_ok());
     CHECK(result.status.message().find(text) != std::string::npos);
-    CHECK(result.status.message().find("twin_wgmma.cc:") != std::string::npos);
+    CHECK(result.status.message().find("emulator_wgmma.cc:") != std::string::npos);
   }
 }
 
-TEST(twin_wgmma_runs_what_is_right) {
+TEST(emulator_wgmma_runs_what_is_right) {
   for (uint64_t seed = 0; seed < 8; ++seed) {
     const Run result = run(Mistake::kNone, seed);
     at(result.status.message());
@@ -161,7 +161,7 @@ TEST(twin_wgmma_runs_what_is_right) {
   }
 }
 
-TEST(twin_wgmma_shows_wrong_results) {
+TEST(emulator_wgmma_shows_wrong_results) {
   for (uint64_t seed = 0; seed < 8; ++seed)
     for (Mistake mistake : {Mistake::kNoWait, Mistake::kWrongOffset}) {
       const Run result = run(mistake, seed);
@@ -170,7 +170,7 @@ TEST(twin_wgmma_shows_wrong_results) {
     }
 }
 
-TEST(twin_wgmma_wants_fences) {
+TEST(emulator_wgmma_wants_fences) {
   expect_error(Mistake::kNoFence, "no wgmma_fence");
   expect_error(Mistake::kNoSecondFence, "no wgmma_fence");
   expect_error(Mistake::kNoFenceForA, "registers of a changed");
@@ -178,7 +178,7 @@ TEST(twin_wgmma_wants_fences) {
   expect_error(Mistake::kFencedBeforeD, "accumulators changed, and");
 }
 
-TEST(twin_wgmma_guards_what_is_in_flight) {
+TEST(emulator_wgmma_guards_what_is_in_flight) {
   expect_error(Mistake::kBOverwritten, "b in shared memory changed while wgmma_m64k32_s8 at");
   expect_error(Mistake::kAOverwritten, "a in shared memory changed while wgmma_m64k32_s8 at");
   expect_error(Mistake::kFragAOverwritten, "a in registers changed while wgmma_m64k32_s8 at");
@@ -186,12 +186,12 @@ TEST(twin_wgmma_guards_what_is_in_flight) {
   expect_error(Mistake::kOtherShape, "another shape is in flight");
 }
 
-TEST(twin_wgmma_sees_the_end) {
+TEST(emulator_wgmma_sees_the_end) {
   expect_error(Mistake::kNoCommit, "did not commit: wgmma_m64k32_s8 at");
   expect_error(Mistake::kEndsInFlight, "ends with a wgmma in flight: wgmma_m64k32_s8 at");
 }
 
-TEST(twin_wgmma_compares_the_warps) {
+TEST(emulator_wgmma_compares_the_warps) {
   expect_error(Mistake::kOtherDescriptor, "with other operands");
   expect_error(Mistake::kOtherLine, "the warpgroup diverged");
   expect_error(Mistake::kOtherLane, "lanes differ");
@@ -200,7 +200,7 @@ TEST(twin_wgmma_compares_the_warps) {
   expect_error(Mistake::kLaneMissing, "1 lanes are gone");
 }
 
-TEST(twin_wgmma_checks_descriptors) {
+TEST(emulator_wgmma_checks_descriptors) {
   expect_error(Mistake::kOutOfSmem, "bytes of shared memory");
   expect_error(Mistake::kMisaligned, "multiples of 16 below 2^18");
   expect_error(Mistake::kBaseOffset, "base offset 1");
@@ -221,7 +221,7 @@ struct TooFew {
   }
 };
 
-TEST(twin_wgmma_wants_whole_warpgroups) {
+TEST(emulator_wgmma_wants_whole_warpgroups) {
   const Status status = dev::launch<TooFew>({{1, 1, 1}, 0}, nullptr, {});
   CHECK(status.message().find("the block has 96 threads") != std::string::npos);
 }
@@ -259,7 +259,7 @@ struct ReleasesForAll {
   }
 };
 
-TEST(twin_wgmma_is_over_for_all_warps_at_once) {
+TEST(emulator_wgmma_is_over_for_all_warps_at_once) {
   for (uint64_t seed = 0; seed < 8; ++seed) {
     dev::emu::options().seed = seed;
     std::vector<int32_t> out(512);

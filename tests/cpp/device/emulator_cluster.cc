@@ -49,14 +49,14 @@ struct Pair : BlockOf<32> {
   }
 };
 
-TEST(twin_reports_misuse_of_clusters) {
+TEST(emulator_reports_misuse_of_clusters) {
   const auto launch = [](Mistake mistake) {
     dev::LaunchShape shape{{4, 1, 1}, 256};
     shape.cluster = 2;
     return dev::launch<Pair>(shape, nullptr, {mistake});
   };
   const auto expect = [&](Mistake mistake, const std::string& text) {
-    expect_error([&] { return launch(mistake); }, text, "twin_cluster.cc");
+    expect_error([&] { return launch(mistake); }, text, "emulator_cluster.cc");
   };
   CHECK(launch(Mistake::kNone).is_ok());
   expect(Mistake::kNoClusterSync, "may not have started");

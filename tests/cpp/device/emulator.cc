@@ -77,42 +77,42 @@ void expect_error(Mistake mistake, const std::string& text) {
     at("seed ", seed, ": ", result.status.message());
     CHECK(!result.status.is_ok());
     CHECK(result.status.message().find(text) != std::string::npos);
-    CHECK(result.status.message().find("twin.cc:") != std::string::npos);
+    CHECK(result.status.message().find("emulator.cc:") != std::string::npos);
   }
 }
 
-TEST(twin_runs_what_is_right) {
+TEST(emulator_runs_what_is_right) {
   for (uint64_t seed = 0; seed < 8; ++seed) {
     const Run result = run(Mistake::kNone, seed);
     CHECK(result.status.is_ok() && result.is_right);
   }
 }
 
-TEST(twin_shows_a_missing_wait_and_a_missing_barrier) {
+TEST(emulator_shows_a_missing_wait_and_a_missing_barrier) {
   for (uint64_t seed = 0; seed < 8; ++seed) {
     CHECK(!run(Mistake::kNoWait, seed).is_right);
     CHECK(!run(Mistake::kNoBarrier, seed).is_right);
   }
 }
 
-TEST(twin_reports_deadlocks_with_their_place) {
+TEST(emulator_reports_deadlocks_with_their_place) {
   expect_error(Mistake::kLaneLeaves, "deadlock");
   expect_error(Mistake::kLaneLeaves, "1 lanes are gone");
   expect_error(Mistake::kWaitsForever, "deadlock");
 }
 
-TEST(twin_reports_divergence_and_misuse) {
+TEST(emulator_reports_divergence_and_misuse) {
   expect_error(Mistake::kDiverges, "diverged");
   expect_error(Mistake::kMisaligned, "not a multiple of 16");
   expect_error(Mistake::kLopsidedBarrier, "barrier_sync");  // refused, or a deadlock
 }
 
-TEST(twin_works_on_after_a_failure) {
+TEST(emulator_works_on_after_a_failure) {
   CHECK(!run(Mistake::kDiverges, 1).status.is_ok());
   CHECK(run(Mistake::kNone, 1).is_right);
 }
 
-TEST(twin_counts_bank_conflicts) {
+TEST(emulator_counts_bank_conflicts) {
   dev::emu::reset_report();
   dev::emu::options().count_accesses = true;
   CHECK(run(Mistake::kConflicts, 0).is_right);
@@ -128,7 +128,7 @@ TEST(twin_counts_bank_conflicts) {
   CHECK_EQ(conflicts, 2);
 }
 
-TEST(twin_refuses_grids_that_cuda_refuses) {
+TEST(emulator_refuses_grids_that_cuda_refuses) {
   for (const dev::Index3 grid : {dev::Index3{0, 1, 1}, dev::Index3{1, 65536, 1}}) {
     const Status status = dev::launch<Careless>({grid, 256}, nullptr, {});
     CHECK(!status.is_ok() && status.message().find("careless: a grid of") == 0);

@@ -125,10 +125,10 @@ Outcome run_ring(Mistake mistake) {
 }
 
 void expect_ring_error(Mistake mistake, const std::string& text) {
-  expect_error([&] { return run_ring(mistake).status; }, text, "twin_tma.cc");
+  expect_error([&] { return run_ring(mistake).status; }, text, "emulator_tma.cc");
 }
 
-TEST(twin_runs_a_ring_that_is_right) {
+TEST(emulator_runs_a_ring_that_is_right) {
   for (uint64_t seed = 0; seed < 32; ++seed) {
     const Seed now(seed);
     const Outcome outcome = run_ring(Mistake::kNone);
@@ -138,7 +138,7 @@ TEST(twin_runs_a_ring_that_is_right) {
 }
 
 // The mistake shows as wrong data or as a report.
-TEST(twin_shows_copies_that_nobody_waited_for) {
+TEST(emulator_shows_copies_that_nobody_waited_for) {
   for (uint64_t seed = 0; seed < kSeeds; ++seed)
     for (Mistake mistake : {Mistake::kNoWait, Mistake::kWrongParity, Mistake::kRefilledTooEarly,
                             Mistake::kNoExpect}) {
@@ -149,17 +149,17 @@ TEST(twin_shows_copies_that_nobody_waited_for) {
     }
 }
 
-TEST(twin_names_the_mbarrier_of_a_deadlock) {
+TEST(emulator_names_the_mbarrier_of_a_deadlock) {
   expect_ring_error(Mistake::kNoArrive,
                     "the mbarrier at smem + 1040 is in phase 0: 1 of 32 arrivals and 0 bytes are "
                     "missing");
-  expect_ring_error(Mistake::kNoArrive, "wait in mbarrier_wait at twin_tma.cc");
+  expect_ring_error(Mistake::kNoArrive, "wait in mbarrier_wait at emulator_tma.cc");
   expect_ring_error(Mistake::kTooManyBytesExpected,
                     "the mbarrier at smem + 1024 is in phase 0: 0 of 1 arrivals and 16 bytes are "
                     "missing");
 }
 
-TEST(twin_reports_misuse_of_mbarriers) {
+TEST(emulator_reports_misuse_of_mbarriers) {
   expect_ring_error(Mistake::kTooManyArrivals, "more arrivals than expected");
   expect_ring_error(Mistake::kTooManyBytesAtAll, "at most 2^20 - 1");
   expect_ring_error(Mistake::kNotInitialised, "is not initialised");
@@ -168,7 +168,7 @@ TEST(twin_reports_misuse_of_mbarriers) {
   expect_ring_error(Mistake::kNoInitFence, "has not called fence_mbarrier_init");
 }
 
-TEST(twin_reports_misuse_of_bulk_loads) {
+TEST(emulator_reports_misuse_of_bulk_loads) {
   expect_ring_error(Mistake::kRefilledInFlight, "the destination has a copy in flight");
   expect_ring_error(Mistake::kNoProxyFence, "has not called fence_proxy_async since");
   expect_ring_error(Mistake::kFenceByAnother, "thread 0 wrote smem + 0");
@@ -210,7 +210,7 @@ struct TwoLoads : BlockOf<64> {
   }
 };
 
-TEST(twin_delivers_only_what_is_waited_for) {
+TEST(emulator_delivers_only_what_is_waited_for) {
   alignas(16) const uint32_t in[8] = {1, 1, 1, 1, 2, 2, 2, 2};
   for (uint64_t seed = 0; seed < kSeeds; ++seed) {
     uint32_t out[4] = {};
@@ -228,7 +228,7 @@ TEST(twin_delivers_only_what_is_waited_for) {
   uint32_t out[4];
   const std::byte* const from = reinterpret_cast<const std::byte*>(in);
   expect_error([&] { return dev::launch<TwoLoads>({{1, 1, 1}, 48}, nullptr, {from, out, true}); },
-               "smem + 16: the copy of thread 0 of block (0, 0, 0) at", "twin_tma.cc");
+               "smem + 16: the copy of thread 0 of block (0, 0, 0) at", "emulator_tma.cc");
 }
 
 struct Tile : BlockOf<32> {
@@ -253,7 +253,7 @@ struct Tile : BlockOf<32> {
   }
 };
 
-TEST(twin_reports_misuse_of_tensor_maps) {
+TEST(emulator_reports_misuse_of_tensor_maps) {
   alignas(16) static std::byte tensor[1024];
   dev::TensorMapSpec spec;
   spec.base = tensor;
@@ -272,12 +272,12 @@ TEST(twin_reports_misuse_of_tensor_maps) {
   for (Sw swizzle : {Sw::kNone, Sw::k32, Sw::k64, Sw::k128})
     CHECK(launch(swizzle, 1024, false, true)().is_ok());
   expect_error(launch(Sw::kNone, 64, false, true), "smem + 64 is not a multiple of 128",
-               "twin_tma.cc");
-  expect_error(launch(Sw::k32, 128, false, true), "not a multiple of 256", "twin_tma.cc");
-  expect_error(launch(Sw::k64, 256, false, true), "not a multiple of 512", "twin_tma.cc");
-  expect_error(launch(Sw::k128, 512, false, true), "not a multiple of 1024", "twin_tma.cc");
-  expect_error(launch(Sw::k128, 0, true, true), "the map has rank 2, not 3", "twin_tma.cc");
-  expect_error(launch(Sw::k128, 0, false, false), "not made by make_tensor_map", "twin_tma.cc");
+               "emulator_tma.cc");
+  expect_error(launch(Sw::k32, 128, false, true), "not a multiple of 256", "emulator_tma.cc");
+  expect_error(launch(Sw::k64, 256, false, true), "not a multiple of 512", "emulator_tma.cc");
+  expect_error(launch(Sw::k128, 512, false, true), "not a multiple of 1024", "emulator_tma.cc");
+  expect_error(launch(Sw::k128, 0, true, true), "the map has rank 2, not 3", "emulator_tma.cc");
+  expect_error(launch(Sw::k128, 0, false, false), "not made by make_tensor_map", "emulator_tma.cc");
 }
 
 }  // namespace

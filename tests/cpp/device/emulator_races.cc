@@ -33,7 +33,7 @@ Status launch(int blocks = 1, int resident = 1, int smem_bytes = 1024) {
 template <int kCount, auto kBody>
 void expect_race(const std::string& text, int blocks = 1, int resident = 1) {
   expect_error([&] { return launch<Sharing<kCount, kBody>>(blocks, resident); }, text,
-               "twin_races.cc");
+               "emulator_races.cc");
 }
 
 template <int kCount, auto kBody>
@@ -51,7 +51,7 @@ using Args = const Data&;
 
 // Races between warps and between lanes. Only warp_sync and barriers order accesses; no other collective does.
 
-TEST(twin_reports_races_in_shared_memory) {
+TEST(emulator_reports_races_in_shared_memory) {
   expect_race<64, [](Args a, Smem s, int t) {
     dev::store_shared(s + t, a.in[t]);
     dev::store_global(a.out + t, dev::load_shared(s + 63 - t));
@@ -81,7 +81,7 @@ TEST(twin_reports_races_in_shared_memory) {
   }>("smem + ");  // a race with a copy, or a read before the copy has arrived
 }
 
-TEST(twin_reports_races_between_lanes) {
+TEST(emulator_reports_races_between_lanes) {
   expect_race<32, [](Args a, Smem s, int t) {
     dev::store_shared(s + t, a.in[t]);
     (void)dev::shuffle_xor(t, 1);
@@ -108,7 +108,7 @@ TEST(twin_reports_races_between_lanes) {
   }>("the write by thread");
 }
 
-TEST(twin_reports_copies_that_nothing_orders) {
+TEST(emulator_reports_copies_that_nothing_orders) {
   expect_race<64, [](Args a, Smem s, int t) {
     dev::cp_async<4>(s + t, a.in + t);
     dev::cp_async_commit();
@@ -128,7 +128,7 @@ TEST(twin_reports_copies_that_nothing_orders) {
   }>("races with load_shared");
 }
 
-TEST(twin_reports_what_nobody_wrote) {
+TEST(emulator_reports_what_nobody_wrote) {
   expect_race<64, [](Args a, Smem s, int t) {
     if (t < 32) dev::store_shared(s + t, a.in[t]);
     dev::block_sync();
@@ -144,7 +144,7 @@ TEST(twin_reports_what_nobody_wrote) {
   }>("nobody has written what is read in ldmatrix");
 }
 
-TEST(twin_knows_what_orders_shared_memory) {
+TEST(emulator_knows_what_orders_shared_memory) {
   expect_none<64, [](Args a, Smem s, int t) {
     for (int round = 0; round < 3; ++round) {
       dev::cp_async<4>(s + t, a.in + t);

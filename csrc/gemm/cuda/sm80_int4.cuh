@@ -1,0 +1,86 @@
+// The part of the products of int4 weights on sm_80 that does not depend on the dtype of a; what feeds it: sm80_pipe.cuh.
+//
+// Algorithm  weights are the 16 rows of an mma and tokens its columns: few tokens waste little, and a warp keeps its weights
+//            in registers
+// Features   lane q = lane / 4 has two neighbours of each 16, as rows q and q + 8
+#pragma once
+
+#include "device/device.h"
+#include "gemm/cuda/k_chunk.cuh"
+#include "gemm/cuda/sm80_pipe.cuh"
+#include "gemm/cuda/store_rows.cuh"
+
+namespace lamina::gemm {
+
+// kBlockBytes: shared memory behind the ring, for the kernel's own use.
+template <Sm80Shape kShape, class Scaler, int kBlockBytes = 0>
+struct Sm80Int4 : Sm80Pipe<kShape> {
+  using Pipe = Sm80Pipe<kShape>;
+  using Place = typename Pipe::Place;
+
+  // A warp computes kTiles x 16 features of kWarpTokens.
+  static constexpr int kWarpTokens = kShape.block_m / kShape.warps_m;
+  static constexpr int kTiles = kShape.block_n / kShape.warps_n / int4::kTileN;
+  static constexpr int kTokenGroups = kWarpTokens / 8;  // of an mma
+  static_assert(kTokenGroups * 8 * kShape.warps_m == kShape.block_m && kTokenGroups % 2 == 0);
+  static_assert(kTiles * int4::kTileN * kShape.warps_n == kShape.block_n && kShape.warps_k == 1);
+  using Codes = dev::U32x4[kTiles];
+  using Tokens = uint32_t[kTokenGroups / 2][4];
+  using Sums = float[kTiles][kTokenGroups][4];
+
+  // Behind the ring and kBlockBytes lies each warp's total of k chunks. The warp's rows on the way out replace the total.
+  using Rows = StoreRows<kWarpTokens, Scaler>;
+  static constexpr int kWords = kTiles * kTokenGroups;  // of four sums
+  static constexpr int kWarpBytes = kWords * dev::kWarpLanes * 16;
+  static constexpr int kWarpsAt = Pipe::kRingBytes + kBlockBytes;
+  static constexpr int kSmemBytes = kWarpsAt + Pipe::kWarps * kWarpBytes;
+  static_assert(Rows::kBytes <= kWarpBytes && kWarpsAt % 16 == 0);
+
+  LAMINA_DEVICE static std::byte* warp_bytes() {
+    return dev::dynamic_smem() + kWarpsAt + dev::warp() * kWarpBytes;
+  }
+
+  // This lane's codes of the warp's features, from tile t of a step along k.
+  LAMINA_DEVICE static void load_codes(const Place& at, const std::byte* stage, int t,
+                                       Codes& codes) {
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
+      const int tile = (at.warp_n * kTiles + i) * kShape.step_tiles + t;
+      codes[i] = dev::load_shared(reinterpret_cast<const dev::U32x4*>(
+          stage + Pipe::kBytesA + tile * int4::kTileBytes + dev::lane() * 16));
+    }
+  }
+
+  // The warp's tokens as b operands of mmas, four registers for 16 tokens. This lane gives ldmatrix the address of one row,
+  // at chunk `chunk` of it.
+  LAMINA_DEVICE static void load_tokens(const Place& at, const std::byte* stage, int chunk,
+                                        Tokens& tokens) {
+    const int lane = dev::lane();
+#pragma unroll
+    for (int j = 0; j < kTokenGroups / 2; ++j) {
+      const int row = at.warp_m * kWarpTokens + j * 16 + lane / 16 * 8 + lane % 8;
+      dev::ldmatrix(tokens[j], stage + Pipe::chunk_at(row, chunk));
+    }
+  }
+
+  // Ends each k chunk of a warp after `steps` steps.
+  LAMINA_DEVICE static auto k_chunk_end(Sums& sums, int steps) {
+    return KChunkEnd<kWords, dev::kWarpLanes>{
+        &sums[0][0][0], reinterpret_cast<dev::U32x4*>(warp_bytes()) + dev::lane(), steps};
+  }
+
+  // Into the partial of a k chunk, or to the epilogue and out.
+  template <bool kToPartial>
+  LAMINA_DEVICE static void store(const auto& args, const Place& at, int64_t partial,
+                                  const Sums& sums) {
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
+      const int64_t n0 = at.n0 + (at.warp_n * kTiles + i) * int4::kTileN;
+      Rows::template store<kToPartial>(args.p, args.split,
+                                       {at.m0 + at.warp_m * kWarpTokens, n0, partial}, warp_bytes(),
+                                       dev::lane() / 4, sums[i]);
+    }
+  }
+};
+
+}  // namespace lamina::gemm
