@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -42,3 +43,13 @@ def restore_threads() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def no_emulated_gpu_left_behind() -> Iterator[None]:
+    """The next test would compute on the emulator where it means to compute on the CPU."""
+    yield
+    if probe := sys.modules.get("lamina._probe"):
+        is_left = probe.emulator.has_device()
+        probe.emulator.set_device(0, 0)
+        assert not is_left, "the test left an emulated GPU; reset_emulator() takes it away"

@@ -58,9 +58,10 @@ TEST(every_isa_equals_the_loop) {
 }
 
 TEST(scales_along_k) {
+  constexpr int64_t kGroup = gemm_int8::kScaleGroup;
   for (const Problem& problem :
-       {Problem{1, 17, 300, true}, Problem{3, 5, 0, true}, Problem{0, 5, 200, true},
-        Problem{7, 31, 1024, true}, Problem{33, 70, 129, true}, Problem{40, 33, 2200, true}})
+       {Problem{1, 17, 300, kGroup}, Problem{3, 5, 0, kGroup}, Problem{0, 5, 200, kGroup},
+        Problem{7, 31, 1024, kGroup}, Problem{33, 70, 129, kGroup}, Problem{40, 33, 2200, kGroup}})
     for (uint32_t loud : {1u, 40u}) {
       Int8Inputs inputs(problem, 3, 11, loud);
       for_each_isa([&](Isa isa) {

@@ -33,7 +33,7 @@ from tests.support.int4_cases import CLUSTERS, Int4Case, Int4Inputs
 OP = "gemm_int4"
 BACKENDS = pytest.mark.parametrize("backend", cuda_backends(OP))
 STORES = pytest.mark.parametrize("backend", cuda_backends(OP, stores=True))
-SIMDE = pytest.mark.parametrize("emulated", emulator_parameters(OP))
+EMULATED = pytest.mark.parametrize("emulated", emulator_parameters(OP))
 SEEDS = range(1, 10)
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -241,7 +241,7 @@ def test_no_kernel_shows_in_the_sign_of_zero(k: int) -> None:
         assert_equal(emulated.gemm_int4(inputs, torch.float32), want, str(emulated))
 
 
-@SIMDE
+@EMULATED
 def test_a_cap_on_sms_caps_blocks_and_changes_nothing(
     emulated: EmulatedKernel, resetting_ops: object
 ) -> None:
@@ -260,7 +260,7 @@ def test_a_cap_on_sms_caps_blocks_and_changes_nothing(
             assert emulator().take_report().most_blocks <= max_sms
 
 
-@SIMDE
+@EMULATED
 @pytest.mark.parametrize("zero", ZERO_KINDS)
 def test_every_schedule(zero: str | None, emulated: EmulatedKernel) -> None:
     inputs = half_inputs(Int4Case("schedules", 17, 37, 1203, 48), torch.float16, zero, None)
@@ -270,7 +270,7 @@ def test_every_schedule(zero: str | None, emulated: EmulatedKernel) -> None:
         assert_equal(dataclasses.replace(emulated, seed=seed).gemm_int4(inputs), want, f"seed {seed}")
 
 
-@SIMDE
+@EMULATED
 def test_no_bank_conflicts(emulated: EmulatedKernel, resetting_ops: object) -> None:
     ops = emu_ops()
     inputs = half_inputs(Int4Case("conflicts", 130, 128, 512, 64), torch.float16, "bytes", None)

@@ -30,7 +30,7 @@ from tests.support.int4_cases import CLUSTERS, Int4Case, Int4Inputs
 OP = "gemm_int4_int8"
 BACKENDS = pytest.mark.parametrize("backend", cuda_backends(OP))
 STORES = pytest.mark.parametrize("backend", cuda_backends(OP, stores=True))
-SIMDE = pytest.mark.parametrize("emulated", emulator_parameters(OP))
+EMULATED = pytest.mark.parametrize("emulated", emulator_parameters(OP))
 SEEDS = range(9)
 
 ROWS = (0, 1, 7, 16, 17, 33, 64, 65, 130)
@@ -217,7 +217,7 @@ def run_on_emulator(emulated: EmulatedKernel, sms: int, inputs: Int4Inputs) -> t
     return out
 
 
-@SIMDE
+@EMULATED
 def test_a_cap_on_sms_caps_blocks_and_changes_nothing(
     emulated: EmulatedKernel, resetting_ops: object
 ) -> None:
@@ -234,7 +234,7 @@ def test_a_cap_on_sms_caps_blocks_and_changes_nothing(
         assert emulator().take_report().most_blocks <= max_sms
 
 
-@SIMDE
+@EMULATED
 @pytest.mark.parametrize("zero", ZEROS[:3], ids=str)
 def test_every_schedule(zero: torch.dtype | None, emulated: EmulatedKernel) -> None:
     a_zero = "none" if zero is None else "token"
@@ -245,14 +245,14 @@ def test_every_schedule(zero: torch.dtype | None, emulated: EmulatedKernel) -> N
         assert_equal(got, bits, f"seed {seed}")
 
 
-@SIMDE
+@EMULATED
 def test_groups_of_several_warps(emulated: EmulatedKernel) -> None:
     """There are more groups than pack_activations handles at once."""
     inputs = Int4Case("warps", 3, 17, 5000, 608).inputs(zero=torch.uint8, a_zero="token")
     assert_equal(emulated.gemm_int4_int8(inputs), inputs.expected_bits(inputs.sums()))
 
 
-@SIMDE
+@EMULATED
 def test_floats_in_every_schedule(emulated: EmulatedKernel) -> None:
     inputs = Int4Case("schedules", 9, 37, 1203, -1).inputs()
     x = torch.randn(9, 1203, generator=generator("schedules"))
@@ -264,7 +264,7 @@ def test_floats_in_every_schedule(emulated: EmulatedKernel) -> None:
         assert_equal(got, bits, f"seed {seed}")
 
 
-@SIMDE
+@EMULATED
 @pytest.mark.parametrize("scale", FLOAT_DTYPES, ids=dtype_name)
 def test_no_bank_conflicts(scale: torch.dtype, emulated: EmulatedKernel, resetting_ops: object) -> None:
     case = Int4Case("conflicts", 66, 128, 512, 48)

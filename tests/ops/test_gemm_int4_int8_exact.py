@@ -224,10 +224,10 @@ def test_a_group_beyond_k_is_all_of_k() -> None:
         assert_equal(got, want, group)
 
 
-def test_segments_are_the_documented_ones() -> None:
+def test_k_chunks_are_the_documented_ones() -> None:
     """A k chunk is a multiple of the group and of a tile's k: the largest up to 1024, or else the
     smallest."""
     features = {
-        group: reference.segment_groups(group) * group for group in (16, 48, 80, 512, 1008, 1024, 2000)
+        group: reference.k_chunk_groups(group) * group for group in (16, 48, 80, 512, 1008, 1024, 2000)
     }
     assert features == {16: 1024, 48: 960, 80: 960, 512: 1024, 1008: 4032, 1024: 1024, 2000: 8000}

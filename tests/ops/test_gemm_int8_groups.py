@@ -29,7 +29,7 @@ from tests.support.compare import assert_equal, assert_within
 GROUP = reference.GROUP
 BACKENDS = pytest.mark.parametrize("backend", grouped_backends())
 STORES = pytest.mark.parametrize("backend", grouped_backends(stores=True))
-SIMDE = emulator_parameters("gemm_int8_grouped")
+EMULATED = emulator_parameters("gemm_int8_grouped")
 
 CASES = (
     GemmCase("smallest", 1, 1, 1),
@@ -39,11 +39,11 @@ CASES = (
     GemmCase("one_group", 1, 17, 128),
     GemmCase("one_more", 2, 33, 129),
     GemmCase("ragged", 5, 15, 255),
-    GemmCase("one_segment", 7, 31, 1024),
-    GemmCase("segment_and_one", 16, 64, 1025),
+    GemmCase("one_k_chunk", 7, 31, 1024),
+    GemmCase("k_chunk_and_one", 16, 64, 1025),
     GemmCase("ragged_everywhere", 17, 49, 1391),
     GemmCase("many_columns", 1, 300, 520),
-    GemmCase("segments", 33, 97, 4300),
+    GemmCase("k_chunks", 33, 97, 4300),
     GemmCase("several_panels", 130, 70, 700),
 )
 BY_NAME = {case.name: case for case in CASES}
@@ -203,8 +203,8 @@ def emulator_is_reset() -> Iterator[None]:
     reset_emulator()
 
 
-@pytest.mark.parametrize("case", [BY_NAME["ragged_everywhere"], BY_NAME["segments"]], ids=str)
-@pytest.mark.parametrize("emulated", SIMDE)
+@pytest.mark.parametrize("case", [BY_NAME["ragged_everywhere"], BY_NAME["k_chunks"]], ids=str)
+@pytest.mark.parametrize("emulated", EMULATED)
 def test_exact_under_every_schedule(emulated: EmulatedKernel, case: GemmCase) -> None:
     inputs = grouped(case, zero_point="token", bias=torch.float16)
     want = inputs.expected_bits(inputs.accumulated(), torch.float32)
@@ -214,7 +214,7 @@ def test_exact_under_every_schedule(emulated: EmulatedKernel, case: GemmCase) ->
 
 @pytest.mark.usefixtures("emulator_is_reset")
 @pytest.mark.parametrize("out_dtype", [torch.float32, torch.float16], ids=dtype_name)
-@pytest.mark.parametrize("emulated", SIMDE)
+@pytest.mark.parametrize("emulated", EMULATED)
 def test_no_bank_conflicts(emulated: EmulatedKernel, out_dtype: torch.dtype) -> None:
     ops, inputs = emu_ops(), grouped(GemmCase("conflicts", 130, 128, 2048), zero_point="token")
     packed = ops.pack_int8(inputs.w, GROUP)
@@ -229,7 +229,7 @@ def test_no_bank_conflicts(emulated: EmulatedKernel, out_dtype: torch.dtype) -> 
     assert [site for site in sites if site.wavefronts != site.fewest] == []
 
 
-@pytest.mark.parametrize("emulated", SIMDE)
+@pytest.mark.parametrize("emulated", EMULATED)
 def test_a_cap_on_sms_caps_blocks_and_changes_nothing(emulated: EmulatedKernel) -> None:
     inputs = grouped(GemmCase("capped", 150, 140, 2100), zero_point="token")
     emulator().take_report()

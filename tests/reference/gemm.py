@@ -33,7 +33,7 @@ def accumulate(a: Int8, w: Int8, a_zero_point: Int8 | None = None) -> Int64:
     return centred @ w.astype(np.int64).T
 
 
-GROUP, SEGMENT = 128, 8  # input features that share a scale, groups of a k chunk
+GROUP, CHUNK_GROUPS = 128, 8  # input features that share a scale, groups of a k chunk
 
 
 def accumulate_groups(a: Int8, w: Int8, a_zero_point: Int8 | None = None) -> Int64:
@@ -70,17 +70,17 @@ def _add_groups(acc: Int64, a_scale: F32, w_scale: F32) -> F32:
     groups, *shape = acc.shape
     a_scale, w_scale = (np.broadcast_to(s, (groups, *s.shape[1:])) for s in (a_scale, w_scale))
     total = np.full(shape, -0.0 if groups else 0.0, np.float32)
-    for first in range(0, groups, SEGMENT):
-        segment = np.full(shape, -0.0, np.float32)
-        for g in range(first, min(first + SEGMENT, groups)):
-            segment = fused_multiply_add(acc[g].astype(np.float32) * a_scale[g], w_scale[g], segment)
-        total = total + segment
+    for first in range(0, groups, CHUNK_GROUPS):
+        chunk = np.full(shape, -0.0, np.float32)
+        for g in range(first, min(first + CHUNK_GROUPS, groups)):
+            chunk = fused_multiply_add(acc[g].astype(np.float32) * a_scale[g], w_scale[g], chunk)
+        total = total + chunk
     return total
 
 
 def roundings(groups: int | None) -> int:
     """The number of roundings in the f32 steps up to the bias: h of the documented bound."""
-    return 4 if groups is None else 4 + min(groups, SEGMENT) + -(-groups // SEGMENT)
+    return 4 if groups is None else 4 + min(groups, CHUNK_GROUPS) + -(-groups // CHUNK_GROUPS)
 
 
 class Steps(NamedTuple):

@@ -14,7 +14,7 @@ from tests.reference.gemm import F32, F64, Expected, Int8, Int64, Steps, U
 
 SYMMETRIC = 8
 UNDERFLOW = gemm.TINY[torch.float32]  # twice the rounding error of an f32 that is below the normal numbers
-SEGMENT_K, TILE_K = 1024, 64
+CHUNK_K, TILE_K = 1024, 64
 # The sums of a group of this size, at most 255 * 15 * 4096, are exact in f32.
 EXACT_GROUP = 4096
 
@@ -58,16 +58,16 @@ def gathered(a: torch.Tensor, perm: torch.Tensor, nothing: torch.Tensor) -> torc
     return torch.stack(columns, 1) if columns else a[:, :0]
 
 
-def segment_groups(group: int) -> int:
-    """The groups of a k chunk, a multiple of the group and of a tile: the largest up to SEGMENT_K, or else
+def k_chunk_groups(group: int) -> int:
+    """The groups of a k chunk, a multiple of the group and of a tile: the largest up to CHUNK_K, or else
     the smallest."""
     least = math.lcm(group, TILE_K)
-    return max(SEGMENT_K // least, 1) * least // group
+    return max(CHUNK_K // least, 1) * least // group
 
 
 def roundings(sums: Sums) -> int:
     """The number of roundings in the f32 steps up to the bias: h of the documented bound."""
-    groups, each = len(sums.acc), segment_groups(sums.group)
+    groups, each = len(sums.acc), k_chunk_groups(sums.group)
     return 4 + min(each, groups) + -(-groups // each)
 
 
@@ -90,14 +90,14 @@ def gemm_int4_int8_steps(
 ) -> torch.Tensor:  # fmt: skip
     """The documented f32 steps, each rounded once: the exact bits."""
     groups, m, n = sums.acc.shape
-    each = segment_groups(sums.group)
+    each = k_chunk_groups(sums.group)
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         total = np.full((m, n), -0.0 if groups else 0.0, np.float32)
         for first in range(0, groups, each):
-            segment = np.full((m, n), -0.0, np.float32)
+            chunk = np.full((m, n), -0.0, np.float32)
             for g in range(first, min(first + each, groups)):
-                segment = gemm.fused_multiply_add(_less_zero(sums, scales, g), scales.w[g], segment)
-            total = total + segment
+                chunk = gemm.fused_multiply_add(_less_zero(sums, scales, g), scales.w[g], chunk)
+            total = total + chunk
         total = total * scales.a.reshape(-1, 1)
     return gemm.epilogue_steps(total, bias, out_dtype, then)
 
@@ -127,7 +127,7 @@ def gemm_int4(
     zero = SYMMETRIC if scales.zero is None else _of_columns(scales.zero, group, k).astype(np.float64)
     w = (q.astype(np.float64) - zero) * scale
     spread = np.abs(w) if scales.zero is None else np.abs(w) + np.abs(zero * scale)
-    steps, magnitude = 3 + min(k, SEGMENT_K) + -(-k // SEGMENT_K), np.abs(a).astype(np.float64)
+    steps, magnitude = 3 + min(k, CHUNK_K) + -(-k // CHUNK_K), np.abs(a).astype(np.float64)
     bound = steps * U * (magnitude @ spread.T) + UNDERFLOW * (k + magnitude.sum(1, keepdims=True))
     return gemm.epilogue(a.astype(np.float64) @ w.T, bound, bias, out_dtype, then)
 
@@ -144,7 +144,7 @@ def gemm_int4_half(
     beyond = np.abs((zero - np.clip(np.rint(zero), 0, 15)) * scale)  # the part past the nearest code
     limits = torch.finfo(dtype)
     rounded = limits.eps / 2 * (np.abs(w) + 2 * beyond) + limits.smallest_normal * limits.eps
-    steps = 3 + 2 * min(k, SEGMENT_K) + -(-k // SEGMENT_K)
+    steps = 3 + 2 * min(k, CHUNK_K) + -(-k // CHUNK_K)
     bound = magnitude @ rounded.T + steps * U * (magnitude @ (np.abs(w) + rounded).T) + UNDERFLOW * k
     return gemm.epilogue(a.astype(np.float64) @ w.T, bound, bias, out_dtype, then)
 
@@ -159,9 +159,9 @@ def gemm_int4_steps(
         zero = np.float32(SYMMETRIC) if scales.zero is None else _of_columns(scales.zero, group, k)
         w = gemm.fused_multiply_add(q.astype(np.float32), scale, -(zero * scale))
         total = np.full((m, n), -0.0 if k else 0.0, np.float32)
-        for first in range(0, k, SEGMENT_K):
-            segment = np.full((m, n), -0.0, np.float32)
-            for p in range(first, min(first + SEGMENT_K, k)):
-                segment = gemm.fused_multiply_add(a[:, p : p + 1], w[:, p], segment)
-            total = total + segment
+        for first in range(0, k, CHUNK_K):
+            chunk = np.full((m, n), -0.0, np.float32)
+            for p in range(first, min(first + CHUNK_K, k)):
+                chunk = gemm.fused_multiply_add(a[:, p : p + 1], w[:, p], chunk)
+            total = total + chunk
     return gemm.epilogue_steps(total, bias, out_dtype, then)
