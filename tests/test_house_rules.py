@@ -20,7 +20,7 @@ CSRC = ROOT / "csrc"
 CPP_SUFFIXES = {".h", ".cc", ".cu", ".cuh", ".inc"}
 MAX_LINES = 400
 # Deep to shallow: a file may include its own room and those before it; base and layout include each other.
-ROOMS = ("base", "layout", "device", "block", "quant", "gemm", "ops", "torch")
+ROOMS = ("base", "layout", "device", "block", "quant", "kv", "gemm", "ops", "torch")
 
 
 def may_include(path: str, included: str) -> bool:

@@ -147,6 +147,13 @@ LAMINA_LIBRARY(m) {
   m.def(
       "explain_gemm_int4_int8_cuda(int m, int n, int k, int compute_capability, int sm_count, int? "
       "group=None, int? max_sms=None) -> str");
+  m.def(
+      "paged_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor block_table, Tensor seq_lens, "
+      "Tensor cu_seqlens_q, *, SymInt max_seqlen_q, float? scale=None, bool causal=True, SymInt "
+      "window_left=-1, SymInt window_right=-1, float softcap=0.0, Tensor? alibi_slopes=None, Tensor? "
+      "sinks=None, Tensor? tree_mask=None, Tensor? tree_len=None, Tensor? tree_depth=None, Tensor? "
+      "k_scale=None, Tensor? v_scale=None, ScalarType? out_dtype=None, bool return_lse=False, bool "
+      "batch_invariant=False) -> (Tensor out, Tensor lse)");
   m.def("explain_quantize_int8(int m, int k) -> str");
   m.def("explain_gemm_int8(int m, int n, int k, int? group=None) -> str");
   m.def(
