@@ -75,6 +75,14 @@ struct Avx512 {
     }
   }
   static F from_f16(I x) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)); }
+  static void interleave_bytes(I a, I b, I& low, I& high) {
+    low = _mm512_unpacklo_epi8(a, b);
+    high = _mm512_unpackhi_epi8(a, b);
+  }
+  static void interleave_halves(I a, I b, I& low, I& high) {
+    low = _mm512_unpacklo_epi16(a, b);
+    high = _mm512_unpackhi_epi16(a, b);
+  }
   // Pairs, then quads within each 128 bits, then the sixteen 128-bit parts.
   static void transpose(I (&rows)[kLanes]) {
     I pairs[kLanes], quads[kLanes];

@@ -61,7 +61,7 @@ class Worker {
         part_(part),
         group_(p_.heads / p_.kv_heads),
         q_stride_(round_up(Product::dwords(p_.head_dim), Simd::kLanes)),
-        dim_(round_up(p_.v_head_dim, Simd::kColumns)),
+        dim_(round_up(p_.v_head_dim, Product::kValueColumns)),
         state_stride_(State::kHead + dim_),
         key_bytes_(p_.head_dim * kv::size_bytes(p_.k.dtype)),
         value_bytes_(p_.v_head_dim * kv::size_bytes(p_.v.dtype)),
@@ -243,13 +243,27 @@ class Worker {
     return end;
   }
 
-  // Sets the keys of the next chunk that multiply_values prefetches.
+  // Asks for what the next chunk reads first: its scales, and the keys of its first block, which multiply_values prefetches.
   void point_next(int64_t columns) {
+    const int64_t page = p_.k.page, first = origin_ + kChunk;
     next_count_ = std::clamp<int64_t>(columns, 0, Simd::kColumns);
-    for (int64_t i = 0; i < next_count_; ++i) {
-      const int64_t slot = origin_ + kChunk + i;
-      next_[i] = p_.k.row(block(slot / p_.k.page), slot % p_.k.page, head_);
+    for (int64_t i = 0; i < next_count_; ++i)
+      next_[i] = p_.k.row(block((first + i) / page), (first + i) % page, head_);
+    if (!p_.k_scale.is_per_token() && !p_.v_scale.is_per_token()) return;
+    for (int64_t slot = first; slot < first + std::min(columns, kChunk);) {
+      const int64_t index = block(slot / page);
+      const int64_t end = std::min(slot / page * page + page, first + std::min(columns, kChunk));
+      prefetch_scales(p_.k_scale, index, slot % page, end - slot);
+      prefetch_scales(p_.v_scale, index, slot % page, end - slot);
+      slot = end;
     }
+  }
+  void prefetch_scales(const kv::Scales& scales, int64_t index, int64_t slot, int64_t count) const {
+    if (!scales.is_per_token()) return;
+    constexpr int64_t kLineFloats = 16;
+    const int64_t step = std::max<int64_t>(1, kLineFloats / std::max<int64_t>(1, scales.slot_stride));
+    for (int64_t i = 0; i < count; i += step)
+      __builtin_prefetch(&scales.at(index, slot + i, head_), 0, 2);
   }
 
   // Sets the columns of own_ that the token does not share, and copies what belongs to the columns before them.

@@ -2,6 +2,7 @@
 // the same panels of dwords and the same microkernel; they differ in what a dword holds and how rows are prepared.
 //
 //   kKeysPerDword       columns that a dword of weights and values holds
+//   kValueColumns       elements of values that are packed together; the panel and the sums are padded to a multiple
 //   kPlanes, kExtra     a row of queries or weights is kPlanes rows of an operand; kExtra more rows serve all
 //   Dot                 the microkernel's arithmetic
 //   query               writes the planes of one row of f32 [dim] and returns the factor of its scores
@@ -33,6 +34,7 @@ struct Planes {
 template <class Simd>
 struct F32Product {
   static constexpr int kKeysPerDword = 1, kPlanes = 1, kExtra = 0;
+  static constexpr int kValueColumns = Simd::kColumns;
   struct Dot {
     using Sum = typename Simd::F;
     static Sum sum(typename Simd::I bits) { return Simd::as_float(bits); }
