@@ -10,7 +10,7 @@ namespace {
 
 template <class Simd>
 struct Bf16Product {
-  static constexpr int kKeysPerDword = 2, kPlanes = 1, kExtra = 0;
+  static constexpr int kKeysPerDword = 2, kKeysPerStep = 2, kPlanes = 1, kExtra = 0;
   static constexpr int kValueColumns = 2 * Simd::kLanes;
   struct Dot {
     using Sum = typename Simd::F;
@@ -20,6 +20,9 @@ struct Bf16Product {
       return Simd::dot_bf16(sum, a, b);
     }
   };
+  static void multiply(int64_t rows, const Operands& operands, Prefetch& prefetch) {
+    paged_attention::multiply<Simd, Dot>(rows, operands, prefetch);
+  }
   Pack pack_keys = &paged_attention::pack_keys<Simd, BF16, true>;
   Pack pack_values = &interleave_values<Simd, kKeysPerDword>;
 

@@ -66,8 +66,10 @@ class Worker {
         key_bytes_(p_.head_dim * kv::size_bytes(p_.k.dtype)),
         value_bytes_(p_.v_head_dim * kv::size_bytes(p_.v.dtype)),
         product_(p_.k.dtype) {
-    const int64_t rows = plan_.tile_rows, planes = Product::kPlanes * rows + Product::kExtra;
-    const int64_t panel = std::max(Product::dwords(p_.head_dim) * Simd::kColumns,
+    // A microkernel may read up to 16 rows at once, of which it needs some.
+    const int64_t rows = plan_.tile_rows;
+    const int64_t planes = round_up(Product::kPlanes * rows + Product::kExtra, 16);
+    const int64_t panel = std::max(q_stride_ * Simd::kColumns,
                                    kValueKeys / Product::kKeysPerDword * dim_);
     const int64_t dwords = round_up(p_.head_dim, Simd::kColumns) + 2 * rows * state_stride_ + 2 * rows +
                            planes * (q_stride_ + kScoreStride + dim_) + panel;
@@ -103,7 +105,6 @@ class Worker {
  private:
   static constexpr int64_t kScoreStride = kChunk + Simd::kColumns;  // a block may store past the chunk
   static constexpr int kValueKeys = 32 * Product::kKeysPerDword;  // keys of a block of values
-  static constexpr int64_t kAlign = 4;  // a block of values starts at a multiple of it, the most keys of a dword
 
   // Chunks [begin, end) of the tile; `first` is the visit of chunk 0.
   void compute_piece(int64_t first, int64_t begin, int64_t end) {
@@ -169,6 +170,8 @@ class Worker {
                                                            token * p_.q_token_stride +
                                                            head_of(r) * p_.q_head_stride);
           pack_values<Simd, T>(&from, 1, p_.head_dim, reinterpret_cast<int32_t*>(row_));
+          std::memset(queries_ + Product::kPlanes * r * q_stride_, 0,
+                      static_cast<size_t>(Product::kPlanes * q_stride_) * sizeof(int32_t));
           query_factors_[r] = Product::query(row_, p_.head_dim, planes(queries_, q_stride_, r));
         }
       });
@@ -303,7 +306,7 @@ class Worker {
                          value_bytes_, steps(operands, dwords));
       product_.pack_keys(columns.keys + j, static_cast<int>(next - j), p_.head_dim, panel_);
       const auto product = [&](int64_t count, const int32_t* a, int32_t* c) {
-        multiply<Simd, typename Product::Dot>(
+        Product::multiply(
             count, {a, q_stride_, panel_, Simd::kColumns, c + j, kScoreStride, dwords, false}, prefetch);
       };
       product(operands, planes(queries_, q_stride_, rows.low).dwords,
@@ -362,13 +365,14 @@ class Worker {
               ? Prefetch(shared_->values + block.high,
                          std::min<int64_t>(kValueKeys, shared.high - block.high), value_bytes_, all)
               : Prefetch(next_, next_count_, key_bytes_, all);
-      pack_values_of(*shared_, block, block);
       // Tokens in a row that see the same keys of the block go together.
-      Range keys{0, 0}, run{0, 0};
+      Range keys{0, 0}, run{0, 0}, packed{0, 0};
       const auto add = [&] {
-        if (is_cut(block, keys)) pack_values_of(*shared_, block, keys);
+        if (keys.count() == 0) return;
+        const Range needed = is_cut(block, keys) ? keys : block;
+        if (needed != packed) pack_values_of(*shared_, block, needed);
+        packed = needed;
         add_values(block, keys, run, prefetch);
-        if (is_cut(block, keys)) pack_values_of(*shared_, block, block);
       };
       for_tokens([&](int64_t token, Range rows) {
         const Range seen = seen_shared(token_of(token));
@@ -405,10 +409,9 @@ class Worker {
     return start;
   }
 
-  // Whether a dword holds keys of the block that the range leaves out.
+  // Whether a step takes keys of the block that the range leaves out.
   static bool is_cut(Range block, Range keys) {
-    constexpr int64_t kKeys = Product::kKeysPerDword;
-    if (keys.count() == 0) return false;
+    constexpr int64_t kKeys = Product::kKeysPerStep;
     return keys.low % kKeys != 0 || (keys.high % kKeys != 0 && keys.high < block.high);
   }
 
@@ -425,16 +428,16 @@ class Worker {
 
   // The values of `keys`, which are among those of `block` in the panel.
   void add_values(Range block, Range keys, Range rows, Prefetch& prefetch) const {
-    if (keys.count() == 0) return;
-    constexpr int64_t kKeys = Product::kKeysPerDword;
-    const int64_t first = keys.low / kKeys, dwords = ceil_div(keys.high, kKeys) - first;
+    constexpr int64_t kKeys = Product::kKeysPerStep, kDwords = kKeys / Product::kKeysPerDword;
+    const int64_t first = keys.low / kKeys * kDwords;
+    const int64_t dwords = ceil_div(keys.high, kKeys) * kDwords - first;
     const Planes weights = planes(scores_, kScoreStride, rows.low), sums = planes(sums_, dim_, rows.low);
     for (int64_t i = 0; i < dim_; i += Simd::kColumns)
-      multiply<Simd, typename Product::Dot>(
-          Product::kPlanes * rows.count(),
-          {weights.dwords + first, kScoreStride, panel_ + (first - block.low / kKeys) * dim_ + i,
-           dim_, sums.dwords + i, dim_, dwords, true},
-          prefetch);
+      Product::multiply(Product::kPlanes * rows.count(),
+                        {weights.dwords + first, kScoreStride,
+                         panel_ + (first - block.low / Product::kKeysPerDword) * dim_ + i, dim_,
+                         sums.dwords + i, dim_, dwords, true},
+                        prefetch);
   }
 
   void finish(float* states) const {

@@ -11,7 +11,7 @@ namespace {
 
 template <class Simd>
 struct Int8Product {
-  static constexpr int kKeysPerDword = 4, kPlanes = 2, kExtra = 1;
+  static constexpr int kKeysPerDword = 4, kKeysPerStep = 4, kPlanes = 2, kExtra = 1;
   static constexpr int kValueColumns = 4 * Simd::kLanes;
   using F = typename Simd::F;
   using I = typename Simd::I;
@@ -21,6 +21,9 @@ struct Int8Product {
     static I bits(Sum sum) { return sum; }
     LAMINA_INLINE static Sum add(Sum sum, I a, I b) { return Simd::dot_u8s8(sum, a, b); }
   };
+  static void multiply(int64_t rows, const Operands& operands, Prefetch& prefetch) {
+    paged_attention::multiply<Simd, Dot>(rows, operands, prefetch);
+  }
   Pack pack_keys = &paged_attention::pack_keys<Simd, int8_t, true>;
   Pack pack_values = &interleave_values<Simd, kKeysPerDword>;
 
