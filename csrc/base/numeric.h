@@ -1,4 +1,4 @@
-// f32, f16 and bf16 as storage types. Conversions are branch-free integer maths, which compilers vectorise and which
+// f32, f16, bf16 and float8 e4m3fn as storage types. Conversions are branch-free integer maths, which compilers vectorise and which
 // gives the same bits as the hardware (round to nearest even, NaN stays NaN).
 #pragma once
 
@@ -19,6 +19,10 @@ struct F16 {
 struct BF16 {
   uint16_t bits;
 };
+// Float8 without infinities: 4 bits of exponent with bias 7, 3 of mantissa, largest value 448, 0x7f is NaN.
+struct E4M3 {
+  uint8_t bits;
+};
 
 constexpr float to_f32(float value) { return value; }
 
@@ -37,6 +41,17 @@ constexpr float to_f32(F16 value) {
   const uint32_t subnormal =
       std::bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
   return std::bit_cast<float>(sign | (magnitude < 0x0400u ? subnormal : normal));
+}
+
+constexpr float to_f32(E4M3 value) {
+  const uint32_t sign = (static_cast<uint32_t>(value.bits) & 0x80u) << 24;
+  const uint32_t magnitude = value.bits & 0x7fu;
+  const uint32_t normal = (magnitude << 20) + (120u << 23);
+  // Subnormal: a multiple of 2^-9, exact in f32.
+  const uint32_t subnormal =
+      std::bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-9f);
+  const uint32_t finite = magnitude < 8 ? subnormal : normal;
+  return std::bit_cast<float>(sign | (magnitude == 0x7fu ? 0x7fc00000u : finite));
 }
 
 template <class T>
@@ -72,11 +87,29 @@ LAMINA_INLINE constexpr F16 from_f32<F16>(float value) {
   return F16{static_cast<uint16_t>(sign | (magnitude >= 0x47800000u ? overflow : finite))};
 }
 
+// Values that would round beyond 448 become NaN, as there is no infinity.
+template <>
+LAMINA_INLINE constexpr E4M3 from_f32<E4M3>(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t sign = (bits >> 24) & 0x80u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  const uint32_t normal = (magnitude - (120u << 23) + 0x7ffffu + ((magnitude >> 20) & 1u)) >> 20;
+  // Below 2^-6: the addition of 2^14 puts the unit in the last place at 2^-9.
+  const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0x1p14f) -
+                             std::bit_cast<uint32_t>(0x1p14f);
+  const uint32_t finite = magnitude < (121u << 23) ? subnormal : normal;
+  const bool is_nan = magnitude >= std::bit_cast<uint32_t>(480.0f);
+  return E4M3{static_cast<uint8_t>(sign | (is_nan ? 0x7fu : finite))};
+}
+
 static_assert(from_f32<F16>(65504.0f).bits == 0x7bff && from_f32<F16>(65519.9f).bits == 0x7bff);
 static_assert(from_f32<F16>(65520.0f).bits == 0x7c00 && from_f32<F16>(0x1p-24f).bits == 1);
 static_assert(from_f32<F16>(0x1p-25f).bits == 0 && from_f32<F16>(0x1.8p-25f).bits == 1);
 static_assert(to_f32(F16{0x7bff}) == 65504.0f && to_f32(F16{1}) == 0x1p-24f);
 static_assert(from_f32<BF16>(1.00390625f).bits == 0x3f80 &&
               from_f32<BF16>(1.01171875f).bits == 0x3f82);
+static_assert(from_f32<E4M3>(448.0f).bits == 0x7e && from_f32<E4M3>(464.0f).bits == 0x7e);
+static_assert(from_f32<E4M3>(465.0f).bits == 0x7f && from_f32<E4M3>(-0x1p-10f).bits == 0x80);
+static_assert(to_f32(E4M3{0x7e}) == 448.0f && to_f32(E4M3{0x81}) == -0x1p-9f);
 
 }  // namespace lamina

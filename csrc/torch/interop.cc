@@ -30,6 +30,10 @@ const char* dtype_text(ScalarType dtype) {
       return "bfloat16";
     case ScalarType::Double:
       return "float64";
+    case ScalarType::Float8_e4m3fn:
+      return "float8_e4m3fn";
+    case ScalarType::Float8_e5m2:
+      return "float8_e5m2";
     case ScalarType::Char:
       return "int8";
     case ScalarType::Byte:
