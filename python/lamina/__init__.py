@@ -19,6 +19,7 @@ from lamina.ops import (  # noqa: E402
     gemm_int8_quantized,
     pack_int4,
     pack_int8,
+    paged_attention,
     quantize_int8,
 )
 
@@ -39,6 +40,7 @@ __all__ = [
     "ops",
     "pack_int4",
     "pack_int8",
+    "paged_attention",
     "quant",
     "quantize_int8",
     "save_compressed",

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 
-def call(op: Callable[..., Any], *args: Any) -> Any:
-    """op(*args), where an argument error is a ValueError: torch 2.15 makes a RuntimeError of ours."""
+def call(op: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """op(*args, **options), where an argument error is a ValueError: torch 2.15 makes a RuntimeError of ours."""
     try:
-        return op(*args)
+        return op(*args, **options)
     except RuntimeError as error:
         if str(error).startswith("lamina"):
             raise ValueError(str(error)) from None

@@ -23,16 +23,14 @@ class Planner {
   Planner(const Params& params, Plan& plan) : p_(params), plan_(plan) {}
 
   Status add_requests() {
-    if (p_.requests > 0 && p_.cu_seqlens_q[0] != 0)
-      return Status::error(kOp, "cu_seqlens_q[0] = ", p_.cu_seqlens_q[0], "; must be 0");
+    if (Status status = kv::check_offsets("paged_attention", "cu_seqlens_q", p_.cu_seqlens_q,
+                                          p_.requests, p_.tokens);
+        !status.is_ok())
+      return status;
     plan_.requests.resize(static_cast<size_t>(p_.requests));
     plan_.tokens.resize(static_cast<size_t>(p_.tokens));
     for (int64_t b = 0; b < p_.requests; ++b)
       if (Status status = add_request(b); !status.is_ok()) return status;
-    const int64_t end = p_.requests > 0 ? p_.cu_seqlens_q[p_.requests] : 0;
-    if (end != p_.tokens)
-      return Status::error(kOp, "cu_seqlens_q[", p_.requests, "] = ", end, "; must be ", p_.tokens,
-                           ", the tokens of q");
     return Status::ok();
   }
 
@@ -40,15 +38,12 @@ class Planner {
   Status add_request(int64_t b) {
     const int64_t first = p_.cu_seqlens_q[b], length = int64_t{p_.cu_seqlens_q[b + 1]} - first;
     const int64_t seq_len = p_.seq_lens[b];
-    if (length < 0 || first + length > p_.tokens)
-      return Status::error(kOp, "cu_seqlens_q[", b + 1, "] = ", p_.cu_seqlens_q[b + 1],
-                           "; must be between ", first, " and ", p_.tokens);
     if (length > p_.max_seqlen_q)
       return Status::error(kOp, "max_seqlen_q = ", p_.max_seqlen_q, "; request ", b, " has ", length,
                            " tokens");
-    if (seq_len < 0 || ceil_div(seq_len, p_.k.page) > p_.max_blocks)
+    if (seq_len < 0 || ceil_div(seq_len, p_.k.page) > p_.block_table.max_blocks)
       return Status::error(kOp, "seq_lens[", b, "] = ", seq_len, "; must be between 0 and ",
-                           p_.max_blocks, " pages of ", p_.k.page);
+                           p_.block_table.max_blocks, " pages of ", p_.k.page);
     Tree tree;
     tree.nodes = p_.tree_len != nullptr ? p_.tree_len[b] : 0;
     if (tree.nodes < 0 || tree.nodes > std::min(length, seq_len) || tree.nodes > 32 * p_.tree_words)
@@ -139,13 +134,8 @@ class Planner {
       low = std::min(low, token.low);
       high = std::max(high, token.shared_end < token.high ? int64_t{p_.seq_lens[b]} : token.high);
     }
-    const int32_t* table = p_.block_table + b * p_.block_table_stride;
-    for (int64_t i = low / p_.k.page; i < ceil_div(high, p_.k.page); ++i)
-      if (table[i] < 0 || table[i] >= p_.k.pages)
-        return Status::error(kOp, "block_table[", b, ", ", i, "] = ", table[i],
-                             "; must be between 0 and ", p_.k.pages - 1, ": request ", b, " has ",
-                             p_.seq_lens[b], " keys");
-    return Status::ok();
+    if (high == 0) return Status::ok();
+    return kv::check_slots("paged_attention", p_.block_table, b, low, high, p_.k, "seq_lens");
   }
 
   void add_tiles(int64_t b) {

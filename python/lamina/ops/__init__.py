@@ -7,6 +7,7 @@ from lamina.ops.gemm_int4_int8 import gemm_int4_int8
 from lamina.ops.gemm_int8 import gemm_int8, gemm_int8_quantized
 from lamina.ops.pack_int4 import PackedInt4, pack_int4
 from lamina.ops.pack_int8 import PackedInt8, pack_int8
+from lamina.ops.paged_attention import paged_attention
 from lamina.ops.quantize_int8 import QuantizedInt8, quantize_int8
 from lamina.ops.registration import register_fakes
 
@@ -20,6 +21,7 @@ __all__ = [
     "gemm_int8_quantized",
     "pack_int4",
     "pack_int8",
+    "paged_attention",
     "quantize_int8",
 ]
 

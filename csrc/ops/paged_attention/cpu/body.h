@@ -117,7 +117,7 @@ class Worker {
       case kv::CacheDType::kBF16:
         return body(BF16{});
       case kv::CacheDType::kE4M3:
-        return body(E4M3Bits{});
+        return body(E4M3{});
       case kv::CacheDType::kI8:
         return body(int8_t{});
     }
@@ -248,7 +248,7 @@ class Worker {
   }
 
   int64_t block(int64_t index) const {
-    return p_.block_table[tile_->request * p_.block_table_stride + index];
+    return p_.block_table.row(tile_->request)[index];
   }
 
   // Sets the columns of own_ that are a token's nodes, and copies what belongs to the columns before them.

@@ -12,12 +12,7 @@
 namespace lamina::paged_attention {
 namespace {
 
-// The element types of a cache as they lie in memory.
-struct E4M3Bits {
-  uint8_t bits;
-};
-
-// Element i of each dword as f32. T: float, F16, BF16, E4M3Bits or int8_t.
+// Element i of each dword as f32. T: float, F16, BF16, E4M3 or int8_t.
 template <class Simd, class T, int i>
 LAMINA_INLINE inline typename Simd::F element(typename Simd::I dwords) {
   if constexpr (sizeof(T) == 4) {
