@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tests.reference.gemm import F64, TINY, U_OUT, Expected, U
 
 CHUNK = 512  # keys that share a maximum
-FLUSHED = 2.0**-125  # weights below 2^-126 of the largest are 0, in a chunk and between chunks
+FLUSHED = 2.0**-124  # weights below e^-87 < 2^-125 of the largest are 0, in a chunk and between chunks
 
 
 class Attention(NamedTuple):
@@ -111,7 +111,7 @@ def attend(
     x = scale * k_scale * (k @ q)
     score = softcap * np.tanh(x / softcap) if softcap else x
     s = score + bias
-    top = s.max()
+    top = s.max() if s.max() != -np.inf else 0.0
     weight = np.exp(s - top)
     lse = top + np.log(weight.sum())
     if sink is not None:
