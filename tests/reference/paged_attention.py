@@ -101,7 +101,6 @@ def attend(
     scale: float,
     softcap: float,
     sink: float | None,
-    chunks: int,
     out_dtype: torch.dtype,
 ) -> Row:
     """One token and one head over the keys that it sees: k [keys, head_dim], v [keys, v_head_dim] with its
@@ -124,10 +123,10 @@ def attend(
     products = np.where(np.isinf(x), 0.0, np.abs(k_scale) * (np.abs(k) @ np.abs(q)))
     error = (len(q) + 4) * abs(scale) * products + 6 * np.where(np.isinf(s), 0.0, np.abs(s))
     largest = U * (error + 8 * softcap + 4 * np.abs(bias)).max()
-    roundings = 2 * largest + U * (min(len(k), CHUNK) + 4 * chunks + 40)
+    roundings = 2 * largest + U * (min(len(k), CHUNK) + 4 * -(-len(k) // CHUNK) + 40)
     bound = np.exp(2 * largest) * roundings * (weight @ np.abs(v)) + FLUSHED * np.abs(v).sum(0)
     bound = bound + U_OUT[out_dtype] * np.abs(out) + TINY[out_dtype]
-    return Row(out, bound, lse, largest + U * (560 + 4 * chunks + 4 * np.abs(lse)))
+    return Row(out, bound, lse, largest + U * (560 + 4 * np.abs(lse)))
 
 
 def paged_attention(
@@ -182,7 +181,6 @@ def paged_attention(
                         scale,
                         softcap,
                         None if sinks is None else float(sinks[h]),
-                        -(-seq_len // CHUNK),
                         out_dtype,
                     )
                 out[t, h], out_bound[t, h], lse[h, t], lse_bound[h, t] = row
