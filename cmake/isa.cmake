@@ -3,7 +3,8 @@
 set(LAMINA_ISA_FLAGS_generic "")
 set(LAMINA_ISA_FLAGS_avx2 -mavx2 -mfma -mf16c)
 set(LAMINA_ISA_FLAGS_avx512_vnni -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mf16c -mprefer-vector-width=512)
-set(LAMINA_ISA_FLAGS_amx_int8 ${LAMINA_ISA_FLAGS_avx512_vnni} -mamx-tile -mamx-int8)
+set(LAMINA_ISA_FLAGS_avx512_bf16 ${LAMINA_ISA_FLAGS_avx512_vnni} -mavx512bf16)
+set(LAMINA_ISA_FLAGS_amx_int8 ${LAMINA_ISA_FLAGS_avx512_bf16} -mamx-tile -mamx-int8)
 
 # With SIMDe these files may use nothing beyond AVX2. SIMDe is not written for our warnings.
 set(LAMINA_SIMDE_FLAGS -mavx2 -mfma -mf16c -O2 -Wno-conversion -Wno-error)
@@ -13,7 +14,7 @@ set(LAMINA_SIMDE_FLAGS -mavx2 -mfma -mf16c -O2 -Wno-conversion -Wno-error)
 function(lamina_isa_sources target simde_isas)
   set(isas generic)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-    list(APPEND isas avx2 avx512_vnni amx_int8)
+    list(APPEND isas avx2 avx512_vnni avx512_bf16 amx_int8)
   endif()
   foreach(isa IN LISTS isas)
     file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/ops/*/cpu/${isa}.cc)

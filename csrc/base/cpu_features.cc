@@ -15,7 +15,7 @@ namespace lamina {
 namespace {
 
 constexpr std::array<std::string_view, kIsaCount> kNames = {"generic", "avx2", "avx512_vnni",
-                                                            "amx_int8"};
+                                                            "avx512_bf16", "amx_int8"};
 constexpr int kAuto = -1;
 
 #if defined(__x86_64__) && !defined(LAMINA_USE_SIMDE)
@@ -53,6 +53,7 @@ bool can_run(Isa isa) {
              __builtin_cpu_supports("f16c");
 #if defined(LAMINA_USE_SIMDE)
     case Isa::kAvx512Vnni:
+    case Isa::kAvx512Bf16:
     case Isa::kAmxInt8:
       return can_run(Isa::kAvx2);
 #else
@@ -60,8 +61,10 @@ bool can_run(Isa isa) {
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("avx512vnni");
+    case Isa::kAvx512Bf16:
+      return can_run(Isa::kAvx512Vnni) && __builtin_cpu_supports("avx512bf16");
     case Isa::kAmxInt8:
-      return can_run(Isa::kAvx512Vnni) && cpu_has_amx_int8() && request_amx_permission();
+      return can_run(Isa::kAvx512Bf16) && cpu_has_amx_int8() && request_amx_permission();
 #endif
   }
   return false;

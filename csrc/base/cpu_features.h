@@ -12,8 +12,8 @@
 namespace lamina {
 
 // Ascending: each ISA implies all ISAs before it, so a kernel written for one ISA runs on every later ISA.
-enum class Isa : int { kGeneric, kAvx2, kAvx512Vnni, kAmxInt8 };
-inline constexpr int kIsaCount = 4;
+enum class Isa : int { kGeneric, kAvx2, kAvx512Vnni, kAvx512Bf16, kAmxInt8 };
+inline constexpr int kIsaCount = 5;
 
 std::string_view isa_name(Isa isa);
 std::optional<Isa> isa_from_name(std::string_view name);

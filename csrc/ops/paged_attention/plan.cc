@@ -121,7 +121,8 @@ class Planner {
       token.high = std::min(token.high, columns_before(token.position + p_.window_right + 1));
     if (p_.window_left >= 0) token.low = columns_before(token.position - p_.window_left);
     token.high = std::max(token.high, token.low);
-    token.shared_end = std::min(token.high, prefix);
+    // Kernels take up to four keys at a time, always the same four whatever is shared.
+    token.shared_end = std::min(token.high, prefix / 4 * 4);
   }
 
   // Only pages that a token can see are looked at; a sliding window may have freed others.

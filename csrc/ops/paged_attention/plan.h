@@ -18,7 +18,8 @@ namespace lamina::paged_attention {
 
 inline constexpr int64_t kTileRows = 64;
 
-// Columns [low, high) are seen; those from shared_end on are tree nodes, each token its own.
+// Columns [low, high) are seen. Those from shared_end on are tree nodes, of each token its own, and up to three slots
+// before the tree.
 struct Token {
   int64_t low = 0, high = 0, shared_end = 0;
   int64_t position = 0;

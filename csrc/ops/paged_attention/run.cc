@@ -37,7 +37,7 @@ Status run(const Params& params, const Parallel& parallel) {
   if (chosen.visits == 0) return Status::ok();
   const CpuKernel& kernel = choose_kernel(cpu.isa);
   const size_t floats = static_cast<size_t>(chosen.parts > 1 ? chosen.parts * chosen.slots_per_part *
-                                                                   kernel.slot_floats(params, chosen)
+                                                                   slot_floats(params, chosen)
                                                              : 0);
   const std::unique_ptr<float[]> partials(new float[floats]);
   const auto arrivals = std::make_unique<std::atomic<int32_t>[]>(static_cast<size_t>(chosen.parts));

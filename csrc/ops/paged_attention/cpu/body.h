@@ -2,39 +2,39 @@
 // may not merge copies that were compiled with different flags.
 //
 //   for each piece of a tile (its rows against a run of chunks, one KV head)
-//     queries to f32 [rows, head_dim]
+//     queries to operands [rows, head_dim]
 //     for each chunk of 512 columns
 //       scores = queries * keys^T      blocks of kColumns keys, transposed into a panel
 //       weights                        row by row, in place (softmax.h)
-//       vectors += weights * values    blocks of kValueKeys keys; a row takes only the keys that it sees
+//       sums += weights * values       blocks of kValueKeys keys; a row takes only the keys that it sees
 //       merge with the chunks before
 //     divide, store; or leave partial results to the last of the parts that share the tile
 //
 // A `Simd` wraps the vectors of an instruction set:
-//   F, I         kLanes floats, kLanes 32-bit integers;  kColumns = 2 kLanes; kMaxRows rows of a microkernel
-//   load, load_int, store, set, set_int, first, add (F and I), sub, mul, div, fma(a, b, c) = a b + c, as_float, as_int
+//   F, I         kLanes floats, kLanes dwords;  kColumns = 2 kLanes; kMaxRows rows of a microkernel
+//   load, store, load_int, store_int, set, set_int, first, add (F and I), sub, mul, div, fma(a, b, c) = a b + c,
+//   as_float, as_int
 //   max(a, b)    b if either is NaN;  if_less(a, b, yes, no): no if either is NaN
 //   keep_lanes(x, low, high, other): other in lanes outside [low, high)
 //   shift_left<n>, shift_right<n>, shift_right_signed<n>, bit_and, bit_or, to_floats(I)
 //   widen<bytes>(p): kLanes elements of 1, 2 or 4 bytes, zero-extended; from_f16(I): of the low half of each dword
 //   transpose(I (&)[kLanes])
+// and for a product (products.h) with dot products of smaller types what that product names.
 #pragma once
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/scratch.h"
 #include "ops/paged_attention/cpu/kernel.h"
-#include "ops/paged_attention/cpu/multiply.h"
-#include "ops/paged_attention/cpu/panels.h"
-#include "ops/paged_attention/cpu/softmax.h"
+#include "ops/paged_attention/cpu/products.h"
 
 namespace lamina::paged_attention {
 namespace {
 
-inline constexpr int kValueKeys = 32;
-
-using PackKeys = void (*)(const char* const* rows, int count, int64_t dim, float* panel);
+// A row of any cache that is all zeros.
+alignas(64) inline constexpr char kZeros[kMaxHeadDim * sizeof(float)] = {};
 
 // Where the rows of a chunk's columns are, and what belongs to each column.
 struct Columns {
@@ -51,7 +51,7 @@ struct Range {
   bool operator==(const Range&) const = default;
 };
 
-template <class Simd>
+template <class Simd, class Product>
 class Worker {
  public:
   Worker(const Call& call, int64_t part)
@@ -60,30 +60,32 @@ class Worker {
         plan_(call.plan),
         part_(part),
         group_(p_.heads / p_.kv_heads),
-        q_stride_(round_up(p_.head_dim, Simd::kColumns)),
-        dim_(round_up(p_.v_head_dim, Simd::kColumns)),
+        q_stride_(round_up(Product::dwords(p_.head_dim), Simd::kLanes)),
+        dim_(round_up(p_.v_head_dim, Product::kValueColumns)),
         state_stride_(State::kHead + dim_),
         key_bytes_(p_.head_dim * kv::size_bytes(p_.k.dtype)),
-        value_bytes_(p_.v_head_dim * kv::size_bytes(p_.v.dtype)) {
-    with_type(p_.k.dtype, [&](auto element) {
-      using T = decltype(element);
-      pack_keys_ = &pack_keys<Simd, T>;
-      pack_values_ = &pack_values<Simd, T>;
-    });
-    const int64_t rows = plan_.tile_rows;
-    const int64_t states = rows * state_stride_;
-    const int64_t panel =
-        std::max(p_.head_dim * Simd::kColumns, static_cast<int64_t>(kValueKeys) * dim_);
-    const int64_t floats = rows * (q_stride_ + kScoreStride) + 2 * states + panel;
+        value_bytes_(p_.v_head_dim * kv::size_bytes(p_.v.dtype)),
+        product_(p_.k.dtype) {
+    const int64_t rows = plan_.tile_rows, planes = Product::kPlanes * rows + Product::kExtra;
+    const int64_t panel = std::max(Product::dwords(p_.head_dim) * Simd::kColumns,
+                                   kValueKeys / Product::kKeysPerDword * dim_);
+    const int64_t dwords = round_up(p_.head_dim, Simd::kColumns) + 2 * rows * state_stride_ + 2 * rows +
+                           planes * (q_stride_ + kScoreStride + dim_) + panel;
     char* memory = static_cast<char*>(
-        thread_scratch(floats * static_cast<int64_t>(sizeof(float)) + 2 * static_cast<int64_t>(sizeof(Columns))));
+        thread_scratch(4 * dwords + 2 * static_cast<int64_t>(sizeof(Columns))));
     shared_ = reinterpret_cast<Columns*>(memory);
     own_ = shared_ + 1;
-    queries_ = reinterpret_cast<float*>(shared_ + 2);
-    scores_ = queries_ + rows * q_stride_;
-    states_ = scores_ + rows * kScoreStride;
-    partial_ = states_ + states;
-    panel_ = partial_ + states;
+    auto* next = reinterpret_cast<int32_t*>(own_ + 1);
+    const auto take = [&](int64_t count) { return std::exchange(next, next + count); };
+    panel_ = take(panel);
+    queries_ = take(planes * q_stride_);
+    scores_ = take(planes * kScoreStride);
+    sums_ = take(planes * dim_);
+    states_ = reinterpret_cast<float*>(take(rows * state_stride_));
+    partial_ = reinterpret_cast<float*>(take(rows * state_stride_));
+    row_ = reinterpret_cast<float*>(take(round_up(p_.head_dim, Simd::kColumns)));
+    query_factors_ = reinterpret_cast<float*>(take(rows));
+    weight_factors_ = reinterpret_cast<float*>(take(rows));
   }
 
   void run() {
@@ -98,28 +100,10 @@ class Worker {
     }
   }
 
-  static int64_t slot_floats(const Params& params, const Plan& plan) {
-    return plan.tile_rows * (State::kHead + round_up(params.v_head_dim, Simd::kColumns));
-  }
-
  private:
   static constexpr int64_t kScoreStride = kChunk + Simd::kColumns;  // a block may store past the chunk
-
-  template <class Body>
-  static void with_type(kv::CacheDType dtype, const Body& body) {
-    switch (dtype) {
-      case kv::CacheDType::kF32:
-        return body(float{});
-      case kv::CacheDType::kF16:
-        return body(F16{});
-      case kv::CacheDType::kBF16:
-        return body(BF16{});
-      case kv::CacheDType::kE4M3:
-        return body(E4M3{});
-      case kv::CacheDType::kI8:
-        return body(int8_t{});
-    }
-  }
+  static constexpr int kValueKeys = 32 * Product::kKeysPerDword;  // keys of a block of values
+  static constexpr int64_t kAlign = 4;  // a block of values starts at a multiple of it, the most keys of a dword
 
   // Chunks [begin, end) of the tile; `first` is the visit of chunk 0.
   void compute_piece(int64_t first, int64_t begin, int64_t end) {
@@ -129,7 +113,7 @@ class Worker {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       // The first piece of a tile merges its chunks; later pieces leave each chunk to the one that merges all.
       float* into = begin > 0 ? slot(part_, chunk - begin) : chunk > 0 ? partial_ : merged;
-      compute_chunk(tile_->chunk + chunk, into);
+      compute_chunk(tile_->chunk + chunk, into, chunk + 1 < end);
       if (into == partial_) merge_rows(merged, partial_);
     }
     if (is_whole) return finish(merged);
@@ -169,21 +153,34 @@ class Worker {
   }
   int64_t head_of(int64_t row) const { return head_ * group_ + (tile_->row + row) % group_; }
 
+  static Planes planes(int32_t* rows, int64_t stride, int64_t row) {
+    return {rows + Product::kPlanes * row * stride, stride};
+  }
+  int32_t* extra(int32_t* rows, int64_t stride) const {
+    return rows + Product::kPlanes * tile_->rows * stride;
+  }
+
   void load_queries() {
     const auto load = [&](auto element) {
       using T = decltype(element);
       for_tokens([&](int64_t token, Range rows) {
         for (int64_t r = rows.low; r < rows.high; ++r) {
-          const char* row = reinterpret_cast<const char*>(static_cast<const T*>(p_.q) +
-                                                          token * p_.q_token_stride +
-                                                          head_of(r) * p_.q_head_stride);
-          pack_values<Simd, T>(&row, 1, p_.head_dim, queries_ + r * q_stride_);
+          const char* from = reinterpret_cast<const char*>(static_cast<const T*>(p_.q) +
+                                                           token * p_.q_token_stride +
+                                                           head_of(r) * p_.q_head_stride);
+          pack_values<Simd, T>(&from, 1, p_.head_dim, reinterpret_cast<int32_t*>(row_));
+          query_factors_[r] = Product::query(row_, p_.head_dim, planes(queries_, q_stride_, r));
         }
       });
     };
-    if (p_.q_dtype == DType::kF32) return load(float{});
-    if (p_.q_dtype == DType::kF16) return load(F16{});
-    load(BF16{});
+    if (p_.q_dtype == DType::kF32) {
+      load(float{});
+    } else if (p_.q_dtype == DType::kF16) {
+      load(F16{});
+    } else {
+      load(BF16{});
+    }
+    Product::set_extra(extra(queries_, q_stride_), p_.head_dim);
   }
 
   Range clipped(int64_t low, int64_t high) const {
@@ -197,11 +194,14 @@ class Worker {
   }
   const Token& token_of(int64_t token) const { return plan_.tokens[static_cast<size_t>(token)]; }
 
-  void compute_chunk(int64_t chunk, float* states) {
+  // more: the next chunk follows, so its first keys are worth a prefetch.
+  void compute_chunk(int64_t chunk, float* states, bool more) {
     origin_ = chunk * kChunk;
     Range shared{kChunk, 0};
+    int64_t shared_end = 0;
     for_tokens([&](int64_t token, Range) {
       const Range seen = seen_shared(token_of(token));
+      shared_end = std::max(shared_end, token_of(token).shared_end);
       if (seen.count() == 0) return;
       shared = {std::min(shared.low, seen.low), std::max(shared.high, seen.high)};
     });
@@ -209,20 +209,17 @@ class Worker {
     if (p_.alibi_slopes != nullptr)
       for (int64_t j = 0; j < kChunk; ++j) shared_->positions[j] = static_cast<float>(j);
     multiply_keys(*shared_, shared, {0, tile_->rows});
+    std::memset(sums_, 0, static_cast<size_t>(Product::kPlanes * tile_->rows * dim_) * sizeof(int32_t));
     for_tokens([&](int64_t token, Range rows) { weigh(token, rows, states); });
-    multiply_values(shared, states);
-    for_tokens([&](int64_t token, Range rows) {
-      const Range own = seen_own(token_of(token));
-      if (own.count() == 0) return;
-      point_nodes(token, own);
-      for (int64_t j = own.low; j < own.high; j += kValueKeys) {
-        const Range block{j, std::min(j + kValueKeys, own.high)};
-        pack_values_(own_->values + j, static_cast<int>(block.count()), p_.v_head_dim, panel_);
-        Prefetch none;
-        add_values(block, block, rows, states, none);
-      }
-    });
+    point_next(more ? shared_end - origin_ - kChunk : 0);
+    multiply_values(shared);
+    for_tokens([&](int64_t token, Range rows) { add_nodes(token, rows); });
+    for (int64_t r = 0; r < tile_->rows; ++r)
+      Product::finish_vector(planes(sums_, dim_, r), weight_factors_[r], dim_,
+                             state(states, r).vector());
   }
+
+  int64_t block(int64_t index) const { return p_.block_table.row(tile_->request)[index]; }
 
   // Sets the shared columns from j to the end of their page, at most to `high`; returns where it stopped.
   int64_t point_page(int64_t j, int64_t high) {
@@ -246,49 +243,77 @@ class Worker {
     return end;
   }
 
-  int64_t block(int64_t index) const {
-    return p_.block_table.row(tile_->request)[index];
+  // Asks for what the next chunk reads first: its scales, and the keys of its first block, which multiply_values prefetches.
+  void point_next(int64_t columns) {
+    const int64_t page = p_.k.page, first = origin_ + kChunk;
+    next_count_ = std::clamp<int64_t>(columns, 0, Simd::kColumns);
+    for (int64_t i = 0; i < next_count_; ++i)
+      next_[i] = p_.k.row(block((first + i) / page), (first + i) % page, head_);
+    if (!p_.k_scale.is_per_token() && !p_.v_scale.is_per_token()) return;
+    for (int64_t slot = first; slot < first + std::min(columns, kChunk);) {
+      const int64_t index = block(slot / page);
+      const int64_t end = std::min(slot / page * page + page, first + std::min(columns, kChunk));
+      prefetch_scales(p_.k_scale, index, slot % page, end - slot);
+      prefetch_scales(p_.v_scale, index, slot % page, end - slot);
+      slot = end;
+    }
+  }
+  void prefetch_scales(const kv::Scales& scales, int64_t index, int64_t slot, int64_t count) const {
+    if (!scales.is_per_token()) return;
+    constexpr int64_t kLineFloats = 16;
+    const int64_t step = std::max<int64_t>(1, kLineFloats / std::max<int64_t>(1, scales.slot_stride));
+    for (int64_t i = 0; i < count; i += step)
+      __builtin_prefetch(&scales.at(index, slot + i, head_), 0, 2);
   }
 
-  // Sets the columns of own_ that are a token's nodes, and copies what belongs to the columns before them.
+  // Sets the columns of own_ that the token does not share, and copies what belongs to the columns before them.
   void point_nodes(int64_t token, Range own) {
     const int64_t prefix = request().prefix;
     const size_t before = static_cast<size_t>(own.low) * sizeof(float);
     if (p_.k_scale.is_per_token()) std::memcpy(own_->key_scale, shared_->key_scale, before);
     if (p_.v_scale.is_per_token()) std::memcpy(own_->value_scale, shared_->value_scale, before);
     if (p_.alibi_slopes != nullptr) std::memcpy(own_->positions, shared_->positions, before);
-    const int32_t* nodes = plan_.nodes.data() + token_of(token).nodes - prefix + origin_;
+    const int32_t* nodes = plan_.nodes.data() + token_of(token).nodes;
+    const int64_t first_node = request().token + request().tokens - p_.seq_lens[tile_->request];
     for (int64_t j = own.low; j < own.high; ++j) {
-      const int64_t slot = prefix + nodes[j], page = slot / p_.k.page, at = slot % p_.k.page;
-      const int64_t index = block(page);
+      const int64_t column = origin_ + j;
+      const int64_t slot = column < prefix ? column : prefix + nodes[column - prefix];
+      const int64_t index = block(slot / p_.k.page), at = slot % p_.k.page;
       own_->keys[j] = p_.k.row(index, at, head_);
       own_->values[j] = p_.v.row(index, at, head_);
       if (p_.k_scale.is_per_token()) own_->key_scale[j] = p_.k_scale.at(index, at, head_);
       if (p_.v_scale.is_per_token()) own_->value_scale[j] = p_.v_scale.at(index, at, head_);
-      const int64_t node_token = request().token + request().tokens + slot - p_.seq_lens[tile_->request];
-      own_->positions[j] = static_cast<float>(token_of(node_token).position - origin_);
+      const int64_t position = column < prefix ? column : token_of(first_node + slot).position;
+      own_->positions[j] = static_cast<float>(position - origin_);
     }
   }
 
   void multiply_keys(const Columns& columns, Range range, Range rows) {
+    const int64_t dwords = Product::dwords(p_.head_dim);
+    const bool is_last = rows.high == tile_->rows;  // then the extra row comes right after
+    const int64_t operands = Product::kPlanes * rows.count() + (is_last ? Product::kExtra : 0);
     for (int64_t j = range.low; j < range.high; j += Simd::kColumns) {
-      const int64_t count = std::min<int64_t>(Simd::kColumns, range.high - j);
-      const int64_t next = j + count, after = std::min<int64_t>(next + Simd::kColumns, range.high);
+      const int64_t next = std::min<int64_t>(j + Simd::kColumns, range.high);
       // After the last keys come the values.
       Prefetch prefetch =
           next < range.high
-              ? Prefetch(columns.keys + next, after - next, key_bytes_, steps(rows, p_.head_dim))
+              ? Prefetch(columns.keys + next, std::min<int64_t>(range.high - next, Simd::kColumns),
+                         key_bytes_, steps(operands, dwords))
               : Prefetch(columns.values + range.low, std::min<int64_t>(kValueKeys, range.count()),
-                         value_bytes_, steps(rows, p_.head_dim));
-      pack_keys_(columns.keys + j, static_cast<int>(count), p_.head_dim, panel_);
-      multiply<Simd>(rows.count(),
-                     {queries_ + rows.low * q_stride_, q_stride_, panel_, Simd::kColumns,
-                      scores_ + rows.low * kScoreStride + j, kScoreStride, p_.head_dim, false},
-                     prefetch);
+                         value_bytes_, steps(operands, dwords));
+      product_.pack_keys(columns.keys + j, static_cast<int>(next - j), p_.head_dim, panel_);
+      const auto product = [&](int64_t count, const int32_t* a, int32_t* c) {
+        multiply<Simd, typename Product::Dot>(
+            count, {a, q_stride_, panel_, Simd::kColumns, c + j, kScoreStride, dwords, false}, prefetch);
+      };
+      product(operands, planes(queries_, q_stride_, rows.low).dwords,
+              planes(scores_, kScoreStride, rows.low).dwords);
+      if (Product::kExtra > 0 && !is_last)
+        product(Product::kExtra, extra(queries_, q_stride_), extra(scores_, kScoreStride));
     }
   }
 
-  // Scores to weights, for the rows of one token. The vectors of the states become 0.
+  // Scores to weights, for the rows of one token. The states hold their sums and maxima from here on.
   void weigh(int64_t token_index, Range rows, float* states) {
     const Token& token = token_of(token_index);
     const Range all = seen(token), own = seen_own(token);
@@ -298,11 +323,11 @@ class Worker {
       multiply_keys(*own_, own, rows);
       columns = own_;
     }
+    const bool has_one_key_scale = p_.k_scale.is_given() && !p_.k_scale.is_per_token();
+    const float scale = has_one_key_scale ? p_.scale * p_.k_scale.data[0] : p_.scale;
     ScoreRow row{};
     row.low = all.low;
     row.high = all.high;
-    row.scale = p_.k_scale.is_given() && !p_.k_scale.is_per_token() ? p_.scale * p_.k_scale.data[0]
-                                                                    : p_.scale;
     row.softcap = p_.softcap;
     row.position = static_cast<float>(token.position - origin_);
     row.positions = columns->positions;
@@ -310,26 +335,41 @@ class Worker {
     row.value_scale = p_.v_scale.is_per_token() ? columns->value_scale : nullptr;
     for (int64_t r = rows.low; r < rows.high; ++r) {
       const State result = state(states, r);
-      std::fill_n(result.vector(), dim_, 0.0f);
       result.maximum() = -kInfinity;
       result.sum() = 0.0f;
+      weight_factors_[r] = 0.0f;
       if (all.count() == 0) continue;
-      row.scores = scores_ + r * kScoreStride;
+      const Planes scores = planes(scores_, kScoreStride, r);
+      Product::finish_scores(scores, extra(scores_, kScoreStride), row.begin(), row.end());
+      row.scores = scores.floats();
+      row.scale = scale * query_factors_[r];
       if (p_.alibi_slopes != nullptr)
         row.slope = p_.alibi_slopes[tile_->request * p_.alibi_request_stride + head_of(r)];
       softmax_row<Simd>(row, result.maximum(), result.sum());
+      weight_factors_[r] = Product::finish_weights(scores, row.begin(), row.end());
     }
   }
 
-  void multiply_values(Range shared, float* states) {
-    for (int64_t j = shared.low; j < shared.high; j += kValueKeys) {
+  void multiply_values(Range shared) {
+    if (shared.count() == 0) return;
+    const int64_t blocks = dim_ / Simd::kColumns;
+    for (int64_t j = start_values(*shared_, shared); j < shared.high; j += kValueKeys) {
       const Range block{j, std::min(j + kValueKeys, shared.high)};
-      Prefetch prefetch(shared_->values + block.high,
-                        std::min(block.high + kValueKeys, shared.high) - block.high, value_bytes_,
-                        steps({0, tile_->rows}, block.count() * (dim_ / Simd::kColumns)));
-      pack_values_(shared_->values + j, static_cast<int>(block.count()), p_.v_head_dim, panel_);
+      const int64_t all = steps(Product::kPlanes * tile_->rows,
+                                ceil_div(block.count(), Product::kKeysPerDword) * blocks);
+      Prefetch prefetch =
+          block.high < shared.high
+              ? Prefetch(shared_->values + block.high,
+                         std::min<int64_t>(kValueKeys, shared.high - block.high), value_bytes_, all)
+              : Prefetch(next_, next_count_, key_bytes_, all);
+      pack_values_of(*shared_, block, block);
       // Tokens in a row that see the same keys of the block go together.
       Range keys{0, 0}, run{0, 0};
+      const auto add = [&] {
+        if (is_cut(block, keys)) pack_values_of(*shared_, block, keys);
+        add_values(block, keys, run, prefetch);
+        if (is_cut(block, keys)) pack_values_of(*shared_, block, block);
+      };
       for_tokens([&](int64_t token, Range rows) {
         const Range seen = seen_shared(token_of(token));
         const Range next{std::max(seen.low, block.low), std::min(seen.high, block.high)};
@@ -337,26 +377,64 @@ class Worker {
           run.high = rows.high;
           return;
         }
-        add_values(block, keys, run, states, prefetch);
+        add();
         keys = next;
         run = rows;
       });
-      add_values(block, keys, run, states, prefetch);
+      add();
     }
   }
 
-  // Steps of k of a product with these rows.
-  static int64_t steps(Range rows, int64_t k) { return ceil_div(rows.count(), Simd::kMaxRows) * k; }
+  // The tree nodes that a token sees, which are not in multiply_values.
+  void add_nodes(int64_t token, Range rows) {
+    const Range own = seen_own(token_of(token));
+    if (own.count() == 0) return;
+    point_nodes(token, own);
+    for (int64_t j = start_values(*own_, own); j < own.high; j += kValueKeys) {
+      const Range block{j, std::min(j + kValueKeys, own.high)};
+      pack_values_of(*own_, block, block);
+      Prefetch none;
+      add_values(block, block, rows, none);
+    }
+  }
+
+  // Where blocks of values start, so that the keys of a dword do not depend on the range: columns before it are zeros.
+  static int64_t start_values(Columns& columns, Range range) {
+    const int64_t start = range.low / kAlign * kAlign;
+    for (int64_t j = start; j < range.low; ++j) columns.values[j] = kZeros;
+    return start;
+  }
+
+  // Whether a dword holds keys of the block that the range leaves out.
+  static bool is_cut(Range block, Range keys) {
+    constexpr int64_t kKeys = Product::kKeysPerDword;
+    if (keys.count() == 0) return false;
+    return keys.low % kKeys != 0 || (keys.high % kKeys != 0 && keys.high < block.high);
+  }
+
+  // The panel of a block, where keys outside the range are zeros: weight 0 does not hide a NaN.
+  void pack_values_of(const Columns& columns, Range block, Range keys) {
+    const char* rows[kValueKeys];
+    for (int64_t j = block.low; j < block.high; ++j)
+      rows[j - block.low] = j >= keys.low && j < keys.high ? columns.values[j] : kZeros;
+    product_.pack_values(rows, static_cast<int>(block.count()), p_.v_head_dim, panel_);
+  }
+
+  // Steps of k of a product with that many rows.
+  static int64_t steps(int64_t rows, int64_t k) { return ceil_div(rows, Simd::kMaxRows) * k; }
 
   // The values of `keys`, which are among those of `block` in the panel.
-  void add_values(Range block, Range keys, Range rows, float* states, Prefetch& prefetch) const {
+  void add_values(Range block, Range keys, Range rows, Prefetch& prefetch) const {
     if (keys.count() == 0) return;
+    constexpr int64_t kKeys = Product::kKeysPerDword;
+    const int64_t first = keys.low / kKeys, dwords = ceil_div(keys.high, kKeys) - first;
+    const Planes weights = planes(scores_, kScoreStride, rows.low), sums = planes(sums_, dim_, rows.low);
     for (int64_t i = 0; i < dim_; i += Simd::kColumns)
-      multiply<Simd>(rows.count(), {scores_ + rows.low * kScoreStride + keys.low, kScoreStride,
-                                    panel_ + (keys.low - block.low) * dim_ + i, dim_,
-                                    state(states, rows.low).vector() + i, state_stride_,
-                                    keys.count(), true},
-                     prefetch);
+      multiply<Simd, typename Product::Dot>(
+          Product::kPlanes * rows.count(),
+          {weights.dwords + first, kScoreStride, panel_ + (first - block.low / kKeys) * dim_ + i,
+           dim_, sums.dwords + i, dim_, dwords, true},
+          prefetch);
   }
 
   void finish(float* states) const {
@@ -409,17 +487,18 @@ class Worker {
   const Params& p_;
   const Plan& plan_;
   const int64_t part_, group_, q_stride_, dim_, state_stride_, key_bytes_, value_bytes_;
-  PackKeys pack_keys_ = nullptr, pack_values_ = nullptr;
+  const Product product_;
   Columns *shared_, *own_;
-  float *queries_, *scores_, *states_, *partial_, *panel_;
+  int32_t *panel_, *queries_, *scores_, *sums_;
+  float *states_, *partial_, *row_, *query_factors_, *weight_factors_;
   const Tile* tile_ = nullptr;
-  int64_t head_ = 0, origin_ = 0;
+  int64_t head_ = 0, origin_ = 0, next_count_ = 0;
+  const char* next_[Simd::kColumns];
 };
 
-template <class Simd>
-CpuKernel cpu_kernel(const char* name, Isa isa) {
-  return {name, isa, &Worker<Simd>::slot_floats,
-          [](const Call& call, int64_t part) { Worker<Simd>(call, part).run(); }};
+template <class Simd, class Product = F32Product<Simd>>
+void compute(const Call& call, int64_t part) {
+  Worker<Simd, Product>(call, part).run();
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // paged_attention / generic: arrays of eight, for any CPU.
-#include "ops/paged_attention/cpu/body.h"
-
 #include <bit>
+
+#include "ops/paged_attention/cpu/body.h"
 
 namespace lamina::paged_attention {
 namespace {
@@ -39,6 +39,7 @@ struct Generic {
     return x;
   }
   static void store(float* to, const F& x) { std::memcpy(to, x.at, sizeof x.at); }
+  static void store_int(int32_t* to, const I& x) { std::memcpy(to, x.at, sizeof x.at); }
   static F set(float x) {
     return floats([&](int) { return x; });
   }
@@ -117,7 +118,7 @@ struct Generic {
 }  // namespace
 
 CpuKernel paged_attention_generic() {
-  return cpu_kernel<Generic>("paged_attention_generic", Isa::kGeneric);
+  return {"paged_attention_generic", Isa::kGeneric, &compute<Generic>};
 }
 
 }  // namespace lamina::paged_attention

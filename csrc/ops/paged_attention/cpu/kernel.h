@@ -5,9 +5,15 @@
 #include <cstdint>
 
 #include "base/cpu_features.h"
+#include "base/int_math.h"
 #include "ops/paged_attention/plan.h"
 
 namespace lamina::paged_attention {
+
+// The floats of a partial result of some rows, more than any kernel needs: 16 and a vector each.
+inline int64_t slot_floats(const Params& params, const Plan& plan) {
+  return plan.tile_rows * (16 + round_up(params.v_head_dim, 64));
+}
 
 // What all parts of a call share. partials: parts * slots_per_part partial results of slot_floats() each. arrivals: one
 // counter a part, for the tile that begins in that part and ends in another: the last of its parts to arrive merges.
@@ -21,7 +27,6 @@ struct Call {
 struct CpuKernel {
   const char* name;
   Isa isa;
-  int64_t (*slot_floats)(const Params&, const Plan&);
   void (*compute)(const Call&, int64_t part);
 };
 

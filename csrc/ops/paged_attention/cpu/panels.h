@@ -1,7 +1,9 @@
-// Reads rows of the cache into panels of f32: keys transposed, values as they are. The rows may lie anywhere, so page size
-// and layout do not matter here.
+// Reads rows of the cache into panels of dwords: keys transposed, values as they are. A dword holds one f32, which any
+// element type becomes, or as many elements of the cache as fit. The rows may lie anywhere, so page size and layout do
+// not matter here.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -37,29 +39,34 @@ LAMINA_INLINE inline typename Simd::F element(typename Simd::I dwords) {
   }
 }
 
-// The first `bytes` of memory, at most the size of a vector, and zeros.
+// The first `bytes` of memory, at most `room`, and zeros: for the ends of rows.
 template <class Simd>
-LAMINA_INLINE inline typename Simd::I load_some(const void* from, int64_t bytes) {
-  alignas(64) char whole[4 * Simd::kLanes] = {};
-  std::memcpy(whole, from, static_cast<size_t>(bytes));
-  return Simd::load_int(whole);
-}
+struct Some {
+  alignas(64) char bytes[4 * Simd::kLanes] = {};
+  Some(const void* from, int64_t count) { std::memcpy(bytes, from, static_cast<size_t>(count)); }
+};
 
-// Up to kKeys keys of `dim` elements; panel[i][key] = element i of a key, or 0 from `count` on. Keys are transposed in
-// dwords, which hold one, two or four elements.
-template <class Simd, class T>
-void pack_keys(const char* const* rows, int count, int64_t dim, float* panel) {
+// Up to kColumns keys of `dim` elements T, transposed in dwords of the cache; 0 from `count` on.
+//   kWhole      panel[w][key] = dword w of a key
+//   otherwise   panel[i][key] = element i of a key, as f32
+template <class Simd, class T, bool kWhole>
+void pack_keys(const char* const* rows, int count, int64_t dim, int32_t* panel) {
   constexpr int kLanes = Simd::kLanes, kKeys = Simd::kColumns;
-  constexpr int kEach = 4 / sizeof(T);
-  const int64_t dwords = dim / kEach;
+  constexpr int kEach = kWhole ? 1 : 4 / sizeof(T);
+  const int64_t dwords = dim * static_cast<int64_t>(sizeof(T)) / 4;
   for (int key = 0; key < kKeys; key += kLanes)
     for (int64_t at = 0; at < dwords; at += kLanes) {
       const int64_t width = std::min<int64_t>(kLanes, dwords - at);
-      float* to = panel + at * kEach * kKeys + key;
+      int32_t* to = panel + at * kEach * kKeys + key;
       typename Simd::I block[kLanes];
       const auto store = [&](auto i) LAMINA_INLINE {
         unroll<kEach>([&](auto e) LAMINA_INLINE {
-          Simd::store(to + (i * kEach + e) * kKeys, element<Simd, T, e>(block[i]));
+          if constexpr (kWhole) {
+            Simd::store_int(to + i * kKeys, block[i]);
+          } else {
+            Simd::store_int(to + (i * kEach + e) * kKeys,
+                            Simd::as_int(element<Simd, T, e>(block[i])));
+          }
         });
       };
       if (key + kLanes <= count && width == kLanes) {
@@ -71,29 +78,75 @@ void pack_keys(const char* const* rows, int count, int64_t dim, float* panel) {
         continue;
       }
       for (int i = 0; i < kLanes; ++i)
-        block[i] = key + i < count ? load_some<Simd>(rows[key + i] + 4 * at, 4 * width)
-                                   : Simd::set_int(0);
+        block[i] = key + i < count
+                       ? Simd::load_int(Some<Simd>(rows[key + i] + 4 * at, 4 * width).bytes)
+                       : Simd::set_int(0);
       Simd::transpose(block);
       for (int i = 0; i < width; ++i) store(i);
     }
 }
 
-// panel[key][i], with zeros from `dim` up to a multiple of kColumns.
+// panel[key][i] = element i as f32, with zeros from `dim` up to a multiple of kColumns.
 template <class Simd, class T>
-void pack_values(const char* const* rows, int count, int64_t dim, float* panel) {
-  constexpr int kLanes = Simd::kLanes;
+void pack_values(const char* const* rows, int count, int64_t dim, int32_t* panel) {
+  constexpr int kLanes = Simd::kLanes, kSize = static_cast<int>(sizeof(T));
   const int64_t stride = round_up(dim, Simd::kColumns);
+  const auto put = [](int32_t* to, const void* from) LAMINA_INLINE {
+    Simd::store_int(to, Simd::as_int(element<Simd, T, 0>(Simd::template widen<kSize>(from))));
+  };
   for (int key = 0; key < count; ++key, panel += stride)
     for (int64_t at = 0; at < stride; at += kLanes) {
-      const char* from = rows[key] + at * static_cast<int64_t>(sizeof(T));
-      if (at + kLanes <= dim) {
-        Simd::store(panel + at, element<Simd, T, 0>(Simd::template widen<sizeof(T)>(from)));
+      const int64_t left = std::max<int64_t>(dim - at, 0);
+      const char* from = rows[key] + at * kSize;
+      if (left >= kLanes) {
+        put(panel + at, from);
       } else {
-        alignas(64) char some[4 * kLanes] = {};
-        if (at < dim) std::memcpy(some, from, static_cast<size_t>(dim - at) * sizeof(T));
-        Simd::store(panel + at, element<Simd, T, 0>(Simd::template widen<sizeof(T)>(some)));
+        put(panel + at, Some<Simd>(from, left * kSize).bytes);
       }
     }
+}
+
+// Elements of 2 or 1 bytes, kKeys = 2 or 4 keys to a dword: panel[key / kKeys][...] has elements i of kKeys keys in one
+// dword; a missing key is 0. Interleaving by 128-bit parts leaves the columns of each kLanes * kKeys in another order,
+// which restore_columns() undoes.
+template <class Simd, int kKeys>
+void interleave_values(const char* const* rows, int count, int64_t dim, int32_t* panel) {
+  constexpr int kLanes = Simd::kLanes, kSize = 4 / kKeys, kBlock = kLanes * kKeys;
+  for (int key = 0; key < count; key += kKeys)
+    for (int64_t at = 0; at < dim; at += kBlock, panel += kBlock) {
+      const int64_t left = std::min<int64_t>(dim - at, kBlock);
+      typename Simd::I from[kKeys], to[kKeys];
+      unroll<kKeys>([&](auto i) LAMINA_INLINE {
+        if (key + i >= count) {
+          from[i] = Simd::set_int(0);
+        } else if (left == kBlock) {
+          from[i] = Simd::load_int(rows[key + i] + at * kSize);
+        } else {
+          from[i] = Simd::load_int(Some<Simd>(rows[key + i] + at * kSize, left * kSize).bytes);
+        }
+      });
+      if constexpr (kKeys == 2) {
+        Simd::interleave_halves(from[0], from[1], to[0], to[1]);
+      } else {
+        typename Simd::I low[2], high[2];
+        Simd::interleave_bytes(from[0], from[1], low[0], high[0]);
+        Simd::interleave_bytes(from[2], from[3], low[1], high[1]);
+        Simd::interleave_halves(low[0], low[1], to[0], to[1]);
+        Simd::interleave_halves(high[0], high[1], to[2], to[3]);
+      }
+      unroll<kKeys>([&](auto i) LAMINA_INLINE { Simd::store_int(panel + i * kLanes, to[i]); });
+    }
+}
+
+// Part l of vector v in a block is columns 4 (kKeys l + v) to 4 (kKeys l + v) + 3.
+template <class Simd, int kKeys>
+void restore_columns(const float* from, int64_t dim, float* to) {
+  constexpr int kPart = 4, kParts = Simd::kLanes / kPart, kBlock = Simd::kLanes * kKeys;
+  for (int64_t at = 0; at < dim; at += kBlock)
+    for (int v = 0; v < kKeys; ++v)
+      for (int l = 0; l < kParts; ++l)
+        std::memcpy(to + at + kPart * (kKeys * l + v), from + at + v * Simd::kLanes + kPart * l,
+                    kPart * sizeof(float));
 }
 
 }  // namespace

@@ -9,28 +9,32 @@
 namespace lamina::paged_attention {
 namespace {
 
-// A result over some keys: sum_j w[j] v[j], sum_j w[j], and the maximum from which the weights count. kept as 2 + dim
-// floats: maximum, sum, then the vector.
+// A result over some keys: sum_j w[j] v[j], sum_j w[j], and the score from which the weights count.
 struct State {
   float* values;
   int64_t dim;
 
+  static constexpr int64_t kHead = 16;  // keeps the vector aligned
   float& maximum() const { return values[0]; }
   float& sum() const { return values[1]; }
   float* vector() const { return values + kHead; }
-  static constexpr int64_t kHead = 16;  // keeps the vector aligned
 };
 
 struct ScoreRow {
-  float* scores;       // [kChunk], in place: dot products in, weights out
-  int64_t low, high;   // the columns seen; others get weight 0
+  float* scores;      // [kChunk], in place: dot products in, weights out
+  int64_t low, high;  // the columns seen; others get weight 0
   float scale;
   float softcap;
-  float slope;                // of ALiBi; 0: none
-  float position;             // of the token, from the first column
-  const float* positions;     // of the keys, from the first column; with slope
-  const float* key_scale;     // a column each, or nullptr
+  float slope;             // of ALiBi; 0: none
+  float position;          // of the token, from the first column
+  const float* positions;  // of the keys, from the first column; with slope
+  const float* key_scale;  // a column each, or nullptr
   const float* value_scale;
+
+  // Weights are defined from begin() to end() - 1.
+  static constexpr int64_t kSums = 16;
+  int64_t begin() const { return low / kSums * kSums; }
+  int64_t end() const { return (high + kSums - 1) / kSums * kSums; }
 };
 
 template <class Simd>
@@ -49,18 +53,17 @@ LAMINA_INLINE inline typename Simd::F score(const ScoreRow& row, int64_t j) {
   return s;
 }
 
-// Weights relative to the row's maximum, in place, from the multiple of 16 before low to the one after high. Sixteen
-// running sums, one for each column modulo 16, are added in order whatever the width of a vector.
+// Weights relative to the row's maximum, in place. Sixteen running sums, one for each column modulo 16, are added in
+// order whatever the width of a vector. The sum is of the weights before they are multiplied by value_scale.
 template <class Simd>
 void softmax_row(const ScoreRow& row, float& maximum, float& sum) {
   using F = typename Simd::F;
-  constexpr int kLanes = Simd::kLanes, kSums = 16;
-  const int64_t begin = row.low / kSums * kSums, end = (row.high + kSums - 1) / kSums * kSums;
+  constexpr int kLanes = Simd::kLanes, kSums = ScoreRow::kSums;
+  const auto is_cut = [&](int64_t j) { return j < row.low || j + kLanes > row.high; };
   F highest = Simd::set(-kInfinity);
-  for (int64_t j = begin; j < end; j += kLanes) {
+  for (int64_t j = row.begin(); j < row.end(); j += kLanes) {
     F s = score<Simd>(row, j);
-    if (j < row.low || j + kLanes > row.high)
-      s = Simd::keep_lanes(s, row.low - j, row.high - j, -kInfinity);
+    if (is_cut(j)) s = Simd::keep_lanes(s, row.low - j, row.high - j, -kInfinity);
     Simd::store(row.scores + j, s);
     highest = Simd::max(s, highest);  // a NaN leaves `highest` as it is, and makes its own weight NaN
   }
@@ -70,12 +73,15 @@ void softmax_row(const ScoreRow& row, float& maximum, float& sum) {
   const F reference = Simd::set(maximum == -kInfinity ? 0.0f : maximum);
   F sums[kSums / kLanes];
   for (F& each : sums) each = Simd::set(0.0f);
-  for (int64_t j = begin; j < end; j += kSums)
+  for (int64_t j = row.begin(); j < row.end(); j += kSums)
     for (int v = 0; v < kSums / kLanes; ++v) {
       const int64_t at = j + v * kLanes;
       F w = exp<Simd>(Simd::sub(Simd::load(row.scores + at), reference));
       sums[v] = Simd::add(sums[v], w);
-      if (row.value_scale != nullptr) w = Simd::mul(w, Simd::load(row.value_scale + at));
+      if (row.value_scale != nullptr) {
+        w = Simd::mul(w, Simd::load(row.value_scale + at));
+        if (is_cut(at)) w = Simd::keep_lanes(w, row.low - at, row.high - at, 0.0f);
+      }
       Simd::store(row.scores + at, w);
     }
   for (int v = 0; v < kSums / kLanes; ++v) Simd::store(lanes + v * kLanes, sums[v]);
@@ -93,8 +99,7 @@ void merge(const State& into, const State& next) {
   const float add = exp_of<Simd>(next.maximum() - reference);
   for (int64_t i = 0; i < into.dim; i += Simd::kLanes) {
     const F kept = Simd::mul(Simd::load(into.vector() + i), Simd::set(keep));
-    Simd::store(into.vector() + i,
-                Simd::fma(Simd::load(next.vector() + i), Simd::set(add), kept));
+    Simd::store(into.vector() + i, Simd::fma(Simd::load(next.vector() + i), Simd::set(add), kept));
   }
   into.sum() = std::fma(next.sum(), add, into.sum() * keep);
   into.maximum() = maximum;
