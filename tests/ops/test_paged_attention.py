@@ -134,9 +134,7 @@ def test_rounding_of_the_output(dtype: torch.dtype, backend: Backend) -> None:
 def test_pages_that_lie_gigabytes_apart(cache: str, backend: Backend) -> None:
     case = AttentionCase("verify", cache=cache, heads=(1, 2), head_dim=8, page=16)
     inputs, expected = with_answer(case)
-    spread = [
-        far_apart(t.flatten(1)).unflatten(1, t.shape[1:]) for t in (inputs.k_cache, inputs.v_cache)
-    ]
+    spread = [far_apart(t.flatten(1)).unflatten(1, t.shape[1:]) for t in (inputs.k_cache, inputs.v_cache)]
     far = inputs.replace(k_cache=spread[0], v_cache=spread[1])
     if inputs.k_scale is not None:
         far = far.replace(k_scale=far_apart(inputs.k_scale.flatten(1)).unflatten(1, inputs.k_scale.shape[1:]))

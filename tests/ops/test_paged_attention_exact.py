@@ -27,7 +27,9 @@ def value_of(inputs: AttentionInputs, request: int, slot: int) -> torch.Tensor:
     page, row = inputs.slot(request, slot)
     value = inputs.v_cache[page, row].float()
     if inputs.v_scale is not None:
-        value = value * (inputs.v_scale if inputs.v_scale.numel() == 1 else inputs.v_scale[page, row][:, None])
+        value = value * (
+            inputs.v_scale if inputs.v_scale.numel() == 1 else inputs.v_scale[page, row][:, None]
+        )
     return value.repeat_interleave(inputs.q.shape[1] // inputs.k_cache.shape[2], 0)
 
 

@@ -102,7 +102,9 @@ def test_an_error_or_the_right_answer(
 def test_the_spoiled_index_is_found(name: str) -> None:
     """The oracle above notices a bad value in each argument, except in masks, whose bits are all valid."""
     inputs = dataclasses.replace(AttentionCase("verify", head_dim=8), tree="chain").inputs()
-    bad = spoiled(inputs, [(name, place, -1) for place in (0, 3)] if name != "tree_depth" else [(name, 8, -1)])
+    bad = spoiled(
+        inputs, [(name, place, -1) for place in (0, 3)] if name != "tree_depth" else [(name, 8, -1)]
+    )
     assert bool(problem_of(bad) or stray_pages(bad)) == (name != "tree_mask")
 
 

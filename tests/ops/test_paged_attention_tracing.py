@@ -21,6 +21,7 @@ CASES = (
 )
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
 OP = torch.ops.lamina.paged_attention
+CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
 def arguments(inputs: AttentionInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -33,7 +34,11 @@ def arguments(inputs: AttentionInputs) -> tuple[tuple[Any, ...], dict[str, Any]]
 @pytest.mark.parametrize("return_lse", [False, True])
 def test_opcheck(return_lse: bool, case: AttentionCase) -> None:
     positional, named = arguments(case.inputs())
-    torch.library.opcheck(OP.default, positional, {**named, "return_lse": return_lse})
+    # torch's check of the schema multiplies copies of the arguments, and has no product of float8.
+    first = int(case.cache == "e4m3")
+    torch.library.opcheck(
+        OP.default, positional, {**named, "return_lse": return_lse}, test_utils=CHECKS[first:]
+    )
 
 
 def kind(results: Any) -> list[tuple[Any, ...]]:
@@ -60,7 +65,8 @@ def test_registered_for_cpu_and_cuda() -> None:
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiles_to_one_graph_for_every_batch(backend: str) -> None:
-    """Numbers of tokens, requests and pages change, and max_seqlen_q with them."""
+    """Numbers of tokens, requests and pages change, and max_seqlen_q with them. In the first batch no two sizes
+    are equal: torch would expect equal sizes in all batches."""
     torch._dynamo.reset()
     graphs = 0
 
@@ -79,7 +85,7 @@ def test_compiles_to_one_graph_for_every_batch(backend: str) -> None:
 
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counted)
     for batch in ("mixed", "prefill", ((2, 9), (3, 40), (1, 2))):
-        inputs = AttentionCase(batch, heads=(2, 2), head_dim=16, sinks=True).inputs()
+        inputs = AttentionCase(batch, heads=(2, 3), head_dim=16, page=8, sinks=True).inputs()
         got, want = compiled(inputs, inputs.max_seqlen_q), layer(inputs, inputs.max_seqlen_q)
         for one, other in zip(got, want, strict=True):
             assert_equal(one, other, batch)

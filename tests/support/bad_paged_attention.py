@@ -55,7 +55,9 @@ def _bad_tensors() -> Iterator[BadInput]:
     yield bad("q 2-D", attend(q=Q[0]), "q ", "2-D [4, 8]", "3-D [tokens, heads, head_dim]")
     strided = torch.zeros(TOKENS, HEADS, 2 * DIM)[:, :, ::2]
     yield bad("q strided", attend(q=strided), "q ", "got 2", "stride 1")
-    yield bad("q of another head_dim", attend(q=torch.zeros(3, 4, 16)), "q ", "head_dim = 16", "8 like k_cache")
+    yield bad(
+        "q of another head_dim", attend(q=torch.zeros(3, 4, 16)), "q ", "head_dim = 16", "8 like k_cache"
+    )
     yield bad("q of five heads", attend(q=torch.zeros(3, 5, 8)), "q ", "5 heads", "multiple of the 2")
     many = torch.zeros(TOKENS, 129, DIM)
     yield bad("a group of 129", attend(q=many, **_both(CACHE[:, :, :1])), "q ", "129 heads", "at most 128")
@@ -89,7 +91,9 @@ def _bad_indices() -> Iterator[BadInput]:
         yield bad(f"{name} a list", attend(**{name: [1]}), name, "list [1]", "torch.Tensor")
     yield bad("block_table 1-D", attend(block_table=TABLE[0]), "block_table", "1-D [2]", "2-D [requests, max")
     yield bad("block_table of one row", attend(block_table=TABLE[:1]), "block_table", "[1, 2]", "[2, 2]")
-    yield bad("block_table transposed", attend(block_table=TABLE.T), "block_table", "got 2", "column stride 1")
+    yield bad(
+        "block_table transposed", attend(block_table=TABLE.T), "block_table", "got 2", "column stride 1"
+    )
     yield bad("seq_lens 2-D", attend(seq_lens=ints(5, 2)[None]), "seq_lens", "2-D [1, 2]", "1-D [requests]")
     yield bad("cu_seqlens_q too short", attend(cu_seqlens_q=ints(0, 3)), "cu_seqlens_q", "1-D [2]", "= 3")
     yield bad(
@@ -114,7 +118,9 @@ def _bad_indices() -> Iterator[BadInput]:
     yield bad("block negative", attend(seq_lens=ints(5, 6)), "block_table[1, 1]", "= -1", "below pages = 3")
     table = TABLE.clone()
     table[0, 1] = 3
-    yield bad("block past the cache", attend(block_table=table), "block_table[0, 1]", "= 3", "below pages = 3")
+    yield bad(
+        "block past the cache", attend(block_table=table), "block_table[0, 1]", "= 3", "below pages = 3"
+    )
 
 
 def _bad_options() -> Iterator[BadInput]:
@@ -124,7 +130,9 @@ def _bad_options() -> Iterator[BadInput]:
     yield bad("window of -2 to the right", attend(window=(0, -2)), "window_right", "= -2;", "-1 for no limit")
     yield bad("window of floats", attend(window=(1.0, 0)), "window[0]", "float 1.0", "int")
     for value in (-1.0, float("inf"), float("nan")):
-        yield bad(f"softcap {value}", attend(softcap=value), "softcap", str(value).removesuffix(".0"), "finite")
+        yield bad(
+            f"softcap {value}", attend(softcap=value), "softcap", str(value).removesuffix(".0"), "finite"
+        )
     yield bad("causal a number", attend(causal=1), "causal", "int 1", "bool")
     yield bad("return_lse a number", attend(return_lse=1), "return_lse", "int 1", "bool")
     yield bad("batch_invariant None", attend(batch_invariant=None), "batch_invariant", "None", "bool")
