@@ -65,8 +65,8 @@ def test_registered_for_cpu_and_cuda() -> None:
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiles_to_one_graph_for_every_batch(backend: str) -> None:
-    """Numbers of tokens, requests and pages change, and max_seqlen_q with them. In the first batch no two sizes
-    are equal: torch would expect equal sizes in all batches."""
+    """Numbers of tokens, requests and pages change, and max_seqlen_q with them. In the first batch no two
+    sizes are equal: torch would expect equal sizes in all batches."""
     torch._dynamo.reset()
     graphs = 0
 
