@@ -20,7 +20,11 @@ struct Tree {
 
 class Planner {
  public:
-  Planner(const Params& params, Plan& plan) : p_(params), plan_(plan) {}
+  Planner(const Params& params, Plan& plan)
+      : p_(params),
+        plan_(plan),
+        left_(std::min(params.window_left, kFar)),
+        right_(std::min(params.window_right, kFar)) {}
 
   Status add_requests() {
     if (Status status = kv::check_offsets("paged_attention", "cu_seqlens_q", p_.cu_seqlens_q,
@@ -70,9 +74,8 @@ class Planner {
       }
       token.position = seq_len - request.tokens + (t - request.token);
       token.high = p_.causal ? std::min(seq_len, token.position + 1) : seq_len;
-      if (p_.window_right >= 0)
-        token.high = std::min(token.high, token.position + 1 + p_.window_right);
-      if (p_.window_left >= 0) token.low = std::max<int64_t>(0, token.position - p_.window_left);
+      if (right_ >= 0) token.high = std::min(token.high, token.position + 1 + right_);
+      if (left_ >= 0) token.low = std::max<int64_t>(0, token.position - left_);
       token.shared_end = token.high = std::max(token.high, token.low);
     }
     return Status::ok();
@@ -117,9 +120,8 @@ class Planner {
       return prefix + (at - begin);
     };
     token.high = prefix + (end - begin);
-    if (p_.window_right >= 0)
-      token.high = std::min(token.high, columns_before(token.position + p_.window_right + 1));
-    if (p_.window_left >= 0) token.low = columns_before(token.position - p_.window_left);
+    if (right_ >= 0) token.high = std::min(token.high, columns_before(token.position + right_ + 1));
+    if (left_ >= 0) token.low = columns_before(token.position - left_);
     token.high = std::max(token.high, token.low);
     // Kernels take up to four keys at a time, always the same four whatever is shared.
     token.shared_end = std::min(token.high, prefix / 4 * 4);
@@ -162,8 +164,10 @@ class Planner {
     }
   }
 
+  static constexpr int64_t kFar = int64_t{1} << 33;  // more than positions differ, so that sums do not overflow
   const Params& p_;
   Plan& plan_;
+  const int64_t left_, right_;
   std::vector<int32_t> depths_;
 };
 
