@@ -1,12 +1,12 @@
 # Flags of the files that are compiled for one instruction set: ops/*/cpu/<isa>.cc. An ISA implies the
 # ones before it (base/cpu_features.h).
 set(LAMINA_ISA_FLAGS_generic "")
-set(LAMINA_ISA_FLAGS_avx2 -mavx2 -mfma)
-set(LAMINA_ISA_FLAGS_avx512_vnni -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mprefer-vector-width=512)
+set(LAMINA_ISA_FLAGS_avx2 -mavx2 -mfma -mf16c)
+set(LAMINA_ISA_FLAGS_avx512_vnni -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mf16c -mprefer-vector-width=512)
 set(LAMINA_ISA_FLAGS_amx_int8 ${LAMINA_ISA_FLAGS_avx512_vnni} -mamx-tile -mamx-int8)
 
 # With SIMDe these files may use nothing beyond AVX2. SIMDe is not written for our warnings.
-set(LAMINA_SIMDE_FLAGS -mavx2 -mfma -O2 -Wno-conversion -Wno-error)
+set(LAMINA_SIMDE_FLAGS -mavx2 -mfma -mf16c -O2 -Wno-conversion -Wno-error)
 
 # lamina_isa_sources(TARGET ISAS): adds ops/*/cpu/*.cc of the current source directory with their flags. The files of the
 # instruction sets in ISAS use SIMDe.

@@ -49,7 +49,8 @@ bool can_run(Isa isa) {
     case Isa::kGeneric:
       return true;
     case Isa::kAvx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+             __builtin_cpu_supports("f16c");
 #if defined(LAMINA_USE_SIMDE)
     case Isa::kAvx512Vnni:
     case Isa::kAmxInt8:

@@ -24,6 +24,7 @@ from lamina.ops import (  # noqa: E402
     merge_attention_states,
     pack_int4,
     pack_int8,
+    paged_attention,
     quantize_int8,
 )
 
@@ -50,6 +51,7 @@ __all__ = [
     "ops",
     "pack_int4",
     "pack_int8",
+    "paged_attention",
     "quant",
     "quantize_int8",
     "save_compressed",

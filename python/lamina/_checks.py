@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 
-def call(op: Callable[..., Any], *args: Any) -> Any:
-    """op(*args), where an argument error is a ValueError: torch 2.15 makes a RuntimeError of ours."""
+def call(op: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """The result of an op, where an argument error is a ValueError: torch 2.15 makes a RuntimeError of ours."""
     try:
-        return op(*args)
+        return op(*args, **options)
     except RuntimeError as error:
         if str(error).startswith("lamina"):
             raise ValueError(str(error)) from None
@@ -33,6 +33,13 @@ def require_optional_tensors(op: str, **arguments: object) -> None:
     for name, value in arguments.items():
         if value is not None and not isinstance(value, Tensor):
             raise TypeError(f"lamina::{op}: {name} must be a torch.Tensor or None, got {_kind(value)}")
+
+
+def require_tensor_list(op: str, name: str, value: object) -> None:
+    """The argument must be a list or a tuple of tensors."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"lamina::{op}: {name} must be a list of torch.Tensor, got {_kind(value)}")
+    require_tensors(op, **{f"{name}[{i}]": item for i, item in enumerate(value)})
 
 
 def require_str(op: str, name: str, value: object) -> None:

@@ -26,6 +26,7 @@
 #include "base/numeric.h"
 #include "base/parallel.h"
 #include "base/status.h"
+#include "kv/block_table.h"
 #include "kv/cache.h"
 
 namespace lamina::paged_attention {
@@ -41,8 +42,7 @@ struct Params {
   int64_t q_token_stride = 0, q_head_stride = 0;
   kv::Cache k, v;
   kv::Scales k_scale, v_scale;
-  const int32_t* block_table = nullptr;  // [requests, max_blocks]
-  int64_t block_table_stride = 0, max_blocks = 0;
+  kv::BlockTable block_table;
   const int32_t* seq_lens = nullptr;      // [requests]
   const int32_t* cu_seqlens_q = nullptr;  // [requests + 1]
   int64_t max_seqlen_q = 0;

@@ -1,0 +1,96 @@
+// paged_attention / avx512_vnni: sixteen lanes. Sums of a microkernel: 12 rows x 2 vectors, 24 of 32 registers.
+#include "base/avx512.h"
+#include "ops/paged_attention/cpu/body.h"
+
+namespace lamina::paged_attention {
+namespace {
+
+struct Avx512 {
+  static constexpr int kLanes = 16, kColumns = 32, kMaxRows = 12;
+  using F = __m512;
+  using I = __m512i;
+
+  static F load(const float* from) { return _mm512_loadu_ps(from); }
+  static I load_int(const void* from) { return _mm512_loadu_si512(from); }
+  static void store(float* to, F x) { _mm512_storeu_ps(to, x); }
+  static F set(float x) { return _mm512_set1_ps(x); }
+  static I set_int(int32_t x) { return _mm512_set1_epi32(x); }
+  static float first(F x) { return _mm512_cvtss_f32(x); }
+  static F add(F a, F b) { return _mm512_add_ps(a, b); }
+  static I add(I a, I b) { return _mm512_add_epi32(a, b); }
+  static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F div(F a, F b) { return _mm512_div_ps(a, b); }
+  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  static F if_less(F a, F b, F yes, F no) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+  }
+  static F keep_lanes(F x, int64_t low, int64_t high, float other) {
+    const auto lanes_before = [](int64_t lane) {
+      return (1u << std::clamp<int64_t>(lane, 0, kLanes)) - 1;
+    };
+    const auto keep = static_cast<__mmask16>(lanes_before(high) & ~lanes_before(low));
+    return _mm512_mask_blend_ps(keep, set(other), x);
+  }
+  static F as_float(I x) { return _mm512_castsi512_ps(x); }
+  static I as_int(F x) { return _mm512_castps_si512(x); }
+  static F to_floats(I x) { return lamina::to_floats(x); }
+  template <int kBits>
+  static I shift_left(I x) {
+    return _mm512_slli_epi32(x, kBits);
+  }
+  template <int kBits>
+  static I shift_right(I x) {
+    return _mm512_srli_epi32(x, kBits);
+  }
+  template <int kBits>
+  static I shift_right_signed(I x) {
+    return _mm512_srai_epi32(x, kBits);
+  }
+  static I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
+  static I bit_or(I a, I b) { return _mm512_or_si512(a, b); }
+  template <int kBytes>
+  static I widen(const void* from) {
+    if constexpr (kBytes == 4) {
+      return load_int(from);
+    } else if constexpr (kBytes == 2) {
+      return _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(from)));
+    } else {
+      return _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(from)));
+    }
+  }
+  static F from_f16(I x) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)); }
+  // Pairs, then quads within each 128 bits, then the sixteen 128-bit parts.
+  static void transpose(I (&rows)[kLanes]) {
+    I pairs[kLanes], quads[kLanes];
+    unroll<8>([&](auto i) LAMINA_INLINE {
+      pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+      pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    });
+    unroll<4>([&](auto i) LAMINA_INLINE {
+      unroll<2>([&](auto h) LAMINA_INLINE {
+        quads[4 * i + 2 * h] = _mm512_unpacklo_epi64(pairs[4 * i + h], pairs[4 * i + 2 + h]);
+        quads[4 * i + 2 * h + 1] = _mm512_unpackhi_epi64(pairs[4 * i + h], pairs[4 * i + 2 + h]);
+      });
+    });
+    unroll<4>([&](auto c) LAMINA_INLINE {
+      const I low01 = _mm512_shuffle_i32x4(quads[c], quads[4 + c], 0x88);
+      const I high01 = _mm512_shuffle_i32x4(quads[c], quads[4 + c], 0xdd);
+      const I low23 = _mm512_shuffle_i32x4(quads[8 + c], quads[12 + c], 0x88);
+      const I high23 = _mm512_shuffle_i32x4(quads[8 + c], quads[12 + c], 0xdd);
+      rows[c] = _mm512_shuffle_i32x4(low01, low23, 0x88);
+      rows[4 + c] = _mm512_shuffle_i32x4(high01, high23, 0x88);
+      rows[8 + c] = _mm512_shuffle_i32x4(low01, low23, 0xdd);
+      rows[12 + c] = _mm512_shuffle_i32x4(high01, high23, 0xdd);
+    });
+  }
+};
+
+}  // namespace
+
+CpuKernel paged_attention_avx512_vnni() {
+  return cpu_kernel<Avx512>("paged_attention_avx512_vnni", Isa::kAvx512Vnni);
+}
+
+}  // namespace lamina::paged_attention
