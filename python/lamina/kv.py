@@ -213,6 +213,13 @@ class PagedCache:
             k, v, self.k[layer], self.v[layer], slot_mapping, **self._scales(layer), **options
         )
 
+    def attend(self, layer: int, q: Tensor, batch: Batch, **options: Any) -> Any:
+        """paged_attention of q [tokens, heads, head_dim] on one layer; its options are those of the op."""
+        return ops.paged_attention(
+            q, self.k[layer], self.v[layer], batch.block_table, batch.seq_lens, batch.cu_seqlens_q,
+            max_seqlen_q=batch.max_seqlen_q, **self._scales(layer), **options,
+        )  # fmt: skip
+
     def accept(self, seqs: Sequence[int], tree_len: int | Sequence[int], accepted: Tensor) -> None:
         """Keeps the accepted nodes of draft trees, and drops the other nodes.
 
