@@ -51,10 +51,6 @@ struct Range {
   bool operator==(const Range&) const = default;
 };
 
-inline void prefetch_row(const char* row, int64_t bytes) {
-  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 3);
-}
-
 template <class Simd>
 class Worker {
  public:
@@ -66,7 +62,9 @@ class Worker {
         group_(p_.heads / p_.kv_heads),
         q_stride_(round_up(p_.head_dim, Simd::kColumns)),
         dim_(round_up(p_.v_head_dim, Simd::kColumns)),
-        state_stride_(State::kHead + dim_) {
+        state_stride_(State::kHead + dim_),
+        key_bytes_(p_.head_dim * kv::size_bytes(p_.k.dtype)),
+        value_bytes_(p_.v_head_dim * kv::size_bytes(p_.v.dtype)) {
     with_type(p_.k.dtype, [&](auto element) {
       using T = decltype(element);
       pack_keys_ = &pack_keys<Simd, T>;
@@ -220,7 +218,8 @@ class Worker {
       for (int64_t j = own.low; j < own.high; j += kValueKeys) {
         const Range block{j, std::min(j + kValueKeys, own.high)};
         pack_values_(own_->values + j, static_cast<int>(block.count()), p_.v_head_dim, panel_);
-        add_values(block, block, rows, states);
+        Prefetch none;
+        add_values(block, block, rows, states, none);
       }
     });
   }
@@ -272,15 +271,20 @@ class Worker {
   }
 
   void multiply_keys(const Columns& columns, Range range, Range rows) {
-    const int64_t bytes = p_.head_dim * kv::size_bytes(p_.k.dtype);
     for (int64_t j = range.low; j < range.high; j += Simd::kColumns) {
       const int64_t count = std::min<int64_t>(Simd::kColumns, range.high - j);
-      for (int64_t i = j + Simd::kColumns; i < std::min(j + 2 * Simd::kColumns, range.high); ++i)
-        prefetch_row(columns.keys[i], bytes);
+      const int64_t next = j + count, after = std::min<int64_t>(next + Simd::kColumns, range.high);
+      // After the last keys come the values.
+      Prefetch prefetch =
+          next < range.high
+              ? Prefetch(columns.keys + next, after - next, key_bytes_, steps(rows, p_.head_dim))
+              : Prefetch(columns.values + range.low, std::min<int64_t>(kValueKeys, range.count()),
+                         value_bytes_, steps(rows, p_.head_dim));
       pack_keys_(columns.keys + j, static_cast<int>(count), p_.head_dim, panel_);
       multiply<Simd>(rows.count(),
                      {queries_ + rows.low * q_stride_, q_stride_, panel_, Simd::kColumns,
-                      scores_ + rows.low * kScoreStride + j, kScoreStride, p_.head_dim, false});
+                      scores_ + rows.low * kScoreStride + j, kScoreStride, p_.head_dim, false},
+                     prefetch);
     }
   }
 
@@ -318,11 +322,11 @@ class Worker {
   }
 
   void multiply_values(Range shared, float* states) {
-    const int64_t bytes = p_.v_head_dim * kv::size_bytes(p_.v.dtype);
     for (int64_t j = shared.low; j < shared.high; j += kValueKeys) {
       const Range block{j, std::min(j + kValueKeys, shared.high)};
-      for (int64_t i = block.high; i < std::min(block.high + kValueKeys, shared.high); ++i)
-        prefetch_row(shared_->values[i], bytes);
+      Prefetch prefetch(shared_->values + block.high,
+                        std::min(block.high + kValueKeys, shared.high) - block.high, value_bytes_,
+                        steps({0, tile_->rows}, block.count() * (dim_ / Simd::kColumns)));
       pack_values_(shared_->values + j, static_cast<int>(block.count()), p_.v_head_dim, panel_);
       // Tokens in a row that see the same keys of the block go together.
       Range keys{0, 0}, run{0, 0};
@@ -333,22 +337,26 @@ class Worker {
           run.high = rows.high;
           return;
         }
-        add_values(block, keys, run, states);
+        add_values(block, keys, run, states, prefetch);
         keys = next;
         run = rows;
       });
-      add_values(block, keys, run, states);
+      add_values(block, keys, run, states, prefetch);
     }
   }
 
+  // Steps of k of a product with these rows.
+  static int64_t steps(Range rows, int64_t k) { return ceil_div(rows.count(), Simd::kMaxRows) * k; }
+
   // The values of `keys`, which are among those of `block` in the panel.
-  void add_values(Range block, Range keys, Range rows, float* states) const {
+  void add_values(Range block, Range keys, Range rows, float* states, Prefetch& prefetch) const {
     if (keys.count() == 0) return;
     for (int64_t i = 0; i < dim_; i += Simd::kColumns)
       multiply<Simd>(rows.count(), {scores_ + rows.low * kScoreStride + keys.low, kScoreStride,
                                     panel_ + (keys.low - block.low) * dim_ + i, dim_,
                                     state(states, rows.low).vector() + i, state_stride_,
-                                    keys.count(), true});
+                                    keys.count(), true},
+                     prefetch);
   }
 
   void finish(float* states) const {
@@ -400,7 +408,7 @@ class Worker {
   const Call& call_;
   const Params& p_;
   const Plan& plan_;
-  const int64_t part_, group_, q_stride_, dim_, state_stride_;
+  const int64_t part_, group_, q_stride_, dim_, state_stride_, key_bytes_, value_bytes_;
   PackKeys pack_keys_ = nullptr, pack_values_ = nullptr;
   Columns *shared_, *own_;
   float *queries_, *scores_, *states_, *partial_, *panel_;

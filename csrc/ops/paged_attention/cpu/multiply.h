@@ -9,6 +9,36 @@
 namespace lamina::paged_attention {
 namespace {
 
+// Cache lines of rows that a later step reads. A microkernel asks for a few with each step of k: all at once would
+// fill the core's miss buffers and stall it.
+class Prefetch {
+ public:
+  Prefetch() = default;
+  // steps: how many steps of k will follow.
+  Prefetch(const char* const* rows, int64_t count, int64_t bytes, int64_t steps)
+      : rows_(rows),
+        bytes_(bytes),
+        left_(count * ceil_div(bytes, kLine)),
+        each_(static_cast<int>(ceil_div(left_, std::max<int64_t>(steps, 1)))) {}
+
+  LAMINA_INLINE void step() {
+    for (int i = 0; i < each_ && left_ > 0; ++i, --left_) {
+      __builtin_prefetch(*rows_ + at_, 0, 2);
+      at_ += kLine;
+      if (at_ >= bytes_) {
+        at_ = 0;
+        ++rows_;
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  const char* const* rows_ = nullptr;
+  int64_t bytes_ = 0, left_ = 0, at_ = 0;
+  int each_ = 0;
+};
+
 struct Operands {
   const float* a;
   int64_t a_stride;
@@ -21,7 +51,7 @@ struct Operands {
 };
 
 template <class Simd, int kRows>
-void multiply_rows(const Operands& o) {
+void multiply_rows(const Operands& o, Prefetch& prefetch) {
   using F = typename Simd::F;
   constexpr int kLanes = Simd::kLanes, kVectors = Simd::kColumns / kLanes;
   F sum[kRows][kVectors];
@@ -33,6 +63,7 @@ void multiply_rows(const Operands& o) {
   const float* a = o.a;
   const float* b = o.b;
   for (int64_t p = 0; p < o.k; ++p, ++a, b += o.b_stride) {
+    prefetch.step();
     F each[kVectors];
     unroll<kVectors>([&](auto v) LAMINA_INLINE { each[v] = Simd::load(b + v * kLanes); });
     unroll<kRows>([&](auto r) LAMINA_INLINE {
@@ -48,19 +79,19 @@ void multiply_rows(const Operands& o) {
 }
 
 template <class Simd, int kRows = Simd::kMaxRows>
-void multiply_some(int64_t rows, const Operands& o) {
+void multiply_some(int64_t rows, const Operands& o, Prefetch& prefetch) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return multiply_some<Simd, kRows - 1>(rows, o);
+    if (rows < kRows) return multiply_some<Simd, kRows - 1>(rows, o, prefetch);
   }
-  multiply_rows<Simd, kRows>(o);
+  multiply_rows<Simd, kRows>(o, prefetch);
 }
 
 // Any number of rows, in pieces of nearly equal size.
 template <class Simd>
-void multiply(int64_t rows, Operands o) {
+void multiply(int64_t rows, Operands o, Prefetch& prefetch) {
   for (int64_t pieces = ceil_div(rows, Simd::kMaxRows); pieces > 0; --pieces) {
     const int64_t piece = ceil_div(rows, pieces);
-    multiply_some<Simd>(piece, o);
+    multiply_some<Simd>(piece, o, prefetch);
     o.a += piece * o.a_stride;
     o.c += piece * o.c_stride;
     rows -= piece;

@@ -55,22 +55,26 @@ void pack_keys(const char* const* rows, int count, int64_t dim, float* panel) {
   for (int key = 0; key < kKeys; key += kLanes)
     for (int64_t at = 0; at < dwords; at += kLanes) {
       const int64_t width = std::min<int64_t>(kLanes, dwords - at);
-      typename Simd::I block[kLanes];
-      for (int i = 0; i < kLanes; ++i) {
-        if (key + i >= count) {
-          block[i] = Simd::set_int(0);
-        } else if (width == kLanes) {
-          block[i] = Simd::load_int(rows[key + i] + 4 * at);
-        } else {
-          block[i] = load_some<Simd>(rows[key + i] + 4 * at, 4 * width);
-        }
-      }
-      Simd::transpose(block);
       float* to = panel + at * kEach * kKeys + key;
-      for (int64_t i = 0; i < width; ++i)
+      typename Simd::I block[kLanes];
+      const auto store = [&](auto i) LAMINA_INLINE {
         unroll<kEach>([&](auto e) LAMINA_INLINE {
           Simd::store(to + (i * kEach + e) * kKeys, element<Simd, T, e>(block[i]));
         });
+      };
+      if (key + kLanes <= count && width == kLanes) {
+        unroll<kLanes>([&](auto i) LAMINA_INLINE {
+          block[i] = Simd::load_int(rows[key + i] + 4 * at);
+        });
+        Simd::transpose(block);
+        unroll<kLanes>(store);
+        continue;
+      }
+      for (int i = 0; i < kLanes; ++i)
+        block[i] = key + i < count ? load_some<Simd>(rows[key + i] + 4 * at, 4 * width)
+                                   : Simd::set_int(0);
+      Simd::transpose(block);
+      for (int i = 0; i < width; ++i) store(i);
     }
 }
 
