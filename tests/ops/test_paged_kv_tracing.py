@@ -131,5 +131,5 @@ def test_compiles_to_one_graph_that_writes_to_the_cache(dtype: torch.dtype, back
 def test_on_a_gpu_the_message_says_that_no_kernel_is_built(op: str) -> None:
     emulator()
     arguments, options = next(sample_calls(op))
-    with emulated_gpu(), pytest.raises(ValueError, match=f"lamina::{op}: no CUDA kernel is built"):
+    with emulated_gpu(80, 4), pytest.raises(ValueError, match=f"lamina::{op}: no CUDA kernel is built"):
         getattr(emu_ops(), op)(*arguments, **options)
