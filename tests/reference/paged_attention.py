@@ -14,20 +14,35 @@ CHUNK = 512  # keys that share a maximum
 FLUSHED = 2.0**-124  # weights below e^-87 < 2^-125 of the largest are 0, in a chunk and between chunks
 
 
-class Attention(NamedTuple):
-    """The results for all tokens: out [tokens, heads, v_head_dim] and lse [heads, tokens]."""
+# How a kernel multiplies. The bounds depend on it:
+#   f32    queries, keys, weights and values in f32
+#   bf16   weights rounded to bf16, subnormal numbers count as 0
+#   int16  queries and weights rounded to 16-bit integers, for int8 caches
+ARITHMETIC = ("f32", "bf16", "int16")
 
-    out: Expected
-    lse: Expected
+
+class Attention(NamedTuple):
+    """The results for all tokens: out [tokens, heads, v_head_dim] and lse [heads, tokens]; bounds for each
+    arithmetic."""
+
+    out: F64
+    out_bounds: F64
+    lse: F64
+    lse_bounds: F64
+
+    def expected(self, arithmetic: str = "f32") -> tuple[Expected, Expected]:
+        """out and lse."""
+        i = ARITHMETIC.index(arithmetic)
+        return Expected(self.out, self.out_bounds[i]), Expected(self.lse, self.lse_bounds[i])
 
 
 class Row(NamedTuple):
     """The results for one token and one head."""
 
     out: F64
-    out_bound: F64
+    out_bounds: F64
     lse: float
-    lse_bound: float
+    lse_bounds: F64
 
 
 def dequantized_rows(
@@ -97,16 +112,17 @@ def attend(
     k: F64,
     k_scale: F64,
     v: F64,
+    v_scale: F64,
     bias: F64,
     scale: float,
     softcap: float,
     sink: float | None,
     out_dtype: torch.dtype,
 ) -> Row:
-    """One token and one head over the keys that it sees: k [keys, head_dim], v [keys, v_head_dim] with its
-    scales, k_scale and bias [keys]."""
+    """One token and one head over the keys that it sees: k [keys, head_dim], v [keys, v_head_dim], k_scale,
+    v_scale and bias [keys]."""
     if len(k) == 0:
-        return Row(np.zeros(v.shape[1]), np.zeros(v.shape[1]), -np.inf, 0.0)
+        return Row(np.zeros(v.shape[1]), np.zeros((3, v.shape[1])), -np.inf, np.zeros(3))
     x = scale * k_scale * (k @ q)
     score = softcap * np.tanh(x / softcap) if softcap else x
     s = score + bias
@@ -117,16 +133,31 @@ def attend(
         weight = weight * np.exp(top - max(top, sink))
     total = weight.sum() + (0.0 if sink is None else np.exp(sink - max(top, sink)))
     weight = weight / total
-    out = weight @ v
+    values = v * v_scale[:, None]
+    out = weight @ values
 
     # An infinite dot product is exact.
     products = np.where(np.isinf(x), 0.0, np.abs(k_scale) * (np.abs(k) @ np.abs(q)))
     error = (len(q) + 4) * abs(scale) * products + 6 * np.where(np.isinf(s), 0.0, np.abs(s))
-    largest = U * (error + 8 * softcap + 4 * np.abs(bias)).max()
-    roundings = 2 * largest + U * (min(len(k), CHUNK) + 4 * -(-len(k) // CHUNK) + 40)
-    bound = np.exp(2 * largest) * roundings * (weight @ np.abs(v)) + FLUSHED * np.abs(v).sum(0)
-    bound = bound + U_OUT[out_dtype] * np.abs(out) + TINY[out_dtype]
-    return Row(out, bound, lse, largest + U * (560 + 4 * np.abs(lse)))
+    error = U * (error + 8 * softcap + 4 * np.abs(bias))
+    # A query of 16 bits is off by half a step of max|q| / 32767; queries below 2^-100 count as 0.
+    step = np.abs(q).max() / 64000 + 2.0**-100
+    coarse = error + abs(scale) * np.abs(k_scale) * step * np.abs(k).sum(1)
+    out_bounds, lse_bounds = [], []
+    for arithmetic in ARITHMETIC:
+        largest = (coarse if arithmetic == "int16" else error).max()
+        roundings = 2 * largest + U * (min(len(k), CHUNK) + 4 * -(-len(k) // CHUNK) + 40)
+        extra = 0.0
+        if arithmetic == "bf16":
+            roundings += 2.0**-9
+            extra = 2.0**-124
+        elif arithmetic == "int16":
+            extra = ((weight * v_scale).max() / 128000 + 2.0**-100) * np.abs(v).sum(0)
+        bound = np.exp(2 * largest) * (roundings * (weight @ np.abs(values)) + extra)
+        bound = bound + FLUSHED * np.abs(values).sum(0) + U_OUT[out_dtype] * np.abs(out) + TINY[out_dtype]
+        out_bounds.append(bound)
+        lse_bounds.append(largest + U * (560 + 4 * np.abs(lse)))
+    return Row(out, np.array(out_bounds), lse, np.array(lse_bounds))
 
 
 def paged_attention(
@@ -157,8 +188,8 @@ def paged_attention(
     out_dtype = out_dtype or q.dtype
     scale = float(np.float32(head_dim**-0.5 if scale is None else scale))
     softcap = float(np.float32(softcap))
-    out, out_bound = np.zeros((2, tokens, heads, v_cache.shape[3]))
-    lse, lse_bound = np.zeros((2, heads, tokens))
+    out, lse = np.zeros((tokens, heads, v_cache.shape[3])), np.zeros((heads, tokens))
+    out_bounds, lse_bounds = np.zeros((3, *out.shape)), np.zeros((3, *lse.shape))
     for b in range(len(seq_lens)):
         first, end, seq_len = int(cu_seqlens_q[b]), int(cu_seqlens_q[b + 1]), int(seq_lens[b])
         k, k_scales = dequantized_rows(k_cache, k_scale, block_table[b], seq_len)
@@ -176,12 +207,13 @@ def paged_attention(
                         q[t, h].to(torch.float64).numpy(),
                         k[slots, h // group],
                         k_scales[slots, h // group],
-                        v[slots, h // group] * v_scales[slots, h // group, None],
+                        v[slots, h // group],
+                        v_scales[slots, h // group],
                         -slope * np.abs(np.array(distances, np.float64)),
                         scale,
                         softcap,
                         None if sinks is None else float(sinks[h]),
                         out_dtype,
                     )
-                out[t, h], out_bound[t, h], lse[h, t], lse_bound[h, t] = row
-    return Attention(Expected(out, out_bound), Expected(lse, lse_bound))
+                out[t, h], out_bounds[:, t, h], lse[h, t], lse_bounds[:, h, t] = row
+    return Attention(out, out_bounds, lse, lse_bounds)

@@ -86,14 +86,16 @@ struct Int8Product {
       Simd::store_low_bytes(row.dwords + j / 4, Simd::template shift_right<8>(code));
       Simd::store_low_bytes(row.dwords + row.stride + j / 4, code);
     }
-    return invalid == 0.0f ? (most >= kTiny ? most / 65535.0f : 0.0f) : invalid;
+    return invalid == 0.0f ? (most >= kTiny ? most : 0.0f) : invalid;
   }
-  // A plane's sum is at most 255 * 128 * 512 < 2^24, so it is exact in f32.
+  // A plane's sum is at most 255 * 128 * 512 < 2^24, so it is exact in f32. The largest weight has code 65535, by which
+  // the sums are divided: a key alone gives its value exactly.
   static void finish_vector(Planes sums, float factor, int64_t dim, float* vector) {
     for (int64_t i = 0; i < dim; i += Simd::kLanes) {
       const F high = Simd::to_floats(Simd::load_int(sums.dwords + i));
       const F low = Simd::to_floats(Simd::load_int(sums.dwords + sums.stride + i));
-      Simd::store(sums.floats() + i, Simd::mul(Simd::fma(high, Simd::set(256.0f), low), Simd::set(factor)));
+      const F sum = Simd::div(Simd::fma(high, Simd::set(256.0f), low), Simd::set(65535.0f));
+      Simd::store(sums.floats() + i, Simd::mul(sum, Simd::set(factor)));
     }
     restore_columns<Simd, kKeysPerDword>(sums.floats(), dim, vector);
   }
