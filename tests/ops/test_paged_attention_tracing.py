@@ -84,10 +84,12 @@ def test_compiles_to_one_graph_for_every_batch(backend: str) -> None:
         return result[0] + 1, result[1]
 
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counted)
+    after_first = None  # torch may restart its analysis of the first batch after it has called the backend
     for batch in ("mixed", "prefill", ((2, 9), (3, 40), (1, 2))):
         inputs = AttentionCase(batch, heads=(3, 3), head_dim=16, page=8, sinks=True).inputs()
         got, want = compiled(inputs, inputs.max_seqlen_q), layer(inputs, inputs.max_seqlen_q)
         for one, other in zip(got, want, strict=True):
             assert_equal(one, other, batch)
-    assert graphs == 1
+        after_first = after_first or graphs
+    assert graphs == after_first
     torch._dynamo.reset()
