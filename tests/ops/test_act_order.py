@@ -131,12 +131,12 @@ def test_nan_goes_where_perm_sends_it(backend: Backend) -> None:
 
 @pytest.mark.parametrize("backend", cpu_backends("gemm_int4_int8"))
 def test_floats_are_quantised_as_they_are_and_then_gathered(backend: Backend) -> None:
-    inputs = problem("gemm_int4_int8", Int4Case("quantised", 7, 40, 200, 32), 90, "none")
-    for dtype in FLOAT_DTYPES:
-        x = torch.randn(7, 90, generator=generator("floats")).to(dtype)
+    for features, dtype in itertools.product((90, 300), FLOAT_DTYPES):
+        inputs = problem("gemm_int4_int8", Int4Case("quantised", 7, 40, 200, 32), features, "none")
+        x = torch.randn(7, features, generator=generator("floats")).to(dtype)
         q = lamina.quantize_int8(x)
         want = backend.gemm_int4_int8(inputs.but(a=q.q, a_scale=q.scale))
-        assert_equal(backend.gemm_int4_int8(inputs.but(a=x, a_scale=None)), want, dtype)
+        assert_equal(backend.gemm_int4_int8(inputs.but(a=x, a_scale=None)), want, (features, dtype))
 
 
 @pytest.mark.parametrize("layout", INT4_LAYOUTS)

@@ -66,7 +66,7 @@ def sample_calls(op: str) -> Iterator[tuple[Any, ...]]:
     elif op == "pack_int4":
         codes = (w % 16).to(torch.uint8)
         yield from ((codes, "int4_tile"), (codes[:5, :64], "int4_rows"), (codes[:0], "int4_tile"))
-        yield (codes, "int4_rows", torch.arange(-9, 70).clamp(min=-1).int())
+        yield (codes, "int4_rows", torch.arange(-70, 70).clamp(min=-1).int())  # more tiles than codes has
     elif op == "unpack_int4":
         for layout in ("int4_tile", "int4_rows"):
             yield (torch.ops.lamina.pack_int4((w % 16).to(torch.uint8), layout), 33, 70, layout)
