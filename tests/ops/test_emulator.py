@@ -118,9 +118,12 @@ def test_plan_fits_the_problem(
     assert ("x 1 splits" not in plan) == is_split, plan
 
 
-def test_rows_that_tma_cannot_fetch_go_to_another_kernel() -> None:
-    ops, inputs = emu_ops(), GemmCase("odd rows", 5, 40, 203).inputs()
-    operands = (inputs.a, *ops.pack_int8(inputs.w), inputs.a_scale, inputs.w_scale)
+@pytest.mark.parametrize(("stride", "k"), [(203, 203), (0, 208), (16, 208)])
+def test_rows_that_tma_cannot_fetch_go_to_another_kernel(stride: int, k: int) -> None:
+    """Rows at odd addresses, one row for all, and rows that overlap."""
+    ops, inputs = emu_ops(), GemmCase("odd rows", 5, 40, k).inputs()
+    a = inputs.a.as_strided((5, k), (stride, 1))
+    operands = (a, *ops.pack_int8(inputs.w), inputs.a_scale, inputs.w_scale)
     want = ops.gemm_int8(*operands)
     emulator().set_device(90, EMULATOR_SMS)
     assert_equal(ops.gemm_int8(*operands), want)

@@ -99,6 +99,9 @@ def test_any_strides_and_ragged_tails(zero: str | None, backend: Backend) -> Non
     for extra, lead in ((1, 0), (2, 0), (8, 0), (61, 3)):
         a = with_row_stride(inputs.a, extra, lead, 77)
         assert_equal(backend.gemm_int4(odd.but(a=a)), want, (extra, lead))
+    for stride in (0, 8):  # one row for all, and rows that overlap, each at a multiple of 16 bytes
+        shared = inputs.but(a=inputs.a.as_strided((18, 200), (stride, 1)))
+        assert_within(backend.gemm_int4(shared), shared.half_product(torch.float16), torch.float16, stride)
 
 
 @STORES
