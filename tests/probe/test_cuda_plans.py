@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import lamina
 from tests.probe.strategies import groups
-from tests.support.backends import NO_PROBE, ROOT, probe
+from tests.support.backends import NO_PROBE, probe
 
 if probe() is None:
     pytest.skip(NO_PROBE, allow_module_level=True)
@@ -170,12 +169,6 @@ def test_old_devices_and_huge_sizes_are_refused(capability: int, size: int) -> N
     for sizes in ((size, 1, 1), (1, size, 1), (1, 1, size)):
         with pytest.raises(ValueError, match=f"on CUDA each may be at most {LARGEST}"):
             cuda.check("gemm_int8", Problem(*sizes), cuda.Device(90, 132))
-
-
-def test_the_documents_state_the_largest_size() -> None:
-    stated = f"2^31 - {2**31 - LARGEST}"
-    for text in ((ROOT / "README.md").read_text(), lamina.gemm_int8.__doc__ or ""):
-        assert stated in text
 
 
 def fields(call: Call, plan: Any) -> list[Any]:
