@@ -1,4 +1,4 @@
-"""The bugs that tools/mutants.py plants, a module for each room and op. Add some with every kernel."""
+"""The bugs that tools/mutants.py plants, a module for each folder of csrc and each op. Add some with every kernel."""
 
 from __future__ import annotations
 

@@ -64,8 +64,8 @@ MUTANTS = (
     Mutant(
         "sm80: sums of warps stored over the ring in use",
         "csrc/ops/gemm_int8/cuda/sm80.cuh",
-        "dev::block_sync();  // everybody is done",
-        "// everybody is done",
+        "dev::block_sync();  // all warps",
+        "// all warps",
     ),
     Mutant(
         "sm80: sums of warps added before they are there",

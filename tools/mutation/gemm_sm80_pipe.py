@@ -32,7 +32,7 @@ MUTANTS = (
     Mutant(
         "sm80 pipe: the next tile's copies into a ring that is being read",
         "csrc/gemm/cuda/sm80_pipe.cuh",
-        "dev::block_sync();  // the ring is read",
+        "dev::block_sync();  // all warps have read the ring",
         "{}",
         GEMM_INT4_CUDA,
     ),
