@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,8 +17,8 @@ from tests.support.backends import (
     emulator_parameters,
     kernel_of,
     probe,
-    reset_emulator,
 )
+from tests.support.bank_conflicts import sites_without_conflicts
 from tests.support.cases import FLOAT_DTYPES, GemmCase, dtype_name, generator
 from tests.support.check import check_gemm, in_turn
 from tests.support.compare import assert_equal
@@ -37,12 +36,6 @@ def test_the_emulator_is_built() -> None:
     assert emu_ops() is not None, "lamina/_emu is missing: build with -DLAMINA_EMULATOR=ON"
     assert probe() is not None, "lamina/_probe is missing: install pybind11 and build again"
     assert KERNELS and emulated_kernels("quantize_int8")
-
-
-@pytest.fixture(autouse=True)
-def no_emulator_left_behind() -> Iterator[None]:
-    yield
-    reset_emulator()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -79,18 +72,10 @@ def test_quantize_is_the_same_under_every_schedule(seed: int) -> None:
 @pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16], ids=dtype_name)
 @pytest.mark.parametrize("emulated", KERNELS)
 def test_gemm_has_no_bank_conflicts(emulated: EmulatedKernel, out_dtype: torch.dtype) -> None:
-    """Each shared-memory access takes as few passes over the banks as its width allows."""
-    ops = emu_ops()
     inputs = GemmCase("conflicts", 130, 128, 512).inputs()
-    packed = ops.pack_int8(inputs.w)
-    emulator().take_report()
-    emulator().set_options(count_accesses=True)
-    emulator().set_device(emulated.arch, EMULATOR_SMS)
-    ops.set_cuda_kernel(f"gemm_int8_{emulated.isa}")
-    ops.gemm_int8(inputs.a, *packed, inputs.a_scale, inputs.w_scale, out_dtype=out_dtype)
-    sites = emulator().take_report().sites
+    operands = (inputs.a, *emu_ops().pack_int8(inputs.w), inputs.a_scale, inputs.w_scale)
+    sites = sites_without_conflicts(emulated, lambda ops: ops.gemm_int8(*operands, out_dtype=out_dtype))
     assert {site.function for site in sites} >= {"load_shared"}
-    assert [site for site in sites if site.wavefronts != site.fewest] == []
     in_boxes = any(site.file.endswith("store_tma.cuh") for site in sites)
     assert in_boxes == (emulated.arch == 90 and out_dtype == torch.bfloat16)
 

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import itertools
 import random
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ import torch
 
 from tests.reference.gemm import Expected
 from tests.support.backends import (
-    EMULATOR_SMS,
     Backend,
     EmulatedKernel,
     cuda_backends,
@@ -23,8 +21,8 @@ from tests.support.backends import (
     emulator,
     emulator_parameters,
     kernel_of,
-    reset_emulator,
 )
+from tests.support.bank_conflicts import sites_without_conflicts
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
 from tests.support.check import combinations, in_turn
 from tests.support.compare import assert_equal, assert_within
@@ -216,12 +214,6 @@ def test_rows_do_not_depend_on_the_batch(backend: Backend) -> None:
         assert_equal(got, want[begin:end], (begin, end))
 
 
-@pytest.fixture
-def resetting_ops() -> Iterator[object]:
-    yield emu_ops()
-    reset_emulator()
-
-
 def test_no_kernel_shows() -> None:
     """The result does not depend on the kernel that the planner chooses, nor on its tile and split of k."""
     inputs = half_inputs(Int4Case("kernels", 70, 130, 3000, 128), torch.bfloat16, "floats", None)
@@ -242,9 +234,7 @@ def test_no_kernel_shows_in_the_sign_of_zero(k: int) -> None:
 
 
 @EMULATED
-def test_a_cap_on_sms_caps_blocks_and_changes_nothing(
-    emulated: EmulatedKernel, resetting_ops: object
-) -> None:
+def test_a_cap_on_sms_caps_blocks_and_changes_nothing(emulated: EmulatedKernel) -> None:
     """Under the cap blocks loop until the work is done, in the reduction too."""
     for m, n, k in ((40, 300, 600), (3, 200, 4500)):
         inputs = half_inputs(Int4Case("capped", m, n, k, 128), torch.float16, "bytes", None)
@@ -271,20 +261,13 @@ def test_every_schedule(zero: str | None, emulated: EmulatedKernel) -> None:
 
 
 @EMULATED
-def test_no_bank_conflicts(emulated: EmulatedKernel, resetting_ops: object) -> None:
-    ops = emu_ops()
-    inputs = half_inputs(Int4Case("conflicts", 130, 128, 512, 64), torch.float16, "bytes", None)
-    emulator().take_report()
-    emulator().set_options(count_accesses=True)
-    emulator().set_device(emulated.arch, EMULATOR_SMS)
-    ops.set_cuda_kernel(f"{OP}_{emulated.isa}")
-    data = inputs.pack(emulated.int4_layout)
-    ops.gemm_int4(inputs.a, data, inputs.w_scale, inputs.group, inputs.w_zero_point)
-    sites = emulator().take_report().sites
+def test_no_bank_conflicts(emulated: EmulatedKernel) -> None:
+    i = half_inputs(Int4Case("conflicts", 130, 128, 512, 64), torch.float16, "bytes", None)
+    operands = (i.a, i.pack(emulated.int4_layout), i.w_scale, i.group, i.w_zero_point)
+    sites = sites_without_conflicts(emulated, lambda ops: ops.gemm_int4(*operands))
     assert {site.function for site in sites} >= (
         {"load_shared"} if emulated.arch == 90 else {"load_shared", "ldmatrix"}
     )
-    assert [site for site in sites if site.wavefronts != site.fewest] == []
 
 
 @pytest.mark.parametrize(

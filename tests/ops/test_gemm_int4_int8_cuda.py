@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
-from collections.abc import Iterator
 
 import pytest
 import torch
 
 from tests.reference import quantize
 from tests.support.backends import (
-    EMULATOR_SMS,
     Backend,
     EmulatedKernel,
     cuda_backends,
@@ -20,8 +18,8 @@ from tests.support.backends import (
     emulator,
     emulator_parameters,
     kernel_of,
-    reset_emulator,
 )
+from tests.support.bank_conflicts import sites_without_conflicts
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
 from tests.support.check import combinations, in_turn
 from tests.support.compare import assert_equal, assert_within
@@ -199,28 +197,8 @@ def test_rows_do_not_depend_on_the_batch(backend: Backend) -> None:
         assert_equal(backend.gemm_int4_int8(inputs.rows(begin, end)), want[begin:end], (begin, end))
 
 
-@pytest.fixture
-def resetting_ops() -> Iterator[object]:
-    yield emu_ops()
-    reset_emulator()
-
-
-def run_on_emulator(emulated: EmulatedKernel, sms: int, inputs: Int4Inputs) -> torch.Tensor:
-    """The caller needs the fixture resetting_ops, which restores the emulator's settings."""
-    ops = emu_ops()
-    emulator().set_device(emulated.arch, max(sms, CLUSTERS.get(emulated.isa, 1)))
-    ops.set_cuda_kernel(f"{OP}_{emulated.isa}")
-    i, data = inputs, inputs.pack(emulated.int4_layout)
-    out: torch.Tensor = ops.gemm_int4_int8(
-        i.a, data, i.w_scale, i.group, i.a_scale, i.w_zero_point, i.a_zero_point
-    )
-    return out
-
-
 @EMULATED
-def test_a_cap_on_sms_caps_blocks_and_changes_nothing(
-    emulated: EmulatedKernel, resetting_ops: object
-) -> None:
+def test_a_cap_on_sms_caps_blocks_and_changes_nothing(emulated: EmulatedKernel) -> None:
     inputs = Int4Case("capped", 40, 300, 2600, 128).inputs(zero=torch.uint8)
     want = inputs.expected_bits(inputs.sums())
     for max_sms in (1, 2):
@@ -266,17 +244,16 @@ def test_floats_in_every_schedule(emulated: EmulatedKernel) -> None:
 
 @EMULATED
 @pytest.mark.parametrize("scale", FLOAT_DTYPES, ids=dtype_name)
-def test_no_bank_conflicts(scale: torch.dtype, emulated: EmulatedKernel, resetting_ops: object) -> None:
+def test_no_bank_conflicts(scale: torch.dtype, emulated: EmulatedKernel) -> None:
     case = Int4Case("conflicts", 66, 128, 512, 48)
-    emulator().take_report()
-    emulator().set_options(count_accesses=True)
     for zero in (torch.uint8, scale):
-        run_on_emulator(emulated, EMULATOR_SMS, case.inputs(zero=zero, scale=scale, a_zero="token"))
-    sites = emulator().take_report().sites
-    assert {site.function for site in sites} >= (
-        {"load_shared"} if emulated.arch == 90 else {"load_shared", "ldmatrix"}
-    )
-    assert [site for site in sites if site.wavefronts != site.fewest] == []
+        i = case.inputs(zero=zero, scale=scale, a_zero="token")
+        data, zeros = i.pack(emulated.int4_layout), (i.w_zero_point, i.a_zero_point)
+        operands = (i.a, data, i.w_scale, i.group, i.a_scale, *zeros)
+        sites = sites_without_conflicts(emulated, lambda ops, o=operands: ops.gemm_int4_int8(*o))
+        assert {site.function for site in sites} >= (
+            {"load_shared"} if emulated.arch == 90 else {"load_shared", "ldmatrix"}
+        )
 
 
 @pytest.mark.parametrize(

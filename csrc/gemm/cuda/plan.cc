@@ -102,7 +102,7 @@ CudaPlan known_plan_cuda(const CudaOp& op, const Problem& p, const KRule& rule,
 }
 
 int64_t CudaPlan::partial_bytes(const Problem& p) const {
-  return partials == 0 ? 0 : round_up(bytes_of(partials, p), 16);
+  return bytes_of(partials, p);
 }
 
 std::string CudaPlan::describe(const CudaOp& op, const Problem& p, const DeviceInfo& device,
