@@ -20,10 +20,10 @@ from tests.support.backends import (
     emulator_parameters,
     grouped_backends,
 )
-from tests.support.bank_conflicts import sites_without_conflicts
 from tests.support.cases import FLOAT_DTYPES, GemmCase, dtype_name, generator, grouped
 from tests.support.check import check_gemm, combinations, in_turn
 from tests.support.compare import assert_equal, assert_within
+from tests.support.on_emulator import check_caps, sites_without_conflicts
 
 GROUP = reference.GROUP
 BACKENDS = pytest.mark.parametrize("backend", grouped_backends())
@@ -217,17 +217,7 @@ def test_no_bank_conflicts(emulated: EmulatedKernel, out_dtype: torch.dtype) -> 
 @pytest.mark.parametrize("emulated", EMULATED)
 def test_a_cap_on_sms_caps_blocks_and_changes_nothing(emulated: EmulatedKernel) -> None:
     inputs = grouped(GemmCase("capped", 150, 140, 2100), zero_point="token")
-    emulator().take_report()
-    want = emulated.gemm(inputs)
-    assert emulator().take_report().most_blocks > 3
-    for max_sms in (1, 3):
-        limited = dataclasses.replace(inputs, max_sms=max_sms)
-        if max_sms == 1 and emulated.isa in ("sm90a_m64", "sm90a_m128"):  # clusters of two blocks
-            with pytest.raises(ValueError, match=r"no CUDA kernel of this name .*, and 1 SM, with"):
-                emulated.gemm(limited)
-            continue
-        assert_equal(emulated.gemm(limited), want, f"{max_sms} SMs")
-        assert emulator().take_report().most_blocks <= max_sms
+    check_caps(emulated, lambda sms: [emulated.gemm(dataclasses.replace(inputs, max_sms=sms))], (1, 3))
 
 
 @pytest.mark.parametrize("arch", [80, 90, 120])
