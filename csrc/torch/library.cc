@@ -27,8 +27,8 @@ std::string layouts() {
   json << "{\"" << int8_tile::kName << "\": {\"version\": " << int8_tile::kVersion
        << ", \"tile_n\": " << int8_tile::kTileN << ", \"tile_k\": " << int8_tile::kTileK
        << ", \"group_k\": " << int8_tile::kGroupK << "}, \"" << int4::kRowsName
-       << "\": " << int4_layout("cpu") << ", \"" << int4::kTileName
-       << "\": " << int4_layout("cuda") << "}";
+       << "\": " << int4_layout("cpu") << ", \"" << int4::kTileName << "\": " << int4_layout("cuda")
+       << "}";
   return json.str();
 }
 

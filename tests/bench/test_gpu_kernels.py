@@ -22,6 +22,7 @@ from bench.gpu.processes import end
 from bench.gpu.run_tests import Run, Worker, in_order, is_about
 from bench.gpu.stages import EXIT_FAILED, EXIT_NO_TIME, EXIT_NOTHING
 from bench.gpu.verdicts import READY, RUNS, Verdict, mark
+from lamina._library import build_info
 from tests.support.backends import cuda_kernels, emu_ops, emulated_kernels
 
 
@@ -305,6 +306,7 @@ def test_cases_of_kernels_that_are_not_right_go_last_or_nowhere(
     assert "no kernel of gemm_int8 is right: gemm_int8_small is wrong" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(not build_info()["cuda_archs"], reason="lamina is built without CUDA")
 def test_the_plan_names_the_kernel_of_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
     class H200:
         major, minor, multi_processor_count = 9, 0, 132

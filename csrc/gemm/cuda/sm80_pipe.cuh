@@ -99,7 +99,8 @@ struct Sm80Pipe {
     static constexpr int kTilesPerPass = kThreads / kTileChunks;
     static constexpr int kPassTilesK = std::min(kTilesPerPass, kShape.step_tiles);
     static constexpr int kPassColumns = kTilesPerPass / kPassTilesK;
-    static constexpr int kPassesK = kShape.step_tiles / kPassTilesK;  // passes over a column of tiles
+    static constexpr int kPassesK =
+        kShape.step_tiles / kPassTilesK;  // passes over a column of tiles
     static constexpr int kPassesW = kTilesN / kPassColumns * kPassesK;
     static_assert(kPassTilesK * kPassColumns == kTilesPerPass && kTilesN % kPassColumns == 0);
 
