@@ -9,37 +9,9 @@ _library.load()
 from lamina import nn, ops, quant  # noqa: E402  (the ops must be registered before their fakes)
 from lamina.checkpoint import load_compressed, save_compressed  # noqa: E402
 from lamina.compression import CompressionReport, compress  # noqa: E402
-from lamina.ops import (  # noqa: E402
-    PackedInt4,
-    PackedInt8,
-    QuantizedInt8,
-    gemm_int4,
-    gemm_int4_int8,
-    gemm_int8,
-    gemm_int8_quantized,
-    pack_int4,
-    pack_int8,
-    quantize_int8,
-)
+from lamina.ops import *  # noqa: E402, F403
 
 __version__: str = _library.build_info()["version"]
 
-__all__ = [
-    "CompressionReport",
-    "PackedInt4",
-    "PackedInt8",
-    "QuantizedInt8",
-    "compress",
-    "gemm_int4",
-    "gemm_int4_int8",
-    "gemm_int8",
-    "gemm_int8_quantized",
-    "load_compressed",
-    "nn",
-    "ops",
-    "pack_int4",
-    "pack_int8",
-    "quant",
-    "quantize_int8",
-    "save_compressed",
-]
+__all__ = ["CompressionReport", "compress", "load_compressed", "nn", "ops", "quant", "save_compressed"]
+__all__ += ops.__all__

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def call(op: Callable[..., Any], *args: Any) -> Any:
-    """op(*args), where an argument error is a ValueError: torch 2.15 makes a RuntimeError of ours."""
+    """Calls op(*args). torch 2.15 raises lamina's ValueErrors as RuntimeErrors; this turns them back."""
     try:
         return op(*args)
     except RuntimeError as error:

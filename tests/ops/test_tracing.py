@@ -10,22 +10,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lamina
+from lamina.ops.registration import FAKES
 from tests.support.backends import emu_ops
 from tests.support.cases import GEMM_BY_NAME, GemmCase, generator, random_int8
 from tests.support.compare import assert_equal
 from tests.support.int4_cases import Int4Case
 
-TENSOR_OPS = (
-    "gemm_int4",
-    "gemm_int4_int8",
-    "gemm_int8",
-    "gemm_int8_quantized",
-    "pack_int4",
-    "pack_int8",
-    "quantize_int8",
-    "unpack_int4",
-    "unpack_int8",
-)
+TENSOR_OPS = sorted(FAKES)
 
 
 def gemm_arguments(m: int, n: int, k: int, zero_point: str, bias: torch.dtype | None) -> tuple[Any, ...]:
