@@ -1,19 +1,39 @@
-"""Peers that several ops share: an onnxruntime session around one graph."""
+"""Code that the peers of several ops share: an onnxruntime session around one graph."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.cases import Candidate, Case, Context
+
 Array = NDArray[Any]
 
 
 class PeerUnavailable(Exception):
     """The peer is not installed or cannot run this case; the message says why."""
+
+
+def wanted_peers(
+    builders: Mapping[str, Callable[[Case, Any, Context], Candidate]],
+    case: Case,
+    inputs: Any,
+    context: Context,
+) -> list[Candidate]:
+    """The peers that a run wants; one that cannot run is noted in context.skipped."""
+    found = []
+    for impl, build in builders.items():
+        if not context.wants(impl):
+            continue
+        try:
+            found.append(build(case, inputs, context))
+        except PeerUnavailable as error:
+            context.skipped[impl] = str(error)
+    return found
 
 
 @lru_cache(maxsize=1)

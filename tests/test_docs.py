@@ -13,6 +13,7 @@ import torch
 
 import lamina
 from bench import figures
+from tests.support.backends import NO_PROBE, probe
 from tools import ops_page
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,6 +189,17 @@ def test_readme_links_every_op() -> None:
     ops = [name for name in lamina.ops.__all__ if not isinstance(getattr(lamina.ops, name), type)]
     text = read("README.md")
     assert [name for name in ops if f"](docs/ops.md#lamina{name})" not in text] == []
+
+
+def test_the_largest_size_on_cuda_is_stated() -> None:
+    if probe() is None:
+        pytest.skip(NO_PROBE)
+    h200 = probe().cuda.Device(90, 132)
+    with pytest.raises(ValueError, match="each may be at most") as refused:
+        probe().cuda.check("gemm_int8", probe().Problem(2**62, 1, 1), h200)
+    largest = int(re.findall(r"\d+$", str(refused.value))[0])
+    assert f"`m`, `n` and `k` are each at most\n  2^31 - {2**31 - largest}." in read("README.md")
+    assert f"m and n of at most 2^31 - {2**31 - largest}." in str(lamina.gemm_int8.__doc__)
 
 
 def test_readme_compares_the_schemes_as_the_results_do() -> None:

@@ -1,4 +1,4 @@
-"""The rules of the house as code: layering, sizes, and that no kernel or op lacks its companions."""
+"""The rules of CONTRIBUTING.md as code: layering, sizes, and that no kernel or op lacks its companions."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from tests.support.backends import ROOT, cpu_kernels
 CSRC = ROOT / "csrc"
 CPP_SUFFIXES = {".h", ".cc", ".cu", ".cuh", ".inc"}
 MAX_LINES = 400
-# Deep to shallow: a file may include its own room and those before it; base and layout include each other.
-ROOMS = ("base", "layout", "device", "block", "quant", "kv", "gemm", "ops", "torch")
+# A file may include its own folder of csrc and those before it; base and layout include each other.
+FOLDERS = ("base", "layout", "device", "block", "quant", "kv", "gemm", "ops", "torch")
 
 
 def may_include(path: str, included: str) -> bool:
     """Both from csrc. An op includes the header of another op, and nothing else of it."""
-    room, other = path.split("/")[0], included.split("/")[0]
-    if {room, other} <= {"base", "layout"}:
+    folder, other = path.split("/")[0], included.split("/")[0]
+    if {folder, other} <= {"base", "layout"}:
         return True
-    if room == other == "ops" and path.split("/")[1] != (op := included.split("/")[1]):
+    if folder == other == "ops" and path.split("/")[1] != (op := included.split("/")[1]):
         return included == f"ops/{op}/{op}.h"
-    return ROOMS.index(other) <= ROOMS.index(room)
+    return FOLDERS.index(other) <= FOLDERS.index(folder)
 
 
 OPS = sorted(path.parent.name for path in CSRC.glob("ops/*/kernels.inc"))

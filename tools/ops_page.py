@@ -17,10 +17,11 @@ INTRODUCTION = """\
 `make docs` generates this page from the docstrings. [errors.md](errors.md) has the message for each wrong
 argument, [layouts.md](layouts.md) the packed layouts.
 
-`m` is the number of tokens, `n` that of output features and `k` that of input features. f32, f16 and bf16
-are `torch.float32`, `torch.float16` and `torch.bfloat16`. An argument is described by its shape, its dtypes
-and what else it must be. The functions on tensors are also ops in `torch.ops.lamina`, for engines and
-exported graphs; there a packed weight is passed as its tensors, `data` and for int8 also `column_sums`.
+`m` is the number of tokens, `n` the number of output features and `k` the number of input features. f32,
+f16 and bf16 are `torch.float32`, `torch.float16` and `torch.bfloat16`. The description of an argument has
+its shape, its dtypes and its other conditions. The functions on tensors are also ops in `torch.ops.lamina`,
+for engines and exported graphs; there a packed weight is passed as its tensors: `data`, and for int8 also
+`column_sums`.
 """
 SECTIONS = {
     "Matrix products": ("gemm_int8", "gemm_int8_quantized", "gemm_int4", "gemm_int4_int8"),

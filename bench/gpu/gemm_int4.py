@@ -18,7 +18,7 @@ from bench.cases import Accuracy, Candidate, Case, Context, Ring
 from bench.gpu.gemm_int8 import CHECK_ROWS, _generator, _largest
 from bench.gpu.plans import plan
 from bench.ops.gemm_int8 import DTYPES
-from bench.peers import PeerUnavailable
+from bench.peers import PeerUnavailable, wanted_peers
 from bench.roofline import Arithmetic, Work
 from lamina.testing.reference import K_CHUNK, TINY, U_OUT, U
 
@@ -179,12 +179,4 @@ def beside_peers(
     case: Case, context: Context, lamina: Callable[[Case, Inputs, Context], Candidate]
 ) -> list[Candidate]:
     inputs = make_inputs(case)
-    found = [lamina(case, inputs, context)]
-    for impl, build in _PEERS.items():
-        if not context.wants(impl):
-            continue
-        try:
-            found.append(build(case, inputs, context))
-        except PeerUnavailable as error:
-            context.skipped[impl] = str(error)
-    return found
+    return [lamina(case, inputs, context), *wanted_peers(_PEERS, case, inputs, context)]

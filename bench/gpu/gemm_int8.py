@@ -16,7 +16,7 @@ from torch import Tensor
 from bench.cases import Accuracy, Candidate, Case, Context
 from bench.gpu.plans import plan
 from bench.ops.gemm_int8 import DTYPES, least_work, refuse_groups
-from bench.peers import PeerUnavailable
+from bench.peers import PeerUnavailable, wanted_peers
 from lamina.testing import reference
 
 CHECK_ROWS = 512  # float64 copies of so many rows at a time
@@ -172,12 +172,4 @@ def candidates(case: Case, context: Context) -> list[Candidate]:
     inputs = make_inputs(case)
     lamina = _lamina(case, inputs, context)
     lamina.check_output = inputs.accuracy
-    found = [lamina]
-    for impl, build in _PEERS.items():
-        if not context.wants(impl):
-            continue
-        try:
-            found.append(build(case, inputs, context))
-        except PeerUnavailable as error:
-            context.skipped[impl] = str(error)
-    return found
+    return [lamina, *wanted_peers(_PEERS, case, inputs, context)]

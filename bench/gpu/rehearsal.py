@@ -18,12 +18,6 @@ from bench.gpu.timing import GpuProtocol
 from bench.timing import MIN_SAMPLES
 
 READ_BYTES, PEAK_EXTENT = 1 << 16, 64
-# One CUDA kernel of every op for each arch.
-KERNELS = (
-    *(("gemm_int4", "sm80_m16"), ("gemm_int4", "sm90a_m16"), ("gemm_int4_int8", "sm80_m16")),
-    *(("gemm_int4_int8", "sm90a_m16"), ("gemm_int8", "sm80_m16"), ("gemm_int8", "sm90a_m16")),
-    *(("gemm_int8_grouped", "sm80_m16"), ("quantize_int8", "rows")),
-)
 
 
 class HostEvent:
@@ -102,7 +96,9 @@ class Rehearsal(Target):
         return "this build has no emulator (CMake's LAMINA_EMULATOR)" if emu_ops() is None else ""
 
     def kernels(self) -> list[tuple[str, str]]:
-        return [key for key in super().kernels() if key in KERNELS]
+        """The first kernel of every op for each arch."""
+        first = {(op, kernel.split("_")[0]): (op, kernel) for op, kernel in reversed(super().kernels())}
+        return sorted(first.values())
 
     def backend(self, op: str, kernel: str) -> Any:
         from tests.support.backends import EmulatedKernel, emu_ops

@@ -37,16 +37,10 @@ class Target:
         return ""
 
     def kernels(self) -> list[tuple[str, str]]:
-        """(op, kernel) of every CUDA kernel that is built, read from kernels.inc as the tests do."""
-        from tests.support.backends import ROOT, ROW
+        """(op, kernel) of every CUDA kernel that is built."""
+        from tests.support.backends import kernel_rows
 
-        lines = [
-            line
-            for path in sorted(ROOT.glob("csrc/ops/*/kernels.inc"))
-            for line in path.read_text().splitlines()
-        ]
-        rows = [match.groups() for line in lines if (match := ROW.match(line))]
-        return [(op, kernel) for kind, op, kernel in rows if kind == "CUDA"]
+        return [(op, kernel) for kind, op, kernel in kernel_rows() if kind == "CUDA"]
 
     def backend(self, op: str, kernel: str) -> Any:
         """The tests.support.backends.Backend of this kernel."""
@@ -56,9 +50,7 @@ class Target:
 
     def refusal(self, backend: Any) -> str:
         """Why this device cannot run the kernel, or an empty text."""
-        from tests.support.backends import capability
-
-        is_foreign = backend.arch == 90 != capability()
+        is_foreign = backend.arch == 90 and torch.cuda.get_device_capability() != (9, 0)
         return f"{backend.isa} is for compute capability 9.0 alone" if is_foreign else ""
 
     def is_alive(self) -> bool:

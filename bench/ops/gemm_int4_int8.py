@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.cases import Accuracy, Candidate, Case, Context
-from bench.peers import Bound, OnnxSession, PeerUnavailable, onnx_model
+from bench.peers import Bound, OnnxSession, PeerUnavailable, onnx_model, wanted_peers
 from bench.roofline import Arithmetic, Work
 from lamina.testing import reference
 from lamina.testing.reference import Expected, U
@@ -292,14 +292,7 @@ class Int4Bench:
         inputs = make_inputs(case)
         expected = self._product.expected(case, inputs)
         found = [_lamina(self._product, case, inputs, expected, context, isa) for isa in context.isas]
-        for impl, build in _PEERS.items():
-            if not context.wants(impl):
-                continue
-            try:
-                found.append(build(case, inputs, context))
-            except PeerUnavailable as error:
-                context.skipped[impl] = str(error)
-        return found
+        return found + wanted_peers(_PEERS, case, inputs, context)
 
 
 BENCH = Int4Bench(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.cases import Accuracy, Candidate, Case, Context
-from bench.peers import Bound, OnnxSession, PeerUnavailable, onnx_model
+from bench.peers import Bound, OnnxSession, PeerUnavailable, onnx_model, wanted_peers
 from bench.roofline import Arithmetic, Work
 from lamina.ops.pack_int8 import GROUP
 from lamina.testing import reference
@@ -242,14 +242,7 @@ class GemmInt8Bench:
             return gpu.candidates(case, context)
         inputs = make_inputs(case)
         found = [_lamina(case, inputs, context, isa) for isa in context.isas]
-        for impl, build in _PEERS.items():
-            if not context.wants(impl):
-                continue
-            try:
-                found.append(build(case, inputs, context))
-            except PeerUnavailable as error:
-                context.skipped[impl] = str(error)
-        return found
+        return found + wanted_peers(_PEERS, case, inputs, context)
 
 
 BENCH = GemmInt8Bench()

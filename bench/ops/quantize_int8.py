@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.cases import Accuracy, Candidate, Case, Context, Ring
-from bench.peers import Array, Bound, OnnxSession, PeerUnavailable, onnx_model
+from bench.peers import Array, Bound, OnnxSession, PeerUnavailable, onnx_model, wanted_peers
 from bench.roofline import Work
 from lamina.testing import reference
 
@@ -146,15 +146,8 @@ class QuantizeInt8Bench:
         x = make_input(case)
         isas: Sequence[str | None] = context.isas if case.device == "cpu" else (None,)
         found = [_lamina(case, x, context, isa) for isa in isas]
-        for impl in self.peers_on(case.device):
-            if not context.wants(impl):
-                continue
-            build = _PEERS[impl]
-            try:
-                found.append(build(case, x, context))
-            except PeerUnavailable as error:
-                context.skipped[impl] = str(error)
-        return found
+        peers = {impl: _PEERS[impl] for impl in self.peers_on(case.device)}
+        return found + wanted_peers(peers, case, x, context)
 
 
 BENCH = QuantizeInt8Bench()

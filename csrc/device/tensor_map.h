@@ -31,6 +31,12 @@ inline Status check_tensor_map(const TensorMapSpec& spec) {
     if (spec.box[i] < 1 || spec.box[i] > kMaxBox)
       return Status::error("tensor map: box[", i, "] = ", spec.box[i], " must be 1 to ", kMaxBox);
   }
+  // The driver may accept rows that overlap, but its documentation does not say so.
+  const int64_t tensor_row_bytes = spec.extent[0] * spec.element_bytes;
+  for (int i = 1; i < spec.rank; ++i)
+    if (spec.stride_bytes[i] < tensor_row_bytes)
+      return Status::error("tensor map: stride_bytes[", i, "] = ", spec.stride_bytes[i],
+                           " must be at least the ", tensor_row_bytes, " bytes of a row");
   const int row_bytes = spec.box[0] * spec.element_bytes, span = swizzle_bytes(spec.swizzle);
   if (row_bytes % kAlignment != 0)
     return Status::error("tensor map: box[0] = ", spec.box[0], " elements are ", row_bytes,

@@ -26,6 +26,7 @@
 namespace lamina::int4 {
 
 inline constexpr int kVersion = 1;
+inline constexpr char kTileName[] = "int4_tile", kRowsName[] = "int4_rows";
 inline constexpr int kTileN = 16, kTileK = 64;
 inline constexpr int kTileBytes = kTileN * kTileK / 2;
 

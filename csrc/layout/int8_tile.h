@@ -18,6 +18,7 @@
 namespace lamina::int8_tile {
 
 inline constexpr int kVersion = 1;
+inline constexpr char kName[] = "int8_tile";
 inline constexpr int kTileN = 16;
 inline constexpr int kTileK = 64;
 inline constexpr int kGroupK = 4;

@@ -14,7 +14,7 @@
 namespace lamina::interop {
 namespace {
 
-// JSON: the packed layouts, by the names in the pack ops and in files.
+// JSON: the packed layouts by name.
 std::string layouts() {
   const auto int4_layout = [](const char* device) {
     std::ostringstream json;
@@ -24,10 +24,11 @@ std::string layouts() {
     return json.str();
   };
   std::ostringstream json;
-  json << "{\"int8_tile\": {\"version\": " << int8_tile::kVersion
+  json << "{\"" << int8_tile::kName << "\": {\"version\": " << int8_tile::kVersion
        << ", \"tile_n\": " << int8_tile::kTileN << ", \"tile_k\": " << int8_tile::kTileK
-       << ", \"group_k\": " << int8_tile::kGroupK << "}, \"int4_rows\": " << int4_layout("cpu")
-       << ", \"int4_tile\": " << int4_layout("cuda") << "}";
+       << ", \"group_k\": " << int8_tile::kGroupK << "}, \"" << int4::kRowsName
+       << "\": " << int4_layout("cpu") << ", \"" << int4::kTileName << "\": " << int4_layout("cuda")
+       << "}";
   return json.str();
 }
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 
 def call(op: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """The result of an op, where an argument error is a ValueError: torch 2.15 makes a RuntimeError of ours."""
+    """The result of op(*args, **options). torch 2.15 raises lamina's ValueErrors as RuntimeErrors; this turns them
+    back."""
     try:
         return op(*args, **options)
     except RuntimeError as error:

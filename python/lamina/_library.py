@@ -27,10 +27,9 @@ def load(module: str = "_C") -> None:
     try:
         importlib.import_module(f"lamina.{module}")
     except ModuleNotFoundError as error:
-        raise ImportError(
-            f"lamina/{module} is not built for this Python; build it with: "
-            "pip install --no-build-isolation . (in a checkout: make build)"
-        ) from error
+        how = "pip install --no-build-isolation . (in a checkout: make build)"
+        how = how if module == "_C" else "make build, in a checkout; no wheel has this module for tests"
+        raise ImportError(f"lamina/{module} is not built for this Python; build it with: {how}") from error
     except ImportError as error:
         raise ImportError(
             f"lamina/{module} does not load with torch {torch.__version__}: {error}; it was built for "

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bench import host_time, instructions
 from bench.results_file import load
-from tests.support.backends import emulator
 
 
 @pytest.fixture(autouse=True)
-def few_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_time, "CALLS", 8)
     # More than are called: none is met twice.
     monkeypatch.setattr(host_time, "OTHERS", 1024)
     monkeypatch.setattr(host_time, "ALIGNMENT", 16)
-    yield
-    emulator().set_device(0, 0)
 
 
 def test_rows_say_what_each_way_of_calling_makes(tmp_path: Path) -> None:

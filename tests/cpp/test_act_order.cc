@@ -3,6 +3,7 @@
 #include "int4.h"
 #include "ops/gemm_int4/gemm_int4.h"
 #include "ops/gemm_int4_int8/gemm_int4_int8.h"
+#include "ops/quantize_int8/quantize_int8.h"
 
 namespace lamina::test {
 namespace {
@@ -84,6 +85,46 @@ TEST(a_permuted_product_is_that_of_a_gathered_copy) {
           return gemm_int4_int8::run(params, nullptr, Threads(2));
         });
       }
+    }
+  });
+}
+
+TEST(a_product_quantises_all_features_before_it_gathers_some) {
+  for_problems([](Weight& weight, Random& random) {
+    const Problem& p = weight.problem;
+    for (int64_t features : {int64_t{0}, int64_t{1}, p.k + 5}) {
+      Gathered<float> rows(p, features, random);
+      Exact<int8_t> q(rows.a.count());
+      Exact<float> scale(p.m);
+      quantize_int8::Params quantize;
+      quantize.m = p.m;
+      quantize.k = quantize.x_stride = features;
+      quantize.x = rows.a.data();
+      quantize.q = q.data();
+      quantize.scale = scale.data();
+      CHECK(quantize_int8::run(quantize, Serial()).is_ok());
+      Exact<float> want(p.m * p.n);
+      gemm_int4_int8::Params params;
+      weight.fill(params);
+      params.perm = {rows.perm.data(), features};
+      params.a = q.data();
+      params.a_stride = features;
+      params.a_scale = {scale.data(), 1};
+      params.out = want.data();
+      params.out_stride = p.n;
+      CHECK(gemm_int4_int8::run(params, nullptr, Serial()).is_ok());
+      params.has_floats = true;
+      params.floats = rows.a.data();
+      Exact<std::byte> workspace(gemm_int4_int8::workspace_bytes(params));
+      at(p.m, " x ", p.n, " x ", p.k, ", floats of ", features);
+      check_run(
+          p,
+          [&](float* out, int64_t out_stride) {
+            params.out = out;
+            params.out_stride = out_stride;
+            return gemm_int4_int8::run(params, workspace.data(), Threads(2));
+          },
+          [&](int64_t i, int64_t j) { return want[i * p.n + j]; });
     }
   });
 }

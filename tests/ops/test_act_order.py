@@ -16,7 +16,7 @@ from lamina.ops.pack_int4 import INT4_LAYOUTS
 from lamina.quant import ActOrder, act_order
 from tests.reference import layout as layouts
 from tests.reference.gemm import Expected
-from tests.support.backends import Backend, cpu_backends, simde_parameters
+from tests.support.backends import Backend, backends, cpu_backends, simde_parameters
 from tests.support.cases import FLOAT_DTYPES, generator, with_row_stride
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import Int4Case, Int4Inputs, random_codes
@@ -129,14 +129,14 @@ def test_nan_goes_where_perm_sends_it(backend: Backend) -> None:
     assert got.isnan().all(1).tolist() == got.isnan().any(1).tolist() == [row == 4 for row in range(9)]
 
 
-@pytest.mark.parametrize("backend", cpu_backends("gemm_int4_int8"))
+@pytest.mark.parametrize("backend", backends("gemm_int4_int8", stores=True))
 def test_floats_are_quantised_as_they_are_and_then_gathered(backend: Backend) -> None:
-    inputs = problem("gemm_int4_int8", Int4Case("quantised", 7, 40, 200, 32), 90, "none")
-    for dtype in FLOAT_DTYPES:
-        x = torch.randn(7, 90, generator=generator("floats")).to(dtype)
+    for features, dtype in itertools.product((90, 300), FLOAT_DTYPES):
+        inputs = problem("gemm_int4_int8", Int4Case("quantised", 7, 40, 200, 32), features, "none")
+        x = torch.randn(7, features, generator=generator("floats")).to(dtype)
         q = lamina.quantize_int8(x)
         want = backend.gemm_int4_int8(inputs.but(a=q.q, a_scale=q.scale))
-        assert_equal(backend.gemm_int4_int8(inputs.but(a=x, a_scale=None)), want, dtype)
+        assert_equal(backend.gemm_int4_int8(inputs.but(a=x, a_scale=None)), want, (features, dtype))
 
 
 @pytest.mark.parametrize("layout", INT4_LAYOUTS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,11 +17,11 @@ from tests.support.backends import (
     emulator_parameters,
     kernel_of,
     probe,
-    reset_emulator,
 )
 from tests.support.cases import FLOAT_DTYPES, GemmCase, dtype_name, generator
 from tests.support.check import check_gemm, in_turn
 from tests.support.compare import assert_equal
+from tests.support.on_emulator import check_caps, sites_without_conflicts
 
 SEEDS = range(8)
 # Shapes that are ragged everywhere, rows without 16-byte alignment, k split between blocks and within them.
@@ -37,12 +36,6 @@ def test_the_emulator_is_built() -> None:
     assert emu_ops() is not None, "lamina/_emu is missing: build with -DLAMINA_EMULATOR=ON"
     assert probe() is not None, "lamina/_probe is missing: install pybind11 and build again"
     assert KERNELS and emulated_kernels("quantize_int8")
-
-
-@pytest.fixture(autouse=True)
-def no_emulator_left_behind() -> Iterator[None]:
-    yield
-    reset_emulator()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -79,48 +72,69 @@ def test_quantize_is_the_same_under_every_schedule(seed: int) -> None:
 @pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16], ids=dtype_name)
 @pytest.mark.parametrize("emulated", KERNELS)
 def test_gemm_has_no_bank_conflicts(emulated: EmulatedKernel, out_dtype: torch.dtype) -> None:
-    """Each shared-memory access takes as few passes over the banks as its width allows."""
-    ops = emu_ops()
     inputs = GemmCase("conflicts", 130, 128, 512).inputs()
-    packed = ops.pack_int8(inputs.w)
-    emulator().take_report()
-    emulator().set_options(count_accesses=True)
-    emulator().set_device(emulated.arch, EMULATOR_SMS)
-    ops.set_cuda_kernel(f"gemm_int8_{emulated.isa}")
-    ops.gemm_int8(inputs.a, *packed, inputs.a_scale, inputs.w_scale, out_dtype=out_dtype)
-    sites = emulator().take_report().sites
+    operands = (inputs.a, *emu_ops().pack_int8(inputs.w), inputs.a_scale, inputs.w_scale)
+    sites = sites_without_conflicts(emulated, lambda ops: ops.gemm_int8(*operands, out_dtype=out_dtype))
     assert {site.function for site in sites} >= {"load_shared"}
-    assert [site for site in sites if site.wavefronts != site.fewest] == []
     in_boxes = any(site.file.endswith("store_tma.cuh") for site in sites)
     assert in_boxes == (emulated.arch == 90 and out_dtype == torch.bfloat16)
 
 
 @pytest.mark.parametrize(
-    ("device", "m", "n", "k", "kernel", "is_split"),
+    ("op", "group", "device", "m", "n", "k", "kernel", "is_split"),
     [
-        (A100, 1, 108 * 2 * 64, 4096, "sm80_m16", False),
-        (A100, 1, 512, 8192, "sm80_m16", True),
-        (A100, 16, 512, 8192, "sm80_m16", True),
-        (A100, 4096, 4096, 4096, "sm80_m128", False),
-        (A100, 3, 8, 70000, "sm80_m16", True),
-        (H200, 1, 8192, 8192, "sm90a_m16", False),
-        (H200, 64, 8192, 8192, "sm90a_m64", False),
-        (H200, 4096, 8192, 8192, "sm90a_m256", False),
-        (H200, 1, 4096, 16384, "sm90a_m16", True),
-        (NEWER, 4096, 8192, 8192, "sm80_m128", False),
+        ("gemm_int8", None, A100, 1, 108 * 2 * 64, 4096, "sm80_m16", False),
+        ("gemm_int8", None, A100, 1, 512, 8192, "sm80_m16", True),
+        ("gemm_int8", None, A100, 16, 512, 8192, "sm80_m16", True),
+        ("gemm_int8", None, A100, 4096, 4096, 4096, "sm80_m128", False),
+        ("gemm_int8", None, A100, 3, 8, 70000, "sm80_m16", True),
+        ("gemm_int8", None, H200, 1, 8192, 8192, "sm90a_m16", False),
+        ("gemm_int8", None, H200, 64, 8192, 8192, "sm90a_m64", False),
+        ("gemm_int8", None, H200, 4096, 8192, 8192, "sm90a_m256", False),
+        ("gemm_int8", None, H200, 1, 4096, 16384, "sm90a_m16", True),
+        ("gemm_int8", None, NEWER, 4096, 8192, 8192, "sm80_m128", False),
+        ("gemm_int4", 128, A100, 1, 8192, 8192, "sm80_m16", True),
+        ("gemm_int4", 128, A100, 16, 512, 8192, "sm80_m16", True),
+        ("gemm_int4", 128, A100, 4096, 8192, 8192, "sm80_m128", False),
+        ("gemm_int4", 128, H200, 1, 8192, 8192, "sm90a_m16", True),
+        ("gemm_int4", 128, H200, 1, 28672, 8192, "sm90a_m16", False),
+        ("gemm_int4", 128, H200, 32, 8192, 8192, "sm90a_m32", True),
+        ("gemm_int4", 128, H200, 4096, 8192, 8192, "sm90a_m128", False),
+        ("gemm_int4_int8", 128, A100, 1, 8192, 8192, "sm80_m16", True),
+        ("gemm_int4_int8", -1, A100, 1, 8192, 8192, "sm80_m16", True),
+        ("gemm_int4_int8", 4096, A100, 1, 8192, 8192, "sm80_m16", True),
+        ("gemm_int4_int8", -1, A100, 1, 512, 1024, "sm80_m16", False),
+        ("gemm_int4_int8", 128, A100, 64, 8192, 8192, "sm80_m64", True),
+        ("gemm_int4_int8", 128, A100, 4096, 8192, 8192, "sm80_m128", False),
+        ("gemm_int4_int8", 128, H200, 1, 8192, 8192, "sm90a_m16", True),
+        ("gemm_int4_int8", -1, H200, 1, 8192, 8192, "sm90a_m16", True),
+        ("gemm_int4_int8", 128, H200, 1, 28672, 8192, "sm90a_m16", False),
+        ("gemm_int4_int8", -1, H200, 1, 512, 1024, "sm90a_m16", False),
+        ("gemm_int4_int8", 128, H200, 48, 8192, 8192, "sm90a_m64", True),
+        ("gemm_int4_int8", 128, H200, 4096, 8192, 8192, "sm90a_m128", False),
     ],
 )
 def test_plan_fits_the_problem(
-    device: tuple[int, int], m: int, n: int, k: int, kernel: str, is_split: bool
+    op: str,
+    group: int | None,
+    device: tuple[int, int],
+    m: int,
+    n: int,
+    k: int,
+    kernel: str,
+    is_split: bool,
 ) -> None:
-    plan = str(emu_ops().explain_gemm_int8_cuda(m, n, k, *device))
-    assert kernel_of(plan) == f"gemm_int8_{kernel}"
+    plan = str(getattr(emu_ops(), f"explain_{op}_cuda")(m, n, k, *device, group))
+    assert kernel_of(plan) == f"{op}_{kernel}"
     assert ("x 1 splits" not in plan) == is_split, plan
 
 
-def test_rows_that_tma_cannot_fetch_go_to_another_kernel() -> None:
-    ops, inputs = emu_ops(), GemmCase("odd rows", 5, 40, 203).inputs()
-    operands = (inputs.a, *ops.pack_int8(inputs.w), inputs.a_scale, inputs.w_scale)
+@pytest.mark.parametrize(("stride", "k"), [(203, 203), (0, 208), (16, 208)])
+def test_rows_that_tma_cannot_fetch_go_to_another_kernel(stride: int, k: int) -> None:
+    """Rows at odd addresses, one row for all, and rows that overlap."""
+    ops, inputs = emu_ops(), GemmCase("odd rows", 5, 40, k).inputs()
+    a = inputs.a.as_strided((5, k), (stride, 1))
+    operands = (a, *ops.pack_int8(inputs.w), inputs.a_scale, inputs.w_scale)
     want = ops.gemm_int8(*operands)
     emulator().set_device(90, EMULATOR_SMS)
     assert_equal(ops.gemm_int8(*operands), want)
@@ -133,8 +147,6 @@ def test_rows_that_tma_cannot_fetch_go_to_another_kernel() -> None:
 
 @pytest.mark.parametrize("emulated", KERNELS)
 def test_a_cap_on_sms_caps_blocks_and_changes_nothing(emulated: EmulatedKernel) -> None:
-    """Under the cap blocks loop until the work is done, at most one block for each SM, in every launch of
-    both ops."""
     inputs = GemmCase("capped", 150, 140, 700).inputs(zero_point="token")
 
     def results(max_sms: int | None) -> list[torch.Tensor]:
@@ -145,24 +157,7 @@ def test_a_cap_on_sms_caps_blocks_and_changes_nothing(emulated: EmulatedKernel) 
             *emulated.gemm_quantized(limited, torch.tensor([0.05])),
         ]
 
-    emulator().take_report()
-    want = results(None)
-    assert emulator().take_report().most_blocks > 3
-    for max_sms in (1, 3):
-        if max_sms == 1 and emulated.isa in (
-            "sm90a_m64",
-            "sm90a_m128",
-            "sm90a_m256",
-        ):  # clusters of two blocks
-            with pytest.raises(ValueError, match=r"no CUDA kernel of this name .*, and 1 SM, "):
-                results(max_sms)
-            continue
-        got = results(max_sms)
-        report = emulator().take_report()
-        assert report.launches >= 5
-        assert report.most_blocks <= max_sms
-        for a, b in zip(got, want, strict=True):
-            assert_equal(a, b, f"{max_sms} SMs")
+    check_caps(emulated, results, (1, 3), launches=5)
 
 
 def test_a_cap_on_sms_caps_the_blocks_that_add_splits() -> None:

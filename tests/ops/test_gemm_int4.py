@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import lamina
+from lamina.ops.gemm_int4 import GRADIENT_ROWS
 from tests.reference.gemm import Expected
 from tests.reference.gemm_int4 import UNDERFLOW
 from tests.support.backends import Backend, available_cpu, cpu_backends, kernel_of, simde_parameters
@@ -191,6 +192,19 @@ def test_gradients(zero: torch.dtype | None) -> None:
     assert torch.autograd.gradcheck(
         lambda a: product(a, bias, residual), (leaves[0],), eps=0.1, atol=1e-3, rtol=1e-3, nondet_tol=0.0
     )
+
+
+@pytest.mark.parametrize("zero", [None, torch.uint8], ids=["symmetric", "zeros"])
+def test_the_gradient_of_more_rows_than_are_unpacked_at_once(zero: torch.dtype | None) -> None:
+    n = 2 * GRADIENT_ROWS + 37
+    inputs = Int4Case("gradient", 2, n, 70, 32).inputs(zero=zero).floats(torch.float32)
+    a, pull = inputs.a.clone().requires_grad_(), torch.randn(2, n, generator=generator("pull"))
+    packed, group = lamina.pack_int4(inputs.q, "int4_rows"), torch.arange(70) // 32
+    out = lamina.gemm_int4(a, packed, inputs.w_scale, group=32, w_zero_point=inputs.w_zero_point)
+    out.backward(pull)
+    shift = 8.0 if inputs.w_zero_point is None else inputs.w_zero_point[group].T.double()
+    weight = (inputs.q.double() - shift) * inputs.w_scale[group].T
+    torch.testing.assert_close(a.grad, (pull.double() @ weight).float())
 
 
 def test_no_gradient_through_what_has_none() -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import itertools
 import random
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,21 +13,19 @@ import torch
 
 from tests.reference.gemm import Expected
 from tests.support.backends import (
-    EMULATOR_SMS,
     Backend,
     EmulatedKernel,
     cuda_backends,
     emu_ops,
     emulated_kernels,
-    emulator,
     emulator_parameters,
     kernel_of,
-    reset_emulator,
 )
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
 from tests.support.check import combinations, in_turn
 from tests.support.compare import assert_equal, assert_within
-from tests.support.int4_cases import CLUSTERS, Int4Case, Int4Inputs
+from tests.support.int4_cases import Int4Case, Int4Inputs
+from tests.support.on_emulator import check_caps, sites_without_conflicts
 
 OP = "gemm_int4"
 BACKENDS = pytest.mark.parametrize("backend", cuda_backends(OP))
@@ -42,7 +39,6 @@ COLUMNS = (0, 1, 15, 17, 64, 130)
 DEPTHS = (0, 1, 15, 16, 17, 63, 65, 127, 129, 257, 1024, 1040, 2100)
 ZERO_KINDS = (None, "bytes", "floats")
 GROUPS = (16, 32, 48, 64, 128, 256, 2000, -1)
-A100, H200 = (80, 108), (90, 132)
 
 
 def half_inputs(case: Int4Case, dtype: torch.dtype, zero: str | None, bias: torch.dtype | None) -> Int4Inputs:
@@ -99,6 +95,9 @@ def test_any_strides_and_ragged_tails(zero: str | None, backend: Backend) -> Non
     for extra, lead in ((1, 0), (2, 0), (8, 0), (61, 3)):
         a = with_row_stride(inputs.a, extra, lead, 77)
         assert_equal(backend.gemm_int4(odd.but(a=a)), want, (extra, lead))
+    for stride in (0, 8):  # one row for all, and rows that overlap, each at a multiple of 16 bytes
+        shared = inputs.but(a=inputs.a.as_strided((18, 200), (stride, 1)))
+        assert_within(backend.gemm_int4(shared), shared.half_product(torch.float16), torch.float16, stride)
 
 
 @STORES
@@ -216,12 +215,6 @@ def test_rows_do_not_depend_on_the_batch(backend: Backend) -> None:
         assert_equal(got, want[begin:end], (begin, end))
 
 
-@pytest.fixture
-def resetting_ops() -> Iterator[object]:
-    yield emu_ops()
-    reset_emulator()
-
-
 def test_no_kernel_shows() -> None:
     """The result does not depend on the kernel that the planner chooses, nor on its tile and split of k."""
     inputs = half_inputs(Int4Case("kernels", 70, 130, 3000, 128), torch.bfloat16, "floats", None)
@@ -242,22 +235,10 @@ def test_no_kernel_shows_in_the_sign_of_zero(k: int) -> None:
 
 
 @EMULATED
-def test_a_cap_on_sms_caps_blocks_and_changes_nothing(
-    emulated: EmulatedKernel, resetting_ops: object
-) -> None:
-    """Under the cap blocks loop until the work is done, in the reduction too."""
-    for m, n, k in ((40, 300, 600), (3, 200, 4500)):
+def test_a_cap_on_sms_caps_blocks_and_changes_nothing(emulated: EmulatedKernel) -> None:
+    for m, n, k in ((40, 300, 600), (3, 200, 4500)):  # the second needs a reduction
         inputs = half_inputs(Int4Case("capped", m, n, k, 128), torch.float16, "bytes", None)
-        want = emulated.gemm_int4(inputs, torch.float32)
-        for max_sms in (1, 2):
-            limited = inputs.but(max_sms=max_sms)
-            if max_sms < CLUSTERS.get(emulated.isa, 1):
-                with pytest.raises(ValueError, match="no CUDA kernel of this name"):
-                    emulated.gemm_int4(limited)
-                continue
-            emulator().take_report()
-            assert_equal(emulated.gemm_int4(limited, torch.float32), want, (m, n, k, max_sms))
-            assert emulator().take_report().most_blocks <= max_sms
+        check_caps(emulated, lambda sms, i=inputs: [emulated.gemm_int4(i.but(max_sms=sms), torch.float32)])
 
 
 @EMULATED
@@ -271,40 +252,13 @@ def test_every_schedule(zero: str | None, emulated: EmulatedKernel) -> None:
 
 
 @EMULATED
-def test_no_bank_conflicts(emulated: EmulatedKernel, resetting_ops: object) -> None:
-    ops = emu_ops()
-    inputs = half_inputs(Int4Case("conflicts", 130, 128, 512, 64), torch.float16, "bytes", None)
-    emulator().take_report()
-    emulator().set_options(count_accesses=True)
-    emulator().set_device(emulated.arch, EMULATOR_SMS)
-    ops.set_cuda_kernel(f"{OP}_{emulated.isa}")
-    data = inputs.pack(emulated.int4_layout)
-    ops.gemm_int4(inputs.a, data, inputs.w_scale, inputs.group, inputs.w_zero_point)
-    sites = emulator().take_report().sites
+def test_no_bank_conflicts(emulated: EmulatedKernel) -> None:
+    i = half_inputs(Int4Case("conflicts", 130, 128, 512, 64), torch.float16, "bytes", None)
+    operands = (i.a, i.pack(emulated.int4_layout), i.w_scale, i.group, i.w_zero_point)
+    sites = sites_without_conflicts(emulated, lambda ops: ops.gemm_int4(*operands))
     assert {site.function for site in sites} >= (
         {"load_shared"} if emulated.arch == 90 else {"load_shared", "ldmatrix"}
     )
-    assert [site for site in sites if site.wavefronts != site.fewest] == []
-
-
-@pytest.mark.parametrize(
-    ("device", "m", "n", "k", "kernel", "is_split"),
-    [
-        (A100, 1, 8192, 8192, "sm80_m16", True),
-        (A100, 16, 512, 8192, "sm80_m16", True),
-        (A100, 4096, 8192, 8192, "sm80_m128", False),
-        (H200, 1, 8192, 8192, "sm90a_m16", True),
-        (H200, 1, 28672, 8192, "sm90a_m16", False),
-        (H200, 32, 8192, 8192, "sm90a_m32", True),
-        (H200, 4096, 8192, 8192, "sm90a_m128", False),
-    ],
-)
-def test_plan_fits_the_problem(
-    device: tuple[int, int], m: int, n: int, k: int, kernel: str, is_split: bool
-) -> None:
-    plan = str(emu_ops().explain_gemm_int4_cuda(m, n, k, *device, 128))
-    assert kernel_of(plan) == f"gemm_int4_{kernel}"
-    assert ("x 1 splits" not in plan) == is_split, plan
 
 
 @pytest.mark.parametrize(("capability", "arch"), [(80, "sm80"), (89, "sm80"), (90, "sm90a"), (120, "sm80")])

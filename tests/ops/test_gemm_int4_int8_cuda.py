@@ -5,27 +5,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
-from collections.abc import Iterator
 
 import pytest
 import torch
 
 from tests.reference import quantize
 from tests.support.backends import (
-    EMULATOR_SMS,
     Backend,
     EmulatedKernel,
     cuda_backends,
-    emu_ops,
-    emulator,
     emulator_parameters,
-    kernel_of,
-    reset_emulator,
 )
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
 from tests.support.check import combinations, in_turn
 from tests.support.compare import assert_equal, assert_within
-from tests.support.int4_cases import CLUSTERS, Int4Case, Int4Inputs
+from tests.support.int4_cases import Int4Case, Int4Inputs
+from tests.support.on_emulator import check_caps, sites_without_conflicts
 
 OP = "gemm_int4_int8"
 BACKENDS = pytest.mark.parametrize("backend", cuda_backends(OP))
@@ -38,7 +33,6 @@ COLUMNS = (0, 1, 15, 17, 64, 130)
 DEPTHS = (0, 1, 15, 16, 17, 63, 65, 127, 129, 257, 1024, 1040, 2100)
 GROUPS = (16, 32, 48, 64, 128, 256, 400, 2000, -1)
 ZEROS = (None, torch.uint8, *FLOAT_DTYPES)
-A100, H200 = (80, 108), (90, 132)
 
 
 @functools.cache
@@ -199,39 +193,10 @@ def test_rows_do_not_depend_on_the_batch(backend: Backend) -> None:
         assert_equal(backend.gemm_int4_int8(inputs.rows(begin, end)), want[begin:end], (begin, end))
 
 
-@pytest.fixture
-def resetting_ops() -> Iterator[object]:
-    yield emu_ops()
-    reset_emulator()
-
-
-def run_on_emulator(emulated: EmulatedKernel, sms: int, inputs: Int4Inputs) -> torch.Tensor:
-    """The caller needs the fixture resetting_ops, which restores the emulator's settings."""
-    ops = emu_ops()
-    emulator().set_device(emulated.arch, max(sms, CLUSTERS.get(emulated.isa, 1)))
-    ops.set_cuda_kernel(f"{OP}_{emulated.isa}")
-    i, data = inputs, inputs.pack(emulated.int4_layout)
-    out: torch.Tensor = ops.gemm_int4_int8(
-        i.a, data, i.w_scale, i.group, i.a_scale, i.w_zero_point, i.a_zero_point
-    )
-    return out
-
-
 @EMULATED
-def test_a_cap_on_sms_caps_blocks_and_changes_nothing(
-    emulated: EmulatedKernel, resetting_ops: object
-) -> None:
+def test_a_cap_on_sms_caps_blocks_and_changes_nothing(emulated: EmulatedKernel) -> None:
     inputs = Int4Case("capped", 40, 300, 2600, 128).inputs(zero=torch.uint8)
-    want = inputs.expected_bits(inputs.sums())
-    for max_sms in (1, 2):
-        limited = inputs.but(max_sms=max_sms)
-        if max_sms < CLUSTERS.get(emulated.isa, 1):
-            with pytest.raises(ValueError, match="no CUDA kernel of this name"):
-                emulated.gemm_int4_int8(limited)
-            continue
-        emulator().take_report()
-        assert_equal(emulated.gemm_int4_int8(limited), want, f"{max_sms} SMs")
-        assert emulator().take_report().most_blocks <= max_sms
+    check_caps(emulated, lambda max_sms: [emulated.gemm_int4_int8(inputs.but(max_sms=max_sms))])
 
 
 @EMULATED
@@ -266,39 +231,13 @@ def test_floats_in_every_schedule(emulated: EmulatedKernel) -> None:
 
 @EMULATED
 @pytest.mark.parametrize("scale", FLOAT_DTYPES, ids=dtype_name)
-def test_no_bank_conflicts(scale: torch.dtype, emulated: EmulatedKernel, resetting_ops: object) -> None:
+def test_no_bank_conflicts(scale: torch.dtype, emulated: EmulatedKernel) -> None:
     case = Int4Case("conflicts", 66, 128, 512, 48)
-    emulator().take_report()
-    emulator().set_options(count_accesses=True)
     for zero in (torch.uint8, scale):
-        run_on_emulator(emulated, EMULATOR_SMS, case.inputs(zero=zero, scale=scale, a_zero="token"))
-    sites = emulator().take_report().sites
-    assert {site.function for site in sites} >= (
-        {"load_shared"} if emulated.arch == 90 else {"load_shared", "ldmatrix"}
-    )
-    assert [site for site in sites if site.wavefronts != site.fewest] == []
-
-
-@pytest.mark.parametrize(
-    ("device", "m", "n", "k", "group", "kernel", "is_split"),
-    [
-        (A100, 1, 8192, 8192, 128, "sm80_m16", True),
-        (A100, 1, 8192, 8192, -1, "sm80_m16", True),
-        (A100, 1, 8192, 8192, 4096, "sm80_m16", True),
-        (A100, 1, 512, 1024, -1, "sm80_m16", False),
-        (A100, 64, 8192, 8192, 128, "sm80_m64", True),
-        (A100, 4096, 8192, 8192, 128, "sm80_m128", False),
-        (H200, 1, 8192, 8192, 128, "sm90a_m16", True),
-        (H200, 1, 8192, 8192, -1, "sm90a_m16", True),
-        (H200, 1, 28672, 8192, 128, "sm90a_m16", False),
-        (H200, 1, 512, 1024, -1, "sm90a_m16", False),
-        (H200, 48, 8192, 8192, 128, "sm90a_m64", True),
-        (H200, 4096, 8192, 8192, 128, "sm90a_m128", False),
-    ],
-)
-def test_plan_fits_the_problem(
-    device: tuple[int, int], m: int, n: int, k: int, group: int, kernel: str, is_split: bool
-) -> None:
-    plan = str(emu_ops().explain_gemm_int4_int8_cuda(m, n, k, *device, group))
-    assert kernel_of(plan) == f"{OP}_{kernel}"
-    assert ("x 1 splits" not in plan) == is_split, plan
+        i = case.inputs(zero=zero, scale=scale, a_zero="token")
+        data, zeros = i.pack(emulated.int4_layout), (i.w_zero_point, i.a_zero_point)
+        operands = (i.a, data, i.w_scale, i.group, i.a_scale, *zeros)
+        sites = sites_without_conflicts(emulated, lambda ops, o=operands: ops.gemm_int4_int8(*o))
+        assert {site.function for site in sites} >= (
+            {"load_shared"} if emulated.arch == 90 else {"load_shared", "ldmatrix"}
+        )

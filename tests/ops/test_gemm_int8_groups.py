@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -20,11 +19,11 @@ from tests.support.backends import (
     emulator,
     emulator_parameters,
     grouped_backends,
-    reset_emulator,
 )
 from tests.support.cases import FLOAT_DTYPES, GemmCase, dtype_name, generator, grouped
 from tests.support.check import check_gemm, combinations, in_turn
 from tests.support.compare import assert_equal, assert_within
+from tests.support.on_emulator import check_caps, sites_without_conflicts
 
 GROUP = reference.GROUP
 BACKENDS = pytest.mark.parametrize("backend", grouped_backends())
@@ -197,12 +196,6 @@ def test_the_reference_rounds_once() -> None:
         assert got.tolist() == [want]
 
 
-@pytest.fixture
-def emulator_is_reset() -> Iterator[None]:
-    yield
-    reset_emulator()
-
-
 @pytest.mark.parametrize("case", [BY_NAME["ragged_everywhere"], BY_NAME["k_chunks"]], ids=str)
 @pytest.mark.parametrize("emulated", EMULATED)
 def test_exact_under_every_schedule(emulated: EmulatedKernel, case: GemmCase) -> None:
@@ -212,40 +205,21 @@ def test_exact_under_every_schedule(emulated: EmulatedKernel, case: GemmCase) ->
         assert_equal(dataclasses.replace(emulated, seed=seed).gemm(inputs), want, f"seed {seed}")
 
 
-@pytest.mark.usefixtures("emulator_is_reset")
 @pytest.mark.parametrize("out_dtype", [torch.float32, torch.float16], ids=dtype_name)
 @pytest.mark.parametrize("emulated", EMULATED)
 def test_no_bank_conflicts(emulated: EmulatedKernel, out_dtype: torch.dtype) -> None:
-    ops, inputs = emu_ops(), grouped(GemmCase("conflicts", 130, 128, 2048), zero_point="token")
-    packed = ops.pack_int8(inputs.w, GROUP)
-    emulator().take_report()
-    emulator().set_options(count_accesses=True)
-    emulator().set_device(emulated.arch, EMULATOR_SMS)
-    ops.set_cuda_kernel(f"gemm_int8_grouped_{emulated.isa}")
-    operands = (inputs.a, *packed, inputs.a_scale, inputs.w_scale, inputs.a_zero_point)
-    ops.gemm_int8(*operands, out_dtype=out_dtype)
-    sites = emulator().take_report().sites
+    i = grouped(GemmCase("conflicts", 130, 128, 2048), zero_point="token")
+    operands = (i.a, *emu_ops().pack_int8(i.w, GROUP), i.a_scale, i.w_scale, i.a_zero_point)
+    sites = sites_without_conflicts(emulated, lambda ops: ops.gemm_int8(*operands, out_dtype=out_dtype))
     assert {site.function for site in sites} >= {"load_shared"}
-    assert [site for site in sites if site.wavefronts != site.fewest] == []
 
 
 @pytest.mark.parametrize("emulated", EMULATED)
 def test_a_cap_on_sms_caps_blocks_and_changes_nothing(emulated: EmulatedKernel) -> None:
     inputs = grouped(GemmCase("capped", 150, 140, 2100), zero_point="token")
-    emulator().take_report()
-    want = emulated.gemm(inputs)
-    assert emulator().take_report().most_blocks > 3
-    for max_sms in (1, 3):
-        limited = dataclasses.replace(inputs, max_sms=max_sms)
-        if max_sms == 1 and emulated.isa in ("sm90a_m64", "sm90a_m128"):  # clusters of two blocks
-            with pytest.raises(ValueError, match=r"no CUDA kernel of this name .*, and 1 SM, with"):
-                emulated.gemm(limited)
-            continue
-        assert_equal(emulated.gemm(limited), want, f"{max_sms} SMs")
-        assert emulator().take_report().most_blocks <= max_sms
+    check_caps(emulated, lambda sms: [emulated.gemm(dataclasses.replace(inputs, max_sms=sms))], (1, 3))
 
 
-@pytest.mark.usefixtures("emulator_is_reset")
 @pytest.mark.parametrize("arch", [80, 90, 120])
 def test_the_planner_finds_a_kernel(arch: int) -> None:
     ops = emu_ops()
@@ -256,7 +230,6 @@ def test_the_planner_finds_a_kernel(arch: int) -> None:
         assert_equal(got, inputs.expected_bits(inputs.accumulated(), torch.float32))
 
 
-@pytest.mark.usefixtures("emulator_is_reset")
 def test_a_kernel_without_scales_along_k_refuses_them() -> None:
     ops, inputs = emu_ops(), grouped(GemmCase("refused", 3, 5, 200))
     packed = ops.pack_int8(inputs.w, GROUP)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,15 +26,9 @@ KEPT: list[Any] = []  # tensors that stay, so that no other gets their address
 
 
 @pytest.fixture(autouse=True)
-def emulated() -> Iterator[Any]:
-    ops = emu_ops()
-    emulator().set_options()
+def emulated() -> Any:
     emulator().set_device(90, next(NEW_SMS))
-    try:
-        yield ops
-    finally:
-        ops.set_cuda_kernel("")
-        emulator().set_device(0, 0)
+    return emu_ops()
 
 
 class Operands:

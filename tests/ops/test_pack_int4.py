@@ -166,6 +166,17 @@ def test_packed_on_a_device(layout: str, device: Backend) -> None:
         assert_equal(data.cpu(), reference.pack_int4(q.numpy(), layout), (n, k))
 
 
+@pytest.mark.slow
+@DEVICES
+def test_more_codes_than_a_launch_has_threads(device: Backend) -> None:
+    """A thread of 2^16 blocks of 256 unpacks a second code. Packing divides its words among threads alike."""
+    n, k = 4097, 4100
+    q = torch.randint(0, 16, (n, k), dtype=torch.uint8, generator=generator("launch"))
+    data = torch.ops.lamina.pack_int4(q, "int4_tile")
+    with device.active() as ops:
+        assert_equal(ops.unpack_int4(device.place(data), n, k, "int4_tile").cpu(), q)
+
+
 @DEVICES
 @LAYOUTS
 def test_packed_in_another_order_on_a_device(layout: str, device: Backend) -> None:

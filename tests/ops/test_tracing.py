@@ -10,22 +10,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lamina
+from lamina.ops.registration import FAKES
 from tests.support.backends import emu_ops
 from tests.support.cases import GEMM_BY_NAME, GemmCase, generator, random_int8
 from tests.support.compare import assert_equal
 from tests.support.int4_cases import Int4Case
 
-TENSOR_OPS = (
-    "gemm_int4",
-    "gemm_int4_int8",
-    "gemm_int8",
-    "gemm_int8_quantized",
-    "pack_int4",
-    "pack_int8",
-    "quantize_int8",
-    "unpack_int4",
-    "unpack_int8",
-)
+TENSOR_OPS = sorted(FAKES)
 
 
 def gemm_arguments(m: int, n: int, k: int, zero_point: str, bias: torch.dtype | None) -> tuple[Any, ...]:
@@ -66,7 +57,7 @@ def sample_calls(op: str) -> Iterator[tuple[Any, ...]]:
     elif op == "pack_int4":
         codes = (w % 16).to(torch.uint8)
         yield from ((codes, "int4_tile"), (codes[:5, :64], "int4_rows"), (codes[:0], "int4_tile"))
-        yield (codes, "int4_rows", torch.arange(-9, 70).clamp(min=-1).int())
+        yield (codes, "int4_rows", torch.arange(-70, 70).clamp(min=-1).int())  # more tiles than codes has
     elif op == "unpack_int4":
         for layout in ("int4_tile", "int4_rows"):
             yield (torch.ops.lamina.pack_int4((w % 16).to(torch.uint8), layout), 33, 70, layout)

@@ -1,16 +1,11 @@
 // cpu, cuda: which kernel computes a product, and how the product is cut.
-#include <array>
-
 #include "base/cpu_features.h"
 #include "gemm/cpu/plan.h"
 #include "gemm/cuda/cost.h"
 #include "gemm/cuda/plan.h"
 #include "ops/gemm_int4/cuda/run.h"
-#include "ops/gemm_int4/gemm_int4.h"
 #include "ops/gemm_int4_int8/cuda/run.h"
-#include "ops/gemm_int4_int8/gemm_int4_int8.h"
 #include "ops/gemm_int8/cuda/run.h"
-#include "ops/gemm_int8/gemm_int8.h"
 #include "probe.h"
 
 namespace lamina::probe {
@@ -27,8 +22,8 @@ struct Op {
   KRule (*rule)(const Problem&);
 };
 
-const std::array<Op, 3>& ops() {
-  static const std::array<Op, 3> all{{
+const std::vector<Op>& ops() {
+  static const std::vector<Op> all{
       {"gemm_int8", &gemm_int8::check, &gemm_int8::cpu_op,
        [](const Problem& p) -> const CudaOp& { return gemm_int8::cuda_op(p.is_grouped()); },
        &gemm_int8::k_rule},
@@ -37,7 +32,7 @@ const std::array<Op, 3>& ops() {
       {"gemm_int4_int8", &gemm_int4_int8::check, &gemm_int4_int8::cpu_op,
        [](const Problem&) -> const CudaOp& { return gemm_int4_int8::cuda_op(); },
        &gemm_int4_int8::k_rule},
-  }};
+  };
   return all;
 }
 

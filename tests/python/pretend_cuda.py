@@ -15,20 +15,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from lamina.ops.registration import FAKES
 from lamina.testing import emulated_gpu
 from tests.support.backends import EMULATOR_SMS, emu_ops
 
 DEVICE = torch.device("cuda", 0)
 _COPIES = (torch.ops.aten.copy_.default, torch.Tensor.copy_)
-_CUDA_OPS = (
-    "gemm_int4",
-    "gemm_int4_int8",
-    "gemm_int8",
-    "gemm_int8_quantized",
-    "pack_int4",
-    "quantize_int8",
-    "unpack_int4",
-)
+_CUDA_OPS = FAKES.keys() - {"pack_int8", "unpack_int8"}
 # These ask for the device guard, which is not there, or for values, before they dispatch.
 _UNDISPATCHED = (
     torch.Tensor.__bool__,

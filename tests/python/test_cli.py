@@ -21,6 +21,7 @@ from lamina.cli import environment
 from lamina.cli.app import app
 from lamina.devices import CudaDevice, cpu_isas
 from lamina.doctor import Check, Outcome
+from tests.support.backends import kernel_rows
 
 
 def lamina(*arguments: str) -> Result:
@@ -72,7 +73,7 @@ def see(monkeypatch: pytest.MonkeyPatch, devices: list[CudaDevice] | None) -> No
 
 def test_explain_lists_an_op_once() -> None:
     lines = {line.split()[2]: line for line in lamina("explain").output.splitlines()[1:]}
-    assert list(lines) == ["gemm_int4", "gemm_int4_int8", "gemm_int8", "quantize_int8"]
+    assert list(lines) == sorted({op for kind, op, _ in kernel_rows() if kind == "CPU"})
     assert "[--device cpu|cuda] [--arch 80 --sms 108]" in lines["gemm_int8"]
     assert "--m M --n N --k K [--group GROUP] [--max-sms MAX_SMS] [--device" in lines["gemm_int4_int8"]
     assert lines["quantize_int8"].endswith("--m M --k K")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +17,7 @@ from tests.python.test_int8_linear import DTYPES, make_linear, seeded
 from tests.reference.gemm import TINY, U_OUT, Expected, U
 from tests.reference.quantize import quantize_int8
 from tests.support.compare import assert_equal, assert_within
+from tests.support.state import WAYS, reloaded
 
 ACTIVATIONS = ("float", "int8")
 
@@ -118,7 +117,7 @@ def test_a_group_of_k_or_more_is_all_of_k() -> None:
     assert torch.equal(make(100, 3, group=4096)(seeded(2, 100)), make(100, 3, group=-1)(seeded(2, 100)))
 
 
-@pytest.mark.parametrize("how", ["assign_to_meta", "copy", "file", "deepcopy", "safetensors"])
+@pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize(
     "options",
     [
@@ -132,19 +131,7 @@ def test_a_group_of_k_or_more_is_all_of_k() -> None:
 def test_state_dict_round_trip(options: dict[str, Any], how: str) -> None:
     """The state dict decides, whatever the new module was."""
     module, x = make(**options), seeded(4, 100)
-    fresh = Int4Linear(100, 37, symmetric=how == "copy", device="meta" if how == "assign_to_meta" else None)
-    if how == "deepcopy":
-        fresh = copy.deepcopy(module)
-    elif how == "file":
-        file = io.BytesIO()
-        torch.save(module.state_dict(), file)
-        file.seek(0)
-        fresh.load_state_dict(torch.load(file, weights_only=True))
-    elif how == "safetensors":
-        safetensors = pytest.importorskip("safetensors.torch")
-        fresh.load_state_dict(safetensors.load(safetensors.save(module.state_dict())))
-    else:
-        fresh.load_state_dict(module.state_dict(), assign=how == "assign_to_meta")
+    fresh = reloaded(module, how, lambda device: Int4Linear(100, 37, symmetric=how == "copy", device=device))
     assert repr(fresh) == repr(module)
     assert fresh.state_dict().keys() == module.state_dict().keys()
     for name, tensor in module.state_dict().items():

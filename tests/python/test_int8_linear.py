@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +15,7 @@ from lamina.quant import quantize_weight_int8
 from tests.reference.gemm import accumulate, gemm_int8
 from tests.reference.quantize import quantize_int8
 from tests.support.compare import assert_within
+from tests.support.state import WAYS, reloaded
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -94,30 +93,13 @@ def test_nan_stays_in_its_row() -> None:
 
 
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
-@pytest.mark.parametrize("how", ["assign_to_meta", "copy", "file", "deepcopy"])
+@pytest.mark.parametrize("how", WAYS)
 def test_state_dict_round_trip(how: str, symmetric: bool) -> None:
     module = Int8Linear.from_linear(make_linear(100, 37), symmetric=symmetric)
     x = seeded(4, 100)
-    fresh = Int8Linear(100, 37, device="meta" if how == "assign_to_meta" else None)
-    if how == "deepcopy":
-        fresh = copy.deepcopy(module)
-    elif how == "file":
-        file = io.BytesIO()
-        torch.save(module.state_dict(), file)
-        file.seek(0)
-        fresh.load_state_dict(torch.load(file, weights_only=True))
-    else:
-        fresh.load_state_dict(module.state_dict(), assign=how == "assign_to_meta")
+    fresh = reloaded(module, how, lambda device: Int8Linear(100, 37, device=device))
     assert fresh.symmetric == symmetric
     assert torch.equal(fresh(x), module(x))
-
-
-def test_safetensors_round_trip() -> None:
-    safetensors = pytest.importorskip("safetensors.torch")
-    module = Int8Linear.from_linear(make_linear(65, 17))
-    fresh = Int8Linear(65, 17)
-    fresh.load_state_dict(safetensors.load(safetensors.save(module.state_dict())))
-    assert torch.equal(fresh(seeded(3, 65)), module(seeded(3, 65)))
 
 
 def changed_header(index: int, value: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from tests.support.int4_cases import Int4Inputs
 from tests.support.memory import fenced
 
 ROOT = Path(__file__).resolve().parents[2]
-ROW = re.compile(r"^LAMINA_(CPU|CUDA)_KERNEL\((\w+), (\w+)")
+ROW = re.compile(r"^LAMINA_(CPU|CUDA)_KERNEL\((\w+), (\w+)", flags=re.MULTILINE)
 # The emulator's device has few SMs, so that small problems take several waves.
 EMULATOR_SMS = 4
 # All kernels see shapes, depths and schedules. They share the code that deals with dtypes, scales, strides
@@ -40,20 +40,20 @@ STANDS_FOR_STORES = {
 }
 
 
-def _kernels(op: str, kind: str) -> list[str]:
-    text = (ROOT / "csrc" / "ops" / op.removesuffix("_grouped") / "kernels.inc").read_text()
-    rows = [match.groups() for line in text.splitlines() if (match := ROW.match(line))]
-    return [kernel for row_kind, name, kernel in rows if (row_kind, name) == (kind, op)]
+@functools.cache
+def kernel_rows() -> list[tuple[str, str, str]]:
+    """("CPU" or "CUDA", op, kernel) of every row of csrc/ops/*/kernels.inc."""
+    return ROW.findall("".join(path.read_text() for path in sorted(ROOT.glob("csrc/ops/*/kernels.inc"))))
 
 
 def cpu_kernels(op: str) -> list[str]:
     """The ISAs of csrc/ops/<op>/kernels.inc, in its order."""
-    return _kernels(op, "CPU")
+    return [kernel for kind, name, kernel in kernel_rows() if (kind, name) == ("CPU", op)]
 
 
 def cuda_kernels(op: str) -> list[str]:
     """The CUDA kernels of csrc/ops/<op>/kernels.inc, in its order, without the op's name."""
-    return _kernels(op, "CUDA")
+    return [kernel for kind, name, kernel in kernel_rows() if (kind, name) == ("CUDA", op)]
 
 
 def kernel_of(plan: str) -> str:
@@ -94,17 +94,11 @@ NO_PROBE = "this build has no lamina/_probe (pip install pybind11, then build wi
 
 
 def emulator() -> Any:
-    """How CUDA kernels run in emu_ops(), and reports of what ran; skips the test without probe()."""
+    """How CUDA kernels run in emu_ops(), and reports of what ran; skips the test without probe(). conftest.py
+    resets the emulator after each test."""
     if probe() is None:
         pytest.skip(NO_PROBE)
     return probe().emulator
-
-
-def reset_emulator() -> None:
-    """No device, no forced kernel, default options."""
-    emulator().set_options()
-    emulator().set_device(0, 0)
-    emu_ops().set_cuda_kernel("")
 
 
 @dataclass(frozen=True)
@@ -313,7 +307,7 @@ def gpus(op: str) -> list[Any]:
     parameters = []
     for kernel in cuda_kernels(op):
         gpu, marks = Gpu(kernel, False, op), [pytest.mark.gpu, NO_GPU]
-        if torch.cuda.is_available() and gpu.arch == 90 != capability():
+        if torch.cuda.is_available() and gpu.arch == 90 and torch.cuda.get_device_capability() != (9, 0):
             marks.append(pytest.mark.skip(reason=f"{kernel}: for compute capability 9.0 alone"))
         parameters.append(pytest.param(gpu, id=str(gpu), marks=marks))
     return parameters
@@ -322,12 +316,6 @@ def gpus(op: str) -> list[Any]:
 def cuda_backends(op: str, stores: bool = False) -> list[Any]:
     """The CUDA kernels of `op`, on the emulator and, if the machine has one, on a GPU."""
     return [*emulator_parameters(op, stores=stores), *gpus(op)]
-
-
-def capability() -> int:
-    """The compute capability of the GPU: 80 stands for 8.0."""
-    major, minor = torch.cuda.get_device_capability()
-    return 10 * major + minor
 
 
 @functools.cache

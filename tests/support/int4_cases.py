@@ -108,10 +108,6 @@ class Int4Inputs:
         return gemm_int4.gemm_int4_half(a, q, self.group, scales, bias, dtype, then, self.a.dtype)
 
 
-# The cluster size of CUDA kernels, which need as many SMs.
-CLUSTERS = {"sm90a_m32": 2, "sm90a_m64": 2, "sm90a_m128": 2}
-
-
 @dataclass(frozen=True)
 class Int4Case:
     name: str

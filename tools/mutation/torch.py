@@ -1,15 +1,17 @@
-"""Planted bugs: torch."""
+"""Bugs to plant in csrc/torch."""
 
 from __future__ import annotations
 
-from tools.mutation.mutant import Mutant
+from tools.mutation.mutant import plant
 
 MUTANTS = (
-    Mutant(
-        "binding, int4: residual on another device",
+    *plant(
         "csrc/torch/gemm_int4.cc",
-        'then.argument("residual", residual), then.argument("perm", perm)',
-        'then.argument("perm", perm)',
-        ("tests/ops/test_placement.py",),
+        (
+            "binding, int4: residual on another device",
+            'then.argument("residual", residual), then.argument("perm", perm)',
+            'then.argument("perm", perm)',
+        ),
+        tests="tests/ops/test_placement.py",
     ),
 )

@@ -46,7 +46,7 @@ struct Report {
 };
 
 Options& options();
-DeviceInfo& device();  // that ops take for the device of their tensors; compute capability 0: none
+DeviceInfo& device();  // the emulated GPU; with compute capability 0 there is none
 Report report();
 void reset_report();
 

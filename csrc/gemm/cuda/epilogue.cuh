@@ -44,7 +44,7 @@ struct ColumnRange {
   int64_t j0, left;
 };
 
-// The operands of the epilogue that belong to columns; those of columns from n on repeat the first.
+// The operands of the epilogue that belong to columns; columns from n on repeat the first column's.
 template <class Scaler, int kCount>
 struct Columns : ColumnRange<kCount> {
   using ColumnRange<kCount>::j0, ColumnRange<kCount>::left;

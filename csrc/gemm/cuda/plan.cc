@@ -101,9 +101,7 @@ CudaPlan known_plan_cuda(const CudaOp& op, const Problem& p, const KRule& rule,
   return known.keep(key, plan_cuda(op, p, rule, device, limits));
 }
 
-int64_t CudaPlan::partial_bytes(const Problem& p) const {
-  return partials == 0 ? 0 : round_up(bytes_of(partials, p), 16);
-}
+int64_t CudaPlan::partial_bytes(const Problem& p) const { return bytes_of(partials, p); }
 
 std::string CudaPlan::describe(const CudaOp& op, const Problem& p, const DeviceInfo& device,
                                int64_t workspace_bytes) const {

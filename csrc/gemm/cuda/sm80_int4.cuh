@@ -1,8 +1,8 @@
-// The part of the products of int4 weights on sm_80 that does not depend on the dtype of a; what feeds it: sm80_pipe.cuh.
+// The part of the int4 products on sm_80 that does not depend on the dtype of a. gemm/cuda/sm80_pipe.cuh feeds it.
 //
-// Algorithm  weights are the 16 rows of an mma and tokens its columns: few tokens waste little, and a warp keeps its weights
-//            in registers
-// Features   lane q = lane / 4 has two neighbours of each 16, as rows q and q + 8
+// Algorithm  weights are the 16 rows of an mma and tokens its columns, so a few tokens waste little. A warp keeps its
+//            weights in registers
+// Features   lanes with lane / 4 == q hold two neighbouring features of each 16, as rows q and q + 8 of an mma
 #pragma once
 
 #include "device/device.h"
@@ -18,19 +18,19 @@ struct Sm80Int4 : Sm80Pipe<kShape> {
   using Pipe = Sm80Pipe<kShape>;
   using Place = typename Pipe::Place;
 
-  // A warp computes kTiles x 16 features of kWarpTokens.
+  // A warp computes kTiles x 16 features of kWarpTokens tokens, in groups of 8 tokens: the columns of an mma.
   static constexpr int kWarpTokens = kShape.block_m / kShape.warps_m;
   static constexpr int kTiles = kShape.block_n / kShape.warps_n / int4::kTileN;
-  static constexpr int kTokenGroups = kWarpTokens / 8;  // of an mma
+  static constexpr int kTokenGroups = kWarpTokens / 8;
   static_assert(kTokenGroups * 8 * kShape.warps_m == kShape.block_m && kTokenGroups % 2 == 0);
   static_assert(kTiles * int4::kTileN * kShape.warps_n == kShape.block_n && kShape.warps_k == 1);
   using Codes = dev::U32x4[kTiles];
   using Tokens = uint32_t[kTokenGroups / 2][4];
   using Sums = float[kTiles][kTokenGroups][4];
 
-  // Behind the ring and kBlockBytes lies each warp's total of k chunks. The warp's rows on the way out replace the total.
+  // Behind the ring and kBlockBytes lies each warp's total of k chunks. When the warp stores, its rows replace the total.
   using Rows = StoreRows<kWarpTokens, Scaler>;
-  static constexpr int kWords = kTiles * kTokenGroups;  // of four sums
+  static constexpr int kWords = kTiles * kTokenGroups;  // words of four sums
   static constexpr int kWarpBytes = kWords * dev::kWarpLanes * 16;
   static constexpr int kWarpsAt = Pipe::kRingBytes + kBlockBytes;
   static constexpr int kSmemBytes = kWarpsAt + Pipe::kWarps * kWarpBytes;
@@ -40,7 +40,7 @@ struct Sm80Int4 : Sm80Pipe<kShape> {
     return dev::dynamic_smem() + kWarpsAt + dev::warp() * kWarpBytes;
   }
 
-  // This lane's codes of the warp's features, from tile t of a step along k.
+  // Loads this lane's codes of the warp's features from tile t of a step; tiles count along k.
   LAMINA_DEVICE static void load_codes(const Place& at, const std::byte* stage, int t,
                                        Codes& codes) {
 #pragma unroll
@@ -51,8 +51,8 @@ struct Sm80Int4 : Sm80Pipe<kShape> {
     }
   }
 
-  // The warp's tokens as b operands of mmas, four registers for 16 tokens. This lane gives ldmatrix the address of one row,
-  // at chunk `chunk` of it.
+  // Loads the warp's tokens as operands b of mmas, four registers for 16 tokens. This lane gives ldmatrix the address of
+  // chunk `chunk` of one row.
   LAMINA_DEVICE static void load_tokens(const Place& at, const std::byte* stage, int chunk,
                                         Tokens& tokens) {
     const int lane = dev::lane();
@@ -69,7 +69,7 @@ struct Sm80Int4 : Sm80Pipe<kShape> {
         &sums[0][0][0], reinterpret_cast<dev::U32x4*>(warp_bytes()) + dev::lane(), steps};
   }
 
-  // Into the partial of a k chunk, or to the epilogue and out.
+  // Stores the sums to the partial sum of a k chunk (kToPartial), or through the epilogue to out.
   template <bool kToPartial>
   LAMINA_DEVICE static void store(const auto& args, const Place& at, int64_t partial,
                                   const Sums& sums) {

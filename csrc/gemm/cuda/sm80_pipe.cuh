@@ -1,9 +1,10 @@
-// How the products on sm_80 divide their work among blocks, and how the threads of a block feed it.
+// The pipeline of all products on sm_80: blocks divide the outputs, and all threads of a block fill its ring of stages.
 //
-// Algorithm  blocks walk over units: block_m x block_n outputs of one split of k. Each thread copies a chunk of 16 bytes of
-//            the rows of a and of the tiles of w, in passes. It starts the copies of a step stages - 1 steps before the
-//            products of the step
-// Data path  gmem -cp.async-> a stage of the ring: rows of a; tiles of w [feature / 16][k / 64]; scales of the step's groups
+// Algorithm  a block computes units one after another; a unit is block_m x block_n outputs of one split of k. In each
+//            pass over the rows of a and the tiles of w, a thread copies one chunk of 16 bytes. It starts the copies of
+//            a step stages - 1 steps before the products of the step
+// Data path  gmem -cp.async-> smem ring
+// Layouts    a stage: rows of a; tiles of w [feature / 16][k / 64]; scales of the step's groups
 // Source     own; ring as in CUTLASS's multistage mainloop
 #pragma once
 
@@ -22,24 +23,24 @@ namespace lamina::gemm {
 
 struct Sm80Shape {
   int block_m, block_n;           // outputs of a block
-  int warps_m, warps_n, warps_k;  // how its warps divide rows, columns and the tiles of k of a step
+  int warps_m, warps_n, warps_k;  // warps along the rows, the columns and the k tiles of a step
   int step_tiles;                 // tiles of 64 k in a step of the ring
   int stages;
-  int a_bytes;      // of an element
-  int tile_bytes;   // of a tile of w
-  int group_bytes;  // of a stage
+  int a_bytes;      // bytes of an element of a
+  int tile_bytes;   // bytes of a tile of w
+  int group_bytes;  // bytes of group operands in a stage
 };
 
 // How a launch divides a product into units.
 struct Sm80Units {
   int blocks_m, blocks_n;
-  int tiles_k;     // of w along k
+  int tiles_k;     // tiles of w along k
   uint32_t count;  // blocks_m x blocks_n x splits
 };
 
 template <Sm80Shape kShape>
 struct Sm80Pipe {
-  static constexpr int kTileN = int4::kTileN, kTileK = int4::kTileK;  // of w
+  static constexpr int kTileN = int4::kTileN, kTileK = int4::kTileK;  // a tile of w
   static_assert(kTileN == int8_tile::kTileN && kTileK == int8_tile::kTileK);
 
   static constexpr int kWarps = kShape.warps_m * kShape.warps_n * kShape.warps_k;
@@ -53,7 +54,7 @@ struct Sm80Pipe {
   static constexpr int kStageBytes = kGroupsAt + kShape.group_bytes;
   static constexpr int kRingBytes = kShape.stages * kStageBytes;
 
-  // Where a unit starts, and which part of its outputs and its k a warp computes.
+  // The start of a unit, and the part of its outputs and of its k that this warp computes.
   struct Place {
     int64_t m0, n0;
     int split, first_step, steps;
@@ -62,7 +63,7 @@ struct Sm80Pipe {
     constexpr bool is_last(int step) const { return step + 1 == first_step + steps; }
   };
 
-  // Neighbouring units share weights.
+  // Units with neighbouring indices share weights.
   LAMINA_DEVICE static Place find_place(const auto& args, uint32_t index) {
     const int unit = static_cast<int>(index), warp = dev::warp();
     const int column = unit / args.units.blocks_m, split = column / args.units.blocks_n;
@@ -87,8 +88,8 @@ struct Sm80Pipe {
 
   // A thread's copies of the operands. In a block of few rows some threads copy only weights.
   struct Copies {
-    const std::byte *a, *w;  // of the first pass of the next step
-    int rows, columns;       // of the block that are there, from this thread's first
+    const std::byte *a, *w;  // sources of this thread's chunks in the first pass of the next step
+    int rows, columns;       // existing rows of a and columns of tiles, from this thread's first
 
     static constexpr int kRowsPerPass = std::min(kThreads / kRowChunks, kShape.block_m);
     static constexpr int kPassesA = kShape.block_m / kRowsPerPass;
@@ -98,7 +99,8 @@ struct Sm80Pipe {
     static constexpr int kTilesPerPass = kThreads / kTileChunks;
     static constexpr int kPassTilesK = std::min(kTilesPerPass, kShape.step_tiles);
     static constexpr int kPassColumns = kTilesPerPass / kPassTilesK;
-    static constexpr int kPassesK = kShape.step_tiles / kPassTilesK;  // to a column of tiles
+    static constexpr int kPassesK =
+        kShape.step_tiles / kPassTilesK;  // passes over a column of tiles
     static constexpr int kPassesW = kTilesN / kPassColumns * kPassesK;
     static_assert(kPassTilesK * kPassColumns == kTilesPerPass && kTilesN % kPassColumns == 0);
 
@@ -143,10 +145,10 @@ struct Sm80Pipe {
         }
     }
 
-    // The same by copy(to, from, valid), for rows that do not start at multiples of 16 bytes.
+    // The same with copy(to, from, valid), for rows that do not start at multiples of 16 bytes.
     LAMINA_DEVICE void start_rows(const auto& args, int valid, std::byte* stage,
                                   const auto& copy) const {
-#pragma unroll 1  // the slow paths; unrolled, their registers are the kernel's
+#pragma unroll 1  // unrolled, these slow paths would need more registers than the rest of the kernel
       for (int pass = 0; pass < kPassesA; ++pass)
         copy(row_at(stage, pass), a + pass * a_pass(args), pass * kRowsPerPass < rows ? valid : 0);
     }
@@ -185,8 +187,8 @@ struct Sm80Pipe {
       return stage + chunk_at(row(), chunk()) + pass * (kRowsPerPass * kRowBytes);
     }
 
-    // The byte of a stage's tiles where this thread's chunk starts. A lane reads a chunk of an int4 tile as a whole; the
-    // rows of an int8_tile are swizzled.
+    // The place of this thread's chunk among the tiles of a stage, in bytes. A lane reads a chunk of an int4 tile as a
+    // whole; the rows of an int8_tile are swizzled.
     LAMINA_DEVICE static int tile_at() {
       const int in_tile = dev::thread_index() % kTileChunks, row = in_tile / 4;
       const int to = kShape.tile_bytes == int8_tile::kTileBytes
@@ -197,8 +199,8 @@ struct Sm80Pipe {
     }
   };
 
-  // multiply(step, stage) for each step of a unit. KernelCopies: at(args, place), and start(args, place, step, stage), which
-  // starts the copies of the next step.
+  // Calls multiply(step, stage) for each step of a unit. KernelCopies: at(args, place) makes the copies of a unit;
+  // start(args, place, step, stage) starts the copies of the next step.
   template <class KernelCopies>
   LAMINA_DEVICE static void for_steps(const auto& args, const Place& at, const auto& multiply) {
     auto copies = KernelCopies::at(args, at);
@@ -219,17 +221,17 @@ struct Sm80Pipe {
     }
   }
 
-  // Kernel: compute(args, place) computes the outputs of one unit.
+  // Computes the units of this block. Kernel: compute(args, place) computes the outputs of one unit.
   template <class Kernel>
   LAMINA_DEVICE static void run(const typename Kernel::Args& args) {
     const uint32_t stride = static_cast<uint32_t>(dev::grid_size().x);
     for (uint32_t unit = dev::block_index().x; unit < args.units.count; unit += stride) {
       Kernel::compute(args, find_place(args, unit));
-      if (args.units.count - unit > stride) dev::block_sync();  // the ring is read
+      if (args.units.count - unit > stride) dev::block_sync();  // all warps have read the ring
     }
   }
 
-  // args: all but the units. Kernel: Args with p, split, units and row_bytes(), the bytes between rows of a; kSmemBytes.
+  // args: all members but the units. Kernel: kSmemBytes, and Args with p, split, units and row_bytes() between rows of a.
   template <class Kernel>
   static Status launch(const char* op, typename Kernel::Args args, int max_blocks, void* stream) {
     const Problem& p = args.p.problem;

@@ -56,9 +56,10 @@ void gather(const uint8_t* row, const int32_t* perm, int64_t count, uint8_t* to)
 }  // namespace
 
 Status layout_of(const char* op, std::string_view name, int4::Layout& layout) {
-  if (name != "int4_tile" && name != "int4_rows")
-    return Status::error(op, ": layout = \"", name, "\"; allowed: \"int4_tile\", \"int4_rows\"");
-  layout = name == "int4_tile" ? int4::tile_place : int4::rows_place;
+  if (name != int4::kTileName && name != int4::kRowsName)
+    return Status::error(op, ": layout = \"", name, "\"; allowed: \"", int4::kTileName, "\", \"",
+                         int4::kRowsName, "\"");
+  layout = name == int4::kTileName ? int4::tile_place : int4::rows_place;
   return Status::ok();
 }
 

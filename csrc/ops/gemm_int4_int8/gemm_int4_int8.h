@@ -1,6 +1,7 @@
 // gemm_int4_int8:   out[i,j] = (sum_g y[i,j,g]) * a_scale[i] + bias[j]
-//                   y[i,j,g] = (acc[i,j,g] - w_zero_point[g,j] * a_sum[i,g]) * w_scale[g,j] acc[i,j,g] = sum_p
-//                   (a[i,p] - a_zero_point[i]) * q[j,p],  a_sum[i,g] = sum_p (a[i,p] - a_zero_point[i])
+//                   y[i,j,g] = (acc[i,j,g] - w_zero_point[g,j] * a_sum[i,g]) * w_scale[g,j]
+//                   acc[i,j,g] = sum_p (a[i,p] - a_zero_point[i]) * q[j,p]
+//                   a_sum[i,g] = sum_p (a[i,p] - a_zero_point[i])
 //
 // Sums over p run over the input features of group g, `group` of them from g * group; acc and a_sum are exact
 // integers. The epilogue follows (gemm/epilogue_maths.h). With `perm` (act-order), a[i,p] stands for a[i,perm[p]], or
@@ -72,7 +73,7 @@ struct Params : Epilogue {
 
 Status check(const Problem& problem);
 
-// On a CPU: the bytes of the activations that the call quantises, and the product. workspace: so many bytes.
+// On a CPU: the bytes of a call's workspace, which holds the activations that the call quantises; and the product.
 int64_t workspace_bytes(const Params& params);
 Status run(const Params& params, void* workspace, const Parallel& parallel);
 

@@ -1,7 +1,7 @@
 // gemm_int8_quantized:   (q, scale, zero_point) = quantize_int8(gemm_int8(...) in f32), bit for bit
 //
-//   static scale  symmetric. The epilogue stores int8; a pass over the int8 then finds the rows with a NaN
-//   per token     a scale needs its whole row: the product stores f32 rows in a workspace, which the quantiser reads
+//   static scale     must be symmetric. The epilogue stores int8; a pass over the int8 then finds the rows with a NaN
+//   scale per token  needs a whole row: the product stores f32 rows in a workspace, which the quantiser reads
 #pragma once
 
 #include "ops/gemm_int8/gemm_int8.h"

@@ -29,19 +29,20 @@ ACTIVATIONS = ("float", "int8")  # by their number in weight_format
 class Int4Linear(PackedLinear):
     """nn.Linear with an int4 weight: y = x @ ((q - zero point) * scale).T + bias.
 
-    activations  "float": W4A16, x [..., k] in f32, f16 or bf16 is taken as it is. "int8": W4A8, x is
-                 quantised per token, symmetric. The result has the dtype of x. Gradients of x and bias
-                 flow through "float", to train what comes before; the weight stays as it is
-    group        input features that share a scale: a multiple of 16, or -1 for all of k, which a group of k
-                 or more is too
-    symmetric    no zero points: all are 8
+    activations  "float": W4A16, which multiplies x [..., k] in f32, f16 or bf16. "int8": W4A8, which
+                 quantises x per token, symmetric. The result has the dtype of x. "float" has gradients of x
+                 and bias, so that earlier layers can be trained; the weight has none
+    group        input features that share a scale: a multiple of 16, or -1 for all of k. A group of k or
+                 more means -1
+    symmetric    True: there are no zero points stored; every zero point is 8
 
     A new module is zero; fill it with `from_linear`, `from_quantized`, `from_gptq` or `load_state_dict`.
-    Saved is what the kernels read: `weight_packed` uint8, `weight_scale` [groups, n], `weight_zero_point`
-    uint8 [groups, n] unless symmetric, `perm` int32 where a g_idx asks for one (lamina.quant.act_order),
-    `weight_format` int64, `bias`: buffers all. A loaded state dict decides on group, symmetric, activations,
-    perm and the dtype of the scales. `weight_scale` keeps that dtype under .half() and .to(dtype): the codes
-    were made with it. On CUDA "float" takes x of f16 or bf16 and rounds scales to its dtype.
+    The state dict holds what the kernels read, all of it buffers: `weight_packed` uint8, `weight_scale`
+    [groups, n], `weight_zero_point` uint8 [groups, n] unless symmetric, `perm` int32 where a g_idx needs one
+    (lamina.quant.act_order), `weight_format` int64 and `bias`. A loaded state dict sets group, symmetric,
+    activations, perm and the dtype of the scales. `weight_scale` keeps that dtype under .half() and
+    .to(dtype), because the codes were made with it. On CUDA "float" takes x of f16 or bf16 and rounds the
+    scales to the dtype of x.
 
     .to() between CPU and CUDA repacks the weight for the kernels of the new device, and so does loading the
     state dict of a module on another device.
@@ -102,9 +103,9 @@ class Int4Linear(PackedLinear):
         search: bool = True,
         scale_dtype: torch.dtype | None = None,
     ) -> Int4Linear:
-        """The int4 form of `linear`, rounded to nearest; the options are quantize_weight_int4's.
+        """Makes an int4 layer from `linear`, rounded to nearest, with the options of quantize_weight_int4.
 
-        `linear` is left as it is; it must hold finite f32, f16 or bf16.
+        `linear` must hold finite f32, f16 or bf16, and is not changed.
 
         The CPU quantises the weight wherever `linear` is, so that the codes are the same from every device.
         The device of `linear` packs them, and holds the result.
@@ -122,7 +123,7 @@ class Int4Linear(PackedLinear):
     def from_quantized(
         cls, quantized: QuantizedInt4, bias: Tensor | None = None, *, activations: str = "float"
     ) -> Int4Linear:
-        """A module of a weight that is quantised already (lamina.quant), and a copy of `bias` [n]."""
+        """Makes a layer from a weight that is quantised already (lamina.quant) and a copy of `bias` [n]."""
         q, scale, zero_point, group, g_idx = quantized
         if q.dim() != 2:
             raise ValueError(f"Int4Linear: q must be 2-D [n, k], got {q.dim()}-D {list(q.shape)}")
@@ -168,7 +169,7 @@ class Int4Linear(PackedLinear):
         qzeros_borrow: bool | None = None,
         activations: str = "float",
     ) -> Int4Linear:
-        """A module of a 4-bit layer as AutoGPTQ and GPTQModel save it, or of a slice of one along k or n.
+        """Makes a layer from a 4-bit layer of AutoGPTQ or GPTQModel, or from a slice of one along k or n.
 
         qweight  [k / 8, n]  int32, eight codes along k in an element, the first in its low bits
         qzeros   [groups, n / 8]  int32, likewise along n
@@ -204,7 +205,7 @@ class Int4Linear(PackedLinear):
 
     @property
     def activations(self) -> str:
-        """The kind of activations that the product takes, "float" or "int8". Setting it keeps the weight."""
+        """The activations that the product takes, "float" or "int8". Assigning to it keeps the weight."""
         return self._activations
 
     @activations.setter

@@ -26,9 +26,9 @@ class Int8Linear(PackedLinear):
     point (symmetric=False), which suits inputs mostly of one sign. The result has the dtype of the input.
     The weight is int8 with one scale per output channel, packed once for the kernels.
 
-    A new module is zero; fill it with `from_linear` or `load_state_dict`. Saved is what the kernels read:
-    `weight_packed` int8, `weight_sums` int32, `weight_scale` f32, `weight_format` int64, `bias`: buffers all.
-    `weight_scale` stays f32 under .half() and .to(dtype).
+    A new module is zero; fill it with `from_linear` or `load_state_dict`. The state dict holds what the
+    kernels read, all of it buffers: `weight_packed` int8, `weight_sums` int32, `weight_scale` f32,
+    `weight_format` int64 and `bias`. `weight_scale` stays f32 under .half() and .to(dtype).
     """
 
     FORMATS: ClassVar = {1: PackedInt8.FORMAT}
@@ -67,7 +67,7 @@ class Int8Linear(PackedLinear):
     @classmethod
     @ordinary_tensors
     def from_linear(cls, linear: nn.Linear, *, symmetric: bool = True) -> Int8Linear:
-        """The int8 form of `linear`, which is left as it is; it must hold finite f32, f16 or bf16.
+        """Makes an int8 layer from `linear`, which must hold finite f32, f16 or bf16 and is not changed.
 
         The CPU quantises and packs the weight wherever `linear` is, so that the bytes are the same from every
         device, which all read one layout. The device of `linear` holds the result.
@@ -89,7 +89,7 @@ class Int8Linear(PackedLinear):
 
     @property
     def symmetric(self) -> bool:
-        """Whether activations are quantised without a zero point; a loaded state dict decides it."""
+        """Whether activations are quantised without a zero point. A loaded state dict sets it."""
         return self._symmetric
 
     @property

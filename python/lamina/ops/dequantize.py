@@ -17,7 +17,7 @@ def dequantize_int4(q: Tensor, scale: Tensor, zero_point: Tensor | None, group: 
 
 
 def by_group(x: Tensor, group: int) -> Tensor:
-    """[n, k] as [n, groups, group]; zeros fill the last group up."""
+    """[n, k] as [n, groups, group]; zeros fill up the last group."""
     n, k = x.shape
     group = min(group, max(k, 1))  # a larger group holds all of k
     groups = -(-k // group)

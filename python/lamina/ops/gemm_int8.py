@@ -71,7 +71,7 @@ def gemm_int8(
     Raises   ValueError that names the argument, its value and the allowed values; TypeError for an argument
              of a wrong Python type (docs/errors.md lists both)
     Devices  CPU (generic, avx2, avx512_vnni, amx_int8), CUDA sm_80 and newer (mma.sync; wgmma on sm_90) with
-             m <= 2^31 - 1 and n <= 65535 * 64. All tensors are on one device. A row has the same bits in
+             m and n of at most 2^31 - 65536. All tensors are on one device. A row has the same bits in
              every batch, on every device and instruction set, with every thread count and max_sms
     Source   csrc/ops/gemm_int8/gemm_int8.h
     """

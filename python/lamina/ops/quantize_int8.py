@@ -38,7 +38,7 @@ def quantize_int8(
 
     x           [m, k]  f32 | f16 | bf16, any row stride, m >= 0
     scale       f32, 1 element or [m, 1], finite and >= 2^-126: static quantisation. None: dynamic, per row
-    zero_point  int8, 1 element or [m, 1], only with scale and symmetric=False
+    zero_point  int8, 1 element or [m, 1]: given if and only if scale is given and symmetric is False
     symmetric   True: q is in [-127, 127], and there is no zero point. False: q is in [-128, 127]
     returns     QuantizedInt8: q [m, k] int8, scale [m, 1] f32, zero_point [m, 1] int8 or None.  In f32:
                 dynamic symmetric   scale = max(max|x| / 127, 2^-126)

@@ -19,7 +19,7 @@ class ActOrder(NamedTuple):
 
 
 def act_order(g_idx: Tensor) -> ActOrder:
-    """The order in which input features are packed so that those of a group follow each other.
+    """Finds an order of the input features in which the features of each group follow each other.
 
     g_idx    [k]  int32 | int64 >= 0, the group of each input feature, as GPTQ's desc_act leaves it: groups in
              any order, with any number of features. A slice of a layer's g_idx, for tensor parallelism, works
@@ -27,7 +27,7 @@ def act_order(g_idx: Tensor) -> ActOrder:
     returns  ActOrder. Features of a group keep their order. K = k if all groups but the last have the same
              number of features, a multiple of 16. Otherwise -1 pads each group to a multiple of `group`: of
              16, or of the largest 16 * 2^i for which K is at most an eighth above k
-    Raises   ValueError naming what g_idx is and what is allowed
+    Raises   ValueError naming argument, value and allowed values
 
         order = act_order(g_idx)
         w = pack_int4(q, "int4_rows", perm=order.perm)  # q [n, k]

@@ -29,7 +29,7 @@ def gptq(
     scale_dtype: torch.dtype | None = None,
     search: bool = True,
 ) -> QuantizedInt4:
-    """A float weight as int4: rounds column by column to nearest; later columns make up for the error.
+    """Rounds a float weight to int4 column by column; later columns compensate the errors of earlier ones.
 
     w            [n, k]  f32 | f16 | bf16, finite, any device
     hessian      [k, k]  f32 | f64: lamina.quant.hessian of the layer's inputs, or a positive multiple of it.

@@ -43,7 +43,7 @@ def quantize_weight_int4(
     scale_dtype: torch.dtype | None = None,
     search: bool = False,
 ) -> QuantizedInt4:
-    """A float weight as int4, each code rounded to nearest.
+    """Quantises a float weight to int4; each code is rounded to nearest.
 
     w            [n, k]  f32 | f16 | bf16, finite, any device
     group        input features that share a scale: a multiple of 16, or -1 for all of k; the last group may

@@ -9,7 +9,7 @@ from lamina.quant.checks import checked_weight
 
 
 def quantize_weight_int8(w: Tensor) -> tuple[Tensor, Tensor]:
-    """A float weight as int8 with one scale per output channel: w ~ q * scale[:, None].
+    """Quantises a float weight to int8 with one scale per output channel: w ~ q * scale[:, None].
 
     w        [n, k]  f32 | f16 | bf16, finite
     returns  q [n, k] int8 in [-127, 127], scale [n] f32 > 0

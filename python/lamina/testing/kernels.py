@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,8 +16,7 @@ from lamina.ops.registration import register_fakes
 def load_emulator() -> None:
     """Registers torch.ops.lamina_emu.*: the ops on emulated instruction sets and on an emulated GPU.
 
-    Raises ImportError where the test library is not built. Emulated instruction sets need SIMDe (Debian's
-    libsimde-dev).
+    Raises ImportError outside a checkout. Emulated instruction sets need SIMDe (Debian's libsimde-dev).
     """
     first = not hasattr(torch.ops.lamina_emu, "gemm_int8")
     _library.load("_emu")
@@ -51,10 +50,12 @@ def emulated_gpu(
 ) -> Iterator[None]:
     """Runs the CUDA kernels of torch.ops.lamina_emu on the host, on a GPU with these properties.
 
-    seed         of the order in which warps run
+    seed         chooses the order in which warps run
     run_kernels  False: only the host code before a launch runs
+    Raises       ImportError outside a checkout: no wheel has the emulator
     """
-    emulator = importlib.import_module("lamina._probe").emulator  # of a development build
+    _library.load("_probe")
+    emulator = sys.modules["lamina._probe"].emulator
     emulator.set_options(seed=seed, runs_kernels=run_kernels)
     emulator.set_device(compute_capability, sm_count)
     try:

@@ -12,7 +12,7 @@ dev::TensorMapSpec good_spec() {
   spec.rank = 3;
   spec.element_bytes = 2;
   const int64_t extent[3] = {int64_t{1} << 32, 70, 5},
-                stride_bytes[3] = {0, 16, (int64_t{1} << 40) - 16};
+                stride_bytes[3] = {0, int64_t{1} << 33, (int64_t{1} << 40) - 16};
   const int box[3] = {64, 256, 1};
   std::copy_n(extent, 3, spec.extent);
   std::copy_n(stride_bytes, 3, spec.stride_bytes);
@@ -47,6 +47,8 @@ TEST(tensor_map_errors_name_field_value_and_allowed) {
           "stride_bytes[2] = 1099511627776 must be a multiple of 16 below 2^40");
   refuses([](Spec& s) { s.stride_bytes[2] = -16; },
           "stride_bytes[2] = -16 must be a multiple of 16 below 2^40");
+  refuses([](Spec& s) { s.stride_bytes[1] -= 16; },
+          "stride_bytes[1] = 8589934576 must be at least the 8589934592 bytes of a row");
   refuses([](Spec& s) { s.box[1] = 257; }, "box[1] = 257 must be 1 to 256");
   refuses([](Spec& s) { s.box[2] = 0; }, "box[2] = 0 must be 1 to 256");
   refuses([](Spec& s) { s.box[0] = 12; },

@@ -51,7 +51,7 @@ dev::TensorMapSpec some_spec() {
           3,
           2,
           {100, 70, 5, 1},
-          {0, 256, 1 << 20, 1 << 22},
+          {0, 512, 1 << 20, 1 << 22},
           {64, 8, 2, 1},
           dev::Swizzle::k128};
 }
@@ -68,7 +68,7 @@ TEST(known_tensor_maps_are_those_that_would_be_made) {
       [](Spec& s) { s.extent[1] = 71; },
       [](Spec& s) { s.extent[2] = 6; },
       [](Spec& s) { s.rank = 4, s.extent[3] = 2; },
-      [](Spec& s) { s.stride_bytes[1] = 272; },
+      [](Spec& s) { s.stride_bytes[1] = 528; },
       [](Spec& s) { s.stride_bytes[2] = 1 << 21; },
       [](Spec& s) { s.rank = 4, s.stride_bytes[3] = 1 << 23; },
       [](Spec& s) { s.box[0] = 32, s.swizzle = dev::Swizzle::k64; },

@@ -1,13 +1,14 @@
-// gemm_int4 / sm80:   out[i,j] = epilogue(sum_p a[i,p] * w[j,p]), epilogue: gemm/epilogue.h
+// gemm_int4 / sm80:   out[i,j] = epilogue(sum_p a[i,p] * w[j,p]), epilogue: gemm/epilogue_maths.h
 //
-// Algorithm  a block owns block_m tokens x block_n features and whole k chunks of k: gemm/cuda/sm80_int4.cuh. A k chunk is one
-//            chain of products in the order of k, so neither the tile nor a split of k shows. Where a k chunk ends:
-//            gemm/cuda/k_chunk.cuh
+// Algorithm  a block owns block_m tokens x block_n features and whole k chunks: gemm/cuda/sm80_int4.cuh. A k chunk is
+//            one chain of products in the order of k, so the result does not depend on the tile or on the split of k.
+//            The end of a k chunk: gemm/cuda/k_chunk.cuh
 // Layouts    a [m,k] row-major, f16 or bf16.  w: layout/int4.h.  scales, zero points [groups,n].  out [m,n] row-major
-// Data path  gmem -cp.async-> smem ring -ldmatrix (a), 16-byte loads (w)-> regs -dequantize.cuh-> mma m16n8k16 -> f32 -> out
+// Data path  gmem -cp.async-> smem ring -ldmatrix (a), 16-byte loads (w)-> regs -dequantize.cuh-> mma m16n8k16 -> f32
+//            -> out
 // Budget     regs <= 232; 0 spills; 0 bank conflicts (layout/swizzle.h)
 //            requires SASS: HMMA, LDGSTS, LDSM
-// Requires   nothing of alignment: 16-byte copies where rows allow them, else smaller ones
+// Requires   no alignment: rows of a that do not allow 16-byte copies are copied in 4-byte words or in bytes
 // Source     own. Reference: tests/reference/gemm_int4.py
 #pragma once
 
@@ -24,7 +25,7 @@ namespace lamina::gemm_int4 {
 
 struct Sm80Config {
   int block_m, block_n;  // outputs of a block
-  int warps_m, warps_n;  // how its warps divide them
+  int warps_m, warps_n;  // warps along the rows and the columns of a block
   int step_tiles;        // tiles of 64 k in a step of the ring
   int stages;
   int blocks_per_sm;
@@ -58,10 +59,10 @@ struct Sm80 {
     Params p;
     Split split;
     GroupArgs groups;
-    int a_copy_bytes;  // 16, 4 or 1: what the alignment of a's rows allows
+    int a_copy_bytes;  // bytes of one copy of a: 16, 4 or 1
     Sm80Units units;
 
-    constexpr int64_t row_bytes() const { return p.a_stride * 2; }  // between rows of a
+    constexpr int64_t row_bytes() const { return p.a_stride * 2; }
   };
 
   struct Copies {
@@ -100,7 +101,7 @@ struct Sm80 {
   using Group = typename Groups::template Reached<kTiles>;
   using Sums = typename Pipe::Sums;
 
-  // The products of 16 k, whose codes are word `word` of each tile; valid: of the 16, where kIsMasked.
+  // The products of 16 k, whose codes are word `word` of each tile. kIsMasked: only the first `valid` k exist.
   template <bool kIsMasked>
   LAMINA_DEVICE static void multiply_slice(const Place& at, const std::byte* stage, int slice,
                                            const typename Pipe::Codes& codes, int word, int valid,
@@ -137,7 +138,7 @@ struct Sm80 {
 #pragma unroll
         for (int s = 0; s < kSlices; ++s)
           multiply_slice<false>(at, stage, first + s, codes, s, kSliceK, group, sums);
-      } else {  // groups, or k, end within the tile
+      } else {  // a group or k ends within the tile
         const int valid = left < int4::kTileK ? static_cast<int>(left) : int4::kTileK;
 #pragma unroll 1
         for (int s = 0; s * kSliceK < valid; ++s) {

@@ -1,15 +1,17 @@
-// gemm_int4_int8 / sm80:   out[i,j] = epilogue(scale_i * sum_g scale_gj * x_ijg), x: ../gemm_int4_int8.h
+// gemm_int4_int8 / sm80:   out[i,j] = epilogue(scale_i * sum_g scale_gj * x_ijg), x: gemm_int4_int8.h
 //
-// Algorithm  a block owns block_m tokens x block_n features and whole k chunks of k: gemm/cuda/sm80_int4.cuh. Codes, unsigned
-//            bytes, times activations are exact integers; where a group ends they are scaled and added to the chain of its
-//            k chunk. So neither the tile nor a split of k shows. Where a k chunk ends: gemm/cuda/k_chunk.cuh. One group that
-//            is all of k is split anywhere, its sums are integers up to the reduction
-// Layouts    a, its sums of groups: PackedActivations (kernel.h).  w: layout/int4.h.  scales, zero points [groups,n].  out [m,n]
+// Algorithm  a block owns block_m tokens x block_n features and whole k chunks: gemm/cuda/sm80_int4.cuh. The sums of
+//            activations times codes (unsigned bytes) are exact integers. When a group ends, the warp scales its sums
+//            and adds them to the k chunk, so the result does not depend on the tile or on the split of k. The end of
+//            a k chunk: gemm/cuda/k_chunk.cuh. A single group may be split anywhere: its sums stay integers until the
+//            reduction
+// Layouts    a, its sums of groups: PackedActivations (kernel.h).  w: layout/int4.h.  scales, zero points [groups,n].
+//            out [m,n]
 // Data path  gmem -cp.async-> smem ring -ldmatrix (a), 16-byte loads (w)-> regs -and, shift-> mma m16n8k32 u8 s8 -> s32
 //            -group_end.cuh-> f32 -> out
 // Budget     regs <= 255; 0 spills; 0 bank conflicts (layout/swizzle.h)
 //            requires SASS: IMMA, LDGSTS, LDSM
-// Requires   w at a multiple of 16 bytes; what the workspace holds is aligned as it is
+// Requires   w at a multiple of 16 bytes; the workspace is aligned by construction
 // Source     own; codes as bytes are as in QServe, Lin et al., arXiv:2405.04532.
 //            Reference: tests/reference/gemm_int4.py
 #pragma once
@@ -25,8 +27,8 @@ namespace lamina::gemm_int4_int8 {
 
 struct Sm80Config {
   int block_m, block_n;  // outputs of a block
-  int warps_m, warps_n;  // how its warps divide them
-  int stages;            // of the ring
+  int warps_m, warps_n;  // warps along the rows and the columns of a block
+  int stages;            // stages of the ring
   int blocks_per_sm;
 };
 
@@ -35,7 +37,7 @@ struct Sm80 {
   static constexpr int kTiles = kConfig.block_n / kConfig.warps_n / int4::kTileN;
   static constexpr int kTokenGroups = kConfig.block_m / kConfig.warps_m / 8;
   using Groups = GroupEnd<kConfig.block_m, kConfig.block_n, kSlices, kTiles, kTokenGroups>;
-  // Behind the ring, the tokens' zero points.
+  // The zero points of the tokens lie behind the ring.
   using Pipe = Sm80Int4<Sm80Shape{.block_m = kConfig.block_m,
                                   .block_n = kConfig.block_n,
                                   .warps_m = kConfig.warps_m,
@@ -59,14 +61,12 @@ struct Sm80 {
     GroupArgs groups;
     Sm80Units units;
 
-    constexpr int64_t row_bytes() const {
-      return units.tiles_k * int64_t{int4::kTileK};
-    }  // between rows of a
+    constexpr int64_t row_bytes() const { return units.tiles_k * int64_t{int4::kTileK}; }
   };
 
   struct Copies {
     typename Pipe::Copies operands;
-    int group;  // the next to end
+    int group;  // the next group to end
 
     LAMINA_DEVICE static Copies at(const Args& args, const Place& at) {
       return {Pipe::Copies::at(args, at), args.groups.of_slice(at.first_step * kSlices)};
@@ -83,7 +83,7 @@ struct Sm80 {
     }
   };
 
-  // The products of one slice or two, whose codes are words `word` and `word + 1` of each tile.
+  // The products of one slice, or of two slices, whose codes are words `word` and `word + 1` of each tile.
   LAMINA_DEVICE static void multiply_slices(const Args& args, const Place& at,
                                             const std::byte* stage, int slice, bool is_pair,
                                             const typename Pipe::Codes& codes, int word,
@@ -115,7 +115,7 @@ struct Sm80 {
         multiply_slices(args, at, stage, 0, true, codes, 0, group);
         multiply_slices(args, at, stage, 2, true, codes, 2, group);
         slice = kSlices;
-      } else {  // groups end within the tile
+      } else {  // a group ends within the tile
         const int left = (end < kSlices ? end : kSlices) - slice;
         const bool is_pair = left >= 2;
         multiply_slices(args, at, stage, slice, is_pair, codes, 0, group);
@@ -132,7 +132,7 @@ struct Sm80 {
     }
   }
 
-  // [block_m], if a_zero_point is given.
+  // [block_m] zero points, if a_zero_point is given.
   LAMINA_DEVICE static int32_t* tokens_zero() {
     return reinterpret_cast<int32_t*>(dev::dynamic_smem() + Pipe::kRingBytes);
   }

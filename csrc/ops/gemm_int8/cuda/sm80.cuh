@@ -1,15 +1,15 @@
-// gemm_int8 / sm80:   out[i,j] = epilogue(sum_p a[i,p] * w[j,p]), epilogue: ../epilogue.h
+// gemm_int8 / sm80:   out[i,j] = epilogue(sum_p a[i,p] * w[j,p]), epilogue: gemm/epilogue_maths.h
 //
 // Algorithm  a block owns block_m x block_n outputs and one split of k at a time; the warps of a block tile the
-//            outputs and, for few rows, also k. Sums are exact integers: neither division shows.
+//            outputs and, for few rows, also k. Sums are exact integers, so the result depends on neither division.
 // Layouts    a [m,k] row-major.  w: layout/int8_tile.h, the layout of the CPU kernels.  out [m,n] row-major.
 // Data path  gmem -cp.async-> smem ring -ldmatrix (a), 16-byte loads (w)-> regs -mma m16n8k32-> s32 -> out
 // Columns    lane q = lane / 4 reads 4 columns x 4 k at once: column 4 q + c is column q of the c-th of four
 //            mmas. So a lane's sums are 8 neighbouring columns, stored as one or two 16-byte words.
 // Budget     regs <= 160; 0 spills; 0 bank conflicts (layout/swizzle.h)
 //            requires SASS: IMMA, LDGSTS, LDSM
-// Requires   nothing of a's alignment: 16-byte copies where its rows allow them, else 4-byte, else bytes
-// Source     own; what feeds the warps: gemm/cuda/sm80_pipe.cuh. Reference: tests/reference/gemm.py
+// Requires   no alignment: rows of a that do not allow 16-byte copies are copied in 4-byte words or in bytes
+// Source     own; the ring is gemm/cuda/sm80_pipe.cuh. Reference: tests/reference/gemm.py
 #pragma once
 
 #include <algorithm>
@@ -28,10 +28,7 @@
 namespace lamina::gemm_int8 {
 
 struct Sm80Config {
-  int block_m, block_n;           // outputs of a block
-  int warps_m, warps_n, warps_k;  // how its warps divide rows, columns and the tiles of k of a step
-  int step_tiles;                 // tiles of 64 k in a step of the ring
-  int stages;
+  int block_m, block_n, warps_m, warps_n, warps_k, step_tiles, stages;  // Sm80Shape
   int blocks_per_sm;
   bool is_grouped = false;  // scales along k: sm80_groups.cuh
 };
@@ -58,8 +55,8 @@ struct Sm80 {
 
   // The mma and what a warp computes with it: kMmaM x 32 columns, kRowTiles x kColumnGroups times.
   static constexpr int kMmaM = 16, kGroupN = 32, kMmasPerGroup = 4, kMmaK = 32;
-  static constexpr int kLaneColumns = 8;    // of a group, neighbours
-  static constexpr int kTileRowChunks = 4;  // of an int8_tile
+  static constexpr int kLaneColumns = 8;    // neighbouring columns of a lane in a group
+  static constexpr int kTileRowChunks = 4;  // chunks in a row of an int8_tile
   static constexpr int kWarpM = kConfig.block_m / kConfig.warps_m;
   static constexpr int kWarpN = kConfig.block_n / kConfig.warps_n;
   static constexpr int kRowTiles = kWarpM / kMmaM;
@@ -68,7 +65,7 @@ struct Sm80 {
   static_assert(kColumnGroups * kGroupN * kConfig.warps_n == kConfig.block_n);
   static_assert(kConfig.step_tiles % kConfig.warps_k == 0 && kConfig.step_tiles >= 2);
 
-  // After the loop the ring holds the sums of warps that divide k.
+  // After the loop the ring holds the sums of the warps that divide k.
   static constexpr int kSumsBytes = (kConfig.warps_k - 1) * kConfig.block_m * kConfig.block_n * 4;
   static constexpr int kTotalBytes = kConfig.is_grouped ? kConfig.block_m * kConfig.block_n * 4 : 0;
   static constexpr int kSmemBytes = std::max(Pipe::kRingBytes, kSumsBytes) + kTotalBytes;
@@ -76,10 +73,10 @@ struct Sm80 {
   struct Args {
     Params p;
     Split split;
-    int a_copy_bytes;  // 16, 4 or 1: what the alignment of a's rows allows
+    int a_copy_bytes;  // bytes of one copy of a: 16, 4 or 1
     Sm80Units units;
 
-    constexpr int64_t row_bytes() const { return p.a_stride; }  // between rows of a
+    constexpr int64_t row_bytes() const { return p.a_stride; }
   };
 
   using Sums = int32_t[kRowTiles][kColumnGroups][kMmasPerGroup][4];
@@ -146,10 +143,10 @@ struct Sm80 {
     }
   }
 
-  // Adds the sums of the warps that divide k; afterwards those of warp_k == 0 are whole.
+  // Adds up the sums of the warps that divide k; the warps with warp_k == 0 get the totals.
   LAMINA_DEVICE static void add_warps(const Place& at, std::byte* smem, Sums& sums) {
     if constexpr (kConfig.warps_k > 1) {
-      constexpr int kWords = kRowTiles * kColumnGroups * kMmasPerGroup;  // of 16 bytes, of a lane
+      constexpr int kWords = kRowTiles * kColumnGroups * kMmasPerGroup;  // 16-byte words of a lane
       const int peer = at.warp_m + kConfig.warps_m * at.warp_n;
       dev::U32x4* const words = reinterpret_cast<dev::U32x4*>(smem);
       const auto word = [&](int other, int i) {
@@ -157,7 +154,7 @@ struct Sm80 {
         return words + (pair * kWords + i) * dev::kWarpLanes + dev::lane();
       };
       int32_t (*const flat)[4] = &sums[0][0][0];
-      dev::block_sync();  // everybody is done with the ring
+      dev::block_sync();  // all warps have read the ring
       if (at.warp_k > 0)
 #pragma unroll
         for (int i = 0; i < kWords; ++i) {
@@ -176,7 +173,7 @@ struct Sm80 {
     }
   }
 
-  // Into the partial of a split, or to the epilogue and out.
+  // Stores the sums to the partial sum of a split (kToPartial), or through the epilogue to out.
   template <bool kToPartial, class Acc>
   LAMINA_DEVICE static void store(const Args& args, const Place& at, int64_t partial,
                                   const Acc (&sums)[kRowTiles][kColumnGroups][kMmasPerGroup][4]) {

@@ -1,1 +1,1 @@
-"""`lamina demo`: a real sentence encoder, compressed, beside itself in f32 and, on CUDA, in f16."""
+"""`lamina demo`: compares a compressed sentence encoder with itself in f32 and, on CUDA, in f16."""

@@ -46,7 +46,7 @@ from lamina.devices import cuda_problem
 def demo(device: str, schemes: tuple[str, ...], repeats: int, json_path: Path | None, verbose: bool) -> None:
     """Compress a real sentence encoder; compare size, latency and embeddings with torch in the same run.
 
-    On a CUDA device torch runs it in f32 and in f16, and what is compressed is the f16 model.
+    On a CUDA device torch runs the model in f32 and in f16, and the f16 model is compressed.
 
     Exit status 1 if a sentence's cosine similarity is under the bound of its scheme.
     """

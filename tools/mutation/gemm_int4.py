@@ -1,0 +1,233 @@
+"""Bugs to plant in csrc/ops/gemm_int4."""
+
+from __future__ import annotations
+
+from tools.mutation.mutant import plant
+
+MUTANTS = (
+    *plant(
+        "csrc/ops/gemm_int4/cpu/avx512_vnni.cc",
+        (
+            "int4 avx512, few rows: scales of the strip's first tile",
+            "_mm512_load_ps(lines.scale + t * int4::kTileN)",
+            "_mm512_load_ps(lines.scale)",
+        ),
+        tests="tests/ops/test_gemm_int4.py",
+    ),
+    *plant(
+        "csrc/ops/gemm_int4/cpu/body.h",
+        (
+            "int4: a k chunk does not start from 0",
+            "std::fill_n(k_chunk, rows * kTileN, kNoSum);",
+            "if (k0 == 0) std::fill_n(k_chunk, rows * kTileN, kNoSum);",
+        ),
+        ("int4: zero points unscaled", "shared.minus_zero[j] *= shared.scale[j];", ";"),
+        ("int4: weights of the strip's first tile", "w + t * w_stride + k / kLineK", "w + k / kLineK"),
+        ("int4: a group goes on to the end of the block", "std::min((at / group + 1) * group, k1);", "k1;"),
+        (
+            "int4, few rows: lines with the scales of the first group",
+            "load_group(k0 / group, n0, kTileN);",
+            "load_group(0, n0, kTileN);",
+        ),
+        (
+            "int4, few rows: k past the last whole line is lost",
+            "multiply_blocks(n0, count, rows, middle, k1);",
+            "if (middle == k0) multiply_blocks(n0, count, rows, middle, k1);",
+        ),
+        (
+            "perm: another feature",
+            "to_f32(a[r * stride + perm[i]])",
+            "to_f32(a[r * stride + perm[i] / 2])",
+            "tests/ops/test_act_order.py tests/ops/test_errors.py",
+        ),
+        (
+            "perm: a place without a feature keeps old memory",
+            "if (p.perm.is_given()) std::fill_n(panel.packed, panel.rows * k, 0.0f);",
+            "",
+            "tests/ops/test_act_order.py tests/ops/test_errors.py",
+        ),
+        (
+            "int4, perm: rows in int32",
+            "a[r * stride + perm[i]]",
+            "a[static_cast<int32_t>(r * stride) + perm[i]]",
+            "tests/ops/test_large.py -k gathered and not emulator",
+        ),
+        tests="tests/ops/test_gemm_int4.py",
+    ),
+    *plant(
+        "csrc/ops/gemm_int4/pack.cc",
+        (
+            "perm: a packed tile has the first one's features",
+            "perm.data + part.first,",
+            "perm.data,",
+            "tests/ops/test_act_order.py tests/ops/test_errors.py",
+        ),
+        (
+            "perm: the error names the place of a wrong code",
+            "const int64_t p = feature(at);",
+            "const int64_t p = at;",
+            "tests/ops/test_act_order.py tests/ops/test_errors.py",
+        ),
+        ("pack int4: the tile before is not cleared", "std::fill_n(tile, kTileBytes, uint8_t{0});", ""),
+        (
+            "pack int4: the error names a later wrong row",
+            "part.row + i < before &&",
+            "part.row + i != before &&",
+        ),
+        ("pack int4: row stride ignored", "(part.row + i) * stride", "(part.row + i) * k"),
+        tests="tests/ops/test_pack_int4.py",
+    ),
+    *plant(
+        "csrc/ops/gemm_int4/cuda/dequantize.cuh",
+        ("int4 dequantize: padding past k is a weight", "left == 1 ? 0x0000ffffu : 0u", "0xffffffffu"),
+        ("int4 dequantize: f16 codes of odd rows not shifted", "? 1024.0f : 64.0f", "? 1024.0f : 1024.0f"),
+        ("int4 dequantize: fractions of zero points lost", "whole == zero ?", "true ?"),
+        ("int4 dequantize: zero points cut off", "within + kRound - kRound", "static_cast<int>(within)"),
+        (
+            "int4 dequantize: zero points not clamped to the codes",
+            "zero > 15.0f ? 15.0f : ",
+            "zero > 2000.0f ? 15.0f : ",
+        ),
+        tests="tests/ops/test_gemm_int4_cuda.py",
+    ),
+    *plant(
+        "csrc/ops/gemm_int4/cuda/pack.cu",
+        (
+            "pack int4 cuda: rows in int32",
+            "args.q + row * args.stride + p",
+            "args.q + static_cast<int32_t>(row * args.stride) + p",
+        ),
+        (
+            "pack int4 cuda: row stride of q ignored",
+            "args.q + row * args.stride + p",
+            "args.q + row * args.k + p",
+            "tests/ops/test_pack_int4.py -k device",
+        ),
+        tests="tests/ops/test_large.py -k pack_int4",
+    ),
+    *plant(
+        "csrc/ops/gemm_int4/cuda/reduce.cu",
+        (
+            "reduce, int4: gate dropped",
+            "reduce_columns<Unscaled, float, float>(p,",
+            "Params less = p; less.gate = {}; reduce_columns<Unscaled, float, float>(less,",
+        ),
+        (
+            "reduce, int4: residual dropped",
+            "reduce_columns<Unscaled, float, float>(p,",
+            "Params less = p; less.residual = {}; reduce_columns<Unscaled, float, float>(less,",
+        ),
+        tests="tests/ops/test_split_k.py -k gemm_int4-",
+    ),
+    *plant(
+        "csrc/ops/gemm_int4/cuda/run.cc",
+        (
+            "int4 cuda: packed weights at any multiple of 4 bytes",
+            "reinterpret_cast<uintptr_t>(params.w) % 16 != 0",
+            "reinterpret_cast<uintptr_t>(params.w) % 4 != 0",
+        ),
+        tests="tests/ops/test_placement.py",
+    ),
+    *plant(
+        "csrc/ops/gemm_int4/cuda/sm80.cuh",
+        (
+            "int4 sm80: halves of k swapped",
+            "slice * 2 + dev::lane() / 8 % 2, b",
+            "slice * 2 + 1 - dev::lane() / 8 % 2, b",
+        ),
+        ("int4 sm80: both halves of 16 tokens the first", "b[j / 2][j % 2 * 2],", "b[j / 2][0],"),
+        ("int4 sm80: groups that end within a tile", "first >= kSlices &&", "first >= kSlices - 1 &&"),
+        (
+            "int4 sm80, perm: the rows of a split start at its first k",
+            "(from) - begin;",
+            "(from) - begin + at.first_step * kStepK;",
+            "tests/ops/test_split_k.py -k gemm_int4-",
+        ),
+        tests="tests/ops/test_gemm_int4_cuda.py",
+    ),
+    *plant(
+        "csrc/ops/gemm_int4/cuda/stage_groups.cuh",
+        (
+            "int4 groups: a group of one slice less",
+            "++row; end += args.group_slices;",
+            "++row; end += args.group_slices - 1;",
+        ),
+        (
+            "int4 groups: a step goes on with the group after",
+            "row = end > begin ? 0 : -1",
+            "row = end > begin ? 1 : -1",
+        ),
+        ("int4 groups: padding past k enters a group", "end = INT_MAX;", "{}"),
+        ("int4 groups: the last group of a step not loaded", "int count = 1; for", "int count = 0; for"),
+        ("int4 groups: a step loads from the group before", "next.end <= begin;", "next.end < begin;"),
+        ("int4 groups: the next pair's scales", "pair >> (16 * e)", "pair >> (16 * (1 - e))"),
+        tests="tests/ops/test_gemm_int4_cuda.py",
+    ),
+    *plant(
+        "csrc/ops/gemm_int4/cuda/sm90a.cuh",
+        ("int4 sm90a: copied rows with another swizzle", "swizzled(Pipe::kSwizzle, at)", "at"),
+        (
+            "int4 sm90a: weights overwritten two products too early",
+            "dev::wgmma_wait<kSlices / 2 - 1>();",
+            "dev::wgmma_wait<kSlices / 2>();",
+        ),
+        (
+            "int4 sm90a: no fence between weights and products",
+            "dev::wgmma_fence(); #pragma unroll for (int s = two;",
+            "for (int s = two;",
+        ),
+        (
+            "int4 sm90a: no fence between weights and products of an edge",
+            "dev::wgmma_fence(); #pragma unroll for (int s = 0;",
+            "for (int s = 0;",
+        ),
+        (
+            "int4 sm90a: sums used before they are done",
+            "dev::wgmma_wait<0>(); dev::wgmma_fence_registers(sums);",
+            "dev::wgmma_fence_registers(sums);",
+        ),
+        (
+            "int4 sm90a: weights of an edge overwritten under its products",
+            "dev::wgmma_commit(); dev::wgmma_wait<0>();",
+            "dev::wgmma_commit();",
+        ),
+        (
+            "int4 sm90a: a stage is released while its products are in flight",
+            "if (t == 0 && s > begin) Pipe::release(before);",
+            "if (t == 0) Pipe::release(cursor.stage);",
+        ),
+        (
+            "int4 sm90a: the last stage of a k chunk is never released",
+            "dev::wgmma_fence_registers(sums); Pipe::release(before);",
+            "dev::wgmma_fence_registers(sums);",
+        ),
+        (
+            "int4 sm90a: the second product of a tile starts at the first's k",
+            "advance_descriptor(tokens, s * kSliceK * 2)",
+            "advance_descriptor(tokens, s / 2 * 2 * kSliceK * 2)",
+        ),
+        ("int4 sm90a: a stage goes on counting rows of groups", "group.begin_stage(first);", ""),
+        ("int4 sm90a: groups that end within a tile", "group.end - slice >= kSlices &&", ""),
+        ("int4 sm90a: k that ends within a tile", "slice + kSlices <= args.groups.whole_slices", "true"),
+        ("int4 sm90a: padding past k is multiplied", "if (t > 0 && s + t >= end) break;", ""),
+        (
+            "int4 sm90a, perm: the rows of a split start at its first k",
+            "copy_rows(args, tile.m0, step, thread, stage);",
+            "{ Args moved = args; if (args.p.perm.is_given()) moved.p.a = static_cast<const std::byte*>(args.p.a) + tile.first_step * int4::kTileK * 2; copy_rows(moved, tile.m0, step, thread, stage); }",
+            "tests/ops/test_split_k.py -k gemm_int4-",
+        ),
+        (
+            "int4 sm90a: copied rows in int32",
+            "base + (m0 + row) * p.a_stride * 2;",
+            "base + static_cast<int32_t>((m0 + row) * p.a_stride) * 2;",
+            "tests/ops/test_large.py -k gemm_int4- and emulator",
+        ),
+        (
+            "int4 sm90a: rows past m copied",
+            "m0 + row < p.problem.m ? p.problem.k - k0 : 0;",
+            "p.problem.k - k0;",
+            "tests/ops/test_gemm_int4_cuda.py -k sm90a and (act_order or strides)",
+        ),
+        tests="tests/ops/test_gemm_int4_cuda.py",
+    ),
+)
