@@ -27,10 +27,10 @@ MUTANTS = (
         "append: v is rotated too", BODY, "store_token(p.v, t, nullptr,", "store_token(p.v, t, rope,", APPEND
     ),
     Mutant(
-        "append: sine by the stride of the cosine",
+        "append: sine of position 0",
         BODY,
         "position * rope.sin_stride",
-        "position * rope.cos_stride * 0",
+        "0 * rope.sin_stride",
         APPEND,
     ),
     Mutant(
