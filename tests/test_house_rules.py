@@ -34,6 +34,8 @@ def may_include(path: str, included: str) -> bool:
 
 
 OPS = sorted(path.parent.name for path in CSRC.glob("ops/*/kernels.inc"))
+# The Python functions of a folder that has several; the others have one, of the same name.
+FUNCTIONS = {"paged_kv": ("append_paged_kv", "gather_paged_kv", "copy_kv_blocks", "compact_kv")}
 
 
 def sources(*folders: str, suffixes: set[str] = CPP_SUFFIXES) -> Iterator[Path]:
@@ -166,11 +168,12 @@ def test_every_op_has_its_companions(op: str) -> None:
     header = (CSRC / "ops" / op / f"{op}.h").read_text()
     reference = re.search(r"Reference:? +(\S+\.py)", header)
     assert reference, "the header names its reference"
-    assert f"def {op}(" in (ROOT / reference.group(1)).read_text()
     documents = (
         "".join(p.read_text() for p in (ROOT / "docs").glob("*.md")) + (ROOT / "README.md").read_text()
     )
-    assert op in documents
+    for function in FUNCTIONS.get(op, (op,)):
+        assert f"def {function}(" in (ROOT / reference.group(1)).read_text()
+        assert function in documents
 
 
 def test_every_op_on_tensors_has_a_fake_kernel() -> None:
@@ -239,9 +242,9 @@ def test_no_module_hides_a_public_name(package: str) -> None:
     assert modules & set(public.__all__) == set()
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_docstrings_follow_the_order_of_the_house(op: str) -> None:
-    text = inspect.getdoc(getattr(lamina, op))
+@pytest.mark.parametrize("function", [function for op in OPS for function in FUNCTIONS.get(op, (op,))])
+def test_docstrings_follow_the_order_of_the_house(function: str) -> None:
+    text = inspect.getdoc(getattr(lamina, function))
     assert text
     places = [text.find(f"\n{heading}") for heading in ("returns", "Error", "Raises", "Devices", "Source")]
     assert -1 not in places

@@ -235,7 +235,7 @@ class PagedCache:
         for seq, count, nodes in zip(seqs, counts, kept, strict=True):
             self.truncate(seq, self._lengths[seq] - count + nodes)
 
-    def _scales(self, layer: int) -> dict[str, Tensor]:
+    def _scales(self, layer: int) -> dict[str, Any]:
         if self.k_scale is None or self.v_scale is None:
             return {}
         return {"k_scale": self.k_scale[layer], "v_scale": self.v_scale[layer]}

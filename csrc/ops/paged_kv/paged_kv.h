@@ -5,8 +5,8 @@
 // copy     page block_mapping[i,1] = page block_mapping[i,0]
 // compact  slot prefix + i = slot prefix + accepted[r,i] of request r, with prefix = seq_lens[r] - tree_len[r]
 //
-// Slots      Slot s of the whole cache is row s % page of page s / page. A token with slot -1 is not stored. Of tokens
-//            with one slot the last is stored.
+// Slots      Slot s of the whole cache is row s % page of page s / page. A token with slot -1 is not stored. The last
+//            of several tokens with one slot is stored.
 // Encoding   f32, f16, bf16: rounded to nearest even. int8 and e4m3 with one scale: clamp(x * (1 / scale)) to +-127 or
 //            +-448, rounded to nearest even; a NaN becomes 0 in int8 and stays NaN in e4m3. int8 and e4m3 with scales
 //            per token and head: scale = max(max|x| / 127 or 448, FLT_MIN) of the row is stored too; a row with a NaN or

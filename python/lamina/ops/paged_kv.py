@@ -43,7 +43,7 @@ def append_paged_kv(
                   are free, so [pages, kv_heads, page, head_dim] works as a transposed view
     v_cache       [pages, page, kv_heads, v_head_dim]  dtype of k_cache, written
     slot_mapping  [tokens]  int64: token t goes to row slot % page of page slot // page. -1: the token is not
-                  stored. Of tokens with one slot the last is stored
+                  stored. The last of several tokens with one slot is stored
     k_scale       f32, only if the cache is int8 (which needs it) or float8_e4m3fn (None means 1).
                   1 element: the scale of all keys, finite and >= 2^-126, which is read.
                   [pages, page, kv_heads], any strides: a scale for each token and head, which is written

@@ -1,0 +1,224 @@
+"""Planted bugs: paged_kv, merge_attention_states, the checks of block tables and PagedCache."""
+
+from __future__ import annotations
+
+from tools.mutation.mutant import Mutant
+
+BODY, RUN, MOVE = (f"csrc/ops/paged_kv/{file}" for file in ("cpu/body.h", "run.cc", "move.cc"))
+MERGE = "csrc/ops/merge_attention_states"
+APPEND = ("tests/ops/test_paged_kv.py",)
+MOVES = ("tests/ops/test_paged_kv_move.py",)
+MERGES = ("tests/ops/test_merge_attention_states.py",)
+CACHE = ("tests/python/test_kv.py",)
+ERRORS = ("tests/ops/test_errors.py", "-k", "paged_kv or copy_kv or compact_kv")
+
+MUTANTS = (
+    Mutant(
+        "append: the rotation turns back", BODY, "x1 * angles.cos[i] - x2", "x1 * angles.cos[i] + x2", APPEND
+    ),
+    Mutant(
+        "append: halves of the head, not of rotary_dim",
+        BODY,
+        "rotate_pairs<1>(angles, pairs, pairs, x)",
+        "rotate_pairs<1>(angles, pairs, kv::kMaxHeadDim / 4, x)",
+        APPEND,
+    ),
+    Mutant(
+        "append: v is rotated too", BODY, "store_token(p.v, t, nullptr,", "store_token(p.v, t, rope,", APPEND
+    ),
+    Mutant(
+        "append: sine of position 0",
+        BODY,
+        "position * rope.sin_stride",
+        "0 * rope.sin_stride",
+        APPEND,
+    ),
+    Mutant(
+        "append: first element not searched",
+        BODY,
+        "int64_t j = 0; j < count; ++j) { const int32_t magnitude",
+        "int64_t j = 1; j < count; ++j) { const int32_t magnitude",
+        APPEND,
+    ),
+    Mutant("append: e4m3 scaled as int8", BODY, "? 127.0f : kLargestE4M3", "? 127.0f : 127.0f", APPEND),
+    Mutant(
+        "append: e4m3 overflows to NaN",
+        BODY,
+        "from_f32<E4M3>(clamp(row[j] * inverse, -kLargestE4M3, kLargestE4M3))",
+        "from_f32<E4M3>(row[j] * inverse)",
+        APPEND,
+    ),
+    Mutant(
+        "append: NaN in int8 becomes 127",
+        BODY,
+        "row[j] != row[j] ? int8_t{0} : quantizer(row[j])",
+        "quantizer(row[j])",
+        APPEND,
+    ),
+    Mutant(
+        "append: a row with Inf keeps its scale",
+        BODY,
+        "is_finite ? used : std::numeric_limits<float>::quiet_NaN()",
+        "used",
+        APPEND,
+    ),
+    Mutant(
+        "append: q rotated for stored tokens only",
+        BODY,
+        "load_angles(p.rope, t, angles); for (int64_t h = 0; h < p.q.heads; ++h)",
+        "load_angles(p.rope, t, angles); for (int64_t h = 0; h < p.q.heads && p.slot_mapping[t] >= 0; ++h)",
+        APPEND,
+    ),
+    Mutant(
+        "append: threads share the tokens, not the slots",
+        BODY,
+        "part_of(slot, parts) != part",
+        "t * parts / p.tokens != part",
+        (*APPEND, "-k", "the_last_is_stored"),
+    ),
+    Mutant("append: slot past the cache", RUN, "slot >= slots", "slot > slots", ERRORS),
+    Mutant(
+        "append: position past the table",
+        RUN,
+        "position >= p.rope.positions",
+        "position > p.rope.positions",
+        ERRORS,
+    ),
+    Mutant("append: negative scale", RUN, "*scale.data >= FLT_MIN &&", "*scale.data >= -FLT_MAX &&", ERRORS),
+    Mutant(
+        "gather: scale of the first slot",
+        BODY,
+        "scales.is_given() ? scales.at(page, slot, h)",
+        "scales.is_given() ? scales.at(page, 0, h)",
+        APPEND,
+    ),
+    Mutant(
+        "gather: request of the token before",
+        BODY,
+        "p.cu_seqlens_k[request + 1] <= t",
+        "p.cu_seqlens_k[request + 1] < t",
+        APPEND,
+    ),
+    Mutant(
+        "block table: the last block is not checked",
+        "csrc/kv/block_table.cc",
+        "b < ceil_div(end, cache.page); ++b",
+        "b < end / cache.page; ++b",
+        ("tests/ops/test_errors.py", "tests/ops/test_paged_kv.py", "-k", "gather or fuzz"),
+    ),
+    Mutant(
+        "cache: heads of a padded cache copied as one run",
+        MOVE,
+        "extent->count > 1 && extent->stride != runs.bytes",
+        "extent->count > 1 && extent->stride < runs.bytes",
+        MOVES,
+    ),
+    Mutant(
+        "copy: scales stay", MOVE, "copy_page_scales(params.v_cache, params.v_scale, from, to);", "", MOVES
+    ),
+    Mutant(
+        "copy: a source may be overwritten",
+        MOVE,
+        "target != targets.end() && target->first == source",
+        "target != targets.end() && target->first == source && target->second < i",
+        (*MOVES, *ERRORS),
+    ),
+    Mutant(
+        "compact: scales stay",
+        MOVE,
+        "std::memcpy(&scales.at(to[i].page, to[i].slot, h), &buffer[i * step + bytes], sizeof(float));",
+        "{}",
+        MOVES,
+    ),
+    Mutant(
+        "compact: nodes counted from slot 0",
+        MOVE,
+        "to.push_back(place(prefix + i));",
+        "to.push_back(place(i));",
+        MOVES,
+    ),
+    Mutant(
+        "compact: more nodes than the tree has", MOVE, "if (count > nodes)", "if (count > nodes + 1)", ERRORS
+    ),
+    Mutant(
+        "merge: the sink counts in lse",
+        f"{MERGE}/run.cc",
+        "const float lse = largest + std::log(sum);",
+        "const float lse = largest + std::log(sum + (sink != nullptr ? std::exp(*sink - largest) : 0.0f));",
+        MERGES,
+    ),
+    Mutant(
+        "merge: weights overflow for a large sink",
+        f"{MERGE}/run.cc",
+        "if (*sink > largest) sum",
+        "if (false) sum",
+        MERGES,
+    ),
+    Mutant(
+        "merge: an empty part is read", f"{MERGE}/cpu/body.h", "if (weights[i] == 0.0f) continue;", "", MERGES
+    ),
+    Mutant(
+        "merge: a NaN before an empty part is lost",
+        f"{MERGE}/run.cc",
+        "lse > largest || lse != lse",
+        "lse > largest",
+        MERGES,
+    ),
+    Mutant("merge: -0 becomes 0", f"{MERGE}/cpu/body.h", "sum[j] = -0.0f;", "sum[j] = 0.0f;", MERGES),
+    Mutant(
+        "merge: second block of a long row",
+        f"{MERGE}/cpu/body.h",
+        "head * part.out_head_stride + begin;",
+        "head * part.out_head_stride;",
+        MERGES,
+    ),
+    Mutant(
+        "e4m3: subnormal codes",
+        "csrc/base/numeric.h",
+        "magnitude < 8 ? subnormal : normal",
+        "magnitude < 7 ? subnormal : normal",
+        APPEND,
+    ),
+    Mutant(
+        "e4m3: rounds half up",
+        "csrc/base/numeric.h",
+        "0x7ffffu + ((magnitude >> 20) & 1u)",
+        "0x80000u",
+        APPEND,
+    ),
+    Mutant(
+        "PagedCache: a shared page is written",
+        "python/lamina/kv.py",
+        "self._shared[last] - holders[last] > 1",
+        "False",
+        CACHE,
+    ),
+    Mutant(
+        "PagedCache: every holder copies the shared page",
+        "python/lamina/kv.py",
+        "self._shared[last] - holders[last] > 1",
+        "self._shared[last] > 1",
+        CACHE,
+    ),
+    Mutant(
+        "PagedCache: pages to copy are not counted",
+        "python/lamina/kv.py",
+        "if grown + len(copied) > len(self._free):",
+        "if grown > len(self._free):",
+        CACHE,
+    ),
+    Mutant(
+        "PagedCache: truncate keeps a page",
+        "python/lamina/kv.py",
+        "kept = -(-length // self.page)",
+        "kept = length // self.page + 1",
+        CACHE,
+    ),
+    Mutant(
+        "PagedCache: scales of the first layer",
+        "python/lamina/kv.py",
+        '"k_scale": self.k_scale[layer]',
+        '"k_scale": self.k_scale[0]',
+        CACHE,
+    ),
+)
