@@ -26,8 +26,8 @@ for engines and exported graphs; there a packed weight is passed as its tensors:
 SECTIONS = {
     "Matrix products": ("gemm_int8", "gemm_int8_quantized", "gemm_int4", "gemm_int4_int8"),
     "Activations": ("quantize_int8", "QuantizedInt8"),
-    "Paged KV cache": (
-        *("append_paged_kv", "gather_paged_kv", "copy_kv_blocks", "compact_kv"),
+    "Attention and its cache": (
+        *("paged_attention", "append_paged_kv", "gather_paged_kv", "copy_kv_blocks", "compact_kv"),
         *("merge_attention_states", "kv.PagedCache", "kv.Batch", "kv.OutOfPages"),
     ),
     "Packed weights": ("pack_int8", "PackedInt8", "pack_int4", "PackedInt4"),

@@ -75,8 +75,9 @@ inline void amx_multiply_bf16() {
     for (int j = 0; j < kAmxRows; ++j) {
       float sums[2] = {};
       for (int p = 0; p < static_cast<int>(amx_columns(kA)) / 2; ++p)
-        sums[p % 2] = flush(std::fma(element(&amx_tiles[kA][i][2 * p]),
-                                     element(&amx_tiles[kB][p / 2][4 * j + 2 * (p % 2)]), sums[p % 2]));
+        sums[p % 2] =
+            flush(std::fma(element(&amx_tiles[kA][i][2 * p]),
+                           element(&amx_tiles[kB][p / 2][4 * j + 2 * (p % 2)]), sums[p % 2]));
       float total;
       std::memcpy(&total, &amx_tiles[kSum][i][4 * j], sizeof total);
       total = flush(flush(total) + flush(sums[0] + sums[1]));

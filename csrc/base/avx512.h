@@ -35,7 +35,8 @@ inline To each_lane(const From& from, const Body& body) {
   return to;
 }
 inline __m512 to_floats(__m512i x) {
-  return each_lane<__m512, __m512i, float, int32_t>(x, [](int32_t i) { return static_cast<float>(i); });
+  return each_lane<__m512, __m512i, float, int32_t>(
+      x, [](int32_t i) { return static_cast<float>(i); });
 }
 inline __m512i to_ints(__m512 x) {
   return each_lane<__m512i, __m512, int32_t, float>(

@@ -88,14 +88,17 @@ void set_biases(const std::optional<Tensor>& slopes, const std::optional<Tensor>
   }
 }
 
-std::tuple<Tensor, Tensor> attend(
-    const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& block_table,
-    const Tensor& seq_lens, const Tensor& cu_seqlens_q, int64_t max_seqlen_q,
-    std::optional<double> scale, bool causal, int64_t window_left, int64_t window_right,
-    double softcap, std::optional<Tensor> alibi_slopes, std::optional<Tensor> sinks,
-    std::optional<Tensor> tree_mask, std::optional<Tensor> tree_len,
-    std::optional<Tensor> tree_depth, std::optional<Tensor> k_scale, std::optional<Tensor> v_scale,
-    std::optional<ScalarType> out_dtype, bool return_lse, bool /* batch_invariant: always on a CPU */) {
+std::tuple<Tensor, Tensor> attend(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
+                                  const Tensor& block_table, const Tensor& seq_lens,
+                                  const Tensor& cu_seqlens_q, int64_t max_seqlen_q,
+                                  std::optional<double> scale, bool causal, int64_t window_left,
+                                  int64_t window_right, double softcap,
+                                  std::optional<Tensor> alibi_slopes, std::optional<Tensor> sinks,
+                                  std::optional<Tensor> tree_mask, std::optional<Tensor> tree_len,
+                                  std::optional<Tensor> tree_depth, std::optional<Tensor> k_scale,
+                                  std::optional<Tensor> v_scale,
+                                  std::optional<ScalarType> out_dtype, bool return_lse,
+                                  bool /* batch_invariant: always on a CPU */) {
   const auto argument = [&](const char* name, const std::optional<Tensor>& t) {
     return Argument{kOp, name, t ? *t : q};
   };
@@ -117,8 +120,8 @@ std::tuple<Tensor, Tensor> attend(
       int32_vector_of({kOp, "cu_seqlens_q", cu_seqlens_q}, "requests + 1", params.requests + 1);
   require(max_seqlen_q >= 0, kOp, "max_seqlen_q = ", max_seqlen_q, "; must not be negative");
   params.max_seqlen_q = max_seqlen_q;
-  params.scale = static_cast<float>(
-      scale.value_or(1.0 / std::sqrt(static_cast<double>(params.head_dim))));
+  params.scale =
+      static_cast<float>(scale.value_or(1.0 / std::sqrt(static_cast<double>(params.head_dim))));
   params.causal = causal;
   params.window_left = window_of("window_left", window_left);
   params.window_right = window_of("window_right", window_right);
@@ -130,12 +133,20 @@ std::tuple<Tensor, Tensor> attend(
   const bool is_int8 = params.k.dtype == kv::CacheDType::kI8;
   params.k_scale = scales_of(kOp, "k_scale", k_scale, params.k, is_int8);
   params.v_scale = scales_of(kOp, "v_scale", v_scale, params.v, is_int8);
-  const std::optional<Accelerator> accelerator = accelerator_of(
-      {q_arg, k_arg, v_arg, {kOp, "block_table", block_table}, seq_lens_arg,
-       {kOp, "cu_seqlens_q", cu_seqlens_q}, argument("alibi_slopes", alibi_slopes),
-       argument("sinks", sinks), argument("tree_mask", tree_mask), argument("tree_len", tree_len),
-       argument("tree_depth", tree_depth), argument("k_scale", k_scale),
-       argument("v_scale", v_scale)});
+  const std::optional<Accelerator> accelerator =
+      accelerator_of({q_arg,
+                      k_arg,
+                      v_arg,
+                      {kOp, "block_table", block_table},
+                      seq_lens_arg,
+                      {kOp, "cu_seqlens_q", cu_seqlens_q},
+                      argument("alibi_slopes", alibi_slopes),
+                      argument("sinks", sinks),
+                      argument("tree_mask", tree_mask),
+                      argument("tree_len", tree_len),
+                      argument("tree_depth", tree_depth),
+                      argument("k_scale", k_scale),
+                      argument("v_scale", v_scale)});
   require(!accelerator, kOp, "no CUDA kernel is built; move q to the CPU");
 
   const ScalarType dtype = out_dtype.value_or(q.scalar_type());

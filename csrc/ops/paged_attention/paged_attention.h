@@ -35,7 +35,6 @@
 namespace lamina::paged_attention {
 
 inline constexpr int64_t kChunk = 512;  // columns that share a maximum
-inline constexpr int64_t kMaxHeadDim = 256;
 inline constexpr int64_t kMaxGroup = 128;
 
 struct Params {
@@ -58,9 +57,10 @@ struct Params {
   const float* sinks = nullptr;        // [heads]
   const int32_t* tree_mask = nullptr;  // [tokens, tree_words]: bit i % 32 of word i / 32 is node i
   int64_t tree_mask_stride = 0, tree_words = 0;
-  const int32_t* tree_len = nullptr;    // [requests]; 0: no tree
-  const int32_t* tree_depth = nullptr;  // [tokens]; not given: the number of other nodes that the node sees
-  void* out = nullptr;                  // [tokens, heads, v_head_dim] contiguous
+  const int32_t* tree_len = nullptr;  // [requests]; 0: no tree
+  const int32_t* tree_depth =
+      nullptr;          // [tokens]; not given: the number of other nodes that the node sees
+  void* out = nullptr;  // [tokens, heads, v_head_dim] contiguous
   DType out_dtype = DType::kF32;
   float* lse = nullptr;  // [heads, tokens], or not wanted
 };

@@ -47,8 +47,8 @@ class Planner {
     const int64_t first = p_.cu_seqlens_q[b], length = int64_t{p_.cu_seqlens_q[b + 1]} - first;
     const int64_t seq_len = p_.seq_lens[b];
     if (length > p_.max_seqlen_q)
-      return Status::error(kOp, "max_seqlen_q = ", p_.max_seqlen_q, "; request ", b, " has ", length,
-                           " tokens");
+      return Status::error(kOp, "max_seqlen_q = ", p_.max_seqlen_q, "; request ", b, " has ",
+                           length, " tokens");
     if (seq_len < 0 || ceil_div(seq_len, p_.k.page) > p_.block_table.max_blocks)
       return Status::error(kOp, "seq_lens[", b, "] = ", seq_len, "; must be between 0 and ",
                            p_.block_table.max_blocks, " pages of ", p_.k.page);
@@ -86,8 +86,7 @@ class Planner {
   }
 
   bool sees(int64_t token, int64_t node) const {
-    const auto word =
-        static_cast<uint32_t>(p_.tree_mask[token * p_.tree_mask_stride + node / 32]);
+    const auto word = static_cast<uint32_t>(p_.tree_mask[token * p_.tree_mask_stride + node / 32]);
     return word >> node % 32 & 1u;
   }
 
@@ -167,7 +166,8 @@ class Planner {
     }
   }
 
-  static constexpr int64_t kFar = int64_t{1} << 33;  // more than positions differ, so that sums do not overflow
+  static constexpr int64_t kFar =
+      int64_t{1} << 33;  // more than positions differ, so that sums do not overflow
   const Params& p_;
   Plan& plan_;
   const int64_t most_rows_, left_, right_;
@@ -183,7 +183,8 @@ const Tile& Plan::tile_of(int64_t visit) const {
 }
 
 Status plan(const Params& params, int64_t l2_bytes, int threads, Plan& plan) {
-  if (Status status = Planner(params, l2_bytes, plan).add_requests(); !status.is_ok()) return status;
+  if (Status status = Planner(params, l2_bytes, plan).add_requests(); !status.is_ok())
+    return status;
   plan.parts = std::min<int64_t>(plan.visits, threads == 1 ? 1 : threads * kPartsPerThread);
   if (plan.visits == 0) return Status::ok();
   int64_t most_chunks = 0;

@@ -33,12 +33,12 @@ Status run(const Params& params, const Parallel& parallel) {
   CpuInfo cpu;
   if (Status status = cpu_info(cpu); !status.is_ok()) return status;
   Plan chosen;
-  if (Status status = plan(params, cpu.l2_bytes, parallel.threads(), chosen); !status.is_ok()) return status;
+  if (Status status = plan(params, cpu.l2_bytes, parallel.threads(), chosen); !status.is_ok())
+    return status;
   if (chosen.visits == 0) return Status::ok();
   const CpuKernel& kernel = choose_kernel(cpu.isa);
-  const size_t floats = static_cast<size_t>(chosen.parts > 1 ? chosen.parts * chosen.slots_per_part *
-                                                                   slot_floats(params, chosen)
-                                                             : 0);
+  const size_t floats = static_cast<size_t>(
+      chosen.parts > 1 ? chosen.parts * chosen.slots_per_part * slot_floats(params, chosen) : 0);
   const std::unique_ptr<float[]> partials(new float[floats]);
   const auto arrivals = std::make_unique<std::atomic<int32_t>[]>(static_cast<size_t>(chosen.parts));
   const Call call{params, chosen, partials.get(), arrivals.get()};

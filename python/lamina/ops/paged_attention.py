@@ -42,7 +42,7 @@ def paged_attention(
     return_lse: bool = False,
     batch_invariant: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """softmax(scale * q @ k.T + bias) @ v for every token of a batch, with k and v in a paged cache.
+    """softmax(scale * dot(q, k) + bias) times v for every token of a batch, with k and v in a paged cache.
 
     q             [tokens, heads, head_dim]  f32 | f16 | bf16, unit stride in head_dim, other strides free. The
                   tokens of all requests stand one after the other
@@ -54,7 +54,8 @@ def paged_attention(
     block_table   [requests, max_blocks]  int32: slot j of request b is row j % page of page
                   block_table[b, j // page]. Entries past the keys that a request sees are not read
     seq_lens      [requests]  int32: keys of a request in the cache, including those of the tokens in q
-    cu_seqlens_q  [requests + 1]  int32: the tokens of request b are cu_seqlens_q[b] to cu_seqlens_q[b + 1] - 1
+    cu_seqlens_q  [requests + 1]  int32: request b has the tokens from cu_seqlens_q[b] to before
+                  cu_seqlens_q[b + 1]
     max_seqlen_q  the most tokens of a request, or more
     scale         of the dot products. None: 1 / sqrt(head_dim)
     causal        The last token of a request has position seq_lens - 1 and sees all keys; the token before it
@@ -82,16 +83,22 @@ def paged_attention(
              u = 2^-24, e = max_j u ((head_dim + 4) |scale| sum_i |q_i k_ji| + 6 |s_j| + 4 |bias_j| +
              8 softcap) over the c keys seen, and g = min(c, 512) + 4 ceil(c / 512) + 40:
              |out - r| <= exp(2 e) (2 e + g u) sum_j w_j |v_j| + u_out |r| + tiny, where r is exact and u_out
-             = 0 | 2^-11 | 2^-8 for f32 | f16 | bf16.  |lse - exact| <= e + u (560 + 4 |exact|). The tests use
-             these expressions. Weights below 2^-125 of the largest of 512 keys count as 0
+             = 0 | 2^-11 | 2^-8 for f32 | f16 | bf16.  |lse - exact| <= e + u (560 + 4 |exact|). Weights below
+             2^-125 of the largest of 512 keys count as 0.
+             bf16 q and caches on a CPU with avx512_bf16 or amx_int8: 2^-9 more than 2 e + g u, because
+             weights are rounded to bf16; subnormal numbers count as 0.
+             int8 caches on a CPU with avx512_vnni: q and weights are rounded to 16-bit integers, so e gains
+             |scale| k_scale_j (max_i |q_i| / 64000) sum_i |k_ji| and out gains max_j (w_j v_scale_j) / 128000
+             sum_j |v_j|, where k and v are the stored integers. A NaN or Inf in q, or a v_scale that is NaN,
+             Inf or negative, makes the row NaN. The tests use these expressions
     NaN, Inf propagate from the keys that a token sees, and from no others, whatever unused slots hold
     Raises   ValueError that names the argument, its value and the allowed values, on a CPU also for a block,
              length, offset or tree that is out of range; TypeError for an argument of a wrong Python type
              (docs/errors.md lists both)
-    Devices  CPU (generic, avx2, avx512_vnni). All tensors are on one device. A row depends on its query and on
-             the keys that it sees, bit for bit: not on the batch, the threads, the page size, the order of
-             pages or the instruction set. A node of a tree has the bits that it has as the last token of its
-             path
+    Devices  CPU (generic, avx2, avx512_vnni, avx512_bf16, amx_int8). All tensors are on one device. A row
+             depends on its query and on the keys that it sees, bit for bit: not on the batch, the threads,
+             the page size or the order of pages. A node of a tree has the bits that it has as the last token
+             of its path. All instruction sets give the same bits where all compute in f32
     Source   csrc/ops/paged_attention/paged_attention.h
     """
     require_tensors(
@@ -131,9 +138,8 @@ def _fake_paged_attention(given: Arguments) -> tuple[Tensor, Tensor]:
     if given.q.dim() != 3:
         raise ValueError(f"lamina::{OP}: q must be 3-D [tokens, heads, head_dim], got {list(given.q.shape)}")
     if given.v_cache.dim() != 4:
-        raise ValueError(
-            f"lamina::{OP}: v_cache must be 4-D [pages, page, kv_heads, head_dim], got {list(given.v_cache.shape)}"
-        )
+        shape = list(given.v_cache.shape)
+        raise ValueError(f"lamina::{OP}: v_cache must be 4-D [pages, page, kv_heads, head_dim], got {shape}")
     require_one_device(OP, vars(given))
     tokens, heads, _ = given.q.shape
     out = given.q.new_empty((tokens, heads, given.v_cache.shape[3]), dtype=given.out_dtype or given.q.dtype)

@@ -1,6 +1,5 @@
 // paged_attention / amx_int8: bf16 queries and caches in tiles of 16 rows x 32 keys or elements; the others as without AMX.
 #include "base/amx.h"
-
 #include "ops/paged_attention/cpu/avx512.h"
 #include "ops/paged_attention/cpu/bf16_product.h"
 
@@ -34,7 +33,8 @@ struct AmxProduct : Bf16Product<Amx> {
 
   // Sums are tiles 0 to 3, a is 4 and 5, b is 6 and 7: 32 rows x 32 columns at a time.
   static void multiply(int64_t rows, Operands o, Prefetch& prefetch) {
-    for (; rows > 0; rows -= 2 * kTile, o.a += 2 * kTile * o.a_stride, o.c += 2 * kTile * o.c_stride)
+    for (; rows > 0;
+         rows -= 2 * kTile, o.a += 2 * kTile * o.a_stride, o.c += 2 * kTile * o.c_stride)
       if (rows > kTile) {
         multiply_tiles<2>(rows, o, prefetch);
       } else {

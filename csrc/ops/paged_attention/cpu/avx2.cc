@@ -16,7 +16,9 @@ struct Avx2 {
     return _mm256_loadu_si256(static_cast<const __m256i*>(from));
   }
   static void store(float* to, F x) { _mm256_storeu_ps(to, x); }
-  static void store_int(int32_t* to, I x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), x); }
+  static void store_int(int32_t* to, I x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), x);
+  }
   static F set(float x) { return _mm256_set1_ps(x); }
   static I set_int(int32_t x) { return _mm256_set1_epi32(x); }
   static float first(F x) { return _mm256_cvtss_f32(x); }
@@ -92,8 +94,6 @@ struct Avx2 {
 
 }  // namespace
 
-CpuKernel paged_attention_avx2() {
-  return {"paged_attention_avx2", Isa::kAvx2, &compute<Avx2>};
-}
+CpuKernel paged_attention_avx2() { return {"paged_attention_avx2", Isa::kAvx2, &compute<Avx2>}; }
 
 }  // namespace lamina::paged_attention

@@ -44,7 +44,8 @@ struct Bf16Product {
       const I odd = Simd::bit_and(Simd::template shift_right<16>(bits), Simd::set_int(1));
       const I rounded = Simd::add(Simd::add(bits, Simd::set_int(0x7fff)), odd);
       // A NaN might carry into the sign.
-      const I kept = Simd::as_int(Simd::if_less(w, Simd::set(kInfinity), Simd::as_float(rounded), w));
+      const I kept =
+          Simd::as_int(Simd::if_less(w, Simd::set(kInfinity), Simd::as_float(rounded), w));
       Simd::store_low_halves(row.dwords + j / 2, Simd::template shift_right<16>(kept));
     }
     return 1.0f;

@@ -27,29 +27,12 @@
 #include <utility>
 
 #include "base/scratch.h"
+#include "ops/paged_attention/cpu/columns.h"
 #include "ops/paged_attention/cpu/kernel.h"
 #include "ops/paged_attention/cpu/products.h"
 
 namespace lamina::paged_attention {
 namespace {
-
-// A row of any cache that is all zeros.
-alignas(64) inline constexpr char kZeros[kMaxHeadDim * sizeof(float)] = {};
-
-// Where the rows of a chunk's columns are, and what belongs to each column.
-struct Columns {
-  const char* keys[kChunk];
-  const char* values[kChunk];
-  alignas(64) float key_scale[kChunk];
-  alignas(64) float value_scale[kChunk];
-  alignas(64) float positions[kChunk];  // from the first column of the chunk
-};
-
-struct Range {
-  int64_t low, high;
-  int64_t count() const { return std::max<int64_t>(high - low, 0); }
-  bool operator==(const Range&) const = default;
-};
 
 template <class Simd, class Product>
 class Worker {
@@ -69,12 +52,12 @@ class Worker {
     // A microkernel may read up to 16 rows at once, of which it needs some.
     const int64_t rows = plan_.tile_rows;
     const int64_t planes = round_up(Product::kPlanes * rows + Product::kExtra, 16);
-    const int64_t panel = std::max(q_stride_ * Simd::kColumns,
-                                   kValueKeys / Product::kKeysPerDword * dim_);
-    const int64_t dwords = round_up(p_.head_dim, Simd::kColumns) + 2 * rows * state_stride_ + 2 * rows +
-                           planes * (q_stride_ + kScoreStride + dim_) + panel;
-    char* memory = static_cast<char*>(
-        thread_scratch(4 * dwords + 2 * static_cast<int64_t>(sizeof(Columns))));
+    const int64_t panel =
+        std::max(q_stride_ * Simd::kColumns, kValueKeys / Product::kKeysPerDword * dim_);
+    const int64_t dwords = round_up(p_.head_dim, Simd::kColumns) + 2 * rows * state_stride_ +
+                           2 * rows + planes * (q_stride_ + kScoreStride + dim_) + panel;
+    char* memory =
+        static_cast<char*>(thread_scratch(4 * dwords + 2 * static_cast<int64_t>(sizeof(Columns))));
     shared_ = reinterpret_cast<Columns*>(memory);
     own_ = shared_ + 1;
     auto* next = reinterpret_cast<int32_t*>(own_ + 1);
@@ -103,7 +86,8 @@ class Worker {
   }
 
  private:
-  static constexpr int64_t kScoreStride = kChunk + Simd::kColumns;  // a block may store past the chunk
+  static constexpr int64_t kScoreStride =
+      kChunk + Simd::kColumns;  // a block may store past the chunk
   static constexpr int kValueKeys = 32 * Product::kKeysPerDword;  // keys of a block of values
 
   // Chunks [begin, end) of the tile; `first` is the visit of chunk 0.
@@ -131,8 +115,7 @@ class Worker {
   }
 
   float* slot(int64_t part, int64_t index) const {
-    return call_.partials +
-           (part * plan_.slots_per_part + index) * plan_.tile_rows * state_stride_;
+    return call_.partials + (part * plan_.slots_per_part + index) * plan_.tile_rows * state_stride_;
   }
   State state(float* states, int64_t row) const { return {states + row * state_stride_, dim_}; }
 
@@ -186,109 +169,31 @@ class Worker {
     Product::set_extra(extra(queries_, q_stride_), p_.head_dim);
   }
 
-  Range clipped(int64_t low, int64_t high) const {
-    return {std::clamp<int64_t>(low - origin_, 0, kChunk),
-            std::clamp<int64_t>(high - origin_, 0, kChunk)};
-  }
-  Range seen(const Token& token) const { return clipped(token.low, token.high); }
-  Range seen_shared(const Token& token) const { return clipped(token.low, token.shared_end); }
-  Range seen_own(const Token& token) const {
-    return clipped(std::max(token.low, token.shared_end), token.high);
-  }
-  const Token& token_of(int64_t token) const { return plan_.tokens[static_cast<size_t>(token)]; }
+  Chunk chunk_at(int64_t origin) const { return {p_, plan_, *tile_, head_, origin}; }
 
   // more: the next chunk follows, so its first keys are worth a prefetch.
-  void compute_chunk(int64_t chunk, float* states, bool more) {
-    origin_ = chunk * kChunk;
+  void compute_chunk(int64_t index, float* states, bool more) {
+    const Chunk chunk = chunk_at(index * kChunk);
     Range shared{kChunk, 0};
     int64_t shared_end = 0;
     for_tokens([&](int64_t token, Range) {
-      const Range seen = seen_shared(token_of(token));
-      shared_end = std::max(shared_end, token_of(token).shared_end);
+      const Range seen = chunk.seen_shared(chunk.token(token));
+      shared_end = std::max(shared_end, chunk.token(token).shared_end);
       if (seen.count() == 0) return;
       shared = {std::min(shared.low, seen.low), std::max(shared.high, seen.high)};
     });
-    for (int64_t j = shared.low; j < shared.high;) j = point_page(j, shared.high);
-    if (p_.alibi_slopes != nullptr)
-      for (int64_t j = 0; j < kChunk; ++j) shared_->positions[j] = static_cast<float>(j);
+    chunk.point_slots(shared, *shared_);
     multiply_keys(*shared_, shared, {0, tile_->rows});
-    std::memset(sums_, 0, static_cast<size_t>(Product::kPlanes * tile_->rows * dim_) * sizeof(int32_t));
-    for_tokens([&](int64_t token, Range rows) { weigh(token, rows, states); });
-    point_next(more ? shared_end - origin_ - kChunk : 0);
-    multiply_values(shared);
-    for_tokens([&](int64_t token, Range rows) { add_nodes(token, rows); });
+    std::memset(sums_, 0,
+                static_cast<size_t>(Product::kPlanes * tile_->rows * dim_) * sizeof(int32_t));
+    for_tokens([&](int64_t token, Range rows) { weigh(chunk, token, rows, states); });
+    next_count_ =
+        chunk.point_next(more ? shared_end - chunk.origin - kChunk : 0, Simd::kColumns, next_);
+    multiply_values(chunk, shared);
+    for_tokens([&](int64_t token, Range rows) { add_own(chunk, token, rows); });
     for (int64_t r = 0; r < tile_->rows; ++r)
       Product::finish_vector(planes(sums_, dim_, r), weight_factors_[r], dim_,
                              state(states, r).vector());
-  }
-
-  int64_t block(int64_t index) const { return p_.block_table.row(tile_->request)[index]; }
-
-  // Sets the shared columns from j to the end of their page, at most to `high`; returns where it stopped.
-  int64_t point_page(int64_t j, int64_t high) {
-    const int64_t slot = origin_ + j, page = p_.k.page;
-    const int64_t index = block(slot / page), first = slot % page;
-    const int64_t end = std::min(high, j + page - first);
-    const char* key = p_.k.row(index, first, head_);
-    const char* value = p_.v.row(index, first, head_);
-    const int64_t key_step = p_.k.slot_stride * kv::size_bytes(p_.k.dtype);
-    const int64_t value_step = p_.v.slot_stride * kv::size_bytes(p_.v.dtype);
-    for (int64_t i = j; i < end; ++i, key += key_step, value += value_step) {
-      shared_->keys[i] = key;
-      shared_->values[i] = value;
-    }
-    if (p_.k_scale.is_per_token())
-      for (int64_t i = j; i < end; ++i)
-        shared_->key_scale[i] = p_.k_scale.at(index, first + i - j, head_);
-    if (p_.v_scale.is_per_token())
-      for (int64_t i = j; i < end; ++i)
-        shared_->value_scale[i] = p_.v_scale.at(index, first + i - j, head_);
-    return end;
-  }
-
-  // Asks for what the next chunk reads first: its scales, and the keys of its first block, which multiply_values prefetches.
-  void point_next(int64_t columns) {
-    const int64_t page = p_.k.page, first = origin_ + kChunk;
-    next_count_ = std::clamp<int64_t>(columns, 0, Simd::kColumns);
-    for (int64_t i = 0; i < next_count_; ++i)
-      next_[i] = p_.k.row(block((first + i) / page), (first + i) % page, head_);
-    if (!p_.k_scale.is_per_token() && !p_.v_scale.is_per_token()) return;
-    for (int64_t slot = first; slot < first + std::min(columns, kChunk);) {
-      const int64_t index = block(slot / page);
-      const int64_t end = std::min(slot / page * page + page, first + std::min(columns, kChunk));
-      prefetch_scales(p_.k_scale, index, slot % page, end - slot);
-      prefetch_scales(p_.v_scale, index, slot % page, end - slot);
-      slot = end;
-    }
-  }
-  void prefetch_scales(const kv::Scales& scales, int64_t index, int64_t slot, int64_t count) const {
-    if (!scales.is_per_token()) return;
-    constexpr int64_t kLineFloats = 16;
-    const int64_t step = std::max<int64_t>(1, kLineFloats / std::max<int64_t>(1, scales.slot_stride));
-    for (int64_t i = 0; i < count; i += step)
-      __builtin_prefetch(&scales.at(index, slot + i, head_), 0, 2);
-  }
-
-  // Sets the columns of own_ that the token does not share, and copies what belongs to the columns before them.
-  void point_nodes(int64_t token, Range own) {
-    const int64_t prefix = request().prefix;
-    const size_t before = static_cast<size_t>(own.low) * sizeof(float);
-    if (p_.k_scale.is_per_token()) std::memcpy(own_->key_scale, shared_->key_scale, before);
-    if (p_.v_scale.is_per_token()) std::memcpy(own_->value_scale, shared_->value_scale, before);
-    if (p_.alibi_slopes != nullptr) std::memcpy(own_->positions, shared_->positions, before);
-    const int32_t* nodes = plan_.nodes.data() + token_of(token).nodes;
-    const int64_t first_node = request().token + request().tokens - p_.seq_lens[tile_->request];
-    for (int64_t j = own.low; j < own.high; ++j) {
-      const int64_t column = origin_ + j;
-      const int64_t slot = column < prefix ? column : prefix + nodes[column - prefix];
-      const int64_t index = block(slot / p_.k.page), at = slot % p_.k.page;
-      own_->keys[j] = p_.k.row(index, at, head_);
-      own_->values[j] = p_.v.row(index, at, head_);
-      if (p_.k_scale.is_per_token()) own_->key_scale[j] = p_.k_scale.at(index, at, head_);
-      if (p_.v_scale.is_per_token()) own_->value_scale[j] = p_.v_scale.at(index, at, head_);
-      const int64_t position = column < prefix ? column : token_of(first_node + slot).position;
-      own_->positions[j] = static_cast<float>(position - origin_);
-    }
   }
 
   void multiply_keys(const Columns& columns, Range range, Range rows) {
@@ -307,7 +212,8 @@ class Worker {
       product_.pack_keys(columns.keys + j, static_cast<int>(next - j), p_.head_dim, panel_);
       const auto product = [&](int64_t count, const int32_t* a, int32_t* c) {
         Product::multiply(
-            count, {a, q_stride_, panel_, Simd::kColumns, c + j, kScoreStride, dwords, false}, prefetch);
+            count, {a, q_stride_, panel_, Simd::kColumns, c + j, kScoreStride, dwords, false},
+            prefetch);
       };
       product(operands, planes(queries_, q_stride_, rows.low).dwords,
               planes(scores_, kScoreStride, rows.low).dwords);
@@ -317,12 +223,12 @@ class Worker {
   }
 
   // Scores to weights, for the rows of one token. The states hold their sums and maxima from here on.
-  void weigh(int64_t token_index, Range rows, float* states) {
-    const Token& token = token_of(token_index);
-    const Range all = seen(token), own = seen_own(token);
+  void weigh(const Chunk& chunk, int64_t token_index, Range rows, float* states) {
+    const Token& token = chunk.token(token_index);
+    const Range all = chunk.seen(token), own = chunk.seen_own(token);
     const Columns* columns = shared_;
     if (own.count() > 0) {
-      point_nodes(token_index, own);
+      chunk.point_own(token_index, own, *shared_, *own_);
       multiply_keys(*own_, own, rows);
       columns = own_;
     }
@@ -332,7 +238,7 @@ class Worker {
     row.low = all.low;
     row.high = all.high;
     row.softcap = p_.softcap;
-    row.position = static_cast<float>(token.position - origin_);
+    row.position = static_cast<float>(token.position - chunk.origin);
     row.positions = columns->positions;
     row.key_scale = p_.k_scale.is_per_token() ? columns->key_scale : nullptr;
     row.value_scale = p_.v_scale.is_per_token() ? columns->value_scale : nullptr;
@@ -353,7 +259,7 @@ class Worker {
     }
   }
 
-  void multiply_values(Range shared) {
+  void multiply_values(const Chunk& chunk, Range shared) {
     if (shared.count() == 0) return;
     const int64_t blocks = dim_ / Simd::kColumns;
     for (int64_t j = start_values(*shared_, shared); j < shared.high; j += kValueKeys) {
@@ -375,7 +281,7 @@ class Worker {
         add_values(block, keys, run, prefetch);
       };
       for_tokens([&](int64_t token, Range rows) {
-        const Range seen = seen_shared(token_of(token));
+        const Range seen = chunk.seen_shared(chunk.token(token));
         const Range next{std::max(seen.low, block.low), std::min(seen.high, block.high)};
         if (next == keys) {
           run.high = rows.high;
@@ -389,11 +295,11 @@ class Worker {
     }
   }
 
-  // The tree nodes that a token sees, which are not in multiply_values.
-  void add_nodes(int64_t token, Range rows) {
-    const Range own = seen_own(token_of(token));
+  // The keys that a token does not share.
+  void add_own(const Chunk& chunk, int64_t token, Range rows) {
+    const Range own = chunk.seen_own(chunk.token(token));
     if (own.count() == 0) return;
-    point_nodes(token, own);
+    chunk.point_own(token, own, *shared_, *own_);
     for (int64_t j = start_values(*own_, own); j < own.high; j += kValueKeys) {
       const Range block{j, std::min(j + kValueKeys, own.high)};
       pack_values_of(*own_, block, block);
@@ -431,7 +337,8 @@ class Worker {
     constexpr int64_t kKeys = Product::kKeysPerStep, kDwords = kKeys / Product::kKeysPerDword;
     const int64_t first = keys.low / kKeys * kDwords;
     const int64_t dwords = ceil_div(keys.high, kKeys) * kDwords - first;
-    const Planes weights = planes(scores_, kScoreStride, rows.low), sums = planes(sums_, dim_, rows.low);
+    const Planes weights = planes(scores_, kScoreStride, rows.low),
+                 sums = planes(sums_, dim_, rows.low);
     for (int64_t i = 0; i < dim_; i += Simd::kColumns)
       Product::multiply(Product::kPlanes * rows.count(),
                         {weights.dwords + first, kScoreStride,
@@ -446,44 +353,25 @@ class Worker {
         const State result = state(states, r);
         const int64_t head = head_of(r);
         if (p_.lse != nullptr)
-          p_.lse[head * p_.tokens + token] = static_cast<float>(
-              result.maximum() + std::log(static_cast<double>(result.sum())));
-        if (token_of(token).sees_nothing()) {
+          p_.lse[head * p_.tokens + token] =
+              static_cast<float>(result.maximum() + std::log(static_cast<double>(result.sum())));
+        if (plan_.tokens[static_cast<size_t>(token)].sees_nothing()) {
           std::fill_n(result.vector(), dim_, 0.0f);
         } else {
-          divide(result, head);
+          const bool has_one_scale = p_.v_scale.is_given() && !p_.v_scale.is_per_token();
+          divide<Simd>(result, p_.sinks != nullptr ? p_.sinks[head] : -kInfinity,
+                       has_one_scale ? p_.v_scale.data[0] : 1.0f);
         }
-        store(result, token * p_.heads + head);
+        const int64_t offset = (token * p_.heads + head) * p_.v_head_dim;
+        if (p_.out_dtype == DType::kF32) {
+          store(result, static_cast<float*>(p_.out) + offset, p_.v_head_dim);
+        } else if (p_.out_dtype == DType::kF16) {
+          store(result, static_cast<F16*>(p_.out) + offset, p_.v_head_dim);
+        } else {
+          store(result, static_cast<BF16*>(p_.out) + offset, p_.v_head_dim);
+        }
       }
     });
-  }
-
-  void divide(const State& result, int64_t head) const {
-    using F = typename Simd::F;
-    float factor = 1.0f, total = result.sum();
-    if (p_.sinks != nullptr) {
-      const float maximum = std::max(result.maximum(), p_.sinks[head]);
-      const float reference = maximum == -kInfinity ? 0.0f : maximum;
-      factor = exp_of<Simd>(result.maximum() - reference);
-      total = std::fma(total, factor, exp_of<Simd>(p_.sinks[head] - reference));
-    }
-    if (p_.v_scale.is_given() && !p_.v_scale.is_per_token()) factor *= p_.v_scale.data[0];
-    // The addition makes every zero +0: a chunk of which a row sees nothing would change the sign.
-    for (int64_t i = 0; i < dim_; i += Simd::kLanes) {
-      const F scaled = Simd::fma(Simd::load(result.vector() + i), Simd::set(factor), Simd::set(0.0f));
-      Simd::store(result.vector() + i, Simd::div(scaled, Simd::set(total)));
-    }
-  }
-
-  void store(const State& result, int64_t row) const {
-    const auto put = [&](auto element) {
-      using T = decltype(element);
-      T* to = static_cast<T*>(p_.out) + row * p_.v_head_dim;
-      for (int64_t i = 0; i < p_.v_head_dim; ++i) to[i] = from_f32<T>(result.vector()[i]);
-    };
-    if (p_.out_dtype == DType::kF32) return put(float{});
-    if (p_.out_dtype == DType::kF16) return put(F16{});
-    put(BF16{});
   }
 
   const Call& call_;
@@ -495,7 +383,7 @@ class Worker {
   int32_t *panel_, *queries_, *scores_, *sums_;
   float *states_, *partial_, *row_, *query_factors_, *weight_factors_;
   const Tile* tile_ = nullptr;
-  int64_t head_ = 0, origin_ = 0, next_count_ = 0;
+  int64_t head_ = 0, next_count_ = 0;
   const char* next_[Simd::kColumns];
 };
 

@@ -51,7 +51,8 @@ struct Generic {
     return floats([&](int i) { return a.at[i] + b.at[i]; });
   }
   static I add(const I& a, const I& b) {
-    return ints([&](int i) { return static_cast<uint32_t>(a.at[i]) + static_cast<uint32_t>(b.at[i]); });
+    return ints(
+        [&](int i) { return static_cast<uint32_t>(a.at[i]) + static_cast<uint32_t>(b.at[i]); });
   }
   static F sub(const F& a, const F& b) {
     return floats([&](int i) { return a.at[i] - b.at[i]; });

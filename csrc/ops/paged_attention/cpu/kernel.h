@@ -15,7 +15,7 @@ inline int64_t slot_floats(const Params& params, const Plan& plan) {
   return plan.tile_rows * (16 + round_up(params.v_head_dim, 64));
 }
 
-// What all parts of a call share. partials: parts * slots_per_part partial results of slot_floats() each. arrivals: one
+// All parts of a call share one Call. partials: parts * slots_per_part partial results of slot_floats() each. arrivals: one
 // counter a part, for the tile that begins in that part and ends in another: the last of its parts to arrive merges.
 struct Call {
   const Params& params;

@@ -73,8 +73,8 @@ void multiply_rows(const Operands& o, Prefetch& prefetch) {
     unroll<kVectors>([&](auto v) LAMINA_INLINE { each[v] = Simd::load_int(b + v * kLanes); });
     unroll<kRows>([&](auto r) LAMINA_INLINE {
       const I one = Simd::set_int(a[r * a_stride]);
-      unroll<kVectors>(
-          [&](auto v) LAMINA_INLINE { sum[r][v] = Dot::add(sum[r][v], one, each[v]); });
+      unroll<kVectors>([&](auto v)
+                           LAMINA_INLINE { sum[r][v] = Dot::add(sum[r][v], one, each[v]); });
     });
     ++a;
     b += b_stride;

@@ -32,8 +32,9 @@ LAMINA_INLINE inline typename Simd::F element(typename Simd::I dwords) {
     const auto byte = Simd::template shift_right<8 * i>(dwords);
     const auto magnitude = Simd::bit_and(byte, Simd::set_int(0x7f));
     const auto sign = Simd::template shift_left<8>(Simd::bit_and(byte, Simd::set_int(0x80)));
-    const auto value = Simd::mul(
-        Simd::from_f16(Simd::bit_or(sign, Simd::template shift_left<7>(magnitude))), Simd::set(256.0f));
+    const auto value =
+        Simd::mul(Simd::from_f16(Simd::bit_or(sign, Simd::template shift_left<7>(magnitude))),
+                  Simd::set(256.0f));
     return Simd::if_less(Simd::to_floats(magnitude), Simd::set(126.5f), value,
                          Simd::as_float(Simd::set_int(0x7fc00000)));
   }
@@ -70,9 +71,8 @@ void pack_keys(const char* const* rows, int count, int64_t dim, int32_t* panel) 
         });
       };
       if (key + kLanes <= count && width == kLanes) {
-        unroll<kLanes>([&](auto i) LAMINA_INLINE {
-          block[i] = Simd::load_int(rows[key + i] + 4 * at);
-        });
+        unroll<kLanes>([&](auto i)
+                           LAMINA_INLINE { block[i] = Simd::load_int(rows[key + i] + 4 * at); });
         Simd::transpose(block);
         unroll<kLanes>(store);
         continue;

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/int_math.h"
+#include "base/numeric.h"
 #include "ops/paged_attention/cpu/exp.h"
 #include "ops/paged_attention/plan.h"
 
@@ -66,7 +67,8 @@ void softmax_row(const ScoreRow& row, float& maximum, float& sum) {
     F s = score<Simd>(row, j);
     if (is_cut(j)) s = Simd::keep_lanes(s, row.low - j, row.high - j, -kInfinity);
     Simd::store(row.scores + j, s);
-    highest = Simd::max(s, highest);  // a NaN leaves `highest` as it is, and makes its own weight NaN
+    highest =
+        Simd::max(s, highest);  // a NaN leaves `highest` as it is, and makes its own weight NaN
   }
   alignas(64) float lanes[kSums];
   Simd::store(lanes, highest);
@@ -104,6 +106,27 @@ void merge(const State& into, const State& next) {
   }
   into.sum() = std::fma(next.sum(), add, into.sum() * keep);
   into.maximum() = maximum;
+}
+
+// The vector times `factor`, by the sum of weights and exp(sink).
+template <class Simd>
+void divide(const State& result, float sink, float factor) {
+  using F = typename Simd::F;
+  const float maximum = std::max(result.maximum(), sink);
+  const float reference = maximum == -kInfinity ? 0.0f : maximum;
+  const float keep = exp_of<Simd>(result.maximum() - reference);
+  const float total = std::fma(result.sum(), keep, exp_of<Simd>(sink - reference));
+  // The addition makes every zero +0: a chunk of which a row sees nothing would change the sign.
+  for (int64_t i = 0; i < result.dim; i += Simd::kLanes) {
+    const F scaled =
+        Simd::fma(Simd::load(result.vector() + i), Simd::set(keep * factor), Simd::set(0.0f));
+    Simd::store(result.vector() + i, Simd::div(scaled, Simd::set(total)));
+  }
+}
+
+template <class T>
+void store(const State& result, T* to, int64_t dim) {
+  for (int64_t i = 0; i < dim; ++i) to[i] = from_f32<T>(result.vector()[i]);
 }
 
 }  // namespace

@@ -1,0 +1,133 @@
+// Where the keys and values of a chunk are: pointers to the rows of each column, and what belongs to a column.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "base/int_math.h"
+#include "ops/paged_attention/plan.h"
+
+namespace lamina::paged_attention {
+namespace {
+
+// A row of any cache that is all zeros.
+alignas(64) inline constexpr char kZeros[kv::kMaxHeadDim * sizeof(float)] = {};
+
+// Where the rows of a chunk's columns are, and what belongs to each column.
+struct Columns {
+  const char* keys[kChunk];
+  const char* values[kChunk];
+  alignas(64) float key_scale[kChunk];
+  alignas(64) float value_scale[kChunk];
+  alignas(64) float positions[kChunk];  // from the first column of the chunk
+};
+
+struct Range {
+  int64_t low, high;
+  int64_t count() const { return std::max<int64_t>(high - low, 0); }
+  bool operator==(const Range&) const = default;
+};
+
+// The columns of one chunk of a tile, for one KV head.
+struct Chunk {
+  const Params& params;
+  const Plan& plan;
+  const Tile& tile;
+  int64_t head;
+  int64_t origin;  // the first column
+
+  const Request& request() const { return plan.requests[static_cast<size_t>(tile.request)]; }
+  const Token& token(int64_t index) const { return plan.tokens[static_cast<size_t>(index)]; }
+  int64_t block(int64_t index) const { return params.block_table.row(tile.request)[index]; }
+
+  Range clipped(int64_t low, int64_t high) const {
+    return {std::clamp<int64_t>(low - origin, 0, kChunk),
+            std::clamp<int64_t>(high - origin, 0, kChunk)};
+  }
+  Range seen(const Token& token) const { return clipped(token.low, token.high); }
+  Range seen_shared(const Token& token) const { return clipped(token.low, token.shared_end); }
+  Range seen_own(const Token& token) const {
+    return clipped(std::max(token.low, token.shared_end), token.high);
+  }
+
+  // Sets columns that are slots of the same number.
+  void point_slots(Range range, Columns& columns) const {
+    const Params& p = params;
+    const int64_t page = p.k.page;
+    const int64_t key_step = p.k.slot_stride * kv::size_bytes(p.k.dtype);
+    const int64_t value_step = p.v.slot_stride * kv::size_bytes(p.v.dtype);
+    for (int64_t j = range.low; j < range.high;) {
+      const int64_t slot = origin + j, index = block(slot / page), first = slot % page;
+      const int64_t end = std::min(range.high, j + page - first);
+      const char* key = p.k.row(index, first, head);
+      const char* value = p.v.row(index, first, head);
+      for (int64_t i = j; i < end; ++i, key += key_step, value += value_step) {
+        columns.keys[i] = key;
+        columns.values[i] = value;
+      }
+      if (p.k_scale.is_per_token())
+        for (int64_t i = j; i < end; ++i)
+          columns.key_scale[i] = p.k_scale.at(index, first + i - j, head);
+      if (p.v_scale.is_per_token())
+        for (int64_t i = j; i < end; ++i)
+          columns.value_scale[i] = p.v_scale.at(index, first + i - j, head);
+      j = end;
+    }
+    if (p.alibi_slopes != nullptr)
+      for (int64_t j = 0; j < kChunk; ++j) columns.positions[j] = static_cast<float>(j);
+  }
+
+  // Sets the columns in `own`, which the token does not share, and copies what belongs to the columns before them.
+  void point_own(int64_t token_index, Range own, const Columns& shared, Columns& columns) const {
+    const Params& p = params;
+    const int64_t prefix = request().prefix;
+    const size_t before = static_cast<size_t>(own.low) * sizeof(float);
+    if (p.k_scale.is_per_token()) std::memcpy(columns.key_scale, shared.key_scale, before);
+    if (p.v_scale.is_per_token()) std::memcpy(columns.value_scale, shared.value_scale, before);
+    if (p.alibi_slopes != nullptr) std::memcpy(columns.positions, shared.positions, before);
+    const int32_t* nodes = plan.nodes.data() + token(token_index).nodes;
+    const int64_t first_node = request().token + request().tokens - p.seq_lens[tile.request];
+    for (int64_t j = own.low; j < own.high; ++j) {
+      const int64_t column = origin + j;
+      const int64_t slot = column < prefix ? column : prefix + nodes[column - prefix];
+      const int64_t index = block(slot / p.k.page), at = slot % p.k.page;
+      columns.keys[j] = p.k.row(index, at, head);
+      columns.values[j] = p.v.row(index, at, head);
+      if (p.k_scale.is_per_token()) columns.key_scale[j] = p.k_scale.at(index, at, head);
+      if (p.v_scale.is_per_token()) columns.value_scale[j] = p.v_scale.at(index, at, head);
+      const int64_t position = column < prefix ? column : token(first_node + slot).position;
+      columns.positions[j] = static_cast<float>(position - origin);
+    }
+  }
+
+  // Finds the keys of up to `count` first columns of the next chunk, where `columns` of it are shared, and prefetches its
+  // scales. Returns the number of keys.
+  int64_t point_next(int64_t columns, int64_t count, const char** keys) const {
+    const int64_t page = params.k.page, first = origin + kChunk;
+    count = std::clamp<int64_t>(columns, 0, count);
+    for (int64_t i = 0; i < count; ++i)
+      keys[i] = params.k.row(block((first + i) / page), (first + i) % page, head);
+    if (!params.k_scale.is_per_token() && !params.v_scale.is_per_token()) return count;
+    const int64_t last = first + std::min(columns, kChunk);
+    for (int64_t slot = first, end; slot < last; slot = end) {
+      end = std::min(round_up(slot + 1, page), last);
+      prefetch(params.k_scale, block(slot / page), slot % page, end - slot);
+      prefetch(params.v_scale, block(slot / page), slot % page, end - slot);
+    }
+    return count;
+  }
+
+ private:
+  void prefetch(const kv::Scales& scales, int64_t index, int64_t slot, int64_t count) const {
+    if (!scales.is_per_token()) return;
+    constexpr int64_t kLineFloats = 16;
+    const int64_t step =
+        std::max<int64_t>(1, kLineFloats / std::max<int64_t>(1, scales.slot_stride));
+    for (int64_t i = 0; i < count; i += step)
+      __builtin_prefetch(&scales.at(index, slot + i, head), 0, 2);
+  }
+};
+
+}  // namespace
+}  // namespace lamina::paged_attention
