@@ -22,7 +22,7 @@
 namespace lamina {
 namespace {
 
-// What SIMDe lacks: lane by lane there.
+// Instructions that SIMDe lacks. With SIMDe each function computes them lane by lane.
 #if defined(LAMINA_USE_SIMDE)
 template <class To, class From, class ToLane, class FromLane, class Body>
 inline To each_lane(const From& from, const Body& body) {

@@ -10,8 +10,7 @@ from torch import Tensor
 
 
 def call(op: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """The result of op(*args, **options). torch 2.15 raises lamina's ValueErrors as RuntimeErrors; this turns them
-    back."""
+    """Calls op. torch 2.15 raises lamina's ValueErrors as RuntimeErrors; this turns them back."""
     try:
         return op(*args, **options)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Attention over a paged KV cache: decode, verification of drafts, prefill and any mix of them in one call."""
+"""Attention over a paged KV cache: decode, verification of drafts, prefill, and any mix in one call."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def paged_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax(scale * dot(q, k) + bias) times v for every token of a batch, with k and v in a paged cache.
 
-    q             [tokens, heads, head_dim]  f32 | f16 | bf16, unit stride in head_dim, other strides free. The
-                  tokens of all requests stand one after the other
+    q             [tokens, heads, head_dim]  f32 | f16 | bf16, unit stride in head_dim, other strides free.
+                  The tokens of all requests stand one after the other
     k_cache       [pages, page, kv_heads, head_dim]  f32 | f16 | bf16 | float8_e4m3fn | int8, unit stride in
                   head_dim, other strides free: [pages, kv_heads, page, head_dim], or K and V in one tensor,
                   are views. heads = group * kv_heads, with group from 1 to 128. head_dim is a multiple of 8,
