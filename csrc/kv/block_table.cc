@@ -6,10 +6,11 @@ namespace lamina::kv {
 
 Status check_slots(const char* op, const BlockTable& table, int64_t request, int64_t begin,
                    int64_t end, const Cache& cache, const char* length_name) {
-  if (end > table.max_blocks * cache.page)
-    return Status::error(
-        op, ": ", length_name, " gives request ", request, " a length of ", end,
-        "; block_table has room for max_blocks * page = ", table.max_blocks * cache.page, " slots");
+  if (ceil_div(end, cache.page) > table.max_blocks)
+    return Status::error(op, ": ", length_name, " gives request ", request, " a length of ", end,
+                         "; block_table has room for max_blocks = ", table.max_blocks,
+                         " pages of page = ", cache.page, " slots");
+  if (begin == end) return Status::ok();
   const int32_t* const blocks = table.row(request);
   for (int64_t b = begin / cache.page; b < ceil_div(end, cache.page); ++b)
     if (blocks[b] < 0 || blocks[b] >= cache.pages)

@@ -8,10 +8,14 @@
 
 namespace lamina::kv {
 
+inline constexpr int64_t kMaxHeadDim = 256;
+
 enum class CacheDType : int8_t { kF32, kF16, kBF16, kE4M3, kI8 };
 
 constexpr int64_t size_bytes(CacheDType dtype) {
-  return dtype == CacheDType::kF32 ? 4 : dtype == CacheDType::kE4M3 || dtype == CacheDType::kI8 ? 1 : 2;
+  return dtype == CacheDType::kF32                                ? 4
+         : dtype == CacheDType::kE4M3 || dtype == CacheDType::kI8 ? 1
+                                                                  : 2;
 }
 constexpr bool is_quantized(CacheDType dtype) { return size_bytes(dtype) == 1; }
 
@@ -23,7 +27,9 @@ struct ScalesOf {
   int64_t page_stride = 0, slot_stride = 0, head_stride = 0;
 
   constexpr bool is_given() const { return data != nullptr; }
-  constexpr bool is_per_token() const { return page_stride != 0 || slot_stride != 0 || head_stride != 0; }
+  constexpr bool is_per_token() const {
+    return page_stride != 0 || slot_stride != 0 || head_stride != 0;
+  }
   constexpr T& at(int64_t page, int64_t slot, int64_t head) const {
     return data[page * page_stride + slot * slot_stride + head * head_stride];
   }

@@ -8,8 +8,6 @@
 namespace lamina::interop {
 namespace {
 
-constexpr int64_t kMaxHeadDim = 256;
-
 std::optional<kv::CacheDType> cache_dtype(ScalarType dtype) {
   switch (dtype) {
     case ScalarType::Float:
@@ -40,10 +38,10 @@ kv::Cache cache_of(const Argument& cache) {
   const int64_t head_dim = t.size(3);
   require(t.size(1) >= 1 && t.size(2) >= 1, op, name,
           " must have page >= 1 and kv_heads >= 1, got ", ShapeText{t});
-  require(head_dim <= kMaxHeadDim, op, name, " has head_dim = ", head_dim, "; at most ",
-          kMaxHeadDim, " is allowed, so the caches of MLA models are not");
+  require(head_dim <= kv::kMaxHeadDim, op, name, " has head_dim = ", head_dim, "; at most ",
+          kv::kMaxHeadDim, " is allowed, so the caches of MLA models are not");
   require(head_dim >= 8 && head_dim % 8 == 0, op, name, " has head_dim = ", head_dim,
-          "; multiples of 8 from 8 to ", kMaxHeadDim, " are allowed");
+          "; multiples of 8 from 8 to ", kv::kMaxHeadDim, " are allowed");
   require(t.numel() == 0 || t.stride(3) == 1, op, name, " must have stride 1 in head_dim, got ",
           t.stride(3));
   return {t.data_ptr(), *dtype,      t.size(0),   t.size(1),  t.size(2),

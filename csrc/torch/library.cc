@@ -148,12 +148,36 @@ LAMINA_LIBRARY(m) {
       "explain_gemm_int4_int8_cuda(int m, int n, int k, int compute_capability, int sm_count, int? "
       "group=None, int? max_sms=None) -> str");
   m.def(
-      "paged_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor block_table, Tensor seq_lens, "
+      "paged_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor block_table, Tensor "
+      "seq_lens, "
       "Tensor cu_seqlens_q, *, SymInt max_seqlen_q, float? scale=None, bool causal=True, SymInt "
-      "window_left=-1, SymInt window_right=-1, float softcap=0.0, Tensor? alibi_slopes=None, Tensor? "
+      "window_left=-1, SymInt window_right=-1, float softcap=0.0, Tensor? alibi_slopes=None, "
+      "Tensor? "
       "sinks=None, Tensor? tree_mask=None, Tensor? tree_len=None, Tensor? tree_depth=None, Tensor? "
       "k_scale=None, Tensor? v_scale=None, ScalarType? out_dtype=None, bool return_lse=False, bool "
       "batch_invariant=False) -> (Tensor out, Tensor lse)");
+  m.def(
+      "append_paged_kv(Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor "
+      "slot_mapping, *, Tensor(c!)? k_scale=None, Tensor(d!)? v_scale=None, Tensor? cos=None, "
+      "Tensor? sin=None, Tensor? positions=None, SymInt? rotary_dim=None, bool interleaved=False, "
+      "Tensor(e!)? q=None) -> ()");
+  m.def(
+      "gather_paged_kv(Tensor k_cache, Tensor v_cache, Tensor block_table, Tensor cu_seqlens_k, "
+      "SymInt tokens, *, Tensor? k_scale=None, Tensor? v_scale=None, ScalarType? out_dtype=None) "
+      "-> "
+      "(Tensor k, Tensor v)");
+  m.def(
+      "copy_kv_blocks(Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor block_mapping, *, Tensor(c!)? "
+      "k_scale=None, Tensor(d!)? v_scale=None) -> ()");
+  m.def(
+      "compact_kv(Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor block_table, Tensor seq_lens, "
+      "Tensor "
+      "tree_len, Tensor accepted, *, Tensor(c!)? k_scale=None, Tensor(d!)? v_scale=None) -> ()");
+  m.def(
+      "merge_attention_states(Tensor[] outs, Tensor[] lses, *, Tensor? sinks=None, ScalarType? "
+      "out_dtype=None) -> (Tensor out, Tensor lse)");
+  m.def("explain_paged_kv() -> str");
+  m.def("explain_merge_attention_states() -> str");
   m.def("explain_quantize_int8(int m, int k) -> str");
   m.def("explain_gemm_int8(int m, int n, int k, int? group=None) -> str");
   m.def(

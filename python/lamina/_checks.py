@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def call(op: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """op(*args, **options), where an argument error is a ValueError: torch 2.15 makes a RuntimeError of ours."""
+    """The result of an op, where an argument error is a ValueError: torch 2.15 makes a RuntimeError of ours."""
     try:
         return op(*args, **options)
     except RuntimeError as error:
@@ -33,6 +33,13 @@ def require_optional_tensors(op: str, **arguments: object) -> None:
     for name, value in arguments.items():
         if value is not None and not isinstance(value, Tensor):
             raise TypeError(f"lamina::{op}: {name} must be a torch.Tensor or None, got {_kind(value)}")
+
+
+def require_tensor_list(op: str, name: str, value: object) -> None:
+    """The argument must be a list or a tuple of tensors."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"lamina::{op}: {name} must be a list of torch.Tensor, got {_kind(value)}")
+    require_tensors(op, **{f"{name}[{i}]": item for i, item in enumerate(value)})
 
 
 def require_str(op: str, name: str, value: object) -> None:

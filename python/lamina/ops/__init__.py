@@ -5,9 +5,11 @@ from __future__ import annotations
 from lamina.ops.gemm_int4 import gemm_int4
 from lamina.ops.gemm_int4_int8 import gemm_int4_int8
 from lamina.ops.gemm_int8 import gemm_int8, gemm_int8_quantized
+from lamina.ops.merge_attention_states import merge_attention_states
 from lamina.ops.pack_int4 import PackedInt4, pack_int4
 from lamina.ops.pack_int8 import PackedInt8, pack_int8
 from lamina.ops.paged_attention import paged_attention
+from lamina.ops.paged_kv import append_paged_kv, compact_kv, copy_kv_blocks, gather_paged_kv
 from lamina.ops.quantize_int8 import QuantizedInt8, quantize_int8
 from lamina.ops.registration import register_fakes
 
@@ -15,10 +17,15 @@ __all__ = [
     "PackedInt4",
     "PackedInt8",
     "QuantizedInt8",
+    "append_paged_kv",
+    "compact_kv",
+    "copy_kv_blocks",
+    "gather_paged_kv",
     "gemm_int4",
     "gemm_int4_int8",
     "gemm_int8",
     "gemm_int8_quantized",
+    "merge_attention_states",
     "pack_int4",
     "pack_int8",
     "paged_attention",

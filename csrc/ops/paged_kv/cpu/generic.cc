@@ -1,0 +1,8 @@
+// paged_kv / generic: body.h, vectorised by the compiler for this ISA.
+#include "ops/paged_kv/cpu/body.h"
+
+namespace lamina::paged_kv {
+
+CpuKernel paged_kv_generic() { return make_kernel("paged_kv_generic", Isa::kGeneric); }
+
+}  // namespace lamina::paged_kv
