@@ -1,0 +1,190 @@
+"""The least time of a call: its bytes, and the vector instructions of lamina's CPU kernels.
+
+The counts follow csrc/ops/paged_attention/cpu. L is the number of lanes (avx2 8, AVX-512 16); all counts are
+vector instructions. Loads, stores, broadcasts from memory and the loops themselves are not counted, because
+other ports execute them, and neither is work that a chunk of 512 keys causes once (merges, quantised queries).
+
+For each KV head, tile of up to 64 rows of queries and key that the tile sees (panels.h, int8_product.h,
+bf16_product.h):
+
+    keys, transposed   dwords / L^2 transpositions of L rows: 3 L shuffles with avx2, 4 L with AVX-512, where a
+                       row has head_dim dwords of f32, head_dim / 2 of 2 bytes, head_dim / 4 of 1 byte
+    keys to f32        head_dim / L elements, at CONVERT instructions each
+    values             v_head_dim / L: a load that widens (a shuffle; none for f32), and CONVERT; bf16 in pairs
+                       2 widenings, a shift and an or for 2 keys; int8 in quads 4 widenings and 6 for 4 keys
+
+    CONVERT            f32 0.  bf16 1 (a shift or a mask).  f16 avx2 4 (mask, pack, permute, convert), AVX-512 2,
+                       and half a shift for a key.  int8 3 (2 shifts, convert; a quarter less for a key).  e4m3
+                       9 (2 masks, 2 shifts, or, mul, convert, compare, blend), three quarters of a shift for a key,
+                       and those of f16
+
+For each row of queries and key that the row sees (products.h, exp.h, softmax.h), with 1 / L of:
+
+    products           head_dim + v_head_dim multiply-adds of f32; half of bf16; with int8 a quarter in each of
+                       2 planes, and the keys once more for each tile (their sums)
+    softmax            mul, max; sub, exp, add: 4 + 17 = 21.  exp is 9 fma, 2 mul, 2 sub or add, add of
+                       integers, shift, compare, blend
+    scales of a token  2 mul
+    bf16 weights       8: 2 shifts, mask, 2 adds, compare, blend, narrow (a shuffle)
+    int8 scores        5: 2 shifts, add, subtract, convert
+    int8 weights       11: max, sub, compare, blend, add; mul, min, convert, shift, 2 narrow (shuffles)
+
+The floor is the largest of the bytes over the read ceiling, the products over the rate of their instruction, all
+instructions over the rate of additions, which every vector port executes, and the shuffles over the rate of
+unpacklo (bench/native/peak.c).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.attention.cases import AttentionCase, Request, binary_tree
+from bench.attention.inputs import DTYPES
+from bench.roofline import Arithmetic, Work
+
+TILE_ROWS = 64
+EXP = 17
+Dot = Literal["f32", "bf16", "int8"]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A CPU kernel of paged_attention: the lanes of its vectors, and the ceiling of each product it has."""
+
+    lanes: int
+    peaks: dict[Dot, str]
+
+    def dot(self, case: AttentionCase) -> Dot:
+        """How the kernel multiplies."""
+        if case.kv_dtype == "int8" and "int8" in self.peaks:
+            return "int8"
+        if case.kv_dtype == case.dtype == "bf16" and "bf16" in self.peaks:
+            return "bf16"
+        return "f32"
+
+
+# Ascending, as csrc/ops/paged_attention/kernels.inc. The instructions of generic are the compiler's choice.
+KERNELS = {
+    "generic": Kernel(0, {"f32": "generic"}),
+    "avx2": Kernel(8, {"f32": "avx2"}),
+    "avx512_vnni": Kernel(16, {"f32": "avx512_vnni", "int8": "avx512_vnni"}),
+    "avx512_bf16": Kernel(16, {"f32": "avx512_bf16", "int8": "avx512_vnni", "bf16": "avx512_bf16"}),
+}
+
+
+def kernel_of(isa: str, available: list[str]) -> Kernel:
+    """The kernel that runs where `isa` is forced: the best that does not need more. available: ascending."""
+    names = [name for name in available[: available.index(isa) + 1] if name in KERNELS]
+    return KERNELS[names[-1]]
+
+
+@dataclass
+class Instructions:
+    products: float = 0.0
+    shuffles: float = 0.0
+    others: float = 0.0
+
+    def add(self, count: float, *, products: float = 0.0, shuffles: float = 0.0, others: float = 0.0) -> None:
+        self.products += count * products
+        self.shuffles += count * shuffles
+        self.others += count * others
+
+
+def _conversion(kv_dtype: str, lanes: int) -> tuple[float, float, float]:
+    """Shuffles and other instructions of an element of a value, and others that a key's element adds."""
+    f16 = (2.0, 2.0) if lanes == 8 else (1.0, 1.0)
+    return {
+        "f32": (0.0, 0.0, 0.0),
+        "bf16": (0.0, 1.0, 0.0),
+        "f16": (*f16, 0.5),
+        "int8": (0.0, 3.0, -0.25),
+        "fp8": (f16[0], f16[1] + 9.0, 0.75),
+    }[kv_dtype]
+
+
+def _pairs(request: Request, case: AttentionCase) -> int:
+    """How many pairs of a token and a key that it sees a request has."""
+    if case.tree:
+        return request.q_len * (request.seq_len - request.q_len) + int(binary_tree(request.q_len).sum())
+    return request.q_len * request.seq_len - request.q_len * (request.q_len - 1) // 2
+
+
+def _panel_keys(request: Request, case: AttentionCase) -> float:
+    """Keys of all tiles of a request, a key counted in each tile that sees it."""
+    tokens = max(1, TILE_ROWS // case.group)
+    tiles = range(0, request.q_len, tokens)
+    before = request.seq_len - request.q_len
+    keys = sum(before + min(first + tokens, request.q_len) for first in tiles)
+    return keys * max(1.0, case.group / TILE_ROWS)
+
+
+def count(case: AttentionCase, kernel: Kernel) -> Instructions:
+    """What the kernel issues for a call."""
+    lanes, dot, size = kernel.lanes, kernel.dot(case), DTYPES[case.kv_dtype].itemsize
+    dim = case.head_dim
+    requests = case.requests()
+    panels = case.kv_heads * sum(_panel_keys(request, case) for request in requests)
+    scores = case.heads * sum(_pairs(request, case) for request in requests)
+    total = Instructions()
+    per_row = 3 if lanes == 8 else 4
+    total.add(panels * dim * size / 4 / lanes**2, shuffles=per_row * lanes)
+    if dot == "f32":
+        shuffles, others, of_key = _conversion(case.kv_dtype, lanes)
+        widen = 0.0 if size == 4 else 1.0
+        total.add(panels * dim / lanes, shuffles=shuffles, others=others + of_key)
+        total.add(panels * dim / lanes, shuffles=shuffles + widen, others=others)
+    elif dot == "bf16":
+        total.add(panels * dim / lanes, shuffles=1.0, others=1.0)
+    else:
+        total.add(panels * dim / lanes, shuffles=1.0, others=1.5)
+        total.add(panels * dim / 4 / lanes, products=1.0)
+    share = {"f32": 1.0, "bf16": 1 / 2, "int8": 2 / 4}[dot]
+    total.add(scores * 2 * dim / lanes, products=share)
+    total.add(scores / lanes, others=4 + EXP + (2 if case.kv_dtype == "int8" else 0))
+    if dot == "bf16":
+        total.add(scores / lanes, shuffles=1.0, others=7.0)
+    elif dot == "int8":
+        total.add(scores / lanes, shuffles=2.0, others=14.0)
+    return total
+
+
+def least_bytes(case: AttentionCase, kv_bytes: int, q_bytes: int, scale_bytes: int = 0) -> int:
+    """Keys and values once, with their scales; queries and results."""
+    requests = case.requests()
+    keys = sum(request.seq_len for request in requests) * case.kv_heads
+    tokens = sum(request.q_len for request in requests)
+    return (
+        2 * keys * (case.head_dim * kv_bytes + scale_bytes)
+        + 2 * tokens * case.heads * case.head_dim * q_bytes
+    )
+
+
+def work_of(case: AttentionCase, kernel: Kernel) -> Work:
+    """What lamina's kernel must do; its operations are those of its products, both planes of int8 among them."""
+    dot = kernel.dot(case)
+    cache, q = DTYPES[case.kv_dtype], DTYPES[case.dtype]
+    moved = least_bytes(case, cache.itemsize, q.itemsize, 4 if case.kv_dtype == "int8" else 0)
+    if not kernel.lanes:
+        return Work(moved, plain_ops(case), "f32", isa=kernel.peaks["f32"])
+    found = count(case, kernel)
+    lanes_of_product = kernel.lanes * {"f32": 1, "bf16": 2, "int8": 4}[dot]
+    everything = found.products + found.shuffles + found.others
+    return Work(
+        moved,
+        round(2 * lanes_of_product * found.products),
+        dot,
+        {"vector": round(everything), "shuffle": round(found.shuffles)},
+        kernel.peaks[dot],
+    )
+
+
+def plain_ops(case: AttentionCase) -> int:
+    """Two for each multiply-add of the two products."""
+    pairs = sum(_pairs(request, case) for request in case.requests())
+    return 2 * pairs * case.heads * 2 * case.head_dim
+
+
+def peer_work(case: AttentionCase, arithmetic: Arithmetic, element_bytes: int) -> Work:
+    """A peer whose cache, queries and results have elements of that size."""
+    return Work(least_bytes(case, element_bytes, element_bytes), plain_ops(case), arithmetic)
