@@ -1,4 +1,4 @@
-"""Cases of paged_attention: which requests a scenario has, and the options of bench/run.py that choose them."""
+"""Cases of paged_attention: the requests of each scenario, and the options of bench/run.py."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class AttentionCase:
         return self.heads // self.kv_heads
 
     def requests(self) -> list[Request]:
-        """mixed: half of the requests decode, one prefills the last chunk of its prompt, the others verify."""
+        """mixed: half of the requests decode, one prefills the end of its prompt, others verify."""
         if self.scenario == "decode":
             return [Request(1, self.context)] * self.batch
         if self.scenario == "verify":
@@ -163,8 +163,8 @@ def make_cases(op: str, device: str, dtype: str, given: Options) -> list[Attenti
             )
         cases += [
             AttentionCase(
-                op, device, scenario, dtype, kv_dtype, given["page"], batch, given["context"], heads, kv_heads,
-                given["head_dim"], given["tokens"], layout, tree,
+                op, device, scenario, dtype, kv_dtype, given["page"], batch, given["context"], heads,
+                kv_heads, given["head_dim"], given["tokens"], layout, tree,
             )
             for kv_dtype in kv_dtypes
             for tree in ((False, True) if scenario == "verify" else (False,))

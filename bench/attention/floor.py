@@ -1,37 +1,37 @@
 """The least time of a call: its bytes, and the vector instructions of lamina's CPU kernels.
 
-The counts follow csrc/ops/paged_attention/cpu. L is the number of lanes (avx2 8, AVX-512 16); all counts are
-vector instructions. Loads, stores, broadcasts from memory and the loops themselves are not counted, because
-other ports execute them, and neither is work that a chunk of 512 keys causes once (merges, quantised queries).
+The counts follow csrc/ops/paged_attention/cpu. L is the number of lanes (avx2 8, AVX-512 16). Loads, stores,
+broadcasts from memory and loops are not counted, because other ports execute them. Neither is work that a chunk
+of 512 keys causes once (merges, queries that become integers).
 
-For each KV head, tile of up to 64 rows of queries and key that the tile sees (panels.h, int8_product.h,
-bf16_product.h):
+For each KV head, tile of up to 64 rows of queries, and key that the tile sees (panels.h, bf16_product.h,
+int8_product.h):
 
-    keys, transposed   dwords / L^2 transpositions of L rows: 3 L shuffles with avx2, 4 L with AVX-512, where a
-                       row has head_dim dwords of f32, head_dim / 2 of 2 bytes, head_dim / 4 of 1 byte
-    keys to f32        head_dim / L elements, at CONVERT instructions each
-    values             v_head_dim / L: a load that widens (a shuffle; none for f32), and CONVERT; bf16 in pairs
-                       2 widenings, a shift and an or for 2 keys; int8 in quads 4 widenings and 6 for 4 keys
+    transposition  dwords / L^2 blocks of L rows, at 3 L shuffles with avx2 and 4 L with AVX-512. A key has
+                   head_dim dwords of f32, head_dim / 2 of 2 bytes, head_dim / 4 of 1 byte
+    key to f32     head_dim / L times CONVERT
+    value          v_head_dim / L times a load that widens (a shuffle; none for f32), and CONVERT. bf16 pairs:
+                   for 2 keys 2 that widen, a shift, an or. int8 quads: for 4 keys 4 that widen, 6 others
+    CONVERT        f32   0
+                   bf16  1: a shift or a mask
+                   f16   avx2 4: mask, pack, permute, convert. AVX-512 2: narrow, convert. Keys: half a shift
+                   int8  3: two shifts, convert. Keys: a quarter less
+                   e4m3  9 and f16: 2 masks, 2 shifts, or, mul, convert, compare, blend. Keys: 3/4 shift
 
-    CONVERT            f32 0.  bf16 1 (a shift or a mask).  f16 avx2 4 (mask, pack, permute, convert), AVX-512 2,
-                       and half a shift for a key.  int8 3 (2 shifts, convert; a quarter less for a key).  e4m3
-                       9 (2 masks, 2 shifts, or, mul, convert, compare, blend), three quarters of a shift for a key,
-                       and those of f16
+For each row of queries and key that the row sees (products.h, exp.h, softmax.h), 1 / L times:
 
-For each row of queries and key that the row sees (products.h, exp.h, softmax.h), with 1 / L of:
+    products       head_dim + v_head_dim multiply-adds of f32; half as many of bf16; of int8 a quarter for
+                   each of 2 planes, and the keys once more for each tile (their sums)
+    softmax        21: mul, max, sub, add, and exp with 9 fma, 2 mul, 2 sub or add, add of integers, shift,
+                   compare, blend
+    token scales   2: mul, mul
+    bf16 weights   8: 2 shifts, mask, 2 adds, compare, blend, narrow (a shuffle)
+    int8 scores    5: 2 shifts, add, subtract, convert
+    int8 weights   11: max, sub, compare, blend, add; mul, min, convert, shift, 2 that narrow (shuffles)
 
-    products           head_dim + v_head_dim multiply-adds of f32; half of bf16; with int8 a quarter in each of
-                       2 planes, and the keys once more for each tile (their sums)
-    softmax            mul, max; sub, exp, add: 4 + 17 = 21.  exp is 9 fma, 2 mul, 2 sub or add, add of
-                       integers, shift, compare, blend
-    scales of a token  2 mul
-    bf16 weights       8: 2 shifts, mask, 2 adds, compare, blend, narrow (a shuffle)
-    int8 scores        5: 2 shifts, add, subtract, convert
-    int8 weights       11: max, sub, compare, blend, add; mul, min, convert, shift, 2 narrow (shuffles)
-
-The floor is the largest of the bytes over the read ceiling, the products over the rate of their instruction, all
-instructions over the rate of additions, which every vector port executes, and the shuffles over the rate of
-unpacklo (bench/native/peak.c).
+The floor is the largest of four times: bytes at the read ceiling, products at the rate of their instruction,
+all instructions at the rate of vpaddd, which every vector port executes, and shuffles at that of vpunpckldq
+(bench/native/peak.c).
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def least_bytes(case: AttentionCase, kv_bytes: int, q_bytes: int, scale_bytes: i
 
 
 def work_of(case: AttentionCase, kernel: Kernel) -> Work:
-    """What lamina's kernel must do; its operations are those of its products, both planes of int8 among them."""
+    """What the kernel must do; operations are those of its products, both planes of int8 among them."""
     dot = kernel.dot(case)
     cache, q = DTYPES[case.kv_dtype], DTYPES[case.dtype]
     moved = least_bytes(case, cache.itemsize, q.itemsize, 4 if case.kv_dtype == "int8" else 0)

@@ -2,7 +2,7 @@
 
 The caches rotate through copies, as weights of products do, and pages are in random order. They are ordinary
 tensors, as a user allocates them: nobody asks the system for huge pages, which pack_int8 does for weights.
-Results are compared with float64 before they are timed (bench/attention/exact.py), and floors are counted from
+Results are compared with float64 before they are timed (bench/attention/exact.py). Floors are counted from
 the instructions of the kernels (bench/attention/floor.py).
 """
 

@@ -86,7 +86,7 @@ def one_scale(name: str, descale: Tensor | None) -> Tensor | None:
 def attend(
     q: Tensor, keys: Keys, cu_seqlens_q: Tensor, max_seqlen_q: int, options: Options
 ) -> tuple[Tensor, Tensor]:
-    """out [tokens, heads, v_head_dim] and the lse [heads, tokens] of FlashAttention 2, +inf for empty rows."""
+    """out [tokens, heads, v_head_dim] and lse [heads, tokens], +inf for empty rows as in FlashAttention 2."""
     out, lse = paged_attention(
         unit_stride(q),
         keys.k_cache,

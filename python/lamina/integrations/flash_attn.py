@@ -69,9 +69,9 @@ def flash_attn_varlen_func(
     k_descale, v_descale  one scale of a float8_e4m3fn or int8 cache, or one expanded to any shape
     return_softmax_lse  also return the logarithms, [heads, total_q] f32; +inf for a row that sees no key
     returns             out [total_q, heads, head_dim], zeros for a row that sees no key
-    Raises              NotImplementedError that names the argument for dropout_p, return_attn_probs, seqused_q,
-                        qv, q_descale and attention_chunk; RuntimeError if an input requires grad; what
-                        lamina.paged_attention raises
+    Raises              NotImplementedError that names the argument for dropout_p, return_attn_probs,
+                        seqused_q, qv, q_descale and attention_chunk; RuntimeError if an input requires grad;
+                        what lamina.paged_attention raises
     """
     function = "flash_attn_varlen_func"
     refuse(
@@ -131,11 +131,11 @@ def flash_attn_with_kvcache(
     """Attention of new tokens over a KV cache, to which k and v are appended first if they are given.
 
     q                   [batch, seqlen, heads, head_dim]  f32 | f16 | bf16, unchanged
-    k_cache, v_cache    [batch_cache, seqlen_cache, kv_heads, head_dim]; with block_table [pages, page, kv_heads,
-                        head_dim], any page size. Rows of head_dim are contiguous, other strides are free
-    k, v                [batch, seqlen_new, kv_heads, head_dim]: written in place behind the cache_seqlens rows
-    rotary_cos, _sin    [positions, rotary_dim / 2], with k and v: k is rotated by the positions cache_seqlens,
-                        cache_seqlens + 1, ...; so is q if causal or local, else by cache_seqlens alone
+    k_cache, v_cache    [batch_cache, seqlen_cache, kv_heads, head_dim]; with block_table [pages, page,
+                        kv_heads, head_dim], any page size. Rows of head_dim are contiguous
+    k, v                [batch, seqlen_new, kv_heads, head_dim]: written behind the cache_seqlens rows
+    rotary_cos, rotary_sin  [positions, rotary_dim / 2], with k and v: k is rotated by the positions
+                        cache_seqlens, cache_seqlens + 1, ...; q too if causal or local, else by cache_seqlens
     cache_seqlens       int or [batch] int32: keys in the cache, without k. None: all rows of the cache
     cache_batch_idx     [batch] int32: the batch entry of the cache of each sequence, without block_table
     block_table         [batch, max_pages] int32; page_table is its name in flash-attn 3
@@ -143,11 +143,11 @@ def flash_attn_with_kvcache(
     rotary_interleaved  True: pairs x[2i], x[2i + 1]. False: x[i], x[i + rotary_dim / 2]
     s_aux               [heads]: attention sinks, in the denominator only
     k_descale, v_descale  one scale of a float8_e4m3fn or int8 cache, or one expanded to any shape
-    return_softmax_lse  also return the logarithms, [batch, heads, seqlen] f32; +inf for a row that sees no key
+    return_softmax_lse  also return the logarithms, [batch, heads, seqlen] f32; +inf where no key is seen
     returns             out [batch, seqlen, heads, head_dim], zeros for a row that sees no key
     Raises              NotImplementedError that names the argument for cache_leftpad, qv, cu_seqlens_q,
-                        cu_seqlens_k_new, rotary_seqlens, q_descale and attention_chunk; RuntimeError if an input
-                        requires grad; ValueError for arguments that exclude each other, and what
+                        cu_seqlens_k_new, rotary_seqlens, q_descale and attention_chunk; RuntimeError if an
+                        input requires grad; ValueError for arguments that exclude each other, and what
                         lamina.append_paged_kv and lamina.paged_attention raise
     """
     function = "flash_attn_with_kvcache"
@@ -230,8 +230,9 @@ def _append(
 
     def write(k: Tensor, v: Tensor, slots: Tensor, positions: Tensor, q: Tensor | None = None) -> None:
         append_paged_kv(
-            k, v, keys.k_cache, keys.v_cache, slots.flatten(), k_scale=options.k_scale, v_scale=options.v_scale,
-            cos=cos, sin=sin, positions=None if cos is None else positions.flatten(), interleaved=interleaved, q=q,
+            k, v, keys.k_cache, keys.v_cache, slots.flatten(), k_scale=options.k_scale,
+            v_scale=options.v_scale, cos=cos, sin=sin, interleaved=cos is not None and interleaved, q=q,
+            positions=None if cos is None else positions.flatten(),
         )  # fmt: skip
 
     positions = first + torch.arange(new, device=q.device)

@@ -1,4 +1,4 @@
-"""varlen_attn with the signature of torch.nn.attention.varlen.varlen_attn, on every device that lamina has."""
+"""varlen_attn with the signature of torch.nn.attention.varlen.varlen_attn, which torch has on GPUs alone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def varlen_attn(
     """Attention over sequences that stand one after the other.
 
     query        [total_q, heads, head_dim]  f32 | f16 | bf16
-    key, value   [total_k, kv_heads, head_dim], read in place; with block_table [pages, page, kv_heads, head_dim]
+    key, value   [total_k, kv_heads, head_dim], read in place; with block_table [pages, page, kv_heads,
+                 head_dim]
     cu_seq_k     [batch + 1] int32. None where seqused_k and block_table are given
     max_q, max_k the longest sequences, or more
     return_aux   with lse=True also the logarithms are returned, as torch 2.13 does: [heads, total_q] f32, and

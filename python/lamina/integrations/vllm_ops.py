@@ -1,4 +1,4 @@
-"""The cache writes of vLLM with its arguments: vllm._custom_ops.reshape_and_cache and reshape_and_cache_flash."""
+"""reshape_and_cache and reshape_and_cache_flash with the arguments of vllm._custom_ops."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def reshape_and_cache(
     """
     if key_cache.dim() != 4 or value_cache.dim() != 4:
         raise ValueError(
-            "lamina: reshape_and_cache: key_cache and value_cache must be 4-D [pages, page, kv_heads, head_dim], "
-            f"got {list(key_cache.shape)} and {list(value_cache.shape)}; the layout that splits head_dim is not "
-            "supported"
+            "lamina: reshape_and_cache: key_cache and value_cache must be 4-D [pages, page, kv_heads, "
+            f"head_dim], got {list(key_cache.shape)} and {list(value_cache.shape)}; the layout that splits "
+            "head_dim is not supported"
         )
     reshape_and_cache_flash(
         key, value, key_cache, value_cache, slot_mapping, kv_cache_dtype, k_scale, v_scale
