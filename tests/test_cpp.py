@@ -73,3 +73,9 @@ def test_cpp_tests_under_sanitizers(programs: list[Path]) -> None:
 def test_the_harness_fails_when_nothing_runs(programs: list[Path]) -> None:
     with pytest.raises(AssertionError, match="0 tests, 0 failures"):
         run([str(programs[0]), "no such test"])
+
+
+@pytest.mark.slow
+def test_paged_attention_of_a_million_random_arguments(programs: list[Path]) -> None:
+    output = run([str(programs[0]), "paged_attention_of_random_arguments"], LAMINA_FUZZ="1000000")
+    assert output.strip().endswith("1 tests, 0 failures")

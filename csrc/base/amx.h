@@ -1,10 +1,14 @@
 // The AMX instructions on tiles of up to 16 rows x 64 bytes, one instruction a function, with tile numbers as template
 // arguments. With LAMINA_USE_SIMDE each function does the same in plain C++, written from Intel SDM vol. 2 (LDTILECFG,
-// TILELOADD, TDPBSSD, TILESTORED). Only the CPU kernels include this file.
+// TILELOADD, TDPBSSD, TDPBF16PS, TILESTORED). Only the CPU kernels include this file.
 #pragma once
 
+#include <cfloat>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+
+#include "base/numeric.h"
 
 namespace lamina {
 namespace {
@@ -57,6 +61,29 @@ inline void amx_multiply_s8() {
     }
 }
 
+// sum[16][16] f32 += a[16][k] bf16 * b[k / 2][16][2] bf16. The even and the odd products of a row have a sum each, which
+// begin with 0 and are added in the end. Subnormal numbers count as 0.
+template <int kSum, int kA, int kB>
+inline void amx_multiply_bf16() {
+  const auto flush = [](float x) { return std::fabs(x) < FLT_MIN ? std::copysign(0.0f, x) : x; };
+  const auto element = [&](const int8_t* at) {
+    BF16 bits;
+    std::memcpy(&bits, at, sizeof bits);
+    return flush(to_f32(bits));
+  };
+  for (int i = 0; i < kAmxRows; ++i)
+    for (int j = 0; j < kAmxRows; ++j) {
+      float sums[2] = {};
+      for (int p = 0; p < static_cast<int>(amx_columns(kA)) / 2; ++p)
+        sums[p % 2] = flush(std::fma(element(&amx_tiles[kA][i][2 * p]),
+                                     element(&amx_tiles[kB][p / 2][4 * j + 2 * (p % 2)]), sums[p % 2]));
+      float total;
+      std::memcpy(&total, &amx_tiles[kSum][i][4 * j], sizeof total);
+      total = flush(flush(total) + flush(sums[0] + sums[1]));
+      std::memcpy(&amx_tiles[kSum][i][4 * j], &total, sizeof total);
+    }
+}
+
 #else
 
 // The compiler's intrinsics do not serve: they are macros that paste a literal tile number, and GCC 12's intrinsic
@@ -91,6 +118,12 @@ inline void amx_store(void* rows, int64_t stride_bytes) {
 template <int kSum, int kA, int kB>
 inline void amx_multiply_s8() {
   __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kA), "i"(kB));
+}
+
+// sum[16][16] f32 += a[16][k] bf16 * b[k / 2][16][2] bf16
+template <int kSum, int kA, int kB>
+inline void amx_multiply_bf16() {
+  __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kA), "i"(kB));
 }
 
 #endif

@@ -2,7 +2,9 @@
 // machines without AVX-512. Only the CPU kernels include this file.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #if defined(LAMINA_USE_SIMDE)
 #define SIMDE_ENABLE_NATIVE_ALIASES
@@ -15,20 +17,64 @@
 #pragma GCC diagnostic pop
 #endif
 
+#include "base/numeric.h"
+
 namespace lamina {
 namespace {
 
-inline __m512 to_floats(__m512i integers) {
+// What SIMDe lacks: lane by lane there.
 #if defined(LAMINA_USE_SIMDE)
-  alignas(64) int32_t from[16];  // SIMDe has no such conversion
-  alignas(64) float to[16];
-  _mm512_store_si512(from, integers);
-  for (int i = 0; i < 16; ++i) to[i] = static_cast<float>(from[i]);
-  return _mm512_load_ps(to);
-#else
-  return _mm512_cvtepi32_ps(integers);
-#endif
+template <class To, class From, class ToLane, class FromLane, class Body>
+inline To each_lane(const From& from, const Body& body) {
+  alignas(64) FromLane in[sizeof(From) / sizeof(FromLane)];
+  alignas(64) ToLane out[sizeof(To) / sizeof(ToLane)];
+  std::memcpy(in, &from, sizeof in);
+  for (int i = 0; i < 16; ++i) out[i] = body(in[i]);
+  To to;
+  std::memcpy(&to, out, sizeof to);
+  return to;
 }
+inline __m512 to_floats(__m512i x) {
+  return each_lane<__m512, __m512i, float, int32_t>(x, [](int32_t i) { return static_cast<float>(i); });
+}
+inline __m512i to_ints(__m512 x) {
+  return each_lane<__m512i, __m512, int32_t, float>(
+      x, [](float f) { return static_cast<int32_t>(std::nearbyint(f)); });
+}
+inline __m512i widen_halves(__m256i x) {
+  return each_lane<__m512i, __m256i, int32_t, uint16_t>(x, [](uint16_t i) { return i; });
+}
+inline __m256i low_halves(__m512i x) {
+  return each_lane<__m256i, __m512i, uint16_t, uint32_t>(
+      x, [](uint32_t i) { return static_cast<uint16_t>(i); });
+}
+inline __m128i low_bytes(__m512i x) {
+  return each_lane<__m128i, __m512i, uint8_t, uint32_t>(
+      x, [](uint32_t i) { return static_cast<uint8_t>(i); });
+}
+inline __m512i widen_bytes(__m128i x) {
+  return each_lane<__m512i, __m128i, int32_t, uint8_t>(x, [](uint8_t i) { return i; });
+}
+inline __m512 floats_of_f16(__m256i x) {
+  return each_lane<__m512, __m256i, float, uint16_t>(x, [](uint16_t i) { return to_f32(F16{i}); });
+}
+template <int kBits>
+inline __m512i shift_right_signed(__m512i x) {
+  return each_lane<__m512i, __m512i, int32_t, int32_t>(x, [](int32_t i) { return i >> kBits; });
+}
+#else
+inline __m512 to_floats(__m512i x) { return _mm512_cvtepi32_ps(x); }
+inline __m512i to_ints(__m512 x) { return _mm512_cvtps_epi32(x); }
+inline __m512i widen_halves(__m256i x) { return _mm512_cvtepu16_epi32(x); }
+inline __m256i low_halves(__m512i x) { return _mm512_cvtepi32_epi16(x); }
+inline __m128i low_bytes(__m512i x) { return _mm512_cvtepi32_epi8(x); }
+inline __m512i widen_bytes(__m128i x) { return _mm512_cvtepu8_epi32(x); }
+inline __m512 floats_of_f16(__m256i x) { return _mm512_cvtph_ps(x); }
+template <int kBits>
+inline __m512i shift_right_signed(__m512i x) {
+  return _mm512_srai_epi32(x, kBits);
+}
+#endif
 
 }  // namespace
 }  // namespace lamina

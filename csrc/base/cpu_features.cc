@@ -30,12 +30,13 @@ bool request_amx_permission() {
 #endif
 }
 
-// Intel SDM vol. 2, CPUID leaf 7 subleaf 0, EDX: bit 24 AMX-TILE, bit 25 AMX-INT8.
-bool cpu_has_amx_int8() {
+// Intel SDM vol. 2, CPUID leaf 7 subleaf 0, EDX: bit 22 AMX-BF16, bit 24 AMX-TILE, bit 25 AMX-INT8. All processors have
+// all three or none.
+bool cpu_has_amx() {
 #if defined(__linux__)
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
-  return (edx >> 24 & 1u) && (edx >> 25 & 1u);
+  return (edx >> 22 & 1u) && (edx >> 24 & 1u) && (edx >> 25 & 1u);
 #else
   return false;
 #endif
@@ -64,7 +65,7 @@ bool can_run(Isa isa) {
     case Isa::kAvx512Bf16:
       return can_run(Isa::kAvx512Vnni) && __builtin_cpu_supports("avx512bf16");
     case Isa::kAmxInt8:
-      return can_run(Isa::kAvx512Bf16) && cpu_has_amx_int8() && request_amx_permission();
+      return can_run(Isa::kAvx512Bf16) && cpu_has_amx() && request_amx_permission();
 #endif
   }
   return false;

@@ -151,17 +151,34 @@ def random_scale(g: torch.Generator, count: int) -> torch.Tensor:
 
 
 def pairwise(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Few rows of the axes' product, in which any two values of two axes meet; always the same rows."""
+    """Few rows of the axes' product, in which any two values of two axes meet; always the same rows.
 
-    def pairs(row: tuple[int, ...]) -> set[tuple[tuple[int, int], tuple[int, int]]]:
-        return set(itertools.combinations(enumerate(row), 2))
+    Each row starts with a pair that is left and takes, axis by axis, the value that adds most pairs; the best
+    of some such rows is chosen.
+    """
+    sizes = [len(axis) for axis in axes]
+    by_size = sorted(range(len(axes)), key=lambda axis: -sizes[axis])
+    cells = [[(axis, value) for value in range(size)] for axis, size in enumerate(sizes)]
+    two_axes = itertools.combinations(cells, 2)
+    left = dict.fromkeys(pair for two in two_axes for pair in itertools.product(*two))
 
-    rows = list(itertools.product(*(range(len(axis)) for axis in axes)))
-    left, chosen = set().union(*map(pairs, rows)), []
+    def new_pairs(row: dict[int, int]) -> int:
+        return sum(pair in left for pair in itertools.combinations(sorted(row.items()), 2))
+
+    def complete(row: dict[int, int]) -> dict[int, int]:
+        for axis in by_size:
+            if axis not in row:
+                row = max(({**row, axis: value} for value in range(sizes[axis])), key=new_pairs)
+        return row
+
+    chosen = []
     while left:
-        chosen.append(max(rows, key=lambda row: len(pairs(row) & left)))
-        left -= pairs(chosen[-1])
-    return [tuple(axis[i] for axis, i in zip(axes, row, strict=True)) for row in chosen]
+        starts = list(left)[:: max(1, len(left) // 4)]
+        row = max((complete(dict(start)) for start in starts), key=new_pairs)
+        for pair in itertools.combinations(sorted(row.items()), 2):
+            left.pop(pair, None)
+        chosen.append(tuple(axis[row[i]] for i, axis in enumerate(axes)))
+    return chosen
 
 
 def with_row_stride(a: torch.Tensor, extra: int, lead: int, filler: int) -> torch.Tensor:

@@ -15,7 +15,10 @@
 //            0, share one maximum, and their products with v are summed in order of columns; chunks are merged in
 //            order. Neither threads, pages nor other rows change a bit, and a node has the bits that its path has as a
 //            plain sequence.
-// Arithmetic f32 with fused multiply-adds, whatever the dtypes. A weight below 2^-126 of the largest of its chunk is 0.
+// Arithmetic f32 with fused multiply-adds. Where the processor has them, bf16 dot products for bf16 queries and caches, with
+//            weights rounded to bf16, and integer ones for int8 caches, with queries and weights of 16 bits. The
+//            dtypes and the processor choose, never the number of rows. A weight below 2^-125 of the largest of its
+//            chunk is 0.
 // Reference  tests/reference/paged_attention.py
 #pragma once
 

@@ -11,6 +11,9 @@ namespace {
 // More parts than threads, so that a thread that is slower or starts late leaves work to the others.
 constexpr int64_t kPartsPerThread = 8;
 
+// The scores of a chunk take 2 KiB a row and should stay in L2. More rows read the cache less often.
+constexpr int64_t kLargeL2 = 1024 * 1024;
+
 constexpr const char* kOp = "paged_attention: ";
 
 // The tree of one request, or none.
@@ -20,7 +23,12 @@ struct Tree {
 
 class Planner {
  public:
-  Planner(const Params& params, Plan& plan) : p_(params), plan_(plan) {}
+  Planner(const Params& params, int64_t l2_bytes, Plan& plan)
+      : p_(params),
+        plan_(plan),
+        most_rows_(l2_bytes >= kLargeL2 ? 128 : 64),
+        left_(std::min(params.window_left, kFar)),
+        right_(std::min(params.window_right, kFar)) {}
 
   Status add_requests() {
     if (Status status = kv::check_offsets("paged_attention", "cu_seqlens_q", p_.cu_seqlens_q,
@@ -70,9 +78,8 @@ class Planner {
       }
       token.position = seq_len - request.tokens + (t - request.token);
       token.high = p_.causal ? std::min(seq_len, token.position + 1) : seq_len;
-      if (p_.window_right >= 0)
-        token.high = std::min(token.high, token.position + 1 + p_.window_right);
-      if (p_.window_left >= 0) token.low = std::max<int64_t>(0, token.position - p_.window_left);
+      if (right_ >= 0) token.high = std::min(token.high, token.position + 1 + right_);
+      if (left_ >= 0) token.low = std::max<int64_t>(0, token.position - left_);
       token.shared_end = token.high = std::max(token.high, token.low);
     }
     return Status::ok();
@@ -117,12 +124,10 @@ class Planner {
       return prefix + (at - begin);
     };
     token.high = prefix + (end - begin);
-    if (p_.window_right >= 0)
-      token.high = std::min(token.high, columns_before(token.position + p_.window_right + 1));
-    if (p_.window_left >= 0) token.low = columns_before(token.position - p_.window_left);
+    if (right_ >= 0) token.high = std::min(token.high, columns_before(token.position + right_ + 1));
+    if (left_ >= 0) token.low = columns_before(token.position - left_);
     token.high = std::max(token.high, token.low);
-    // Kernels take up to four keys at a time, always the same four whatever is shared.
-    token.shared_end = std::min(token.high, prefix / 4 * 4);
+    token.shared_end = std::min(token.high, prefix / kAlign * kAlign);
   }
 
   // Only pages that a token can see are looked at; a sliding window may have freed others.
@@ -143,7 +148,7 @@ class Planner {
     const Request& request = plan_.requests[static_cast<size_t>(b)];
     const int64_t group = p_.heads / p_.kv_heads, rows = request.tokens * group;
     // Whole tokens where a tile holds one, so that a tile has few different ranges of columns.
-    const int64_t most = std::max(kTileRows / group * group, group > kTileRows ? kTileRows : 0);
+    const int64_t most = group > most_rows_ ? most_rows_ : most_rows_ / group * group;
     for (int64_t row = 0; row < rows; row += most) {
       Tile tile{b, row, std::min(most, rows - row), 0, 0, plan_.visits};
       int64_t low = INT64_MAX, high = 0;
@@ -162,8 +167,10 @@ class Planner {
     }
   }
 
+  static constexpr int64_t kFar = int64_t{1} << 33;  // more than positions differ, so that sums do not overflow
   const Params& p_;
   Plan& plan_;
+  const int64_t most_rows_, left_, right_;
   std::vector<int32_t> depths_;
 };
 
@@ -175,8 +182,8 @@ const Tile& Plan::tile_of(int64_t visit) const {
   return *(after - 1);
 }
 
-Status plan(const Params& params, int threads, Plan& plan) {
-  if (Status status = Planner(params, plan).add_requests(); !status.is_ok()) return status;
+Status plan(const Params& params, int64_t l2_bytes, int threads, Plan& plan) {
+  if (Status status = Planner(params, l2_bytes, plan).add_requests(); !status.is_ok()) return status;
   plan.parts = std::min<int64_t>(plan.visits, threads == 1 ? 1 : threads * kPartsPerThread);
   if (plan.visits == 0) return Status::ok();
   int64_t most_chunks = 0;

@@ -1,7 +1,7 @@
 // Checks the indices of a call, finds the columns that each token sees, and cuts the work into parts of equal cost.
 // Pure, host-only.
 //
-// A tile is up to kTileRows query rows of one request that share a KV head: row r is head r % group of token r / group.
+// A tile is a run of query rows of one request that share a KV head: row r is head r % group of token r / group.
 // A visit is one chunk of keys for one tile and one KV head, the smallest piece of work. All visits stand in one line,
 // by tile, head and chunk. Part i of n is the range [i * visits / n, (i + 1) * visits / n) of the line, so the parts
 // cost the same and at most two tiles of a part are shared with other parts.
@@ -16,10 +16,11 @@
 
 namespace lamina::paged_attention {
 
-inline constexpr int64_t kTileRows = 64;
+// Kernels take up to this many keys in one step, always the same keys, whatever other tokens see.
+inline constexpr int64_t kAlign = 32;
 
-// Columns [low, high) are seen. Those from shared_end on are tree nodes, of each token its own, and up to three slots
-// before the tree.
+// Columns [low, high) are seen. Those from shared_end on are of each token its own: tree nodes, and up to kAlign - 1
+// slots before the tree.
 struct Token {
   int64_t low = 0, high = 0, shared_end = 0;
   int64_t position = 0;
@@ -52,7 +53,7 @@ struct Plan {
   const Tile& tile_of(int64_t visit) const;
 };
 
-// threads: how many will work. The bits of the result do not depend on it.
-Status plan(const Params& params, int threads, Plan& plan);
+// The bits of the result do not depend on the cache and the number of threads.
+Status plan(const Params& params, int64_t l2_bytes, int threads, Plan& plan);
 
 }  // namespace lamina::paged_attention

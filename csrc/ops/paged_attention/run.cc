@@ -33,7 +33,7 @@ Status run(const Params& params, const Parallel& parallel) {
   CpuInfo cpu;
   if (Status status = cpu_info(cpu); !status.is_ok()) return status;
   Plan chosen;
-  if (Status status = plan(params, parallel.threads(), chosen); !status.is_ok()) return status;
+  if (Status status = plan(params, cpu.l2_bytes, parallel.threads(), chosen); !status.is_ok()) return status;
   if (chosen.visits == 0) return Status::ok();
   const CpuKernel& kernel = choose_kernel(cpu.isa);
   const size_t floats = static_cast<size_t>(chosen.parts > 1 ? chosen.parts * chosen.slots_per_part *

@@ -19,7 +19,7 @@ struct Avx512 {
   static void store_int(int32_t* to, I x) { _mm512_storeu_si512(to, x); }
   static F set(float x) { return _mm512_set1_ps(x); }
   static I set_int(int32_t x) { return _mm512_set1_epi32(x); }
-  static float first(F x) { return _mm512_cvtss_f32(x); }
+  static float first(F x) { return _mm_cvtss_f32(_mm512_castps512_ps128(x)); }
   static F add(F a, F b) { return _mm512_add_ps(a, b); }
   static I add(I a, I b) { return _mm512_add_epi32(a, b); }
   static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
@@ -42,13 +42,13 @@ struct Avx512 {
   static F as_float(I x) { return _mm512_castsi512_ps(x); }
   static I as_int(F x) { return _mm512_castps_si512(x); }
   static F to_floats(I x) { return lamina::to_floats(x); }
-  static I to_ints(F x) { return _mm512_cvtps_epi32(x); }
+  static I to_ints(F x) { return lamina::to_ints(x); }
   static I dot_u8s8(I sum, I a, I b) { return _mm512_dpbusd_epi32(sum, a, b); }
   static void store_low_bytes(int32_t* to, I x) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(x));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), low_bytes(x));
   }
   static void store_low_halves(int32_t* to, I x) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(x));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), low_halves(x));
   }
   template <int kBits>
   static I shift_left(I x) {
@@ -60,7 +60,7 @@ struct Avx512 {
   }
   template <int kBits>
   static I shift_right_signed(I x) {
-    return _mm512_srai_epi32(x, kBits);
+    return lamina::shift_right_signed<kBits>(x);
   }
   static I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
   static I bit_or(I a, I b) { return _mm512_or_si512(a, b); }
@@ -69,12 +69,20 @@ struct Avx512 {
     if constexpr (kBytes == 4) {
       return load_int(from);
     } else if constexpr (kBytes == 2) {
-      return _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(from)));
+      return widen_halves(_mm256_loadu_si256(static_cast<const __m256i*>(from)));
     } else {
-      return _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(from)));
+      return widen_bytes(_mm_loadu_si128(static_cast<const __m128i*>(from)));
     }
   }
-  static F from_f16(I x) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)); }
+  static F from_f16(I x) { return floats_of_f16(low_halves(x)); }
+  static void interleave_bytes(I a, I b, I& low, I& high) {
+    low = _mm512_unpacklo_epi8(a, b);
+    high = _mm512_unpackhi_epi8(a, b);
+  }
+  static void interleave_halves(I a, I b, I& low, I& high) {
+    low = _mm512_unpacklo_epi16(a, b);
+    high = _mm512_unpackhi_epi16(a, b);
+  }
   // Pairs, then quads within each 128 bits, then the sixteen 128-bit parts.
   static void transpose(I (&rows)[kLanes]) {
     I pairs[kLanes], quads[kLanes];

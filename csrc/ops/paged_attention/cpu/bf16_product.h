@@ -1,5 +1,6 @@
-// bf16 queries, keys, weights and values with sums in f32: two columns in a dword. Simd::dot_bf16(sum, a, b) adds the products
-// of the pairs in two vectors of dwords.
+// bf16 queries, keys, weights and values with sums in f32: two columns in a dword. Simd::dot_bf16(sum, a, b) adds the
+// products of the pairs in two vectors of dwords; interleave_halves(a, b, low, high) interleaves 16-bit elements within
+// each 128 bits; store_low_halves stores the low halves of all dwords.
 #pragma once
 
 #include "ops/paged_attention/cpu/products.h"
@@ -7,26 +8,10 @@
 namespace lamina::paged_attention {
 namespace {
 
-// panel[pair][i] = elements i of keys 2 pair and 2 pair + 1; a missing key is 0.
-template <class Simd>
-void pack_value_pairs(const char* const* rows, int count, int64_t dim, int32_t* panel) {
-  constexpr int kLanes = Simd::kLanes;
-  const int64_t stride = round_up(dim, Simd::kColumns);
-  const auto load = [&](int key, int64_t at) LAMINA_INLINE {
-    const int64_t left = std::clamp<int64_t>(dim - at, 0, kLanes);
-    if (key >= count) return Simd::set_int(0);
-    if (left == kLanes) return Simd::template widen<2>(rows[key] + 2 * at);
-    return Simd::template widen<2>(Some<Simd>(rows[key] + 2 * at, 2 * left).bytes);
-  };
-  for (int key = 0; key < count; key += 2, panel += stride)
-    for (int64_t at = 0; at < stride; at += kLanes)
-      Simd::store_int(panel + at, Simd::bit_or(load(key, at), Simd::template shift_left<16>(
-                                                                  load(key + 1, at))));
-}
-
 template <class Simd>
 struct Bf16Product {
-  static constexpr int kKeysPerDword = 2, kPlanes = 1, kExtra = 0;
+  static constexpr int kKeysPerDword = 2, kKeysPerStep = 2, kPlanes = 1, kExtra = 0;
+  static constexpr int kValueColumns = 2 * Simd::kLanes;
   struct Dot {
     using Sum = typename Simd::F;
     static Sum sum(typename Simd::I bits) { return Simd::as_float(bits); }
@@ -35,8 +20,11 @@ struct Bf16Product {
       return Simd::dot_bf16(sum, a, b);
     }
   };
+  static void multiply(int64_t rows, const Operands& operands, Prefetch& prefetch) {
+    paged_attention::multiply<Simd, Dot>(rows, operands, prefetch);
+  }
   Pack pack_keys = &paged_attention::pack_keys<Simd, BF16, true>;
-  Pack pack_values = &pack_value_pairs<Simd>;
+  Pack pack_values = &interleave_values<Simd, kKeysPerDword>;
 
   explicit Bf16Product(kv::CacheDType) {}
 
@@ -62,7 +50,7 @@ struct Bf16Product {
     return 1.0f;
   }
   static void finish_vector(Planes sums, float, int64_t dim, float* vector) {
-    std::memcpy(vector, sums.dwords, static_cast<size_t>(dim) * sizeof(float));
+    restore_columns<Simd, kKeysPerDword>(sums.floats(), dim, vector);
   }
 };
 

@@ -61,13 +61,15 @@ class Worker {
         part_(part),
         group_(p_.heads / p_.kv_heads),
         q_stride_(round_up(Product::dwords(p_.head_dim), Simd::kLanes)),
-        dim_(round_up(p_.v_head_dim, Simd::kColumns)),
+        dim_(round_up(p_.v_head_dim, Product::kValueColumns)),
         state_stride_(State::kHead + dim_),
         key_bytes_(p_.head_dim * kv::size_bytes(p_.k.dtype)),
         value_bytes_(p_.v_head_dim * kv::size_bytes(p_.v.dtype)),
         product_(p_.k.dtype) {
-    const int64_t rows = plan_.tile_rows, planes = Product::kPlanes * rows + Product::kExtra;
-    const int64_t panel = std::max(Product::dwords(p_.head_dim) * Simd::kColumns,
+    // A microkernel may read up to 16 rows at once, of which it needs some.
+    const int64_t rows = plan_.tile_rows;
+    const int64_t planes = round_up(Product::kPlanes * rows + Product::kExtra, 16);
+    const int64_t panel = std::max(q_stride_ * Simd::kColumns,
                                    kValueKeys / Product::kKeysPerDword * dim_);
     const int64_t dwords = round_up(p_.head_dim, Simd::kColumns) + 2 * rows * state_stride_ + 2 * rows +
                            planes * (q_stride_ + kScoreStride + dim_) + panel;
@@ -103,7 +105,6 @@ class Worker {
  private:
   static constexpr int64_t kScoreStride = kChunk + Simd::kColumns;  // a block may store past the chunk
   static constexpr int kValueKeys = 32 * Product::kKeysPerDword;  // keys of a block of values
-  static constexpr int64_t kAlign = 4;  // a block of values starts at a multiple of it, the most keys of a dword
 
   // Chunks [begin, end) of the tile; `first` is the visit of chunk 0.
   void compute_piece(int64_t first, int64_t begin, int64_t end) {
@@ -169,6 +170,8 @@ class Worker {
                                                            token * p_.q_token_stride +
                                                            head_of(r) * p_.q_head_stride);
           pack_values<Simd, T>(&from, 1, p_.head_dim, reinterpret_cast<int32_t*>(row_));
+          std::memset(queries_ + Product::kPlanes * r * q_stride_, 0,
+                      static_cast<size_t>(Product::kPlanes * q_stride_) * sizeof(int32_t));
           query_factors_[r] = Product::query(row_, p_.head_dim, planes(queries_, q_stride_, r));
         }
       });
@@ -243,13 +246,27 @@ class Worker {
     return end;
   }
 
-  // Sets the keys of the next chunk that multiply_values prefetches.
+  // Asks for what the next chunk reads first: its scales, and the keys of its first block, which multiply_values prefetches.
   void point_next(int64_t columns) {
+    const int64_t page = p_.k.page, first = origin_ + kChunk;
     next_count_ = std::clamp<int64_t>(columns, 0, Simd::kColumns);
-    for (int64_t i = 0; i < next_count_; ++i) {
-      const int64_t slot = origin_ + kChunk + i;
-      next_[i] = p_.k.row(block(slot / p_.k.page), slot % p_.k.page, head_);
+    for (int64_t i = 0; i < next_count_; ++i)
+      next_[i] = p_.k.row(block((first + i) / page), (first + i) % page, head_);
+    if (!p_.k_scale.is_per_token() && !p_.v_scale.is_per_token()) return;
+    for (int64_t slot = first; slot < first + std::min(columns, kChunk);) {
+      const int64_t index = block(slot / page);
+      const int64_t end = std::min(slot / page * page + page, first + std::min(columns, kChunk));
+      prefetch_scales(p_.k_scale, index, slot % page, end - slot);
+      prefetch_scales(p_.v_scale, index, slot % page, end - slot);
+      slot = end;
     }
+  }
+  void prefetch_scales(const kv::Scales& scales, int64_t index, int64_t slot, int64_t count) const {
+    if (!scales.is_per_token()) return;
+    constexpr int64_t kLineFloats = 16;
+    const int64_t step = std::max<int64_t>(1, kLineFloats / std::max<int64_t>(1, scales.slot_stride));
+    for (int64_t i = 0; i < count; i += step)
+      __builtin_prefetch(&scales.at(index, slot + i, head_), 0, 2);
   }
 
   // Sets the columns of own_ that the token does not share, and copies what belongs to the columns before them.
@@ -289,7 +306,7 @@ class Worker {
                          value_bytes_, steps(operands, dwords));
       product_.pack_keys(columns.keys + j, static_cast<int>(next - j), p_.head_dim, panel_);
       const auto product = [&](int64_t count, const int32_t* a, int32_t* c) {
-        multiply<Simd, typename Product::Dot>(
+        Product::multiply(
             count, {a, q_stride_, panel_, Simd::kColumns, c + j, kScoreStride, dwords, false}, prefetch);
       };
       product(operands, planes(queries_, q_stride_, rows.low).dwords,
@@ -348,13 +365,14 @@ class Worker {
               ? Prefetch(shared_->values + block.high,
                          std::min<int64_t>(kValueKeys, shared.high - block.high), value_bytes_, all)
               : Prefetch(next_, next_count_, key_bytes_, all);
-      pack_values_of(*shared_, block, block);
       // Tokens in a row that see the same keys of the block go together.
-      Range keys{0, 0}, run{0, 0};
+      Range keys{0, 0}, run{0, 0}, packed{0, 0};
       const auto add = [&] {
-        if (is_cut(block, keys)) pack_values_of(*shared_, block, keys);
+        if (keys.count() == 0) return;
+        const Range needed = is_cut(block, keys) ? keys : block;
+        if (needed != packed) pack_values_of(*shared_, block, needed);
+        packed = needed;
         add_values(block, keys, run, prefetch);
-        if (is_cut(block, keys)) pack_values_of(*shared_, block, block);
       };
       for_tokens([&](int64_t token, Range rows) {
         const Range seen = seen_shared(token_of(token));
@@ -391,10 +409,9 @@ class Worker {
     return start;
   }
 
-  // Whether a dword holds keys of the block that the range leaves out.
+  // Whether a step takes keys of the block that the range leaves out.
   static bool is_cut(Range block, Range keys) {
-    constexpr int64_t kKeys = Product::kKeysPerDword;
-    if (keys.count() == 0) return false;
+    constexpr int64_t kKeys = Product::kKeysPerStep;
     return keys.low % kKeys != 0 || (keys.high % kKeys != 0 && keys.high < block.high);
   }
 
@@ -411,16 +428,16 @@ class Worker {
 
   // The values of `keys`, which are among those of `block` in the panel.
   void add_values(Range block, Range keys, Range rows, Prefetch& prefetch) const {
-    if (keys.count() == 0) return;
-    constexpr int64_t kKeys = Product::kKeysPerDword;
-    const int64_t first = keys.low / kKeys, dwords = ceil_div(keys.high, kKeys) - first;
+    constexpr int64_t kKeys = Product::kKeysPerStep, kDwords = kKeys / Product::kKeysPerDword;
+    const int64_t first = keys.low / kKeys * kDwords;
+    const int64_t dwords = ceil_div(keys.high, kKeys) * kDwords - first;
     const Planes weights = planes(scores_, kScoreStride, rows.low), sums = planes(sums_, dim_, rows.low);
     for (int64_t i = 0; i < dim_; i += Simd::kColumns)
-      multiply<Simd, typename Product::Dot>(
-          Product::kPlanes * rows.count(),
-          {weights.dwords + first, kScoreStride, panel_ + (first - block.low / kKeys) * dim_ + i,
-           dim_, sums.dwords + i, dim_, dwords, true},
-          prefetch);
+      Product::multiply(Product::kPlanes * rows.count(),
+                        {weights.dwords + first, kScoreStride,
+                         panel_ + (first - block.low / Product::kKeysPerDword) * dim_ + i, dim_,
+                         sums.dwords + i, dim_, dwords, true},
+                        prefetch);
   }
 
   void finish(float* states) const {

@@ -1,6 +1,7 @@
 // int8 keys and values with exact integer sums: four columns in a dword. Queries and weights become 16-bit integers, two
 // planes of bytes each, so that they lose no more than 2^-16 of the largest of a row. Simd::dot_u8s8(sum, a, b) adds the
-// products of four unsigned bytes of a and four signed bytes of b to each dword.
+// products of four unsigned bytes of a and four signed bytes of b to each dword; interleave_bytes and interleave_halves
+// interleave elements within each 128 bits; store_low_bytes stores the low bytes of all dwords.
 #pragma once
 
 #include "ops/paged_attention/cpu/products.h"
@@ -8,29 +9,10 @@
 namespace lamina::paged_attention {
 namespace {
 
-// panel[quad][i] = elements i of keys 4 quad to 4 quad + 3; a missing key is 0.
-template <class Simd>
-void pack_value_quads(const char* const* rows, int count, int64_t dim, int32_t* panel) {
-  constexpr int kLanes = Simd::kLanes;
-  const int64_t stride = round_up(dim, Simd::kColumns);
-  const auto load = [&](int key, int64_t at) LAMINA_INLINE {
-    const int64_t left = std::clamp<int64_t>(dim - at, 0, kLanes);
-    if (key >= count) return Simd::set_int(0);
-    if (left == kLanes) return Simd::template widen<1>(rows[key] + at);
-    return Simd::template widen<1>(Some<Simd>(rows[key] + at, left).bytes);
-  };
-  for (int key = 0; key < count; key += 4, panel += stride)
-    for (int64_t at = 0; at < stride; at += kLanes) {
-      const auto low = Simd::bit_or(load(key, at), Simd::template shift_left<8>(load(key + 1, at)));
-      const auto high = Simd::bit_or(Simd::template shift_left<16>(load(key + 2, at)),
-                                     Simd::template shift_left<24>(load(key + 3, at)));
-      Simd::store_int(panel + at, Simd::bit_or(low, high));
-    }
-}
-
 template <class Simd>
 struct Int8Product {
-  static constexpr int kKeysPerDword = 4, kPlanes = 2, kExtra = 1;
+  static constexpr int kKeysPerDword = 4, kKeysPerStep = 4, kPlanes = 2, kExtra = 1;
+  static constexpr int kValueColumns = 4 * Simd::kLanes;
   using F = typename Simd::F;
   using I = typename Simd::I;
   struct Dot {
@@ -39,8 +21,11 @@ struct Int8Product {
     static I bits(Sum sum) { return sum; }
     LAMINA_INLINE static Sum add(Sum sum, I a, I b) { return Simd::dot_u8s8(sum, a, b); }
   };
+  static void multiply(int64_t rows, const Operands& operands, Prefetch& prefetch) {
+    paged_attention::multiply<Simd, Dot>(rows, operands, prefetch);
+  }
   Pack pack_keys = &paged_attention::pack_keys<Simd, int8_t, true>;
-  Pack pack_values = &pack_value_quads<Simd>;
+  Pack pack_values = &interleave_values<Simd, kKeysPerDword>;
 
   explicit Int8Product(kv::CacheDType) {}
 
@@ -108,8 +93,9 @@ struct Int8Product {
     for (int64_t i = 0; i < dim; i += Simd::kLanes) {
       const F high = Simd::to_floats(Simd::load_int(sums.dwords + i));
       const F low = Simd::to_floats(Simd::load_int(sums.dwords + sums.stride + i));
-      Simd::store(vector + i, Simd::mul(Simd::fma(high, Simd::set(256.0f), low), Simd::set(factor)));
+      Simd::store(sums.floats() + i, Simd::mul(Simd::fma(high, Simd::set(256.0f), low), Simd::set(factor)));
     }
+    restore_columns<Simd, kKeysPerDword>(sums.floats(), dim, vector);
   }
 
  private:

@@ -12,7 +12,7 @@ namespace lamina::paged_attention {
 
 // The floats of a partial result of some rows, more than any kernel needs: 16 and a vector each.
 inline int64_t slot_floats(const Params& params, const Plan& plan) {
-  return plan.tile_rows * (16 + round_up(params.v_head_dim, 32));
+  return plan.tile_rows * (16 + round_up(params.v_head_dim, 64));
 }
 
 // What all parts of a call share. partials: parts * slots_per_part partial results of slot_floats() each. arrivals: one

@@ -16,15 +16,17 @@ namespace {
 class Prefetch {
  public:
   Prefetch() = default;
+  static constexpr int kSteps = 4;
   // steps: how many steps of k will follow.
   Prefetch(const char* const* rows, int64_t count, int64_t bytes, int64_t steps)
       : rows_(rows),
         bytes_(bytes),
         left_(std::max<int64_t>(count, 0) * ceil_div(bytes, kLine)),
-        each_(static_cast<int>(ceil_div(left_, std::max<int64_t>(steps, 1)))) {}
+        each_(ceil_div(left_, std::max<int64_t>(steps / kSteps, 1))) {}
 
-  LAMINA_INLINE void step() {
-    for (int i = 0; i < each_ && left_ > 0; ++i, --left_) {
+  // The share of kSteps steps.
+  LAMINA_INLINE void pass() {
+    for (int64_t i = std::min(each_, left_); i > 0; --i) {
       __builtin_prefetch(*rows_ + at_, 0, 2);
       at_ += kLine;
       if (at_ >= bytes_) {
@@ -32,13 +34,13 @@ class Prefetch {
         ++rows_;
       }
     }
+    left_ = std::max<int64_t>(left_ - each_, 0);
   }
 
  private:
   static constexpr int64_t kLine = 64;
   const char* const* rows_ = nullptr;
-  int64_t bytes_ = 0, left_ = 0, at_ = 0;
-  int each_ = 0;
+  int64_t bytes_ = 0, left_ = 0, each_ = 0, at_ = 0;
 };
 
 struct Operands {
@@ -65,16 +67,26 @@ void multiply_rows(const Operands& o, Prefetch& prefetch) {
   });
   const int32_t* a = o.a;
   const int32_t* b = o.b;
-  for (int64_t p = 0; p < o.k; ++p, ++a, b += o.b_stride) {
-    prefetch.step();
+  const int64_t a_stride = o.a_stride, b_stride = o.b_stride;
+  const auto step = [&] LAMINA_INLINE {
     I each[kVectors];
     unroll<kVectors>([&](auto v) LAMINA_INLINE { each[v] = Simd::load_int(b + v * kLanes); });
     unroll<kRows>([&](auto r) LAMINA_INLINE {
-      const I one = Simd::set_int(a[r * o.a_stride]);
+      const I one = Simd::set_int(a[r * a_stride]);
       unroll<kVectors>(
           [&](auto v) LAMINA_INLINE { sum[r][v] = Dot::add(sum[r][v], one, each[v]); });
     });
+    ++a;
+    b += b_stride;
+  };
+  Prefetch ahead = prefetch;  // a copy stays in registers
+  int64_t left = o.k;
+  for (; left >= Prefetch::kSteps; left -= Prefetch::kSteps) {
+    ahead.pass();
+    unroll<Prefetch::kSteps>([&](auto) LAMINA_INLINE { step(); });
   }
+  for (; left > 0; --left) step();
+  prefetch = ahead;
   unroll<kRows>([&](auto r) LAMINA_INLINE {
     unroll<kVectors>([&](auto v) LAMINA_INLINE {
       Simd::store_int(o.c + r * o.c_stride + v * kLanes, Dot::bits(sum[r][v]));

@@ -106,5 +106,48 @@ void pack_values(const char* const* rows, int count, int64_t dim, int32_t* panel
     }
 }
 
+// Elements of 2 or 1 bytes, kKeys = 2 or 4 keys to a dword: panel[key / kKeys][...] has elements i of kKeys keys in one
+// dword; a missing key is 0. Interleaving by 128-bit parts leaves the columns of each kLanes * kKeys in another order,
+// which restore_columns() undoes.
+template <class Simd, int kKeys>
+void interleave_values(const char* const* rows, int count, int64_t dim, int32_t* panel) {
+  constexpr int kLanes = Simd::kLanes, kSize = 4 / kKeys, kBlock = kLanes * kKeys;
+  for (int key = 0; key < count; key += kKeys)
+    for (int64_t at = 0; at < dim; at += kBlock, panel += kBlock) {
+      const int64_t left = std::min<int64_t>(dim - at, kBlock);
+      typename Simd::I from[kKeys], to[kKeys];
+      unroll<kKeys>([&](auto i) LAMINA_INLINE {
+        if (key + i >= count) {
+          from[i] = Simd::set_int(0);
+        } else if (left == kBlock) {
+          from[i] = Simd::load_int(rows[key + i] + at * kSize);
+        } else {
+          from[i] = Simd::load_int(Some<Simd>(rows[key + i] + at * kSize, left * kSize).bytes);
+        }
+      });
+      if constexpr (kKeys == 2) {
+        Simd::interleave_halves(from[0], from[1], to[0], to[1]);
+      } else {
+        typename Simd::I low[2], high[2];
+        Simd::interleave_bytes(from[0], from[1], low[0], high[0]);
+        Simd::interleave_bytes(from[2], from[3], low[1], high[1]);
+        Simd::interleave_halves(low[0], low[1], to[0], to[1]);
+        Simd::interleave_halves(high[0], high[1], to[2], to[3]);
+      }
+      unroll<kKeys>([&](auto i) LAMINA_INLINE { Simd::store_int(panel + i * kLanes, to[i]); });
+    }
+}
+
+// Part l of vector v in a block is columns 4 (kKeys l + v) to 4 (kKeys l + v) + 3.
+template <class Simd, int kKeys>
+void restore_columns(const float* from, int64_t dim, float* to) {
+  constexpr int kPart = 4, kParts = Simd::kLanes / kPart, kBlock = Simd::kLanes * kKeys;
+  for (int64_t at = 0; at < dim; at += kBlock)
+    for (int v = 0; v < kKeys; ++v)
+      for (int l = 0; l < kParts; ++l)
+        std::memcpy(to + at + kPart * (kKeys * l + v), from + at + v * Simd::kLanes + kPart * l,
+                    kPart * sizeof(float));
+}
+
 }  // namespace
 }  // namespace lamina::paged_attention

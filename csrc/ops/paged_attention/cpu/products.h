@@ -2,8 +2,10 @@
 // the same panels of dwords and the same microkernel; they differ in what a dword holds and how rows are prepared.
 //
 //   kKeysPerDword       columns that a dword of weights and values holds
+//   kKeysPerStep        columns that one step of the microkernel takes, at most kAlign
+//   kValueColumns       elements of values that are packed together; the panel and the sums are padded to a multiple
 //   kPlanes, kExtra     a row of queries or weights is kPlanes rows of an operand; kExtra more rows serve all
-//   Dot                 the microkernel's arithmetic
+//   multiply            the microkernel for any number of rows
 //   query               writes the planes of one row of f32 [dim] and returns the factor of its scores
 //   finish_scores       planes of dot products to f32, in place of the first
 //   finish_weights      f32 weights to planes of an operand, in place, from `begin` to `end`; returns the factor of
@@ -32,7 +34,8 @@ struct Planes {
 // f32, from every type of cache.
 template <class Simd>
 struct F32Product {
-  static constexpr int kKeysPerDword = 1, kPlanes = 1, kExtra = 0;
+  static constexpr int kKeysPerDword = 1, kKeysPerStep = 1, kPlanes = 1, kExtra = 0;
+  static constexpr int kValueColumns = Simd::kColumns;
   struct Dot {
     using Sum = typename Simd::F;
     static Sum sum(typename Simd::I bits) { return Simd::as_float(bits); }
@@ -41,6 +44,9 @@ struct F32Product {
       return Simd::fma(Simd::as_float(a), Simd::as_float(b), sum);
     }
   };
+  static void multiply(int64_t rows, const Operands& operands, Prefetch& prefetch) {
+    paged_attention::multiply<Simd, Dot>(rows, operands, prefetch);
+  }
   Pack pack_keys = nullptr, pack_values = nullptr;
 
   explicit F32Product(kv::CacheDType dtype) {

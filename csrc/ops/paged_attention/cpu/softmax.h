@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/int_math.h"
 #include "ops/paged_attention/cpu/exp.h"
+#include "ops/paged_attention/plan.h"
 
 namespace lamina::paged_attention {
 namespace {
@@ -32,9 +34,8 @@ struct ScoreRow {
   const float* value_scale;
 
   // Weights are defined from begin() to end() - 1.
-  static constexpr int64_t kSums = 16;
-  int64_t begin() const { return low / kSums * kSums; }
-  int64_t end() const { return (high + kSums - 1) / kSums * kSums; }
+  int64_t begin() const { return low / kAlign * kAlign; }
+  int64_t end() const { return round_up(high, kAlign); }
 };
 
 template <class Simd>
@@ -58,7 +59,7 @@ LAMINA_INLINE inline typename Simd::F score(const ScoreRow& row, int64_t j) {
 template <class Simd>
 void softmax_row(const ScoreRow& row, float& maximum, float& sum) {
   using F = typename Simd::F;
-  constexpr int kLanes = Simd::kLanes, kSums = ScoreRow::kSums;
+  constexpr int kLanes = Simd::kLanes, kSums = 16;
   const auto is_cut = [&](int64_t j) { return j < row.low || j + kLanes > row.high; };
   F highest = Simd::set(-kInfinity);
   for (int64_t j = row.begin(); j < row.end(); j += kLanes) {
