@@ -51,6 +51,8 @@ def merge_attention_states(
     op = "merge_attention_states"
     require_tensor_list(op, "outs", outs)
     require_tensor_list(op, "lses", lses)
+    if not outs:  # torch would not know where to run the op
+        raise ValueError(f"lamina::{op}: outs must have at least 1 tensor, got 0")
     require_optional_tensors(op, sinks=sinks)
     if out_dtype is not None:
         require_dtype(op, "out_dtype", out_dtype)
