@@ -56,7 +56,7 @@ PEAKS = (
 
 
 # The vectors that lamina's instruction sets do other arithmetic with.
-VECTORS = {"avx512_vnni": "avx512", "avx512_bf16": "avx512", "amx_int8": "avx512"}
+VECTORS = {"avx512_vnni": "avx512", "avx512_bf16": "avx512", "amx_int8": "avx512", "amx_bf16": "avx512"}
 
 
 @dataclass

@@ -1,17 +1,18 @@
 """The least time of a call: its bytes, and the vector instructions of lamina's CPU kernels.
 
 The counts follow csrc/ops/paged_attention/cpu. L is the number of lanes (avx2 8, AVX-512 16). Loads, stores,
-broadcasts from memory and loops are not counted, because other ports execute them. Neither is work that a chunk
-of 512 keys causes once (merges, queries that become integers).
+broadcasts from memory and loops are not counted, because other ports execute them. Neither is work that a
+chunk of 512 keys causes once (merges, queries that become integers).
 
-For each KV head, tile of up to 64 rows of queries, and key that the tile sees (panels.h, bf16_product.h,
-int8_product.h):
+For each KV head, tile of up to 128 rows of queries, and key that the tile sees (panels.h). Tiles have 64 rows
+where L2 is small, and then more is done than is counted:
 
     transposition  dwords / L^2 blocks of L rows, at 3 L shuffles with avx2 and 4 L with AVX-512. A key has
                    head_dim dwords of f32, head_dim / 2 of 2 bytes, head_dim / 4 of 1 byte
     key to f32     head_dim / L times CONVERT
-    value          v_head_dim / L times a load that widens (a shuffle; none for f32), and CONVERT. bf16 pairs:
-                   for 2 keys 2 that widen, a shift, an or. int8 quads: for 4 keys 4 that widen, 6 others
+    value to f32   v_head_dim / L times a load that widens (a shuffle; none for f32), and CONVERT
+    value, bf16    v_head_dim / (2 L) unpacks, for dot products: 2 interleave 2 keys
+    value, int8    v_head_dim / (2 L) unpacks, for dot products: 8 interleave 4 keys of 4 L elements
     CONVERT        f32   0
                    bf16  1: a shift or a mask
                    f16   avx2 4: mask, pack, permute, convert. AVX-512 2: narrow, convert. Keys: half a shift
@@ -21,7 +22,8 @@ int8_product.h):
 For each row of queries and key that the row sees (products.h, exp.h, softmax.h), 1 / L times:
 
     products       head_dim + v_head_dim multiply-adds of f32; half as many of bf16; of int8 a quarter for
-                   each of 2 planes, and the keys once more for each tile (their sums)
+                   each of 2 planes, and the keys once more for each tile (their sums). AMX takes bf16 in
+                   tiles of 16 rows, which are counted whole, at the rate of its own instruction
     softmax        21: mul, max, sub, add, and exp with 9 fma, 2 mul, 2 sub or add, add of integers, shift,
                    compare, blend
     token scales   2: mul, mul
@@ -43,7 +45,8 @@ from bench.attention.cases import AttentionCase, Request, binary_tree
 from bench.attention.inputs import DTYPES
 from bench.roofline import Arithmetic, Work
 
-TILE_ROWS = 64
+TILE_ROWS = 128
+AMX_ROWS = 16
 EXP = 17
 Dot = Literal["f32", "bf16", "int8"]
 
@@ -54,6 +57,9 @@ class Kernel:
 
     lanes: int
     peaks: dict[Dot, str]
+
+    def is_amx(self, dot: Dot) -> bool:
+        return self.peaks[dot] == "amx_bf16"
 
     def dot(self, case: AttentionCase) -> Dot:
         """How the kernel multiplies."""
@@ -68,8 +74,9 @@ class Kernel:
 KERNELS = {
     "generic": Kernel(0, {"f32": "generic"}),
     "avx2": Kernel(8, {"f32": "avx2"}),
-    "avx512_vnni": Kernel(16, {"f32": "avx512_vnni", "int8": "avx512_vnni"}),
-    "avx512_bf16": Kernel(16, {"f32": "avx512_bf16", "int8": "avx512_vnni", "bf16": "avx512_bf16"}),
+    "avx512_vnni": Kernel(16, {"f32": "avx512", "int8": "avx512_vnni"}),
+    "avx512_bf16": Kernel(16, {"f32": "avx512", "int8": "avx512_vnni", "bf16": "avx512_bf16"}),
+    "amx_int8": Kernel(16, {"f32": "avx512", "int8": "avx512_vnni", "bf16": "amx_bf16"}),
 }
 
 
@@ -103,7 +110,7 @@ def _conversion(kv_dtype: str, lanes: int) -> tuple[float, float, float]:
     }[kv_dtype]
 
 
-def _pairs(request: Request, case: AttentionCase) -> int:
+def pairs_of(request: Request, case: AttentionCase) -> int:
     """How many pairs of a token and a key that it sees a request has."""
     if case.tree:
         return request.q_len * (request.seq_len - request.q_len) + int(binary_tree(request.q_len).sum())
@@ -112,6 +119,7 @@ def _pairs(request: Request, case: AttentionCase) -> int:
 
 def _panel_keys(request: Request, case: AttentionCase) -> float:
     """Keys of all tiles of a request, a key counted in each tile that sees it."""
+    # A token of more heads than a tile has rows is cut into tiles.
     tokens = max(1, TILE_ROWS // case.group)
     tiles = range(0, request.q_len, tokens)
     before = request.seq_len - request.q_len
@@ -125,7 +133,7 @@ def count(case: AttentionCase, kernel: Kernel) -> Instructions:
     dim = case.head_dim
     requests = case.requests()
     panels = case.kv_heads * sum(_panel_keys(request, case) for request in requests)
-    scores = case.heads * sum(_pairs(request, case) for request in requests)
+    scores = case.heads * sum(pairs_of(request, case) for request in requests)
     total = Instructions()
     per_row = 3 if lanes == 8 else 4
     total.add(panels * dim * size / 4 / lanes**2, shuffles=per_row * lanes)
@@ -135,12 +143,12 @@ def count(case: AttentionCase, kernel: Kernel) -> Instructions:
         total.add(panels * dim / lanes, shuffles=shuffles, others=others + of_key)
         total.add(panels * dim / lanes, shuffles=shuffles + widen, others=others)
     elif dot == "bf16":
-        total.add(panels * dim / lanes, shuffles=1.0, others=1.0)
+        total.add(panels * dim / lanes, shuffles=0.5)
     else:
-        total.add(panels * dim / lanes, shuffles=1.0, others=1.5)
+        total.add(panels * dim / lanes, shuffles=0.5)
         total.add(panels * dim / 4 / lanes, products=1.0)
-    share = {"f32": 1.0, "bf16": 1 / 2, "int8": 2 / 4}[dot]
-    total.add(scores * 2 * dim / lanes, products=share)
+    if not kernel.is_amx(dot):
+        total.add(scores * 2 * dim / lanes, products={"f32": 1.0, "bf16": 1 / 2, "int8": 2 / 4}[dot])
     total.add(scores / lanes, others=4 + EXP + (2 if case.kv_dtype == "int8" else 0))
     if dot == "bf16":
         total.add(scores / lanes, shuffles=1.0, others=7.0)
@@ -168,20 +176,31 @@ def work_of(case: AttentionCase, kernel: Kernel) -> Work:
     if not kernel.lanes:
         return Work(moved, plain_ops(case), "f32", isa=kernel.peaks["f32"])
     found = count(case, kernel)
-    lanes_of_product = kernel.lanes * {"f32": 1, "bf16": 2, "int8": 4}[dot]
+    ops = 2 * kernel.lanes * {"f32": 1, "bf16": 2, "int8": 4}[dot] * found.products
+    if kernel.is_amx(dot):
+        ops = _amx_ops(case)
     everything = found.products + found.shuffles + found.others
     return Work(
         moved,
-        round(2 * lanes_of_product * found.products),
+        round(ops),
         dot,
         {"vector": round(everything), "shuffle": round(found.shuffles)},
         kernel.peaks[dot],
     )
 
 
+def _amx_ops(case: AttentionCase) -> float:
+    ops = 0.0
+    for request in case.requests():
+        rows = request.q_len * case.group
+        padding = -(-rows // AMX_ROWS) * AMX_ROWS / rows
+        ops += 4 * pairs_of(request, case) * case.heads * case.head_dim * padding
+    return ops
+
+
 def plain_ops(case: AttentionCase) -> int:
     """Two for each multiply-add of the two products."""
-    pairs = sum(_pairs(request, case) for request in case.requests())
+    pairs = sum(pairs_of(request, case) for request in case.requests())
     return 2 * pairs * case.heads * 2 * case.head_dim
 
 

@@ -44,7 +44,7 @@ def expected(
     slopes: Tensor | None = None,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """SDPA of one sequence, q [q_len, heads, dim], and the logarithms [heads, q_len]; 0 and +inf where empty."""
+    """SDPA of one sequence, q [q_len, heads, dim], and its logarithms [heads, q_len]; 0 and +inf if empty."""
     q_len, k_len, heads = len(q), len(k), q.shape[1]
     distance = torch.arange(k_len) - (torch.arange(q_len).unsqueeze(1) + k_len - q_len)
     seen = torch.ones(q_len, k_len, dtype=torch.bool)
@@ -207,7 +207,7 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, *, interleav
 
 
 class Cached:
-    """Three sequences with 5, 0 and 9 keys in a cache of 16, entries 2, 0, 1 of 4; then 3 keys are appended."""
+    """Sequences with 5, 0 and 9 keys in entries 2, 0, 1 of a cache of 4 x 16, and 3 new keys for each."""
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         self.before, self.entries, self.new = [5, 0, 9], [2, 0, 1], 3
@@ -358,7 +358,8 @@ def call(function: Callable[..., Any], **options: Any) -> Any:
     ("function", "name", "value"),
     [
         *[(function, name, value) for name, (function, value) in REFUSED.items()],
-        *[(f, name, value) for f in (flash_attn_varlen_func, flash_attn_with_kvcache) for name, value in BOTH.items()],
+        *[(flash_attn_varlen_func, name, value) for name, value in BOTH.items()],
+        *[(flash_attn_with_kvcache, name, value) for name, value in BOTH.items()],
     ],
     ids=lambda x: getattr(x, "__name__", x) if callable(x) or isinstance(x, str) else "",
 )  # fmt: skip
@@ -374,7 +375,7 @@ def test_what_is_not_supported_is_named(function: Callable[..., Any], name: str,
         ({"rotary_cos": randn(4, 4)}, "rotary_cos with rotary_sin"),
         ({"rotary_cos": randn(4, 4), "rotary_sin": randn(4, 4)}, "with k and v only"),
         ({"k": randn(1, 1, 1, 8), "v": randn(1, 1, 1, 8)}, "needs cache_seqlens"),
-        ({"block_table": torch.zeros(1, 1, dtype=torch.int32), "cache_batch_idx": torch.zeros(1)}, "cache_batch_idx"),
+        ({"block_table": torch.zeros(1, 1), "cache_batch_idx": torch.zeros(1)}, "cache_batch_idx without"),
     ],
 )  # fmt: skip
 def test_arguments_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
@@ -393,7 +394,7 @@ def test_gradients_are_refused(name: str) -> None:
         lambda: flash_attn_with_kvcache(*(each.unsqueeze(0) for each in x.values())),
     ]
     for function in functions:
-        with pytest.raises(RuntimeError, match="no backward pass, and .* requires grad"):
+        with pytest.raises(RuntimeError, match=r"no backward pass, and .* requires grad"):
             function()
         with torch.no_grad():
             assert not function().requires_grad
