@@ -241,8 +241,8 @@ def test_long_calls_have_fewer_samples() -> None:
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     path = tmp_path_factory.mktemp("bench") / "result.json"
     done = invoke(
-        *SMALL, "--scenario", "verify,mixed", "--kv-dtype", "f32,int8", "--layout", "nhd",
-        "--rotate-mib", "1", "--peers", "torch,onnxruntime,vllm", "--json", str(path),
+        *SMALL, "--scenario", "verify", "--kv-dtype", "int8", "--layout", "nhd",
+        "--rotate-mib", "1", "--peers", "torch_f32,onnxruntime,vllm_f32", "--json", str(path),
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     found: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
@@ -253,8 +253,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def test_a_run_times_and_checks_all(rows: list[dict[str, Any]]) -> None:
     shapes = {(row["case"]["scenario"], row["case"].get("tree"), row["case"]["kv_dtype"]) for row in rows}
-    assert len(shapes) == 6
-    assert {row["impl"] for row in rows} >= {"lamina", "torch_f32", "torch_bf16"}
+    assert shapes == {("verify", False, "int8"), ("verify", True, "int8")}
+    assert {row["impl"] for row in rows} >= {"lamina", "torch_f32"}
     for row in rows:
         assert row["median_us"] > 0 and row["roofline_fraction"] > 0
         assert row["error_over_bound"] <= 1, row
@@ -267,14 +267,15 @@ def test_onnxruntime_has_no_trees(rows: list[dict[str, Any]]) -> None:
     pytest.importorskip("onnxruntime")
     cases = [row["case"] for row in rows if row["impl"] == "onnxruntime"]
     found = {(case["scenario"], case.get("tree")) for case in cases}
-    assert found == {("verify", False), ("mixed", None)}
+    assert found == {("verify", False)}
 
 
-@pytest.mark.parametrize("scenario", ["decode", "prefill", "skewed"])
+@pytest.mark.parametrize("scenario", ["decode", "prefill", "skewed", "mixed"])
 def test_every_peer_computes_every_scenario(scenario: str) -> None:
     inputs = make_inputs(make_case(scenario))
     exact = make_exact(inputs)
-    context = Context(Rotation(hot=False, target_bytes=1), 1, ["generic"], [*peers.PEERS])
+    threads = torch.get_num_threads()  # onnxruntime keeps the number of its first session
+    context = Context(Rotation(hot=False, target_bytes=1), threads, ["generic"], [*peers.PEERS])
     for impl, build in peers.PEERS.items():
         try:
             candidate = build(inputs, exact, context)

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from bench import report, run
 from bench.cases import Accuracy, Candidate, Case, Context, op_names
-from bench.ops import gemm_int4, gemm_int4_int8, gemm_int8, quantize_int8
+from bench.ops import gemm_int4, gemm_int4_int8, gemm_int8, paged_attention, quantize_int8
 from bench.results_file import ROW_KEYS, load
 
 SMALL = ["--m", "1,3", "--n", "48", "--k", "80", "--rotate-mib", "1", "--peers", "torch"]
@@ -75,7 +75,7 @@ def test_report_draws_tables(result_path: Path, options: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["conv"], "op: got 'conv'; allowed: gemm_int4, gemm_int4_int8, gemm_int8, quantize_int8"),
+        (["conv"], "op: got 'conv'; allowed: gemm_int4, gemm_int4_int8, gemm_int8, paged_attention"),
         (
             ["gemm_int8", "--device", "cuda", "--isa", "avx2"],
             "--isa: of the CPU; not allowed with --device cuda",
@@ -137,8 +137,9 @@ def test_scales_along_k_beside_the_peers_that_have_them(tmp_path: Path) -> None:
 
 
 def test_every_op_declares_what_the_command_line_needs() -> None:
-    assert op_names() == ["gemm_int4", "gemm_int4_int8", "gemm_int8", "quantize_int8"]
-    for bench_op in (gemm_int4.BENCH, gemm_int4_int8.BENCH, gemm_int8.BENCH, quantize_int8.BENCH):
+    assert op_names() == ["gemm_int4", "gemm_int4_int8", "gemm_int8", "paged_attention", "quantize_int8"]
+    products = (gemm_int4.BENCH, gemm_int4_int8.BENCH, gemm_int8.BENCH, quantize_int8.BENCH)
+    for bench_op in (*products, paged_attention.BENCH):
         assert bench_op.name in op_names()
         assert bench_op.dtypes
         assert "cpu" in bench_op.devices

@@ -450,11 +450,11 @@ def test_vllm_writes_the_slots(function: Callable[..., None], layout: str) -> No
     assert torch.equal(caches, wanted)
 
 
-@pytest.mark.parametrize("name", ["fp8", "fp8_e4m3", "int8"])
-@pytest.mark.parametrize("is_stored_as_bytes", [True, False])
+@pytest.mark.parametrize(
+    ("name", "is_stored_as_bytes"),
+    [("fp8", True), ("fp8_e4m3", True), ("fp8", False), ("int8", False), ("auto", False)],
+)
 def test_vllm_divides_by_the_scale(name: str, is_stored_as_bytes: bool) -> None:
-    if name == "int8" and is_stored_as_bytes:
-        pytest.skip("int8 needs no other tensor")
     dtype = torch.int8 if name == "int8" else torch.float8_e4m3fn
     key, value = randn(4, KV_HEADS, DIM), randn(4, KV_HEADS, DIM, seed=1)
     k_cache, v_cache = torch.zeros(2, 6, 4, KV_HEADS, DIM, dtype=torch.uint8).unbind(0)

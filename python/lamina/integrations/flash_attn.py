@@ -173,7 +173,8 @@ def flash_attn_with_kvcache(
     if cache_seqlens is None:
         cache_seqlens = table.shape[1] * k_cache.shape[1]
     if isinstance(cache_seqlens, int):
-        cache_seqlens = torch.full((batch,), cache_seqlens, dtype=torch.int32, device=q.device)
+        cache_seqlens = torch.full((batch,), cache_seqlens, device=q.device)
+    cache_seqlens = cache_seqlens.to(torch.int32)
     options = Options(
         softmax_scale, causal, window_size, softcap, alibi_slopes, s_aux,
         one_scale("k_descale", k_descale), one_scale("v_descale", v_descale),
