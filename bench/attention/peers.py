@@ -212,7 +212,10 @@ def _vllm_ops() -> Any:
     if found is None or not found.submodule_search_locations:
         raise PeerUnavailable("not installed: vllm")
     folder = Path(next(iter(found.submodule_search_locations)))
-    name = "_C" if "avx512f" in machine.visible_flags() else "_C_AVX2"
+    flags = machine.visible_flags()
+    # As vllm/platforms/cpu.py chooses.
+    wide = "_C" if "avx512_bf16" in flags else "_C_AVX512"
+    name = wide if "avx512f" in flags else "_C_AVX2"
     libraries = sorted(folder.glob(f"{name}.*so"))
     if not libraries:
         raise PeerUnavailable(f"vllm has no {name} library, the one of its CPU build")
@@ -227,10 +230,20 @@ def _vllm_ops() -> Any:
     return ops
 
 
+def _vllm_isa(dtype: torch.dtype, head_dim: int) -> str:
+    """As vllm/v1/attention/backends/cpu_attn.py chooses."""
+    if head_dim % 32 != 0:
+        return "vec16"
+    if dtype == torch.bfloat16 and "amx_tile" in machine.visible_flags() and torch.cpu._init_amx():
+        return "amx"
+    return "vec"
+
+
 def _vllm(inputs: Inputs, exact: Exact, context: Context, *, impl: str) -> Candidate:
     """Its own cache and plan: the plan is made once for all layers of a step, so it is not timed."""
     ops = _vllm_ops()
     case, dtype = inputs.case, DTYPES[impl.removeprefix("vllm_")]
+    isa = _vllm_isa(dtype, case.head_dim)
     if inputs.tree is not None:
         raise PeerUnavailable("its CPU kernel has no mask of a tree")
     q, out = inputs.q.to(dtype), torch.empty_like(inputs.q, dtype=dtype)
@@ -250,11 +263,11 @@ def _vllm(inputs: Inputs, exact: Exact, context: Context, *, impl: str) -> Candi
             slots = torch.arange(len(keys.data))
             mapping = own[slots // VLLM_PAGE].long() * VLLM_PAGE + slots % VLLM_PAGE
             k, v = (rows.to(dtype).transpose(0, 1).contiguous() for rows in (keys, values))
-            ops.cpu_attn_reshape_and_cache(k, v, k_cache, v_cache, mapping, "vec", 1.0, 1.0, "auto")
+            ops.cpu_attn_reshape_and_cache(k, v, k_cache, v_cache, mapping, isa, 1.0, 1.0, "auto")
         return k_cache, v_cache
 
     plan = ops.get_scheduler_metadata(
-        len(counts), case.heads, case.kv_heads, case.head_dim, seq_lens, dtype, starts, True, -1, "vec", True,
+        len(counts), case.heads, case.kv_heads, case.head_dim, seq_lens, dtype, starts, True, -1, isa, True,
         None, "auto",
     )  # fmt: skip
     ring = context.rotation.ring((impl,), _cache_bytes(inputs, dtype), make)
@@ -276,7 +289,7 @@ def _vllm(inputs: Inputs, exact: Exact, context: Context, *, impl: str) -> Candi
         return exact.accuracy(out, "floats", dtype)
 
     arithmetic: Arithmetic = "f32" if dtype == torch.float32 else "bf16"
-    computes = f"cpu_attention_with_kv_cache, pages of {VLLM_PAGE}"
+    computes = f"cpu_attention_with_kv_cache, pages of {VLLM_PAGE}, isa {isa}"
     return Candidate(impl, computes, call, check, peer_work(case, arithmetic, dtype.itemsize), ring)
 
 
