@@ -26,7 +26,7 @@ class BenchError(Exception):
 
 
 class AnyCase(Protocol):
-    """What the frame asks of a case, whatever the op."""
+    """A case of any op, as the frame sees it."""
 
     @property
     def op(self) -> str: ...
@@ -153,7 +153,7 @@ class Context:
 
 
 class AnyBench(Protocol[C]):
-    """What the frame asks of BENCH in bench/ops/<op>.py."""
+    """BENCH of any op in bench/ops/<op>.py, as the frame sees it."""
 
     @property
     def name(self) -> str: ...

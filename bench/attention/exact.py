@@ -40,7 +40,7 @@ class Exact:
     int8_values: Tensor  # the error of the sums by weights of 16 bits
 
     def accuracy(self, out: Tensor, arithmetic: Arithmetic, out_dtype: torch.dtype) -> Accuracy:
-        """Of out [tokens, heads, head_dim]; its tokens that are not checked are ignored."""
+        """The worst error of out [tokens, heads, head_dim] among the checked tokens."""
         error = (out[self.tokens].double() - self.out).abs()
         return Accuracy(float(error.max()), float((error / self.bound(arithmetic, out_dtype)).max()))
 

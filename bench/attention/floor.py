@@ -128,7 +128,7 @@ def _panel_keys(request: Request, case: AttentionCase) -> float:
 
 
 def count(case: AttentionCase, kernel: Kernel) -> Instructions:
-    """What the kernel issues for a call."""
+    """The instructions that the kernel issues for a call."""
     lanes, dot, size = kernel.lanes, kernel.dot(case), DTYPES[case.kv_dtype].itemsize
     dim = case.head_dim
     requests = case.requests()
@@ -169,7 +169,7 @@ def least_bytes(case: AttentionCase, kv_bytes: int, q_bytes: int, scale_bytes: i
 
 
 def work_of(case: AttentionCase, kernel: Kernel) -> Work:
-    """What the kernel must do; operations are those of its products, both planes of int8 among them."""
+    """The work of the kernel; operations are those of its products, both planes of int8 among them."""
     dot = kernel.dot(case)
     cache, q = DTYPES[case.kv_dtype], DTYPES[case.dtype]
     moved = least_bytes(case, cache.itemsize, q.itemsize, 4 if case.kv_dtype == "int8" else 0)

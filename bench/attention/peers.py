@@ -1,4 +1,4 @@
-"""What attends beside lamina: torch's SDPA, onnxruntime's GroupQueryAttention and vLLM's CPU kernel.
+"""The peers of paged_attention: torch's SDPA, onnxruntime's GroupQueryAttention and vLLM's CPU kernel.
 
 They read what their users have: torch reads contiguous keys [requests, kv_heads, seq_len, head_dim],
 onnxruntime the same as the buffer of past and present, vLLM its own paged cache. None has int8 or float8:
