@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -18,14 +18,36 @@ import bench.ops
 from bench.roofline import Work
 
 T = TypeVar("T")
+C = TypeVar("C", contravariant=True)
 
 
 class BenchError(Exception):
     """A request that cannot be met; the message says what is allowed."""
 
 
+class AnyCase(Protocol):
+    """A case of any op, as the frame sees it."""
+
+    @property
+    def op(self) -> str: ...
+
+    @property
+    def device(self) -> str: ...
+
+    def to_json(self) -> dict[str, object]:
+        """The shape: what the rows of one table share."""
+
+    def title(self) -> str: ...
+
+
+def title_of(shape: Mapping[str, object]) -> str:
+    return " ".join(f"{name}={value}" for name, value in shape.items())
+
+
 @dataclass(frozen=True)
 class Case:
+    """One shape of a product."""
+
     op: str
     device: str
     m: int
@@ -41,7 +63,7 @@ class Case:
         return shape if self.group is None else {**shape, "group": self.group}
 
     def title(self) -> str:
-        return " ".join(f"{name}={value}" for name, value in self.to_json().items())
+        return title_of(self.to_json())
 
 
 @dataclass
@@ -130,8 +152,8 @@ class Context:
         return impl == "lamina" or any(impl == peer or impl.startswith(peer + "_") for peer in self.peers)
 
 
-class OpBench(Protocol):
-    """The interface of BENCH in bench/ops/<op>.py."""
+class AnyBench(Protocol[C]):
+    """BENCH of any op in bench/ops/<op>.py, as the frame sees it."""
 
     @property
     def name(self) -> str: ...
@@ -144,14 +166,18 @@ class OpBench(Protocol):
     def dtypes(self) -> tuple[str, ...]:
         """Allowed --dtype values, the default first."""
 
+    def peers_on(self, device: str) -> tuple[str, ...]: ...
+
+    def candidates(self, case: C, context: Context) -> list[Candidate]:
+        """lamina first, then the wanted peers; one that cannot run is noted in context.skipped."""
+
+
+class OpBench(AnyBench[Case], Protocol):
+    """BENCH of a product."""
+
     @property
     def groups(self) -> tuple[int, ...]:
         """Allowed --group values; none is always allowed."""
-
-    def peers_on(self, device: str) -> tuple[str, ...]: ...
-
-    def candidates(self, case: Case, context: Context) -> list[Candidate]:
-        """lamina first, then the wanted peers; one that cannot run is noted in context.skipped."""
 
 
 def op_names() -> list[str]:
@@ -164,10 +190,7 @@ def load_op(name: str) -> OpBench:
     return cast(OpBench, importlib.import_module(f"bench.ops.{name}").BENCH)
 
 
-def make_cases(
-    op: OpBench, device: str, ms: Sequence[int], n: int, k: int, dtype: str | None, group: int | None
-) -> list[Case]:
-    """One case per m, after checking everything that a user can get wrong."""
+def check_device_and_dtype(op: AnyBench[Any], device: str, dtype: str | None) -> None:
     if device not in ("cpu", "cuda"):
         raise BenchError(f"--device: got {device!r}; allowed: cpu, cuda")
     if device not in op.devices:
@@ -176,16 +199,27 @@ def make_cases(
         )
     if dtype is not None and dtype not in op.dtypes:
         raise BenchError(f"--dtype: got {dtype!r}; {op.name} allows {', '.join(op.dtypes)}")
+
+
+def make_cases(
+    op: OpBench, device: str, ms: Sequence[int], n: int, k: int, dtype: str | None, group: int | None
+) -> list[Case]:
+    """One case per m, after checking everything that a user can get wrong."""
+    check_device_and_dtype(op, device, dtype)
     if group is not None and group not in op.groups:
         allowed = ", ".join(map(str, op.groups)) or "no groups"
         raise BenchError(f"--group: got {group}; {op.name} allows {allowed}")
-    for name, sizes in (("m", ms), ("n", [n]), ("k", [k])):
-        if any(size < 1 for size in sizes):
-            raise BenchError(f"--{name}: got {min(sizes)}; a benchmark needs at least 1")
+    check_sizes(m=min(ms, default=1), n=n, k=k)
     return [Case(op.name, device, m, n, k, dtype or op.dtypes[0], group) for m in ms]
 
 
-def check_peers(op: OpBench, device: str, names: Sequence[str]) -> None:
+def check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise BenchError(f"--{name.replace('_', '-')}: got {size}; a benchmark needs at least 1")
+
+
+def check_peers(op: AnyBench[Any], device: str, names: Sequence[str]) -> None:
     peers = op.peers_on(device)
     families = {peer.split("_")[0] for peer in peers}
     for name in names:

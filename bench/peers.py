@@ -51,10 +51,18 @@ def _onnxruntime(threads: int) -> Any:
 class Bound:
     """Input and output buffers that any number of sessions share: no allocation and no copy is timed."""
 
-    def __init__(self, inputs: dict[str, Array], outputs: dict[str, Array], threads: int) -> None:
+    def __init__(
+        self,
+        inputs: dict[str, Array],
+        outputs: dict[str, Array],
+        threads: int,
+        same: Mapping[str, str] | None = None,
+    ) -> None:
+        """same: outputs that are written in place of an input."""
         values = _onnxruntime(threads).OrtValue
         self._inputs = {name: values.ortvalue_from_numpy(array) for name, array in inputs.items()}
         self._outputs = {name: values.ortvalue_from_numpy(array) for name, array in outputs.items()}
+        self._outputs.update({output: self._inputs[name] for output, name in (same or {}).items()})
 
     def attach(self, binding: Any) -> None:
         for name, value in self._inputs.items():

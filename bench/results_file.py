@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.cases import Accuracy, Case, finite
+from bench.cases import Accuracy, AnyCase, finite
 from bench.roofline import Ceilings, Work, floor_seconds
 from bench.timing import Timing
 
@@ -19,13 +19,17 @@ ROW_KEYS = (
 )
 # `protocol` is in rows of a GPU: do_bench or graph (bench/gpu/timing.py). Rows of a CPU have one protocol.
 SHAPE_KEYS = ("m", "n", "k", "dtype", "group", "protocol")
+ATTENTION_KEYS = (
+    *("scenario", "tree", "tokens", "batch", "context", "heads", "head_dim"),
+    *("kv_dtype", "page", "layout"),
+)
 
 
 @dataclass(frozen=True)
 class Measured:
     """One row before the ceilings are final. No timing: a wrong result has no speed, or `facts` say why."""
 
-    case: Case
+    case: AnyCase
     impl: str
     isa: str | None
     work: Work | None
@@ -45,8 +49,10 @@ class Measured:
             "isa": self.isa,
             "bytes": work.bytes if work else None,
             "ops": work.ops if work else None,
+            "issue": dict(work.issue) if work and work.issue else None,
             "max_error": finite(accuracy.max_error) if accuracy else None,
             "calls_per_sample": timing.calls if timing else None,
+            "samples": timing.samples if timing else None,
         }
         known = {name: fact for name, fact in facts.items() if fact is not None}
         row: Row = {"op": self.case.op, "impl": self.impl, "device": self.case.device}
@@ -54,7 +60,9 @@ class Measured:
         row.update(median_us=None, iqr_us=None, gb_per_s=None, ops_per_s=None, roofline_fraction=None)
         if timing and work:
             seconds = timing.median_us * 1e-6
-            floor = floor_seconds(work, read_bytes_per_s, ceilings.peak(work.arithmetic, self.isa))
+            isa = work.isa or self.isa
+            floor = floor_seconds(work, read_bytes_per_s, ceilings.peak(work.arithmetic, isa))
+            floor = max(floor, work.issue_seconds(ceilings, isa))
             row.update(
                 median_us=timing.median_us,
                 iqr_us=timing.iqr_us,
@@ -118,7 +126,7 @@ def save(path: Path, content: Mapping[str, object]) -> None:
 
 def shape(row: Row) -> tuple[tuple[str, Any], ...]:
     """The part of a case that the rows of one table share."""
-    return tuple((key, row["case"][key]) for key in SHAPE_KEYS if key in row["case"])
+    return tuple((key, row["case"][key]) for key in (*SHAPE_KEYS, *ATTENTION_KEYS) if key in row["case"])
 
 
 def shape_but_m(row: Row) -> tuple[tuple[str, Any], ...]:

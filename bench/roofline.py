@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import ctypes
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from bench.native.build import NATIVE, NativeBuildError, build_shared
 
 Arithmetic = Literal["int8", "f32", "bf16", "none"]
+# Instructions of any kind that a vector port executes, and shuffles, which fewer ports execute.
+Issue = Literal["vector", "shuffle"]
 PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Peak:
-    """One way to do one kind of arithmetic: the macro of peak.c, compiler flags, CPU flags it needs."""
+    """One way to do one kind of arithmetic: the macro of peak.c, compiler flags, CPU flags it needs.
 
-    arithmetic: Arithmetic
+    The rates of "vector" and "shuffle" are instructions a second, the others operations.
+    """
+
+    arithmetic: Arithmetic | Issue
     isa: str
     macro: str
     flags: tuple[str, ...]
@@ -43,11 +48,15 @@ PEAKS = (
     Peak("f32", "avx512", "AVX512_F32", ("-mavx512f",), ("avx512f",)),
     Peak("bf16", "avx512_bf16", "AVX512_BF16", ("-mavx512f", "-mavx512bf16"), ("avx512f", "avx512_bf16")),
     Peak("bf16", "amx_bf16", "AMX_BF16", ("-mamx-tile", "-mamx-bf16"), ("amx_tile", "amx_bf16")),
+    Peak("vector", "avx2", "AVX2_VECTOR", ("-mavx2",), ("avx2",)),
+    Peak("vector", "avx512", "AVX512_VECTOR", ("-mavx512f",), ("avx512f",)),
+    Peak("shuffle", "avx2", "AVX2_SHUFFLE", ("-mavx2",), ("avx2",)),
+    Peak("shuffle", "avx512", "AVX512_SHUFFLE", ("-mavx512f",), ("avx512f",)),
 )
 
 
 # The vectors that lamina's instruction sets do other arithmetic with.
-VECTORS = {"avx512_vnni": "avx512", "amx_int8": "avx512"}
+VECTORS = {"avx512_vnni": "avx512", "avx512_bf16": "avx512", "amx_int8": "avx512", "amx_bf16": "avx512"}
 
 
 @dataclass
@@ -81,7 +90,7 @@ class Ceilings:
     ops_per_s: dict[str, dict[str, float]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
-    def peak(self, arithmetic: Arithmetic, isa: str | None = None) -> float | None:
+    def peak(self, arithmetic: Arithmetic | Issue, isa: str | None = None) -> float | None:
         """The peak on `isa`, or the best measured; bf16 without its own instructions is computed in f32."""
         measured = self.ops_per_s.get(arithmetic, {})
         if isa is not None:
@@ -107,6 +116,13 @@ class Work:
     bytes: int
     ops: int
     arithmetic: Arithmetic
+    issue: Mapping[Issue, int] = field(default_factory=dict)  # instructions, where they are counted
+    isa: str | None = None  # of the ceilings, where that is not the row's
+
+    def issue_seconds(self, ceilings: Ceilings, isa: str | None) -> float:
+        """No call can issue its instructions in less."""
+        rates = {kind: ceilings.peak(kind, isa) for kind in self.issue}
+        return max((self.issue[kind] / rate for kind, rate in rates.items() if rate), default=0.0)
 
 
 def floor_seconds(work: Work, read_bytes_per_s: float, ops_per_s: float | None) -> float:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 if __package__ in (None, ""):  # run as a file: make `bench` importable, from the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -18,8 +18,12 @@ from rich.progress import Progress
 
 from bench import isa_mask, machine
 from bench.allocator import keep_freed_memory
+from bench.attention.cases import Options
+from bench.attention.cases import options as attention_options
 from bench.cases import (
     Accuracy,
+    AnyBench,
+    AnyCase,
     BenchError,
     Candidate,
     Case,
@@ -32,6 +36,7 @@ from bench.cases import (
     op_names,
 )
 from bench.native.build import NativeBuildError
+from bench.ops.paged_attention import AttentionBench
 from bench.results_file import Measured, Row, is_wrong, save
 from bench.roofline import Ceilings, ReadCeiling, ReadProbe, measure_peaks
 from bench.table import WIDTH, make_printer, not_timed_lines, row_tables
@@ -62,14 +67,14 @@ def lamina_isas(wanted: str | None) -> list[str]:
 class Runner:
     """Checks and times every implementation of every case, and keeps what all rows share."""
 
-    def __init__(self, op: OpBench, context: Context, protocol: Protocol) -> None:
+    def __init__(self, op: AnyBench[Any], context: Context, protocol: Protocol) -> None:
         self.op, self.context, self.protocol = op, context, protocol
         self.noise = machine.Noise()
         self.ceilings = Ceilings(context.threads)
         self.measured: list[tuple[Measured, ReadCeiling]] = []
         self._probe: ReadProbe | None = None
 
-    def run(self, cases: list[Case], console: Console) -> None:
+    def run(self, cases: Sequence[AnyCase], console: Console) -> None:
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("measuring ceilings", total=len(cases) + 1)
             measure_peaks(self.ceilings, machine.visible_flags())
@@ -79,7 +84,7 @@ class Runner:
         if self._probe:
             self._probe.close()
 
-    def _run_case(self, case: Case) -> None:
+    def _run_case(self, case: AnyCase) -> None:
         candidates = self.op.candidates(case, self.context)
         probe = self._probe_for(candidates[0])
         checked = []
@@ -96,7 +101,9 @@ class Runner:
         probe.sample()
 
     @staticmethod
-    def _row(case: Case, candidate: Candidate, accuracy: Accuracy | None, timing: Timing | None) -> Measured:
+    def _row(
+        case: AnyCase, candidate: Candidate, accuracy: Accuracy | None, timing: Timing | None
+    ) -> Measured:
         ring = candidate.ring
         facts = {
             "computes": candidate.computes,
@@ -153,9 +160,12 @@ def _print_conditions(runner: Runner, console: Console) -> None:
         console.print(f"[yellow]no row for {impl}: {why}[/]")
     timings = [row.timing for row, _ in runner.measured if row.timing]
     disturbed = sum(timing.disturbed for timing in timings)
-    if disturbed > len(timings) * runner.protocol.samples // 10:
-        of_all = f"{disturbed} of {len(timings) * runner.protocol.samples} samples"
+    samples = sum(timing.samples for timing in timings)
+    if disturbed > samples // 10:
+        of_all = f"{disturbed} of {samples} samples"
         console.print(f"[yellow]{of_all} were disturbed by other processes: see --wait-quiet[/]")
+    if few := [timing.samples for timing in timings if timing.samples < runner.protocol.samples]:
+        console.print(f"{min(few)} samples only where a call lasts over {runner.protocol.long_call_s} s")
     if noise["cores_used_by_others"] > 0.05 or noise["cores_stolen"] > 0.02:
         console.print(
             f"[yellow]not quiet: others used {noise['cores_used_by_others']:.2f} cores, "
@@ -227,6 +237,18 @@ def _sizes(context: click.Context, parameter: click.Parameter, text: str) -> lis
         raise click.BadParameter(f"got {text!r}; allowed: whole numbers, comma separated") from None
 
 
+def require_own_options(op: str, *, is_attention: bool) -> None:
+    """Options of the other family of ops are refused, not ignored."""
+    context = click.get_current_context()
+    products, attention = ("ms", "n", "k", "group", "values"), tuple(Options.__annotations__)
+    refused = products if is_attention else attention
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if parameter.name in refused and source is click.core.ParameterSource.COMMANDLINE:
+            kind = "products" if is_attention else "paged_attention"
+            raise BenchError(f"{parameter.opts[0]}: of {kind}; not an option of {op}")
+
+
 @click.command(help=f"Times OP beside its peers. OP: {', '.join(op_names())}.")
 @click.argument("op")
 @click.option("--device", default="cpu", show_default=True, help="cpu | cuda")
@@ -244,6 +266,7 @@ def _sizes(context: click.Context, parameter: click.Parameter, text: str) -> lis
     show_default=True,
     help="int8 operands: normal ones, quantised to their maximum as in a model, or uniform over the range",
 )
+@attention_options
 @click.option(
     "--peers", default="", callback=_split, help="names or families, comma separated; none by default"
 )
@@ -285,14 +308,21 @@ def main(
     rotate_mib: int,
     wait_quiet: float,
     json_path: Path | None,
+    **attention: Any,
 ) -> None:
     try:
         chosen = load_op(op)
-        cases = [replace(case, values=values) for case in make_cases(chosen, device, ms, n, k, dtype, group)]
+        require_own_options(op, is_attention=isinstance(chosen, AttentionBench))
+        cases: Sequence[AnyCase]
+        if isinstance(chosen, AttentionBench):
+            cases = chosen.cases(device, dtype, cast(Options, attention))
+        else:
+            products = make_cases(chosen, device, ms, n, k, dtype, group)
+            cases = products = [replace(case, values=values) for case in products]
         check_peers(chosen, device, [*peers, *skip])
         if device == "cuda":
             require_cpu_options_unset(isa, mask_isa, threads, wait_quiet)
-            finish(run_on_gpu(chosen, cases, peers, skip, hot, samples, rotate_mib), json_path)
+            finish(run_on_gpu(chosen, products, peers, skip, hot, samples, rotate_mib), json_path)
             return
         if mask_isa and isa_mask.active_level() is None:
             isa_mask.reexecute(isa or "")

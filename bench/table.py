@@ -113,7 +113,8 @@ def not_timed_lines(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if why := row["case"].get("not_timed"):
             protocol = row["case"].get("protocol", "")
-            lines.append(f"not timed: {row['op']} {row['impl']} m={row['case']['m']} {protocol}: {why}")
+            size = row["case"].get("m", row["case"].get("scenario"))
+            lines.append(f"not timed: {row['op']} {row['impl']} m={size} {protocol}: {why}")
     return unique(lines)
 
 

@@ -28,6 +28,8 @@ MIN_SAMPLES = 30
 @dataclass(frozen=True)
 class Protocol:
     samples: int = MIN_SAMPLES
+    long_call_s: float = 0.2  # where a call of any implementation takes longer, long_samples are taken
+    long_samples: int = 7
     sample_s: float = 0.01
     warm_up_s: float = 0.05  # per implementation, at least one call
     settle_s: float = 0.2  # longest wait for idle threads before a sample
@@ -38,6 +40,10 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.samples < MIN_SAMPLES:
             raise ValueError(f"samples: got {self.samples}, a median needs at least {MIN_SAMPLES}")
+
+    def rounds(self, call_s: float) -> int:
+        """How many samples are taken where the slowest call lasts call_s."""
+        return self.samples if call_s <= self.long_call_s else self.long_samples
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -64,11 +70,12 @@ class Timing:
     calls: int  # per sample
     unsettled: int  # samples that began with other threads of this process still busy
     disturbed: int  # samples that were kept although they were disturbed
+    samples: int
 
     @staticmethod
     def of(seconds: Sequence[float], calls: int, unsettled: int = 0, disturbed: int = 0) -> Timing:
         low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
-        return Timing(middle * 1e6, (high - low) * 1e6, calls, unsettled, disturbed)
+        return Timing(middle * 1e6, (high - low) * 1e6, calls, unsettled, disturbed, len(seconds))
 
 
 def settle(longest_s: float) -> bool:
@@ -149,8 +156,8 @@ def _wake(call: Callable[[], object], seconds: float) -> None:
         call()
 
 
-def _warm_up(subject: Subject, protocol: Protocol) -> int:
-    """Calls until the time is spent; returns how many calls fill a sample."""
+def _warm_up(subject: Subject, protocol: Protocol) -> float:
+    """Calls until the time is spent; returns the shortest call in seconds."""
     if subject.select:
         subject.select()
     subject.call()
@@ -159,14 +166,15 @@ def _warm_up(subject: Subject, protocol: Protocol) -> int:
     while True:
         best = min(best, _time_calls(subject.call, 1))
         if time.perf_counter() >= end:
-            return max(1, round(protocol.sample_s / max(best, 1e-7)))
+            return max(best, 1e-7)
 
 
 def measure(
     subjects: Sequence[Subject], protocol: Protocol, after_round: Callable[[], None] | None = None
 ) -> list[Timing]:
     """One Timing per subject. `after_round` runs once a round: the ceiling, under the same conditions."""
-    calls = [_warm_up(subject, protocol) for subject in subjects]
+    call_s = [_warm_up(subject, protocol) for subject in subjects]
+    calls = [max(1, round(protocol.sample_s / best)) for best in call_s]
     seconds: list[list[float]] = [[] for _ in subjects]
     unsettled = [0] * len(subjects)
     disturbed = [0] * len(subjects)
@@ -174,7 +182,7 @@ def measure(
     order = list(range(len(subjects)))
     shuffle = random.Random(protocol.seed).shuffle
     with pinned_threads():
-        for _ in range(protocol.samples):
+        for _ in range(protocol.rounds(max(call_s))):
             shuffle(order)
             for i in order:
                 subject = subjects[i]

@@ -111,8 +111,35 @@ enum { kMacs = 32 };
 static inline Vec step(Vec acc, Vec a, Vec b) {
   return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
 }
+#elif defined(PEAK_AVX2_VECTOR)  // vpaddd: every vector port executes it
+typedef __m256i Vec;
+#define IS_COUNTED
+#define HIDE FRESH_SSE
+static inline Vec step(Vec acc, Vec a, Vec b) { return (void)b, _mm256_add_epi32(acc, a); }
+#elif defined(PEAK_AVX512_VECTOR)
+typedef __m512i Vec;
+#define IS_COUNTED
+#define HIDE FRESH
+static inline Vec step(Vec acc, Vec a, Vec b) { return (void)b, _mm512_add_epi32(acc, a); }
+#elif defined(PEAK_AVX2_SHUFFLE)
+typedef __m256i Vec;
+#define IS_COUNTED
+#define HIDE FRESH_SSE
+static inline Vec step(Vec acc, Vec a, Vec b) { return (void)b, _mm256_unpacklo_epi32(acc, a); }
+#elif defined(PEAK_AVX512_SHUFFLE)
+typedef __m512i Vec;
+#define IS_COUNTED
+#define HIDE FRESH
+static inline Vec step(Vec acc, Vec a, Vec b) { return (void)b, _mm512_unpacklo_epi32(acc, a); }
 #else
 #error "name the instruction set: -DPEAK_..."
+#endif
+
+// Operations of a step: two for each multiply-accumulate, or one instruction.
+#if defined(IS_COUNTED)
+enum { kOps = 1 };
+#else
+enum { kOps = 2 * kMacs };
 #endif
 
 static double run_steps(int64_t steps) {
@@ -130,7 +157,7 @@ static double run_steps(int64_t steps) {
       HIDE(acc[c]);
     }
   }
-  return 2.0 * kMacs * kChains * (double)steps;
+  return (double)kOps * kChains * (double)steps;
 }
 #endif
 
@@ -148,7 +175,7 @@ static void work(int thread, int threads, void* context) {
   job->ops[thread] = ops;
 }
 
-// Operations (two per multiply-accumulate) per second of all threads together; negative when it
+// Operations (two per multiply-accumulate, or one per instruction) per second of all threads together; negative when it
 // cannot run.
 double peak_ops_per_s(int threads, double seconds) {
   if (prepare() != 0) return -1;

@@ -1,0 +1,11 @@
+"""Functions with the signatures of other libraries, computed by lamina's ops.
+
+flash_attn     flash_attn_with_kvcache and flash_attn_varlen_func of Dao-AILab's flash-attn
+torch_varlen   varlen_attn of torch.nn.attention.varlen
+vllm_ops       reshape_and_cache and reshape_and_cache_flash of vLLM
+
+Where a convention differs, the difference is mapped here: the shape of the logarithms, their value for rows
+that see no key, and lengths that do not count the new tokens. docs/integrations.md lists them.
+"""
+
+from __future__ import annotations
