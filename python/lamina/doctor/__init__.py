@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lamina.doctor.checks import CHECKS, Outcome
+from lamina.doctor.checks import CHECKS
+from lamina.doctor.outcome import Outcome
 from lamina.doctor.run import Check, count_checks, run_checks
 
 __all__ = ["CHECKS", "Check", "Outcome", "count_checks", "run_checks"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from lamina import ops
+from lamina.doctor import attention
+from lamina.doctor.outcome import DeviceCheck, Outcome
 from lamina.ops import pack_int4, pack_int8
 from lamina.ops.pack_int4 import INT4_LAYOUTS, layout_for
 from lamina.ops.pack_int8 import GROUP
@@ -18,17 +19,6 @@ from lamina.testing.reference import Expected
 
 HALVES = (torch.float16, torch.bfloat16)
 FLOATS = (torch.float32, *HALVES)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One case. ratio is the largest error over its bound; 0 or infinity where the result must be exact."""
-
-    case: str
-    ratio: float
-
-
-DeviceCheck = Callable[[torch.device], Iterator[Outcome]]
 
 
 def _check_quantize_int8(device: torch.device) -> Iterator[Outcome]:
@@ -274,4 +264,6 @@ CHECKS: dict[str, DeviceCheck] = {
     "gemm_int8_quantized": _check_gemm_int8_quantized,
     "gemm_int4": _check_gemm_int4,
     "gemm_int4_int8": _check_gemm_int4_int8,
+    **attention.CHECKS,
 }
+CPU_ONLY = tuple(attention.CHECKS)
