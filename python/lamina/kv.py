@@ -24,7 +24,7 @@ class OutOfPages(RuntimeError):
     def __init__(self, needed: int, free: int) -> None:
         self.missing = needed - free
         super().__init__(
-            f"lamina.kv: the new tokens need {needed} pages, and {free} are free: {self.missing} are missing"
+            f"lamina.kv: the tokens need {needed} pages, and {free} are free: {self.missing} are missing"
         )
 
 
@@ -163,20 +163,19 @@ class PagedCache:
         """
         counts = self._counts(seqs, n)
         self._require(seqs)
-        copied = self._pages_to_copy(seqs, counts)
+        # A last page with room for new tokens.
+        copied = self._shared_pages(
+            (s, len(self._blocks[s]) - 1)
+            for s, c in zip(seqs, counts, strict=True)
+            if c > 0 and self._lengths[s] % self.page > 0
+        )
         grown = sum(
             -(-(self._lengths[s] + c) // self.page) - len(self._blocks[s])
             for s, c in zip(seqs, counts, strict=True)
         )
         if grown + len(copied) > len(self._free):
             raise OutOfPages(grown + len(copied), len(self._free))
-        mapping = []
-        for seq in copied:
-            source, target = self._blocks[seq][-1], self._take()
-            mapping.append((source, target))
-            self._blocks[seq][-1] = target
-            self._release(source)
-        self._copy(mapping)
+        self._copy(copied)
         slots: list[int] = []
         for seq, count in zip(seqs, counts, strict=True):
             begin = self._lengths[seq]
@@ -190,13 +189,7 @@ class PagedCache:
     def batch(self, seqs: Sequence[int], n: int | Sequence[int] = 1) -> Batch:
         """The tables for attention of the last n tokens of each sequence."""
         counts = self._counts(seqs, n)
-        self._require(seqs)
-        for seq, count in zip(seqs, counts, strict=True):
-            if count > self._lengths[seq]:
-                raise ValueError(
-                    f"lamina.kv.PagedCache: n = {count} is more than the length of sequence {seq}, "
-                    f"{self._lengths[seq]}"
-                )
+        self._require_tokens(seqs, counts)
         width = max((len(self._blocks[seq]) for seq in seqs), default=0)
         table = [self._blocks[seq] + [-1] * (width - len(self._blocks[seq])) for seq in seqs]
         offsets = [sum(counts[:i]) for i in range(len(counts) + 1)]
@@ -223,15 +216,33 @@ class PagedCache:
     def accept(self, seqs: Sequence[int], tree_len: int | Sequence[int], accepted: Tensor) -> None:
         """Keeps the accepted nodes of draft trees, and drops the other nodes.
 
+        Raises OutOfPages, and then nothing has changed. A shared page that holds accepted nodes is copied in
+        all layers.
+
         tree_len  the last tokens of each sequence that are the nodes of its tree
         accepted  [sequences, max_accepted]  int32, as in compact_kv
         """
         counts = self._counts(seqs, tree_len)
+        self._require_tokens(seqs, counts)
+        if accepted.dim() != 2 or len(accepted) != len(counts):
+            raise ValueError(
+                f"lamina.kv.PagedCache: accepted must be 2-D [{len(counts)} sequences, max_accepted], got "
+                f"{list(accepted.shape)}"
+            )
+        kept = (accepted != -1).int().cumprod(1).sum(1).tolist()
+        written = []
+        for seq, count, nodes in zip(seqs, counts, kept, strict=True):
+            begin = self._lengths[seq] - count
+            end = begin + min(nodes, count)
+            written += [(seq, b) for b in range(begin // self.page, -(-end // self.page)) if nodes > 0]
+        copied = self._shared_pages(written)
+        if len(copied) > len(self._free):
+            raise OutOfPages(len(copied), len(self._free))
+        self._copy(copied)
         tables = self.batch(seqs, counts)
         trees = self._int32(counts)
         for layer, (k, v) in enumerate(zip(self.k, self.v, strict=True)):
             ops.compact_kv(k, v, tables.block_table, tables.seq_lens, trees, accepted, **self._scales(layer))
-        kept = (accepted != -1).int().cumprod(1).sum(1).tolist()
         for seq, count, nodes in zip(seqs, counts, kept, strict=True):
             self.truncate(seq, self._lengths[seq] - count + nodes)
 
@@ -240,22 +251,27 @@ class PagedCache:
             return {}
         return {"k_scale": self.k_scale[layer], "v_scale": self.v_scale[layer]}
 
-    def _copy(self, mapping: list[tuple[int, int]]) -> None:
+    def _copy(self, pages: list[tuple[int, int]]) -> None:
+        """Gives a sequence its own copy of a page, for each (sequence, block)."""
+        mapping = []
+        for seq, block in pages:
+            source, target = self._blocks[seq][block], self._take()
+            mapping.append((source, target))
+            self._blocks[seq][block] = target
+            self._release(source)
         if mapping:
             pairs = torch.tensor(mapping, dtype=torch.int64, device=self.device)
             for layer, (k, v) in enumerate(zip(self.k, self.v, strict=True)):
                 ops.copy_kv_blocks(k, v, pairs, **self._scales(layer))
 
-    def _pages_to_copy(self, seqs: Sequence[int], counts: Sequence[int]) -> list[int]:
-        """The sequences whose last page has room for new tokens but is shared when their turn comes."""
-        holders, found = Counter[int](), list[int]()
-        for seq, count in zip(seqs, counts, strict=True):
-            if count == 0 or self._lengths[seq] % self.page == 0:
-                continue
-            last = self._blocks[seq][-1]
-            if self._shared[last] - holders[last] > 1:
-                holders[last] += 1
-                found.append(seq)
+    def _shared_pages(self, pages: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Those (sequence, block) whose page is shared even when all before them have their own copies."""
+        copies, found = Counter[int](), list[tuple[int, int]]()
+        for seq, block in pages:
+            page = self._blocks[seq][block]
+            if self._shared[page] - copies[page] > 1:
+                copies[page] += 1
+                found.append((seq, block))
         return found
 
     def _take(self) -> int:
@@ -272,6 +288,15 @@ class PagedCache:
         for seq in seqs:
             if seq not in self._blocks:
                 raise ValueError(f"lamina.kv.PagedCache: sequence {seq} does not exist")
+
+    def _require_tokens(self, seqs: Sequence[int], counts: Sequence[int]) -> None:
+        self._require(seqs)
+        for seq, count in zip(seqs, counts, strict=True):
+            if count > self._lengths[seq]:
+                raise ValueError(
+                    f"lamina.kv.PagedCache: n = {count} is more than the length of sequence {seq}, "
+                    f"{self._lengths[seq]}"
+                )
 
     def _counts(self, seqs: Sequence[int], n: int | Sequence[int]) -> list[int]:
         if len(set(seqs)) != len(seqs):

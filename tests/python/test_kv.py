@@ -29,6 +29,9 @@ class Model(RuleBasedStateMachine):
         self.model: dict[int, list[float]] = {}
         self.written = 0
 
+    def state(self) -> str:
+        return str([self.cache.free_pages, *(self.cache.batch([s], 0) for s in self.model)])
+
     def some(self, data: st.DataObject) -> int:
         return data.draw(st.sampled_from(sorted(self.model)))
 
@@ -48,12 +51,11 @@ class Model(RuleBasedStateMachine):
     def append(self, data: st.DataObject) -> None:
         seqs = data.draw(st.lists(st.sampled_from(sorted(self.model)), min_size=1, max_size=3, unique=True))
         counts = [data.draw(st.integers(0, 5)) for _ in seqs]
-        before = [self.cache.free_pages, *(self.cache.batch([s], 0) for s in self.model)]
+        before = self.state()
         try:
             slots = self.cache.append(seqs, counts)
         except OutOfPages as error:
-            after = [self.cache.free_pages, *(self.cache.batch([s], 0) for s in self.model)]
-            assert str(before) == str(after)
+            assert self.state() == before
             assert error.missing > 0 and f"{error.missing} are missing" in str(error)
             return
         numbers = [float(self.written + i) for i in range(sum(counts))]
@@ -90,18 +92,26 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: any(self.model.values()))
     @rule(data=st.data())
     def accept(self, data: st.DataObject) -> None:
-        """A tree on tokens of one's own pages: those appended since the last fork."""
-        seq = data.draw(st.sampled_from(sorted(s for s in self.model if self.model[s])))
-        nodes = data.draw(st.integers(0, len(self.model[seq])))
-        first = (len(self.model[seq]) - nodes) // PAGE
-        blocks = self.cache.batch([seq], 0).block_table[0].tolist()
-        others = [self.cache.batch([s], 0).block_table[0].tolist() for s in self.model if s != seq]
-        if any(block in other for block in blocks[first:] for other in others):
+        """Trees of one or two sequences, which may share their nodes with others."""
+        candidates = sorted(s for s in self.model if self.model[s])
+        seqs = data.draw(st.lists(st.sampled_from(candidates), min_size=1, max_size=2, unique=True))
+        nodes = [data.draw(st.integers(0, len(self.model[seq]))) for seq in seqs]
+        paths = [
+            data.draw(st.lists(st.integers(0, n - 1), max_size=n, unique=True)) if n else [] for n in nodes
+        ]
+        accepted = torch.zeros(len(seqs), max(map(len, paths)) + 2, dtype=torch.int32)
+        for row, path in zip(accepted, paths, strict=True):
+            row[: len(path) + 1] = torch.tensor([*path, -1])
+        before = self.state()
+        try:
+            self.cache.accept(seqs, nodes, accepted)
+        except OutOfPages as error:
+            assert self.state() == before
+            assert error.missing > 0
             return
-        path = data.draw(st.lists(st.integers(0, nodes - 1), max_size=nodes, unique=True)) if nodes else []
-        self.cache.accept([seq], nodes, torch.tensor([[*path, -1, 0]], dtype=torch.int32))
-        prefix = len(self.model[seq]) - nodes
-        self.model[seq] = self.model[seq][:prefix] + [self.model[seq][prefix + node] for node in path]
+        for seq, n, path in zip(seqs, nodes, paths, strict=True):
+            prefix = len(self.model[seq]) - n
+            self.model[seq] = self.model[seq][:prefix] + [self.model[seq][prefix + node] for node in path]
 
     @invariant()
     def holds_the_same_tokens(self) -> None:
@@ -142,6 +152,30 @@ def test_missing_pages_are_counted_with_those_to_copy() -> None:
     assert cache.free_pages == 0
     last = cache.batch([parent, *children], 1).block_table[:, 1].tolist()
     assert len(set(last)) == 3
+
+
+def test_accepted_nodes_leave_a_fork_as_it_was() -> None:
+    """Two sequences share the page of a tree, and each accepts other nodes."""
+    cache = PagedCache(2, 5, 4, 1, 8, dtype=torch.int8)
+    parent = cache.new()
+    rows = torch.arange(1.0, 7.0)[:, None, None].expand(6, 1, 8).contiguous()
+    slots = cache.append([parent], 6)
+    for layer in range(2):
+        cache.write(layer, rows, -rows, slots)
+    kept, child = cache.fork(parent), cache.fork(parent)
+    with pytest.raises(OutOfPages, match="need 4 pages, and 3 are free: 1 are missing"):
+        cache.accept([parent, child], 4, torch.tensor([[3, 1, 0], [2, 3, 0]], dtype=torch.int32))
+    cache.truncate(child, 5)
+    cache.accept([parent], 4, torch.tensor([[3, -1]], dtype=torch.int32))
+    cache.accept([child], 1, torch.tensor([[-1, 0]], dtype=torch.int32))
+    tables = cache.batch([parent, kept, child], [3, 6, 4])
+    for layer in range(2):
+        k, v = lamina.gather_paged_kv(
+            cache.k[layer], cache.v[layer], tables.block_table, tables.cu_seqlens_q, 13, **cache._scales(layer)
+        )
+        assert k[:, 0, 0].round().tolist() == [1, 2, 6, 1, 2, 3, 4, 5, 6, 1, 2, 3, 4]
+        assert_equal(v, -k)
+    assert cache.free_pages == 2
 
 
 @pytest.mark.parametrize("layout", ["NHD", "HND"])
@@ -201,6 +235,8 @@ def refused(call: Callable[[PagedCache], Any], match: str) -> Any:
         refused(lambda c: c.append([5], 1), "sequence 5 does not exist"),
         refused(lambda c: c.truncate(0, 3), "length = 3 must be .* sequence 0, 2"),
         refused(lambda c: c.batch([0], 3), "n = 3 is more than the length of sequence 0, 2"),
+        refused(lambda c: c.accept([0], 3, torch.zeros(1, 1).int()), "n = 3 is more than the length"),
+        refused(lambda c: c.accept([0], 1, torch.zeros(2, 1).int()), r"accepted must be .*, got \[2, 1\]"),
         refused(lambda c: c.free(1), "sequence 1 does not exist"),
         refused(lambda c: PagedCache(0, 1, 1, 1, 8), "layers = 0 must be at least 1"),
         refused(lambda c: PagedCache(1, 1, 1, 1, 8, layout="NDH"), "layout 'NDH' must be one of"),

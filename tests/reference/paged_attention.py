@@ -149,7 +149,7 @@ def attend(
         roundings = 2 * largest + U * (min(len(k), CHUNK) + 4 * -(-len(k) // CHUNK) + 40)
         extra = 0.0
         if arithmetic == "bf16":
-            roundings += 2.0**-9
+            roundings += 2.0**-8
             extra = 2.0**-124
         elif arithmetic == "int16":
             extra = ((weight * v_scale).max() / 128000 + 2.0**-100) * np.abs(v).sum(0)

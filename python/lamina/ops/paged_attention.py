@@ -85,7 +85,7 @@ def paged_attention(
              |out - r| <= exp(2 e) (2 e + g u) sum_j w_j |v_j| + u_out |r| + tiny, where r is exact and u_out
              = 0 | 2^-11 | 2^-8 for f32 | f16 | bf16.  |lse - exact| <= e + u (560 + 4 |exact|). Weights below
              2^-125 of the largest of 512 keys count as 0.
-             bf16 q and caches on a CPU with avx512_bf16 or amx_int8: 2^-9 more than 2 e + g u, because
+             bf16 q and caches on a CPU with avx512_bf16 or amx_int8: 2^-8 more than 2 e + g u, because
              weights are rounded to bf16; subnormal numbers count as 0.
              int8 caches on a CPU with avx512_vnni: q and weights are rounded to 16-bit integers, so e gains
              |scale| k_scale_j (max_i |q_i| / 64000) sum_i |k_ji| and out gains max_j (w_j v_scale_j) / 128000
