@@ -45,13 +45,13 @@ class Exact:
         return Accuracy(float(error.max()), float((error / self.bound(arithmetic, out_dtype)).max()))
 
     def bound(self, arithmetic: Arithmetic, out_dtype: torch.dtype) -> Tensor:
-        """docstring of lamina.paged_attention; for peers with one sum over all keys, and weights and scores
-        rounded to the dtype of the operands."""
+        """As in the docstring of lamina.paged_attention. For peers one sum is over all keys, and scores and
+        weights are rounded to the dtype of the operands."""
         score = U * self.score
         rounded = U * (self.keys.clamp(max=CHUNK) + 4 * self.chunks + 40)
         extra = torch.zeros_like(self.out)
         if arithmetic == "bf16":
-            rounded = rounded + 2.0**-8
+            rounded = rounded + 2.0**-9
         elif arithmetic == "int8":
             score = score + self.int8_score
             extra = self.int8_values
@@ -86,7 +86,7 @@ def make_exact(inputs: Inputs) -> Exact:
             s = (scale * (q @ k[h].T)).masked_fill(~seen, -torch.inf)
             weight = s.softmax(2)
             sizes = s.abs().masked_fill(~seen, 0)
-            # int8: |scale * k_scale| * 2^-16 * max |q| * sum |codes|, and the same of values and weights
+            # int8: |scale * k_scale| * max |q| / 64000 * sum |codes|, and likewise of values and weights
             key_sums = k[h].abs().sum(1).masked_fill(~seen, 0)
             factor = torch.ones(len(v[h])) if values.scale is None else values.scale[:, h]
             codes = values.data[:, h].double().abs()
@@ -97,8 +97,8 @@ def make_exact(inputs: Inputs) -> Exact:
                     seen.double() @ v[h].abs() * torch.ones(1, case.group, 1),
                     ((case.head_dim + 4) * scale * products + 6 * sizes).amax(2, keepdim=True),
                     sizes.amax(2, keepdim=True),
-                    2.0**-16 * scale * q.abs().amax(2, keepdim=True) * key_sums.amax(2, keepdim=True),
-                    2.0**-16 * (weight * factor.double()).amax(2, keepdim=True) * (seen.double() @ codes),
+                    scale * q.abs().amax(2, keepdim=True) / 64000 * key_sums.amax(2, keepdim=True),
+                    (weight * factor.double()).amax(2, keepdim=True) / 128000 * (seen.double() @ codes),
                 )
             )
         joined = [torch.cat(each, 1) for each in zip(*heads, strict=True)]
