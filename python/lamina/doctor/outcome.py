@@ -1,4 +1,4 @@
-"""What a check of an op on a device reports."""
+"""The result of a check of an op on a device."""
 
 from __future__ import annotations
 

@@ -89,6 +89,9 @@ class Worker {
   static constexpr int64_t kScoreStride =
       kChunk + Simd::kColumns;  // a block may store past the chunk
   static constexpr int kValueKeys = 32 * Product::kKeysPerDword;  // keys of a block of values
+  // Rows of the cache are prefetched as they follow each other: keys, values, keys of the next chunk. This many rows
+  // ahead take longer to multiply than memory takes to answer.
+  static constexpr int64_t kAhead = 64 * Product::kKeysPerDword;
 
   // Chunks [begin, end) of the tile; `first` is the visit of chunk 0.
   void compute_piece(int64_t first, int64_t begin, int64_t end) {
@@ -98,7 +101,7 @@ class Worker {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       // The first piece of a tile merges its chunks; later pieces leave each chunk to the one that merges all.
       float* into = begin > 0 ? slot(part_, chunk - begin) : chunk > 0 ? partial_ : merged;
-      compute_chunk(tile_->chunk + chunk, into, chunk + 1 < end);
+      compute_chunk(first + chunk, into);
       if (into == partial_) merge_rows(merged, partial_);
     }
     if (is_whole) return finish(merged);
@@ -123,17 +126,9 @@ class Worker {
     for (int64_t r = 0; r < tile_->rows; ++r) merge<Simd>(state(into, r), state(next, r));
   }
 
-  const Request& request() const { return plan_.requests[static_cast<size_t>(tile_->request)]; }
-
-  // Calls body(token of the call, rows of the tile) for each token of the tile.
   template <class Body>
   void for_tokens(const Body& body) const {
-    for (int64_t r = 0; r < tile_->rows;) {
-      const int64_t token = (tile_->row + r) / group_;
-      const int64_t end = std::min(tile_->rows, (token + 1) * group_ - tile_->row);
-      body(request().token + token, Range{r, end});
-      r = end;
-    }
+    paged_attention::for_tokens(p_, plan_, *tile_, body);
   }
   int64_t head_of(int64_t row) const { return head_ * group_ + (tile_->row + row) % group_; }
 
@@ -169,31 +164,37 @@ class Worker {
     Product::set_extra(extra(queries_, q_stride_), p_.head_dim);
   }
 
-  Chunk chunk_at(int64_t origin) const { return {p_, plan_, *tile_, head_, origin}; }
+  Chunk chunk_of(int64_t visit) const {
+    const Tile& tile = plan_.tile_of(visit);
+    const int64_t index = visit - tile.visit;
+    return {p_, plan_, tile, index / tile.chunks, (tile.chunk + index % tile.chunks) * kChunk};
+  }
 
-  // more: the next chunk follows, so its first keys are worth a prefetch.
-  void compute_chunk(int64_t index, float* states, bool more) {
-    const Chunk chunk = chunk_at(index * kChunk);
-    Range shared{kChunk, 0};
-    int64_t shared_end = 0;
-    for_tokens([&](int64_t token, Range) {
-      const Range seen = chunk.seen_shared(chunk.token(token));
-      shared_end = std::max(shared_end, chunk.token(token).shared_end);
-      if (seen.count() == 0) return;
-      shared = {std::min(shared.low, seen.low), std::max(shared.high, seen.high)};
-    });
+  void compute_chunk(int64_t visit, float* states) {
+    const Chunk chunk = chunk_of(visit);
+    const Range shared = chunk.shared();
     chunk.point_slots(shared, *shared_);
     multiply_keys(*shared_, shared, {0, tile_->rows});
     std::memset(sums_, 0,
                 static_cast<size_t>(Product::kPlanes * tile_->rows * dim_) * sizeof(int32_t));
     for_tokens([&](int64_t token, Range rows) { weigh(chunk, token, rows, states); });
-    next_count_ =
-        chunk.point_next(more ? shared_end - chunk.origin - kChunk : 0, Simd::kColumns, next_);
+    const bool is_last = visit + 1 == plan_.begin(part_ + 1);
+    next_count_ = is_last ? 0 : chunk_of(visit + 1).point_first(kAhead, next_);
     multiply_values(chunk, shared);
     for_tokens([&](int64_t token, Range rows) { add_own(chunk, token, rows); });
     for (int64_t r = 0; r < tile_->rows; ++r)
       Product::finish_vector(planes(sums_, dim_, r), weight_factors_[r], dim_,
                              state(states, r).vector());
+  }
+
+  // The keys to prefetch while the block of keys from j is multiplied. After the keys come the values.
+  Prefetch keys_ahead(const Columns& columns, Range range, int64_t j, int64_t steps) const {
+    constexpr int64_t kBlock = Simd::kColumns;
+    const int64_t distance = std::clamp<int64_t>(range.count() / kBlock * kBlock, kBlock, kAhead);
+    const int64_t ahead = j + distance, value = range.low + ahead - range.high;
+    if (ahead < range.high)
+      return {columns.keys + ahead, std::min(kBlock, range.high - ahead), key_bytes_, steps};
+    return {columns.values + value, std::min(kBlock, range.high - value), value_bytes_, steps};
   }
 
   void multiply_keys(const Columns& columns, Range range, Range rows) {
@@ -202,13 +203,7 @@ class Worker {
     const int64_t operands = Product::kPlanes * rows.count() + (is_last ? Product::kExtra : 0);
     for (int64_t j = range.low; j < range.high; j += Simd::kColumns) {
       const int64_t next = std::min<int64_t>(j + Simd::kColumns, range.high);
-      // After the last keys come the values.
-      Prefetch prefetch =
-          next < range.high
-              ? Prefetch(columns.keys + next, std::min<int64_t>(range.high - next, Simd::kColumns),
-                         key_bytes_, steps(operands, dwords))
-              : Prefetch(columns.values + range.low, std::min<int64_t>(kValueKeys, range.count()),
-                         value_bytes_, steps(operands, dwords));
+      Prefetch prefetch = keys_ahead(columns, range, j, steps(operands, dwords));
       product_.pack_keys(columns.keys + j, static_cast<int>(next - j), p_.head_dim, panel_);
       const auto product = [&](int64_t count, const int32_t* a, int32_t* c) {
         Product::multiply(
@@ -266,11 +261,12 @@ class Worker {
       const Range block{j, std::min(j + kValueKeys, shared.high)};
       const int64_t all = steps(Product::kPlanes * tile_->rows,
                                 ceil_div(block.count(), Product::kKeysPerDword) * blocks);
+      const int64_t ahead = block.low + kAhead, after = ahead - shared.high;
       Prefetch prefetch =
-          block.high < shared.high
-              ? Prefetch(shared_->values + block.high,
-                         std::min<int64_t>(kValueKeys, shared.high - block.high), value_bytes_, all)
-              : Prefetch(next_, next_count_, key_bytes_, all);
+          after < 0 ? Prefetch(shared_->values + ahead, std::min<int64_t>(kValueKeys, -after),
+                               value_bytes_, all)
+                    : Prefetch(next_ + after, std::min<int64_t>(kValueKeys, next_count_ - after),
+                               key_bytes_, all);
       // Tokens in a row that see the same keys of the block go together.
       Range keys{0, 0}, run{0, 0}, packed{0, 0};
       const auto add = [&] {
@@ -384,7 +380,7 @@ class Worker {
   float *states_, *partial_, *row_, *query_factors_, *weight_factors_;
   const Tile* tile_ = nullptr;
   int64_t head_ = 0, next_count_ = 0;
-  const char* next_[Simd::kColumns];
+  const char* next_[kAhead];
 };
 
 template <class Simd, class Product = F32Product<Simd>>

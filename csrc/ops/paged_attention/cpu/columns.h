@@ -29,6 +29,18 @@ struct Range {
   bool operator==(const Range&) const = default;
 };
 
+// Calls body(token of the call, rows of the tile) for each token of the tile.
+template <class Body>
+void for_tokens(const Params& params, const Plan& plan, const Tile& tile, const Body& body) {
+  const int64_t group = params.heads / params.kv_heads;
+  const int64_t first = plan.requests[static_cast<size_t>(tile.request)].token;
+  for (int64_t r = 0, end; r < tile.rows; r = end) {
+    const int64_t token = (tile.row + r) / group;
+    end = std::min(tile.rows, (token + 1) * group - tile.row);
+    body(first + token, Range{r, end});
+  }
+}
+
 // The columns of one chunk of a tile, for one KV head.
 struct Chunk {
   const Params& params;
@@ -51,31 +63,54 @@ struct Chunk {
     return clipped(std::max(token.low, token.shared_end), token.high);
   }
 
-  // Sets columns that are slots of the same number.
+  // The columns that some token of the tile sees and that are slots of the same number.
+  Range shared() const {
+    Range all{kChunk, 0};
+    for_tokens(params, plan, tile, [&](int64_t index, Range) {
+      const Range seen = seen_shared(token(index));
+      if (seen.count() > 0) all = {std::min(all.low, seen.low), std::max(all.high, seen.high)};
+    });
+    return all;
+  }
+
+  // Sets these columns.
   void point_slots(Range range, Columns& columns) const {
     const Params& p = params;
-    const int64_t page = p.k.page;
     const int64_t key_step = p.k.slot_stride * kv::size_bytes(p.k.dtype);
     const int64_t value_step = p.v.slot_stride * kv::size_bytes(p.v.dtype);
-    for (int64_t j = range.low; j < range.high;) {
-      const int64_t slot = origin + j, index = block(slot / page), first = slot % page;
-      const int64_t end = std::min(range.high, j + page - first);
-      const char* key = p.k.row(index, first, head);
-      const char* value = p.v.row(index, first, head);
-      for (int64_t i = j; i < end; ++i, key += key_step, value += value_step) {
-        columns.keys[i] = key;
-        columns.values[i] = value;
+    for_pages(range, [&](Range part, int64_t page, int64_t first) {
+      const char* key = p.k.row(page, first, head);
+      const char* value = p.v.row(page, first, head);
+      for (int64_t j = part.low; j < part.high; ++j, key += key_step, value += value_step) {
+        columns.keys[j] = key;
+        columns.values[j] = value;
       }
       if (p.k_scale.is_per_token())
-        for (int64_t i = j; i < end; ++i)
-          columns.key_scale[i] = p.k_scale.at(index, first + i - j, head);
+        for (int64_t j = part.low; j < part.high; ++j)
+          columns.key_scale[j] = p.k_scale.at(page, first + j - part.low, head);
       if (p.v_scale.is_per_token())
-        for (int64_t i = j; i < end; ++i)
-          columns.value_scale[i] = p.v_scale.at(index, first + i - j, head);
-      j = end;
-    }
+        for (int64_t j = part.low; j < part.high; ++j)
+          columns.value_scale[j] = p.v_scale.at(page, first + j - part.low, head);
+    });
     if (p.alibi_slopes != nullptr)
       for (int64_t j = 0; j < kChunk; ++j) columns.positions[j] = static_cast<float>(j);
+  }
+
+  // Finds the first keys, at most `most`, and prefetches the scales. Returns the number of keys.
+  int64_t point_first(int64_t most, const char** keys) const {
+    const Range range = shared();
+    const int64_t key_step = params.k.slot_stride * kv::size_bytes(params.k.dtype);
+    const int64_t count = std::min(range.count(), most);
+    for_pages({range.low, range.low + count}, [&](Range part, int64_t page, int64_t first) {
+      const char* key = params.k.row(page, first, head);
+      for (int64_t j = part.low; j < part.high; ++j, key += key_step) keys[j - range.low] = key;
+    });
+    if (params.k_scale.is_per_token() || params.v_scale.is_per_token())
+      for_pages(range, [&](Range part, int64_t page, int64_t first) {
+        prefetch(params.k_scale, page, first, part.count());
+        prefetch(params.v_scale, page, first, part.count());
+      });
+    return count;
   }
 
   // Sets the columns in `own`, which the token does not share, and copies what belongs to the columns before them.
@@ -101,24 +136,18 @@ struct Chunk {
     }
   }
 
-  // Finds the keys of up to `count` first columns of the next chunk, where `columns` of it are shared, and prefetches its
-  // scales. Returns the number of keys.
-  int64_t point_next(int64_t columns, int64_t count, const char** keys) const {
-    const int64_t page = params.k.page, first = origin + kChunk;
-    count = std::clamp<int64_t>(columns, 0, count);
-    for (int64_t i = 0; i < count; ++i)
-      keys[i] = params.k.row(block((first + i) / page), (first + i) % page, head);
-    if (!params.k_scale.is_per_token() && !params.v_scale.is_per_token()) return count;
-    const int64_t last = first + std::min(columns, kChunk);
-    for (int64_t slot = first, end; slot < last; slot = end) {
-      end = std::min(round_up(slot + 1, page), last);
-      prefetch(params.k_scale, block(slot / page), slot % page, end - slot);
-      prefetch(params.v_scale, block(slot / page), slot % page, end - slot);
+ private:
+  // Calls body(columns, page, first row of the page) for each page of slots.
+  template <class Body>
+  void for_pages(Range range, const Body& body) const {
+    const int64_t page = params.k.page;
+    for (int64_t j = range.low, end; j < range.high; j = end) {
+      const int64_t slot = origin + j, first = slot % page;
+      end = std::min(range.high, j + page - first);
+      body(Range{j, end}, block(slot / page), first);
     }
-    return count;
   }
 
- private:
   void prefetch(const kv::Scales& scales, int64_t index, int64_t slot, int64_t count) const {
     if (!scales.is_per_token()) return;
     constexpr int64_t kLineFloats = 16;
