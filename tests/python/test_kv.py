@@ -171,7 +171,12 @@ def test_accepted_nodes_leave_a_fork_as_it_was() -> None:
     tables = cache.batch([parent, kept, child], [3, 6, 4])
     for layer in range(2):
         k, v = lamina.gather_paged_kv(
-            cache.k[layer], cache.v[layer], tables.block_table, tables.cu_seqlens_q, 13, **cache._scales(layer)
+            cache.k[layer],
+            cache.v[layer],
+            tables.block_table,
+            tables.cu_seqlens_q,
+            13,
+            **cache._scales(layer),
         )
         assert k[:, 0, 0].round().tolist() == [1, 2, 6, 1, 2, 3, 4, 5, 6, 1, 2, 3, 4]
         assert_equal(v, -k)
