@@ -77,7 +77,9 @@ class Problem {
     const bool is_long = dice_.one_in(40);  // around the end of a chunk
     cu_[0] = 0;
     for (int64_t b = 0; b < p_.requests; ++b) {
-      const int64_t q_len = dice_.between(0, dice_.one_in(4) ? 1 : dice_.one_in(8) ? kMostTokens : 6);
+      const int64_t q_len = dice_.between(0, dice_.one_in(4)   ? 1
+                                             : dice_.one_in(8) ? kMostTokens
+                                                               : 6);
       cu_[b + 1] = static_cast<int32_t>(cu_[b] + q_len);
       seq_lens_[b] = static_cast<int32_t>(
           is_long ? dice_.between(505, 520)
