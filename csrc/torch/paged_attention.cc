@@ -1,5 +1,6 @@
 #include "ops/paged_attention/paged_attention.h"
 
+#include <cfloat>
 #include <cmath>
 #include <tuple>
 
@@ -125,8 +126,8 @@ std::tuple<Tensor, Tensor> attend(const Tensor& q, const Tensor& k_cache, const 
   params.causal = causal;
   params.window_left = window_of("window_left", window_left);
   params.window_right = window_of("window_right", window_right);
-  require(softcap >= 0.0 && std::isfinite(softcap), kOp, "softcap = ", softcap,
-          "; must be finite and at least 0, which means none");
+  require(softcap == 0.0 || (softcap >= FLT_MIN && softcap <= FLT_MAX), kOp, "softcap = ", softcap,
+          "; must be 0, which means none, or at least ", FLT_MIN, " and finite in f32");
   params.softcap = static_cast<float>(softcap);
   set_biases(alibi_slopes, sinks, params);
   set_tree(tree_mask, tree_len, tree_depth, params);

@@ -77,7 +77,9 @@ class Problem {
     const bool is_long = dice_.one_in(40);  // around the end of a chunk
     cu_[0] = 0;
     for (int64_t b = 0; b < p_.requests; ++b) {
-      const int64_t q_len = dice_.one_in(4) ? dice_.between(0, 1) : dice_.between(0, 6);
+      const int64_t q_len = dice_.between(0, dice_.one_in(4)   ? 1
+                                             : dice_.one_in(8) ? kMostTokens
+                                                               : 6);
       cu_[b + 1] = static_cast<int32_t>(cu_[b] + q_len);
       seq_lens_[b] = static_cast<int32_t>(
           is_long ? dice_.between(505, 520)
@@ -136,7 +138,7 @@ class Problem {
         (*table_)[b * table.stride + i] = static_cast<int32_t>(p_.k.pages - 1 - next++);
     table.data = table_->data();
     p_.seq_lens = seq_lens_.data(), p_.cu_seqlens_q = cu_.data();
-    p_.max_seqlen_q = 6 + dice_.between(0, 2);
+    p_.max_seqlen_q = kMostTokens + dice_.between(0, 2);
   }
 
   void make_options() {
@@ -283,6 +285,7 @@ class Problem {
     }
   }
 
+  static constexpr int64_t kMostTokens = 20;  // of a request: more than the rows of a tile of AMX
   Dice dice_;
   const int64_t requests_;
   Exact<int32_t> cu_, seq_lens_, tree_len_;

@@ -140,6 +140,23 @@ def test_one_scale_in_every_accepted_shape(cache: str, backend: Backend) -> None
 
 
 @BACKENDS
+def test_a_weight_halfway_between_two_bf16(backend: Backend) -> None:
+    """Weights of 1 and almost 0.5 + 2^-9: where it is rounded to 0.5, nearly all of the bound is needed."""
+    case = AttentionCase(
+        ((1, 2),), q_dtype=torch.bfloat16, cache="bf16", heads=(1, 1), head_dim=8, alibi="heads"
+    )
+    inputs = case.inputs()
+    values = inputs.v_cache.clone()
+    for slot, value in enumerate((1.0, 0.0)):
+        values[inputs.slot(0, slot)] = value
+    slopes = torch.tensor([-math.log(0.5 + 0.99 * 2.0**-9)])
+    given = inputs.replace(
+        q=torch.zeros_like(inputs.q), v_cache=values, alibi_slopes=slopes, out_dtype=torch.float32
+    )
+    check_attention(backend, given, given.expected())
+
+
+@BACKENDS
 def test_a_sink_beyond_all_scores(backend: Backend) -> None:
     """exp(sink) alone overflows, or is nothing."""
     inputs = AttentionCase("long_decode", heads=(1, 6), sinks=True).inputs()

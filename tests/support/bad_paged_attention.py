@@ -129,7 +129,7 @@ def _bad_options() -> Iterator[BadInput]:
     yield bad("window of -2", attend(window=(-2, 0)), "window_left", "= -2;", "-1 for no limit")
     yield bad("window of -2 to the right", attend(window=(0, -2)), "window_right", "= -2;", "-1 for no limit")
     yield bad("window of floats", attend(window=(1.0, 0)), "window[0]", "float 1.0", "int")
-    for value in (-1.0, float("inf"), float("nan")):
+    for value in (-1.0, float("inf"), float("nan"), 1e39, 1e-50):
         yield bad(
             f"softcap {value}", attend(softcap=value), "softcap", str(value).removesuffix(".0"), "finite"
         )

@@ -49,9 +49,9 @@ class Worker {
         key_bytes_(p_.head_dim * kv::size_bytes(p_.k.dtype)),
         value_bytes_(p_.v_head_dim * kv::size_bytes(p_.v.dtype)),
         product_(p_.k.dtype) {
-    // A microkernel may read up to 16 rows at once, of which it needs some.
+    // A microkernel may read 16 rows from any row on, of which it needs some.
     const int64_t rows = plan_.tile_rows;
-    const int64_t planes = round_up(Product::kPlanes * rows + Product::kExtra, 16);
+    const int64_t planes = Product::kPlanes * rows + Product::kExtra + 15;
     const int64_t panel =
         std::max(q_stride_ * Simd::kColumns, kValueKeys / Product::kKeysPerDword * dim_);
     const int64_t dwords = round_up(p_.head_dim, Simd::kColumns) + 2 * rows * state_stride_ +
