@@ -25,6 +25,11 @@ CASE = AttentionCase(((9, 516), (4, 4), (3, 30)), heads=(1, 3), head_dim=16, pag
 POSITIONS = {"window": (505, 2), "alibi": "requests", "sinks": True}
 
 
+def q_dtype(cache: str) -> torch.dtype:
+    """bf16 for a cache of bf16, which some instruction sets multiply without f32."""
+    return torch.bfloat16 if cache == "bf16" else torch.float32
+
+
 def with_tree(inputs: AttentionInputs, seen: torch.Tensor, depth: torch.Tensor | None) -> AttentionInputs:
     """The inputs with one tree of all tokens of request 0."""
     nodes, tokens = len(seen), len(inputs.q)
@@ -42,7 +47,9 @@ def with_tree(inputs: AttentionInputs, seen: torch.Tensor, depth: torch.Tensor |
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("depth_is_given", [False, True])
 def test_a_chain_is_the_causal_rule(depth_is_given: bool, cache: str, backend: Backend) -> None:
-    inputs = dataclasses.replace(CASE, cache=cache, **POSITIONS).inputs()
+    inputs = dataclasses.replace(
+        CASE, cache=cache, q_dtype=q_dtype(cache), out_dtype=torch.float32, **POSITIONS
+    ).inputs()
     want = attend(backend, inputs)
     seen, depth = chain(9)
     for causal in (True, False):
@@ -81,7 +88,10 @@ def test_a_node_has_the_bits_of_its_path(prefix: int, cache: str, backend: Backe
     """Prefixes of 506 and 511 make paths cross column 512, where a chunk ends."""
     nodes = 36
     for options in ({}, POSITIONS):
-        case = AttentionCase(((nodes, prefix + nodes),), cache=cache, heads=(1, 3), head_dim=16, **options)
+        case = AttentionCase(
+            ((nodes, prefix + nodes),), q_dtype(cache), cache, heads=(1, 3), head_dim=16,
+            out_dtype=torch.float32, **options,
+        )  # fmt: skip
         inputs = case.inputs()
         seen, depth = random_tree(nodes, generator(f"path {prefix}"))
         assert depth.max() >= 7
