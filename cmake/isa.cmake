@@ -7,7 +7,7 @@ set(LAMINA_ISA_FLAGS_avx512_bf16 ${LAMINA_ISA_FLAGS_avx512_vnni} -mavx512bf16)
 set(LAMINA_ISA_FLAGS_amx_int8 ${LAMINA_ISA_FLAGS_avx512_bf16} -mamx-tile -mamx-int8)
 
 # With SIMDe these files may use nothing beyond AVX2. SIMDe is not written for our warnings.
-set(LAMINA_SIMDE_FLAGS -mavx2 -mfma -mf16c -O2 -Wno-conversion -Wno-error)
+set(LAMINA_SIMDE_FLAGS -mavx2 -mfma -mf16c -O2 -Wno-conversion -Wno-psabi -Wno-error)
 
 # lamina_isa_sources(TARGET ISAS): adds ops/*/cpu/*.cc of the current source directory with their flags. The files of the
 # instruction sets in ISAS use SIMDe.

@@ -189,15 +189,15 @@ MUTANTS = (
     Mutant(
         "PagedCache: a shared page is written",
         "python/lamina/kv.py",
-        "self._shared[last] - holders[last] > 1",
+        "self._shared[page] - copies[page] > 1",
         "False",
         CACHE,
     ),
     Mutant(
         "PagedCache: every holder copies the shared page",
         "python/lamina/kv.py",
-        "self._shared[last] - holders[last] > 1",
-        "self._shared[last] > 1",
+        "self._shared[page] - copies[page] > 1",
+        "self._shared[page] > 1",
         CACHE,
     ),
     Mutant(
