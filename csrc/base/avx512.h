@@ -49,6 +49,12 @@ inline __m256i low_halves(__m512i x) {
   return each_lane<__m256i, __m512i, uint16_t, uint32_t>(
       x, [](uint32_t i) { return static_cast<uint16_t>(i); });
 }
+// SIMDe subtracts signed integers, for which an overflow is undefined.
+inline __m512i subtract(__m512i a, __m512i b) {
+  const __m512i negated =
+      each_lane<__m512i, __m512i, uint32_t, uint32_t>(b, [](uint32_t i) { return 0u - i; });
+  return _mm512_add_epi32(a, negated);
+}
 inline __m128i low_bytes(__m512i x) {
   return each_lane<__m128i, __m512i, uint8_t, uint32_t>(
       x, [](uint32_t i) { return static_cast<uint8_t>(i); });
@@ -68,6 +74,7 @@ inline __m512 to_floats(__m512i x) { return _mm512_cvtepi32_ps(x); }
 inline __m512i to_ints(__m512 x) { return _mm512_cvtps_epi32(x); }
 inline __m512i widen_halves(__m256i x) { return _mm512_cvtepu16_epi32(x); }
 inline __m256i low_halves(__m512i x) { return _mm512_cvtepi32_epi16(x); }
+inline __m512i subtract(__m512i a, __m512i b) { return _mm512_sub_epi32(a, b); }
 inline __m128i low_bytes(__m512i x) { return _mm512_cvtepi32_epi8(x); }
 inline __m512i widen_bytes(__m128i x) { return _mm512_cvtepu8_epi32(x); }
 inline __m512 floats_of_f16(__m256i x) { return _mm512_cvtph_ps(x); }

@@ -260,18 +260,25 @@ class Problem {
   void check_row(int64_t b, int64_t t, int64_t h) {
     const int64_t kv_head = h / (p_.heads / p_.kv_heads), dim = p_.v_head_dim;
     std::vector<double> sums(static_cast<size_t>(dim), 0.0);
-    double total = 0;
+    double total = 0, magnitude = 0;
     for (int64_t slot = 0; slot < seq_lens_[b]; ++slot) {
       if (!sees(b, t, slot)) continue;
       const double weight = std::exp(score(b, t, h, slot));
       total += weight;
-      for (int64_t i = 0; i < dim; ++i)
-        sums[static_cast<size_t>(i)] += weight * v_.at(page_of(b, slot), slot % page_, kv_head, i);
+      for (int64_t i = 0; i < dim; ++i) {
+        const double value = v_.at(page_of(b, slot), slot % page_, kv_head, i);
+        sums[static_cast<size_t>(i)] += weight * value;
+        magnitude = std::max(magnitude, std::fabs(value));
+      }
     }
+    // Some kernels round queries and weights; tests/reference/paged_attention.py has their bounds.
+    const bool is_int8 = p_.k.dtype == kv::CacheDType::kI8;
+    const bool is_bf16 = p_.k.dtype == kv::CacheDType::kBF16 && p_.q_dtype == DType::kBF16;
+    const double coarse = is_int8 || is_bf16 ? 0x1p-7 : 0.0;
     if (p_.lse != nullptr) {
       const double got = p_.lse[h * p_.tokens + t];
       CHECK(total == 0 ? got == -std::numeric_limits<double>::infinity()
-                       : std::fabs(got - std::log(total)) < 1e-4);
+                       : std::fabs(got - std::log(total)) < (is_int8 ? 1e-2 : 1e-4));
     }
     if (total > 0 && p_.sinks != nullptr) total += std::exp(double{p_.sinks[h]});
     const double rounding[] = {1e-4, 0x1p-10, 0x1p-7};
@@ -281,7 +288,7 @@ class Problem {
           read(as_cache(p_.out_dtype),
                out_->data() + ((t * p_.heads + h) * dim + i) * size_bytes(p_.out_dtype));
       CHECK(std::fabs(got - want) <=
-            rounding[static_cast<int>(p_.out_dtype)] * (1 + std::fabs(want)));
+            rounding[static_cast<int>(p_.out_dtype)] * (1 + std::fabs(want)) + coarse * magnitude);
     }
   }
 

@@ -31,7 +31,7 @@ struct Avx512 {
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F div(F a, F b) { return _mm512_div_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-  static I subtract(I a, I b) { return _mm512_sub_epi32(a, b); }
+  static I subtract(I a, I b) { return lamina::subtract(a, b); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static F if_less(F a, F b, F yes, F no) {

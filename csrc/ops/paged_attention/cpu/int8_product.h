@@ -31,8 +31,7 @@ struct Int8Product {
 
   static int64_t dwords(int64_t dim) { return dim / 4; }
 
-  // q = 256 high + low - 32768, from the bytes of a plane each. Exact sums of up to 256 products fit int32 once they
-  // are put together; before that they may wrap around, which does no harm.
+  // q = 256 (high - 128) + low, from the bytes of a plane each. The sums of up to 256 products fit int32.
   static float query(const float* row, int64_t dim, Planes to) {
     float largest = 0.0f, sum = 0.0f;
     for (int64_t i = 0; i < dim; ++i) {
@@ -50,16 +49,17 @@ struct Int8Product {
     }
     return sum == 0.0f ? (largest >= kTiny ? largest / 32767.0f : 0.0f) : sum;
   }
-  // The sums of keys, which the offset of 32768 needs.
+  // The sums of keys, which the offset of 128 needs.
   static void set_extra(int32_t* ones, int64_t dim) {
     std::memset(ones, 1, static_cast<size_t>(dim));
   }
   static void finish_scores(Planes row, const int32_t* sums, int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; j += Simd::kLanes) {
-      const I high = Simd::template shift_left<8>(Simd::load_int(row.dwords + j));
-      const I low = Simd::load_int(row.dwords + row.stride + j);
-      const I offset = Simd::template shift_left<15>(Simd::load_int(sums + j));
-      Simd::store(row.floats() + j, Simd::to_floats(Simd::subtract(Simd::add(high, low), offset)));
+      const I high = Simd::load_int(row.dwords + j),
+              low = Simd::load_int(row.dwords + row.stride + j);
+      const I offset = Simd::template shift_left<7>(Simd::load_int(sums + j));
+      const I score = Simd::add(Simd::template shift_left<8>(Simd::subtract(high, offset)), low);
+      Simd::store(row.floats() + j, Simd::to_floats(score));
     }
   }
   static float finish_weights(Planes row, int64_t begin, int64_t end) {
