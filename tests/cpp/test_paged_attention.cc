@@ -272,8 +272,11 @@ class Problem {
       }
     }
     // Some kernels round queries and weights; tests/reference/paged_attention.py has their bounds.
-    const bool is_int8 = p_.k.dtype == kv::CacheDType::kI8;
-    const bool is_bf16 = p_.k.dtype == kv::CacheDType::kBF16 && p_.q_dtype == DType::kBF16;
+    Isa isa{};
+    CHECK(active_isa(isa).is_ok());
+    const bool is_int8 = p_.k.dtype == kv::CacheDType::kI8 && isa >= Isa::kAvx512Vnni;
+    const bool is_bf16 = p_.k.dtype == kv::CacheDType::kBF16 && p_.q_dtype == DType::kBF16 &&
+                         isa >= Isa::kAvx512Bf16;
     const double coarse = is_int8 || is_bf16 ? 0x1p-7 : 0.0;
     if (p_.lse != nullptr) {
       const double got = p_.lse[h * p_.tokens + t];
