@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.attention.cases import AttentionCase, Request, binary_tree
+from lamina.kv import Batch, PagedCache
 
 DTYPES = {
     "f32": torch.float32,
@@ -59,12 +60,17 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class PagedCache:
-    k: Tensor
-    v: Tensor
-    block_table: Tensor
-    k_scale: Tensor | None
-    v_scale: Tensor | None
+class Paged:
+    """The cache of lamina with the keys of a case, and the tables of the batch."""
+
+    cache: PagedCache
+    batch: Batch
+
+    @property
+    def nbytes(self) -> int:
+        cache = self.cache
+        tensors = [*cache.k, *cache.v, *(cache.k_scale or ()), *(cache.v_scale or ())]
+        return sum(t.nbytes for t in tensors)
 
 
 def _rows(case: AttentionCase, seq_len: int, generator: torch.Generator) -> Rows:
@@ -84,36 +90,30 @@ def make_inputs(case: AttentionCase) -> Inputs:
     return Inputs(case, requests, q, keys, values, binary_tree(case.tokens) if case.tree else None)
 
 
-def paged(inputs: Inputs) -> PagedCache:
-    """A cache in ordinary tensors, as a user allocates it, whose pages are in random order."""
+def paged(inputs: Inputs) -> Paged:
+    """A lamina.kv.PagedCache whose pages are in random order, as after serving for a while."""
     case = inputs.case
-    counts = [-(-request.seq_len // case.page) for request in inputs.requests]
-    order = torch.randperm(sum(counts), generator=torch.Generator().manual_seed(case.page))
-    table = torch.full((len(counts), max(counts)), -1, dtype=torch.int32)
-    pages = torch.split(order, counts)
-    for row, own in zip(table, pages, strict=True):
-        row[: len(own)] = own
-
-    def fill(all_rows: list[Rows]) -> tuple[Tensor, Tensor | None]:
-        shape = [len(order), case.page, case.kv_heads, case.head_dim]
-        if case.layout == "hnd":
-            shape[1], shape[2] = shape[2], shape[1]
-        cache = torch.zeros(shape, dtype=DTYPES[case.kv_dtype])
-        if case.layout == "hnd":
-            cache = cache.transpose(1, 2)
-        scale = torch.zeros(*cache.shape[:3]) if case.kv_dtype == "int8" else None
-        for rows, own in zip(all_rows, pages, strict=True):
-            slots = torch.arange(len(rows.data))
-            at = (own[slots // case.page], slots % case.page)
-            cache.view(torch.int8 if cache.itemsize == 1 else cache.dtype)[at] = (
-                rows.data.view(torch.int8) if cache.itemsize == 1 else rows.data
-            )
-            if scale is not None and rows.scale is not None:
-                scale[at] = rows.scale
-        return cache, scale
-
-    (k, k_scale), (v, v_scale) = fill(inputs.keys), fill(inputs.values)
-    return PagedCache(k, v, table, k_scale, v_scale)
+    pages = sum(-(-request.seq_len // case.page) for request in inputs.requests)
+    one = torch.ones(1) if case.kv_dtype == "fp8" else None
+    cache = PagedCache(
+        1, pages, case.page, case.kv_heads, case.head_dim, dtype=DTYPES[case.kv_dtype],
+        layout=case.layout.upper(), k_scale=one, v_scale=one,
+    )  # fmt: skip
+    seqs = [cache.new() for _ in range(pages)]
+    cache.append(seqs, case.page)
+    for i in torch.randperm(pages, generator=torch.Generator().manual_seed(case.page)).tolist():
+        cache.free(seqs[i])
+    seqs = []
+    for request, keys, values in zip(inputs.requests, inputs.keys, inputs.values, strict=True):
+        seqs.append(cache.new())
+        slots = cache.append(seqs[-1:], request.seq_len)
+        at = (slots // case.page, slots % case.page)
+        for to, rows in ((cache.k[0], keys.data), (cache.v[0], values.data)):
+            as_stored = torch.int8 if to.itemsize == 1 else to.dtype
+            to.view(as_stored)[at] = rows.view(as_stored)
+        if cache.k_scale and cache.v_scale and keys.scale is not None and values.scale is not None:
+            cache.k_scale[0][at], cache.v_scale[0][at] = keys.scale, values.scale
+    return Paged(cache, cache.batch(seqs, [request.q_len for request in inputs.requests]))
 
 
 def tree_words(tree: Tensor) -> Tensor:

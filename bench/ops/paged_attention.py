@@ -1,7 +1,7 @@
 """paged_attention beside torch, onnxruntime and vLLM: decode, verification, prefill and mixed batches.
 
-The caches rotate through copies, as weights of products do, and pages are in random order. They are ordinary
-tensors, as a user allocates them: nobody asks the system for huge pages, which pack_int8 does for weights.
+The caches rotate through copies, as weights of products do. lamina's is a lamina.kv.PagedCache, whose pages are
+in random order and which asks for huge pages; those of peers are ordinary tensors, as a user allocates them.
 Results are compared with float64 before they are timed (bench/attention/exact.py). Floors are counted from
 the instructions of the kernels (bench/attention/floor.py).
 """
@@ -21,26 +21,19 @@ from bench.peers import PeerUnavailable
 
 
 def _lamina(inputs: Inputs, exact: Exact, context: Context, isa: str) -> Candidate:
-    import lamina
-
-    case, requests = inputs.case, inputs.requests
-    one = paged(inputs)
-    nbytes = sum(t.nbytes for t in (one.k, one.v, one.k_scale, one.v_scale) if t is not None)
-    ring = context.rotation.ring(("lamina",), nbytes, lambda: paged(inputs))
-    seq_lens = torch.tensor([request.seq_len for request in requests], dtype=torch.int32)
-    starts = torch.tensor(inputs.starts(), dtype=torch.int32)
-    longest = max(request.q_len for request in requests)
-    mask = nodes = None
+    case = inputs.case
+    ring = context.rotation.ring(("lamina",), paged(inputs).nbytes, lambda: paged(inputs))
+    tree: dict[str, Tensor] = {}
     if inputs.tree is not None:
-        mask = tree_words(inputs.tree).repeat(len(requests), 1)
-        nodes = torch.full_like(seq_lens, case.tokens)
+        count = len(inputs.requests)
+        tree = {
+            "tree_mask": tree_words(inputs.tree).repeat(count, 1),
+            "tree_len": torch.full((count,), case.tokens, dtype=torch.int32),
+        }
 
     def call() -> Tensor:
-        cache = next(ring)
-        out = lamina.paged_attention(
-            inputs.q, cache.k, cache.v, cache.block_table, seq_lens, starts, max_seqlen_q=longest,
-            tree_mask=mask, tree_len=nodes, k_scale=cache.k_scale, v_scale=cache.v_scale,
-        )  # fmt: skip
+        held = next(ring)
+        out = held.cache.attend(0, inputs.q, held.batch, **tree)
         assert isinstance(out, Tensor)
         return out
 

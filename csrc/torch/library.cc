@@ -177,6 +177,7 @@ LAMINA_LIBRARY(m) {
   m.def(
       "merge_attention_states(Tensor[] outs, Tensor[] lses, *, Tensor? sinks=None, ScalarType? "
       "out_dtype=None) -> (Tensor out, Tensor lse)");
+  m.def("advise_huge_pages(Tensor memory) -> ()");
   m.def("explain_paged_kv() -> str");
   m.def("explain_merge_attention_states() -> str");
   m.def("explain_quantize_int8(int m, int k) -> str");
