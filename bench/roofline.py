@@ -118,6 +118,7 @@ class Work:
     arithmetic: Arithmetic
     issue: Mapping[Issue, int] = field(default_factory=dict)  # instructions, where they are counted
     isa: str | None = None  # of the ceilings, where that is not the row's
+    run_bytes: int = 0  # bytes that lie next to each other, between jumps; 0: nearly all
 
     def issue_seconds(self, ceilings: Ceilings, isa: str | None) -> float:
         """No call can issue its instructions in less."""
@@ -133,12 +134,18 @@ def floor_seconds(work: Work, read_bytes_per_s: float, ops_per_s: float | None) 
 
 
 class ReadProbe:
-    """Reads a ring of memory as large as the benchmark's own rotation, a slice per sample."""
+    """Reads a ring of memory as large as the benchmark's own rotation, a slice per sample.
+
+    run_bytes  0: long streams. Otherwise runs of this many bytes, a multiple of 64, in random order, as the
+               pages of a cache lie
+    """
 
     # Below it the start of the threads shows: 64 MiB last milliseconds.
     SLICE_BYTES = 64 << 20
 
-    def __init__(self, threads: int, footprint_bytes: int, visible: Iterable[str]) -> None:
+    def __init__(
+        self, threads: int, footprint_bytes: int, visible: Iterable[str], run_bytes: int = 0
+    ) -> None:
         available = set(visible)
         vector = next((flag for flag in ("avx512f", "avx2") if flag in available), None)
         self._library = _read_library((f"-m{vector}",) if vector else ())
@@ -150,11 +157,12 @@ class ReadProbe:
         self._slice = min(self.bytes, self.SLICE_BYTES)
         self._passes = -(-self.SLICE_BYTES // self._slice)
         self._offset = 0
-        self.ceiling = ReadCeiling(self.bytes)
+        self.run_bytes = run_bytes
+        self.ceiling = ReadCeiling(self.bytes, probe=f"runs of {run_bytes} bytes" if run_bytes else "")
         self._pattern = self._best_pattern()
 
     def _best_pattern(self) -> int:
-        best = [0.0] * self._library.read_pattern_count()
+        best = [0.0] * self._library.read_pattern_count(self.run_bytes)
         for _ in range(8):
             for pattern in range(len(best)):
                 best[pattern] = max(best[pattern], self._read(pattern))
@@ -168,7 +176,8 @@ class ReadProbe:
             self._offset = 0
         start = self._data + self._offset
         self._offset += self._slice
-        return float(self._library.read_bytes_per_s(start, self._slice, self.threads, pattern, self._passes))
+        read = self._library.read_bytes_per_s
+        return float(read(start, self._slice, self.run_bytes, self.threads, pattern, self._passes))
 
     def sample(self) -> None:
         self.ceiling.samples.append(self._read(self._pattern))
@@ -185,7 +194,8 @@ def _read_library(flags: tuple[str, ...]) -> ctypes.CDLL:
     library.read_allocate.argtypes = [ctypes.c_size_t]
     library.read_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     library.read_bytes_per_s.restype = ctypes.c_double
-    library.read_bytes_per_s.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3]
+    library.read_pattern_count.argtypes = [ctypes.c_size_t]
+    library.read_bytes_per_s.argtypes = [ctypes.c_void_p, *[ctypes.c_size_t] * 2, *[ctypes.c_int] * 3]
     return library
 
 

@@ -72,7 +72,7 @@ class Runner:
         self.noise = machine.Noise()
         self.ceilings = Ceilings(context.threads)
         self.measured: list[tuple[Measured, ReadCeiling]] = []
-        self._probe: ReadProbe | None = None
+        self._probes: dict[int, ReadProbe] = {}  # by the run_bytes of the work
 
     def run(self, cases: Sequence[AnyCase], console: Console) -> None:
         with Progress(console=console, transient=True) as progress:
@@ -81,12 +81,18 @@ class Runner:
             for case in cases:
                 progress.update(task, advance=1, description=f"{case.op} {case.title()}")
                 self._run_case(case)
-        if self._probe:
-            self._probe.close()
+        self._close_probes()
+
+    def _close_probes(self) -> None:
+        for probe in self._probes.values():
+            probe.close()
+        self._probes.clear()
 
     def _run_case(self, case: AnyCase) -> None:
         candidates = self.op.candidates(case, self.context)
-        probe = self._probe_for(candidates[0])
+        if self.context.rotation.hot:
+            self._close_probes()
+        probes = {candidate.impl: self._probe_for(candidate) for candidate in candidates}
         checked = []
         for candidate in candidates:
             if candidate.select:
@@ -94,11 +100,17 @@ class Runner:
             checked.append(self._row(case, candidate, candidate.check(), None))
         right = [c for c, row in zip(candidates, checked, strict=True) if not row.is_wrong]
         subjects = [Subject(candidate.call, candidate.select) for candidate in right]
-        timings = iter(measure(subjects, self.protocol, probe.sample) if subjects else [])
+
+        def sample() -> None:
+            for probe in set(probes.values()):
+                probe.sample()
+
+        timings = iter(measure(subjects, self.protocol, sample) if subjects else [])
         for candidate, row in zip(candidates, checked, strict=True):
             timing = None if row.is_wrong else next(timings)
-            self.measured.append((self._row(case, candidate, row.accuracy, timing), probe.ceiling))
-        probe.sample()
+            ceiling = probes[candidate.impl].ceiling
+            self.measured.append((self._row(case, candidate, row.accuracy, timing), ceiling))
+        sample()
 
     @staticmethod
     def _row(
@@ -116,16 +128,20 @@ class Runner:
         return Measured(case, candidate.impl, candidate.isa, candidate.work, accuracy, timing, facts)
 
     def _probe_for(self, candidate: Candidate) -> ReadProbe:
-        """Cold cases share one probe over the rotation's size; a hot case reads as much as one call does."""
-        rotation = self.context.rotation
-        if self._probe and not rotation.hot:
-            return self._probe
-        if self._probe:
-            self._probe.close()
-        footprint = candidate.work.bytes if rotation.hot else rotation.target_bytes
-        self._probe = ReadProbe(self.context.threads, footprint, machine.visible_flags())
-        self.ceilings.reads.append(self._probe.ceiling)
-        return self._probe
+        """Cold cases share a probe over the largest rotation so far. A hot case reads what one call reads."""
+        rotation, run_bytes = self.context.rotation, candidate.work.run_bytes
+        footprint = candidate.work.bytes
+        if not rotation.hot:
+            footprint = max(rotation.target_bytes, candidate.ring.nbytes if candidate.ring else 0)
+        known = self._probes.get(run_bytes)
+        if known and (rotation.hot or known.bytes >= footprint):
+            return known
+        if known:
+            known.close()
+        probe = ReadProbe(self.context.threads, footprint, machine.visible_flags(), run_bytes)
+        self._probes[run_bytes] = probe
+        self.ceilings.reads.append(probe.ceiling)
+        return probe
 
     def to_json(self) -> dict[str, object]:
         rotation = self.context.rotation
@@ -152,7 +168,9 @@ def _print_conditions(runner: Runner, console: Console) -> None:
     mask = f"; instruction sets above {level} hidden from this process" if level else ""
     console.print(f"{context.threads} threads; {rotation}{mask}")
     for read in runner.ceilings.reads:
-        console.print(f"read ceiling  {read.best / 1e9:.1f} GB/s over {read.footprint_bytes / 2**20:.1f} MiB")
+        how = f" in {read.probe} in random order" if read.probe else ""
+        over = f"{read.footprint_bytes / 2**20:.1f} MiB"
+        console.print(f"read ceiling  {read.best / 1e9:.1f} GB/s over {over}{how}")
     for kind, sets in runner.ceilings.ops_per_s.items():
         peaks = ", ".join(f"{isa} {ops / 1e9:,.0f}" for isa, ops in sets.items())
         console.print(f"{kind} ceiling  {peaks} GOP/s")

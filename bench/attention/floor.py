@@ -33,7 +33,7 @@ For each row of queries and key that the row sees (products.h, exp.h, softmax.h)
 
 The floor is the largest of four times: bytes at the read ceiling, products at the rate of their instruction,
 all instructions at the rate of vpaddd, which every vector port executes, and shuffles at that of vpunpckldq
-(bench/native/peak.c).
+(bench/native/peak.c). The read ceiling is that of runs in random order, each a head's part of a page.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from bench.roofline import Arithmetic, Work
 
 TILE_ROWS = 128
 AMX_ROWS = 16
+LINE_BYTES = 64
 EXP = 17
 Dot = Literal["f32", "bf16", "int8"]
 
@@ -168,13 +169,20 @@ def least_bytes(case: AttentionCase, kv_bytes: int, q_bytes: int, scale_bytes: i
     )
 
 
+def run_bytes_of(case: AttentionCase) -> int:
+    """Bytes of a cache that lie next to each other and are read together: a head's part of a page."""
+    row = case.head_dim * DTYPES[case.kv_dtype].itemsize
+    run = row * (case.page if case.layout == "hnd" else 1)
+    return -(-run // LINE_BYTES) * LINE_BYTES
+
+
 def work_of(case: AttentionCase, kernel: Kernel) -> Work:
     """The work of the kernel; operations are those of its products, both planes of int8 among them."""
     dot = kernel.dot(case)
     cache, q = DTYPES[case.kv_dtype], DTYPES[case.dtype]
     moved = least_bytes(case, cache.itemsize, q.itemsize, 4 if case.kv_dtype == "int8" else 0)
     if not kernel.lanes:
-        return Work(moved, plain_ops(case), "f32", isa=kernel.peaks["f32"])
+        return Work(moved, plain_ops(case), "f32", isa=kernel.peaks["f32"], run_bytes=run_bytes_of(case))
     found = count(case, kernel)
     ops = 2 * kernel.lanes * {"f32": 1, "bf16": 2, "int8": 4}[dot] * found.products
     if kernel.is_amx(dot):
@@ -186,6 +194,7 @@ def work_of(case: AttentionCase, kernel: Kernel) -> Work:
         dot,
         {"vector": round(everything), "shuffle": round(found.shuffles)},
         kernel.peaks[dot],
+        run_bytes_of(case),
     )
 
 

@@ -1,7 +1,7 @@
 """paged_attention beside torch, onnxruntime and vLLM: decode, verification, prefill and mixed batches.
 
-The caches rotate through copies, as weights of products do. lamina's is a lamina.kv.PagedCache, whose pages are
-in random order and which asks for huge pages; those of peers are ordinary tensors, as a user allocates them.
+The caches rotate through copies, as weights of products do. lamina's is a lamina.kv.PagedCache, which asks
+for huge pages and whose pages are in random order; peers read ordinary tensors, as a user allocates them.
 Results are compared with float64 before they are timed (bench/attention/exact.py). Floors are counted from
 the instructions of the kernels (bench/attention/floor.py).
 """

@@ -30,6 +30,8 @@ struct ScalesOf {
   constexpr bool is_per_token() const {
     return page_stride != 0 || slot_stride != 0 || head_stride != 0;
   }
+  // The scale of all elements, or 1 where there is none or one for each token.
+  constexpr float of_all() const { return is_given() && !is_per_token() ? data[0] : 1.0f; }
   constexpr T& at(int64_t page, int64_t slot, int64_t head) const {
     return data[page * page_stride + slot * slot_stride + head * head_stride];
   }

@@ -92,14 +92,18 @@ def test_a_binary_tree_sees_ancestors_and_itself() -> None:
 @pytest.mark.parametrize("kv_dtype", ["f32", "int8", "fp8"])
 def test_pages_hold_the_rows(kv_dtype: str, layout: str) -> None:
     inputs = make_inputs(make_case("skewed", kv_dtype=kv_dtype, layout=layout))
-    cache = paged(inputs)
-    assert cache.k.shape == (-(-320 // 7) + 2, 7, 2, 16)
-    assert cache.k.is_contiguous() == (layout == "nhd")
-    assert sorted(cache.block_table[cache.block_table >= 0].tolist()) == list(range(len(cache.k)))
+    held = paged(inputs)
+    (k,), (v,) = held.cache.k, held.cache.v
+    k_scale, v_scale = (each and each[0] for each in (held.cache.k_scale, held.cache.v_scale))
+    table = held.batch.block_table
+    assert k.shape == (-(-320 // 7) + 2, 7, 2, 16)
+    assert k.is_contiguous() == (layout == "nhd")
+    assert sorted(table[table >= 0].tolist()) == list(range(len(k)))
+    assert table[0].tolist() != sorted(table[0].tolist()), "pages are in random order"
     for b, (keys, values) in enumerate(zip(inputs.keys, inputs.values, strict=True)):
-        for rows, pages, scales in ((keys, cache.k, cache.k_scale), (values, cache.v, cache.v_scale)):
+        for rows, pages, scales in ((keys, k, k_scale), (values, v, v_scale)):
             for slot in (0, len(rows.data) - 1):
-                at = int(cache.block_table[b, slot // 7]), slot % 7
+                at = int(table[b, slot // 7]), slot % 7
                 assert torch.equal(pages[at].float(), rows.data[slot].float())
                 if rows.scale is not None:
                     assert scales is not None and torch.equal(scales[at], rows.scale[slot])
@@ -288,7 +292,7 @@ def test_every_peer_computes_every_scenario(scenario: str) -> None:
 
 
 def test_a_wrong_result_has_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = lamina.paged_attention
+    right = lamina.ops.paged_attention
 
     def wrong(*args: Any, **options: Any) -> Tensor:
         out = right(*args, **options)
@@ -296,7 +300,7 @@ def test_a_wrong_result_has_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
         out[0, 0, 0] += 0.01
         return out
 
-    monkeypatch.setattr(lamina, "paged_attention", wrong)
+    monkeypatch.setattr(lamina.ops, "paged_attention", wrong)
     done = invoke(*SMALL, "--rotate-mib", "1")
     assert done.exit_code != 0
     assert "outside its error bound" in done.output

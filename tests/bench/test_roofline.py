@@ -40,9 +40,10 @@ def test_peak_is_that_of_the_isa_or_the_best() -> None:
     assert ceilings.peak("f32", "avx2") == 2.0
 
 
+@pytest.mark.parametrize("run_bytes", [0, 64, 4096, 12288])
 @pytest.mark.parametrize("footprint", [1, 4096 * 5 + 1, 3 << 20])
-def test_read_probe_reads_any_footprint(footprint: int) -> None:
-    probe = ReadProbe(2, footprint, VISIBLE)
+def test_read_probe_reads_any_footprint(footprint: int, run_bytes: int) -> None:
+    probe = ReadProbe(2, footprint, VISIBLE, run_bytes)
     for _ in range(3):
         probe.sample()
     probe.close()

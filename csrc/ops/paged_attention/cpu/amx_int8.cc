@@ -16,12 +16,14 @@ struct AmxProduct : Bf16Product<Amx> {
   static constexpr int kTile = kAmxRows;
 
   explicit AmxProduct(kv::CacheDType dtype) : Bf16Product<Amx>(dtype) {
-    pack_keys = [](const char* const* rows, int count, int64_t dim, int32_t* panel) {
-      paged_attention::pack_keys<Amx, BF16, true>(rows, count, dim, panel);
+    pack_keys = [](const char* const* rows, int count, int64_t dim, int32_t* panel,
+                   Prefetch& prefetch) {
+      paged_attention::pack_keys<Amx, BF16, true>(rows, count, dim, panel, prefetch);
       fill(panel, dim / 2, Amx::kColumns);
     };
-    pack_values = [](const char* const* rows, int count, int64_t dim, int32_t* panel) {
-      interleave_values<Amx, kKeysPerDword>(rows, count, dim, panel);
+    pack_values = [](const char* const* rows, int count, int64_t dim, int32_t* panel,
+                     Prefetch& prefetch) {
+      interleave_values<Amx, kKeysPerDword>(rows, count, dim, panel, prefetch);
       fill(panel, (count + 1) / 2, round_up(dim, kValueColumns));
     };
   }
@@ -33,13 +35,18 @@ struct AmxProduct : Bf16Product<Amx> {
 
   // Sums are tiles 0 to 3, a is 4 and 5, b is 6 and 7: 32 rows x 32 columns at a time.
   static void multiply(int64_t rows, Operands o, Prefetch& prefetch) {
-    for (; rows > 0;
-         rows -= 2 * kTile, o.a += 2 * kTile * o.a_stride, o.c += 2 * kTile * o.c_stride)
-      if (rows > kTile) {
-        multiply_tiles<2>(rows, o, prefetch);
-      } else {
-        multiply_tiles<1>(rows, o, prefetch);
-      }
+    for (; o.blocks > 0; o.skip_blocks(1, Amx::kColumns)) {
+      Operands part = o;
+      for (int64_t left = rows; left > 0; left -= 2 * kTile, part.skip_rows(2 * kTile))
+        if (left > kTile) {
+          multiply_tiles<2>(left, part, prefetch);
+        } else {
+          multiply_tiles<1>(left, part, prefetch);
+        }
+    }
+  }
+  static int64_t passes(int64_t rows, int64_t k, int64_t blocks) {
+    return ceil_div(rows, 2 * kTile) * (k / Prefetch::kSteps) * blocks;
   }
 
  private:

@@ -52,8 +52,7 @@ class Worker {
     // A microkernel may read 16 rows from any row on, of which it needs some.
     const int64_t rows = plan_.tile_rows;
     const int64_t planes = Product::kPlanes * rows + Product::kExtra + 15;
-    const int64_t panel =
-        std::max(q_stride_ * Simd::kColumns, kValueKeys / Product::kKeysPerDword * dim_);
+    const int64_t panel = std::max({kKeyDwords, q_stride_ * Simd::kColumns, kValueRows * dim_});
     const int64_t dwords = round_up(p_.head_dim, Simd::kColumns) + 2 * rows * state_stride_ +
                            2 * rows + planes * (q_stride_ + kScoreStride + dim_) + panel;
     char* memory =
@@ -87,8 +86,11 @@ class Worker {
 
  private:
   static constexpr int64_t kScoreStride =
-      kChunk + Simd::kColumns;  // a block may store past the chunk
-  static constexpr int kValueKeys = 32 * Product::kKeysPerDword;  // keys of a block of values
+      kChunk + Simd::kColumns;           // a block may store past the chunk
+  static constexpr int kValueRows = 32;  // of a panel of values, at most
+  static constexpr int kValueKeys = kValueRows * Product::kKeysPerDword;
+  static constexpr int64_t kKeyDwords =
+      4096;  // of panels of keys together, which should stay in L1
   // Rows of the cache are prefetched as they follow each other: keys, values, keys of the next chunk. This many rows
   // ahead take longer to multiply than memory takes to answer.
   static constexpr int64_t kAhead = 64 * Product::kKeysPerDword;
@@ -147,7 +149,8 @@ class Worker {
           const char* from = reinterpret_cast<const char*>(static_cast<const T*>(p_.q) +
                                                            token * p_.q_token_stride +
                                                            head_of(r) * p_.q_head_stride);
-          pack_values<Simd, T>(&from, 1, p_.head_dim, reinterpret_cast<int32_t*>(row_));
+          Prefetch none;
+          pack_values<Simd, T>(&from, 1, p_.head_dim, reinterpret_cast<int32_t*>(row_), none);
           std::memset(queries_ + Product::kPlanes * r * q_stride_, 0,
                       static_cast<size_t>(Product::kPlanes * q_stride_) * sizeof(int32_t));
           query_factors_[r] = Product::query(row_, p_.head_dim, planes(queries_, q_stride_, r));
@@ -174,12 +177,13 @@ class Worker {
     const Chunk chunk = chunk_of(visit);
     const Range shared = chunk.shared();
     chunk.point_slots(shared, *shared_);
-    multiply_keys(*shared_, shared, {0, tile_->rows});
+    const bool is_last = visit + 1 == plan_.begin(part_ + 1);
+    const Chunk next = is_last ? chunk : chunk_of(visit + 1);
+    multiply_keys(*shared_, shared, {0, tile_->rows}, is_last ? nullptr : &next);
     std::memset(sums_, 0,
                 static_cast<size_t>(Product::kPlanes * tile_->rows * dim_) * sizeof(int32_t));
     for_tokens([&](int64_t token, Range rows) { weigh(chunk, token, rows, states); });
-    const bool is_last = visit + 1 == plan_.begin(part_ + 1);
-    next_count_ = is_last ? 0 : chunk_of(visit + 1).point_first(kAhead, next_);
+    next_count_ = is_last ? 0 : next.point_first(kAhead, next_);
     multiply_values(chunk, shared);
     for_tokens([&](int64_t token, Range rows) { add_own(chunk, token, rows); });
     for (int64_t r = 0; r < tile_->rows; ++r)
@@ -187,33 +191,44 @@ class Worker {
                              state(states, r).vector());
   }
 
-  // The keys to prefetch while the block of keys from j is multiplied. After the keys come the values.
-  Prefetch keys_ahead(const Columns& columns, Range range, int64_t j, int64_t steps) const {
-    constexpr int64_t kBlock = Simd::kColumns;
-    const int64_t distance = std::clamp<int64_t>(range.count() / kBlock * kBlock, kBlock, kAhead);
+  // The keys to prefetch while `count` keys from j on are multiplied. After the keys come the values.
+  Prefetch keys_ahead(const Columns& columns, Range range, int64_t j, int64_t count,
+                      int64_t passes) const {
+    const int64_t distance = std::clamp<int64_t>(range.count() / count * count, count, kAhead);
     const int64_t ahead = j + distance, value = range.low + ahead - range.high;
     if (ahead < range.high)
-      return {columns.keys + ahead, std::min(kBlock, range.high - ahead), key_bytes_, steps};
-    return {columns.values + value, std::min(kBlock, range.high - value), value_bytes_, steps};
+      return {columns.keys + ahead, std::min(count, range.high - ahead), key_bytes_, passes};
+    return {columns.values + value, std::min(count, range.high - value), value_bytes_, passes};
   }
 
-  void multiply_keys(const Columns& columns, Range range, Range rows) {
-    const int64_t dwords = Product::dwords(p_.head_dim);
+  // Prefetches the scales of the next chunk, if one is given.
+  void multiply_keys(const Columns& columns, Range range, Range rows, const Chunk* next) {
+    const int64_t dwords = Product::dwords(p_.head_dim), panel = q_stride_ * Simd::kColumns;
     const bool is_last = rows.high == tile_->rows;  // then the extra row comes right after
     const int64_t operands = Product::kPlanes * rows.count() + (is_last ? Product::kExtra : 0);
-    for (int64_t j = range.low; j < range.high; j += Simd::kColumns) {
-      const int64_t next = std::min<int64_t>(j + Simd::kColumns, range.high);
-      Prefetch prefetch = keys_ahead(columns, range, j, steps(operands, dwords));
-      product_.pack_keys(columns.keys + j, static_cast<int>(next - j), p_.head_dim, panel_);
+    const int64_t most = std::max<int64_t>(kKeyDwords / panel, 1);
+    for (int64_t j = range.low; j < range.high;) {
+      const int64_t end = std::min(j + most * Simd::kColumns, range.high);
+      const int64_t blocks = ceil_div(end - j, Simd::kColumns);
+      if (next != nullptr) next->prefetch_scales({j, end});
+      Prefetch prefetch = keys_ahead(
+          columns, range, j, end - j,
+          blocks * key_passes<Simd>(key_bytes_ / 4) + Product::passes(operands, dwords, blocks));
+      for (int64_t i = j; i < end; i += Simd::kColumns)
+        product_.pack_keys(columns.keys + i,
+                           static_cast<int>(std::min<int64_t>(end - i, Simd::kColumns)),
+                           p_.head_dim, panel_ + (i - j) * q_stride_, prefetch);
       const auto product = [&](int64_t count, const int32_t* a, int32_t* c) {
-        Product::multiply(
-            count, {a, q_stride_, panel_, Simd::kColumns, c + j, kScoreStride, dwords, false},
-            prefetch);
+        Product::multiply(count,
+                          {a, q_stride_, panel_, Simd::kColumns, panel, c + j, kScoreStride, dwords,
+                           blocks, false},
+                          prefetch);
       };
       product(operands, planes(queries_, q_stride_, rows.low).dwords,
               planes(scores_, kScoreStride, rows.low).dwords);
       if (Product::kExtra > 0 && !is_last)
         product(Product::kExtra, extra(queries_, q_stride_), extra(scores_, kScoreStride));
+      j = end;
     }
   }
 
@@ -224,11 +239,10 @@ class Worker {
     const Columns* columns = shared_;
     if (own.count() > 0) {
       chunk.point_own(token_index, own, *shared_, *own_);
-      multiply_keys(*own_, own, rows);
+      multiply_keys(*own_, own, rows, nullptr);
       columns = own_;
     }
-    const bool has_one_key_scale = p_.k_scale.is_given() && !p_.k_scale.is_per_token();
-    const float scale = has_one_key_scale ? p_.scale * p_.k_scale.data[0] : p_.scale;
+    const float scale = p_.scale * p_.k_scale.of_all();
     ScoreRow row{};
     row.low = all.low;
     row.high = all.high;
@@ -256,23 +270,23 @@ class Worker {
 
   void multiply_values(const Chunk& chunk, Range shared) {
     if (shared.count() == 0) return;
-    const int64_t blocks = dim_ / Simd::kColumns;
     for (int64_t j = start_values(*shared_, shared); j < shared.high; j += kValueKeys) {
       const Range block{j, std::min(j + kValueKeys, shared.high)};
-      const int64_t all = steps(Product::kPlanes * tile_->rows,
-                                ceil_div(block.count(), Product::kKeysPerDword) * blocks);
+      const int64_t dwords = ceil_div(block.count(), Product::kKeysPerDword);
+      const int64_t passes = value_passes(dwords) + Product::passes(Product::kPlanes * tile_->rows,
+                                                                    dwords, dim_ / Simd::kColumns);
       const int64_t ahead = block.low + kAhead, after = ahead - shared.high;
       Prefetch prefetch =
           after < 0 ? Prefetch(shared_->values + ahead, std::min<int64_t>(kValueKeys, -after),
-                               value_bytes_, all)
+                               value_bytes_, passes)
                     : Prefetch(next_ + after, std::min<int64_t>(kValueKeys, next_count_ - after),
-                               key_bytes_, all);
+                               key_bytes_, passes);
       // Tokens in a row that see the same keys of the block go together.
       Range keys{0, 0}, run{0, 0}, packed{0, 0};
       const auto add = [&] {
         if (keys.count() == 0) return;
         const Range needed = is_cut(block, keys) ? keys : block;
-        if (needed != packed) pack_values_of(*shared_, block, needed);
+        if (needed != packed) pack_values_of(*shared_, block, needed, prefetch);
         packed = needed;
         add_values(block, keys, run, prefetch);
       };
@@ -298,8 +312,8 @@ class Worker {
     chunk.point_own(token, own, *shared_, *own_);
     for (int64_t j = start_values(*own_, own); j < own.high; j += kValueKeys) {
       const Range block{j, std::min(j + kValueKeys, own.high)};
-      pack_values_of(*own_, block, block);
       Prefetch none;
+      pack_values_of(*own_, block, block, none);
       add_values(block, block, rows, none);
     }
   }
@@ -318,29 +332,24 @@ class Worker {
   }
 
   // The panel of a block, where keys outside the range are zeros: weight 0 does not hide a NaN.
-  void pack_values_of(const Columns& columns, Range block, Range keys) {
+  void pack_values_of(const Columns& columns, Range block, Range keys, Prefetch& prefetch) {
     const char* rows[kValueKeys];
     for (int64_t j = block.low; j < block.high; ++j)
       rows[j - block.low] = j >= keys.low && j < keys.high ? columns.values[j] : kZeros;
-    product_.pack_values(rows, static_cast<int>(block.count()), p_.v_head_dim, panel_);
+    product_.pack_values(rows, static_cast<int>(block.count()), p_.v_head_dim, panel_, prefetch);
   }
-
-  // Steps of k of a product with that many rows.
-  static int64_t steps(int64_t rows, int64_t k) { return ceil_div(rows, Simd::kMaxRows) * k; }
 
   // The values of `keys`, which are among those of `block` in the panel.
   void add_values(Range block, Range keys, Range rows, Prefetch& prefetch) const {
     constexpr int64_t kKeys = Product::kKeysPerStep, kDwords = kKeys / Product::kKeysPerDword;
     const int64_t first = keys.low / kKeys * kDwords;
     const int64_t dwords = ceil_div(keys.high, kKeys) * kDwords - first;
-    const Planes weights = planes(scores_, kScoreStride, rows.low),
-                 sums = planes(sums_, dim_, rows.low);
-    for (int64_t i = 0; i < dim_; i += Simd::kColumns)
-      Product::multiply(Product::kPlanes * rows.count(),
-                        {weights.dwords + first, kScoreStride,
-                         panel_ + (first - block.low / Product::kKeysPerDword) * dim_ + i, dim_,
-                         sums.dwords + i, dim_, dwords, true},
-                        prefetch);
+    Product::multiply(
+        Product::kPlanes * rows.count(),
+        {planes(scores_, kScoreStride, rows.low).dwords + first, kScoreStride,
+         panel_ + (first - block.low / Product::kKeysPerDword) * dim_, dim_, Simd::kColumns,
+         planes(sums_, dim_, rows.low).dwords, dim_, dwords, dim_ / Simd::kColumns, true},
+        prefetch);
   }
 
   void finish(float* states) const {
@@ -354,9 +363,8 @@ class Worker {
         if (plan_.tokens[static_cast<size_t>(token)].sees_nothing()) {
           std::fill_n(result.vector(), dim_, 0.0f);
         } else {
-          const bool has_one_scale = p_.v_scale.is_given() && !p_.v_scale.is_per_token();
           divide<Simd>(result, p_.sinks != nullptr ? p_.sinks[head] : -kInfinity,
-                       has_one_scale ? p_.v_scale.data[0] : 1.0f);
+                       p_.v_scale.of_all());
         }
         const int64_t offset = (token * p_.heads + head) * p_.v_head_dim;
         if (p_.out_dtype == DType::kF32) {

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/int_math.h"
+#include "base/prefetch_line.h"
 #include "ops/paged_attention/plan.h"
 
 namespace lamina::paged_attention {
@@ -96,7 +97,7 @@ struct Chunk {
       for (int64_t j = 0; j < kChunk; ++j) columns.positions[j] = static_cast<float>(j);
   }
 
-  // Finds the first keys, at most `most`, and prefetches the scales. Returns the number of keys.
+  // Finds the first keys, at most `most`, and returns their number.
   int64_t point_first(int64_t most, const char** keys) const {
     const Range range = shared();
     const int64_t key_step = params.k.slot_stride * kv::size_bytes(params.k.dtype);
@@ -105,12 +106,18 @@ struct Chunk {
       const char* key = params.k.row(page, first, head);
       for (int64_t j = part.low; j < part.high; ++j, key += key_step) keys[j - range.low] = key;
     });
-    if (params.k_scale.is_per_token() || params.v_scale.is_per_token())
-      for_pages(range, [&](Range part, int64_t page, int64_t first) {
-        prefetch(params.k_scale, page, first, part.count());
-        prefetch(params.v_scale, page, first, part.count());
-      });
     return count;
+  }
+
+  // Prefetches the scales of those columns that some token sees.
+  void prefetch_scales(Range columns) const {
+    if (!params.k_scale.is_per_token() && !params.v_scale.is_per_token()) return;
+    const Range all = shared();
+    const Range range{std::max(columns.low, all.low), std::min(columns.high, all.high)};
+    for_pages(range, [&](Range part, int64_t page, int64_t first) {
+      prefetch(params.k_scale, page, first, part.count());
+      prefetch(params.v_scale, page, first, part.count());
+    });
   }
 
   // Sets the columns in `own`, which the token does not share, and copies what belongs to the columns before them.
@@ -141,10 +148,10 @@ struct Chunk {
   template <class Body>
   void for_pages(Range range, const Body& body) const {
     const int64_t page = params.k.page;
-    for (int64_t j = range.low, end; j < range.high; j = end) {
-      const int64_t slot = origin + j, first = slot % page;
+    int64_t index = (origin + range.low) / page, first = (origin + range.low) % page;
+    for (int64_t j = range.low, end; j < range.high; j = end, first = 0) {
       end = std::min(range.high, j + page - first);
-      body(Range{j, end}, block(slot / page), first);
+      body(Range{j, end}, block(index++), first);
     }
   }
 
@@ -153,8 +160,7 @@ struct Chunk {
     constexpr int64_t kLineFloats = 16;
     const int64_t step =
         std::max<int64_t>(1, kLineFloats / std::max<int64_t>(1, scales.slot_stride));
-    for (int64_t i = 0; i < count; i += step)
-      __builtin_prefetch(&scales.at(index, slot + i, head), 0, 2);
+    for (int64_t i = 0; i < count; i += step) prefetch_line(&scales.at(index, slot + i, head));
   }
 };
 

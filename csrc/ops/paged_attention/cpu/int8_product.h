@@ -24,6 +24,9 @@ struct Int8Product {
   static void multiply(int64_t rows, const Operands& operands, Prefetch& prefetch) {
     paged_attention::multiply<Simd, Dot>(rows, operands, prefetch);
   }
+  static int64_t passes(int64_t rows, int64_t k, int64_t blocks) {
+    return paged_attention::passes<Simd>(rows, k, blocks);
+  }
   Pack pack_keys = &paged_attention::pack_keys<Simd, int8_t, true>;
   Pack pack_values = &interleave_values<Simd, kKeysPerDword>;
 

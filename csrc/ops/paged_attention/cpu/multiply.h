@@ -1,33 +1,35 @@
-// The microkernel: c[rows, kColumns] = (c or 0) + a[rows, k] * b[k, kColumns], in order of k. Operands are dwords, each of
-// one f32, two bf16 or four int8: Dot::add(sum, a, b) adds the product of a broadcast dword and a vector of dwords.
+// The microkernel: c[rows, columns] = (c or 0) + a[rows, k] * b[k, columns], in order of k. Operands are dwords, each of one
+// f32, two bf16 or four int8: Dot::add(sum, a, b) adds the product of a broadcast dword and a vector of dwords.
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
+#include <utility>
 
 #include "base/int_math.h"
+#include "base/prefetch_line.h"
 #include "base/unroll.h"
 
 namespace lamina::paged_attention {
 namespace {
 
-// Cache lines of rows that a later step reads. A microkernel asks for a few with each step of k: all at once would
-// fill the core's miss buffers and stall it. They go to L2, which serves more misses at a time than L1.
+// Cache lines of rows that a later step reads. All phases of a step ask for a few at a time: all at once would fill the
+// core's miss buffers and stall it, and a phase that asks for none would leave memory idle.
 class Prefetch {
  public:
   Prefetch() = default;
-  static constexpr int kSteps = 4;
-  // steps: how many steps of k will follow.
-  Prefetch(const char* const* rows, int64_t count, int64_t bytes, int64_t steps)
+  static constexpr int kSteps = 4;  // steps of k in a pass of a microkernel
+  // passes: how often pass() will be called.
+  Prefetch(const char* const* rows, int64_t count, int64_t bytes, int64_t passes)
       : rows_(rows),
         bytes_(bytes),
         left_(std::max<int64_t>(count, 0) * ceil_div(bytes, kLine)),
-        each_(ceil_div(left_, std::max<int64_t>(steps / kSteps, 1))) {}
+        each_(ceil_div(left_, std::max<int64_t>(passes, 1))) {}
 
-  // The share of kSteps steps.
   LAMINA_INLINE void pass() {
     for (int64_t i = std::min(each_, left_); i > 0; --i) {
-      __builtin_prefetch(*rows_ + at_, 0, 2);
+      prefetch_line(*rows_ + at_);
       at_ += kLine;
       if (at_ >= bytes_) {
         at_ = 0;
@@ -43,21 +45,33 @@ class Prefetch {
   int64_t bytes_ = 0, left_ = 0, each_ = 0, at_ = 0;
 };
 
+// c has blocks of kColumns columns next to each other; those of b are b_block dwords apart.
 struct Operands {
   const int32_t* a;
   int64_t a_stride;
   const int32_t* b;
-  int64_t b_stride;
+  int64_t b_stride, b_block;
   int32_t* c;
   int64_t c_stride;
-  int64_t k;
+  int64_t k, blocks;
   bool accumulate;
+
+  void skip_rows(int64_t rows) {
+    a += rows * a_stride;
+    c += rows * c_stride;
+  }
+  void skip_blocks(int64_t count, int64_t columns) {
+    b += count * b_block;
+    c += count * columns;
+    blocks -= count;
+  }
 };
 
-template <class Simd, class Dot, int kRows>
+// kBlocks blocks of columns.
+template <class Simd, class Dot, int kRows, int kBlocks>
 void multiply_rows(const Operands& o, Prefetch& prefetch) {
   using I = typename Simd::I;
-  constexpr int kLanes = Simd::kLanes, kVectors = Simd::kColumns / kLanes;
+  constexpr int kLanes = Simd::kLanes, kEach = Simd::kColumns / kLanes, kVectors = kBlocks * kEach;
   typename Dot::Sum sum[kRows][kVectors];
   unroll<kRows>([&](auto r) LAMINA_INLINE {
     unroll<kVectors>([&](auto v) LAMINA_INLINE {
@@ -67,10 +81,12 @@ void multiply_rows(const Operands& o, Prefetch& prefetch) {
   });
   const int32_t* a = o.a;
   const int32_t* b = o.b;
-  const int64_t a_stride = o.a_stride, b_stride = o.b_stride;
+  const int64_t a_stride = o.a_stride, b_stride = o.b_stride, b_block = o.b_block;
   const auto step = [&] LAMINA_INLINE {
     I each[kVectors];
-    unroll<kVectors>([&](auto v) LAMINA_INLINE { each[v] = Simd::load_int(b + v * kLanes); });
+    unroll<kVectors>([&](auto v) LAMINA_INLINE {
+      each[v] = Simd::load_int(b + (v / kEach) * b_block + v % kEach * kLanes);
+    });
     unroll<kRows>([&](auto r) LAMINA_INLINE {
       const I one = Simd::set_int(a[r * a_stride]);
       unroll<kVectors>([&](auto v)
@@ -94,23 +110,41 @@ void multiply_rows(const Operands& o, Prefetch& prefetch) {
   });
 }
 
-template <class Simd, class Dot, int kRows = Simd::kMaxRows>
+// The microkernel for 1 to kMaxRows / kBlocks rows.
+template <class Simd, class Dot, int kBlocks>
 void multiply_some(int64_t rows, const Operands& o, Prefetch& prefetch) {
-  if constexpr (kRows > 1) {
-    if (rows < kRows) return multiply_some<Simd, Dot, kRows - 1>(rows, o, prefetch);
-  }
-  multiply_rows<Simd, Dot, kRows>(o, prefetch);
+  static constexpr auto kKernels = []<int... kIndex>(std::integer_sequence<int, kIndex...>) {
+    return std::array{&multiply_rows<Simd, Dot, kIndex + 1, kBlocks>...};
+  }(std::make_integer_sequence<int, Simd::kMaxRows / kBlocks>());
+  kKernels[static_cast<size_t>(rows - 1)](o, prefetch);
+}
+
+// Few rows take two blocks at a time: their sums would otherwise wait for each other.
+template <class Simd>
+constexpr int64_t kWideRows = Simd::kMaxRows / 2;
+
+// How often multiply() passes, for `blocks` blocks of k steps.
+template <class Simd>
+int64_t passes(int64_t rows, int64_t k, int64_t blocks) {
+  const int64_t each = ceil_div(rows, Simd::kMaxRows) * (k / Prefetch::kSteps);
+  return each * (rows <= kWideRows<Simd> ? ceil_div(blocks, 2) : blocks);
 }
 
 // Any number of rows, in pieces of nearly equal size.
 template <class Simd, class Dot>
 void multiply(int64_t rows, Operands o, Prefetch& prefetch) {
-  for (int64_t pieces = ceil_div(rows, Simd::kMaxRows); pieces > 0; --pieces) {
-    const int64_t piece = ceil_div(rows, pieces);
-    multiply_some<Simd, Dot>(piece, o, prefetch);
-    o.a += piece * o.a_stride;
-    o.c += piece * o.c_stride;
-    rows -= piece;
+  if (rows <= kWideRows<Simd>)
+    for (; o.blocks >= 2; o.skip_blocks(2, Simd::kColumns))
+      multiply_some<Simd, Dot, 2>(rows, o, prefetch);
+  for (; o.blocks >= 1; o.skip_blocks(1, Simd::kColumns)) {
+    Operands part = o;
+    int64_t left = rows;
+    for (int64_t pieces = ceil_div(rows, Simd::kMaxRows); pieces > 0; --pieces) {
+      const int64_t piece = ceil_div(left, pieces);
+      multiply_some<Simd, Dot, 1>(piece, part, prefetch);
+      part.skip_rows(piece);
+      left -= piece;
+    }
   }
 }
 

@@ -1,6 +1,6 @@
 // Reads rows of the cache into panels of dwords: keys transposed, values as they are. A dword holds one f32, which any
 // element type becomes, or as many elements of the cache as fit. The rows may lie anywhere, so page size and layout do
-// not matter here.
+// not matter here. Packing passes a Prefetch on, as a microkernel does.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include "base/int_math.h"
 #include "base/numeric.h"
 #include "base/unroll.h"
+#include "ops/paged_attention/cpu/multiply.h"
 
 namespace lamina::paged_attention {
 namespace {
@@ -47,16 +48,25 @@ struct Some {
   Some(const void* from, int64_t count) { std::memcpy(bytes, from, static_cast<size_t>(count)); }
 };
 
+// A transposed square of dwords takes about as long as this many passes of a microkernel.
+inline constexpr int kSquarePasses = 2;
+template <class Simd>
+constexpr int64_t key_passes(int64_t dwords) {
+  return Simd::kColumns / Simd::kLanes * ceil_div(dwords, Simd::kLanes) * kSquarePasses;
+}
+
 // Up to kColumns keys of `dim` elements T, transposed in dwords of the cache; 0 from `count` on.
 //   kWhole      panel[w][key] = dword w of a key
 //   otherwise   panel[i][key] = element i of a key, as f32
 template <class Simd, class T, bool kWhole>
-void pack_keys(const char* const* rows, int count, int64_t dim, int32_t* panel) {
+void pack_keys(const char* const* rows, int count, int64_t dim, int32_t* panel,
+               Prefetch& prefetch) {
   constexpr int kLanes = Simd::kLanes, kKeys = Simd::kColumns;
   constexpr int kEach = kWhole ? 1 : 4 / sizeof(T);
   const int64_t dwords = dim * static_cast<int64_t>(sizeof(T)) / 4;
   for (int key = 0; key < kKeys; key += kLanes)
     for (int64_t at = 0; at < dwords; at += kLanes) {
+      unroll<kSquarePasses>([&](auto) LAMINA_INLINE { prefetch.pass(); });
       const int64_t width = std::min<int64_t>(kLanes, dwords - at);
       int32_t* to = panel + at * kEach * kKeys + key;
       typename Simd::I block[kLanes];
@@ -86,15 +96,21 @@ void pack_keys(const char* const* rows, int count, int64_t dim, int32_t* panel) 
     }
 }
 
+// Rows of values in a pass.
+inline constexpr int kRowsOfPass = 2;
+constexpr int64_t value_passes(int64_t rows) { return ceil_div(rows, kRowsOfPass); }
+
 // panel[key][i] = element i as f32, with zeros from `dim` up to a multiple of kColumns.
 template <class Simd, class T>
-void pack_values(const char* const* rows, int count, int64_t dim, int32_t* panel) {
+void pack_values(const char* const* rows, int count, int64_t dim, int32_t* panel,
+                 Prefetch& prefetch) {
   constexpr int kLanes = Simd::kLanes, kSize = static_cast<int>(sizeof(T));
   const int64_t stride = round_up(dim, Simd::kColumns);
   const auto put = [](int32_t* to, const void* from) LAMINA_INLINE {
     Simd::store_int(to, Simd::as_int(element<Simd, T, 0>(Simd::template widen<kSize>(from))));
   };
-  for (int key = 0; key < count; ++key, panel += stride)
+  for (int key = 0; key < count; ++key, panel += stride) {
+    if (key % kRowsOfPass == 0) prefetch.pass();
     for (int64_t at = 0; at < stride; at += kLanes) {
       const int64_t left = std::max<int64_t>(dim - at, 0);
       const char* from = rows[key] + at * kSize;
@@ -104,38 +120,48 @@ void pack_values(const char* const* rows, int count, int64_t dim, int32_t* panel
         put(panel + at, Some<Simd>(from, left * kSize).bytes);
       }
     }
+  }
 }
 
 // Elements of 2 or 1 bytes, kKeys = 2 or 4 keys to a dword: panel[key / kKeys][...] has elements i of kKeys keys in one
 // dword; a missing key is 0. Interleaving by 128-bit parts leaves the columns of each kLanes * kKeys in another order,
 // which restore_columns() undoes.
 template <class Simd, int kKeys>
-void interleave_values(const char* const* rows, int count, int64_t dim, int32_t* panel) {
+void interleave_values(const char* const* rows, int count, int64_t dim, int32_t* panel,
+                       Prefetch& prefetch) {
+  using I = typename Simd::I;
   constexpr int kLanes = Simd::kLanes, kSize = 4 / kKeys, kBlock = kLanes * kKeys;
-  for (int key = 0; key < count; key += kKeys)
-    for (int64_t at = 0; at < dim; at += kBlock, panel += kBlock) {
-      const int64_t left = std::min<int64_t>(dim - at, kBlock);
-      typename Simd::I from[kKeys], to[kKeys];
-      unroll<kKeys>([&](auto i) LAMINA_INLINE {
-        if (key + i >= count) {
-          from[i] = Simd::set_int(0);
-        } else if (left == kBlock) {
-          from[i] = Simd::load_int(rows[key + i] + at * kSize);
-        } else {
-          from[i] = Simd::load_int(Some<Simd>(rows[key + i] + at * kSize, left * kSize).bytes);
-        }
-      });
-      if constexpr (kKeys == 2) {
-        Simd::interleave_halves(from[0], from[1], to[0], to[1]);
-      } else {
-        typename Simd::I low[2], high[2];
-        Simd::interleave_bytes(from[0], from[1], low[0], high[0]);
-        Simd::interleave_bytes(from[2], from[3], low[1], high[1]);
-        Simd::interleave_halves(low[0], low[1], to[0], to[1]);
-        Simd::interleave_halves(high[0], high[1], to[2], to[3]);
-      }
-      unroll<kKeys>([&](auto i) LAMINA_INLINE { Simd::store_int(panel + i * kLanes, to[i]); });
+  // Elements at to at + kBlock - 1 of the keys, given by load(i).
+  const auto put = [&](const auto& load) LAMINA_INLINE {
+    I from[kKeys], to[kKeys];
+    unroll<kKeys>([&](auto i) LAMINA_INLINE { from[i] = load(i); });
+    if constexpr (kKeys == 2) {
+      Simd::interleave_halves(from[0], from[1], to[0], to[1]);
+    } else {
+      I low[2], high[2];
+      Simd::interleave_bytes(from[0], from[1], low[0], high[0]);
+      Simd::interleave_bytes(from[2], from[3], low[1], high[1]);
+      Simd::interleave_halves(low[0], low[1], to[0], to[1]);
+      Simd::interleave_halves(high[0], high[1], to[2], to[3]);
     }
+    unroll<kKeys>([&](auto i) LAMINA_INLINE { Simd::store_int(panel + i * kLanes, to[i]); });
+    panel += kBlock;
+  };
+  for (int key = 0; key < count; key += kKeys) {
+    if (key % (kRowsOfPass * kKeys) == 0) prefetch.pass();
+    const char* const* const keys = rows + key;
+    int64_t at = 0;
+    if (key + kKeys <= count)
+      for (; at + kBlock <= dim; at += kBlock)
+        put([&](auto i) LAMINA_INLINE { return Simd::load_int(keys[i] + at * kSize); });
+    for (; at < dim; at += kBlock)
+      put([&](auto i) LAMINA_INLINE {
+        const int64_t left = std::min<int64_t>(dim - at, kBlock);
+        return key + i < count
+                   ? Simd::load_int(Some<Simd>(keys[i] + at * kSize, left * kSize).bytes)
+                   : Simd::set_int(0);
+      });
+  }
 }
 
 // Part l of vector v in a block is columns 4 (kKeys l + v) to 4 (kKeys l + v) + 3.

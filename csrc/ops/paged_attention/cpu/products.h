@@ -5,7 +5,7 @@
 //   kKeysPerStep        columns that one step of the microkernel takes, at most kAlign
 //   kValueColumns       elements of values that are packed together; the panel and the sums are padded to a multiple
 //   kPlanes, kExtra     a row of queries or weights is kPlanes rows of an operand; kExtra more rows serve all
-//   multiply            the microkernel for any number of rows
+//   multiply, passes    the microkernel for any number of rows, and how often it passes a Prefetch
 //   query               writes the planes of one row of f32 [dim] and returns the factor of its scores
 //   finish_scores       planes of dot products to f32, in place of the first
 //   finish_weights      f32 weights to planes of an operand, in place, from `begin` to `end`; returns the factor of
@@ -22,7 +22,8 @@
 namespace lamina::paged_attention {
 namespace {
 
-using Pack = void (*)(const char* const* rows, int count, int64_t dim, int32_t* panel);
+using Pack = void (*)(const char* const* rows, int count, int64_t dim, int32_t* panel,
+                      Prefetch& prefetch);
 
 // One row of a product, which has kPlanes rows `stride` dwords apart.
 struct Planes {
@@ -46,6 +47,9 @@ struct F32Product {
   };
   static void multiply(int64_t rows, const Operands& operands, Prefetch& prefetch) {
     paged_attention::multiply<Simd, Dot>(rows, operands, prefetch);
+  }
+  static int64_t passes(int64_t rows, int64_t k, int64_t blocks) {
+    return paged_attention::passes<Simd>(rows, k, blocks);
   }
   Pack pack_keys = nullptr, pack_values = nullptr;
 
