@@ -162,8 +162,8 @@ MUTANTS = (
     Mutant(
         "paged_attention: row of a page that a chunk cuts",
         "csrc/ops/paged_attention/cpu/columns.h",
-        "const int64_t slot = origin + j, first = slot % page;",
-        "const int64_t slot = origin + j, first = 0;",
+        "first = (origin + range.low) % page;",
+        "first = 0;",
         OPTIONS,
     ),
     Mutant(
@@ -190,8 +190,8 @@ MUTANTS = (
     Mutant(
         "paged_attention: the one scale of the values is lost",
         "csrc/ops/paged_attention/cpu/body.h",
-        "has_one_scale ? p_.v_scale.data[0] : 1.0f",
-        "1.0f",
+        "p_.v_scale.of_all());",
+        "1.0f);",
         OPTIONS,
     ),
     Mutant(
@@ -246,15 +246,36 @@ MUTANTS = (
     Mutant(
         "paged_attention: keys before the window have weight",
         "csrc/ops/paged_attention/cpu/softmax.h",
-        "s, row.low - j, row.high - j, -kInfinity)",
-        "s, 0, row.high - j, -kInfinity)",
+        "(row, j), row.low - j, row.high - j, -kInfinity)",
+        "(row, j), 0, row.high - j, -kInfinity)",
         OPTIONS,
     ),
     Mutant(
         "paged_attention: keys after the last have weight",
         "csrc/ops/paged_attention/cpu/softmax.h",
-        "s, row.low - j, row.high - j, -kInfinity)",
-        "s, row.low - j, kLanes, -kInfinity)",
+        "(row, j), row.low - j, row.high - j, -kInfinity)",
+        "(row, j), row.low - j, kLanes, -kInfinity)",
+        OPTIONS,
+    ),
+    Mutant(
+        "paged_attention: whole vectors begin before the window",
+        "csrc/ops/paged_attention/cpu/softmax.h",
+        "std::min(round_up(row.low, kLanes), row.end())",
+        "std::min(row.low / kLanes * kLanes, row.end())",
+        OPTIONS,
+    ),
+    Mutant(
+        "paged_attention: whole vectors end after the last key",
+        "csrc/ops/paged_attention/cpu/softmax.h",
+        "std::max(row.high / kLanes * kLanes, whole)",
+        "std::max(round_up(row.high, kLanes), whole)",
+        OPTIONS,
+    ),
+    Mutant(
+        "paged_attention: two blocks of keys in one panel",
+        "csrc/ops/paged_attention/cpu/body.h",
+        "panel_ + (i - j) * q_stride_",
+        "panel_",
         OPTIONS,
     ),
     Mutant(

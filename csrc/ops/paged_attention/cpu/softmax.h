@@ -37,12 +37,15 @@ struct ScoreRow {
   // Weights are defined from begin() to end() - 1.
   int64_t begin() const { return low / kAlign * kAlign; }
   int64_t end() const { return round_up(high, kAlign); }
+  bool is_cut(int64_t j, int64_t count) const { return j < low || j + count > high; }
 };
 
-template <class Simd>
+// kPlain: the row has only a scale.
+template <class Simd, bool kPlain>
 LAMINA_INLINE inline typename Simd::F score(const ScoreRow& row, int64_t j) {
   using F = typename Simd::F;
   F s = Simd::mul(Simd::load(row.scores + j), Simd::set(row.scale));
+  if constexpr (kPlain) return s;
   if (row.key_scale != nullptr) s = Simd::mul(s, Simd::load(row.key_scale + j));
   if (row.softcap != 0.0f)
     s = Simd::mul(tanh<Simd>(Simd::div(s, Simd::set(row.softcap))), Simd::set(row.softcap));
@@ -55,41 +58,63 @@ LAMINA_INLINE inline typename Simd::F score(const ScoreRow& row, int64_t j) {
   return s;
 }
 
-// Weights relative to the row's maximum, in place. Sixteen running sums, one for each column modulo 16, are added in
-// order whatever the width of a vector. The sum is of the weights before they are multiplied by value_scale.
-template <class Simd>
-void softmax_row(const ScoreRow& row, float& maximum, float& sum) {
+// Scores in place, and the largest of each lane. The loop over whole vectors has no branch.
+template <class Simd, bool kPlain>
+typename Simd::F score_row(const ScoreRow& row) {
+  using F = typename Simd::F;
+  constexpr int kLanes = Simd::kLanes;
+  F highest = Simd::set(-kInfinity);
+  const auto put = [&](int64_t j, F s) LAMINA_INLINE {
+    Simd::store(row.scores + j, s);
+    highest = Simd::max(s, highest);  // a NaN leaves `highest` as it is; its own weight is NaN
+  };
+  const auto put_cut = [&](int64_t from, int64_t to) {
+    for (int64_t j = from; j < to; j += kLanes)
+      put(j, Simd::keep_lanes(score<Simd, kPlain>(row, j), row.low - j, row.high - j, -kInfinity));
+  };
+  const int64_t whole = std::min(round_up(row.low, kLanes), row.end());
+  const int64_t whole_end = std::max(row.high / kLanes * kLanes, whole);
+  put_cut(row.begin(), whole);
+  for (int64_t j = whole; j < whole_end; j += kLanes) put(j, score<Simd, kPlain>(row, j));
+  put_cut(whole_end, row.end());
+  return highest;
+}
+
+// Scores to weights relative to `maximum`, in place; returns their sum. Sixteen running sums, one for each column modulo
+// 16, are added in order whatever the width of a vector. kScaled: the sum is of the weights before value_scale.
+template <class Simd, bool kScaled>
+float weigh_row(const ScoreRow& row, float maximum) {
   using F = typename Simd::F;
   constexpr int kLanes = Simd::kLanes, kSums = 16;
-  const auto is_cut = [&](int64_t j) { return j < row.low || j + kLanes > row.high; };
-  F highest = Simd::set(-kInfinity);
-  for (int64_t j = row.begin(); j < row.end(); j += kLanes) {
-    F s = score<Simd>(row, j);
-    if (is_cut(j)) s = Simd::keep_lanes(s, row.low - j, row.high - j, -kInfinity);
-    Simd::store(row.scores + j, s);
-    highest =
-        Simd::max(s, highest);  // a NaN leaves `highest` as it is, and makes its own weight NaN
-  }
-  alignas(64) float lanes[kSums];
-  Simd::store(lanes, highest);
-  maximum = *std::max_element(lanes, lanes + kLanes);
   const F reference = Simd::set(maximum == -kInfinity ? 0.0f : maximum);
   F sums[kSums / kLanes];
   for (F& each : sums) each = Simd::set(0.0f);
   for (int64_t j = row.begin(); j < row.end(); j += kSums)
-    for (int v = 0; v < kSums / kLanes; ++v) {
+    unroll<kSums / kLanes>([&](auto v) LAMINA_INLINE {
       const int64_t at = j + v * kLanes;
       F w = exp<Simd>(Simd::sub(Simd::load(row.scores + at), reference));
       sums[v] = Simd::add(sums[v], w);
-      if (row.value_scale != nullptr) {
+      if constexpr (kScaled) {
         w = Simd::mul(w, Simd::load(row.value_scale + at));
-        if (is_cut(at)) w = Simd::keep_lanes(w, row.low - at, row.high - at, 0.0f);
+        if (row.is_cut(at, kLanes)) w = Simd::keep_lanes(w, row.low - at, row.high - at, 0.0f);
       }
       Simd::store(row.scores + at, w);
-    }
+    });
+  alignas(64) float lanes[kSums];
   for (int v = 0; v < kSums / kLanes; ++v) Simd::store(lanes + v * kLanes, sums[v]);
-  sum = 0.0f;
+  float sum = 0.0f;
   for (float each : lanes) sum += each;
+  return sum;
+}
+
+template <class Simd>
+void softmax_row(const ScoreRow& row, float& maximum, float& sum) {
+  const bool is_plain = row.key_scale == nullptr && row.softcap == 0.0f && row.slope == 0.0f;
+  alignas(64) float lanes[Simd::kLanes];
+  Simd::store(lanes, is_plain ? score_row<Simd, true>(row) : score_row<Simd, false>(row));
+  maximum = *std::max_element(lanes, lanes + Simd::kLanes);
+  sum = row.value_scale == nullptr ? weigh_row<Simd, false>(row, maximum)
+                                   : weigh_row<Simd, true>(row, maximum);
 }
 
 // into = into and `next`, whose keys come after those of into. A state without keys has maximum -inf and zeros.
