@@ -90,9 +90,7 @@ class Runner:
 
     def _run_case(self, case: AnyCase) -> None:
         candidates = self.op.candidates(case, self.context)
-        if self.context.rotation.hot:
-            self._close_probes()
-        probes = {candidate.impl: self._probe_for(candidate) for candidate in candidates}
+        probes = self._probes_for(candidates)
         checked = []
         for candidate in candidates:
             if candidate.select:
@@ -102,13 +100,13 @@ class Runner:
         subjects = [Subject(candidate.call, candidate.select) for candidate in right]
 
         def sample() -> None:
-            for probe in set(probes.values()):
+            for probe in probes.values():
                 probe.sample()
 
         timings = iter(measure(subjects, self.protocol, sample) if subjects else [])
         for candidate, row in zip(candidates, checked, strict=True):
             timing = None if row.is_wrong else next(timings)
-            ceiling = probes[candidate.impl].ceiling
+            ceiling = probes[candidate.work.run_bytes].ceiling
             self.measured.append((self._row(case, candidate, row.accuracy, timing), ceiling))
         sample()
 
@@ -127,21 +125,23 @@ class Runner:
         }
         return Measured(case, candidate.impl, candidate.isa, candidate.work, accuracy, timing, facts)
 
-    def _probe_for(self, candidate: Candidate) -> ReadProbe:
-        """Cold cases share a probe over the largest rotation so far. A hot case reads what one call reads."""
-        rotation, run_bytes = self.context.rotation, candidate.work.run_bytes
-        footprint = candidate.work.bytes
-        if not rotation.hot:
-            footprint = max(rotation.target_bytes, candidate.ring.nbytes if candidate.ring else 0)
-        known = self._probes.get(run_bytes)
-        if known and (rotation.hot or known.bytes >= footprint):
-            return known
-        if known:
-            known.close()
-        probe = ReadProbe(self.context.threads, footprint, machine.visible_flags(), run_bytes)
-        self._probes[run_bytes] = probe
-        self.ceilings.reads.append(probe.ceiling)
-        return probe
+    def _probes_for(self, candidates: Sequence[Candidate]) -> dict[int, ReadProbe]:
+        """By run_bytes. Cold cases share a probe over the largest rotation so far; hot: what a call reads."""
+        rotation, found = self.context.rotation, dict[int, ReadProbe]()
+        for run_bytes in sorted({candidate.work.run_bytes for candidate in candidates}):
+            same = [candidate for candidate in candidates if candidate.work.run_bytes == run_bytes]
+            footprint = same[0].work.bytes
+            if not rotation.hot:
+                footprint = max([rotation.target_bytes, *(c.ring.nbytes for c in same if c.ring)])
+            probe = self._probes.get(run_bytes)
+            if probe is None or rotation.hot or probe.bytes < footprint:
+                if probe is not None:
+                    probe.close()
+                probe = ReadProbe(self.context.threads, footprint, machine.visible_flags(), run_bytes)
+                self._probes[run_bytes] = probe
+                self.ceilings.reads.append(probe.ceiling)
+            found[run_bytes] = probe
+        return found
 
     def to_json(self) -> dict[str, object]:
         rotation = self.context.rotation
