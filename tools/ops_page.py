@@ -28,7 +28,8 @@ SECTIONS = {
     "Activations": ("quantize_int8", "QuantizedInt8"),
     "Attention and its cache": (
         *("paged_attention", "append_paged_kv", "gather_paged_kv", "copy_kv_blocks", "compact_kv"),
-        *("merge_attention_states", "kv.PagedCache", "kv.Batch", "kv.OutOfPages", "kv.advise_huge_pages"),
+        *("merge_attention_states", "check_errors"),
+        *("kv.PagedCache", "kv.Batch", "kv.OutOfPages", "kv.advise_huge_pages"),
     ),
     "Packed weights": ("pack_int8", "PackedInt8", "pack_int4", "PackedInt4"),
     "Whole models": ("compress", "CompressionReport", "save_compressed", "load_compressed"),

@@ -36,6 +36,13 @@ inline float atomic_add(float* at, float value, emu::Where where = emu::Where::c
   emu::change(at, flush(flush(old) + flush(value)));
   return old;
 }
+inline int32_t atomic_cas(int32_t* at, int32_t compare, int32_t value,
+                          emu::Where where = emu::Where::current()) {
+  emu::update_global(at, false, "atomic_cas", where);
+  const int32_t old = *at;
+  if (old == compare) emu::change(at, value);
+  return old;
+}
 inline int32_t load_acquire(const int32_t* at, emu::Where where = emu::Where::current()) {
   emu::poll("load_acquire", where);
   emu::acquire_global(at, "load_acquire", where);

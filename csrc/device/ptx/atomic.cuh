@@ -27,6 +27,17 @@ LAMINA_DEVICE float atomic_add(float* at, float value) {
   return d;
 }
 
+// atom.relaxed.gpu.global.cas.b32 d, [at], compare, value;                PTX ISA 6.0, sm_70
+// Stores `value` if the old value is `compare`. Returns the old value.
+LAMINA_DEVICE int32_t atomic_cas(int32_t* at, int32_t compare, int32_t value) {
+  int32_t d;
+  asm volatile("atom.relaxed.gpu.global.cas.b32 %0, [%1], %2, %3;"
+               : "=r"(d)
+               : "l"(__cvta_generic_to_global(at)), "r"(compare), "r"(value)
+               : "memory");
+  return d;
+}
+
 // ld.acquire.gpu.global.s32 d, [at];                                      PTX ISA 6.0, sm_70
 // A thread that reads a released value also sees the writer's accesses before the release.
 LAMINA_DEVICE int32_t load_acquire(const int32_t* at) {

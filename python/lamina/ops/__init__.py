@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lamina.ops.check_errors import check_errors
 from lamina.ops.gemm_int4 import gemm_int4
 from lamina.ops.gemm_int4_int8 import gemm_int4_int8
 from lamina.ops.gemm_int8 import gemm_int8, gemm_int8_quantized
@@ -18,6 +19,7 @@ __all__ = [
     "PackedInt8",
     "QuantizedInt8",
     "append_paged_kv",
+    "check_errors",
     "compact_kv",
     "copy_kv_blocks",
     "gather_paged_kv",

@@ -231,4 +231,40 @@ TEST(vector_atomic_add) {
   });
 }
 
+struct CasKernel : BlockOf<64> {
+  struct Args {
+    int32_t* words;  // one that is 0 and taken once, one that never matches, a counter
+    int32_t* old;    // [thread of the grid][word]
+  };
+  LAMINA_DEVICE static void run(const Args& args) {
+    const int thread = dev::block_index().x * kThreads + dev::thread_index();
+    dev::store_global(args.old + 2 * thread, dev::atomic_cas(args.words, 0, thread + 1));
+    dev::store_global(args.old + 2 * thread + 1, dev::atomic_cas(args.words + 1, 4, thread));
+    // An addition, as loops of cas make it: each thread succeeds once.
+    int32_t seen = 0;
+    for (int32_t old = ~seen; old != seen;) {
+      old = seen;
+      seen = dev::atomic_cas(args.words + 2, old, old + 3);
+    }
+  }
+};
+
+TEST(vector_atomic_cas) {
+  each_schedule([] {
+    constexpr int kThreads = 192;
+    DeviceBuffer<int32_t> gmem_words(std::vector<int32_t>{0, 5, 0}), gmem_old(2 * kThreads);
+    run<CasKernel>({gmem_words.data(), gmem_old.data()}, {{3, 1, 1}, 0});
+    const std::vector<int32_t> words = gmem_words.read(), old = gmem_old.read();
+    CHECK(words[0] >= 1 && words[0] <= kThreads);
+    CHECK_EQ(words[1], 5);
+    CHECK_EQ(words[2], 3 * kThreads);
+    for (int i = 0; i < kThreads; ++i) {
+      at("thread ", i);
+      // The thread that found 0 has left its number; every other thread found the number.
+      CHECK_EQ(old[static_cast<size_t>(2 * i)], i + 1 == words[0] ? 0 : words[0]);
+      CHECK_EQ(old[static_cast<size_t>(2 * i + 1)], 5);
+    }
+  });
+}
+
 }  // namespace lamina::test

@@ -1,0 +1,49 @@
+#include <cuda_runtime_api.h>
+
+#include <atomic>
+
+#include "device/mailbox.h"
+
+namespace lamina::dev {
+namespace {
+
+__device__ int64_t mailbox_words[std::tuple_size_v<Mail>];
+
+constexpr int kMaxDevices = 64;
+
+Status failed(cudaError_t error) {
+  (void)cudaGetLastError();  // clears the error, which the Status reports
+  return Status::device_error("mailbox: ", cudaGetErrorString(error));
+}
+
+}  // namespace
+
+Status mailbox(Mail*& address) {
+  static std::array<std::atomic<Mail*>, kMaxDevices> known{};
+  int device = 0;
+  if (cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return failed(error);
+  if (device >= kMaxDevices) return failed(cudaErrorInvalidDevice);
+  std::atomic<Mail*>& kept = known[static_cast<size_t>(device)];
+  address = kept.load(std::memory_order_acquire);
+  if (address != nullptr) return Status::ok();
+  void* found = nullptr;
+  if (cudaError_t error = cudaGetSymbolAddress(&found, mailbox_words); error != cudaSuccess)
+    return failed(error);
+  address = static_cast<Mail*>(found);
+  kept.store(address, std::memory_order_release);
+  return Status::ok();
+}
+
+Status take_mail(Mail& mail) {
+  Mail* address = nullptr;
+  if (Status status = mailbox(address); !status.is_ok()) return status;
+  if (cudaError_t error = cudaDeviceSynchronize(); error != cudaSuccess) return failed(error);
+  if (cudaError_t error = cudaMemcpy(mail.data(), address, sizeof(Mail), cudaMemcpyDeviceToHost);
+      error != cudaSuccess)
+    return failed(error);
+  if (mail == Mail{}) return Status::ok();
+  const cudaError_t error = cudaMemset(address, 0, sizeof(Mail));
+  return error == cudaSuccess ? Status::ok() : failed(error);
+}
+
+}  // namespace lamina::dev

@@ -1,0 +1,20 @@
+// A few words of memory on each device that kernels write and the host reads when it likes. The memory is a part of the
+// loaded module: it is zero at first, and getting its address allocates nothing, so a CUDA graph may be captured meanwhile.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "base/status.h"
+
+namespace lamina::dev {
+
+using Mail = std::array<int64_t, 4>;
+
+// The address of the current device's mailbox, for kernels.
+Status mailbox(Mail*& address);
+
+// Waits for all work of the current device, reads its mailbox and empties it.
+Status take_mail(Mail& mail);
+
+}  // namespace lamina::dev
