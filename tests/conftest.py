@@ -47,10 +47,12 @@ def restore_threads() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def emulator_is_reset() -> Iterator[None]:
-    """An emulated GPU left behind would take the calls of the next test, which may mean the CPU."""
+    """An emulated GPU left behind would take the calls of the next test, which may mean the CPU. A recorded error
+    would be reported there."""
     yield
     if probe := sys.modules.get("lamina._probe"):
         probe.emulator.set_options()
         probe.emulator.set_device(0, 0)
     if hasattr(torch.ops.lamina_emu, "set_cuda_kernel"):
         torch.ops.lamina_emu.set_cuda_kernel("")
+        torch.ops.lamina_emu.take_kv_error(0)

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "base/numeric.h"
 #include "device/device.h"
 
 namespace lamina {
@@ -71,6 +72,22 @@ LAMINA_DEVICE void store_run(T* to, const Run<T, kCount>& run, int64_t count) {
     for (int e = 0; e < kCount; ++e)
       if (e < count) dev::store_global(to + e, run.value[e]);
   }
+}
+
+// Stores the first `count` values, rounded, in elements from element `at` of `row`.
+template <class Out, int kCount>
+LAMINA_DEVICE void store_rounded(const float (&x)[kCount], int64_t count, void* row, int64_t at) {
+  Run<Out, kCount> run;
+#pragma unroll
+  for (int e = 0; e < kCount; ++e) run.value[e] = from_f32<Out>(x[e]);
+  store_run(static_cast<Out*>(row) + at, run, count);
+}
+template <int kCount>
+LAMINA_DEVICE void store_rounded(const float (&x)[kCount], int64_t count, DType dtype, void* row,
+                                 int64_t at) {
+  if (dtype == DType::kF32) store_rounded<float>(x, count, row, at);
+  if (dtype == DType::kF16) store_rounded<F16>(x, count, row, at);
+  if (dtype == DType::kBF16) store_rounded<BF16>(x, count, row, at);
 }
 
 }  // namespace lamina

@@ -14,7 +14,7 @@ struct BlockTable {
   const int32_t* data = nullptr;
   int64_t stride = 0, requests = 0, max_blocks = 0;
 
-  const int32_t* row(int64_t request) const { return data + request * stride; }
+  constexpr const int32_t* row(int64_t request) const { return data + request * stride; }
 };
 
 // An error unless slots `begin` to `end` - 1 of the request are in the table and on pages of the cache. `length_name`

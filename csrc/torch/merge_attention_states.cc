@@ -11,6 +11,16 @@ namespace {
 
 constexpr const char* kOp = "merge_attention_states";
 
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_EMULATOR)
+void run_on(const Accelerator& accelerator, const merge_attention_states::Params& params) {
+  raise_if_bad(merge_attention_states::run_cuda(params, accelerator.stream));
+}
+#else
+[[noreturn]] void run_on(const Accelerator&, const merge_attention_states::Params&) {
+  fail(kOp, "no CUDA kernel is built");
+}
+#endif
+
 // The name of a member of a list: "outs[1]".
 std::string member(const char* list, size_t index) {
   return std::string(list) + "[" + std::to_string(index) + "]";
@@ -42,12 +52,13 @@ std::tuple<Tensor, Tensor> merge(std::vector<Tensor> outs, std::vector<Tensor> l
           ", got ", lses.size());
   const Tensor& first = outs[0];
   std::vector<merge_attention_states::Part> parts;
-  bool is_on_accelerator = false;
+  std::optional<Accelerator> accelerator;
   for (size_t i = 0; i < outs.size(); ++i) {
     const std::string out_name = member("outs", i), lse_name = member("lses", i);
     const Argument out{kOp, out_name.c_str(), outs[i]}, lse{kOp, lse_name.c_str(), lses[i]};
     parts.push_back(part_of(out, lse, first));
-    is_on_accelerator |= accelerator_of({{kOp, "outs[0]", first}, out, lse}).has_value();
+    std::optional<Accelerator> found = accelerator_of({{kOp, "outs[0]", first}, out, lse});
+    if (!accelerator) accelerator = std::move(found);
   }
   merge_attention_states::Params params;
   params.tokens = first.size(0);
@@ -61,16 +72,19 @@ std::tuple<Tensor, Tensor> merge(std::vector<Tensor> outs, std::vector<Tensor> l
     sinks_arg.has_dtype(ScalarType::Float);
     sinks_arg.is_vector("heads", params.heads);
     params.sinks = static_cast<const float*>(sinks->data_ptr());
-    is_on_accelerator |= accelerator_of({{kOp, "outs[0]", first}, sinks_arg}).has_value();
+    (void)accelerator_of({{kOp, "outs[0]", first}, sinks_arg});
   }
   const ScalarType dtype = out_dtype.value_or(first.scalar_type());
   params.out_dtype = float_dtype(kOp, "out_dtype", dtype);
-  require(!is_on_accelerator, kOp, "no CUDA kernel is built; move outs to the CPU");
   Tensor out = new_tensor(first, {params.tokens, params.heads, params.head_dim}, dtype);
   Tensor lse = new_tensor(first, {params.heads, params.tokens}, ScalarType::Float);
   params.out = out.data_ptr();
   params.lse = static_cast<float*>(lse.data_ptr());
-  raise_if_bad(merge_attention_states::run(params, TorchParallel()));
+  if (accelerator) {
+    run_on(*accelerator, params);
+  } else {
+    raise_if_bad(merge_attention_states::run(params, TorchParallel()));
+  }
   return {out, lse};
 }
 

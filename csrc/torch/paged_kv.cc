@@ -1,11 +1,14 @@
 #include "ops/paged_kv/paged_kv.h"
 
-#include <algorithm>
 #include <tuple>
 
 #include "torch/accelerator.h"
 #include "torch/interop.h"
 #include "torch/kv.h"
+
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_EMULATOR)
+#include "ops/paged_kv/cuda/launch.h"
+#endif
 
 namespace lamina::interop {
 namespace {
@@ -13,12 +16,43 @@ namespace {
 using paged_kv::WrittenScales;
 using OptionalTensor = std::optional<Tensor>;
 
+Status run_on_cpu(const paged_kv::Append& p) { return paged_kv::append(p, TorchParallel()); }
+Status run_on_cpu(const paged_kv::Gather& p) { return paged_kv::gather(p, TorchParallel()); }
+Status run_on_cpu(const paged_kv::Copy& p) { return paged_kv::copy(p, TorchParallel()); }
+Status run_on_cpu(const paged_kv::Compact& p) { return paged_kv::compact(p, TorchParallel()); }
+
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_EMULATOR)
+Status run_on(const Accelerator& on, const paged_kv::Append& p) {
+  return paged_kv::append_cuda(p, on.device, on.stream);
+}
+Status run_on(const Accelerator& on, const paged_kv::Gather& p) {
+  return paged_kv::gather_cuda(p, on.device, on.stream);
+}
+Status run_on(const Accelerator& on, const paged_kv::Copy& p) {
+  return paged_kv::copy_cuda(p, on.stream);
+}
+Status run_on(const Accelerator& on, const paged_kv::Compact& p) {
+  return paged_kv::compact_cuda(p, on.stream);
+}
+#else
+template <class Params>
+[[noreturn]] Status run_on(const Accelerator&, const Params&) {
+  fail("paged_kv", "no CUDA kernel is built");  // accelerator_of has refused the tensors already
+}
+#endif
+
+template <class Params>
+void run(const std::optional<Accelerator>& accelerator, const Params& params) {
+  raise_if_bad(accelerator ? run_on(*accelerator, params) : run_on_cpu(params));
+}
+
 // The arguments of one call that are caches. `given` makes an Argument of an optional tensor: k_cache where it is missing.
 struct CacheArguments {
   const char* op;
   const Tensor &k, &v;
   const OptionalTensor &k_scales, &v_scales;
   Argument k_cache{op, "k_cache", k}, v_cache{op, "v_cache", v};
+  Argument k_scale = given("k_scale", k_scales), v_scale = given("v_scale", v_scales);
 
   Argument given(const char* name, const OptionalTensor& tensor) const {
     return {op, name, tensor ? *tensor : k};
@@ -35,12 +69,6 @@ struct CacheArguments {
     require_no_overlap(k_cache);
     require_no_overlap(v_cache);
   }
-  // Checks that these tensors and `others` are on the CPU.
-  void require_cpu(std::initializer_list<Argument> others) const {
-    const Argument scales[] = {given("k_scale", k_scales), given("v_scale", v_scales), v_cache};
-    for (const Argument& argument : scales) require_cpu(argument);
-    for (const Argument& argument : others) require_cpu(argument);
-  }
 
  private:
   void read_scales(const char* name, const OptionalTensor& given_scale, const kv::Cache& cache,
@@ -55,10 +83,6 @@ struct CacheArguments {
     const bool is_cache_shaped = given_scale->dim() == 3 && given_scale->numel() != 1;
     if (is_cache_shaped || read.is_per_token()) require_no_overlap({op, name, *given_scale});
     scales = {const_cast<float*>(read.data), read.page_stride, read.slot_stride, read.head_stride};
-  }
-  void require_cpu(const Argument& argument) const {
-    require(!accelerator_of({k_cache, argument}), op,
-            "no CUDA kernel is built; move k_cache to the CPU");
   }
 };
 
@@ -152,8 +176,9 @@ void append(const Tensor& k, const Tensor& v, const Tensor& k_cache, const Tenso
             params.k.head_dim, "], got ", ShapeText{*q});
     require_no_overlap(q_arg);
   }
-  caches.require_cpu({k_arg, v_arg, slots, cos_arg, sin_arg, positions_arg, q_arg});
-  raise_if_bad(paged_kv::append(params, TorchParallel()));
+  run(accelerator_of({caches.k_cache, caches.v_cache, caches.k_scale, caches.v_scale, k_arg, v_arg,
+                      slots, cos_arg, sin_arg, positions_arg, q_arg}),
+      params);
 }
 
 std::tuple<Tensor, Tensor> gather(const Tensor& k_cache, const Tensor& v_cache,
@@ -173,12 +198,13 @@ std::tuple<Tensor, Tensor> gather(const Tensor& k_cache, const Tensor& v_cache,
   const ScalarType dtype = out_dtype.value_or(
       kv::is_quantized(params.k_cache.dtype) ? ScalarType::Float : k_cache.scalar_type());
   params.out_dtype = float_dtype(kOp, "out_dtype", dtype);
-  caches.require_cpu({table, offsets});
+  const std::optional<Accelerator> accelerator = accelerator_of(
+      {caches.k_cache, caches.v_cache, caches.k_scale, caches.v_scale, table, offsets});
   Tensor k = new_tensor(k_cache, {tokens, params.k_cache.heads, params.k_cache.head_dim}, dtype);
   Tensor v = new_tensor(k_cache, {tokens, params.v_cache.heads, params.v_cache.head_dim}, dtype);
   params.k = k.data_ptr();
   params.v = v.data_ptr();
-  raise_if_bad(paged_kv::gather(params, TorchParallel()));
+  run(accelerator, params);
   return {k, v};
 }
 
@@ -196,8 +222,8 @@ void copy(const Tensor& k_cache, const Tensor& v_cache, const Tensor& block_mapp
   mapping.has_shape("[n, 2]", params.pairs, 2);
   params.block_mapping = static_cast<const int64_t*>(block_mapping.data_ptr());
   params.pair_stride = mapping.row_stride();
-  caches.require_cpu({mapping});
-  raise_if_bad(paged_kv::copy(params, TorchParallel()));
+  run(accelerator_of({caches.k_cache, caches.v_cache, caches.k_scale, caches.v_scale, mapping}),
+      params);
 }
 
 void compact(const Tensor& k_cache, const Tensor& v_cache, const Tensor& block_table,
@@ -221,8 +247,9 @@ void compact(const Tensor& k_cache, const Tensor& v_cache, const Tensor& block_t
   nodes.has_shape("[requests, max_accepted]", requests, params.max_accepted);
   params.accepted = static_cast<const int32_t*>(accepted.data_ptr());
   params.accepted_stride = nodes.row_stride();
-  caches.require_cpu({table, lens, trees, nodes});
-  raise_if_bad(paged_kv::compact(params, TorchParallel()));
+  run(accelerator_of({caches.k_cache, caches.v_cache, caches.k_scale, caches.v_scale, table, lens,
+                      trees, nodes}),
+      params);
 }
 
 std::string explain() {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -11,11 +12,20 @@ from torch import Tensor
 
 import lamina
 from tests.reference import merge_attention_states as reference
-from tests.support.backends import Backend, available_cpu, cpu_backends, kernel_of
+from tests.support.backends import (
+    Backend,
+    EmulatedKernel,
+    available,
+    available_cpu,
+    backends,
+    cpu_backends,
+    emulator_parameters,
+    kernel_of,
+)
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator
 from tests.support.compare import assert_equal, assert_within
 
-BACKENDS = pytest.mark.parametrize("backend", cpu_backends("merge_attention_states"))
+BACKENDS = pytest.mark.parametrize("backend", backends("merge_attention_states"))
 DTYPES = pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=dtype_name)
 EMPTY = -torch.inf
 
@@ -40,11 +50,14 @@ def states(
 def merge(
     backend: Backend, outs: list[Tensor], lses: list[Tensor], **options: object
 ) -> tuple[Tensor, Tensor]:
+    placed = {
+        name: backend.place(value) if isinstance(value, Tensor) else value for name, value in options.items()
+    }
     with backend.active() as ops:
         out, lse = ops.merge_attention_states(
-            [backend.place(o) for o in outs], [backend.place(s) for s in lses], **options
+            [backend.place(o) for o in outs], [backend.place(s) for s in lses], **placed
         )
-    return out, lse
+    return out.cpu(), lse.cpu()
 
 
 def check(
@@ -161,10 +174,10 @@ def test_the_sink_counts_once(backend: Backend) -> None:
     assert (lse[:, 0] - scores.logsumexp(-1)).abs().max() < 2e-6
 
 
-def test_all_instruction_sets_and_thread_counts_give_the_same_bits(restore_threads: None) -> None:
+def test_all_backends_and_thread_counts_give_the_same_bits(restore_threads: None) -> None:
     outs, lses = states(5, 300, 4, 128, torch.bfloat16)
     results = []
-    for backend, threads in itertools.product(available_cpu("merge_attention_states"), (1, 3)):
+    for backend, threads in itertools.product(available("merge_attention_states"), (1, 3)):
         torch.set_num_threads(threads)
         results.append(merge(backend, outs, lses, out_dtype=torch.float32))
     for out, lse in results[1:]:
@@ -176,6 +189,27 @@ def test_all_instruction_sets_and_thread_counts_give_the_same_bits(restore_threa
     assert_equal(alone[0], results[0][0][7:8].bfloat16())
 
 
+@pytest.mark.parametrize("emulated", emulator_parameters("merge_attention_states"))
+def test_many_parts_under_every_schedule(emulated: EmulatedKernel) -> None:
+    """The bits are those of the CPU, for any number of parts and rows that fill a block partly."""
+    cpu = available_cpu("merge_attention_states")[0]
+    for seed, (parts, tokens, dim) in enumerate(
+        [(64, 3, 8), (33, 2, 300), (5, 7, 24), (2, 40, 1), (9, 1, 256)]
+    ):
+        outs, lses = states(parts, tokens, 3, dim, torch.float32)
+        sinks = torch.tensor([25.0, 60.0, EMPTY])
+        want = merge(cpu, outs, lses, sinks=sinks)
+        got = merge(dataclasses.replace(emulated, seed=seed), outs, lses, sinks=sinks)
+        assert_equal(got[0], want[0], seed)
+        assert_equal(got[1], want[1], seed)
+
+
+@pytest.mark.parametrize("emulated", emulator_parameters("merge_attention_states"))
+def test_more_parts_than_the_arguments_of_a_kernel_hold(emulated: EmulatedKernel) -> None:
+    with pytest.raises(ValueError, match="outs has 65 tensors; on CUDA at most 64"):
+        merge(emulated, [torch.ones(1, 1, 8)] * 65, [torch.ones(1, 1)] * 65)
+
+
 @pytest.mark.parametrize(("tokens", "heads", "dim"), [(0, 2, 8), (3, 0, 8), (3, 2, 0)])
 def test_nothing_to_merge(tokens: int, heads: int, dim: int) -> None:
     outs, lses = states(2, tokens, heads, dim, torch.float16)
@@ -183,7 +217,7 @@ def test_nothing_to_merge(tokens: int, heads: int, dim: int) -> None:
     assert out.shape == (tokens, heads, dim) and lse.shape == (heads, tokens)
 
 
-@BACKENDS
+@pytest.mark.parametrize("backend", cpu_backends("merge_attention_states"))
 def test_the_forced_isa_is_the_one_that_runs(backend: Backend) -> None:
     with backend.active() as ops:
         plan = ops.explain_merge_attention_states()

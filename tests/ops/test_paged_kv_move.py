@@ -8,14 +8,19 @@ from torch import Tensor
 
 import lamina
 from tests.reference import paged_kv as reference
+from tests.support.backends import Backend, cuda_backends
 from tests.support.cases import dtype_name, generator
 from tests.support.compare import assert_equal
-from tests.support.kv_cases import CACHE_DTYPES, LAYOUTS, Caches, caches, filled, scales_of
+from tests.support.kv_cases import CACHE_DTYPES, LAYOUTS, Caches, caches, filled, run, scales_of
 
 CACHES = pytest.mark.parametrize(
     ("dtype", "scales"),
     [(dtype, scales) for dtype in CACHE_DTYPES for scales in scales_of(dtype)],
     ids=lambda value: dtype_name(value) if isinstance(value, torch.dtype) else value,
+)
+# Both ops move bytes, with one code for all instruction sets.
+BACKENDS = pytest.mark.parametrize(
+    "backend", [pytest.param(Backend("generic"), id="cpu"), *cuda_backends("paged_kv")]
 )
 LAYOUT = pytest.mark.parametrize("layout", LAYOUTS)
 
@@ -31,20 +36,23 @@ def assert_moved(case: Caches, want: Caches, between: list[Tensor], label: objec
         assert torch.equal(now, then), f"{label}: memory between the rows has changed"
 
 
+@BACKENDS
 @CACHES
 @LAYOUT
 @pytest.mark.parametrize(("page", "heads"), [(1, 1), (4, 3), (1, 2), (8, 1)])
-def test_copy(page: int, heads: int, layout: str, dtype: torch.dtype, scales: str) -> None:
+def test_copy(page: int, heads: int, layout: str, dtype: torch.dtype, scales: str, backend: Backend) -> None:
     case = filled(caches(layout, 9, page, heads, (24, 40), dtype, scales), "copy")
     for mapping in ([], [(3, 7)], [(8, 0), (2, 5), (8, 1), (2, 6)]):
         want, between = case.clone(), case.bytes_between()
         reference.copy_kv_blocks(want.tensors, mapping)
         wide = torch.tensor([(*pair, -7) for pair in mapping], dtype=torch.int64).reshape(-1, 3)
-        lamina.copy_kv_blocks(case.k, case.v, wide[:, :2], **case.scales)
+        pairs = wide[:, :2]
+        run(backend, "copy_kv_blocks", k_cache=case.k, v_cache=case.v, block_mapping=pairs, **case.scales)
         assert_moved(case, want, between, mapping)
 
 
 def run_compact(
+    backend: Backend,
     case: Caches,
     table: list[list[int]],
     lengths: list[int],
@@ -61,22 +69,25 @@ def run_compact(
     for r, (row, path) in enumerate(zip(table, accepted, strict=True)):
         blocks[r, : len(row)] = torch.tensor(row)
         kept[r, : len(path)], kept[r, len(path)] = torch.tensor(path), -1
-    lamina.compact_kv(
-        case.k, case.v, blocks, torch.tensor(lengths).int(), torch.tensor(nodes).int(),
-        kept[:, : most - 1], **case.scales,
+    run(
+        backend, "compact_kv", k_cache=case.k, v_cache=case.v, block_table=blocks,
+        seq_lens=torch.tensor(lengths).int(), tree_len=torch.tensor(nodes).int(),
+        accepted=kept[:, : most - 1], **case.scales,
     )  # fmt: skip
     assert_moved(case, want, between, label)
 
 
+@BACKENDS
 @CACHES
 @LAYOUT
-def test_compact(layout: str, dtype: torch.dtype, scales: str) -> None:
+def test_compact(layout: str, dtype: torch.dtype, scales: str, backend: Backend) -> None:
     case = filled(caches(layout, 12, 4, 2, (16, 24), dtype, scales), "compact")
     table = [[5, 0, 9], [7], [2, 11], [4, 1]]
-    run_compact(case, table, [11, 3, 6, 8], [6, 0, 6, 5], [[0, 2, 5], [], [], [1, 4]])
+    run_compact(backend, case, table, [11, 3, 6, 8], [6, 0, 6, 5], [[0, 2, 5], [], [], [1, 4]])
 
 
-def test_compact_of_any_path() -> None:
+@BACKENDS
+def test_compact_of_any_path(backend: Backend) -> None:
     """Paths in any order: what moves may overlap in any way, also in a cycle."""
     g = generator("paths")
     paths = [[1, 2, 3, 4], [4, 3, 2, 1, 0], [1, 0], [2, 0, 1], [3, 3, 3], [0, 1, 2], [4]]
@@ -88,17 +99,20 @@ def test_compact_of_any_path() -> None:
             case = filled(caches("hnd", 16, page, 2, (8, 16), dtype, scales_of(dtype)[-1]), "paths")
             count = -(-13 // page)
             table = torch.randperm(16, generator=g)[:count].tolist()
-            run_compact(case, [table], [13], [9], [path], f"{dtype} {path}")
+            run_compact(backend, case, [table], [13], [9], [path], f"{dtype} {path}")
 
 
-def test_only_the_pages_of_the_tree_are_looked_at() -> None:
+@BACKENDS
+def test_only_the_pages_of_the_tree_are_looked_at(backend: Backend) -> None:
     case = filled(caches("nhd", 4, 4, 1, (8, 8), torch.float32), "prefix")
     table = torch.tensor([[-1, 2**31 - 1, 3]], dtype=torch.int32)
     row = case.k[3, 2].clone()
     one = torch.tensor([3], dtype=torch.int32)
-    lamina.compact_kv(
-        case.k, case.v, table, torch.tensor([11]).int(), one, torch.tensor([[2, -1]], dtype=torch.int32)
-    )
+    run(
+        backend, "compact_kv", k_cache=case.k, v_cache=case.v, block_table=table,
+        seq_lens=torch.tensor([11]).int(), tree_len=one,
+        accepted=torch.tensor([[2, -1]], dtype=torch.int32),
+    )  # fmt: skip
     assert_equal(case.k[3, 0], row)
 
 

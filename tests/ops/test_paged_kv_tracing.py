@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -127,9 +129,16 @@ def test_compiles_to_one_graph_that_writes_to_the_cache(dtype: torch.dtype, back
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_on_a_gpu_the_message_says_that_no_kernel_is_built(op: str) -> None:
+@pytest.mark.parametrize(("op", "arguments", "options"), CALLS)
+def test_the_same_call_on_an_emulated_gpu(
+    op: str, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> None:
     emulator()
-    arguments, options = next(sample_calls(op))
-    with emulated_gpu(80, 4), pytest.raises(ValueError, match=f"lamina::{op}: no CUDA kernel is built"):
-        getattr(emu_ops(), op)(*arguments, **options)
+    copies = [copy.deepcopy((arguments, options)) for _ in range(2)]
+    want = getattr(torch.ops.lamina, op)(*copies[0][0], **copies[0][1])
+    with emulated_gpu(80, 4):
+        got = getattr(emu_ops(), op)(*copies[1][0], **copies[1][1])
+    for left, right in ((copies[1], copies[0]), (got, want)):
+        for a, b in zip(pytree.tree_leaves(left), pytree.tree_leaves(right), strict=True):
+            if isinstance(a, Tensor):
+                assert_equal(a.float(), b.float())

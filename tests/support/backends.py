@@ -37,6 +37,8 @@ STANDS_FOR_STORES = {
     "gemm_int4": ("sm80_m32", "sm90a_m32"),
     "gemm_int4_int8": ("sm80_m64", "sm90a_m32"),
     "quantize_int8": ("rows",),
+    "paged_kv": ("rows",),
+    "merge_attention_states": ("rows",),
 }
 
 
@@ -67,7 +69,7 @@ class EmuOps:
     def __getattr__(self, name: str) -> Any:
         call = getattr(torch.ops.lamina_emu, name)
         plays_gpu = probe() is not None and probe().emulator.has_device()
-        is_op = not name.startswith("set_")
+        is_op = not name.startswith(("set_", "take_"))
         return functools.partial(budget.spend, name, call) if plays_gpu and is_op else call
 
 
@@ -129,6 +131,14 @@ class Backend:
     def place(self, t: torch.Tensor) -> torch.Tensor:
         """t in this backend's memory; on the host a copy whose end the backend must not read past."""
         return fenced(t)
+
+    def place_written(self, t: torch.Tensor) -> torch.Tensor:
+        """t itself, or a copy in this backend's memory, which the caller must copy back."""
+        return t
+
+    def take_error(self) -> str:
+        """What the kernels have recorded about bad indices, and forgets it; a CPU kernel records nothing."""
+        return ""
 
     def quantize(self, x: torch.Tensor, *args: Any, **options: Any) -> tuple[torch.Tensor, ...]:
         placed, named = self._place_all(args), self._place_all(options.values())
@@ -226,6 +236,10 @@ class CudaKernel(Backend):
         with using_cuda_kernel(f"{self.op}_{self.isa}", self.ops):
             yield self.ops
 
+    def take_error(self) -> str:
+        text: str = self.ops.take_kv_error(0)
+        return text
+
 
 @dataclass(frozen=True)
 class EmulatedKernel(CudaKernel):
@@ -253,6 +267,9 @@ class Gpu(CudaKernel):
         return f"{self.isa}_gpu"
 
     def place(self, t: torch.Tensor) -> torch.Tensor:
+        return keep_strides_on_cuda(t)
+
+    def place_written(self, t: torch.Tensor) -> torch.Tensor:
         return keep_strides_on_cuda(t)
 
 

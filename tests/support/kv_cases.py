@@ -4,15 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tests.support.backends import Backend
 from tests.support.cases import FLOAT_DTYPES, generator
 
 CACHE_DTYPES = (*FLOAT_DTYPES, torch.float8_e4m3fn, torch.int8)
 QUANTIZED = CACHE_DTYPES[3:]
-LAYOUTS = ("nhd", "hnd", "interleaved", "padded")
+LAYOUTS = ("nhd", "hnd", "interleaved", "padded", "odd")
+WRITTEN = ("k_cache", "v_cache", "k_scale", "v_scale", "q")
+
+
+def run(backend: Backend, op: str, **arguments: Any) -> tuple[Tensor, ...]:
+    """Runs an op on a paged cache; the tensors that the op writes change in place. On CUDA no index may be
+    bad."""
+    results = run_with_errors(backend, op, **arguments)
+    assert backend.take_error() == ""
+    return results
+
+
+def run_with_errors(backend: Backend, op: str, **arguments: Any) -> tuple[Tensor, ...]:
+    """The same with any indices."""
+    written = {} if op == "gather_paged_kv" else {name: arguments.get(name) for name in WRITTEN}
+    placed = {
+        name: value
+        if not isinstance(value, Tensor)
+        else backend.place_written(value)
+        if written.get(name) is not None
+        else backend.place(value)
+        for name, value in arguments.items()
+    }
+    with backend.active() as ops:
+        results = getattr(ops, op)(**placed)
+    for name, tensor in written.items():
+        if tensor is not None and placed[name] is not tensor:
+            tensor.copy_(placed[name])
+    return tuple(result.cpu() for result in results or ())
 
 
 def paged(
@@ -31,8 +61,9 @@ def paged(
     if layout == "interleaved":  # the keys and values of a page beside each other
         both = memory(pages, 2, page, heads, max(dims))
         return [both[:, i, :, :, :d] for i, d in enumerate(dims)]
-    wide = [memory(pages + 1, page + 2, heads + 1, d + 8) for d in dims]
-    return [t[1:, 1:-1, :heads, 8:] for t in wide]
+    apart = 8 if layout == "padded" else 3  # odd: rows begin anywhere
+    wide = [memory(pages + 1, page + 2, heads + 1, d + apart) for d in dims]
+    return [t[1:, 1:-1, :heads, apart:] for t in wide]
 
 
 @dataclass

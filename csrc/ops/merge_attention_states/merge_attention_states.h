@@ -5,7 +5,7 @@
 //                                                       d = sum_p e_p + exp(sink[h] - M)
 //
 // Order      Sums go over the parts in order, in f32 without fused multiply-adds; the sink comes last. All instruction
-//            sets give the same bits.
+//            sets and CUDA give the same bits; exp and log are those of weights.h.
 // Empty      A part whose weight e_p / d is 0, as where lse_p = -inf, is not read and changes no bit. Where all parts
 //            have lse_p = -inf, out = 0 and lse = -inf. A lse_p that is NaN or +inf makes out and lse NaN.
 // Reference  tests/reference/merge_attention_states.py
@@ -39,6 +39,10 @@ struct Params {
 };
 
 Status run(const Params& params, const Parallel& parallel);
+
+// The same on a GPU, for at most kMaxCudaParts parts: the kernel's arguments hold their pointers.
+inline constexpr int64_t kMaxCudaParts = 64;
+Status run_cuda(const Params& params, void* stream);
 
 Status explain(std::string& text);
 

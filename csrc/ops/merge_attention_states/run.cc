@@ -1,23 +1,22 @@
 // plan -> weights of a row -> its sum. The weights are computed here, once for all instruction sets.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "base/cpu_features.h"
 #include "ops/merge_attention_states/cpu/kernel.h"
 #include "ops/merge_attention_states/merge_attention_states.h"
+#include "ops/merge_attention_states/weights.h"
 
 namespace lamina::merge_attention_states {
 
+#define LAMINA_CUDA_KERNEL(...)
 #define LAMINA_CPU_KERNEL(op, isa, value) CpuKernel op##_##isa();
 #include "ops/merge_attention_states/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 
 namespace {
 
-constexpr float kEmpty = -std::numeric_limits<float>::infinity();
 // The fewest elements for which waking a thread pays: adding them takes longer than the wake-up, 5 us.
 constexpr int64_t kGrainElements = 32 * 1024;
 
@@ -26,6 +25,7 @@ Status choose_kernel(const CpuKernel*& chosen) {
 #define LAMINA_CPU_KERNEL(op, isa, value) op##_##isa(),
 #include "ops/merge_attention_states/kernels.inc"
 #undef LAMINA_CPU_KERNEL
+#undef LAMINA_CUDA_KERNEL
   };
   CpuInfo cpu;
   if (Status status = cpu_info(cpu); !status.is_ok()) return status;
@@ -38,7 +38,7 @@ Status choose_kernel(const CpuKernel*& chosen) {
 float exponentials(const std::vector<float>& lses, float base, std::vector<float>& weights) {
   float sum = 0.0f;
   for (size_t p = 0; p < lses.size(); ++p) {
-    weights[p] = lses[p] == kEmpty ? 0.0f : std::exp(lses[p] - base);
+    weights[p] = exp_of_difference(lses[p], base);
     sum += weights[p];
   }
   return sum;
@@ -47,17 +47,16 @@ float exponentials(const std::vector<float>& lses, float base, std::vector<float
 // Turns the lses of a row into the weights of its parts and returns the lse of the row.
 float weigh(const std::vector<float>& lses, const float* sink, std::vector<float>& weights) {
   float largest = kEmpty;
-  for (const float lse : lses)
-    if (lse > largest || lse != lse) largest = lse;  // no lse is above a NaN, which stays
+  for (const float lse : lses) largest = larger(largest, lse);
   if (largest == kEmpty) {
     std::fill(weights.begin(), weights.end(), 0.0f);
     return kEmpty;
   }
   float sum = exponentials(lses, largest, weights);
-  const float lse = largest + std::log(sum);
+  const float lse = largest + log_of_sum(sum);
   if (sink != nullptr) {
     if (*sink > largest) sum = exponentials(lses, *sink, weights);
-    sum += std::exp(*sink - std::max(largest, *sink));
+    sum += exp_of_difference(*sink, larger(largest, *sink));
   }
   for (float& weight : weights) weight /= sum;
   return lse;

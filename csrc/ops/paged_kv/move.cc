@@ -4,51 +4,20 @@
 #include <utility>
 #include <vector>
 
-#include "base/int_math.h"
+#include "ops/paged_kv/moved.h"
 #include "ops/paged_kv/paged_kv.h"
 
 namespace lamina::paged_kv {
 namespace {
 
-// A page of a cache as runs of contiguous bytes: `outer` times `inner` runs with these strides.
-struct Runs {
-  struct Extent {
-    int64_t stride, count;
-  };
-  Extent outer, inner;
-  int64_t bytes;
-};
-
-Runs runs_of(const kv::Cache& cache) {
-  const int64_t size = kv::size_bytes(cache.dtype);
-  Runs runs{{cache.slot_stride * size, cache.page},
-            {cache.head_stride * size, cache.heads},
-            cache.head_dim * size};
-  if (runs.outer.stride < runs.inner.stride) std::swap(runs.outer, runs.inner);
-  for (Runs::Extent* extent : {&runs.inner, &runs.outer}) {
-    if (extent->count > 1 && extent->stride != runs.bytes) break;
-    runs.bytes *= extent->count;
-    extent->count = 1;
-  }
-  return runs;
-}
-
-void copy_page(const kv::Cache& cache, int64_t from, int64_t to) {
-  const Runs runs = runs_of(cache);
-  const char* const source = cache.row(from, 0, 0);
-  char* const target = cache.row(to, 0, 0);
+void copy_page(const Moved& moved, const Runs& runs, int64_t from, int64_t to) {
+  const std::byte* const source = moved.row(from, 0, 0);
+  std::byte* const target = moved.row(to, 0, 0);
   for (int64_t i = 0; i < runs.outer.count; ++i)
     for (int64_t j = 0; j < runs.inner.count; ++j) {
       const int64_t offset = i * runs.outer.stride + j * runs.inner.stride;
       std::memcpy(target + offset, source + offset, static_cast<size_t>(runs.bytes));
     }
-}
-
-void copy_page_scales(const kv::Cache& cache, const WrittenScales& scales, int64_t from,
-                      int64_t to) {
-  if (!scales.is_per_token()) return;
-  for (int64_t s = 0; s < cache.page; ++s)
-    for (int64_t h = 0; h < cache.heads; ++h) scales.at(to, s, h) = scales.at(from, s, h);
 }
 
 // Sources and destinations lie in the cache, and a destination is not another pair's source or destination.
@@ -109,28 +78,20 @@ struct Place {
 };
 
 // Moves rows of one request through a buffer. from[i] is the old place of the row that moves to to[i].
-void move_rows(const kv::Cache& cache, const WrittenScales& scales, const std::vector<Place>& from,
-               const std::vector<Place>& to, std::vector<char>& buffer) {
-  const size_t bytes = static_cast<size_t>(cache.head_dim * kv::size_bytes(cache.dtype));
-  const size_t step = bytes + sizeof(float);
-  buffer.resize(from.size() * step);
-  for (int64_t h = 0; h < cache.heads; ++h) {
-    for (size_t i = 0; i < from.size(); ++i) {
-      std::memcpy(&buffer[i * step], cache.row(from[i].page, from[i].slot, h), bytes);
-      if (scales.is_per_token())
-        std::memcpy(&buffer[i * step + bytes], &scales.at(from[i].page, from[i].slot, h),
-                    sizeof(float));
-    }
-    for (size_t i = 0; i < to.size(); ++i) {
-      std::memcpy(cache.row(to[i].page, to[i].slot, h), &buffer[i * step], bytes);
-      if (scales.is_per_token())
-        std::memcpy(&scales.at(to[i].page, to[i].slot, h), &buffer[i * step + bytes],
-                    sizeof(float));
-    }
+void move_rows(const Moved& moved, int64_t heads, const std::vector<Place>& from,
+               const std::vector<Place>& to, std::vector<std::byte>& buffer) {
+  const size_t bytes = static_cast<size_t>(moved.row_bytes);
+  buffer.resize(from.size() * bytes);
+  for (int64_t h = 0; h < heads; ++h) {
+    for (size_t i = 0; i < from.size(); ++i)
+      std::memcpy(&buffer[i * bytes], moved.row(from[i].page, from[i].slot, h), bytes);
+    for (size_t i = 0; i < to.size(); ++i)
+      std::memcpy(moved.row(to[i].page, to[i].slot, h), &buffer[i * bytes], bytes);
   }
 }
 
-void compact_request(const Compact& p, int64_t r, std::vector<char>& buffer) {
+void compact_request(const Compact& p, const MovedTensors& tensors, int64_t r,
+                     std::vector<std::byte>& buffer) {
   std::vector<Place> from, to;
   const int64_t prefix = p.seq_lens[r] - p.tree_len[r], page = p.k_cache.page;
   const auto place = [&](int64_t slot) {
@@ -141,22 +102,20 @@ void compact_request(const Compact& p, int64_t r, std::vector<char>& buffer) {
       from.push_back(place(prefix + node));
       to.push_back(place(prefix + i));
     }
-  move_rows(p.k_cache, p.k_scale, from, to, buffer);
-  move_rows(p.v_cache, p.v_scale, from, to, buffer);
+  for (const Moved& moved : tensors) move_rows(moved, tensors.heads, from, to, buffer);
 }
 
 }  // namespace
 
 Status copy(const Copy& params, const Parallel& parallel) {
   if (Status status = check(params); !status.is_ok()) return status;
+  const MovedTensors tensors = moved_tensors(params);
   parallel.for_range(params.pairs, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t from = params.block_mapping[i * params.pair_stride];
-      const int64_t to = params.block_mapping[i * params.pair_stride + 1];
-      copy_page(params.k_cache, from, to);
-      copy_page(params.v_cache, from, to);
-      copy_page_scales(params.k_cache, params.k_scale, from, to);
-      copy_page_scales(params.v_cache, params.v_scale, from, to);
+    for (const Moved& moved : tensors) {
+      const Runs runs = runs_of(moved, tensors.page, tensors.heads);
+      for (int64_t i = begin; i < end; ++i)
+        copy_page(moved, runs, params.block_mapping[i * params.pair_stride],
+                  params.block_mapping[i * params.pair_stride + 1]);
     }
   });
   return Status::ok();
@@ -166,9 +125,10 @@ Status compact(const Compact& params, const Parallel& parallel) {
   const int64_t requests = params.block_table.requests;
   for (int64_t r = 0; r < requests; ++r)
     if (Status status = check(params, r); !status.is_ok()) return status;
+  const MovedTensors tensors = moved_tensors(params);
   parallel.for_range(requests, 1, [&](int64_t begin, int64_t end) {
-    std::vector<char> buffer;
-    for (int64_t r = begin; r < end; ++r) compact_request(params, r, buffer);
+    std::vector<std::byte> buffer;
+    for (int64_t r = begin; r < end; ++r) compact_request(params, tensors, r, buffer);
   });
   return Status::ok();
 }

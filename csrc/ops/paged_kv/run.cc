@@ -10,6 +10,7 @@
 
 namespace lamina::paged_kv {
 
+#define LAMINA_CUDA_KERNEL(...)
 #define LAMINA_CPU_KERNEL(op, isa, value) CpuKernel op##_##isa();
 #include "ops/paged_kv/kernels.inc"
 #undef LAMINA_CPU_KERNEL
@@ -24,6 +25,7 @@ Status choose_kernel(const CpuKernel*& chosen) {
 #define LAMINA_CPU_KERNEL(op, isa, value) op##_##isa(),
 #include "ops/paged_kv/kernels.inc"
 #undef LAMINA_CPU_KERNEL
+#undef LAMINA_CUDA_KERNEL
   };
   CpuInfo cpu;
   if (Status status = cpu_info(cpu); !status.is_ok()) return status;

@@ -3,20 +3,15 @@
 // A row that changes goes through f32 in a buffer of kMaxHeadDim elements, which stays in L1.
 #pragma once
 
-#include <algorithm>
-#include <cfloat>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <type_traits>
 
 #include "ops/paged_kv/cpu/kernel.h"
-#include "quant/int8.h"
+#include "ops/paged_kv/encoding.h"
 
 namespace lamina::paged_kv {
 namespace {
-
-constexpr float kLargestE4M3 = 448.0f;
 
 template <class T>
 const T* element(const void* data, int64_t offset) {
@@ -92,34 +87,18 @@ float largest_magnitude(const float* row, int64_t count) {
   return from_bits<float>(largest);
 }
 
-void quantize(const float* row, int64_t count, float scale, int8_t* out) {
-  const Quantizer quantizer({scale, 0}, true);
-  for (int64_t j = 0; j < count; ++j) out[j] = row[j] != row[j] ? int8_t{0} : quantizer(row[j]);
-}
-
-void quantize(const float* row, int64_t count, float scale, E4M3* out) {
-  const float inverse = 1.0f / scale;
-  for (int64_t j = 0; j < count; ++j)
-    out[j] = from_f32<E4M3>(clamp(row[j] * inverse, -kLargestE4M3, kLargestE4M3));
-}
-
 template <class Code>
 void encode(const float* row, int64_t count, float* scale, bool is_per_token, Code* out) {
-  float used = 1.0f;
+  float used = scale == nullptr ? 1.0f : *scale;
   if (is_per_token) {
-    const float largest = largest_magnitude(row, count);
-    constexpr float kLargestCode = std::is_same_v<Code, int8_t> ? 127.0f : kLargestE4M3;
-    const bool is_finite = largest <= FLT_MAX;
-    used = std::max(largest / kLargestCode, FLT_MIN);
-    *scale = is_finite ? used : std::numeric_limits<float>::quiet_NaN();
-    if (!is_finite) {
+    *scale = used = scale_of_row<Code>(largest_magnitude(row, count));
+    if (used != used) {
       std::memset(out, 0, static_cast<size_t>(count));
       return;
     }
-  } else if (scale != nullptr) {
-    used = *scale;
   }
-  quantize(row, count, used, out);
+  const Encoder<Code> encoder(used);
+  for (int64_t j = 0; j < count; ++j) out[j] = encoder(row[j]);
 }
 
 // Stores the rows of one token. Without angles and with equal dtypes they are copied.
