@@ -47,8 +47,8 @@ def restore_threads() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def emulator_is_reset() -> Iterator[None]:
-    """An emulated GPU left behind would take the calls of the next test, which may mean the CPU. A recorded error
-    would be reported there."""
+    """An emulated GPU left behind would take the calls of the next test, which may mean the CPU; an error
+    left behind would be found there."""
     yield
     if probe := sys.modules.get("lamina._probe"):
         probe.emulator.set_options()

@@ -32,7 +32,10 @@ from bench.gpu.verdicts import (
     WRONG,
     mark,
 )
+from tests.reference import paged_kv as kv_reference
 from tests.reference import quantize as quantize_reference
+from tests.reference.merge_attention_states import merge_attention_states as merge_reference
+from tests.support import kv_cases
 from tests.support.cases import GemmCase, generator, grouped
 from tests.support.check import check_gemm
 from tests.support.compare import assert_equal, assert_within
@@ -78,11 +81,73 @@ def _quantize_int8(backend: Any, m: int, n: int, k: int) -> None:
     assert_equal(got[2], want.zero_point, f"zero point {(m, k)}")
 
 
+def _head_dim(k: int) -> int:
+    return 8 * (1 + k % 32)
+
+
+def _paged_kv(backend: Any, m: int, n: int, k: int) -> None:
+    """Appends m tokens with rope, reads them, copies a page and compacts a tree of the last tokens."""
+    heads, dim, pages = 1 + n % 4, _head_dim(k), -(-m // 4) + 1
+    table, slots = torch.arange(pages)[None].int(), torch.arange(m)
+    places = list(kv_reference.slots(table.tolist(), [m], 4))
+    k_rows, v_rows, q = (kv_cases.rows(m, heads, dim, torch.bfloat16, name) for name in "kvq")
+    rope = kv_cases.angles(m, dim // 2, torch.float32)
+    path = torch.tensor([[3, 1, 4, -1]], dtype=torch.int32)
+    for dtype in (torch.bfloat16, torch.int8):
+        case = kv_cases.caches("hnd", pages, 4, heads, (dim, dim), dtype, kv_cases.scales_of(dtype)[-1])
+        want, got_q, want_q = case.clone(), q.clone(), q.clone()
+        kv_reference.append_paged_kv(
+            k_rows, v_rows, want.k, want.v, slots.tolist(), want.k_scale, want.v_scale, rope, slots.tolist(),
+            False, want_q,
+        )  # fmt: skip
+        shared = {"k_cache": case.k, "v_cache": case.v, **case.scales}
+        kv_cases.run(
+            backend, "append_paged_kv", k=k_rows, v=v_rows, slot_mapping=slots, cos=rope[0], sin=rope[1],
+            positions=slots, q=got_q, **shared,
+        )  # fmt: skip
+        read = kv_cases.run(
+            backend, "gather_paged_kv", block_table=table, cu_seqlens_k=torch.tensor([0, m]).int(), tokens=m,
+            out_dtype=torch.float32, **shared,
+        )  # fmt: skip
+        rows = kv_reference.gather_paged_kv(want.k, want.v, places, want.k_scale, want.v_scale)
+        kv_cases.run(backend, "copy_kv_blocks", block_mapping=torch.tensor([[0, pages - 1]]), **shared)
+        kv_reference.copy_kv_blocks(want.tensors, [(0, pages - 1)])
+        kv_cases.run(
+            backend, "compact_kv", block_table=table, seq_lens=torch.tensor([m]).int(),
+            tree_len=torch.tensor([5]).int(), accepted=path, **shared,
+        )  # fmt: skip
+        kv_reference.compact_kv(want.tensors, table.tolist(), [m], [5], [[3, 1, 4]])
+        assert_equal(got_q, want_q, f"q {dtype}")
+        for a, b in zip(read, rows, strict=True):
+            assert_equal(a, b, f"gather {dtype}")
+        for a, b in zip(case.tensors, want.tensors, strict=True):
+            assert_equal(a.contiguous(), b, f"cache {dtype}")
+
+
+def _merge_attention_states(backend: Any, m: int, n: int, k: int) -> None:
+    g = generator("one kernel")
+    shape = (m, 1 + n % 4, _head_dim(k))
+    outs = [torch.randn(*shape, generator=g).bfloat16() for _ in range(3)]
+    lses = [torch.randn(shape[1], m, generator=g) * 9 for _ in range(3)]
+    lses[1][:, 0] = -torch.inf
+    want, want_lse = merge_reference(
+        [o.double().numpy() for o in outs], [s.double().numpy() for s in lses], None, "bfloat16"
+    )
+    with backend.active() as ops:
+        out, lse = ops.merge_attention_states(
+            [backend.place(o) for o in outs], [backend.place(s) for s in lses]
+        )
+    assert_within(out.cpu(), want, torch.bfloat16, "out")
+    assert_within(lse.cpu(), want_lse, torch.float32, "lse")
+
+
 CHECKS: dict[str, Callable[[Any, int, int, int], None]] = {
     "gemm_int4": _gemm_int4,
     "gemm_int4_int8": _gemm_int4_int8,
     "gemm_int8": _gemm_int8,
     "gemm_int8_grouped": _gemm_int8_grouped,
+    "merge_attention_states": _merge_attention_states,
+    "paged_kv": _paged_kv,
     "quantize_int8": _quantize_int8,
 }
 

@@ -79,7 +79,7 @@ class HostBench:
         return self._op.peers_on("cuda")
 
     def candidates(self, case: Case, context: Context) -> list[Candidate]:
-        if self.name == "quantize_int8":
+        if self.name in ("quantize_int8", "paged_kv", "merge_attention_states"):
             return self._op.candidates(case, replace(context, isas=("generic",)))
         found: list[Candidate] = importlib.import_module(f"bench.gpu.{self.name}").candidates(case, context)
         return found

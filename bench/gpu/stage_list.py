@@ -29,7 +29,7 @@ class Suite:
     share: float
 
 
-# Llama-3-8B: qkv, o (4096x4096), gate and up, down.
+# Llama-3-8B: qkv, o (4096x4096), gate and up, down; 8 KV heads and 32 heads of 128.
 SUITES = {
     "gemm_int4": Suite(
         "1,16,32,64,128,256,512,1024,4096",
@@ -50,6 +50,9 @@ SUITES = {
         45,
     ),
     "quantize_int8": Suite("1,16,64,256,1024,4096", "8192x8192", "4096x4096,14336x14336", 20),
+    # Heads x head_dim: KV heads that are stored, and query heads whose parts are merged.
+    "paged_kv": Suite("1,32,256,4096", "8x128", "1x256", 10),
+    "merge_attention_states": Suite("1,32,256,4096", "32x128", "32x64", 10),
 }
 TINY = Suite("3", "48x80", "40x96", 10)  # of a rehearsal
 

@@ -5,6 +5,7 @@ The cache of keys and values rotates. --dtype is that of the cache; int8 has a s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -25,16 +26,20 @@ class _Inputs:
         g = torch.Generator().manual_seed(case.m * 1_000_003 + case.k)
         self.pages = -(-2 * case.m // PAGE)
         self.row = (case.n, case.k)
-        self.k, self.v = (torch.randn(case.m, *self.row, generator=g).bfloat16() for _ in range(2))
-        self.slots = torch.randperm(self.pages * PAGE, generator=g)[: case.m]
-        self.dtype = DTYPES[case.dtype]
+        self.device, self.dtype = case.device, DTYPES[case.dtype]
+        self.k, self.v = (
+            torch.randn(case.m, *self.row, generator=g).bfloat16().to(self.device) for _ in range(2)
+        )
+        self.slots = torch.randperm(self.pages * PAGE, generator=g)[: case.m].to(self.device)
 
     def cache(self) -> tuple[Tensor, Tensor]:
-        k, v = (torch.zeros(self.pages, PAGE, *self.row, dtype=self.dtype) for _ in range(2))
+        k, v = (
+            torch.zeros(self.pages, PAGE, *self.row, dtype=self.dtype, device=self.device) for _ in range(2)
+        )
         return k, v
 
     def scale(self) -> Tensor:
-        return torch.zeros(self.pages, PAGE, self.row[0])
+        return torch.zeros(self.pages, PAGE, self.row[0], device=self.device)
 
     def ring(self, case: Case, context: Context) -> Ring[tuple[Tensor, Tensor]]:
         nbytes = 2 * self.pages * PAGE * self.k[0].numel() * self.dtype.itemsize
@@ -49,7 +54,7 @@ class _Inputs:
         """Distance of the stored rows from the given ones, against half a step of an int8 row, or 0."""
         worst, ratio = 0.0, 0.0
         for i, (rows, stored) in enumerate(zip((self.k, self.v), cache, strict=True)):
-            got, step = stored.flatten(0, 1)[self.slots].double(), torch.zeros(1)
+            got, step = stored.flatten(0, 1)[self.slots].double(), torch.zeros(1, device=self.device)
             if scales:
                 step = scales[i].flatten(0, 1)[self.slots][..., None].double()
                 got *= step
@@ -61,7 +66,8 @@ class _Inputs:
         return Accuracy(worst, ratio)
 
 
-def _lamina(case: Case, inputs: _Inputs, context: Context, isa: str) -> Candidate:
+def _lamina(case: Case, inputs: _Inputs, context: Context, isa: str | None) -> Candidate:
+    """`isa` None: on a GPU."""
     import lamina
 
     ring = inputs.ring(case, context)
@@ -75,9 +81,15 @@ def _lamina(case: Case, inputs: _Inputs, context: Context, isa: str) -> Candidat
         return cache
 
     computes = "bf16 rows to int8 with a scale each" if is_int8 else f"bf16 rows to {case.dtype}"
-    found = Candidate(
-        "lamina", computes, call, lambda: inputs.accuracy(call(), scales), inputs.work(), ring, isa
-    )
+
+    def check_output(out: object) -> Accuracy:
+        assert isinstance(out, tuple)
+        return inputs.accuracy(out, scales)
+
+    found = Candidate("lamina", computes, call, lambda: check_output(call()), inputs.work(), ring, isa)
+    found.check_output = check_output
+    if isa is None:
+        return found
     found.select = partial(torch.ops.lamina.set_cpu_isa, isa)
     found.select()
     found.plan = torch.ops.lamina.explain_paged_kv()
@@ -101,7 +113,7 @@ def _torch_index_put(case: Case, inputs: _Inputs, context: Context) -> Candidate
 
 class PagedKvBench:
     name = "paged_kv"
-    devices = ("cpu",)
+    devices = ("cpu", "cuda")
     dtypes = tuple(DTYPES)
     groups: tuple[int, ...] = ()
 
@@ -110,7 +122,8 @@ class PagedKvBench:
 
     def candidates(self, case: Case, context: Context) -> list[Candidate]:
         inputs = _Inputs(case)
-        found = [_lamina(case, inputs, context, isa) for isa in context.isas]
+        isas: Sequence[str | None] = context.isas if case.device == "cpu" else (None,)
+        found = [_lamina(case, inputs, context, isa) for isa in isas]
         if context.wants("torch_index_put"):
             if inputs.dtype == torch.int8:
                 context.skipped["torch_index_put"] = "torch does not quantise while it stores"

@@ -215,8 +215,8 @@ def test_pairs_of_a_bad_page_are_not_copied(backend: Any) -> None:
 
 
 SECOND = [(1, 0, 1), (1, 1, 2)]  # request 1 accepts nodes 1 and 2
-# Of requests 0 and 1, with 8 slots each: lengths, nodes, the nodes that request 0 accepts; the error; (request,
-# to, node) of the rows that move.
+# Of requests 0 and 1, with 8 slots each: lengths, nodes, the nodes that request 0 accepts; the error;
+# (request, to, node) of the rows that move.
 BAD_COMPACT: dict[str, tuple[Any, ...]] = {
     "node past the tree": ((8, 8), (5, 5), (1, 5), "accepted[0, 1] = 5", [(0, 0, 1), *SECOND]),
     "node -2": ((8, 8), (5, 5), (-2, 1), "accepted[0, 0] = -2", [(0, 1, 1), *SECOND]),
