@@ -36,9 +36,7 @@ STANDS_FOR_STORES = {
     "gemm_int8_grouped": ("sm80_m64", "sm90a_m64"),
     "gemm_int4": ("sm80_m32", "sm90a_m32"),
     "gemm_int4_int8": ("sm80_m64", "sm90a_m32"),
-    "quantize_int8": ("rows",),
-    "paged_kv": ("rows",),
-    "merge_attention_states": ("rows",),
+    **dict.fromkeys(("quantize_int8", "paged_kv", "merge_attention_states"), ("rows",)),
 }
 
 
@@ -137,7 +135,7 @@ class Backend:
         return t
 
     def take_error(self) -> str:
-        """What the kernels have recorded about bad indices, and forgets it; a CPU kernel records nothing."""
+        """The first bad index that kernels have recorded, which it forgets; a CPU kernel records none."""
         return ""
 
     def quantize(self, x: torch.Tensor, *args: Any, **options: Any) -> tuple[torch.Tensor, ...]:
@@ -237,8 +235,7 @@ class CudaKernel(Backend):
             yield self.ops
 
     def take_error(self) -> str:
-        text: str = self.ops.take_kv_error(0)
-        return text
+        return str(self.ops.take_kv_error(0))
 
 
 @dataclass(frozen=True)
@@ -269,8 +266,7 @@ class Gpu(CudaKernel):
     def place(self, t: torch.Tensor) -> torch.Tensor:
         return keep_strides_on_cuda(t)
 
-    def place_written(self, t: torch.Tensor) -> torch.Tensor:
-        return keep_strides_on_cuda(t)
+    place_written = place
 
 
 def in_aligned_rows(a: torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,8 @@
 // copy     page block_mapping[i,1] = page block_mapping[i,0]
 // compact  slot prefix + i = slot prefix + accepted[r,i] of request r, with prefix = seq_lens[r] - tree_len[r]
 //
-// Slots      Slot s of the whole cache is row s % page of page s / page. A token with slot -1 is not stored. The last
-//            of several tokens with one slot is stored.
+// Slots      Slot s of the whole cache is row s % page of page s / page. A token with slot -1 is not stored. If several
+//            tokens have one slot, a CPU stores the last one; on CUDA the contents of the slot are undefined.
 // Encoding   f32, f16, bf16: rounded to nearest even. int8 and e4m3 with one scale: clamp(x * (1 / scale)) to +-127 or
 //            +-448, rounded to nearest even; a NaN becomes 0 in int8 and stays NaN in e4m3. int8 and e4m3 with scales
 //            per token and head: scale = max(max|x| / 127 or 448, FLT_MIN) of the row is stored too; a row with a NaN or
@@ -15,8 +15,11 @@
 // Rope       y1 = x1 * cos - x2 * sin, y2 = x2 * cos + x1 * sin in f32; each product and each sum is rounded. The pairs
 //            (x1, x2) are x[i] and x[i + rotary_dim / 2], or x[2i] and x[2i + 1] if interleaved. Elements from
 //            rotary_dim on stay. The f32 result is encoded, so it is rounded once more.
-// Order      Every index is checked before anything is written. compact reads all rows of a request and head before it
-//            writes one. All instruction sets give the same bits.
+// Order      compact reads all rows of a request and head before it writes one. All instruction sets and CUDA give the
+//            same bits.
+// Indices    A CPU checks every index before anything is written, and that destinations of copy are no other pair's source
+//            or destination. On CUDA a bad index is skipped and recorded (kv/error_word.h, cuda/launch.h), and the contents
+//            of a page that copy both reads and writes, or writes twice, are undefined.
 // Reference  tests/reference/paged_kv.py
 #pragma once
 

@@ -27,7 +27,7 @@ def merge_attention_states(
     """Merges attention over disjoint sets of keys into attention over all of them.
 
     outs       P >= 1 tensors [tokens, heads, head_dim]  f32 | f16 | bf16, of one shape and dtype, unit stride
-               in head_dim. f32 parts keep the accuracy of a result in one piece
+               in head_dim; on CUDA P <= 64. f32 parts keep the accuracy of a result in one piece
     lses       P tensors [heads, tokens]  f32, any strides: natural log of the sum of exp(score), without sink
     sinks      [heads]  f32, below Inf: logits that count in the denominator alone, once for all parts
     out_dtype  f32 | f16 | bf16. None means the dtype of outs
@@ -45,7 +45,8 @@ def merge_attention_states(
                |lse - exact| <= u (D' + P + 4 + 2 log P + |exact|), where D' is D without the sink
     Raises     ValueError that names the argument, its value and the allowed values; TypeError for an argument
                of a wrong Python type (docs/errors.md lists both)
-    Devices    CPU (generic, avx2, avx512_vnni). Row-invariant; all instruction sets give the same bits
+    Devices    CPU (generic, avx2, avx512_vnni), CUDA sm_80+. Row-invariant; all give the same bits, except
+               payloads of NaNs. Capturable in a CUDA graph
     Source     csrc/ops/merge_attention_states/merge_attention_states.h
     """
     op = "merge_attention_states"

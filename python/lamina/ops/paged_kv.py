@@ -43,7 +43,8 @@ def append_paged_kv(
                   are free, so [pages, kv_heads, page, head_dim] works as a transposed view
     v_cache       [pages, page, kv_heads, v_head_dim]  dtype of k_cache, written
     slot_mapping  [tokens]  int64: token t goes to row slot % page of page slot // page. -1: the token is not
-                  stored. The last of several tokens with one slot is stored
+                  stored. If several tokens have one slot, a CPU stores the last one; on CUDA the contents of
+                  the slot are undefined
     k_scale       f32, only if the cache is int8 (which needs it) or float8_e4m3fn (None means 1).
                   1 element: the scale of all keys, finite and >= 2^-126, which is read.
                   [pages, page, kv_heads], any strides: a scale for each token and head, which is written
@@ -67,7 +68,10 @@ def append_paged_kv(
                   <= 2^-4 (1 + 2^-18) |x| + 2^-10 (1 + 2^-18) scale
     Raises        ValueError that names the argument, its value and the allowed values, before anything is
                   written; TypeError for an argument of a wrong Python type (docs/errors.md lists both)
-    Devices       CPU (generic, avx2, avx512_vnni). All instruction sets and thread counts give the same bits
+    On CUDA       the host does not look at the contents of tensors. A token with a bad slot or scale is not
+                  stored; with a bad position it is not rotated either. check_errors() raises the first error
+    Devices       CPU (generic, avx2, avx512_vnni), CUDA sm_80+. All give the same bits, except payloads of NaNs
+                  that rope computes. Capturable in a CUDA graph
     Source        csrc/ops/paged_kv/paged_kv.h
     """
     op = "append_paged_kv"
@@ -111,7 +115,10 @@ def gather_paged_kv(
     Error         that of the f32 product and of one rounding
     Raises        ValueError that names the argument, its value and the allowed values; TypeError for an
                   argument of a wrong Python type (docs/errors.md lists both)
-    Devices       CPU (generic, avx2, avx512_vnni). All instruction sets give the same bits
+    On CUDA       the host does not look at the contents of tensors. Tokens of a bad page, and of no request,
+                  are zeros. check_errors() raises the first error
+    Devices       CPU (generic, avx2, avx512_vnni), CUDA sm_80+. All give the same bits, except payloads of NaNs.
+                  Capturable in a CUDA graph
     Source        csrc/ops/paged_kv/paged_kv.h
     """
     op = "gather_paged_kv"
@@ -140,14 +147,17 @@ def copy_kv_blocks(
     k_cache        [pages, page, kv_heads, head_dim]  as in append_paged_kv, written
     v_cache        [pages, page, kv_heads, v_head_dim]  dtype of k_cache, written
     block_mapping  [n, 2]  int64: pages block_mapping[i] = source, destination. Destinations differ from each
-                   other and from all sources; one source may have several destinations
+                   other and from all sources; one source may have several destinations. On CUDA nothing
+                   checks that they differ, and the contents of a page that is both are undefined
     k_scale        f32, as in append_paged_kv. Scales [pages, page, kv_heads] are copied with their pages
     v_scale        likewise for the values
     returns        None
     Error          none: bytes are copied
     Raises         ValueError that names the argument, its value and the allowed values, before anything is
                    written; TypeError for an argument that is not a tensor (docs/errors.md lists both)
-    Devices        CPU
+    On CUDA        the host does not look at the contents of tensors. A pair with a bad page is not copied.
+                   check_errors() raises the first error
+    Devices        CPU, CUDA sm_80+. Capturable in a CUDA graph
     Source         csrc/ops/paged_kv/paged_kv.h
     """
     op = "copy_kv_blocks"
@@ -185,7 +195,10 @@ def compact_kv(
     Error        none: bytes are moved
     Raises       ValueError that names the argument, its value and the allowed values, before anything is
                  written; TypeError for an argument that is not a tensor (docs/errors.md lists both)
-    Devices      CPU
+    On CUDA      the host does not look at the contents of tensors. A row with a bad node or page does not
+                 move, nor does any row of a request with bad lengths. check_errors() raises the first error.
+                 max_accepted is at most 3000
+    Devices      CPU, CUDA sm_80+. Capturable in a CUDA graph
     Source       csrc/ops/paged_kv/paged_kv.h
     """
     op = "compact_kv"
