@@ -70,8 +70,8 @@ def append_paged_kv(
                   written; TypeError for an argument of a wrong Python type (docs/errors.md lists both)
     On CUDA       the host does not look at the contents of tensors. A token with a bad slot or scale is not
                   stored; with a bad position it is not rotated either. check_errors() raises the first error
-    Devices       CPU (generic, avx2, avx512_vnni), CUDA sm_80+. All give the same bits, except payloads of NaNs
-                  that rope computes. Capturable in a CUDA graph
+    Devices       CPU (generic, avx2, avx512_vnni), CUDA sm_80+. All give the same bits, except payloads of
+                  NaNs that rope computes. Capturable in a CUDA graph
     Source        csrc/ops/paged_kv/paged_kv.h
     """
     op = "append_paged_kv"
@@ -117,8 +117,8 @@ def gather_paged_kv(
                   argument of a wrong Python type (docs/errors.md lists both)
     On CUDA       the host does not look at the contents of tensors. Tokens of a bad page, and of no request,
                   are zeros. check_errors() raises the first error
-    Devices       CPU (generic, avx2, avx512_vnni), CUDA sm_80+. All give the same bits, except payloads of NaNs.
-                  Capturable in a CUDA graph
+    Devices       CPU (generic, avx2, avx512_vnni), CUDA sm_80+. All give the same bits, except payloads of
+                  NaNs. Capturable in a CUDA graph
     Source        csrc/ops/paged_kv/paged_kv.h
     """
     op = "gather_paged_kv"
