@@ -210,8 +210,8 @@ def test_pairs_of_a_bad_page_are_not_copied(backend: Any) -> None:
 
 
 SECOND = [(1, 0, 1), (1, 1, 2)]  # request 1 accepts nodes 1 and 2
-# By name: the lengths of two requests with 8 slots, their nodes, the nodes that request 0 accepts, the error, and
-# (request, to, node) of each row that moves.
+# By name: the lengths of two requests with 8 slots, their nodes, the nodes that request 0 accepts, the error,
+# and (request, to, node) of each row that moves.
 BAD_COMPACT: dict[str, tuple[Any, ...]] = {
     "node past the tree": ((8, 8), (5, 5), (1, 5), "accepted[0, 1] = 5", [(0, 0, 1), *SECOND]),
     "node -2": ((8, 8), (5, 5), (-2, 1), "accepted[0, 0] = -2", [(0, 1, 1), *SECOND]),

@@ -51,6 +51,18 @@ def test_copy(page: int, heads: int, layout: str, dtype: torch.dtype, scales: st
         assert_moved(case, want, between, mapping)
 
 
+@BACKENDS
+@pytest.mark.parametrize("layout", ["nhd", "padded"])
+def test_copy_of_pages_of_several_blocks(layout: str, backend: Backend) -> None:
+    """A block of a GPU copies 16 KiB at a time: three parts of a contiguous page, and of a page of rows."""
+    case = filled(caches(layout, 3, 20, 3, (200, 72), torch.float32), "large pages")
+    want, between = case.clone(), case.bytes_between()
+    reference.copy_kv_blocks(want.tensors, [(2, 0)])
+    mapping = torch.tensor([(2, 0)])
+    run(backend, "copy_kv_blocks", k_cache=case.k, v_cache=case.v, block_mapping=mapping)
+    assert_moved(case, want, between)
+
+
 def run_compact(
     backend: Backend,
     case: Caches,

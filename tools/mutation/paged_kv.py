@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from tools.mutation.mutant import Mutant
 
-BODY, RUN, MOVE = (f"csrc/ops/paged_kv/{file}" for file in ("cpu/body.h", "run.cc", "move.cc"))
+BODY, RUN, MOVE, MOVED, ENCODING = (
+    f"csrc/ops/paged_kv/{file}" for file in ("cpu/body.h", "run.cc", "move.cc", "moved.h", "encoding.h")
+)
 MERGE = "csrc/ops/merge_attention_states"
 APPEND = ("tests/ops/test_paged_kv.py",)
 MOVES = ("tests/ops/test_paged_kv_move.py",)
@@ -40,26 +42,26 @@ MUTANTS = (
         "int64_t j = 1; j < count; ++j) { const int32_t magnitude",
         APPEND,
     ),
-    Mutant("append: e4m3 scaled as int8", BODY, "? 127.0f : kLargestE4M3", "? 127.0f : 127.0f", APPEND),
+    Mutant("append: e4m3 scaled as int8", ENCODING, "? 127.0f : 448.0f", "? 127.0f : 127.0f", APPEND),
     Mutant(
         "append: e4m3 overflows to NaN",
-        BODY,
-        "from_f32<E4M3>(clamp(row[j] * inverse, -kLargestE4M3, kLargestE4M3))",
-        "from_f32<E4M3>(row[j] * inverse)",
+        ENCODING,
+        "from_f32<E4M3>(clamp(x * inverse_, -kLargestCode<E4M3>, kLargestCode<E4M3>))",
+        "from_f32<E4M3>(x * inverse_)",
         APPEND,
     ),
     Mutant(
         "append: NaN in int8 becomes 127",
-        BODY,
-        "row[j] != row[j] ? int8_t{0} : quantizer(row[j])",
-        "quantizer(row[j])",
+        ENCODING,
+        "x != x ? int8_t{0} : quantizer_(x)",
+        "quantizer_(x)",
         APPEND,
     ),
     Mutant(
         "append: a row with Inf keeps its scale",
-        BODY,
-        "is_finite ? used : std::numeric_limits<float>::quiet_NaN()",
-        "used",
+        ENCODING,
+        "largest <= FLT_MAX ?",
+        "largest == largest ?",
         APPEND,
     ),
     Mutant(
@@ -108,27 +110,18 @@ MUTANTS = (
     ),
     Mutant(
         "cache: heads of a padded cache copied as one run",
-        MOVE,
+        MOVED,
         "extent->count > 1 && extent->stride != runs.bytes",
         "extent->count > 1 && extent->stride < runs.bytes",
         MOVES,
     ),
-    Mutant(
-        "copy: scales stay", MOVE, "copy_page_scales(params.v_cache, params.v_scale, from, to);", "", MOVES
-    ),
+    Mutant("copy, compact: scales stay", MOVED, "if (scales->is_per_token()) add", "if (false) add", MOVES),
     Mutant(
         "copy: a source may be overwritten",
         MOVE,
         "target != targets.end() && target->first == source",
         "target != targets.end() && target->first == source && target->second < i",
         (*MOVES, *ERRORS),
-    ),
-    Mutant(
-        "compact: scales stay",
-        MOVE,
-        "std::memcpy(&scales.at(to[i].page, to[i].slot, h), &buffer[i * step + bytes], sizeof(float));",
-        "{}",
-        MOVES,
     ),
     Mutant(
         "compact: nodes counted from slot 0",
@@ -143,8 +136,8 @@ MUTANTS = (
     Mutant(
         "merge: the sink counts in lse",
         f"{MERGE}/run.cc",
-        "const float lse = largest + std::log(sum);",
-        "const float lse = largest + std::log(sum + (sink != nullptr ? std::exp(*sink - largest) : 0.0f));",
+        "const float lse = largest + log_of_sum(sum);",
+        "const float lse = largest + log_of_sum(sum + (sink ? exp_of_difference(*sink, largest) : 0.0f));",
         MERGES,
     ),
     Mutant(
@@ -156,13 +149,6 @@ MUTANTS = (
     ),
     Mutant(
         "merge: an empty part is read", f"{MERGE}/cpu/body.h", "if (weights[i] == 0.0f) continue;", "", MERGES
-    ),
-    Mutant(
-        "merge: a NaN before an empty part is lost",
-        f"{MERGE}/run.cc",
-        "lse > largest || lse != lse",
-        "lse > largest",
-        MERGES,
     ),
     Mutant("merge: -0 becomes 0", f"{MERGE}/cpu/body.h", "sum[j] = -0.0f;", "sum[j] = 0.0f;", MERGES),
     Mutant(
