@@ -8,7 +8,7 @@ namespace lamina::interop {
 namespace {
 
 // The text of the first error that kernels have recorded on a CUDA device since the last call; empty without one.
-std::string take_kv_error(int64_t device) {
+std::string take_kv_error([[maybe_unused]] int64_t device) {
 #if defined(LAMINA_WITH_CUDA) || defined(LAMINA_EMULATOR)
 #if !defined(LAMINA_EMULATOR)
   const torch::stable::accelerator::DeviceGuard guard(static_cast<int32_t>(device));

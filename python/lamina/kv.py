@@ -68,7 +68,7 @@ class PagedCache:
     k_scale      f32 with 1 element, for int8 and float8_e4m3fn: the scale of all keys. None: a scale for each
                  token and head, which write() computes
     v_scale      likewise for the values
-    device       where the cache lies
+    device       where the cache lies. On CUDA accept() waits for the device, because it reads `accepted`
 
     k, v and, if quantised, k_scale and v_scale are lists with a tensor for each layer, as append_paged_kv
     takes them. On a CPU, k and v ask for huge pages. A sequence is an int. Sequences made by fork() share

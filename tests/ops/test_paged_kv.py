@@ -128,6 +128,19 @@ def test_rope_then_append(interleaved: bool, dtype: torch.dtype, scales: str, ba
             )
 
 
+@BACKENDS
+def test_what_is_not_rotated_keeps_its_bits(backend: Backend) -> None:
+    """Signalling NaNs: v, k without rope, and q from rotary_dim on are copied or left alone."""
+    nan = torch.full((2, 1, 16), 0x7C01, dtype=torch.int16).view(torch.float16)
+    case, q = caches("nhd", 1, 4, 1, (16, 16), torch.float16), nan.clone()
+    cos, sin, first, last = torch.ones(1, 3), torch.zeros(1, 3), torch.tensor([0, 1]), torch.tensor([2, 3])
+    shared = {"k": nan, "v": nan, "k_cache": case.k, "v_cache": case.v}
+    run(backend, "append_paged_kv", **shared, slot_mapping=first, cos=cos, sin=sin, positions=first * 0, q=q)
+    run(backend, "append_paged_kv", **shared, slot_mapping=last)
+    for copied in (q[..., 6:], case.v, case.k[:, 2:]):
+        assert (copied.contiguous().view(torch.int16) == 0x7C01).all()
+
+
 def test_rope_is_the_rotation_of_complex_numbers() -> None:
     """In float64 and without the formula: the pairs turn by the angle of their position, both pairings."""
     g = generator("complex")
