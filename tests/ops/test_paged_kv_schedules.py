@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tests.support.backends import EmulatedKernel, emulator_parameters
 from tests.support.cases import dtype_name, generator
 from tests.support.compare import assert_equal
 from tests.support.kv_cases import CACHE_DTYPES, angles, caches, filled, rows, run, scales_of
+from tests.support.on_emulator import sites_without_conflicts
 
 EMULATED = pytest.mark.parametrize("emulated", emulator_parameters("paged_kv"))
 SEEDS = range(6)
@@ -91,6 +93,19 @@ def test_compact_under_every_schedule(emulated: EmulatedKernel) -> None:
             )  # fmt: skip
             for got, right in zip(case.tensors, want.tensors, strict=True):
                 assert_equal(got.float().contiguous(), right.float(), f"seed {seed}")
+
+
+@EMULATED
+def test_rows_in_shared_memory_have_no_bank_conflicts(emulated: EmulatedKernel) -> None:
+    """Where a block has one token with few pairs; other angles have conflicts where they are stored."""
+    k = rows(6, 16, 48, torch.bfloat16)
+    cos, sin = angles(6, 10, torch.float32)
+
+    def append(ops: Any) -> None:
+        case, places = caches("nhd", 2, 4, 16, (48, 48), torch.int8, "token"), torch.arange(6)
+        ops.append_paged_kv(k, k, case.k, case.v, places, **case.scales, cos=cos, sin=sin, positions=places)
+
+    assert len(sites_without_conflicts(emulated, append)) >= 4
 
 
 @EMULATED
