@@ -61,9 +61,15 @@ def test_blocks_that_share_the_rows_of_a_token(emulated: EmulatedKernel) -> None
         case = caches("nhd", 6, 4, 17, (256, 8), torch.bfloat16)
         k, v = rows(20, 17, 256, torch.bfloat16), rows(20, 17, 8, torch.float32)
         want, slots = case.clone(), torch.randperm(24, generator=generator("share"))[:20]
-        reference.append_paged_kv(k, v, want.k, want.v, slots.tolist())
+        (cos, sin), positions = angles(9, 100, torch.bfloat16), slots % 9
+        reference.append_paged_kv(
+            k, v, want.k, want.v, slots.tolist(), angles=(cos, sin), positions=positions.tolist()
+        )
         on = emulated.on_sms(sms)
-        run(on, "append_paged_kv", k=k, v=v, k_cache=case.k, v_cache=case.v, slot_mapping=slots)
+        run(
+            on, "append_paged_kv", k=k, v=v, k_cache=case.k, v_cache=case.v, slot_mapping=slots, cos=cos,
+            sin=sin, positions=positions,
+        )  # fmt: skip
         assert_equal(case.k, want.k)
         assert_equal(case.v, want.v)
         table, places = torch.arange(6).int()[None], list(reference.slots([list(range(6))], [20], 4))

@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lamina
-from lamina.doctor.checks import CPU_ONLY
+from lamina.doctor import attention
 from lamina.ops.registration import FAKES
 from tests.support.backends import emu_ops
 from tests.support.cases import GEMM_BY_NAME, GemmCase, generator, random_int8
@@ -18,7 +18,7 @@ from tests.support.compare import assert_equal
 from tests.support.int4_cases import Int4Case
 
 # Attention and its cache: test_paged_attention_tracing.py, test_paged_kv_tracing.py.
-TENSOR_OPS = sorted(set(FAKES) - set(CPU_ONLY))
+TENSOR_OPS = sorted(set(FAKES) - set(attention.CHECKS))
 
 
 def gemm_arguments(m: int, n: int, k: int, zero_point: str, bias: torch.dtype | None) -> tuple[Any, ...]:
