@@ -42,6 +42,30 @@ inline uint16_t f32_to_bf16(float value) {
 }
 inline float bf16_to_f32(uint16_t bits) { return to_f32(BF16{bits}); }
 
+inline uint32_t f32_to_f16x2(float low, float high) {
+  return static_cast<uint32_t>(f32_to_f16(high)) << 16 | f32_to_f16(low);
+}
+inline uint32_t f32_to_bf16x2(float low, float high) {
+  return static_cast<uint32_t>(f32_to_bf16(high)) << 16 | f32_to_bf16(low);
+}
+
+inline float f32_max(float a, float b) { return std::fmax(a, b); }
+
+namespace emu {
+
+inline float flush_subnormal(float v) {
+  return std::abs(v) < 0x1p-126f ? std::copysign(0.0f, v) : v;
+}
+
+}  // namespace emu
+
+// The emulated approximations are as good as f32 allows; the bounds of kernels hold for those of the PTX ISA.
+inline float exp2_approx(float a) {
+  const float exact = static_cast<float>(std::exp2(static_cast<double>(emu::flush_subnormal(a))));
+  return emu::flush_subnormal(exact);
+}
+inline float log2_approx(float a) { return static_cast<float>(std::log2(static_cast<double>(a))); }
+
 namespace emu {
 
 template <class Half, class Combine>

@@ -56,6 +56,43 @@ LAMINA_DEVICE float bf16_to_f32(uint16_t bits) {
   return d;
 }
 
+// cvt.rn.{f16x2,bf16x2}.f32 d, high, low;                                 PTX ISA 7.0, sm_80
+// Rounds both to nearest, ties to even; `low` becomes the low half.
+LAMINA_DEVICE uint32_t f32_to_f16x2(float low, float high) {
+  uint32_t d;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+}
+LAMINA_DEVICE uint32_t f32_to_bf16x2(float low, float high) {
+  uint32_t d;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+}
+
+// max.f32 d, a, b;                                                        PTX ISA 1.0, sm_10
+// The other operand if one is NaN; NaN if both are.
+LAMINA_DEVICE float f32_max(float a, float b) {
+  float d;
+  asm("max.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
+  return d;
+}
+
+// ex2.approx.ftz.f32 d, a;                                                PTX ISA 1.4, sm_10
+// 2^a within 2^-22 of itself. Subnormal operands and results become zeros. 2^0 is 1, 2^-inf is +0, 2^+inf is +inf.
+LAMINA_DEVICE float exp2_approx(float a) {
+  float d;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(a));
+  return d;
+}
+
+// lg2.approx.f32 d, a;                                                    PTX ISA 1.4, sm_10
+// The binary logarithm, within 2^-22 where a is between 0.5 and 2 and within 2^-22 of itself elsewhere. That of 0 is -inf.
+LAMINA_DEVICE float log2_approx(float a) {
+  float d;
+  asm("lg2.approx.f32 %0, %1;" : "=f"(d) : "f"(a));
+  return d;
+}
+
 // add.rn.f16x2 d, a, b;                                                   PTX ISA 4.2, sm_53
 // Without .rn the compiler might fuse the addition with a multiplication.
 LAMINA_DEVICE uint32_t f16x2_add(uint32_t a, uint32_t b) {
