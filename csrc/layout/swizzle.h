@@ -39,6 +39,14 @@ constexpr int row_chunk(int row, int chunk) { return chunk ^ (row % kBankGroups)
 // The same for rows of 64 bytes, two of which fill all banks.
 constexpr int half_row_chunk(int row, int chunk) { return chunk ^ (row / 2 % 4); }
 
+// Rows of bytes, row_bytes = 64 or a multiple of 128, from which two kinds of loads read: eight lanes a chunk of 16
+// bytes each, of four chunks of two neighbouring rows; and 32 lanes a word each, of two chunks of four rows, every
+// other. The byte where a chunk of a row starts. Two rows of 64 bytes share a line of 128.
+constexpr int byte_row_offset(int row_bytes, int row, int chunk) {
+  const int line = row_bytes == 64 ? row / 2 * 128 : row * row_bytes;
+  return line + (chunk ^ (row % 2 * 4) ^ (row / 2 % 4 * 2)) * kChunkBytes;
+}
+
 // An int8_tile: 16 rows (groups of 4 k) of 64 bytes (16 columns x 4 k). A lane of an mma reads chunk q % 4
 // of row g, with g = lane % 4 and q = lane / 4.
 constexpr int tile_chunk(int row, int chunk) { return chunk ^ (row / 2 % 2 * 2); }
@@ -68,6 +76,25 @@ constexpr bool half_rows_are_free_of_conflicts() {
       if (!hits_every_bank_group(
               [=](int lane) { return (first + lane) * 4 + half_row_chunk(first + lane, chunk); }))
         return false;
+  return true;
+}
+
+constexpr bool byte_rows_are_free_of_conflicts() {
+  for (int row_bytes : {64, 128, 256})
+    for (int row = 0; row < 16; row += 2)
+      for (int chunk = 0; chunk < row_bytes / kChunkBytes; chunk += 4) {
+        if (!hits_every_bank_group([=](int lane) {
+              return byte_row_offset(row_bytes, row + lane / 4, chunk + lane % 4) / kChunkBytes;
+            }))
+          return false;
+        for (int pair = 0; pair < 4; pair += 2)
+          for (int first = row / 8 * 8; first < row / 8 * 8 + 2; ++first)
+            if (!hits_every_bank_group([=](int i) {
+                  return byte_row_offset(row_bytes, first + i / 2 * 2, chunk + pair + i % 2) /
+                         kChunkBytes;
+                }))
+              return false;
+      }
   return true;
 }
 
@@ -102,6 +129,7 @@ constexpr bool hardware_swizzles_hold() {
 static_assert(hardware_swizzles_hold());
 static_assert(rows_are_free_of_conflicts());
 static_assert(half_rows_are_free_of_conflicts());
+static_assert(byte_rows_are_free_of_conflicts());
 static_assert(tiles_are_free_of_conflicts());
 
 }  // namespace proof
