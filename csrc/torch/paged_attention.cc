@@ -8,6 +8,10 @@
 #include "torch/interop.h"
 #include "torch/kv.h"
 
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_EMULATOR)
+#include "ops/paged_attention/cuda/run.h"
+#endif
+
 namespace lamina::interop {
 namespace {
 
@@ -89,17 +93,32 @@ void set_biases(const std::optional<Tensor>& slopes, const std::optional<Tensor>
   }
 }
 
-std::tuple<Tensor, Tensor> attend(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
-                                  const Tensor& block_table, const Tensor& seq_lens,
-                                  const Tensor& cu_seqlens_q, int64_t max_seqlen_q,
-                                  std::optional<double> scale, bool causal, int64_t window_left,
-                                  int64_t window_right, double softcap,
-                                  std::optional<Tensor> alibi_slopes, std::optional<Tensor> sinks,
-                                  std::optional<Tensor> tree_mask, std::optional<Tensor> tree_len,
-                                  std::optional<Tensor> tree_depth, std::optional<Tensor> k_scale,
-                                  std::optional<Tensor> v_scale,
-                                  std::optional<ScalarType> out_dtype, bool return_lse,
-                                  bool /* batch_invariant: always on a CPU */) {
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_EMULATOR)
+void run_on(const Accelerator& accelerator, const paged_attention::Params& params,
+            const Tensor& like) {
+  const paged_attention::CudaPlan plan =
+      paged_attention::plan_cuda(params, accelerator.device, accelerator.kernel);
+  require(plan.kernel.launch != nullptr, "set_cuda_kernel", "name = \"", accelerator.kernel,
+          "\": no CUDA kernel of this name for compute capability ",
+          accelerator.device.compute_capability, ", head_dim = ", params.head_dim,
+          ", v_head_dim = ", params.v_head_dim, " and this cache");
+  const Workspace workspace(like, plan.workspace_bytes);
+  raise_if_bad(paged_attention::run_cuda(params, plan, workspace.data(), accelerator.stream));
+}
+#else
+[[noreturn]] void run_on(const Accelerator&, const paged_attention::Params&, const Tensor&) {
+  fail(kOp, "no CUDA kernel is built");
+}
+#endif
+
+std::tuple<Tensor, Tensor> attend(
+    const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& block_table,
+    const Tensor& seq_lens, const Tensor& cu_seqlens_q, int64_t max_seqlen_q,
+    std::optional<double> scale, bool causal, int64_t window_left, int64_t window_right,
+    double softcap, std::optional<Tensor> alibi_slopes, std::optional<Tensor> sinks,
+    std::optional<Tensor> tree_mask, std::optional<Tensor> tree_len,
+    std::optional<Tensor> tree_depth, std::optional<Tensor> k_scale, std::optional<Tensor> v_scale,
+    std::optional<ScalarType> out_dtype, bool return_lse, bool batch_invariant) {
   const auto argument = [&](const char* name, const std::optional<Tensor>& t) {
     return Argument{kOp, name, t ? *t : q};
   };
@@ -124,6 +143,7 @@ std::tuple<Tensor, Tensor> attend(const Tensor& q, const Tensor& k_cache, const 
   params.scale =
       static_cast<float>(scale.value_or(1.0 / std::sqrt(static_cast<double>(params.head_dim))));
   params.causal = causal;
+  params.batch_invariant = batch_invariant;
   params.window_left = window_of("window_left", window_left);
   params.window_right = window_of("window_right", window_right);
   require(softcap == 0.0 || (softcap >= FLT_MIN && softcap <= FLT_MAX), kOp, "softcap = ", softcap,
@@ -148,7 +168,9 @@ std::tuple<Tensor, Tensor> attend(const Tensor& q, const Tensor& k_cache, const 
                       argument("tree_depth", tree_depth),
                       argument("k_scale", k_scale),
                       argument("v_scale", v_scale)});
-  require(!accelerator, kOp, "no CUDA kernel is built; move q to the CPU");
+#if defined(LAMINA_WITH_CUDA) || defined(LAMINA_EMULATOR)
+  if (accelerator) raise_if_bad(paged_attention::check_cuda(params, accelerator->device));
+#endif
 
   const ScalarType dtype = out_dtype.value_or(q.scalar_type());
   params.out_dtype = float_dtype(kOp, "out_dtype", dtype);
@@ -156,7 +178,11 @@ std::tuple<Tensor, Tensor> attend(const Tensor& q, const Tensor& k_cache, const 
   Tensor lse = new_tensor(q, {params.heads, return_lse ? params.tokens : 0}, ScalarType::Float);
   params.out = out.data_ptr();
   params.lse = return_lse ? static_cast<float*>(lse.data_ptr()) : nullptr;
-  raise_if_bad(paged_attention::run(params, TorchParallel()));
+  if (accelerator) {
+    run_on(*accelerator, params, q);
+  } else {
+    raise_if_bad(paged_attention::run(params, TorchParallel()));
+  }
   return {out, lse};
 }
 

@@ -14,11 +14,11 @@
 //            and then by slot. Dot products sum head_dim in order. The columns of a chunk of 512, counted from column
 //            0, share one maximum, and their products with v are summed in order of columns; chunks are merged in
 //            order. Neither threads, pages nor other rows change a bit, and a node has the bits that its path has as a
-//            plain sequence.
+//            plain sequence. On a GPU: cuda/sm80.cuh; there this holds with batch_invariant.
 // Arithmetic f32 with fused multiply-adds. Where the processor has them, bf16 dot products for bf16 queries and caches, with
 //            weights rounded to bf16, and integer ones for int8 caches, with queries and weights of 16 bits. The
 //            dtypes and the processor choose, never the number of rows. A weight below 2^-125 of the largest of its
-//            chunk is 0.
+//            chunk is 0. On a GPU f16 or bf16 products with f32 sums, and weights rounded to 16 bits.
 // Reference  tests/reference/paged_attention.py
 #pragma once
 
@@ -62,7 +62,8 @@ struct Params {
       nullptr;          // [tokens]; not given: the number of other nodes that the node sees
   void* out = nullptr;  // [tokens, heads, v_head_dim] contiguous
   DType out_dtype = DType::kF32;
-  float* lse = nullptr;  // [heads, tokens], or not wanted
+  float* lse = nullptr;          // [heads, tokens], or not wanted
+  bool batch_invariant = false;  // always so on a CPU
 };
 
 // On a CPU. Checks every index that an engine gives before it is followed.

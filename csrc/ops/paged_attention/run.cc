@@ -9,6 +9,7 @@
 
 namespace lamina::paged_attention {
 
+#define LAMINA_CUDA_KERNEL(...)
 #define LAMINA_CPU_KERNEL(op, isa, value) CpuKernel op##_##isa();
 #include "ops/paged_attention/kernels.inc"
 #undef LAMINA_CPU_KERNEL
@@ -20,6 +21,7 @@ const CpuKernel& choose_kernel(Isa isa) {
 #define LAMINA_CPU_KERNEL(op, isa, value) op##_##isa(),
 #include "ops/paged_attention/kernels.inc"
 #undef LAMINA_CPU_KERNEL
+#undef LAMINA_CUDA_KERNEL
   };
   const CpuKernel* chosen = &kernels.front();
   for (const CpuKernel& kernel : kernels)

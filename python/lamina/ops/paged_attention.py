@@ -44,19 +44,19 @@ def paged_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax(scale * dot(q, k) + bias) times v for every token of a batch, with k and v in a paged cache.
 
-    q             [tokens, heads, head_dim]  f32 | f16 | bf16, unit stride in head_dim, other strides free.
-                  The tokens of all requests stand one after the other
+    q             [tokens, heads, head_dim]  f32 (on a CPU) | f16 | bf16, unit stride in head_dim, other
+                  strides free. The tokens of all requests stand one after the other
     k_cache       [pages, page, kv_heads, head_dim]  f32 | f16 | bf16 | float8_e4m3fn | int8, unit stride in
                   head_dim, other strides free: [pages, kv_heads, page, head_dim], or K and V in one tensor,
                   are views. heads = group * kv_heads, with group from 1 to 128. head_dim is a multiple of 8,
-                  at most 256
+                  at most 256. CUDA: the dtype of q, float8_e4m3fn or int8
     v_cache       as k_cache, with the same dtype; its head_dim may differ
     block_table   [requests, max_blocks]  int32: slot j of request b is row j % page of page
                   block_table[b, j // page]. Entries past the keys that a request sees are not read
     seq_lens      [requests]  int32: keys of a request in the cache, including those of the tokens in q
     cu_seqlens_q  [requests + 1]  int32: request b has the tokens from cu_seqlens_q[b] to before
                   cu_seqlens_q[b + 1]
-    max_seqlen_q  the most tokens of a request, or more
+    max_seqlen_q  the most tokens of a request, or more. CUDA: chooses the kernel, and is not checked
     scale         of the dot products. None: 1 / sqrt(head_dim)
     causal        The last token of a request has position seq_lens - 1 and sees all keys; the token before it
                   one less. False: every token sees all keys
@@ -76,7 +76,9 @@ def paged_attention(
     v_scale       as k_scale
     out_dtype     f32 | f16 | bf16. None: dtype of q
     return_lse    also return the logarithm of the sum of weights, without the sink
-    batch_invariant  CUDA: the bits of a row do not depend on the batch. On a CPU they never do
+    batch_invariant  CUDA: the bits of a row depend on its query and the keys that it sees alone, as they
+                  always do on a CPU. Without it they also depend on where the work is cut, so on the lengths
+                  in the batch
     returns       out [tokens, heads, head_dim of v], or (out, lse) with lse [heads, tokens] f32, the natural
                   logarithm. A token that sees no key has out = 0 and lse = -inf
     Error    Per element, with w the exact weights (they sum to 1, less the sink's part), s the exact scores,
@@ -90,15 +92,24 @@ def paged_attention(
              int8 caches on a CPU with avx512_vnni: q and weights are rounded to 16-bit integers, so e gains
              |scale| k_scale_j (max_i |q_i| / 64000) sum_i |k_ji| and out gains max_j (w_j v_scale_j) / 128000
              sum_j |v_j|, where k and v are the stored integers. A NaN or Inf in q, or a v_scale that is NaN,
-             Inf or negative, makes the row NaN. The tests use these expressions
+             Inf or negative, makes the row NaN.
+             CUDA: weights are rounded to the dtype of the cache, or to bf16 for float8 and int8 (with their
+             v_scale), where they multiply values and where they are summed. With w = 2^-11 | 2^-8 for f16 |
+             bf16 weights 2 e + g u becomes 2 e + (c + 64) u + 2 w, and weights below 2^-28 of the largest
+             count as 0 in f16; the bound of lse gains w + c u. The tests use these expressions
     NaN, Inf propagate from the keys that a token sees, and from no others, whatever unused slots hold
     Raises   ValueError that names the argument, its value and the allowed values, on a CPU also for a block,
              length, offset or tree that is out of range; TypeError for an argument of a wrong Python type
-             (docs/errors.md lists both)
-    Devices  CPU (generic, avx2, avx512_vnni, avx512_bf16, amx_int8). All tensors are on one device. A row
-             depends on its query and on the keys that it sees, bit for bit: not on the batch, the threads,
-             the page size or the order of pages. A node of a tree has the bits that it has as the last token
-             of its path. All instruction sets give the same bits where all compute in f32
+             (docs/errors.md lists both). CUDA: lamina.check_errors() reports the first such index. A request
+             with a bad length, offset or tree counts as empty: its tokens have out = 0 and lse = -inf; a bad
+             block holds zeros. Negative depths count as 0 and are reported where positions matter
+    Devices  CPU (generic, avx2, avx512_vnni, avx512_bf16, amx_int8), CUDA sm_80+. All tensors are on one
+             device. On a CPU, and on CUDA with batch_invariant, a row depends on its query and on the keys
+             that it sees, bit for bit: not on the batch, the threads, the page size or the order of pages. A
+             node of a tree then has the bits that it has as the last token of its path. All instruction sets
+             of CPUs give the same bits where all compute in f32. CUDA: two launches, up to four with a tree;
+             the host reads no length, so a graph that is replayed with other lengths, tables and trees is
+             right
     Source   csrc/ops/paged_attention/paged_attention.h
     """
     require_tensors(

@@ -1,0 +1,194 @@
+#include "ops/paged_attention/cuda/run.h"
+
+#include "block/row_alignment.h"
+#include "ops/paged_attention/cuda/plan.h"
+
+namespace lamina::paged_attention {
+
+std::vector<CudaKernel> paged_attention_kernels();  // CMake writes it from kernels.inc
+
+namespace {
+
+constexpr int64_t kAlignment = 16;  // of the parts of the workspace
+
+const char* name_of(kv::CacheDType dtype) {
+  switch (dtype) {
+    case kv::CacheDType::kF32:
+      return "float32";
+    case kv::CacheDType::kF16:
+      return "float16";
+    case kv::CacheDType::kBF16:
+      return "bfloat16";
+    case kv::CacheDType::kE4M3:
+      return "float8_e4m3fn";
+    case kv::CacheDType::kI8:
+      return "int8";
+  }
+  return "";
+}
+
+Elements elements_of(kv::CacheDType dtype) {
+  return dtype == kv::CacheDType::kI8     ? Elements::kInt8
+         : dtype == kv::CacheDType::kE4M3 ? Elements::kE4M3
+                                          : Elements::kHalf;
+}
+
+// Bytes of one copy of rows with these strides, in elements of `size` bytes.
+int copy_bytes(const void* data, int64_t size, std::initializer_list<int64_t> strides) {
+  auto low = reinterpret_cast<uintptr_t>(data) | 16;
+  for (int64_t stride : strides) low |= static_cast<uint64_t>(stride * size);
+  return copy_bytes_of(static_cast<int>(low & ~(low - 1)));
+}
+int copy_bytes(const kv::Cache& cache) {
+  return copy_bytes(cache.data, kv::size_bytes(cache.dtype),
+                    {cache.page_stride, cache.slot_stride, cache.head_stride});
+}
+
+// A kernel is called this, or the name is the beginning of its name up to a "_".
+bool is_called(std::string_view kernel, std::string_view name) {
+  return kernel.substr(0, name.size()) == name &&
+         (kernel.size() == name.size() || name.empty() || kernel[name.size()] == '_');
+}
+
+// Whether a kernel with `rows` and `dim` is better than one with the others, for a call with `needed` rows a request.
+bool is_better(const CudaKernel& kernel, const CudaKernel& other, int64_t needed) {
+  if (kernel.dim != other.dim) return kernel.dim < other.dim;
+  const bool holds = kernel.rows >= needed, other_holds = other.rows >= needed;
+  if (holds != other_holds) return holds;
+  return holds ? kernel.rows < other.rows : kernel.rows > other.rows;
+}
+
+CudaKernel choose(const Params& params, const DeviceInfo& device, std::string_view only) {
+  const int64_t dim = std::max(params.head_dim, params.v_head_dim);
+  const int64_t needed =
+      std::min(params.max_seqlen_q, params.tokens) * (params.heads / params.kv_heads);
+  CudaKernel chosen{};
+  for (const CudaKernel& kernel : cuda_kernels()) {
+    if (kernel.arch > device.compute_capability || kernel.smem_bytes > device.smem_per_block ||
+        kernel.dim < dim || kernel.cache != elements_of(params.k.dtype) ||
+        !is_called(kernel.name, only))
+      continue;
+    if (chosen.launch == nullptr || is_better(kernel, chosen, needed)) chosen = kernel;
+  }
+  return chosen;
+}
+
+// Takes pieces of a workspace one after the other.
+struct Pieces {
+  int64_t bytes = 0;
+  std::byte* base = nullptr;
+
+  template <class T>
+  T* take(int64_t count) {
+    const int64_t at = bytes;
+    bytes += round_up(count * static_cast<int64_t>(sizeof(T)), kAlignment);
+    return reinterpret_cast<T*>(base + at);
+  }
+};
+
+// Sets the addresses of the work; returns the bytes of the workspace.
+int64_t place(Work& work, void* workspace) {
+  Pieces pieces{0, static_cast<std::byte*>(workspace)};
+  work.header = pieces.take<Header>(1);
+  work.span = pieces.take<Span>(work.spans);
+  work.tile = pieces.take<Tile>(work.max_tiles);
+  work.arrivals = pieces.take<int32_t>(work.parts);
+  work.partials = pieces.take<float>(int64_t{work.parts} * work.slots_per_part * work.slot_floats);
+  work.depths = pieces.take<int32_t>(work.depth_count);
+  work.node_counts = pieces.take<int32_t>(work.max_nodes > 0 ? work.tokens : 0);
+  work.nodes = pieces.take<int32_t>(work.tokens * work.max_nodes);
+  return pieces.bytes;
+}
+
+// Whether the positions of nodes of trees matter.
+bool needs_positions(const Params& params) {
+  return params.tree_mask != nullptr &&
+         (params.alibi_slopes != nullptr || params.window_left >= 0 || params.window_right >= 0 ||
+          params.batch_invariant);
+}
+
+// Splits for a call that is invariant to its batch. splits: the most of a tile.
+void plan_splits(const Params& params, int64_t splits, Work& work) {
+  work.split_blocks = kSplitBlocks;
+  // Tiles are cut only where there are few, because the workspace holds a result for each split of the pieces.
+  const int64_t tiles = work.max_tiles * params.kv_heads;
+  const bool cuts = tiles < 4 * int64_t{work.parts} && splits > 1;
+  work.visit_blocks = cuts ? kSplitBlocks : INT_MAX;
+  if (cuts)
+    work.slots_per_part =
+        static_cast<int32_t>(std::min(ceil_div(tiles * splits, work.parts), splits) + 1);
+  if (params.tree_mask != nullptr) work.max_nodes = 32 * params.tree_words;
+}
+
+}  // namespace
+
+const std::vector<CudaKernel>& cuda_kernels() {
+  static const std::vector<CudaKernel> kernels = paged_attention_kernels();
+  return kernels;
+}
+
+Status check_cuda(const Params& params, const DeviceInfo& device) {
+  constexpr const char* kOp = "paged_attention: ";
+  if (device.compute_capability < 80)
+    return Status::error(kOp, "q is on a GPU of compute capability ", device.compute_capability,
+                         "; 80 and newer are possible");
+  if (params.tokens * (params.heads / params.kv_heads) > INT32_MAX)
+    return Status::error(kOp, "q has ", params.tokens, " tokens and ", params.heads,
+                         " heads; on CUDA at most ", INT32_MAX, " rows for each head of k_cache");
+  if (params.q_dtype == DType::kF32)
+    return Status::error(kOp, "q is float32; on CUDA it must be float16 or bfloat16");
+  const kv::CacheDType q_dtype =
+      params.q_dtype == DType::kF16 ? kv::CacheDType::kF16 : kv::CacheDType::kBF16;
+  if (!kv::is_quantized(params.k.dtype) && params.k.dtype != q_dtype)
+    return Status::error(kOp, "k_cache is ", name_of(params.k.dtype), "; on CUDA it must be ",
+                         name_of(q_dtype), " like q, int8 or float8_e4m3fn");
+  return Status::ok();
+}
+
+CudaPlan plan_cuda(const Params& params, const DeviceInfo& device, std::string_view only) {
+  CudaPlan plan{choose(params, device, only), {}, 0};
+  if (plan.kernel.launch == nullptr) return plan;
+  const int64_t group = params.heads / params.kv_heads;
+  Work& work = plan.work;
+  work.spans = params.requests + 2;
+  // Each span may end with a tile that is not full.
+  work.max_tiles = params.tokens * group / plan.kernel.rows + work.spans;
+  const int64_t blocks = ceil_div(params.block_table.max_blocks * params.k.page, kColumns);
+  const int64_t per_sm = std::clamp<int64_t>(
+      device.smem_per_block / (plan.kernel.smem_bytes + 1024), 1, plan.kernel.blocks_per_sm);
+  const int64_t visits = work.max_tiles * params.kv_heads * std::max<int64_t>(blocks, 1);
+  work.parts = static_cast<int32_t>(std::min(device.sm_count * per_sm, visits));
+  work.slot_floats = plan.kernel.slot_floats;
+  work.tokens = params.tokens;
+  if (params.batch_invariant) plan_splits(params, ceil_div(blocks, kSplitBlocks), work);
+  if (needs_positions(params) && params.tree_depth == nullptr) work.depth_count = params.tokens;
+  plan.workspace_bytes = place(work, nullptr);
+  return plan;
+}
+
+Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, void* stream) {
+  if (params.tokens == 0) return Status::ok();
+  KernelArgs args{};
+  args.p = params;
+  args.work = plan.work;
+  place(args.work, workspace);
+  if (Status status = kv::error_word(args.error); !status.is_ok()) return status;
+  args.page = Divisor(static_cast<int32_t>(std::min<int64_t>(params.k.page, INT32_MAX)));
+  args.group = static_cast<int32_t>(params.heads / params.kv_heads);
+  args.q_copy_bytes = copy_bytes(params.q, 2, {params.q_token_stride, params.q_head_stride});
+  args.k_copy_bytes = copy_bytes(params.k);
+  args.v_copy_bytes = copy_bytes(params.v);
+  if (needs_positions(params))
+    args.depths = params.tree_depth != nullptr ? params.tree_depth : args.work.depths;
+  if (Status status = launch_plan(params, args.work, plan.kernel.rows, args.error, stream);
+      !status.is_ok())
+    return status;
+  if (args.work.depth_count > 0)
+    if (Status status = launch_depths(params, args.work, stream); !status.is_ok()) return status;
+  if (args.work.max_nodes > 0)
+    if (Status status = launch_nodes(params, args.work, args.depths, stream); !status.is_ok())
+      return status;
+  return plan.kernel.launch(args, stream);
+}
+
+}  // namespace lamina::paged_attention

@@ -1,0 +1,209 @@
+// Scores of a block of columns to weights. A score counts in units of log2, so that its weight is a power of 2.
+//
+// Scores need a transformation where there is a softcap, a bias or a scale of each key; else their common factor is
+// applied together with the maximum, in one fused operation.
+#pragma once
+
+#include <cfloat>
+#include <cmath>
+
+#include "ops/paged_attention/cuda/products.cuh"
+#include "ops/paged_attention/cuda/rows.cuh"
+
+namespace lamina::paged_attention {
+
+inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// What the scores of a call have in common. The same in all threads.
+struct ScoreRule {
+  float scale;    // of dot products, with the scale of a whole cache of keys
+  float factor;   // of dot products that need no transformation
+  bool is_plain;  // whether they need none
+
+  LAMINA_DEVICE static ScoreRule of(const Params& p) {
+    ScoreRule rule{p.scale, 1.0f, false};
+    if (p.k_scale.is_given() && !p.k_scale.is_per_token())
+      rule.scale = rule.scale * dev::load_global(p.k_scale.data);
+    const float factor = rule.scale * kLog2E;
+    // A maximum of products is the product of the maximum only for positive factors.
+    rule.is_plain = p.softcap == 0.0f && p.alibi_slopes == nullptr && !p.k_scale.is_per_token() &&
+                    factor >= FLT_MIN && factor <= FLT_MAX;
+    if (rule.is_plain) rule.factor = factor;
+    return rule;
+  }
+};
+
+template <class Shape>
+struct Softmax {
+  using State = typename Shape::State;
+  using Scores = typename Products<Shape>::Scores;
+  using Weights = typename Products<Shape>::Weights;
+  using Rows = TileRows<Shape>;
+  using W = typename Shape::W;
+
+  // The column of the block that this lane holds in element e of tile n of the scores.
+  LAMINA_DEVICE static int column_of(int n, int e) {
+    return Shape::warp_n() * (kColumns / Shape::kWarpsN) + n * 8 + dev::lane() % 4 * 2 + e % 2;
+  }
+
+  LAMINA_DEVICE static float tanh(float x) {
+    const float t = dev::exp2_approx(std::abs(x) * (-2.0f * kLog2E));
+    return std::copysign((1.0f - t) / (1.0f + t), x);
+  }
+
+  // stage: of the keys.
+  LAMINA_DEVICE static void transform(const KernelArgs& args, const ScoreRule& rule,
+                                      const Walk<Shape>& walk, int stage, Scores& scores) {
+    const Params& p = args.p;
+    const int32_t prefix = Shape::at(&Place::prefix), nodes = Shape::at(&Tile::tree_len);
+    const float scale = p.softcap == 0.0f ? rule.scale * kLog2E : rule.scale;
+#pragma unroll
+    for (int n = 0; n < Shape::kTilesColumn; ++n)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int column = column_of(n, e);
+        float of_column = scale;
+        if constexpr (Shape::kIsQuantized)
+          if (p.k_scale.is_per_token())
+            of_column = scale * dev::load_shared(Shape::scales(stage, false) + column);
+        // For plain tokens a key has the position of its slot; for nodes another node has its own.
+        const int32_t slot_position = walk.first_column() + column - prefix;
+        int32_t node_position = slot_position;
+        if (p.alibi_slopes != nullptr && slot_position >= 0 && slot_position < nodes)
+          node_position = dev::load_shared(Shape::positions(walk.index()) + column);
+#pragma unroll
+        for (int t = 0; t < Shape::kTilesM; ++t)
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            float& score = scores[t][n][half * 2 + e];
+            score = score * of_column;
+            if (p.softcap != 0.0f) score = tanh(score / p.softcap) * (p.softcap * kLog2E);
+            if (p.alibi_slopes != nullptr) {
+              const int row = Shape::row_of(t, half);
+              const int32_t own = Rows::info(row, RowMember::kPosition);
+              const int32_t position =
+                  Rows::info(row, RowMember::kToken) < 0 ? slot_position : node_position;
+              const uint32_t distance =
+                  own > position ? static_cast<uint32_t>(own) - static_cast<uint32_t>(position)
+                                 : static_cast<uint32_t>(position) - static_cast<uint32_t>(own);
+              score = std::fma(-std::bit_cast<float>(Rows::info(row, RowMember::kSlope)),
+                               static_cast<float>(distance), score);
+            }
+          }
+      }
+  }
+
+  // Scores that a row does not see become -inf.
+  LAMINA_DEVICE static void mask(const KernelArgs& args, const Walk<Shape>& walk, Scores& scores) {
+#pragma unroll
+    for (int t = 0; t < Shape::kTilesM; ++t)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const uint64_t seen = Rows::seen(args, Shape::row_of(t, half), walk) >> column_of(0, 0);
+#pragma unroll
+        for (int n = 0; n < Shape::kTilesColumn; ++n)
+#pragma unroll
+          for (int e = 0; e < 2; ++e)
+            if (!(seen >> (n * 8 + e) & 1)) scores[t][n][half * 2 + e] = -kInfinity;
+      }
+  }
+
+  // The largest score of each row in the block of columns.
+  LAMINA_DEVICE static void find_maxima(const Scores& scores, float (&maxima)[Shape::kTilesM][2]) {
+    auto* const of_warps = reinterpret_cast<float*>(Shape::smem(Shape::kMaximaAt));
+#pragma unroll
+    for (int t = 0; t < Shape::kTilesM; ++t)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float largest = -kInfinity;
+#pragma unroll
+        for (int n = 0; n < Shape::kTilesColumn; ++n)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) largest = dev::f32_max(largest, scores[t][n][half * 2 + e]);
+        largest = dev::f32_max(largest, dev::shuffle_xor(largest, 1));
+        largest = dev::f32_max(largest, dev::shuffle_xor(largest, 2));
+        if constexpr (Shape::kWarpsN > 1) {
+          if (dev::lane() % 4 == 0)
+            dev::store_shared(of_warps + Shape::warp_n() * Shape::kRows + Shape::row_of(t, half),
+                              largest);
+        }
+        maxima[t][half] = largest;
+      }
+    if constexpr (Shape::kWarpsN > 1) {
+      dev::block_sync();
+#pragma unroll
+      for (int t = 0; t < Shape::kTilesM; ++t)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+          for (int w = 0; w < Shape::kWarpsN; ++w)
+            maxima[t][half] = dev::f32_max(
+                maxima[t][half],
+                dev::load_shared(of_warps + w * Shape::kRows + Shape::row_of(t, half)));
+    }
+  }
+
+  // Raises the exponents of the state to those of the maxima, and scales the state where one has changed.
+  LAMINA_DEVICE static void raise(const float (&maxima)[Shape::kTilesM][2], float factor,
+                                  State& state) {
+    float grow[Shape::kTilesM][2];
+    bool has_changed = false;
+#pragma unroll
+    for (int t = 0; t < Shape::kTilesM; ++t)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float& exponent = state.exponent[t][half];
+        const float next =
+            dev::f32_max(exponent, maxima[t][half] * factor - Half<W>::kWeightExponent);
+        has_changed = has_changed || next != exponent;
+        grow[t][half] = dev::exp2_approx(exponent - finite(next));
+        exponent = next;
+      }
+    if (!dev::any(has_changed)) return;
+#pragma unroll
+    for (int t = 0; t < Shape::kTilesM; ++t)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        state.weights[t][e] = state.weights[t][e] * grow[t][e / 2];
+#pragma unroll
+        for (int n = 0; n < Shape::kTilesElement; ++n)
+          state.values[t][n][e] = state.values[t][n][e] * grow[t][e / 2];
+      }
+  }
+
+  // An exponent that can be subtracted: 0 for a row that has seen nothing yet.
+  LAMINA_DEVICE static float finite(float exponent) {
+    return exponent == -kInfinity ? 0.0f : exponent;
+  }
+
+  // scaled: the weights times the scales of the columns' values, if there is a scale for each column. A column that
+  // a row does not see may have any scale.
+  LAMINA_DEVICE static void weigh(const Scores& scores, float factor, const State& state, int stage,
+                                  bool has_scales, Weights& weights, Weights& scaled) {
+#pragma unroll
+    for (int t = 0; t < Shape::kTilesM; ++t)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float exponent = -finite(state.exponent[t][half]);
+#pragma unroll
+        for (int n = 0; n < Shape::kTilesColumn; ++n) {
+          const float low = scores[t][n][half * 2], high = scores[t][n][half * 2 + 1];
+          const float low_weight = dev::exp2_approx(std::fma(low, factor, exponent));
+          const float high_weight = dev::exp2_approx(std::fma(high, factor, exponent));
+          const int to = n % 2 * 2 + half;
+          weights[t][n / 2][to] = Half<W>::pack(low_weight, high_weight);
+          if constexpr (Shape::kIsQuantized) {
+            if (!has_scales) continue;
+            const float* const scale = Shape::scales(stage, true) + column_of(n, 0);
+            const float low_scale = dev::load_shared(scale),
+                        high_scale = dev::load_shared(scale + 1);
+            scaled[t][n / 2][to] =
+                Half<W>::pack(low == -kInfinity ? 0.0f : low_weight * low_scale,
+                              high == -kInfinity ? 0.0f : high_weight * high_scale);
+          }
+        }
+      }
+  }
+};
+
+}  // namespace lamina::paged_attention
