@@ -12,13 +12,14 @@ import torch
 import lamina
 from tests.reference.paged_attention import Attention
 from tests.support.attention_cases import BATCHES, CACHES, TREES, AttentionCase, AttentionInputs
-from tests.support.attention_check import arithmetic, attend, check_attention
-from tests.support.backends import Backend, available_cpu, cpu_backends
+from tests.support.attention_check import arithmetic, attend, attention_backends, check_attention
+from tests.support.backends import Backend, available_cpu
 from tests.support.cases import FLOAT_DTYPES, dtype_name, pairwise
 from tests.support.compare import assert_equal
 from tests.support.memory import far_apart
 
-BACKENDS = pytest.mark.parametrize("backend", cpu_backends("paged_attention"))
+BACKENDS = pytest.mark.parametrize("backend", attention_backends())
+ONE_TILE = pytest.mark.parametrize("backend", attention_backends(16))
 
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "cache": tuple(CACHES),
@@ -80,19 +81,19 @@ def with_answer(case: AttentionCase) -> tuple[AttentionInputs, Attention]:
 @BACKENDS
 @pytest.mark.parametrize("row", range(len(TABLE)))
 def test_any_two_options(row: int, backend: Backend) -> None:
-    check_attention(backend, *with_answer(TABLE[row]), TABLE[row])
+    check_attention(backend, *with_answer(TABLE[row].on(backend)), TABLE[row])
 
 
-@BACKENDS
+@ONE_TILE
 @pytest.mark.parametrize("row", range(len(LONG_TABLE)))
 def test_any_two_options_on_several_chunks(row: int, backend: Backend) -> None:
-    check_attention(backend, *with_answer(LONG_TABLE[row]), LONG_TABLE[row])
+    check_attention(backend, *with_answer(LONG_TABLE[row].on(backend)), LONG_TABLE[row])
 
 
 @BACKENDS
 @pytest.mark.parametrize("case", SHAPES, ids=range(len(SHAPES)))
 def test_shapes(case: AttentionCase, backend: Backend) -> None:
-    check_attention(backend, *with_answer(case), case)
+    check_attention(backend, *with_answer(case.on(backend)), case)
 
 
 @BACKENDS
@@ -100,7 +101,9 @@ def test_every_head_dim(backend: Backend) -> None:
     """head_dim and v_head_dim run through all multiples of 8 in opposite directions."""
     for d in range(8, 257, 8):
         cache = tuple(CACHES)[d // 8 % len(CACHES)]
-        case = AttentionCase(((2, 11),), cache=cache, heads=(1, 2), head_dim=d, v_head_dim=264 - d)
+        case = AttentionCase(((2, 11),), cache=cache, heads=(1, 2), head_dim=d, v_head_dim=264 - d).on(
+            backend
+        )
         check_attention(backend, *with_answer(case), case)
 
 
@@ -117,25 +120,26 @@ def test_all_isas_agree(row: int) -> None:
             assert_equal(got, wanted, f"{backend} and {first}: {case}")
 
 
-@BACKENDS
+@ONE_TILE
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=dtype_name)
 def test_rounding_of_the_output(dtype: torch.dtype, backend: Backend) -> None:
     """With one key the result is the value: it is rounded once, to even, and overflows to Inf."""
     case = AttentionCase(((1, 1),), heads=(1, 1), head_dim=8, v_head_dim=248, out_dtype=dtype)
-    inputs = case.inputs()
+    inputs = case.on(backend).inputs()
     steps = torch.arange(124) * 2.0**-12 * torch.tensor([1.0, 65520.0, 2.0**-15])[:, None]
     for values in (*(1 + steps), torch.full((124,), 3.4e38), torch.full((124,), 2.0**-149)):
         page, row = inputs.slot(0, 0)
         inputs.v_cache[page, row, 0] = torch.cat([values, -values])
         out, _ = attend(backend, inputs)
-        assert_equal(out, inputs.v_cache[page, row][None].to(dtype))
+        stored = inputs.v_cache[page, row][None]
+        assert_equal(out, torch.where(stored == 0, 0.0, stored.float()).to(dtype))
 
 
 @BACKENDS
 @pytest.mark.parametrize("cache", ["f32", "e4m3", "int8_token"])
 def test_pages_that_lie_gigabytes_apart(cache: str, backend: Backend) -> None:
     case = AttentionCase("verify", cache=cache, heads=(1, 2), head_dim=8, page=16)
-    inputs, expected = with_answer(case)
+    inputs, expected = with_answer(case.on(backend))
     spread = [far_apart(t.flatten(1)).unflatten(1, t.shape[1:]) for t in (inputs.k_cache, inputs.v_cache)]
     far = inputs.replace(k_cache=spread[0], v_cache=spread[1])
     if inputs.k_scale is not None:
@@ -146,7 +150,7 @@ def test_pages_that_lie_gigabytes_apart(cache: str, backend: Backend) -> None:
 @BACKENDS
 def test_nothing_to_do(backend: Backend) -> None:
     """No tokens, no requests, no pages, no blocks."""
-    inputs = AttentionCase("mixed", heads=(1, 2), head_dim=8).inputs()
+    inputs = AttentionCase("mixed", heads=(1, 2), head_dim=8, out_dtype=torch.float32).on(backend).inputs()
     none = inputs.request(2).replace(q=inputs.q[:0])
     out, lse = attend(backend, none)
     assert (out.shape, lse.shape) == ((0, 2, 8), (2, 0))
@@ -167,7 +171,7 @@ def test_nothing_to_do(backend: Backend) -> None:
 
 @BACKENDS
 def test_lse_is_returned_on_request_and_changes_nothing(backend: Backend) -> None:
-    inputs = AttentionCase("mixed", sinks=True).inputs()
+    inputs = AttentionCase("mixed", sinks=True).on(backend).inputs()
     want, _ = attend(backend, inputs)
     out, lse = attend(backend, inputs, return_lse=False)
     assert_equal(out, want)

@@ -4,32 +4,44 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from tests.support.attention_cases import CACHES, AttentionCase, AttentionInputs
-from tests.support.attention_check import assert_same, attend, check_attention
-from tests.support.backends import Backend, cpu_backends
+from tests.support.attention_check import assert_same, attention_backends
+from tests.support.attention_check import attend_invariantly as attend
+from tests.support.attention_check import check_invariantly as check_attention
+from tests.support.backends import Backend, CudaKernel
 from tests.support.cases import FLOAT_DTYPES, dtype_name
 from tests.support.compare import assert_equal
 
-BACKENDS = pytest.mark.parametrize("backend", cpu_backends("paged_attention"))
+BACKENDS = pytest.mark.parametrize("backend", attention_backends(16, 64))
 EVERY_CACHE = pytest.mark.parametrize("cache", CACHES)
 # Cases for bits: around the end of a chunk of 512 columns, with all that looks at positions.
 AROUND_A_CHUNK = AttentionCase(
     ((8, 515), (3, 20), (5, 1027)), heads=(2, 2), head_dim=24, window=(509, 3), alibi="requests", sinks=True
 )
+# The same around the ends of a block of 64 columns and of a split of 1024.
+AROUND_A_SPLIT = dataclasses.replace(AROUND_A_CHUNK, batch=((3, 66), (2, 20), (4, 1027)), window=(700, 3))
 
 
-def value_of(inputs: AttentionInputs, request: int, slot: int) -> torch.Tensor:
-    """The value [heads, v_head_dim] of a slot in f32, rounded once."""
+def around(backend: Backend, **changed: Any) -> AttentionCase:
+    case = AROUND_A_SPLIT if isinstance(backend, CudaKernel) else AROUND_A_CHUNK
+    return dataclasses.replace(case, **changed).on(backend)
+
+
+def value_of(backend: Backend, inputs: AttentionInputs, request: int, slot: int) -> torch.Tensor:
+    """The value [heads, v_head_dim] of a slot in f32, rounded once. A CUDA kernel multiplies a weight by the
+    scale of a token, and rounds the product to bf16."""
     page, row = inputs.slot(request, slot)
     value = inputs.v_cache[page, row].float()
     if inputs.v_scale is not None:
-        value = value * (
-            inputs.v_scale if inputs.v_scale.numel() == 1 else inputs.v_scale[page, row][:, None]
-        )
+        scale = inputs.v_scale if inputs.v_scale.numel() == 1 else inputs.v_scale[page, row][:, None]
+        if inputs.v_scale.numel() > 1 and isinstance(backend, CudaKernel):
+            scale = scale.bfloat16().float()
+        value = value * scale
     return value.repeat_interleave(inputs.q.shape[1] // inputs.k_cache.shape[2], 0)
 
 
@@ -38,9 +50,12 @@ def value_of(inputs: AttentionInputs, request: int, slot: int) -> torch.Tensor:
 def test_one_key_gives_its_value(cache: str, backend: Backend) -> None:
     """A batch of length 1, and a window of one key in a long context."""
     case = AttentionCase(((1, 1), (3, 700)), cache=cache, head_dim=16, window=(0, 0), out_dtype=torch.float32)
-    inputs = case.inputs()
+    inputs = case.on(backend).inputs()
     out, _ = attend(backend, inputs)
-    want = [value_of(inputs, 0, 0), *(value_of(inputs, 1, slot) for slot in (697, 698, 699))]
+    want = [
+        value_of(backend, inputs, 0, 0),
+        *(value_of(backend, inputs, 1, slot) for slot in (697, 698, 699)),
+    ]
     assert_equal(out, torch.stack(want))
 
 
@@ -50,9 +65,9 @@ def test_one_key_gives_its_value(cache: str, backend: Backend) -> None:
 def test_a_token_that_sees_no_key(cache: str, sinks: bool, backend: Backend) -> None:
     """Three tokens come before slot 0. With a tree two come before it, and the first node sees no node."""
     for tree, lens in (("", ((5, 2),)), ("bits", ((5, 3),))):
-        inputs = AttentionCase(lens, cache=cache, sinks=sinks, tree=tree).inputs()
+        inputs = AttentionCase(lens, cache=cache, sinks=sinks, tree=tree).on(backend).inputs()
         out, lse = check_attention(backend, inputs, inputs.expected(), tree)
-        assert_equal(out[:3], torch.zeros(3, *out.shape[1:]))
+        assert_equal(out[:3], torch.zeros(3, *out.shape[1:], dtype=out.dtype))
         assert_equal(lse[:, :3], torch.full((len(lse), 3), -torch.inf))
         assert out[3:].any()
 
@@ -84,7 +99,7 @@ def repaged(inputs: AttentionInputs, page_size: int) -> AttentionInputs:
 @BACKENDS
 @pytest.mark.parametrize("cache", ["f32", "bf16", "e4m3_token", "int8_mixed"])
 def test_pages_change_no_bit(cache: str, backend: Backend) -> None:
-    inputs = dataclasses.replace(AROUND_A_CHUNK, cache=cache).inputs()
+    inputs = around(backend, cache=cache).inputs()
     want = attend(backend, inputs)
     for page_size in (1, 3, 16, 17, 128, 600):
         assert_same(backend, repaged(inputs, page_size), want, slice(None), f"pages of {page_size}")
@@ -95,8 +110,8 @@ def test_pages_change_no_bit(cache: str, backend: Backend) -> None:
 def test_eight_tokens_equal_eight_calls(cache: str, backend: Backend) -> None:
     """This makes speculative decoding equal to plain decoding."""
     dtype = FLOAT_DTYPES[tuple(CACHES).index(cache) % 3]
-    case = dataclasses.replace(AROUND_A_CHUNK, cache=cache, q_dtype=dtype, out_dtype=torch.float32)
-    inputs = case.inputs()
+    case = around(backend, cache=cache, q_dtype=dtype, out_dtype=torch.float32)
+    inputs = case.on(backend).inputs()
     want = attend(backend, inputs)
     for b in range(len(inputs.seq_lens)):
         span = inputs.span(b)
@@ -109,7 +124,7 @@ def test_eight_tokens_equal_eight_calls(cache: str, backend: Backend) -> None:
 @BACKENDS
 @pytest.mark.parametrize("tree", ["", "random", "bits"])
 def test_a_request_is_the_same_in_every_batch(tree: str, backend: Backend) -> None:
-    inputs = dataclasses.replace(AROUND_A_CHUNK, tree=tree, causal=False).inputs()
+    inputs = around(backend, tree=tree, causal=False).inputs()
     want = attend(backend, inputs)
     for b in range(len(inputs.seq_lens)):
         assert_same(backend, inputs.request(b), want, inputs.span(b), f"request {b}")
@@ -119,7 +134,7 @@ def test_a_request_is_the_same_in_every_batch(tree: str, backend: Backend) -> No
 @pytest.mark.usefixtures("restore_threads")
 @pytest.mark.parametrize("tree", ["", "random"])
 def test_independent_of_the_thread_count(tree: str, backend: Backend) -> None:
-    inputs = dataclasses.replace(AROUND_A_CHUNK, tree=tree).inputs()
+    inputs = around(backend, tree=tree).inputs()
     want = attend(backend, inputs)
     for threads in (1, 2, 3, 16):
         torch.set_num_threads(threads)
@@ -129,7 +144,7 @@ def test_independent_of_the_thread_count(tree: str, backend: Backend) -> None:
 @BACKENDS
 @pytest.mark.parametrize("cache", ["e4m3_tensor", "int8_tensor"])
 def test_one_scale_in_every_accepted_shape(cache: str, backend: Backend) -> None:
-    inputs = dataclasses.replace(AROUND_A_CHUNK, cache=cache).inputs()
+    inputs = around(backend, cache=cache).inputs()
     assert inputs.k_scale is not None
     one, shape = inputs.k_scale.reshape(()), inputs.k_cache.shape[:3]
     inputs = inputs.replace(k_scale=one, v_scale=one)
@@ -146,7 +161,7 @@ def test_a_weight_halfway_between_two_bf16(backend: Backend) -> None:
     case = AttentionCase(
         ((1, 2),), q_dtype=torch.bfloat16, cache="bf16", heads=(1, 1), head_dim=8, alibi="heads"
     )
-    inputs = case.inputs()
+    inputs = case.on(backend).inputs()
     values = inputs.v_cache.clone()
     for slot, value in enumerate((1.0, 0.0)):
         values[inputs.slot(0, slot)] = value
@@ -160,7 +175,7 @@ def test_a_weight_halfway_between_two_bf16(backend: Backend) -> None:
 @BACKENDS
 def test_a_sink_beyond_all_scores(backend: Backend) -> None:
     """exp(sink) alone overflows, or is nothing."""
-    inputs = AttentionCase("long_decode", heads=(1, 6), sinks=True).inputs()
+    inputs = AttentionCase("long_decode", heads=(1, 6), sinks=True).on(backend).inputs()
     sinks = torch.tensor([-torch.inf, -200.0, torch.nan, 60.0, 88.0, 200.0])
     given = inputs.replace(sinks=sinks)
     out, lse = check_attention(backend, given, given.expected())
@@ -173,8 +188,8 @@ def test_a_sink_beyond_all_scores(backend: Backend) -> None:
 @pytest.mark.parametrize("magnitude", [1e-30, 30.0, 1e4])
 def test_scores_from_nothing_to_beyond_exp(magnitude: float, backend: Backend) -> None:
     """Equal weights; scores whose exp overflows; and a score so large that one key has all the weight."""
-    case = dataclasses.replace(AROUND_A_CHUNK, alibi="", window=(-1, -1))
-    inputs = case.inputs()
+    case = around(backend, alibi="", window=(-1, -1))
+    inputs = case.on(backend).inputs()
     given = inputs.replace(q=inputs.q * magnitude)
     check_attention(backend, given, given.expected(), magnitude)
 
@@ -182,7 +197,7 @@ def test_scores_from_nothing_to_beyond_exp(magnitude: float, backend: Backend) -
 @BACKENDS
 def test_the_largest_score_may_be_anywhere(backend: Backend) -> None:
     """In each of three chunks, first and last of a chunk: the partial sums of others must be rescaled."""
-    inputs = AttentionCase(((1, 1300),), heads=(1, 2), head_dim=16).inputs()
+    inputs = AttentionCase(((1, 1300),), heads=(1, 2), head_dim=16).on(backend).inputs()
     for slot in (0, 300, 511, 512, 1023, 1024, 1299):
         page, row = inputs.slot(0, slot)
         keys = inputs.k_cache.clone()
@@ -196,7 +211,7 @@ def test_the_largest_score_may_be_anywhere(backend: Backend) -> None:
 def test_nan_and_inf_spread_as_in_the_reference(dtype: torch.dtype, backend: Backend) -> None:
     name = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}[dtype]
     case = AttentionCase(((4, 30), (2, 530)), heads=(2, 2), head_dim=8, v_head_dim=40, cache=name, page=16)
-    inputs = dataclasses.replace(case, q_dtype=dtype).inputs()
+    inputs = dataclasses.replace(case, q_dtype=dtype).on(backend).inputs()
     clean = attend(backend, inputs)
     for value in (math.nan, math.inf, -math.inf):
         for place in ("q", "k", "v"):
@@ -224,7 +239,7 @@ def test_later_tokens_and_other_nodes_may_hold_nan(cache: str, backend: Backend)
     """The keys of token j are NaN: all tokens that do not see them keep their bits, all that do are NaN."""
     for tree in ("", "random", "wide"):
         case = AttentionCase(((6, 514),), heads=(1, 2), head_dim=16, cache=cache, tree=tree)
-        inputs = case.inputs()
+        inputs = case.on(backend).inputs()
         want = attend(backend, inputs)
         q_len, seq_len = len(inputs.q), int(inputs.seq_lens[0])
         for j in (1, 3, q_len - 1):

@@ -15,12 +15,14 @@ from tests.support.attention_cases import (
     random_tree,
     write_tree,
 )
-from tests.support.attention_check import assert_same, attend, check_attention
-from tests.support.backends import Backend, cpu_backends
+from tests.support.attention_check import assert_same, attention_backends
+from tests.support.attention_check import attend_invariantly as attend
+from tests.support.attention_check import check_invariantly as check_attention
+from tests.support.backends import Backend, CudaKernel
 from tests.support.cases import generator
 from tests.support.compare import assert_equal
 
-BACKENDS = pytest.mark.parametrize("backend", cpu_backends("paged_attention"))
+BACKENDS = pytest.mark.parametrize("backend", attention_backends(16, 64))
 CASE = AttentionCase(((9, 516), (4, 4), (3, 30)), heads=(1, 3), head_dim=16, page=16)
 POSITIONS = {"window": (505, 2), "alibi": "requests", "sinks": True}
 
@@ -47,9 +49,11 @@ def with_tree(inputs: AttentionInputs, seen: torch.Tensor, depth: torch.Tensor |
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("depth_is_given", [False, True])
 def test_a_chain_is_the_causal_rule(depth_is_given: bool, cache: str, backend: Backend) -> None:
-    inputs = dataclasses.replace(
-        CASE, cache=cache, q_dtype=q_dtype(cache), out_dtype=torch.float32, **POSITIONS
-    ).inputs()
+    inputs = (
+        dataclasses.replace(CASE, cache=cache, q_dtype=q_dtype(cache), out_dtype=torch.float32, **POSITIONS)
+        .on(backend)
+        .inputs()
+    )
     want = attend(backend, inputs)
     seen, depth = chain(9)
     for causal in (True, False):
@@ -85,14 +89,17 @@ def path_alone(inputs: AttentionInputs, node: int, path: list[int]) -> Attention
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("prefix", [0, 506, 511])
 def test_a_node_has_the_bits_of_its_path(prefix: int, cache: str, backend: Backend) -> None:
-    """Prefixes of 506 and 511 make paths cross column 512, where a chunk ends."""
+    """Prefixes of 506 and 511 make paths cross column 512, where a chunk ends. For CUDA kernels they are 58
+    and 1018: paths cross the end of a block of 64 columns, and that of a split of 1024."""
     nodes = 36
+    if isinstance(backend, CudaKernel):
+        prefix = {0: 0, 506: 58, 511: 1018}[prefix]
     for options in ({}, POSITIONS):
         case = AttentionCase(
             ((nodes, prefix + nodes),), q_dtype(cache), cache, heads=(1, 3), head_dim=16,
             out_dtype=torch.float32, **options,
         )  # fmt: skip
-        inputs = case.inputs()
+        inputs = case.on(backend).inputs()
         seen, depth = random_tree(nodes, generator(f"path {prefix}"))
         assert depth.max() >= 7
         for given in (None, depth):
@@ -109,7 +116,9 @@ def test_a_node_has_the_bits_of_its_path(prefix: int, cache: str, backend: Backe
 def test_columns_follow_depth_and_then_slots(backend: Backend) -> None:
     """Nodes in another order of slots have the same bits, and a node may come before its parent."""
     nodes, prefix = 20, 505
-    inputs = AttentionCase(((nodes, prefix + nodes),), heads=(1, 2), head_dim=16, page=16).inputs()
+    inputs = (
+        AttentionCase(((nodes, prefix + nodes),), heads=(1, 2), head_dim=16, page=16).on(backend).inputs()
+    )
     seen, depth = random_tree(nodes, generator("order"))
     want = attend(backend, with_tree(inputs, seen, depth))
     order = torch.randperm(nodes, generator=generator("order of slots"))
@@ -128,7 +137,7 @@ def test_columns_follow_depth_and_then_slots(backend: Backend) -> None:
 @BACKENDS
 def test_tokens_before_the_tree_follow_the_causal_rule(backend: Backend) -> None:
     case = AttentionCase(((9, 30),), heads=(1, 2), head_dim=16, page=16, window=(7, -1), alibi="heads")
-    inputs = case.inputs()
+    inputs = case.on(backend).inputs()
     want = attend(backend, inputs)
     for nodes in (0, 1, 4, 8):
         mask = torch.full((9, 1), -1).int()
@@ -144,7 +153,7 @@ def test_tokens_before_the_tree_follow_the_causal_rule(backend: Backend) -> None
 @pytest.mark.parametrize("nodes", [31, 32, 33, 64, 65, 130])
 def test_every_number_of_mask_words(nodes: int, backend: Backend) -> None:
     """With words and bits behind the last node that mean nothing, in rows that lie apart."""
-    inputs = AttentionCase(((nodes, nodes + 3),), heads=(1, 1), head_dim=8, page=16).inputs()
+    inputs = AttentionCase(((nodes, nodes + 3),), heads=(1, 1), head_dim=8, page=16).on(backend).inputs()
     seen, _ = random_tree(nodes, generator(f"words {nodes}"))
     tree = with_tree(inputs, seen, None)
     assert tree.tree_mask is not None
@@ -156,7 +165,7 @@ def test_every_number_of_mask_words(nodes: int, backend: Backend) -> None:
 @BACKENDS
 def test_extreme_depths_and_windows(backend: Backend) -> None:
     """Depths are int32 and windows int64: their sums and differences need more."""
-    inputs = AttentionCase(((4, 7),), heads=(1, 2), head_dim=8, page=16).inputs()
+    inputs = AttentionCase(((4, 7),), heads=(1, 2), head_dim=8, page=16).on(backend).inputs()
     depth = torch.tensor([2**31 - 1, 0, 2**31 - 2, 5]).int()
     for window in ((-1, -1), (2, -1), (2**63 - 1, 2**63 - 1), (2**31 - 7, 0)):
         tree = with_tree(inputs, torch.ones(4, 4).bool(), depth)

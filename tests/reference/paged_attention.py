@@ -18,7 +18,11 @@ FLUSHED = 2.0**-124  # weights below e^-87 < 2^-125 of the largest are 0, in a c
 #   f32    queries, keys, weights and values in f32
 #   bf16   weights rounded to bf16, subnormal numbers count as 0
 #   int16  queries and weights rounded to 16-bit integers, for int8 caches
-ARITHMETIC = ("f32", "bf16", "int16")
+#   tensor_bf16, tensor_f16
+#          on tensor cores, in sums over all keys; weights are rounded to these types both where they multiply
+#          values and where they are summed
+ARITHMETIC = ("f32", "bf16", "int16", "tensor_bf16", "tensor_f16")
+WEIGHT_ROUNDING = {"tensor_bf16": 2.0**-8, "tensor_f16": 2.0**-11}
 
 
 class Attention(NamedTuple):
@@ -122,7 +126,9 @@ def attend(
     """One token and one head over the keys that it sees: k [keys, head_dim], v [keys, v_head_dim], k_scale,
     v_scale and bias [keys]."""
     if len(k) == 0:
-        return Row(np.zeros(v.shape[1]), np.zeros((3, v.shape[1])), -np.inf, np.zeros(3))
+        return Row(
+            np.zeros(v.shape[1]), np.zeros((len(ARITHMETIC), v.shape[1])), -np.inf, np.zeros(len(ARITHMETIC))
+        )
     x = scale * k_scale * (k @ q)
     score = softcap * np.tanh(x / softcap) if softcap else x
     s = score + bias
@@ -153,10 +159,16 @@ def attend(
             extra = 2.0**-124
         elif arithmetic == "int16":
             extra = ((weight * v_scale).max() / 128000 + 2.0**-100) * np.abs(v).sum(0)
+        elif arithmetic in WEIGHT_ROUNDING:
+            rounding = WEIGHT_ROUNDING[arithmetic]
+            roundings = 2 * largest + U * (len(k) + 64) + 2 * rounding
+            extra = 2.0**-28 * np.abs(values).sum(0) if arithmetic == "tensor_f16" else 0.0
         bound = np.exp(2 * largest) * (roundings * (weight @ np.abs(values)) + extra)
         bound = bound + FLUSHED * np.abs(values).sum(0) + U_OUT[out_dtype] * np.abs(out) + TINY[out_dtype]
         out_bounds.append(bound)
-        lse_bounds.append(largest + U * (560 + 4 * np.abs(lse)))
+        lse_bounds.append(
+            largest + U * (560 + len(k) + 4 * np.abs(lse)) + WEIGHT_ROUNDING.get(arithmetic, 0.0)
+        )
     return Row(out, np.array(out_bounds), lse, np.array(lse_bounds))
 
 
@@ -189,7 +201,8 @@ def paged_attention(
     scale = float(np.float32(head_dim**-0.5 if scale is None else scale))
     softcap = float(np.float32(softcap))
     out, lse = np.zeros((tokens, heads, v_cache.shape[3])), np.zeros((heads, tokens))
-    out_bounds, lse_bounds = np.zeros((3, *out.shape)), np.zeros((3, *lse.shape))
+    bounds = len(ARITHMETIC)
+    out_bounds, lse_bounds = np.zeros((bounds, *out.shape)), np.zeros((bounds, *lse.shape))
     for b in range(len(seq_lens)):
         first, end, seq_len = int(cu_seqlens_q[b]), int(cu_seqlens_q[b + 1]), int(seq_lens[b])
         k, k_scales = dequantized_rows(k_cache, k_scale, block_table[b], seq_len)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from tests.reference import paged_attention as reference
+from tests.support.backends import Backend, CudaKernel
 from tests.support.cases import generator
 
 F8 = torch.float8_e4m3fn
@@ -133,6 +135,26 @@ class AttentionCase:
     sinks: bool = False
     tree: str = ""  # a key of TREES
     out_dtype: torch.dtype | None = None
+
+    def on(self, backend: Backend) -> AttentionCase:
+        """The case itself or, for a CUDA kernel, one like it that the kernel can compute: in 16 bits, and
+        with the head_dims for which tiles of many rows are built."""
+        if not isinstance(backend, CudaKernel):
+            return self
+        q_dtype = self.q_dtype
+        if q_dtype == torch.float32:
+            q_dtype = (torch.bfloat16, torch.float16)[(self.page + self.head_dim // 8) % 2]
+        is_quantized = CACHES[self.cache][0].itemsize == 1
+        tile = int(re.findall(r"_r(\d+)", backend.isa)[0])
+        most = 256 if tile == 16 else 192 if tile == 64 and not is_quantized else 128
+        half = "f16" if q_dtype == torch.float16 else "bf16"
+        return dataclasses.replace(
+            self,
+            q_dtype=q_dtype,
+            cache=self.cache if is_quantized and tile < 128 else half,
+            head_dim=min(self.head_dim, most),
+            v_head_dim=min(self.v_head_dim, most),
+        )
 
     def inputs(self) -> AttentionInputs:
         g = generator(repr(self))

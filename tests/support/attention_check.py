@@ -2,12 +2,54 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import re
+from typing import Any
+
+import pytest
 import torch
 
 from tests.reference.paged_attention import Attention
 from tests.support.attention_cases import AttentionInputs
-from tests.support.backends import Backend
+from tests.support.backends import (
+    NO_GPU,
+    NO_PROBE,
+    Backend,
+    CudaKernel,
+    EmulatedKernel,
+    Gpu,
+    cpu_backends,
+    cuda_kernels,
+    probe,
+)
 from tests.support.compare import assert_equal, assert_within
+
+OP = "paged_attention"
+
+
+@functools.cache
+def tiles() -> list[str]:
+    """The beginnings of the names of CUDA kernels, one for each number of rows of a tile: "sm80_r16"."""
+    return list(dict.fromkeys(re.findall(r"^\w+_r\d+", kernel)[0] for kernel in cuda_kernels(OP)))
+
+
+def emulated(tile: str, seed: int | None = None) -> EmulatedKernel:
+    seed = int(os.environ.get("LAMINA_EMULATOR_SEED", "0")) if seed is None else seed
+    return EmulatedKernel(tile, True, OP, seed)
+
+
+def attention_backends(*rows: int) -> list[Any]:
+    """The CPU kernels, and the CUDA kernels with tiles of these rows (or of any), emulated and on a GPU."""
+    parameters = cpu_backends(OP)
+    for tile in tiles():
+        if rows and int(tile.partition("_r")[2]) not in rows:
+            continue
+        marks = [] if probe() is not None else [pytest.mark.skip(reason=NO_PROBE)]
+        parameters.append(pytest.param(emulated(tile), id=f"{tile}_emulator", marks=marks))
+        gpu = Gpu(tile, False, OP)
+        parameters.append(pytest.param(gpu, id=str(gpu), marks=[pytest.mark.gpu, NO_GPU]))
+    return parameters
 
 
 def attend(
@@ -23,9 +65,16 @@ def attend(
     return out.cpu(), lse.cpu()
 
 
+def attend_invariantly(backend: Backend, inputs: AttentionInputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """attend(), where the bits of a row depend on nothing but the row and its keys."""
+    return attend(backend, inputs, batch_invariant=True)
+
+
 def arithmetic(backend: Backend, inputs: AttentionInputs) -> str:
     """How the backend multiplies these dtypes, as tests/reference/paged_attention.py names it."""
     cache = inputs.k_cache.dtype
+    if isinstance(backend, CudaKernel):
+        return "tensor_f16" if cache == torch.float16 else "tensor_bf16"
     if cache == torch.int8 and backend.isa not in ("generic", "avx2"):
         return "int16"
     has_bf16 = backend.isa in ("avx512_bf16", "amx_int8")
@@ -33,14 +82,26 @@ def arithmetic(backend: Backend, inputs: AttentionInputs) -> str:
 
 
 def check_attention(
-    backend: Backend, inputs: AttentionInputs, expected: Attention, label: object = ""
+    backend: Backend,
+    inputs: AttentionInputs,
+    expected: Attention,
+    label: object = "",
+    batch_invariant: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Checks the documented bounds of out and lse."""
-    out, lse = attend(backend, inputs)
+    """Checks the documented bounds of out and lse, and that no index was refused."""
+    out, lse = attend(backend, inputs, batch_invariant=batch_invariant)
+    assert backend.take_error() == "", f"{label}"
     want_out, want_lse = expected.expected(arithmetic(backend, inputs))
     assert_within(out, want_out, inputs.out_dtype or inputs.q.dtype, f"{label} out")
     assert_within(lse, want_lse, torch.float32, f"{label} lse")
     return out, lse
+
+
+def check_invariantly(
+    backend: Backend, inputs: AttentionInputs, expected: Attention, label: object = ""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """check_attention() of the results of attend_invariantly()."""
+    return check_attention(backend, inputs, expected, label, batch_invariant=True)
 
 
 def assert_same(
@@ -51,6 +112,6 @@ def assert_same(
     label: object = "",
 ) -> None:
     """Asserts that all results for `inputs` have the bits of `want` for these tokens."""
-    out, lse = attend(backend, inputs)
+    out, lse = attend_invariantly(backend, inputs)
     assert_equal(out, want[0][tokens], f"{label} out")
     assert_equal(lse, want[1][:, tokens], f"{label} lse")

@@ -19,6 +19,7 @@ EMULATOR_SECONDS = 90  # of every op that has no entry in LIMITS
 LIMITS: dict[str, float] = {
     **dict.fromkeys(("gather_paged_kv", "copy_kv_blocks", "compact_kv", "merge_attention_states"), 5),
     "append_paged_kv": 20,
+    "paged_attention": 180,
 }
 DEAREST = 10
 

@@ -1,0 +1,167 @@
+"""What only CUDA kernels of paged_attention do: record bad indices, leave lengths to the device, cut work."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+
+from tests.ops.test_paged_attention_indices import CASES, CHANGES, problem_of, spoiled, stray_pages
+from tests.support.attention_cases import CACHES, AttentionCase, AttentionInputs
+from tests.support.attention_check import (
+    arithmetic,
+    attend,
+    attend_invariantly,
+    check_attention,
+    emulated,
+    tiles,
+)
+from tests.support.backends import NO_PROBE, EmulatedKernel, probe
+from tests.support.compare import assert_equal, assert_within
+from tests.support.on_emulator import sites_without_conflicts
+
+pytestmark = pytest.mark.skipif(probe() is None, reason=NO_PROBE)
+TILES = pytest.mark.parametrize("tile", tiles())
+LONG = AttentionCase(((5, 200), (1, 130), (0, 9), (9, 150)), heads=(2, 3), head_dim=64, page=16)
+
+
+def allowed_errors(inputs: AttentionInputs) -> str:
+    """The argument that a kernel must refuse, or nothing. It does not need max_seqlen_q, and reads depths
+    only where positions matter."""
+    problem = problem_of(inputs.replace(max_seqlen_q=2**31))
+    matters = inputs.alibi_slopes is not None or inputs.window_left >= 0 or inputs.window_right >= 0
+    return "" if problem == "tree_depth" and not matters else problem
+
+
+@given(CASES, CHANGES)
+@settings(max_examples=40)
+@pytest.mark.parametrize("batch_invariant", [False, True])
+def test_an_error_is_recorded_or_the_answer_is_right(
+    batch_invariant: bool, case: AttentionCase, changes: list[tuple[str, int, int]]
+) -> None:
+    backend = emulated("sm80_r16")
+    inputs = spoiled(case.on(backend).inputs(), changes)
+    problem = allowed_errors(inputs)
+    if problem or stray_pages(inputs) or problem_of(inputs) == "tree_depth":
+        attend(backend, inputs, batch_invariant=batch_invariant)
+        error = backend.take_error()
+        assert not problem or error.startswith("paged_attention: "), problem
+        if not problem and not error:  # no token sees the stray pages
+            pages = inputs.block_table.clamp(0, len(inputs.k_cache) - 1)
+            depth = None if inputs.tree_depth is None else inputs.tree_depth.clamp(min=0)
+            right = inputs.replace(block_table=pages, tree_depth=depth)
+            check_attention(backend, right, right.expected(), case, batch_invariant)
+        return
+    check_attention(backend, inputs, inputs.expected(), case, batch_invariant)
+
+
+# Requests 0 to 3 have the tokens 0-4, 5, none, 6-14. The argument, its value, the message, and the requests
+# that are right.
+BAD: dict[str, tuple[str, list[int], str, set[int]]] = {
+    "a negative length": ("seq_lens", [-1, 130, 9, 150], "seq_lens[0] = -1 must be", {1, 3}),
+    "a length past the table": ("seq_lens", [200, 10**6, 9, 150], "seq_lens[1] = 1000000 must", {0, 3}),
+    "decreasing": ("cu_seqlens_q", [0, 5, 3, 6, 15], "cu_seqlens_q[2] = 3 must be", {0, 3}),
+    "past the tokens": ("cu_seqlens_q", [0, 5, 99, 6, 15], "paged_attention: cu_seqlens_q[", {0}),
+    "beginning late": ("cu_seqlens_q", [1, 5, 6, 6, 15], "cu_seqlens_q[0] = 1 must be", {0, 1, 3}),
+    "ending early": ("cu_seqlens_q", [0, 5, 6, 6, 13], "cu_seqlens_q[4] = 13 must be", {0, 1, 3}),
+}
+
+
+@TILES
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_request_is_empty_and_others_are_right(name: str, tile: str) -> None:
+    """All rows are written: those of no request, or of one that is refused, with zeros."""
+    backend = emulated(tile)
+    inputs = LONG.on(backend).inputs()
+    argument, value, text, kept = BAD[name]
+    bad = inputs.replace(**{argument: torch.tensor(value).int()})
+    out, lse = attend(backend, bad)
+    assert text in backend.take_error()
+    assert backend.take_error() == ""
+    is_kept = torch.zeros(len(out)).bool()
+    for b in kept:
+        span, alone = bad.span(b), bad.request(b)
+        is_kept[span] = True
+        want_out, want_lse = alone.expected().expected(arithmetic(backend, alone))
+        assert_within(out[span], want_out, out.dtype, name)
+        assert_within(lse[:, span], want_lse, lse.dtype, name)
+    assert_equal(out[~is_kept], torch.zeros_like(out[~is_kept]))
+    assert lse[:, ~is_kept].isneginf().all()
+    assert not is_kept.all()
+
+
+def test_a_stray_page_is_read_as_zeros() -> None:
+    backend = emulated("sm80_r16")
+    inputs = LONG.on(backend).inputs()
+    table = inputs.block_table.clone()
+    table[0, 3] = len(inputs.k_cache)
+    out, _ = attend(backend, inputs.replace(block_table=table))
+    want = f"paged_attention: block_table[0, 3] = {len(inputs.k_cache)} must be"
+    assert backend.take_error().startswith(want)
+    assert_equal(out[5:], attend(backend, inputs)[0][5:])
+
+
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("tree", ["", "random"])
+def test_rows_of_a_tile_change_no_bit(tree: str, cache: str) -> None:
+    """With batch_invariant, tiles of 16, 64 and 128 rows, and cuts between any blocks of threads."""
+    narrow = emulated(tiles()[-1])
+    for case in (dataclasses.replace(LONG, tree=tree, cache=cache), dataclasses.replace(LONG, tree=tree)):
+        inputs = case.on(narrow if case.cache == "f32" else emulated("sm80_r64")).inputs()
+        want = attend_invariantly(emulated("sm80_r16"), inputs)
+        for tile in tiles():
+            if tile != "sm80_r128" or inputs.k_cache.dtype.itemsize == 2:
+                for sms in (1, 7):
+                    backend = dataclasses.replace(emulated(tile, seed=sms), sms=sms)
+                    for got, wanted in zip(attend_invariantly(backend, inputs), want, strict=True):
+                        assert_equal(got, wanted, f"{tile}, {sms} SMs")
+
+
+@TILES
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_schedules_and_sms(seed: int, tile: str) -> None:
+    """Parts end in the middle of tiles, and blocks of threads finish in any order."""
+    backend = dataclasses.replace(emulated(tile, seed), sms=2 * seed - 1)
+    inputs = dataclasses.replace(LONG, tree="bits" if seed % 2 else "").on(backend).inputs()
+    first = check_attention(backend, inputs, inputs.expected())
+    again = attend(dataclasses.replace(backend, seed=seed + 10), inputs)
+    for got, wanted in zip(again, first, strict=True):
+        assert_equal(got, wanted, "another schedule")
+
+
+@TILES
+def test_no_bank_conflicts(tile: str) -> None:
+    for cache in ("bf16", "int8_token"):
+        kernel = emulated(tile)
+        inputs = dataclasses.replace(LONG, cache=cache, head_dim=128).on(kernel).inputs()
+        arguments = inputs.arguments()
+        sites = sites_without_conflicts(kernel, lambda ops, given=arguments: ops.paged_attention(**given))
+        assert len(sites) >= 15
+
+
+REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"q_dtype": torch.float32}, "q is float32; on CUDA it must be float16 or bfloat16"),
+    ({"q_dtype": torch.half, "cache": "f32"}, "k_cache is float32; on CUDA it must be float16 like q, int8"),
+    ({"q_dtype": torch.half, "cache": "bf16"}, "k_cache is bfloat16; on CUDA it must be float16 like q"),
+    ({"q_dtype": torch.bfloat16, "cache": "f16"}, "k_cache is float16; on CUDA it must be bfloat16 like q"),
+)
+
+
+@pytest.mark.parametrize(("changed", "message"), REFUSED)
+def test_dtypes_that_cuda_kernels_refuse(changed: dict[str, Any], message: str) -> None:
+    inputs = AttentionCase("decode", **changed).inputs()
+    with pytest.raises(ValueError, match=message):
+        attend(emulated("sm80_r16"), inputs)
+
+
+def test_the_kernel_follows_the_rows_of_a_request() -> None:
+    """From sizes that the host knows: max_seqlen_q times the group."""
+    kernel = EmulatedKernel("", True, "paged_attention")
+    with kernel.active() as ops:
+        ops.set_cuda_kernel("paged_attention_sm80_r128_d64")
+        inputs = AttentionCase("decode", q_dtype=torch.half, cache="f16", head_dim=80).inputs()
+        with pytest.raises(ValueError, match=r'name = "paged_attention_sm80_r128_d64": no CUDA kernel'):
+            ops.paged_attention(**inputs.arguments())
