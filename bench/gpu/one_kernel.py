@@ -36,6 +36,8 @@ from tests.reference import paged_kv as kv_reference
 from tests.reference import quantize as quantize_reference
 from tests.reference.merge_attention_states import merge_attention_states as merge_reference
 from tests.support import kv_cases
+from tests.support.attention_cases import AttentionCase
+from tests.support.attention_check import check_attention
 from tests.support.cases import GemmCase, generator, grouped
 from tests.support.check import check_gemm
 from tests.support.compare import assert_equal, assert_within
@@ -141,12 +143,22 @@ def _merge_attention_states(backend: Any, m: int, n: int, k: int) -> None:
     assert_within(lse.cpu(), want_lse, torch.float32, "lse")
 
 
+def _paged_attention(backend: Any, m: int, n: int, k: int) -> None:
+    _, dim, cache = re.findall(r"_r(\d+)_d(\d+)_?(\w*)$", backend.isa)[0]
+    for dtype, half in ((torch.float16, "f16"), (torch.bfloat16, "bf16")):
+        stored = {"": half, "int8": "int8_token", "e4m3": "e4m3_token"}[cache]
+        lens = ((m % 24 + 1, k % 200 + 40), (1, n))
+        inputs = AttentionCase(lens, dtype, stored, head_dim=int(dim), page=16, tree="random").inputs()
+        check_attention(backend, inputs, inputs.expected(), (m, n, k))
+
+
 CHECKS: dict[str, Callable[[Any, int, int, int], None]] = {
     "gemm_int4": _gemm_int4,
     "gemm_int4_int8": _gemm_int4_int8,
     "gemm_int8": _gemm_int8,
     "gemm_int8_grouped": _gemm_int8_grouped,
     "merge_attention_states": _merge_attention_states,
+    "paged_attention": _paged_attention,
     "paged_kv": _paged_kv,
     "quantize_int8": _quantize_int8,
 }
