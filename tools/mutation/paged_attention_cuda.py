@@ -47,6 +47,7 @@ MUTANTS = (
             "attention cuda: words of the mask swapped",
             "static_cast<uint64_t>(words[1]) << 32 | words[0]",
             "static_cast<uint64_t>(words[0]) << 32 | words[1]",
+            CASES,
         ),
         (
             "attention cuda: positions in int32",
