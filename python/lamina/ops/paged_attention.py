@@ -91,7 +91,8 @@ def paged_attention(
              |scale| k_scale_j (max_i |q_i| / 64000) sum_i |k_ji| and out gains max_j (w_j v_scale_j) / 128000
              sum_j |v_j|, where k and v are the stored integers. A NaN or Inf in q, or a v_scale that is NaN,
              Inf or negative, makes the row NaN. The tests use these expressions
-    NaN, Inf propagate from the keys that a token sees, and from no others, whatever unused slots hold
+    NaN, Inf propagate from the keys that a token sees, and from no others, whatever unused slots hold. An Inf
+             in v whose weight counts as 0 gives NaN, as 0 * Inf does; the exact result is Inf
     Raises   ValueError that names the argument, its value and the allowed values, on a CPU also for a block,
              length, offset or tree that is out of range; TypeError for an argument of a wrong Python type
              (docs/errors.md lists both)
