@@ -11,6 +11,9 @@ if(NOT CMAKE_BUILD_TYPE)
 endif()
 # -O3 vectorises; no assertion may vanish with NDEBUG because none checks input.
 set(CMAKE_CXX_FLAGS_RELEASE "-O3 -DNDEBUG")
+if(LAMINA_SANITIZE)
+  set(CMAKE_CXX_FLAGS_RELEASE "-O1 -g1 -DNDEBUG")
+endif()
 
 # ccache where it is installed, unless the environment or -D names a launcher. Paths count from the root of the tree,
 # so another clone, the sanitized build and the trees of planted bugs find what was compiled before.
@@ -36,6 +39,6 @@ if(LAMINA_WERROR)
 endif()
 if(LAMINA_SANITIZE)
   target_compile_options(lamina_flags INTERFACE
-    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=address,undefined -fno-sanitize-recover=all -g1 -O1>)
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=address,undefined -fno-sanitize-recover=all>)
   target_link_options(lamina_flags INTERFACE -fsanitize=address,undefined)
 endif()

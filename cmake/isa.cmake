@@ -29,6 +29,8 @@ function(lamina_isa_sources target simde_isas)
     else()
       target_compile_options(${target}_${isa} PRIVATE ${LAMINA_ISA_FLAGS_${isa}})
     endif()
+    # Half of the time of the sanitized build would be the optimisation of these files.
+    target_compile_options(${target}_${isa} PRIVATE $<$<BOOL:${LAMINA_SANITIZE}>:-O0>)
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_${isa}>)
   endforeach()
 endfunction()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from lamina.devices import cuda_problem
 
@@ -23,6 +23,8 @@ settings.register_profile(
 )
 # The properties of tests/probe take microseconds: make test-all tries more examples of them.
 settings.register_profile("long", settings.get_profile("lamina"), max_examples=3000)
+# A planted bug needs one failure, not the smallest.
+settings.register_profile("mutants", settings.get_profile("lamina"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile("lamina")
 
 
@@ -46,13 +48,25 @@ def restore_threads() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def emulator_is_reset() -> Iterator[None]:
-    """An emulated GPU left behind would take the calls of the next test, which may mean the CPU; an error
-    left behind would be found there."""
+def emulator_is_left_unset() -> Iterator[None]:
+    """Fails a test that leaves an emulated GPU behind: it would take the calls of the next test, which may
+    mean the CPU."""
     yield
+    left = reset_emulator()
+    assert not left, f"the test has left {' and '.join(left)}"
+
+
+def reset_emulator() -> list[str]:
+    """Returns what was set."""
+    left = []
     if probe := sys.modules.get("lamina._probe"):
+        if probe.emulator.has_device():
+            left.append("an emulated GPU")
         probe.emulator.set_options()
         probe.emulator.set_device(0, 0)
-    if hasattr(torch.ops.lamina_emu, "set_cuda_kernel"):
-        torch.ops.lamina_emu.set_cuda_kernel("")
-        torch.ops.lamina_emu.take_kv_error(0)
+    emu = torch.ops.lamina_emu
+    if hasattr(emu, "set_cuda_kernel"):
+        if name := emu.set_cuda_kernel(""):
+            left.append(f"the forced kernel {name}")
+        emu.take_kv_error(0)  # an error that a test provoked and did not read
+    return left

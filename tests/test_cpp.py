@@ -16,6 +16,7 @@ import lamina
 from tests.support.backends import ROOT
 
 BUILD = ROOT / "build" / "cpp_tests"
+PROGRAMS = ("lamina_tests", "lamina_tests_emulator")
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 assert lamina.__version__  # registers torch.ops.lamina
 
@@ -58,9 +59,8 @@ def programs() -> list[Path]:
     with (BUILD / "lock").open("w") as lock:  # of the processes of one test run
         fcntl.flock(lock, fcntl.LOCK_EX)
         run([cmake, "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", *flags])
-        run([cmake, "--build", str(BUILD)])
-    folder = BUILD / "tests" / "cpp"
-    return [folder / "lamina_tests", folder / "lamina_tests_emulator"]
+        run([cmake, "--build", str(BUILD), "--target", *PROGRAMS])
+    return [BUILD / "tests" / "cpp" / program for program in PROGRAMS]
 
 
 def test_cpp_tests_under_sanitizers(programs: list[Path]) -> None:

@@ -74,12 +74,21 @@ class Workshop:
                 shutil.copytree(source, self.tree / name, ignore=skip)
             else:
                 shutil.copy2(source, self.tree / name)
+        # ccache finds objects by the paths of their headers from the root of the tree, also of torch's.
+        self.prefix = self._inside(Path(sys.prefix))
+        if self.prefix != Path(sys.prefix):
+            self.prefix.parent.mkdir(parents=True, exist_ok=True)
+            self.prefix.symlink_to(sys.prefix)
         self.environment = {
             **os.environ,
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.tree / "python"),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+
+    def _inside(self, path: Path) -> Path:
+        """The path in this tree of what is at `path` in ROOT; `path` if it is elsewhere."""
+        return self.tree / path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
     def run(self, *command: object, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -94,19 +103,21 @@ class Workshop:
         )
 
     def configure(self) -> str:
-        """Emulated ISAs are built where a native one is missing."""
+        """SIMDe emulates the ISAs that this machine lacks."""
         code = (
             "import json, torch, lamina; ops = torch.ops.lamina;"
-            "print(json.loads(ops.build_info())['cpu_isas_built'] != ops.cpu_isas().split(','),"
-            " torch.__path__[0])"
+            "built, native = json.loads(ops.build_info())['cpu_isas_built'], ops.cpu_isas().split(',');"
+            "print(torch.__path__[0], *(isa for isa in built if isa not in native))"
         )
         asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        is_missing, torch_root = asked.stdout.split()
+        torch_root, *missing = asked.stdout.split()
         result = self.run(
             "cmake", "-S", self.tree, "-B", self.build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-            f"-DPython_EXECUTABLE={sys.executable}", f"-DTORCH_ROOT={torch_root}",
+            f"-DPython_EXECUTABLE={self.prefix / 'bin' / 'python'}",
+            f"-DTORCH_ROOT={self._inside(Path(torch_root))}",
             f"-DLAMINA_OUTPUT={self.tree / 'python' / 'lamina'}", "-DLAMINA_CUDA=OFF",
-            "-DLAMINA_EMULATOR=ON", f"-DLAMINA_SIMDE={'ON' if is_missing == 'True' else 'OFF'}",
+            "-DLAMINA_EMULATOR=ON", f"-DLAMINA_SIMDE={'ON' if missing else 'OFF'}",
+            f"-DLAMINA_SIMDE_ISAS={';'.join(missing)}",
         )  # fmt: skip
         return "" if result.returncode == 0 else result.stdout
 
@@ -118,6 +129,7 @@ class Workshop:
     def test(self, tests: tuple[str, ...], *more: str) -> Outcome:
         """Runs the tests to the first failure; more options of pytest."""
         options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", *more]
+        options.append("--hypothesis-profile=mutants")
         try:
             result = self.run(sys.executable, "-m", "pytest", *options, *tests, timeout=TEST_SECONDS)
         except subprocess.TimeoutExpired:

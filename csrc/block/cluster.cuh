@@ -1,4 +1,4 @@
-// Barriers between the blocks of a cluster; a cluster may be one block.
+// Barriers and loads of the blocks of a cluster; a cluster may be one block.
 #pragma once
 
 #include "device/device.h"
@@ -14,6 +14,17 @@ LAMINA_DEVICE void arrive_in_cluster(dev::MBarrier* barrier) {
     if (dev::lane() < kCluster) dev::mbarrier_arrive_remote(barrier, dev::lane());
   } else {
     if (dev::lane() == 0) dev::mbarrier_arrive(barrier);
+  }
+}
+
+// One thread loads a box of a matrix into the shared memory of every block of the cluster.
+template <int kCluster>
+LAMINA_DEVICE void load_for_cluster(std::byte* smem, const dev::TensorMap* map, dev::MBarrier* full,
+                                    const int32_t (&at)[2]) {
+  if constexpr (kCluster > 1) {
+    dev::tma_load_multicast<2>(smem, map, full, at, (1u << kCluster) - 1);
+  } else {
+    dev::tma_load<2>(smem, map, full, at);
   }
 }
 

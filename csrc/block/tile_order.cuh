@@ -27,6 +27,12 @@ struct TileOrder {
         split_steps(split_steps),
         units(tiles_m * wide_n * splits) {}
 
+  // The blocks to launch where at most max_blocks run at the same time.
+  constexpr int blocks(int64_t max_blocks) const {
+    const int64_t clusters = max_blocks / kCluster;
+    return static_cast<int>(units < clusters ? units : clusters) * kCluster;
+  }
+
   LAMINA_DEVICE static int rank() { return kCluster > 1 ? dev::cluster_rank() : 0; }
   LAMINA_DEVICE static int64_t first() { return dev::block_index().x / kCluster; }
   LAMINA_DEVICE static int64_t stride() { return dev::grid_size().x / kCluster; }

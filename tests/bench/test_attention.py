@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from bench.cases import Context, Rotation
 from bench.roofline import Ceilings, Work
 from bench.timing import Protocol
 
+pytestmark = pytest.mark.usefixtures("short_runs")
 SMALL = [
     "--batch",
     "3",
@@ -49,12 +49,6 @@ def make_case(scenario: str = "decode", **changes: Any) -> AttentionCase:
         "head_dim": 16, "tokens": 5, "layout": "hnd",
     }  # fmt: skip
     return AttentionCase("paged_attention", "cpu", scenario, **{**shape, **changes})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def restore_isa() -> Iterator[None]:
-    yield
-    torch.ops.lamina.set_cpu_isa("auto")
 
 
 @pytest.mark.parametrize(
@@ -242,7 +236,7 @@ def test_long_calls_have_fewer_samples() -> None:
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def rows(short_runs: None, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     path = tmp_path_factory.mktemp("bench") / "result.json"
     done = invoke(
         *SMALL, "--scenario", "verify", "--kv-dtype", "int8", "--layout", "nhd",

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from bench import report, run
@@ -16,6 +14,7 @@ from bench.cases import Accuracy, Candidate, Case, Context, load_op, op_names
 from bench.ops import gemm_int8
 from bench.results_file import ROW_KEYS, load
 
+pytestmark = pytest.mark.usefixtures("short_runs")
 SMALL = ["--m", "1,3", "--n", "48", "--k", "80", "--rotate-mib", "1", "--peers", "torch"]
 
 
@@ -23,15 +22,11 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(run.main, list(arguments))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def restore_isa() -> Iterator[None]:
-    yield
-    torch.ops.lamina.set_cpu_isa("auto")  # a run forces the ISA of every row
-
-
 # A scenario of paged_attention takes the place of m, n and k: test_paged_attention.py.
 @pytest.fixture(scope="module", params=[name for name in op_names() if name != "paged_attention"])
-def result_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def result_path(
+    short_runs: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     path = tmp_path_factory.mktemp("bench") / "result.json"
     done = invoke(request.param, *SMALL, "--json", str(path))
     assert done.exit_code == 0, done.output

@@ -149,6 +149,38 @@ TEST(pages_and_nodes_move_within_their_cache) {
   CHECK(k_rows.guards_are_intact() && v_rows.guards_are_intact());
 }
 
+// pages * page and max_blocks * page are 2^80, which is 0 in 64 bits.
+TEST(more_slots_than_int64_counts) {
+  constexpr int64_t kMany = int64_t{1} << 40;
+  Exact<float> rows(8);
+  for (int64_t i = 0; i < 8; ++i) rows[i] = static_cast<float>(i);
+  Guarded<float> k_rows(3 * 8), v_rows(3 * 8), k_out(3 * 8), v_out(3 * 8);
+  Exact<int64_t> slots(1);
+  paged_kv::Append append;
+  append.tokens = 1;
+  append.k = append.v = {rows.data(), DType::kF32, 1, 8, 8, 8};
+  append.k_cache = {k_rows.data(), kv::CacheDType::kF32, kMany, kMany, 1, 8, 0, 8, 8};
+  append.v_cache = {v_rows.data(), kv::CacheDType::kF32, kMany, kMany, 1, 8, 0, 8, 8};
+  append.slot_mapping = slots.data();
+  slots[0] = 2;
+  CHECK(paged_kv::append(append, Serial()).is_ok());
+  slots[0] = -2;
+  CHECK(!paged_kv::append(append, Serial()).is_ok());
+
+  Exact<int32_t> block(1), ends(2);
+  block[0] = 0, ends[0] = 0, ends[1] = 3;
+  paged_kv::Gather gather;
+  gather.tokens = 3;
+  gather.k_cache = append.k_cache, gather.v_cache = append.v_cache;
+  gather.block_table = {block.data(), 1, 1, kMany};
+  gather.cu_seqlens_k = ends.data();
+  gather.k = k_out.data(), gather.v = v_out.data();
+  CHECK(paged_kv::gather(gather, Serial()).is_ok());
+  for (int64_t i = 0; i < 8; ++i) CHECK(k_out[2 * 8 + i] == rows[i] && v_out[2 * 8 + i] == rows[i]);
+  CHECK(k_out.guards_are_intact() && v_out.guards_are_intact());
+  CHECK(k_rows.guards_are_intact() && v_rows.guards_are_intact());
+}
+
 // Pages lie gigabytes apart.
 TEST(pages_beyond_2_to_31_elements) {
   const int64_t stride = (int64_t{1} << 31) + 8;

@@ -8,8 +8,8 @@ import itertools
 import pytest
 import torch
 
+from lamina.testing import using_cuda_kernel
 from tests.support.backends import (
-    EMULATOR_SMS,
     EmulatedKernel,
     emu_ops,
     emulated_kernels,
@@ -21,7 +21,7 @@ from tests.support.backends import (
 from tests.support.cases import FLOAT_DTYPES, GemmCase, dtype_name, generator
 from tests.support.check import check_gemm, in_turn
 from tests.support.compare import assert_equal
-from tests.support.on_emulator import check_caps, sites_without_conflicts
+from tests.support.on_emulator import check_caps, emulated_ops, sites_without_conflicts
 
 SEEDS = range(8)
 # Shapes that are ragged everywhere, rows without 16-byte alignment, k split between blocks and within them.
@@ -136,13 +136,11 @@ def test_rows_that_tma_cannot_fetch_go_to_another_kernel(stride: int, k: int) ->
     a = inputs.a.as_strided((5, k), (stride, 1))
     operands = (a, *ops.pack_int8(inputs.w), inputs.a_scale, inputs.w_scale)
     want = ops.gemm_int8(*operands)
-    emulator().set_device(90, EMULATOR_SMS)
-    assert_equal(ops.gemm_int8(*operands), want)
-    ops.set_cuda_kernel("gemm_int8_sm90a_m16")
-    with pytest.raises(
-        ValueError, match=r'set_cuda_kernel: name = "gemm_int8_sm90a_m16": .* of 1 bytes, and'
-    ):
-        ops.gemm_int8(*operands)
+    refused = r'set_cuda_kernel: name = "gemm_int8_sm90a_m16": .* of 1 bytes, and'
+    with emulated_ops(90):
+        assert_equal(ops.gemm_int8(*operands), want)
+        with using_cuda_kernel("gemm_int8_sm90a_m16", ops), pytest.raises(ValueError, match=refused):
+            ops.gemm_int8(*operands)
 
 
 @pytest.mark.parametrize("emulated", KERNELS)
@@ -178,8 +176,8 @@ def test_some_kernel_fits_every_cap(max_sms: int) -> None:
     want = torch.ops.lamina.gemm_int8(*operands)
     emulator().take_report()
     for arch in (80, 90, 120):
-        emulator().set_device(arch, 132)
-        assert_equal(ops.gemm_int8(*operands, max_sms=max_sms), want)
+        with emulated_ops(arch, 132):
+            assert_equal(ops.gemm_int8(*operands, max_sms=max_sms), want)
     assert emulator().take_report().most_blocks <= max_sms
 
 

@@ -9,21 +9,20 @@ import pytest
 import torch
 
 import lamina
+from lamina.testing import using_cuda_kernel
 from tests.reference import gemm as reference
 from tests.support.backends import (
-    EMULATOR_SMS,
     Backend,
     EmulatedKernel,
     cpu_backends,
     emu_ops,
-    emulator,
     emulator_parameters,
     grouped_backends,
 )
 from tests.support.cases import FLOAT_DTYPES, GemmCase, dtype_name, generator, grouped
 from tests.support.check import check_gemm, combinations, in_turn
 from tests.support.compare import assert_equal, assert_within
-from tests.support.on_emulator import check_caps, sites_without_conflicts
+from tests.support.on_emulator import check_caps, emulated_ops, sites_without_conflicts
 
 GROUP = reference.GROUP
 BACKENDS = pytest.mark.parametrize("backend", grouped_backends())
@@ -222,21 +221,21 @@ def test_a_cap_on_sms_caps_blocks_and_changes_nothing(emulated: EmulatedKernel) 
 
 @pytest.mark.parametrize("arch", [80, 90, 120])
 def test_the_planner_finds_a_kernel(arch: int) -> None:
-    ops = emu_ops()
     for m, n, k in ((1, 70, 5000), (40, 70, 300), (200, 130, 200)):
         inputs = grouped(GemmCase("planned", m, n, k))
-        emulator().set_device(arch, 132)
-        got = ops.gemm_int8(inputs.a, *ops.pack_int8(inputs.w, GROUP), inputs.a_scale, inputs.w_scale)
+        with emulated_ops(arch, 132) as ops:
+            got = ops.gemm_int8(inputs.a, *ops.pack_int8(inputs.w, GROUP), inputs.a_scale, inputs.w_scale)
         assert_equal(got, inputs.expected_bits(inputs.accumulated(), torch.float32))
 
 
 def test_a_kernel_without_scales_along_k_refuses_them() -> None:
     ops, inputs = emu_ops(), grouped(GemmCase("refused", 3, 5, 200))
-    packed = ops.pack_int8(inputs.w, GROUP)
-    emulator().set_device(80, EMULATOR_SMS)
-    ops.set_cuda_kernel("gemm_int8_sm80_m16")
-    with pytest.raises(ValueError, match=r'name = "gemm_int8_sm80_m16": no CUDA kernel .* scales along k'):
-        ops.gemm_int8(inputs.a, *packed, inputs.a_scale, inputs.w_scale)
-    ops.set_cuda_kernel("gemm_int8_grouped_sm80_m16")
-    with pytest.raises(ValueError, match=r'name = "gemm_int8_grouped_sm80_m16": no CUDA kernel'):
-        ops.gemm_int8(inputs.a, *ops.pack_int8(inputs.w), torch.ones(1), torch.ones(1))
+    with_groups = (inputs.a, *ops.pack_int8(inputs.w, GROUP), inputs.a_scale, inputs.w_scale)
+    without = (inputs.a, *ops.pack_int8(inputs.w), torch.ones(1), torch.ones(1))
+    for kernel, operands, reason in (
+        ("gemm_int8_sm80_m16", with_groups, "no CUDA kernel .* scales along k"),
+        ("gemm_int8_grouped_sm80_m16", without, "no CUDA kernel"),
+    ):
+        refused = f'name = "{kernel}": {reason}'
+        with emulated_ops(80), using_cuda_kernel(kernel, ops), pytest.raises(ValueError, match=refused):
+            ops.gemm_int8(*operands)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ import torch
 from tests.support.backends import EMULATOR_SMS, emu_ops, emulator
 from tests.support.cases import generator
 from tests.support.compare import assert_equal
+from tests.support.on_emulator import emulated_ops
 
 N, K, GROUP = 40, 128, 64
 OPS = ("gemm_int8", "gemm_int8_quantized", "gemm_int4", "gemm_int4_int8")
@@ -26,9 +27,9 @@ KEPT: list[Any] = []  # tensors that stay, so that no other gets their address
 
 
 @pytest.fixture(autouse=True)
-def emulated() -> Any:
-    emulator().set_device(90, next(NEW_SMS))
-    return emu_ops()
+def emulated() -> Iterator[Any]:
+    with emulated_ops(90, next(NEW_SMS)) as ops:
+        yield ops
 
 
 class Operands:

@@ -55,12 +55,16 @@ def dequantized_rows(
     """The rows [seq_len, kv_heads, head_dim] of one request without their scales, and the scales [seq_len,
     kv_heads]."""
     page_size, kv_heads, head_dim = cache.shape[1:]
+    pages, exact = block_table.tolist(), cache.to(torch.float64).numpy()
     rows, scales = np.zeros((seq_len, kv_heads, head_dim)), np.ones((seq_len, kv_heads))
     for slot in range(seq_len):
-        page, row = int(block_table[slot // page_size]), slot % page_size
-        rows[slot] = cache[page, row].to(torch.float64).numpy()
-        if scale is not None:
-            scales[slot] = float(scale) if scale.numel() == 1 else scale[page, row].to(torch.float64).numpy()
+        rows[slot] = exact[pages[slot // page_size], slot % page_size]
+    if scale is not None:
+        exact = scale.to(torch.float64).numpy()
+        for slot in range(seq_len):
+            scales[slot] = (
+                exact.item() if exact.size == 1 else exact[pages[slot // page_size], slot % page_size]
+            )
     return rows, scales
 
 

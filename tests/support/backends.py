@@ -94,8 +94,7 @@ NO_PROBE = "this build has no lamina/_probe (pip install pybind11, then build wi
 
 
 def emulator() -> Any:
-    """How CUDA kernels run in emu_ops(), and reports of what ran; skips the test without probe(). conftest.py
-    resets the emulator after each test."""
+    """How CUDA kernels run in emu_ops(), and reports of what ran; skips the test without probe()."""
     if probe() is None:
         pytest.skip(NO_PROBE)
     return probe().emulator

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 
+from lamina.testing import emulated_gpu
 from tests.support.backends import EMULATOR_SMS, EmulatedKernel, emu_ops, emulator, probe
 from tests.support.compare import assert_equal
+
+
+@contextmanager
+def emulated_ops(arch: int, sms: int = EMULATOR_SMS) -> Iterator[Any]:
+    """emu_ops() on an emulated GPU; skips the test without the emulator."""
+    emulator()
+    with emulated_gpu(arch, sms):
+        yield emu_ops()
 
 
 def sites_without_conflicts(emulated: EmulatedKernel, call: Callable[[Any], object]) -> list[Any]:
     """Runs call(ops) with this kernel and asserts that each access to shared memory takes as few passes over
     the banks as its width allows. Returns the accesses by source line."""
-    ops = emu_ops()
     emulator().take_report()
-    emulator().set_options(count_accesses=True)
-    emulator().set_device(emulated.arch, EMULATOR_SMS)
-    ops.set_cuda_kernel(f"{emulated.op}_{emulated.isa}")
-    call(ops)
+    with emulated.active() as ops:
+        emulator().set_options(count_accesses=True)
+        call(ops)
     sites: list[Any] = emulator().take_report().sites
     assert [site for site in sites if site.wavefronts != site.fewest] == []
     return sites

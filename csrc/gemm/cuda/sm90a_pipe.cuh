@@ -8,8 +8,6 @@
 //            operands
 #pragma once
 
-#include <algorithm>
-
 #include "base/int_math.h"
 #include "block/cluster.cuh"
 #include "block/ring.cuh"
@@ -18,6 +16,7 @@
 #include "gemm/cuda/k_chunk.cuh"
 #include "gemm/cuda/kernel.h"
 #include "gemm/cuda/store_rows.cuh"
+#include "gemm/cuda/tma_tokens.h"
 #include "layout/int4.h"
 #include "layout/matrix_descriptor.h"
 #include "layout/swizzle.h"
@@ -180,11 +179,7 @@ struct Sm90aPipe {
       for (int t = 0; t < kStageTiles; ++t) {
         std::byte* const to = stage_at(cursor.stage) + t * kTileBytesA + part * kRowBytes;
         const int32_t at[2] = {(step + t) * int4::kTileK, static_cast<int32_t>(tile.m0 + part)};
-        if constexpr (kCluster > 1) {
-          dev::tma_load_multicast<2>(to, &args.map_a, full, at, (1u << kCluster) - 1);
-        } else {
-          dev::tma_load<2>(to, &args.map_a, full, at);
-        }
+        load_for_cluster<kCluster>(to, &args.map_a, full, at);
       }
       return true;
     });
@@ -258,13 +253,12 @@ struct Sm90aPipe {
     if constexpr (kCluster > 1) sync_cluster<kCluster>();  // others still write here
   }
 
-  // a_columns: elements of a row of a; a_stride: elements between rows. TMA fills zeros past the edges.
+  // a_columns: elements of a row of a; a_stride: elements between rows.
   template <class Kernel>
   static Status launch(typename Kernel::Args& args, int64_t a_columns, int64_t a_stride,
                        int max_blocks, void* stream) {
     const Problem& p = args.p.problem;
-    const int64_t units = schedule_of(p, args.split).units, clusters = max_blocks / kCluster;
-    const dev::LaunchShape shape{{static_cast<int>(std::min(units, clusters)) * kCluster, 1, 1},
+    const dev::LaunchShape shape{{schedule_of(p, args.split).blocks(max_blocks), 1, 1},
                                  kSmemBytes,
                                  kCluster,
                                  args.overlaps()};
@@ -279,13 +273,10 @@ struct Sm90aPipe {
                                {kTileWords, kStageTiles, kMathWarps}};
     if (Status status = dev::make_tensor_map(w, args.map_w); !status.is_ok()) return status;
     if (args.copies_a()) return dev::launch<Kernel>(shape, stream, args);
-    // The stride of a single row is free, but TMA requires a valid one.
-    const int64_t stride =
-        p.m > 1 ? a_stride * kShape.a_bytes : round_up(a_columns * kShape.a_bytes, 16);
-    const dev::TensorMapSpec a{args.p.a,         2,           kShape.a_bytes,
-                               {a_columns, p.m}, {0, stride}, {int4::kTileK, kPartTokens},
-                               kSwizzle};
-    if (Status status = dev::make_tensor_map(a, args.map_a); !status.is_ok()) return status;
+    if (Status status = make_token_map({args.p.a, kShape.a_bytes, a_columns, p.m, a_stride},
+                                       int4::kTileK, kPartTokens, kSwizzle, args.map_a);
+        !status.is_ok())
+      return status;
     return dev::launch<Kernel>(shape, stream, args);
   }
 };

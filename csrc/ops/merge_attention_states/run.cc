@@ -3,7 +3,7 @@
 #include <cstring>
 #include <vector>
 
-#include "base/cpu_features.h"
+#include "base/cpu_kernel.h"
 #include "ops/merge_attention_states/cpu/kernel.h"
 #include "ops/merge_attention_states/merge_attention_states.h"
 #include "ops/merge_attention_states/weights.h"
@@ -20,18 +20,14 @@ namespace {
 // The fewest elements for which waking a thread pays: adding them takes longer than the wake-up, 5 us.
 constexpr int64_t kGrainElements = 32 * 1024;
 
-Status choose_kernel(const CpuKernel*& chosen) {
-  static const std::vector<CpuKernel> kernels = {
+const std::vector<CpuKernel>& kernels() {
+  static const std::vector<CpuKernel> rows = {
 #define LAMINA_CPU_KERNEL(op, isa, value) op##_##isa(),
 #include "ops/merge_attention_states/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 #undef LAMINA_CUDA_KERNEL
   };
-  CpuInfo cpu;
-  if (Status status = cpu_info(cpu); !status.is_ok()) return status;
-  for (const CpuKernel& kernel : kernels)
-    if (kernel.isa <= cpu.isa) chosen = &kernel;
-  return Status::ok();
+  return rows;
 }
 
 // weights[p] = exp(lse_p - base); returns their sum.
@@ -66,8 +62,9 @@ float weigh(const std::vector<float>& lses, const float* sink, std::vector<float
 
 Status run(const Params& params, const Parallel& parallel) {
   const Params& p = params;
-  const CpuKernel* kernel = nullptr;
-  if (Status status = choose_kernel(kernel); !status.is_ok()) return status;
+  CpuInfo cpu;
+  if (Status status = cpu_info(cpu); !status.is_ok()) return status;
+  const CpuKernel& kernel = choose_kernel(kernels(), cpu.isa);
   const int64_t row_elements = std::max<int64_t>(1, p.head_dim * p.part_count);
   const int64_t grain = std::max<int64_t>(1, kGrainElements / row_elements);
   const size_t row_bytes = static_cast<size_t>(p.head_dim * size_bytes(p.out_dtype));
@@ -84,7 +81,7 @@ Status run(const Params& params, const Parallel& parallel) {
       if (lse == kEmpty) {
         std::memset(static_cast<char*>(p.out) + static_cast<size_t>(row) * row_bytes, 0, row_bytes);
       } else {
-        kernel->add_rows(p, token, head, weights.data());
+        kernel.add_rows(p, token, head, weights.data());
       }
     }
   });
@@ -92,9 +89,10 @@ Status run(const Params& params, const Parallel& parallel) {
 }
 
 Status explain(std::string& text) {
-  const CpuKernel* kernel = nullptr;
-  if (Status status = choose_kernel(kernel); !status.is_ok()) return status;
-  text = std::string("kernel         ") + kernel->name + "\n";
+  CpuInfo cpu;
+  if (Status status = cpu_info(cpu); !status.is_ok()) return status;
+  const CpuKernel& kernel = choose_kernel(kernels(), cpu.isa);
+  text = std::string("kernel         ") + kernel.name + "\n";
   return Status::ok();
 }
 

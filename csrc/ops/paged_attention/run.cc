@@ -2,7 +2,7 @@
 #include <atomic>
 #include <memory>
 
-#include "base/cpu_features.h"
+#include "base/cpu_kernel.h"
 #include "base/work_stealing.h"
 #include "ops/paged_attention/cpu/kernel.h"
 #include "ops/paged_attention/plan.h"
@@ -16,17 +16,14 @@ namespace lamina::paged_attention {
 
 namespace {
 
-const CpuKernel& choose_kernel(Isa isa) {
-  static const std::vector<CpuKernel> kernels = {
+const std::vector<CpuKernel>& kernels() {
+  static const std::vector<CpuKernel> rows = {
 #define LAMINA_CPU_KERNEL(op, isa, value) op##_##isa(),
 #include "ops/paged_attention/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 #undef LAMINA_CUDA_KERNEL
   };
-  const CpuKernel* chosen = &kernels.front();
-  for (const CpuKernel& kernel : kernels)
-    if (kernel.isa <= isa) chosen = &kernel;
-  return *chosen;
+  return rows;
 }
 
 }  // namespace
@@ -38,7 +35,7 @@ Status run(const Params& params, const Parallel& parallel) {
   if (Status status = plan(params, cpu.l2_bytes, parallel.threads(), chosen); !status.is_ok())
     return status;
   if (chosen.visits == 0) return Status::ok();
-  const CpuKernel& kernel = choose_kernel(cpu.isa);
+  const CpuKernel& kernel = choose_kernel(kernels(), cpu.isa);
   const size_t floats = static_cast<size_t>(
       chosen.parts > 1 ? chosen.parts * chosen.slots_per_part * slot_floats(params, chosen) : 0);
   const std::unique_ptr<float[]> partials(new float[floats]);

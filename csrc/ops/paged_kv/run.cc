@@ -3,7 +3,7 @@
 #include <cfloat>
 #include <vector>
 
-#include "base/cpu_features.h"
+#include "base/cpu_kernel.h"
 #include "base/int_math.h"
 #include "ops/paged_kv/cpu/kernel.h"
 #include "ops/paged_kv/paged_kv.h"
@@ -20,18 +20,14 @@ namespace {
 // The fewest elements for which waking a thread pays: moving them takes longer than the wake-up, 5 us.
 constexpr int64_t kGrainElements = 32 * 1024;
 
-Status choose_kernel(const CpuKernel*& chosen) {
-  static const std::vector<CpuKernel> kernels = {
+const std::vector<CpuKernel>& kernels() {
+  static const std::vector<CpuKernel> rows = {
 #define LAMINA_CPU_KERNEL(op, isa, value) op##_##isa(),
 #include "ops/paged_kv/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 #undef LAMINA_CUDA_KERNEL
   };
-  CpuInfo cpu;
-  if (Status status = cpu_info(cpu); !status.is_ok()) return status;
-  for (const CpuKernel& kernel : kernels)
-    if (kernel.isa <= cpu.isa) chosen = &kernel;
-  return Status::ok();
+  return rows;
 }
 
 int64_t grain_tokens(int64_t elements) {
@@ -47,7 +43,7 @@ Status check_scale(const char* name, const WrittenScales& scale) {
 }
 
 Status check(const Append& p) {
-  const int64_t slots = p.k_cache.pages * p.k_cache.page;
+  const int64_t slots = checked_product(p.k_cache.pages, p.k_cache.page).value_or(INT64_MAX);
   for (int64_t t = 0; t < p.tokens; ++t) {
     const int64_t slot = p.slot_mapping[t];
     if (slot < -1 || slot >= slots)
@@ -66,23 +62,23 @@ Status check(const Append& p) {
 }  // namespace
 
 Status append(const Append& params, const Parallel& parallel) {
-  const CpuKernel* kernel = nullptr;
   if (Status status = check(params); !status.is_ok()) return status;
-  if (Status status = choose_kernel(kernel); !status.is_ok()) return status;
+  CpuInfo cpu;
+  if (Status status = cpu_info(cpu); !status.is_ok()) return status;
+  const CpuKernel& kernel = choose_kernel(kernels(), cpu.isa);
   const int64_t elements = params.k.heads * (params.k.head_dim + params.v.head_dim);
   const int64_t parts =
       std::min<int64_t>(parallel.threads(), ceil_div(params.tokens, grain_tokens(elements)));
   parallel.for_range(parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) kernel->append(params, part, parts);
+    for (int64_t part = begin; part < end; ++part) kernel.append(params, part, parts);
   });
   if (params.q.data != nullptr)
     parallel.for_range(params.tokens, grain_tokens(params.q.heads * params.q.head_dim),
-                       [&](int64_t begin, int64_t end) { kernel->rotate_q(params, begin, end); });
+                       [&](int64_t begin, int64_t end) { kernel.rotate_q(params, begin, end); });
   return Status::ok();
 }
 
 Status gather(const Gather& params, const Parallel& parallel) {
-  const CpuKernel* kernel = nullptr;
   const kv::BlockTable& table = params.block_table;
   const char* const op = "gather_paged_kv";
   if (Status status =
@@ -95,18 +91,21 @@ Status gather(const Gather& params, const Parallel& parallel) {
                             params.k_cache, "cu_seqlens_k");
         !status.is_ok())
       return status;
-  if (Status status = choose_kernel(kernel); !status.is_ok()) return status;
+  CpuInfo cpu;
+  if (Status status = cpu_info(cpu); !status.is_ok()) return status;
+  const CpuKernel& kernel = choose_kernel(kernels(), cpu.isa);
   const int64_t elements =
       params.k_cache.heads * (params.k_cache.head_dim + params.v_cache.head_dim);
   parallel.for_range(params.tokens, grain_tokens(elements),
-                     [&](int64_t begin, int64_t end) { kernel->gather(params, begin, end); });
+                     [&](int64_t begin, int64_t end) { kernel.gather(params, begin, end); });
   return Status::ok();
 }
 
 Status explain(std::string& text) {
-  const CpuKernel* kernel = nullptr;
-  if (Status status = choose_kernel(kernel); !status.is_ok()) return status;
-  text = std::string("kernel         ") + kernel->name + "\n";
+  CpuInfo cpu;
+  if (Status status = cpu_info(cpu); !status.is_ok()) return status;
+  const CpuKernel& kernel = choose_kernel(kernels(), cpu.isa);
+  text = std::string("kernel         ") + kernel.name + "\n";
   return Status::ok();
 }
 

@@ -5,7 +5,7 @@
 #include <sstream>
 #include <vector>
 
-#include "base/cpu_features.h"
+#include "base/cpu_kernel.h"
 #include "base/int_math.h"
 #include "ops/quantize_int8/cpu/kernel.h"
 #include "ops/quantize_int8/quantize_int8.h"
@@ -23,17 +23,14 @@ namespace {
 // 5 us.
 constexpr int64_t kGrainElements = 64 * 1024;
 
-const CpuKernel& choose_kernel(Isa isa) {
-  static const std::vector<CpuKernel> kernels = {
+const std::vector<CpuKernel>& kernels() {
+  static const std::vector<CpuKernel> rows = {
 #define LAMINA_CPU_KERNEL(op, isa, value) op##_##isa(),
 #include "ops/quantize_int8/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 #undef LAMINA_CUDA_KERNEL
   };
-  const CpuKernel* chosen = &kernels.front();
-  for (const CpuKernel& kernel : kernels)
-    if (kernel.isa <= isa) chosen = &kernel;
-  return *chosen;
+  return rows;
 }
 
 int64_t grain_rows(int64_t k) {
@@ -57,7 +54,7 @@ Status run(const Params& params, const Parallel& parallel) {
         !status.is_ok())
       return status;
   if (Status status = cpu_info(cpu); !status.is_ok()) return status;
-  const CpuKernel& kernel = choose_kernel(cpu.isa);
+  const CpuKernel& kernel = choose_kernel(kernels(), cpu.isa);
   parallel.for_range(params.m, grain_rows(params.k),
                      [&](int64_t begin, int64_t end) { kernel.quantize_rows(params, begin, end); });
   return Status::ok();
@@ -70,7 +67,7 @@ Status explain(int64_t m, int64_t k, int threads, std::string& text) {
   if (Status status = cpu_info(cpu); !status.is_ok()) return status;
   std::ostringstream out;
   out << "quantize_int8  m = " << m << ", k = " << k << "\n"
-      << "kernel         " << choose_kernel(cpu.isa).name << ": best of this build for "
+      << "kernel         " << choose_kernel(kernels(), cpu.isa).name << ": best of this build for "
       << isa_name(cpu.isa) << "\n"
       << "tasks          "
       << std::min<int64_t>(threads, std::max<int64_t>(1, ceil_div(m, grain_rows(k)))) << " on "

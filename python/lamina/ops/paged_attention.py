@@ -97,7 +97,8 @@ def paged_attention(
              v_scale), where they multiply values and where they are summed. With w = 2^-11 | 2^-8 for f16 |
              bf16 weights 2 e + g u becomes 2 e + (c + 64) u + 2 w, and weights below 2^-28 of the largest
              count as 0 in f16; the bound of lse gains w + c u. The tests use these expressions
-    NaN, Inf propagate from the keys that a token sees, and from no others, whatever unused slots hold
+    NaN, Inf propagate from the keys that a token sees, and from no others, whatever unused slots hold. An Inf
+             in v whose weight counts as 0 gives NaN, as 0 * Inf does; the exact result is Inf
     Raises   ValueError that names the argument, its value and the allowed values, on a CPU also for a block,
              length, offset or tree that is out of range; TypeError for an argument of a wrong Python type
              (docs/errors.md lists both). CUDA: lamina.check_errors() reports the first such index. A request

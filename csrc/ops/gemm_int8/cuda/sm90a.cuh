@@ -17,8 +17,6 @@
 //            tests/reference/gemm.py
 #pragma once
 
-#include <algorithm>
-
 #include "block/cluster.cuh"
 #include "block/ring.cuh"
 #include "block/tile_order.cuh"
@@ -27,6 +25,7 @@
 #include "gemm/cuda/kernel.h"
 #include "gemm/cuda/store_rows.cuh"
 #include "gemm/cuda/store_tma.cuh"
+#include "gemm/cuda/tma_tokens.h"
 #include "layout/int8_tile.h"
 #include "layout/matrix_descriptor.h"
 #include "layout/swizzle.h"
@@ -149,11 +148,7 @@ struct Sm90a {
         std::byte* const tokens = stage_at(cursor.stage) + kBytesW + part * kStepK;
         const int32_t at[2] = {static_cast<int32_t>(step * kStepK),
                                static_cast<int32_t>(tile.m0 + part)};
-        if constexpr (kCluster > 1) {
-          dev::tma_load_multicast<2>(tokens, &args.map_a, full, at, (1u << kCluster) - 1);
-        } else {
-          dev::tma_load<2>(tokens, &args.map_a, full, at);
-        }
+        load_for_cluster<kCluster>(tokens, &args.map_a, full, at);
       }
     }
   }
@@ -303,7 +298,6 @@ struct Sm90a {
     if (args.stores_by_tma)
       if (Status status = Boxes::make_map(params, args.map_out); !status.is_ok()) return status;
     if (problem.k == 0) return start(args, max_blocks, stream);
-    // TMA fills zeros past the edges.
     if (Status status = dev::make_tensor_map(
             {params.w,
              3,
@@ -315,25 +309,16 @@ struct Sm90a {
             args.map_w);
         !status.is_ok())
       return status;
-    // The stride of a single row is free, but TMA requires a valid one.
-    const int64_t stride = problem.m > 1 ? params.a_stride : round_up(problem.k, 16);
-    if (Status status = dev::make_tensor_map({params.a,
-                                              2,
-                                              1,
-                                              {problem.k, problem.m},
-                                              {0, stride},
-                                              {kStepK, kPartTokens},
-                                              Swizzle::k128},
-                                             args.map_a);
+    if (Status status = make_token_map({params.a, 1, problem.k, problem.m, params.a_stride}, kStepK,
+                                       kPartTokens, Swizzle::k128, args.map_a);
         !status.is_ok())
       return status;
     return start(args, max_blocks, stream);
   }
 
   static Status start(const Args& args, int max_blocks, void* stream) {
-    const int64_t units = schedule_of(args).units, clusters = max_blocks / kCluster;
     const dev::LaunchShape shape{
-        {static_cast<int>(std::min(units, clusters)) * kCluster, 1, 1}, kSmemBytes, kCluster};
+        {schedule_of(args).blocks(max_blocks), 1, 1}, kSmemBytes, kCluster};
     return dev::launch<Sm90a>(shape, stream, args);
   }
 };
