@@ -90,7 +90,7 @@ def path_alone(inputs: AttentionInputs, node: int, path: list[int]) -> Attention
 @pytest.mark.parametrize("prefix", [0, 506, 511])
 def test_a_node_has_the_bits_of_its_path(prefix: int, cache: str, backend: Backend) -> None:
     """Prefixes of 506 and 511 make paths cross column 512, where a chunk ends. For CUDA kernels they are 58
-    and 1018: paths cross the end of a block of 64 columns, and that of a split of 1024. Every prefix sees half
+    and 1018: paths cross the end of a block of 64 columns, and that of a split of 1024. A prefix sees half
     of the combinations of options and given depths."""
     nodes = 36
     choices = (({}, prefix == 506), (POSITIONS, prefix != 506))
