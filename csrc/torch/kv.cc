@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 
-#include "base/huge_pages.h"
 #include "base/int_math.h"
 
 namespace lamina::interop {
@@ -110,18 +109,5 @@ const int32_t* int32_vector_of(const Argument& argument, const char* size, int64
   argument.is_vector(size, count);
   return static_cast<const int32_t*>(argument.tensor.data_ptr());
 }
-
-namespace {
-
-void advise(const Tensor& memory) {
-  if (memory.numel() == 0) return;
-  int64_t elements = 1;
-  for (int64_t i = 0; i < memory.dim(); ++i) elements += (memory.size(i) - 1) * memory.stride(i);
-  advise_huge_pages(memory.data_ptr(), elements * static_cast<int64_t>(memory.element_size()));
-}
-
-}  // namespace
-
-LAMINA_IMPL(CPU, m) { m.impl("advise_huge_pages", TORCH_BOX(&advise)); }
 
 }  // namespace lamina::interop

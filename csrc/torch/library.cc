@@ -2,6 +2,7 @@
 #include <Python.h>
 
 #include "base/cpu_features.h"
+#include "base/huge_pages.h"
 #include "base/memo.h"
 #include "device/device_info.h"
 #include "gemm/problem.h"
@@ -92,6 +93,10 @@ std::string made_on_host() {
   return json.str();
 }
 
+void advise(int64_t address, int64_t bytes) {
+  advise_huge_pages(reinterpret_cast<void*>(address), bytes);
+}
+
 std::string cpu_isas() {
   std::string names;
   for (Isa isa : available_isas()) names += (names.empty() ? "" : ",") + std::string(isa_name(isa));
@@ -177,7 +182,7 @@ LAMINA_LIBRARY(m) {
   m.def(
       "merge_attention_states(Tensor[] outs, Tensor[] lses, *, Tensor? sinks=None, ScalarType? "
       "out_dtype=None) -> (Tensor out, Tensor lse)");
-  m.def("advise_huge_pages(Tensor memory) -> ()");
+  m.def("advise_huge_pages(int address, int bytes) -> ()");
   m.def("explain_paged_kv() -> str");
   m.def("explain_merge_attention_states() -> str");
   m.def("explain_quantize_int8(int m, int k) -> str");
@@ -197,6 +202,7 @@ LAMINA_IMPL(CompositeExplicitAutograd, m) {
   m.impl("build_info", TORCH_BOX(&build_info));
   m.impl("cuda_devices", TORCH_BOX(&cuda_devices));
   m.impl("host_work", TORCH_BOX(&made_on_host));
+  m.impl("advise_huge_pages", TORCH_BOX(&advise));
   m.impl("cpu_isas", TORCH_BOX(&cpu_isas));
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
   m.impl("set_cpu_isa", TORCH_BOX(&set_cpu_isa));

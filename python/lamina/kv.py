@@ -20,10 +20,13 @@ def advise_huge_pages(memory: Tensor) -> None:
 
     memory  just allocated, as by torch.empty, and not written yet; at least some MiB
 
-    Has no effect on other systems, or where transparent huge pages are off. Raises NotImplementedError for a
-    tensor on another device.
+    Has no effect on other systems, or where transparent huge pages are off. Raises ValueError for a tensor on
+    another device.
     """
-    torch.ops.lamina.advise_huge_pages(memory)
+    if memory.device.type != "cpu":
+        raise ValueError(f"lamina.kv.advise_huge_pages: memory is on {memory.device}; it must be on the CPU")
+    storage = memory.untyped_storage()
+    torch.ops.lamina.advise_huge_pages(storage.data_ptr(), storage.nbytes())
 
 
 class OutOfPages(RuntimeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -13,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from torch import Tensor
 
 import lamina
-from lamina.kv import OutOfPages, PagedCache
+from lamina.kv import OutOfPages, PagedCache, advise_huge_pages
 from tests.support.cases import generator
 from tests.support.compare import assert_equal
 
@@ -254,3 +255,21 @@ def test_refused(call: Callable[[PagedCache], Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         call(cache)
     assert cache.free_pages == 2 and cache.length(0) == 2
+
+
+def test_huge_pages_are_asked_for() -> None:
+    """The kernel lists the flag of each mapping: hg for MADV_HUGEPAGE."""
+    smaps = Path("/proc/self/smaps")
+    if not smaps.exists():
+        pytest.skip("no /proc/self/smaps")
+
+    def asked() -> int:
+        return sum(
+            "hg" in line.split() for line in smaps.read_text().splitlines() if line.startswith("VmFlags")
+        )
+
+    before = asked()
+    cache = PagedCache(1, 512, 16, 8, 128)
+    assert asked() > before
+    with pytest.raises(ValueError, match="memory is on meta; it must be on the CPU"):
+        advise_huge_pages(cache.k[0].to("meta"))

@@ -235,8 +235,3 @@ def _fake_copy_kv_blocks(given: Arguments) -> None:
 @fake("compact_kv")
 def _fake_compact_kv(given: Arguments) -> None:
     require_one_device("compact_kv", vars(given))
-
-
-@fake("advise_huge_pages")
-def _fake_advise_huge_pages(_given: Arguments) -> None:
-    pass
