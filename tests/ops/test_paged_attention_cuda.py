@@ -121,6 +121,23 @@ def test_rows_of_a_tile_change_no_bit(tree: str, cache: str) -> None:
 
 
 @TILES
+@pytest.mark.parametrize("others", [0, 24])
+def test_splits_change_no_bit(others: int, tile: str) -> None:
+    """A block of threads merges splits of 1024 columns in order: some splits of a tile or, where tiles are many,
+    all splits of each of its tiles. For one request alone each split has a block of threads of its own."""
+    lens = ((1, 1100), (2, 2050), *[(1, 3)] * others)
+    backend = dataclasses.replace(emulated(tile), sms=1)
+    inputs = AttentionCase(lens, heads=(1, 2), head_dim=16, page=16).on(backend).inputs()
+    want = [attend_invariantly(emulated(tile), inputs.request(b)) for b in (0, 1)]
+    for sms in (1, 2):
+        out, lse = attend_invariantly(dataclasses.replace(backend, sms=sms), inputs)
+        for b in (0, 1):
+            assert_equal(out[inputs.span(b)], want[b][0], f"request {b}, {sms} SMs")
+            assert_equal(lse[:, inputs.span(b)], want[b][1], f"request {b}, {sms} SMs")
+    check_attention(backend, inputs, inputs.expected(), batch_invariant=True)
+
+
+@TILES
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_schedules_and_sms(seed: int, tile: str) -> None:
     """Parts end in the middle of tiles, and blocks of threads finish in any order."""
