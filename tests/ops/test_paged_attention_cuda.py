@@ -123,8 +123,8 @@ def test_rows_of_a_tile_change_no_bit(tree: str, cache: str) -> None:
 @TILES
 @pytest.mark.parametrize("others", [0, 24])
 def test_splits_change_no_bit(others: int, tile: str) -> None:
-    """A block of threads merges splits of 1024 columns in order: some splits of a tile or, where tiles are many,
-    all splits of each of its tiles. For one request alone each split has a block of threads of its own."""
+    """A block of threads merges splits of 1024 columns in order: some of a tile or, where tiles are many,
+    all of each of its tiles. For one request alone each split has a block of threads of its own."""
     lens = ((1, 1100), (2, 2050), *[(1, 3)] * others)
     backend = dataclasses.replace(emulated(tile), sms=1)
     inputs = AttentionCase(lens, heads=(1, 2), head_dim=16, page=16).on(backend).inputs()

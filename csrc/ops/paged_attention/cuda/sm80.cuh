@@ -10,7 +10,7 @@
 //            their products with values are summed in steps of 16 columns, by the tensor core. Tiles of all sizes
 //            do the same operations on a row
 // Budget     regs <= 255; 0 spills; 0 bank conflicts in the ring (layout/swizzle.h)
-//            requires SASS: HMMA, LDGSTS, LDSM
+//            requires SASS: HMMA, LDGSTS
 // Requires   no alignment: rows that do not allow 16-byte copies are copied in 4-byte words or in bytes
 // Source     own; online softmax as in FlashAttention-2 (arXiv:2307.08691), parts as in FlashMLA
 // Reference  tests/reference/paged_attention.py
