@@ -234,6 +234,21 @@ def test_nan_and_inf_spread_as_in_the_reference(dtype: torch.dtype, backend: Bac
 
 
 @BACKENDS
+def test_only_scores_of_minus_inf(backend: Backend) -> None:
+    """The sum of weights is 0 although the token sees keys: NaN, unlike the 0 of a token that sees none."""
+    inputs = AttentionCase(((1, 3), (1, 2)), heads=(1, 2), head_dim=8).on(backend).inputs()
+    q, keys = inputs.q.clone(), inputs.k_cache.clone()
+    q[0, :, 0] = 1
+    for slot in range(3):
+        page, row = inputs.slot(0, slot)
+        keys[page, row] = torch.tensor([-torch.inf, *[0] * 7])
+    given = inputs.replace(q=q, k_cache=keys)
+    out, lse = check_attention(backend, given, given.expected())
+    assert out[0].isnan().all() and not out[1].isnan().any()
+    assert lse[:, 0].isneginf().all()
+
+
+@BACKENDS
 @pytest.mark.parametrize("cache", ["f32", "f16", "e4m3", "e4m3_token", "int8_token"])
 def test_later_tokens_and_other_nodes_may_hold_nan(cache: str, backend: Backend) -> None:
     """The keys of token j are NaN: all tokens that do not see them keep their bits, all that do are NaN."""
