@@ -108,11 +108,11 @@ def test_a_stray_page_is_read_as_zeros() -> None:
 @pytest.mark.parametrize("tree", ["", "random"])
 def test_rows_of_a_tile_change_no_bit(tree: str, cache: str) -> None:
     """With batch_invariant, tiles of 16, 64 and 128 rows, and cuts between any blocks of threads."""
-    narrow = emulated(tiles()[-1])
+    narrow = emulated("sm80_r128")
     for case in (dataclasses.replace(LONG, tree=tree, cache=cache), dataclasses.replace(LONG, tree=tree)):
         inputs = case.on(narrow if case.cache == "f32" else emulated("sm80_r64")).inputs()
         want = attend_invariantly(emulated("sm80_r16"), inputs)
-        for tile in tiles():
+        for tile in (tile for tile in tiles() if tile.startswith("sm80")):
             if tile != "sm80_r128" or inputs.k_cache.dtype.itemsize == 2:
                 for sms in (1, 7):
                     backend = dataclasses.replace(emulated(tile, seed=sms), sms=sms)
