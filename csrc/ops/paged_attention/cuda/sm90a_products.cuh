@@ -19,9 +19,8 @@ struct Sm90aProducts {
 
   // Tiles of 8 columns in the order of wgmma's registers.
   template <int kTiles>
-  LAMINA_DEVICE static float (&flat(float (&tiles)[1][kTiles][4]))[kTiles * 4] {
-    return reinterpret_cast<float(&)[kTiles * 4]>(tiles);
-  }
+  LAMINA_DEVICE static float (&flat(float (&tiles)[1][kTiles][4]))
+      [kTiles * 4] { return reinterpret_cast<float (&)[kTiles * 4]>(tiles); }
 
   LAMINA_DEVICE static uint64_t descriptor(int at, int leading_bytes) {
     // The compiler would keep the descriptors of all slices of queries in registers, which the sums need: it may not know
@@ -41,13 +40,12 @@ struct Sm90aProducts {
   }
 
   // Starts scores = queries * keys^T, summed in the order of head_dim, as a group of wgmmas.
-  LAMINA_DEVICE static void start_keys(int stage, const Queries& queries,
-                                       Scores& scores) {
+  LAMINA_DEVICE static void start_keys(int stage, const Queries& queries, Scores& scores) {
     auto& sums = flat(scores);
     const int warpgroup = Shape::warp_m() / Shape::kWarpgroupWarps;
     const uint64_t keys = descriptor(stage * Shape::kTileBytes, 0);
-    const uint64_t rows = descriptor(
-        Shape::kQueriesAt + warpgroup * Shape::kWarpgroupRows * Shape::kRunBytes, 0);
+    const uint64_t rows =
+        descriptor(Shape::kQueriesAt + warpgroup * Shape::kWarpgroupRows * Shape::kRunBytes, 0);
     dev::wgmma_fence_registers(sums);
     dev::wgmma_fence();
 #pragma unroll

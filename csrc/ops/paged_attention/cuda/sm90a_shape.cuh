@@ -51,7 +51,8 @@ struct Sm90aShape : InSmem<Sm90aShape<kConfig, Query>> {
   static constexpr int kQueryBoxBytes = kRows * kRunBytes;
   static constexpr int kQueriesAt = kStages * kTileBytes;
   static constexpr int kPositionsAt = kQueriesAt + kRows * kDim * 2;
-  static constexpr int kMaximaAt = kPositionsAt + kPositionBlocks * kColumns * 4;  // none: a warp has whole rows
+  static constexpr int kMaximaAt =
+      kPositionsAt + kPositionBlocks * kColumns * 4;  // none: a warp has whole rows
   static constexpr int kRowsAt = kMaximaAt;
   static constexpr int kPlaceAt = kRowsAt + kRows * static_cast<int>(sizeof(RowInfo));
   static constexpr int kKeyRowsAt = kPlaceAt + static_cast<int>(sizeof(Place));
