@@ -7,16 +7,21 @@
 
 namespace lamina {
 
-// Whether `value` is true in any thread. smem: kWarps words; no thread may still be reading their old values.
+// Whether `value` is true in any thread. smem: kWarps words; no thread may still be reading their old values. sync: a
+// barrier of the first kWarps warps, if they are not all of the block.
 template <int kWarps>
-LAMINA_DEVICE bool any_of_block(bool value, int32_t* smem) {
+LAMINA_DEVICE bool any_of_block(bool value, int32_t* smem, const auto& sync) {
   const bool of_warp = dev::any(value);
   if (dev::lane() == 0) dev::store_shared(smem + dev::warp(), of_warp ? 1 : 0);
-  dev::block_sync();
+  sync();
   int32_t any = 0;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) any |= dev::load_shared(smem + w);
   return any != 0;
+}
+template <int kWarps>
+LAMINA_DEVICE bool any_of_block(bool value, int32_t* smem) {
+  return any_of_block<kWarps>(value, smem, [] { dev::block_sync(); });
 }
 
 // Replaces `low` by the block's smallest and `high` by its largest. smem: 2 * kWarps words; no thread may still be

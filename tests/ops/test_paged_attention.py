@@ -176,7 +176,9 @@ def test_lse_is_returned_on_request_and_changes_nothing(backend: Backend) -> Non
     out, lse = attend(backend, inputs, return_lse=False)
     assert_equal(out, want)
     assert (lse.shape, lse.dtype) == ((inputs.q.shape[1], 0), torch.float32)
-    out, _ = attend(backend, inputs.replace(max_seqlen_q=2**40), batch_invariant=True)
+    # wgmma adds in another order than mma, so no kernel of sm90a has the mode.
+    invariant = not backend.isa.startswith("sm90a")
+    out, _ = attend(backend, inputs.replace(max_seqlen_q=2**40), batch_invariant=invariant)
     assert_equal(out, want)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from tests.support.attention_check import (
     emulated,
     tiles,
 )
-from tests.support.backends import NO_PROBE, EmulatedKernel, probe
+from tests.support.backends import EMULATOR_SMS, NO_PROBE, EmulatedKernel, emu_ops, emulator, probe
 from tests.support.compare import assert_equal, assert_within
 from tests.support.on_emulator import sites_without_conflicts
 
@@ -108,11 +109,11 @@ def test_a_stray_page_is_read_as_zeros() -> None:
 @pytest.mark.parametrize("tree", ["", "random"])
 def test_rows_of_a_tile_change_no_bit(tree: str, cache: str) -> None:
     """With batch_invariant, tiles of 16, 64 and 128 rows, and cuts between any blocks of threads."""
-    narrow = emulated(tiles()[-1])
+    narrow = emulated("sm80_r128")
     for case in (dataclasses.replace(LONG, tree=tree, cache=cache), dataclasses.replace(LONG, tree=tree)):
         inputs = case.on(narrow if case.cache == "f32" else emulated("sm80_r64")).inputs()
         want = attend_invariantly(emulated("sm80_r16"), inputs)
-        for tile in tiles():
+        for tile in (tile for tile in tiles() if tile.startswith("sm80")):
             if tile != "sm80_r128" or inputs.k_cache.dtype.itemsize == 2:
                 for sms in (1, 7):
                     backend = dataclasses.replace(emulated(tile, seed=sms), sms=sms)
@@ -182,3 +183,37 @@ def test_the_kernel_follows_the_rows_of_a_request() -> None:
         inputs = AttentionCase("decode", q_dtype=torch.half, cache="f16", head_dim=80).inputs()
         with pytest.raises(ValueError, match=r'name = "paged_attention_sm80_r128_d64": no CUDA kernel'):
             ops.paged_attention(**inputs.arguments())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@TILES
+def test_special_values_reach_the_rows_that_see_them(tile: str, value: float) -> None:
+    """In the values of neighbouring blocks of columns, which the causal rule cuts, and past all rows."""
+    backend = emulated(tile)
+    case = AttentionCase(((70, 150), (3, 140)), heads=(1, 2), head_dim=64, page=16, out_dtype=torch.float32)
+    inputs = case.on(backend).inputs()
+    for request, slot, element in ((0, 3, 1), (0, 90, 0), (0, 149, 63), (1, 64, 8), (1, 138, 40)):
+        page, row = inputs.slot(request, slot)
+        inputs.v_cache[page, row, 0, element] = value
+    check_attention(backend, inputs, inputs.expected(), value)
+
+
+def uses_wgmma(compute_capability: int, tokens: int, batch_invariant: bool = False) -> bool:
+    """Whether a request of these tokens, with two heads for each head of the cache, goes to sm90a: mma alone
+    reads values with ldmatrix.trans."""
+    case = AttentionCase(((tokens, 70),), torch.bfloat16, "bf16", heads=(1, 2))
+    emulator().take_report()
+    emulator().set_options(count_accesses=True)
+    emulator().set_device(compute_capability, EMULATOR_SMS)
+    given = case.inputs().replace(max_seqlen_q=tokens).arguments()
+    emu_ops().paged_attention(**given, batch_invariant=batch_invariant)
+    return "ldmatrix_trans" not in {site.function for site in emulator().take_report().sites}
+
+
+def test_wgmma_computes_requests_of_many_rows() -> None:
+    """From 64 rows on, on compute capability 9.0 alone, and not where the batch may change no bit."""
+    assert uses_wgmma(90, 32)
+    assert not uses_wgmma(90, 31)
+    assert not uses_wgmma(90, 32, batch_invariant=True)
+    assert not uses_wgmma(80, 32)
+    assert not uses_wgmma(100, 32)

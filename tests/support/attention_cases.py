@@ -146,7 +146,8 @@ class AttentionCase:
             q_dtype = (torch.bfloat16, torch.float16)[(self.page + self.head_dim // 8) % 2]
         is_quantized = CACHES[self.cache][0].itemsize == 1
         tile = int(re.findall(r"_r(\d+)", backend.isa)[0])
-        most = 256 if tile == 16 else 192 if tile == 64 and not is_quantized else 128
+        has_all = backend.arch == 90 or tile == 16
+        most = 256 if has_all else 192 if tile == 64 and not is_quantized else 128
         half = "f16" if q_dtype == torch.float16 else "bf16"
         return dataclasses.replace(
             self,

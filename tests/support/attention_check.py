@@ -13,7 +13,6 @@ import torch
 from tests.reference.paged_attention import Attention
 from tests.support.attention_cases import AttentionInputs
 from tests.support.backends import (
-    NO_GPU,
     NO_PROBE,
     Backend,
     CudaKernel,
@@ -21,6 +20,7 @@ from tests.support.backends import (
     Gpu,
     cpu_backends,
     cuda_kernels,
+    gpu_parameter,
     probe,
 )
 from tests.support.compare import assert_equal, assert_within
@@ -47,8 +47,7 @@ def attention_backends(*rows: int) -> list[Any]:
             continue
         marks = [] if probe() is not None else [pytest.mark.skip(reason=NO_PROBE)]
         parameters.append(pytest.param(emulated(tile), id=f"{tile}_emulator", marks=marks))
-        gpu = Gpu(tile, False, OP)
-        parameters.append(pytest.param(gpu, id=str(gpu), marks=[pytest.mark.gpu, NO_GPU]))
+        parameters.append(gpu_parameter(Gpu(tile, False, OP)))
     return parameters
 
 

@@ -314,15 +314,16 @@ def emulator_parameters(op: str, arch: int | None = None, stores: bool = False) 
     ]
 
 
+def gpu_parameter(gpu: Gpu) -> Any:
+    marks = [pytest.mark.gpu, NO_GPU]
+    if torch.cuda.is_available() and gpu.arch == 90 and torch.cuda.get_device_capability() != (9, 0):
+        marks.append(pytest.mark.skip(reason=f"{gpu.isa}: for compute capability 9.0 alone"))
+    return pytest.param(gpu, id=str(gpu), marks=marks)
+
+
 def gpus(op: str) -> list[Any]:
     """Every CUDA kernel of `op` on the GPU; a kernel that cannot run here is skipped with the reason."""
-    parameters = []
-    for kernel in cuda_kernels(op):
-        gpu, marks = Gpu(kernel, False, op), [pytest.mark.gpu, NO_GPU]
-        if torch.cuda.is_available() and gpu.arch == 90 and torch.cuda.get_device_capability() != (9, 0):
-            marks.append(pytest.mark.skip(reason=f"{kernel}: for compute capability 9.0 alone"))
-        parameters.append(pytest.param(gpu, id=str(gpu), marks=marks))
-    return parameters
+    return [gpu_parameter(Gpu(kernel, False, op)) for kernel in cuda_kernels(op)]
 
 
 def cuda_backends(op: str, stores: bool = False) -> list[Any]:

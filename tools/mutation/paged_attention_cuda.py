@@ -75,12 +75,12 @@ MUTANTS = (
         f"{CUDA}/softmax.cuh",
         (
             "attention cuda: lost rescale",
-            "if (!dev::any(has_changed)) return;",
+            "if (!growth.is_needed) return;",
             "if (dev::any(true)) return;",
         ),
         (
             "attention cuda: weights are not rescaled",
-            "state.weights[t][e] = state.weights[t][e] * grow[t][e / 2];",
+            "state.weights[t][e] = state.weights[t][e] * growth.of[t][e / 2];",
             "",
         ),
         (
@@ -118,7 +118,7 @@ MUTANTS = (
         tests=CASES,
     ),
     *plant(
-        f"{CUDA}/sm80.cuh",
+        f"{CUDA}/pieces.cuh",
         (
             "attention cuda: merge before the last",
             "dev::atomic_add(arrivals, 1) == others",
@@ -136,10 +136,20 @@ MUTANTS = (
         ),
         (
             "attention cuda: splits share the ring too early",
-            "dev::block_sync();  // all warps have read the ring and the split",
+            "Shape::sync();  // all warps have read the ring and the split",
             "",
             EXACT,
         ),
+        (
+            "attention cuda: the order of a merge",
+            "Result::template merge<true>(merged_slot(work, part), state)",
+            "Result::template merge<false>(merged_slot(work, part + 1), state)",
+            EXACT,
+        ),
+        tests=CASES,
+    ),
+    *plant(
+        f"{CUDA}/sm80.cuh",
         (
             "attention cuda: a stage too early",
             "dev::cp_async_wait<Shape::kStages - 2>()",
@@ -149,12 +159,6 @@ MUTANTS = (
             "attention cuda: no mask at the end",
             "Shape::at(&Place::all_high) - walk.first_column() < kColumns",
             "Shape::at(&Place::all_high) < 0",
-        ),
-        (
-            "attention cuda: the order of a merge",
-            "Result::template merge<true>(merged_slot(work, part), state)",
-            "Result::template merge<false>(merged_slot(work, part + 1), state)",
-            EXACT,
         ),
         tests=CASES,
     ),

@@ -1,6 +1,6 @@
 // The ring of keys and values: its stages are filled in the order keys, values, keys, ... of the blocks of columns.
 //
-// A warp copies kColumns / kWarps rows of each tile. One lane for each of these rows translates its slot to the addresses of
+// A warp copies kColumns / kLoadWarps rows of each tile. One lane for each of these rows translates its slot to the addresses of
 // its key and its value, from an entry of the block table that it read one block before, and leaves them in shared memory
 // for the lanes that copy the row. Rows that no row of the tile sees, and rows on pages that do not exist, become zeros.
 #pragma once
@@ -19,6 +19,8 @@ class Loads {
     if (!walk_.is_done()) read_entry();
   }
 
+  LAMINA_DEVICE bool is_done() const { return !has_values_ && walk_.is_done(); }
+
   // Starts to fill this stage, the next of the ring, if there is more to load.
   LAMINA_DEVICE void start_next(int stage) {
     const Params& p = args_.p;
@@ -35,12 +37,12 @@ class Loads {
   }
 
  private:
-  static constexpr int kRows = kColumns / Shape::kWarps;  // of a warp
+  static constexpr int kRows = kColumns / Shape::kLoadWarps;  // of a warp
   static_assert(kRows <= dev::kWarpLanes);
 
   LAMINA_DEVICE static bool owns_row() { return dev::lane() < kRows; }
   LAMINA_DEVICE static int row() { return first_row() + dev::lane(); }
-  LAMINA_DEVICE static int first_row() { return dev::warp() * kRows; }
+  LAMINA_DEVICE static int first_row() { return Shape::load_warp() * kRows; }
 
   // The slot of this lane's column in the block where the walk is, or -1 if nobody sees the column.
   LAMINA_DEVICE int32_t find_slot() const {

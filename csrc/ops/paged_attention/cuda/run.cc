@@ -50,12 +50,26 @@ bool is_called(std::string_view kernel, std::string_view name) {
          (kernel.size() == name.size() || name.empty() || kernel[name.size()] == '_');
 }
 
-// Whether a kernel with `rows` and `dim` is better than one with the others, for a call with `needed` rows a request.
+// A tile of two math warpgroups of sm90a takes as long on the tensor cores as one of 64 rows with mma, which multiplies at half
+// the rate of wgmma. Fewer rows would waste more than half of it.
+constexpr int64_t kLeastRowsOfSm90a = 64;
+
+// Whether a kernel is better than the other, for a call with `needed` rows a request.
 bool is_better(const CudaKernel& kernel, const CudaKernel& other, int64_t needed) {
   if (kernel.dim != other.dim) return kernel.dim < other.dim;
+  if (kernel.arch != other.arch) return kernel.arch > other.arch;
   const bool holds = kernel.rows >= needed, other_holds = other.rows >= needed;
   if (holds != other_holds) return holds;
   return holds ? kernel.rows < other.rows : kernel.rows > other.rows;
+}
+
+bool can_run(const CudaKernel& kernel, const Params& params, const DeviceInfo& device) {
+  const bool is_for_device = kernel.arch == 90 ? device.compute_capability == 90
+                                               : device.compute_capability >= kernel.arch;
+  // wgmma adds in another order than mma: kernels of one arch compute all tiles of a call that is invariant to its batch.
+  return is_for_device && kernel.smem_bytes <= device.smem_per_block &&
+         kernel.cache == elements_of(params.k.dtype) &&
+         !(params.batch_invariant && kernel.arch == 90);
 }
 
 CudaKernel choose(const Params& params, const DeviceInfo& device, std::string_view only) {
@@ -64,9 +78,8 @@ CudaKernel choose(const Params& params, const DeviceInfo& device, std::string_vi
       std::min(params.max_seqlen_q, params.tokens) * (params.heads / params.kv_heads);
   CudaKernel chosen{};
   for (const CudaKernel& kernel : cuda_kernels()) {
-    if (kernel.arch > device.compute_capability || kernel.smem_bytes > device.smem_per_block ||
-        kernel.dim < dim || kernel.cache != elements_of(params.k.dtype) ||
-        !is_called(kernel.name, only))
+    if (!can_run(kernel, params, device) || kernel.dim < dim || !is_called(kernel.name, only) ||
+        (kernel.arch == 90 && only.empty() && needed < kLeastRowsOfSm90a))
       continue;
     if (chosen.launch == nullptr || is_better(kernel, chosen, needed)) chosen = kernel;
   }

@@ -25,7 +25,7 @@ struct KernelArgs {
 
 struct CudaKernel {
   const char* name;
-  int arch;  // compute capability: this one and newer
+  int arch;  // compute capability: 80 and newer, or 90 alone
   int rows;  // of a tile
   int dim;   // the largest head_dim of keys and values
   Elements cache;

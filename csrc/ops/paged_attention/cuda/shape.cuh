@@ -48,7 +48,8 @@ struct alignas(16) Place {
       own_end;        // tokens own_token to own_end - 1 of the call have columns of their own
   int32_t end_block;  // of the piece
   int32_t split_begin, split_end;  // blocks of columns of the split that is computed
-  int32_t unused[3];
+  int32_t next_tile;               // of the piece that follows
+  int32_t unused[2];
 };
 
 // Values of a multiple of 16 bytes, in words of 16.
@@ -81,8 +82,23 @@ LAMINA_DEVICE void store_shared_words(V* to, const V& value) {
     dev::store_shared(reinterpret_cast<dev::U32x4*>(to) + w, words.word[w]);
 }
 
+// What shapes share: the place of a block of threads in shared memory, and its members.
+template <class Shape>
+struct InSmem {
+  LAMINA_DEVICE static std::byte* smem(int at) { return dev::dynamic_smem() + at; }
+  LAMINA_DEVICE static Place* place() { return reinterpret_cast<Place*>(smem(Shape::kPlaceAt)); }
+  template <class V>
+  LAMINA_DEVICE static V at(V Place::* member) {
+    return dev::load_shared(&(place()->*member));
+  }
+  LAMINA_DEVICE static int32_t at(int32_t Tile::* member) {
+    return dev::load_shared(&(place()->tile.*member));
+  }
+};
+
 template <Sm80Config kConfig, class Query>
-struct Sm80Shape {
+struct Sm80Shape : InSmem<Sm80Shape<kConfig, Query>> {
+  using InSmem<Sm80Shape>::smem;
   using T = Query;
   static constexpr Elements kElements = kConfig.cache;
   static constexpr bool kIsQuantized = kElements != Elements::kHalf;
@@ -144,21 +160,17 @@ struct Sm80Shape {
     return row * kCount * 2 + swizzle::row_chunk(row, chunk) * swizzle::kChunkBytes;
   }
 
-  LAMINA_DEVICE static Place* place() { return reinterpret_cast<Place*>(smem(kPlaceAt)); }
-  template <class V>
-  LAMINA_DEVICE static V at(V Place::* member) {
-    return dev::load_shared(&(place()->*member));
-  }
-  LAMINA_DEVICE static int32_t at(int32_t Tile::* member) {
-    return dev::load_shared(&(place()->tile.*member));
-  }
   // From the byte of a chunk to that of a chunk of the same row whose number has these bits set in addition. Loops over
   // chunks then need few addresses, as swizzles XOR the low three bits of a chunk.
   LAMINA_DEVICE static int step(int at, int chunks) {
     return (at ^ chunks % 8 * swizzle::kChunkBytes) + chunks / 8 * 8 * swizzle::kChunkBytes;
   }
 
-  LAMINA_DEVICE static std::byte* smem(int at) { return dev::dynamic_smem() + at; }
+  // A barrier of the threads that hold results.
+  LAMINA_DEVICE static void sync() { dev::block_sync(); }
+  // The warps that load keys and values, and the index of this warp among them.
+  static constexpr int kLoadWarps = kWarps;
+  LAMINA_DEVICE static int load_warp() { return dev::warp(); }
   LAMINA_DEVICE static int warp_m() { return dev::warp() % kWarpsM; }
   LAMINA_DEVICE static int warp_n() { return dev::warp() / kWarpsM; }
   // The row of the block that this lane holds in half `half` of tile `tile` of an accumulator.

@@ -143,10 +143,16 @@ struct Softmax {
     }
   }
 
-  // Raises the exponents of the state to those of the maxima, and scales the state where one has changed.
-  LAMINA_DEVICE static void raise(const float (&maxima)[Shape::kTilesM][2], float factor,
-                                  State& state) {
-    float grow[Shape::kTilesM][2];
+  // The factors by which the sums of rows change because their exponents do.
+  struct Growth {
+    float of[Shape::kTilesM][2];
+    bool is_needed;  // by any row of the warp
+  };
+
+  // Raises the exponents of the state to those of the maxima.
+  LAMINA_DEVICE static Growth raise_exponents(const float (&maxima)[Shape::kTilesM][2],
+                                              float factor, State& state) {
+    Growth growth;
     bool has_changed = false;
 #pragma unroll
     for (int t = 0; t < Shape::kTilesM; ++t)
@@ -156,19 +162,36 @@ struct Softmax {
         const float next =
             dev::f32_max(exponent, maxima[t][half] * factor - Half<W>::kWeightExponent);
         has_changed = has_changed || next != exponent;
-        grow[t][half] = dev::exp2_approx(exponent - finite(next));
+        growth.of[t][half] = dev::exp2_approx(exponent - finite(next));
         exponent = next;
       }
-    if (!dev::any(has_changed)) return;
+    growth.is_needed = dev::any(has_changed);
+    return growth;
+  }
+
+  LAMINA_DEVICE static void grow_weights(const Growth& growth, State& state) {
 #pragma unroll
     for (int t = 0; t < Shape::kTilesM; ++t)
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        state.weights[t][e] = state.weights[t][e] * grow[t][e / 2];
+      for (int e = 0; e < 4; ++e) state.weights[t][e] = state.weights[t][e] * growth.of[t][e / 2];
+  }
+  LAMINA_DEVICE static void grow_values(const Growth& growth, State& state) {
 #pragma unroll
-        for (int n = 0; n < Shape::kTilesElement; ++n)
-          state.values[t][n][e] = state.values[t][n][e] * grow[t][e / 2];
-      }
+    for (int t = 0; t < Shape::kTilesM; ++t)
+#pragma unroll
+      for (int n = 0; n < Shape::kTilesElement; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          state.values[t][n][e] = state.values[t][n][e] * growth.of[t][e / 2];
+  }
+
+  // Raises the exponents of the state to those of the maxima, and scales the state where one has changed.
+  LAMINA_DEVICE static void raise(const float (&maxima)[Shape::kTilesM][2], float factor,
+                                  State& state) {
+    const Growth growth = raise_exponents(maxima, factor, state);
+    if (!growth.is_needed) return;
+    grow_weights(growth, state);
+    grow_values(growth, state);
   }
 
   // An exponent that can be subtracted: 0 for a row that has seen nothing yet.

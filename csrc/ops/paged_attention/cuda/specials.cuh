@@ -1,6 +1,5 @@
 // Values that are NaN or infinite, in blocks with columns that some rows see and others do not: a weight of 0 would
-// not keep them out of the sums of the others. Products take them as zeros, and then they are added to the rows that see
-// them.
+// not keep them out of the sums of the others. Products take them as zeros, and they are added to the rows that see them.
 #pragma once
 
 #include "ops/paged_attention/cuda/products.cuh"
@@ -39,6 +38,17 @@ struct Specials {
       for (int w = 0; w < 4; ++w) found |= Products<Shape>::find_special(words.x[w]);
     }
     return found != 0;
+  }
+
+  // Makes them zeros.
+  LAMINA_DEVICE static void clear(int stage) {
+#pragma unroll 1
+    for (int i = dev::thread_index(); i < kChunks; i += Shape::kThreads) {
+      auto words = dev::load_shared(chunk(stage, i));
+#pragma unroll
+      for (int w = 0; w < 4; ++w) words.x[w] &= ~Products<Shape>::find_special(words.x[w]);
+      dev::store_shared(chunk(stage, i), words);
+    }
   }
 
   // The value of element `i` of a word if it is special, else 0.

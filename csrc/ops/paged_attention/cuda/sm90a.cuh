@@ -1,0 +1,298 @@
+// paged_attention / sm90a:   the formula of paged_attention.h, for many rows of f16 and bf16 queries and caches of their type
+//
+// Algorithm  parts, tiles and online softmax as in sm80.cuh. A producer warpgroup fills the ring; each math warpgroup has
+//            64 rows of the tile. While the scores of a block of columns become weights, the products of the block
+//            before with its values are in flight, and those of the other warpgroup, which takes turns with this one
+// Layouts    q [tokens, heads, head_dim] with any strides; caches: kv/cache.h; the ring: sm90a_shape.cuh
+// Data path  gmem -cp.async-> smem ring -> wgmma's shared operand: keys times queries (registers; smem for
+//            head_dim > 128) -> scores -> weights (registers) -> times values -> f32 -> out
+// Order      a score sums head_dim in steps of 16; a block of columns has one maximum; weights are summed in f32 and,
+//            rounded to 16 bits, multiplied with values in steps of 16 columns
+// Budget     regs <= 168; 0 spills; 0 bank conflicts in the ring (layout/swizzle.h)
+//            requires SASS: HGMMA, LDGSTS, LDSM
+// Requires   no alignment, as in sm80.cuh
+// Source     own; the roles of warps and the order of products as in FlashAttention-3 (arXiv:2407.08608)
+// Reference  tests/reference/paged_attention.py
+#pragma once
+
+#include "block/cluster.cuh"
+#include "block/reduce.cuh"
+#include "block/ring.cuh"
+#include "ops/paged_attention/cuda/loads.cuh"
+#include "ops/paged_attention/cuda/pieces.cuh"
+#include "ops/paged_attention/cuda/run.h"
+#include "ops/paged_attention/cuda/sm90a_products.cuh"
+#include "ops/paged_attention/cuda/specials.cuh"
+
+namespace lamina::paged_attention {
+
+template <Sm90aConfig kConfig, class Query>
+struct Sm90a {
+  using Shape = Sm90aShape<kConfig, Query>;
+  using State = typename Shape::State;
+  using Multiply = Sm90aProducts<Shape>;
+  using Weigh = Softmax<Shape>;
+  using Rows = TileRows<Shape>;
+  using Special = Specials<Shape>;
+  using Piece = Pieces<Shape>;
+  using Cursor = RingCursor<Shape::kStages>;
+
+  using Args = KernelArgs;
+  static constexpr const char* kName = "paged_attention_sm90a";
+  static constexpr int kThreads = Shape::kThreads + Shape::kLoadWarps * dev::kWarpLanes;
+  static constexpr int kMinBlocks = 1;
+  // The producer warpgroup hands registers to the math warpgroups.
+  static constexpr int kMathRegisters = 232, kProducerRegisters = 40;
+
+  LAMINA_DEVICE static void wait_full(const Cursor& cursor) {
+    dev::mbarrier_wait(&Shape::barriers().full[cursor.stage], cursor.parity);
+  }
+  // Frees a stage; the next stage of keys or of values is the next but one.
+  LAMINA_DEVICE static void release(Cursor& cursor) {
+    arrive_in_cluster<1>(&Shape::barriers().empty[cursor.stage]);
+    cursor.advance();
+    cursor.advance();
+  }
+
+  // The producer warps. A stage is full for its readers kAhead stages later, when its copies have landed: wgmma reads
+  // shared memory through another proxy than the copies write it, so the threads that copied must wait for their copies and
+  // then pass a fence.
+  struct Producer {
+    static constexpr int kAhead = kConfig.ahead;
+    static_assert(kAhead + 3 <= Shape::kStages);
+    Cursor next, done;
+
+    LAMINA_DEVICE void arrive() {
+      dev::fence_proxy_async();
+      arrive_in_cluster<1>(&Shape::barriers().full[done.stage]);
+      done.advance();
+    }
+
+    // Fills stages with the keys and values of a piece.
+    LAMINA_DEVICE void fill(const Args& args) {
+      Loads<Shape> loads(args);
+      int under_way = 0;
+#pragma unroll 1
+      while (!loads.is_done()) {
+        // The ring starts empty: the phase before the first counts as done.
+        dev::mbarrier_wait(&Shape::barriers().empty[next.stage], next.parity ^ 1);
+        loads.start_next(next.stage);
+        next.advance();
+        if (under_way == kAhead) {
+          dev::cp_async_wait<kAhead>();
+          arrive();
+        } else {
+          ++under_way;
+        }
+      }
+      dev::cp_async_wait<0>();
+      for (; under_way > 0; --under_way) arrive();
+    }
+  };
+
+  // Keys and values are in every other stage.
+  struct Stages {
+    Cursor keys, values;
+    LAMINA_DEVICE static Stages first() {
+      Stages stages;
+      stages.values.advance();
+      return stages;
+    }
+  };
+
+  // Scores of a block of columns to weights, in f32, whose sums the state gets.
+  LAMINA_DEVICE static typename Weigh::Growth weigh(const Args& args, const ScoreRule& rule,
+                                                    const Walk<Shape>& walk,
+                                                    typename Multiply::Scores& scores,
+                                                    State& state) {
+    if (!rule.is_plain) Weigh::transform(args, rule, walk, 0, scores);
+    if (walk.first_column() < Shape::at(&Place::all_low) ||
+        Shape::at(&Place::all_high) - walk.first_column() < kColumns)
+      Weigh::mask(args, walk, scores);
+    float maxima[1][2];
+    Weigh::find_maxima(scores, maxima);
+    const auto growth = Weigh::raise_exponents(maxima, rule.factor, state);
+    Weigh::grow_weights(growth, state);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const float exponent = -Weigh::finite(state.exponent[0][e / 2]);
+      float& sum = state.weights[0][e];
+#pragma unroll
+      for (int n = 0; n < Shape::kTilesColumn; ++n) {
+        float& score = scores[0][n][e];
+        score = dev::exp2_approx(std::fma(score, rule.factor, exponent));
+        sum = sum + score;
+      }
+    }
+    return growth;
+  }
+
+  // Math warpgroups start their products in turn, so that the products of one run while scores of another become weights.
+  struct Turn {
+    LAMINA_DEVICE static int mine() { return dev::warp() / Shape::kWarpgroupWarps; }
+    LAMINA_DEVICE static void begin() { dev::barrier_sync(kFirst + mine(), kTwoThreads); }
+    LAMINA_DEVICE static void end() { pass(mine() + 1 == Shape::kWarpgroups ? 0 : mine() + 1); }
+    // The first warpgroup begins. Each turn that ends lets another begin, also that of a later piece.
+    LAMINA_DEVICE static void start() {
+      if (mine() == Shape::kWarpgroups - 1) pass(0);
+    }
+
+   private:
+    static constexpr int kFirst = 2;  // named barriers; 0 and 1 are others
+    static constexpr int kTwoThreads = 2 * Shape::kWarpgroupWarps * dev::kWarpLanes;
+    LAMINA_DEVICE static void pass(int warpgroup) {
+      dev::barrier_arrive(kFirst + warpgroup, kTwoThreads);
+    }
+  };
+
+  // Waits for the values of a block of columns. Special ones are added to the state and become zeros.
+  LAMINA_DEVICE static void wait_values(const Args& args, const Walk<Shape>& block,
+                                        const Cursor& cursor, State& state) {
+    wait_full(cursor);
+    if (!Special::may_matter(block)) return;
+    const int stage = cursor.stage * Shape::kTileBytes;
+    auto* const flags = reinterpret_cast<int32_t*>(Shape::smem(Shape::kFlagAt));
+    Shape::sync();  // all threads have read the flags of the block before
+    if (!any_of_block<Shape::kWarps>(Special::are_there(stage), flags, Shape::sync)) return;
+    Special::add(args, block, stage, state);
+    Shape::sync();
+    Special::clear(stage);
+    dev::fence_proxy_async();
+    Shape::sync();
+  }
+
+  // state = the result over the columns of the piece.
+  LAMINA_DEVICE static void attend(const Args& args, const ScoreRule& rule,
+                                   const typename Multiply::Queries& queries, Stages& stages,
+                                   State& state) {
+    Results<Shape>::clear(state);
+    Walk<Shape> block(args);
+    if (block.is_done()) return;
+    typename Multiply::Scores scores = {};
+    typename Multiply::Weights weights;
+    wait_full(stages.keys);
+    Multiply::start_keys(stages.keys.stage, queries, scores);
+    end_keys<0>(stages.keys, scores);
+    weigh(args, rule, block, scores, state);
+    Multiply::round(scores, weights);
+#pragma unroll 1
+    while (true) {
+      wait_values(args, block, stages.values, state);
+      block.advance(args);
+      if (block.is_done()) {
+        Multiply::start_values(stages.values.stage, weights, state);
+        end_values(stages.values, weights, state);
+        break;
+      }
+      wait_full(stages.keys);
+      Turn::begin();
+      Multiply::start_keys(stages.keys.stage, queries, scores);
+      Multiply::start_values(stages.values.stage, weights, state);
+      Turn::end();
+      end_keys<1>(stages.keys, scores);
+      const auto growth = weigh(args, rule, block, scores, state);
+      end_values(stages.values, weights, state);
+      if (growth.is_needed) Weigh::grow_values(growth, state);
+      Multiply::round(scores, weights);
+    }
+    add_sums(state);
+  }
+
+  // The elements of a row and the four lanes that share the row have each added the weights of their columns.
+  LAMINA_DEVICE static void add_sums(State& state) {
+#pragma unroll
+    for (int e = 0; e < 4; e += 2) {
+      float sum = state.weights[0][e] + state.weights[0][e + 1];
+      sum = sum + dev::shuffle_xor(sum, 1);
+      sum = sum + dev::shuffle_xor(sum, 2);
+      state.weights[0][e] = state.weights[0][e + 1] = sum;
+    }
+  }
+
+  // kYounger: groups of wgmmas that were started after the products with the keys.
+  template <int kYounger>
+  LAMINA_DEVICE static void end_keys(Cursor& cursor, typename Multiply::Scores& scores) {
+    dev::wgmma_wait<kYounger>();
+    dev::wgmma_fence_registers(Multiply::flat(scores));
+    release(cursor);
+  }
+  LAMINA_DEVICE static void end_values(Cursor& cursor, typename Multiply::Weights& weights,
+                                       State& state) {
+    dev::wgmma_wait<0>();
+    dev::wgmma_fence_registers(Multiply::flat(state.values));
+#pragma unroll
+    for (int s = 0; s < kColumns / 16; ++s) dev::wgmma_fence_registers(weights[0][s]);
+    release(cursor);
+  }
+
+  LAMINA_DEVICE static void produce(const Args& args) {
+    Producer producer;
+    Piece::for_each(args, [&](const Place&) {
+      dev::block_sync();  // the place is in shared memory
+      producer.fill(args);
+    });
+  }
+
+  LAMINA_DEVICE static void consume(const Args& args) {
+    Stages stages = Stages::first();
+    Turn::start();
+    Piece::for_each(args, [&](const Place& at) {
+      if (dev::thread_index() == 0) store_shared_words(Shape::place(), at);
+      Rows::load_queries(args, at);
+      dev::cp_async_commit();
+      Rows::load_infos(args, at);
+      dev::block_sync();
+      dev::cp_async_wait<0>();
+      if constexpr (!Shape::kKeepsQueries) dev::fence_proxy_async();
+      Shape::sync();
+      typename Multiply::Queries queries;
+      Multiply::load_queries(queries);
+      const ScoreRule rule = ScoreRule::of(args.p);
+      Piece::compute(args, [&](State& state) { attend(args, rule, queries, stages, state); });
+    });
+  }
+
+  LAMINA_DEVICE static void run(const Args& args) {
+    dev::wait_for_previous();
+    if (dev::thread_index() == Shape::kThreads) {
+      for (int s = 0; s < Shape::kStages; ++s) {
+        dev::mbarrier_init(&Shape::barriers().full[s], Shape::kLoadWarps);
+        dev::mbarrier_init(&Shape::barriers().empty[s], Shape::kWarps);
+      }
+    }
+    dev::block_sync();
+    const int warp =
+        dev::shuffle(dev::warp(), 0);  // tells the compiler that the warp index is uniform
+    if (warp < Shape::kWarps) {
+      dev::raise_registers<kMathRegisters>();
+      consume(args);
+    } else {
+      dev::lower_registers<kProducerRegisters>();
+      produce(args);
+    }
+  }
+
+  static Status start(const KernelArgs& args, void* stream) {
+    return dev::launch<Sm90a>({{args.work.parts, 1, 1}, Shape::kSmemBytes}, stream, args);
+  }
+};
+
+template <Sm90aConfig kConfig>
+CudaKernel sm90a_kernel(const char* name) {
+  using Kernel = Sm90a<kConfig, F16>;
+  using Shape = typename Kernel::Shape;
+  return {.name = name,
+          .arch = 90,
+          .rows = kConfig.rows,
+          .dim = kConfig.dim,
+          .cache = Elements::kHalf,
+          .blocks_per_sm = 1,
+          .smem_bytes = Shape::kSmemBytes,
+          .slot_floats = int64_t{Shape::kStateWords} * 4 * Shape::kThreads,
+          .launch = [](const KernelArgs& args, void* stream) {
+            return args.p.q_dtype == DType::kF16 ? Kernel::start(args, stream)
+                                                 : Sm90a<kConfig, BF16>::start(args, stream);
+          }};
+}
+
+}  // namespace lamina::paged_attention

@@ -1,0 +1,136 @@
+"""Planted bugs: paged_attention on wgmma."""
+
+from __future__ import annotations
+
+from tools.mutation.mutant import plant
+
+CUDA = "csrc/ops/paged_attention/cuda"
+CASES = "tests/ops/test_paged_attention.py tests/ops/test_paged_attention_cuda.py -k sm90a"
+CHOICE = "tests/ops/test_paged_attention_cuda.py -k wgmma"
+
+MUTANTS = (
+    *plant(
+        f"{CUDA}/sm90a.cuh",
+        (
+            "attention sm90a: no proxy fence after copies",
+            "dev::fence_proxy_async(); arrive_in_cluster<1>(&Shape::barriers().full",
+            "arrive_in_cluster<1>(&Shape::barriers().full",
+        ),
+        (
+            "attention sm90a: a stage is full too early",
+            "dev::cp_async_wait<kAhead>();",
+            "dev::cp_async_wait<kAhead + 1>();",
+        ),
+        (
+            "attention sm90a: the last stages are full too early",
+            "dev::cp_async_wait<0>(); for (",
+            "for (",
+        ),
+        ("attention sm90a: parity of empty stages", "next.parity ^ 1", "next.parity"),
+        (
+            "attention sm90a: parity of full stages",
+            "full[cursor.stage], cursor.parity",
+            "full[cursor.stage], cursor.parity ^ 1",
+        ),
+        ("attention sm90a: values from a stage of keys", "stages.values.advance();", ""),
+        (
+            "attention sm90a: keys are released in flight",
+            "dev::wgmma_wait<kYounger>();",
+            "dev::wgmma_wait<kYounger + 1>();",
+        ),
+        (
+            "attention sm90a: values are released in flight",
+            "dev::wgmma_wait<0>();",
+            "dev::wgmma_wait<1>();",
+        ),
+        (
+            "attention sm90a: lost rescale",
+            "if (growth.is_needed) Weigh::grow_values(growth, state);",
+            "",
+        ),
+        ("attention sm90a: weights are not rescaled", "Weigh::grow_weights(growth, state);", ""),
+        (
+            "attention sm90a: turns swapped",
+            "dev::barrier_sync(kFirst + mine(), kTwoThreads)",
+            "dev::barrier_sync(kFirst + 1 - mine(), kTwoThreads)",
+        ),
+        ("attention sm90a: nobody begins", "Turn::start();", ""),
+        (
+            "attention sm90a: flags of the block before",
+            "Shape::sync();  // all threads have read the flags of the block before",
+            "",
+        ),
+        (
+            "attention sm90a: no proxy fence after special values",
+            "Special::clear(stage); dev::fence_proxy_async();",
+            "Special::clear(stage);",
+        ),
+        ("attention sm90a: special values stay", "Special::clear(stage);", ""),
+        (
+            "attention sm90a: no proxy fence after queries",
+            "if constexpr (!Shape::kKeepsQueries) dev::fence_proxy_async();",
+            "",
+        ),
+        (
+            "attention sm90a: no mask at the end",
+            "Shape::at(&Place::all_high) - walk.first_column() < kColumns",
+            "Shape::at(&Place::all_high) < 0",
+        ),
+        (
+            "attention sm90a: sums of two lanes",
+            "sum = sum + dev::shuffle_xor(sum, 2);",
+            "",
+        ),
+        tests=CASES,
+    ),
+    *plant(
+        f"{CUDA}/sm90a_products.cuh",
+        (
+            "attention sm90a: the first half of keys twice",
+            "advance_descriptor(keys, s / kBoxSlices * Shape::kBoxBytes + at)",
+            "advance_descriptor(keys, at)",
+        ),
+        (
+            "attention sm90a: the first half of queries twice",
+            "s / kBoxSlices * Shape::kQueryBoxBytes + at",
+            "at",
+        ),
+        (
+            "attention sm90a: queries of the first warpgroup",
+            "warpgroup * Shape::kWarpgroupRows * Shape::kRunBytes",
+            "0",
+        ),
+        (
+            "attention sm90a: wrong leading bytes of values",
+            "descriptor(stage * Shape::kTileBytes, Shape::kBoxBytes)",
+            "descriptor(stage * Shape::kTileBytes, Shape::kAtomBytes)",
+        ),
+        (
+            "attention sm90a: half a step of values",
+            "s * 2 * Shape::kAtomBytes",
+            "s * Shape::kAtomBytes",
+        ),
+        (
+            "attention sm90a: halves of weights swapped",
+            "weights[0][n / 2][n % 2 * 2 + half]",
+            "weights[0][n / 2][half * 2 + n % 2]",
+        ),
+        tests=CASES,
+    ),
+    *plant(
+        f"{CUDA}/run.cc",
+        (
+            "attention sm90a: chosen where the batch must not matter",
+            "!(params.batch_invariant && kernel.arch == 90)",
+            "true",
+        ),
+        (
+            "attention sm90a: chosen on newer GPUs",
+            "kernel.arch == 90 ? device.compute_capability == 90",
+            "kernel.arch == 90 ? device.compute_capability >= 90",
+        ),
+        ("attention sm90a: chosen for few rows", "needed < kLeastRowsOfSm90a", "needed < 0"),
+        ("attention sm90a: never chosen", "kernel.arch > other.arch", "kernel.arch < other.arch"),
+        tests=CHOICE,
+    ),
+)
