@@ -1,4 +1,4 @@
-// The first untrusted index that a kernel has refused. The host cannot check the contents of device tensors without
+// The first bad index or scale that a kernel has skipped. The host cannot check the contents of device tensors without
 // waiting for the device, so kernels skip a bad index and record it here; the host reads the record when it likes.
 #pragma once
 

@@ -7,7 +7,7 @@
 // Positions  Slot j of a request is its key number j. Token i of the q_len tokens of a request has position seq_len -
 //            q_len + i, and a key has the position of its slot. With a tree, the last tree_len tokens of the request
 //            are its nodes, in slots prefix = seq_len - tree_len and on; node i has position prefix + depth[i].
-// Sees       all keys at slots < seq_len. Without a tree and if causal: those with position(j) <= position(t). A node:
+// Sees       all keys at slots < seq_len. A token that is no node, if causal: those with position(j) <= position(t). A node:
 //            the slots before prefix, and the nodes whose bits are set in its mask. With a window in addition:
 //            position(t) - left <= position(j) <= position(t) + right.
 // Order      A key has a column: its slot or, for a node seen by a node, prefix + its rank among the nodes seen, by depth

@@ -1,10 +1,10 @@
-// Checks the indices of a call, finds the columns that each token sees, and cuts the work into parts of equal cost.
+// Checks the indices of a call, finds the columns that each token sees, and cuts the work into parts.
 // Pure, host-only.
 //
 // A tile is a run of query rows of one request that share a KV head: row r is head r % group of token r / group.
 // A visit is one chunk of keys for one tile and one KV head, the smallest piece of work. All visits stand in one line,
-// by tile, head and chunk. Part i of n is the range [i * visits / n, (i + 1) * visits / n) of the line, so the parts
-// cost the same and at most two tiles of a part are shared with other parts.
+// by tile, head and chunk. Part i of n is the range [i * visits / n, (i + 1) * visits / n) of the line, so parts
+// have equal numbers of visits, up to one, and at most two tiles of a part are shared with other parts.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ namespace lamina::paged_attention {
 // Kernels take up to this many keys in one step, always the same keys, whatever other tokens see.
 inline constexpr int64_t kAlign = 32;
 
-// Columns [low, high) are seen. Those from shared_end on are of each token its own: tree nodes, and up to kAlign - 1
+// Columns [low, high) are seen. Those from shared_end on belong to one token alone: tree nodes, and up to kAlign - 1
 // slots before the tree.
 struct Token {
   int64_t low = 0, high = 0, shared_end = 0;
@@ -53,7 +53,7 @@ struct Plan {
   const Tile& tile_of(int64_t visit) const;
 };
 
-// The bits of the result do not depend on the cache and the number of threads.
+// The bits of the result depend neither on `l2_bytes` nor on `threads`.
 Status plan(const Params& params, int64_t l2_bytes, int threads, Plan& plan);
 
 }  // namespace lamina::paged_attention

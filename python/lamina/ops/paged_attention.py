@@ -54,8 +54,8 @@ def paged_attention(
     block_table   [requests, max_blocks]  int32: slot j of request b is row j % page of page
                   block_table[b, j // page]. Entries past the keys that a request sees are not read
     seq_lens      [requests]  int32: keys of a request in the cache, including those of the tokens in q
-    cu_seqlens_q  [requests + 1]  int32: request b has the tokens from cu_seqlens_q[b] to before
-                  cu_seqlens_q[b + 1]
+    cu_seqlens_q  [requests + 1]  int32: request b has the tokens from cu_seqlens_q[b] to
+                  cu_seqlens_q[b + 1] - 1
     max_seqlen_q  the most tokens of a request, or more. CUDA: chooses the kernel, and is not checked
     scale         of the dot products. None: 1 / sqrt(head_dim)
     causal        The last token of a request has position seq_lens - 1 and sees all keys; the token before it
@@ -89,7 +89,7 @@ def paged_attention(
              2^-125 of the largest of 512 keys count as 0.
              bf16 q and caches on a CPU with avx512_bf16 or amx_int8: 2^-8 more than 2 e + g u, because
              weights are rounded to bf16; subnormal numbers count as 0.
-             int8 caches on a CPU with avx512_vnni: q and weights are rounded to 16-bit integers, so e gains
+             int8 caches on a CPU with avx512_vnni or above: q and weights are rounded to 16-bit integers, so e gains
              |scale| k_scale_j (max_i |q_i| / 64000) sum_i |k_ji| and out gains max_j (w_j v_scale_j) / 128000
              sum_j |v_j|, where k and v are the stored integers. A NaN or Inf in q, or a v_scale that is NaN,
              Inf or negative, makes the row NaN.
@@ -98,7 +98,7 @@ def paged_attention(
              bf16 weights 2 e + g u becomes 2 e + (c + 64) u + 2 w, and weights below 2^-28 of the largest
              count as 0 in f16; the bound of lse gains w + c u. The tests use these expressions
     NaN, Inf propagate from the keys that a token sees, and from no others, whatever unused slots hold. An Inf
-             in v whose weight counts as 0 gives NaN, as 0 * Inf does; the exact result is Inf
+             in v whose weight counts as 0 may give NaN, as 0 * Inf does, where the exact result is Inf
     Raises   ValueError that names the argument, its value and the allowed values, on a CPU also for a block,
              length, offset or tree that is out of range; TypeError for an argument of a wrong Python type
              (docs/errors.md lists both). CUDA: lamina.check_errors() reports the first such index. A request

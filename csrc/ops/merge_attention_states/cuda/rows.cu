@@ -1,10 +1,10 @@
-// merge_attention_states / rows:   out[t,h] = sum_p w_p * out_p[t,h], w_p = exp(lse_p - M) / d; lse[h,t] = log of their sum
+// merge_attention_states / rows:   out[t,h] = sum_p w_p * out_p[t,h], w_p = exp(lse_p - M) / d; lse[h,t]: the header of the op
 //
 // Algorithm  a row (one token and head) has a power of two of lanes. They compute the weights of its parts, one part a
 //            lane, and exchange them through shared memory; every lane then adds 8 neighbouring elements of all parts
 // Data path  gmem -> regs (f32) -> gmem: 8 elements a lane, in accesses of 16 bytes where the rows are aligned, 4 parts of
 //            a lane in flight
-// Budget     <= 96 regs; 0 spills; smem <= 48 KiB; requires SASS: LDG, STG, LDS, STS, SHFL
+// Budget     <= 96 regs; 0 spills; smem <= 32 KiB; requires SASS: LDG, STG, LDS, STS, SHFL
 // Reference  tests/reference/merge_attention_states.py
 #include <algorithm>
 #include <bit>
@@ -31,7 +31,7 @@ struct MergeRows {
   static constexpr int kThreads = 128, kMinBlocks = 5;
   using LaneRun = Run<In, kLaneElements>;
 
-  // A block has kThreads / lanes rows, so a row's weights are at most 64 floats for each of 128 rows: 32 KiB.
+  // The weights of a block take at most 128 rows x 64 parts x 4 bytes = 32 KiB.
   static constexpr int smem_bytes(int lanes, int64_t parts) {
     return kThreads / lanes * static_cast<int>(parts) * static_cast<int>(sizeof(float));
   }

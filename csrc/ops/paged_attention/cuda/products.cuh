@@ -1,9 +1,9 @@
 // The products of a warp: queries times keys, and weights times values.
 //
-// Caches of one byte an element are widened in registers. A lane reads 16 bytes of a key at once, which are the elements of
-// its operands of four slices: in 64 elements of head_dim lanes therefore have other elements than mma says, and queries are
-// loaded alike. Of values it reads words of four elements of four keys: in 32 elements, tile n of a result has
-// elements n, n + 4, ..., and so a lane has eight neighbours in four tiles.
+// Caches of one byte an element are widened in registers. A lane reads 16 consecutive bytes of a key, its operands of four
+// slices. This permutes head_dim within each 64 elements, so queries are loaded with the same permutation. A lane reads
+// values as words of four elements of four keys: within 32 elements, tile n of a result has elements n, n + 4, ..., and a
+// lane holds eight consecutive elements in four tiles.
 #pragma once
 
 #include "ops/paged_attention/cuda/bytes.cuh"

@@ -50,8 +50,8 @@ bool is_called(std::string_view kernel, std::string_view name) {
          (kernel.size() == name.size() || name.empty() || kernel[name.size()] == '_');
 }
 
-// A tile of two math warpgroups of sm90a takes as long on the tensor cores as one of 64 rows with mma, which multiplies at half
-// the rate of wgmma. Fewer rows would waste more than half of it.
+// mma.sync is assumed to run at half the rate of wgmma: a tile of 128 rows of sm90a then costs as much as one of 64 rows
+// of sm80. Calls with fewer rows a request use sm80.
 constexpr int64_t kLeastRowsOfSm90a = 64;
 
 // Whether a kernel is better than the other, for a call with `needed` rows a request.

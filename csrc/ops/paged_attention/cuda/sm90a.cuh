@@ -1,8 +1,9 @@
 // paged_attention / sm90a:   the formula of paged_attention.h, for many rows of f16 and bf16 queries and caches of their type
 //
 // Algorithm  parts, tiles and online softmax as in sm80.cuh. A producer warpgroup fills the ring; each math warpgroup has
-//            64 rows of the tile. While the scores of a block of columns become weights, the products of the block
-//            before with its values are in flight, and those of the other warpgroup, which takes turns with this one
+//            64 rows of the tile. While it turns the scores of a block into weights, its products of the block before
+//            with values are in flight. Named barriers make the warpgroups start their products in turn, so one
+//            multiplies while the other computes weights
 // Layouts    q [tokens, heads, head_dim] with any strides; caches: kv/cache.h; the ring: sm90a_shape.cuh
 // Data path  gmem -cp.async-> smem ring -> wgmma's shared operand: keys times queries (registers; smem for
 //            head_dim > 128) -> scores -> weights (registers) -> times values -> f32 -> out

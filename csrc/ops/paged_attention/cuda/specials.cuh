@@ -1,5 +1,5 @@
-// Values that are NaN or infinite, in blocks with columns that some rows see and others do not: a weight of 0 would
-// not keep them out of the sums of the others. Products take them as zeros, and they are added to the rows that see them.
+// NaN and Inf values in blocks of columns that only some rows see. 0 * Inf is NaN, so a weight of 0 would not protect the
+// other rows: the products use 0 for such a value, and add() adds the value to the rows that see it.
 #pragma once
 
 #include "ops/paged_attention/cuda/products.cuh"

@@ -1,8 +1,8 @@
 // The blocks of columns that a piece of work visits, in order.
 //
-// The columns of a split are first those that are slots of the same number, which rows share. With batch_invariant the nodes of
-// a tree that a node sees follow in the order of its path, so these columns are its own: each token of the tile has its own
-// blocks, from the last whole block before the tree on, and only its rows see them.
+// A split first visits the columns that its rows share: column c is slot c. With batch_invariant, the nodes that a node of a
+// tree sees get columns in the order of its path. Each such token then visits its own blocks, from the block with column
+// `prefix` on; other tokens do not see them.
 #pragma once
 
 #include "ops/paged_attention/cuda/shape.cuh"

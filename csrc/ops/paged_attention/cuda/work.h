@@ -1,4 +1,4 @@
-// The work of a call on a GPU, as one kernel plans it and the next does it: only the device knows the lengths.
+// The work of a call on a GPU. One kernel writes this plan and the next reads it: only the device knows the lengths.
 //
 // A tile is up to kRows query rows of one request and KV head: row r is head r % group of token r / group. A visit is the
 // smallest piece of work: `visit_blocks` blocks of kColumns columns for one tile and one KV head. All visits stand in one
@@ -78,7 +78,7 @@ struct TileColumns {
   ColumnRange any, all;
 };
 
-// A window that reaches farther than positions differ means none; sums of positions and windows then stay in int64.
+// A window of 2^33 or more limits nothing. It counts as 2^33, so that sums with positions fit int64.
 constexpr int64_t near_window(int64_t window) {
   constexpr int64_t kFar = int64_t{1} << 33;
   return window < kFar ? window : kFar;
