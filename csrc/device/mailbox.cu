@@ -42,7 +42,9 @@ Status take_mail(Mail& mail) {
       error != cudaSuccess)
     return failed(error);
   if (mail == Mail{}) return Status::ok();
-  const cudaError_t error = cudaMemset(address, 0, sizeof(Mail));
+  if (cudaError_t error = cudaMemset(address, 0, sizeof(Mail)); error != cudaSuccess)
+    return failed(error);
+  const cudaError_t error = cudaStreamSynchronize(nullptr);
   return error == cudaSuccess ? Status::ok() : failed(error);
 }
 

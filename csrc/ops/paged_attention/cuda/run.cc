@@ -123,13 +123,15 @@ bool needs_positions(const Params& params) {
 // Splits for a call that is invariant to its batch. splits: the most of a tile.
 void plan_splits(const Params& params, int64_t splits, Work& work) {
   work.split_blocks = kSplitBlocks;
-  // Tiles are cut only where there are few, because the workspace holds a result for each split of the pieces.
+  // Tiles are cut only where there are few, because the workspace holds a result for each split of the pieces. Whether
+  // tiles are cut changes no bit.
+  constexpr int64_t kMostBytes = int64_t{256} << 20;
   const int64_t tiles = work.max_tiles * params.kv_heads;
-  const bool cuts = tiles < 4 * int64_t{work.parts} && splits > 1;
+  const int64_t slots = std::min(ceil_div(tiles * splits, work.parts), splits) + 1;
+  const bool cuts = tiles < 4 * int64_t{work.parts} && splits > 1 &&
+                    work.parts * slots * work.slot_floats * 4 <= kMostBytes;
   work.visit_blocks = cuts ? kSplitBlocks : INT_MAX;
-  if (cuts)
-    work.slots_per_part =
-        static_cast<int32_t>(std::min(ceil_div(tiles * splits, work.parts), splits) + 1);
+  if (cuts) work.slots_per_part = static_cast<int32_t>(slots);
   if (params.tree_mask != nullptr) work.max_nodes = 32 * params.tree_words;
 }
 

@@ -10,7 +10,7 @@
 // Order      a score sums head_dim in steps of 16; a block of columns has one maximum; weights are summed in f32 and,
 //            rounded to 16 bits, multiplied with values in steps of 16 columns
 // Budget     regs <= 168; 0 spills; 0 bank conflicts in the ring (layout/swizzle.h)
-//            requires SASS: HGMMA, LDGSTS, LDSM
+//            requires SASS: HGMMA, LDGSTS
 // Requires   no alignment, as in sm80.cuh
 // Source     own; the roles of warps and the order of products as in FlashAttention-3 (arXiv:2407.08608)
 // Reference  tests/reference/paged_attention.py
