@@ -14,8 +14,8 @@ using Mail = std::array<int64_t, 4>;
 // The address of the current device's mailbox, for kernels.
 Status mailbox(Mail*& address);
 
-// Waits for all work of the current device, reads its mailbox and empties it. What other threads launch meanwhile may be
-// lost.
+// Waits for all work of the current device, reads its mailbox and empties it. A record of
+// work that other threads launch meanwhile may be lost.
 Status take_mail(Mail& mail);
 
 }  // namespace lamina::dev

@@ -1,4 +1,4 @@
-"""What only CUDA kernels of paged_attention do: record bad indices, leave lengths to the device, cut work."""
+"""Only the CUDA kernels of paged_attention record bad indices, leave lengths to the device and cut work."""
 
 from __future__ import annotations
 

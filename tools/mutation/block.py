@@ -28,8 +28,8 @@ MUTANTS = (
         ),
         (
             "mark_nan_rows: results of other warps read before they are written",
-            "dev::block_sync();\n  int32_t any",
-            "dev::warp_sync();\n  int32_t any",
+            "  sync();\n  int32_t any",
+            "  dev::warp_sync();\n  int32_t any",
             "tests/ops/test_gemm_int8_epilogue.py -k emulator and quantized",
         ),
     ),

@@ -89,10 +89,10 @@ def paged_attention(
              2^-125 of the largest of 512 keys count as 0.
              bf16 q and caches on a CPU with avx512_bf16 or amx_int8: 2^-8 more than 2 e + g u, because
              weights are rounded to bf16; subnormal numbers count as 0.
-             int8 caches on a CPU with avx512_vnni or above: q and weights are rounded to 16-bit integers, so e gains
-             |scale| k_scale_j (max_i |q_i| / 64000) sum_i |k_ji| and out gains max_j (w_j v_scale_j) / 128000
-             sum_j |v_j|, where k and v are the stored integers. A NaN or Inf in q, or a v_scale that is NaN,
-             Inf or negative, makes the row NaN.
+             int8 caches on a CPU with avx512_vnni or above: q and weights are rounded to 16-bit integers, so
+             e gains |scale| k_scale_j (max_i |q_i| / 64000) sum_i |k_ji| and out gains
+             max_j (w_j v_scale_j) / 128000 sum_j |v_j|, where k and v are the stored integers. A NaN or Inf
+             in q, or a v_scale that is NaN, Inf or negative, makes the row NaN.
              CUDA: weights are rounded to the dtype of the cache, or to bf16 for float8 and int8 (with their
              v_scale), where they multiply values and where they are summed. With w = 2^-11 | 2^-8 for f16 |
              bf16 weights 2 e + g u becomes 2 e + (c + 64) u + 2 w, and weights below 2^-28 of the largest

@@ -1,4 +1,4 @@
-// merge_attention_states / rows:   out[t,h] = sum_p w_p * out_p[t,h], w_p = exp(lse_p - M) / d; lse[h,t]: the header of the op
+// merge_attention_states / rows:   out[t,h] = sum_p w_p * out_p[t,h], w_p = exp(lse_p - M) / d; lse[h,t] as in merge_attention_states.h
 //
 // Algorithm  a row (one token and head) has a power of two of lanes. They compute the weights of its parts, one part a
 //            lane, and exchange them through shared memory; every lane then adds 8 neighbouring elements of all parts

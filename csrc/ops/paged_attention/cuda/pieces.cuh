@@ -11,8 +11,8 @@ struct Pieces {
   using Rows = TileRows<Shape>;
   using Result = Results<Shape>;
 
-  // Calls body(at) for the pieces of this block of threads; body leaves `at` at Shape::place(). What follows a piece is read
-  // from there, because the loop over columns leaves no registers for it.
+  // Calls body(at) for the pieces of this block of threads; body leaves `at` at Shape::place(). The code after a piece
+  // reads it from there, because the loop over columns leaves no registers for it.
   LAMINA_DEVICE static void for_each(const KernelArgs& args, const auto& body) {
     const Work& work = args.work;
     const int64_t part = dev::block_index().x;

@@ -12,7 +12,7 @@ namespace lamina::paged_attention {
 
 enum class Elements { kHalf, kInt8, kE4M3 };  // of a cache; kHalf: those of q
 
-// What the kernel takes by value.
+// The arguments of the kernel, passed by value.
 struct KernelArgs {
   Params p;
   Work work;

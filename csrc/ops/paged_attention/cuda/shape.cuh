@@ -20,7 +20,7 @@ struct Sm80Config {
   Elements cache = Elements::kHalf;
 };
 
-// What decides which columns a row sees, in shared memory. Positions count from the first column of the tree, or
+// The facts that decide which columns a row sees, in shared memory. Positions count from the first column of the tree, or
 // from the end of a request without one.
 struct RowInfo {
   int32_t low, high;  // columns low to before high are seen
@@ -82,7 +82,7 @@ LAMINA_DEVICE void store_shared_words(V* to, const V& value) {
     dev::store_shared(reinterpret_cast<dev::U32x4*>(to) + w, words.word[w]);
 }
 
-// What shapes share: the place of a block of threads in shared memory, and its members.
+// The part that all shapes have: the place of a block of threads in shared memory, and its members.
 template <class Shape>
 struct InSmem {
   LAMINA_DEVICE static std::byte* smem(int at) { return dev::dynamic_smem() + at; }
@@ -140,7 +140,7 @@ struct Sm80Shape : InSmem<Sm80Shape<kConfig, Query>> {
   static constexpr int kFlagAt = kValueRowsAt + kColumns * 8;
   static constexpr int kSmemBytes = kFlagAt + 4 * kWarps;
 
-  // Of the columns of a stage of keys; `of_values`: the scales of their values.
+  // The scales of the keys in a stage or, with `of_values`, of their values.
   LAMINA_DEVICE static float* scales(int stage, bool of_values) {
     return reinterpret_cast<float*>(smem(kScalesAt)) + (stage * 2 + of_values) * kColumns;
   }

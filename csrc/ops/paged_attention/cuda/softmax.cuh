@@ -14,7 +14,7 @@ namespace lamina::paged_attention {
 
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// What the scores of a call have in common. The same in all threads.
+// The rule by which a call makes scores, the same in all threads.
 struct ScoreRule {
   float scale;    // of dot products, with the scale of a whole cache of keys
   float factor;   // of dot products that need no transformation
