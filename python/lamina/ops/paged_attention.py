@@ -104,13 +104,13 @@ def paged_attention(
              (docs/errors.md lists both). CUDA: lamina.check_errors() reports the first such index. A request
              with a bad length, offset or tree counts as empty: its tokens have out = 0 and lse = -inf; a bad
              block holds zeros. Negative depths count as 0 and are reported where positions matter
-    Devices  CPU (generic, avx2, avx512_vnni, avx512_bf16, amx_int8), CUDA sm_80+. All tensors are on one
-             device. On a CPU, and on CUDA with batch_invariant, a row depends on its query and on the keys
-             that it sees, bit for bit: not on the batch, the threads, the page size or the order of pages. A
-             node of a tree then has the bits that it has as the last token of its path. All instruction sets
-             of CPUs give the same bits where all compute in f32. CUDA: two launches, up to four with a tree;
-             the host reads no length, so a graph that is replayed with other lengths, tables and trees is
-             right
+    Devices  CPU (generic, avx2, avx512_vnni, avx512_bf16, amx_int8), CUDA sm_80+, sm_90a. All tensors are on
+             one device. On a CPU, and on CUDA with batch_invariant, a row depends on its query and on the
+             keys that it sees, bit for bit: not on the batch, the threads, the page size or the order of
+             pages. A node of a tree then has the bits that it has as the last token of its path. All
+             instruction sets of CPUs give the same bits where all compute in f32. CUDA: two launches, up to
+             four with a tree; the host reads no length, so a graph that is replayed with other lengths,
+             tables and trees is right
     Source   csrc/ops/paged_attention/paged_attention.h
     """
     require_tensors(
