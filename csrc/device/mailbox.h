@@ -1,5 +1,6 @@
 // A few words of memory on each device that kernels write and the host reads when it likes. The memory is a part of the
-// loaded module: it is zero at first, and getting its address allocates nothing, so a CUDA graph may be captured meanwhile.
+// module: it is zero at first, and no call allocates it. The first call may load the module; that this is allowed while
+// a CUDA graph is captured has not been shown on hardware yet.
 #pragma once
 
 #include <array>

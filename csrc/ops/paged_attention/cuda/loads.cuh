@@ -2,7 +2,8 @@
 //
 // A warp copies kColumns / kLoadWarps rows of each tile. One lane for each of these rows translates its slot to the addresses of
 // its key and its value, from an entry of the block table that it read one block before, and leaves them in shared memory
-// for the lanes that copy the row. Keys and values that no query row of the tile sees, and those on pages that do not exist, become zeros.
+// for the lanes that copy the row. Keys and values that no query row of the tile sees, and those on pages that do not
+// exist, become zeros.
 #pragma once
 
 #include "block/row_copy.cuh"

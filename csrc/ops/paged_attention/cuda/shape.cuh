@@ -123,9 +123,9 @@ struct Sm80Shape : InSmem<Sm80Shape<kConfig, Query>> {
   static constexpr int kTileBytes = kColumns * kRowBytes;
 
   // Shared memory: the ring; for each stage of keys the scales of its columns, of keys and of values; the positions
-  // of columns that are nodes, of all blocks in flight; the queries; the weights, without and with the scales of values, and the maxima that warps
-  // along the columns exchange; what rows see; the place; the addresses of the keys
-  // and values that are loaded next; a word for each warp.
+  // of columns that are nodes, of all blocks in flight; the queries; the weights, without and with the scales of values,
+  // and the maxima that warps along the columns exchange; the columns that each row sees; the place; the addresses of the
+  // keys and values that are loaded next; a word for each warp.
   static constexpr int kPositionBlocks = kStages / 2 + 2;
   static constexpr int kScalesAt = kStages * kTileBytes;
   static constexpr int kPositionsAt = kScalesAt + (kIsQuantized ? kStages * 2 * kColumns * 4 : 0);
