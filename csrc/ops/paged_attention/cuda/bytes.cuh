@@ -12,6 +12,7 @@ template <Elements kElements, class To>
 LAMINA_DEVICE void widen(uint32_t word, uint32_t (&pairs)[2]) {
   constexpr uint32_t kLowBytes[2] = {0x4140u, 0x4342u};   // the byte below byte 4 of {filler, word}
   constexpr uint32_t kHighBytes[2] = {0x1404u, 0x3424u};  // the byte above it
+  constexpr uint32_t kSpreadSigns[2] = {0x9988u, 0xbbaau};
   constexpr bool kIsF16 = std::is_same_v<To, F16>;
   if constexpr (kElements == Elements::kInt8) {
     // 0x6400 + u is the f16 1024 + u, for u = byte + 128.
@@ -28,24 +29,21 @@ LAMINA_DEVICE void widen(uint32_t word, uint32_t (&pairs)[2]) {
       }
     }
   } else {
-    // Exponent and mantissa in place, with the wrong bias: multiply by 2^8 or 2^120.
-    const uint32_t is_nan = ((word & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u;
+    // Exponent and mantissa in place, with the wrong bias: multiply by 2^8 or 2^120. NaN is the byte 0x7f or 0xff: adding 1
+    // sets its highest bit, which prmt spreads over both bytes of the element. A branch here costs no fewer
+    // instructions, and the compiler a minute.
+    const uint32_t nans = (word & 0x7f7f7f7fu) + 0x01010101u;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const uint32_t bits = dev::prmt(word, 0, kHighBytes[i]);
+      const uint32_t nan = dev::prmt(nans, 0, kSpreadSigns[i]);
       if constexpr (kIsF16) {
-        pairs[i] = dev::f16x2_mul(dev::lop3<0xea>(bits, 0x80008000u, bits >> 1 & 0x3f803f80u),
-                                  0x5c005c00u);
+        const uint32_t magnitude = dev::lop3<0xea>(bits >> 1, 0x3f803f80u, nan);
+        pairs[i] = dev::f16x2_mul(dev::lop3<0xea>(bits, 0x80008000u, magnitude), 0x5c005c00u);
       } else {
-        pairs[i] = dev::bf16x2_fma(dev::lop3<0xea>(bits, 0x80008000u, bits >> 4 & 0x07f007f0u),
-                                   0x7b807b80u, 0x80008000u);
-      }
-    }
-    if (is_nan != 0) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const uint32_t signs = dev::prmt(is_nan, 0, kHighBytes[i]);
-        pairs[i] |= signs - (signs >> 15);  // 0x7fff for 0x8000
+        const uint32_t magnitude = dev::lop3<0xea>(bits >> 4, 0x07f007f0u, nan);
+        pairs[i] = dev::bf16x2_fma(dev::lop3<0xea>(bits, 0x80008000u, magnitude), 0x7b807b80u,
+                                   0x80008000u);
       }
     }
   }
