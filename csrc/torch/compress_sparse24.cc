@@ -34,8 +34,8 @@ template <class T>
 uint32_t integer_bits(const char* op, double fill) {
   require(fill == std::floor(fill) && fill >= std::numeric_limits<T>::min() &&
               fill <= std::numeric_limits<T>::max(),
-          op, "fill = ", fill, "; allowed: integers from ", int{std::numeric_limits<T>::min()}, " to ",
-          int{std::numeric_limits<T>::max()});
+          op, "fill = ", fill, "; allowed: integers from ", int{std::numeric_limits<T>::min()},
+          " to ", int{std::numeric_limits<T>::max()});
   return static_cast<uint8_t>(static_cast<T>(fill));
 }
 

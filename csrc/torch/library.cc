@@ -131,8 +131,7 @@ LAMINA_LIBRARY(m) {
   m.def(
       "compress_sparse24(Tensor w, Tensor? mask=None, float fill=0.0) -> (Tensor values, Tensor "
       "metadata)");
-  m.def(
-      "decompress_sparse24(Tensor values, Tensor metadata, SymInt k, float fill=0.0) -> Tensor");
+  m.def("decompress_sparse24(Tensor values, Tensor metadata, SymInt k, float fill=0.0) -> Tensor");
   m.def(
       "gemm_int8(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, Tensor? "
       "a_zero_point=None, "

@@ -1,6 +1,8 @@
-"""compress_sparse24 against the order written out one group at a time, and decompress_sparse24 as its inverse."""
+"""compress_sparse24 against the order written out by groups, and decompress_sparse24 as its inverse."""
 
 from __future__ import annotations
+
+import importlib
 
 import pytest
 import torch
@@ -47,7 +49,9 @@ def test_every_group_that_keeps_at_most_two(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
 def test_minus_zero_is_zero_and_nan_and_infinity_are_kept(dtype: torch.dtype) -> None:
     nan, inf = float("nan"), float("inf")
-    w = torch.tensor([[-0.0, 1, -0.0, 2, nan, -0.0, inf, 0, -0.0, -0.0, -0.0, -0.0, -0.0, 0, 0, -inf]]).to(dtype)
+    w = torch.tensor([[-0.0, 1, -0.0, 2, nan, -0.0, inf, 0, -0.0, -0.0, -0.0, -0.0, -0.0, 0, 0, -inf]]).to(
+        dtype
+    )
     sparse = lamina.compress_sparse24(w)
     assert_equal(sparse.values, torch.tensor([[1, 2, nan, inf, 0, 0, 0, -inf]]).to(dtype))
     assert sparse.metadata.tolist() == [[0x8D, 0xEE]]
@@ -117,7 +121,9 @@ def test_the_first_group_that_keeps_too_much_is_named() -> None:
     mask[0] = mask[1]
     for threads in (1, 4):
         torch.set_num_threads(threads)
-        with pytest.raises(ValueError, match=r"w has 4 nonzeros in row 23, group 750 \(k = 3000 to 3003\); .*most 2"):
+        with pytest.raises(
+            ValueError, match=r"w has 4 nonzeros in row 23, group 750 \(k = 3000 to 3003\); .*most 2"
+        ):
             lamina.compress_sparse24(w)
         with pytest.raises(ValueError, match="mask has 4 kept entries in row 23, group 750 "):
             lamina.compress_sparse24(w, mask)
@@ -138,7 +144,9 @@ def test_foreign_metadata_is_checked(code: int) -> None:
     metadata[40, 8] = metadata[40, 8] & 15 | code << 4
     for threads in (1, 4):
         torch.set_num_threads(threads)
-        with pytest.raises(ValueError, match=f"row 40, group 17 keeps the entries {code & 3} and {code >> 2} of"):
+        with pytest.raises(
+            ValueError, match=f"row 40, group 17 keeps the entries {code & 3} and {code >> 2} of"
+        ):
             lamina.Sparse24(values, metadata, n, k).decompress()
 
 
@@ -159,7 +167,8 @@ def test_compressed_weight_object() -> None:
 
 @DTYPE
 def test_is_sparse24(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lamina.ops.compress_sparse24._CHUNK", 100)  # three rows at a time
+    module = importlib.import_module("lamina.ops.compress_sparse24")
+    monkeypatch.setattr(module, "_CHUNK", 100)  # three rows at a time
     w = sparse_weight(11, 32, dtype)
     assert lamina.is_sparse24(w)
     assert not lamina.is_sparse24(w[:, :30])

@@ -1,4 +1,4 @@
-"""2:4 weights one group at a time, from the text of docs/layouts.md and the PTX ISA's sparse matrix storage."""
+"""2:4 weights one group at a time, from docs/layouts.md and the PTX ISA's sparse matrix storage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Array = NDArray[Any]
 # The codes of mma.sp::ordered_metadata by the pair of kept places (PTX ISA, figure "sparse MMA storage").
 CODES = {(0, 1): 0x4, (0, 2): 0x8, (0, 3): 0xC, (1, 2): 0x9, (1, 3): 0xD, (2, 3): 0xE}
 PAIRS = {code: pair for pair, code in CODES.items()}
-# What a group keeps where fewer than two entries are kept: torch's table in _semi_structured_conversions.py.
+# A group with fewer than two kept entries is completed as torch's _semi_structured_conversions.py does.
 COMPLETED = {(): (2, 3), (0,): (0, 2), (1,): (1, 2), (2,): (2, 3), (3,): (2, 3)}
 
 

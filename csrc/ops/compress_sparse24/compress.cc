@@ -64,7 +64,9 @@ Status too_many(const Problem& p, const Dense& w, int64_t at, int kept) {
   int count = 0;
   for (int i = 0; i < kGroupK; ++i) count += kept >> i & 1;
   return Status::error("compress_sparse24: ", w.mask ? "mask" : "w", " has ", count,
-                       w.mask ? " kept entries" : p.fill == 0 ? " nonzeros" : " entries beside fill",
+                       w.mask        ? " kept entries"
+                       : p.fill == 0 ? " nonzeros"
+                                     : " entries beside fill",
                        " in row ", row, ", group ", group, " (k = ", group * kGroupK, " to ",
                        group * kGroupK + kGroupK - 1, "); allowed: at most ", kKept);
 }

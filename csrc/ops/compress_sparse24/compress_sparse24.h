@@ -16,7 +16,7 @@
 
 namespace lamina::compress_sparse24 {
 
-// What is moved are bits: float types differ from integers only in that -0.0 equals 0.
+// The op moves bits: float types differ from integers only in that -0.0 equals 0.
 enum class Element : int8_t { kInt8, kFloat16, kFloat32 };  // kFloat16: f16 and bf16
 
 struct Dense {

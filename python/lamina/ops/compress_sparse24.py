@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lamina._checks import call, require_2d, require_optional_tensors, require_tensors
+from lamina._checks import call, require_2d, require_one_device, require_optional_tensors, require_tensors
 from lamina._library import build_info
 from lamina.ops.registration import Arguments, fake
 
@@ -20,7 +20,9 @@ _CHUNK = 1 << 24  # elements that is_sparse24 looks at together
 
 @dataclass(frozen=True, eq=False)
 class Sparse24:
-    """A weight [n, k] that keeps two of every four entries along k, in the order `sparse24` v1 (docs/layouts.md).
+    """A weight [n, k] that keeps two of every four entries along k, in the order `sparse24` v1.
+
+    docs/layouts.md describes the order.
 
     values    [n, k/2], dtype of the weight: the kept entries, in the order of k
     metadata  [n, ceil(k/8)] uint8: for each group of four a code of 4 bits, the first in the low half:
@@ -51,7 +53,7 @@ class Sparse24:
         return self.values.dtype
 
     def decompress(self, fill: float = 0) -> Tensor:
-        """The weight [n, k] on the same device; entries that are not kept become `fill`. The CPU decompresses.
+        """The weight [n, k] on the same device; entries that are not kept are `fill`. The CPU decompresses.
 
         Metadata that did not come from compress_sparse24 is checked: a ValueError names the row and the group
         of a code that does not keep two different entries in rising order.
@@ -79,14 +81,14 @@ def compress_sparse24(w: Tensor, mask: Tensor | None = None, fill: float = 0) ->
     w        [n, k]  f32 | f16 | bf16 | int8 | uint8, k a multiple of 4, any row stride
     mask     [n, k]  bool: the entries to keep, whatever their value. Without it, the entries that differ from
              `fill` are kept: -0.0 is 0, NaN and Inf are kept
-    fill     the value of entries that are not kept; for codes of weights the code of 0, such as 8. A group that
-             keeps fewer than two entries is completed with it
+    fill     the value of entries that are not kept; for codes of weights the code of 0, such as 8. A group
+             that keeps fewer than two entries is completed with it
     returns  Sparse24 on the device of w; decompress(fill) gives w again, with 0.0 for -0.0
     Raises   ValueError naming argument, value and allowed values; a group that would keep more than two is
              named by its row and its place
 
-    The CPU compresses a weight of a CUDA device and moves the result back: the call waits for the GPU and costs
-    a copy each way, once per weight.
+    The CPU compresses a weight of a CUDA device and moves the result back: the call waits for the GPU and
+    costs a copy each way, once per weight.
     """
     require_tensors("compress_sparse24", w=w)
     require_optional_tensors("compress_sparse24", mask=mask)
@@ -96,7 +98,7 @@ def compress_sparse24(w: Tensor, mask: Tensor | None = None, fill: float = 0) ->
 
 
 def is_sparse24(w: Tensor) -> bool:
-    """Whether compress_sparse24 takes the weight [n, k] without a mask: at most two of every four are nonzero.
+    """Whether at most two of every four entries of a weight [n, k] are nonzero, as compress_sparse24 needs.
 
     Reads the weight where it is, in pieces; on a CUDA device the call waits for the GPU.
     """
@@ -121,6 +123,7 @@ def _metadata_bytes(k: int) -> int:
 @fake("compress_sparse24")
 def _fake_compress_sparse24(given: Arguments) -> tuple[Tensor, Tensor]:
     require_2d("compress_sparse24", "w", given.w, "[n, k]")
+    require_one_device("compress_sparse24", vars(given))
     n, k = given.w.shape
     values = given.w.new_empty((n, k // GROUP_K * KEPT))
     return values, given.w.new_empty((n, _metadata_bytes(k)), dtype=torch.uint8)
@@ -128,5 +131,6 @@ def _fake_compress_sparse24(given: Arguments) -> tuple[Tensor, Tensor]:
 
 @fake("decompress_sparse24")
 def _fake_decompress_sparse24(given: Arguments) -> Tensor:
+    require_one_device("decompress_sparse24", vars(given))
     w: Tensor = given.values.new_empty((given.values.shape[0], given.k))
     return w
