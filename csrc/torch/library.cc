@@ -132,6 +132,8 @@ LAMINA_LIBRARY(m) {
       "compress_sparse24(Tensor w, Tensor? mask=None, float fill=0.0) -> (Tensor values, Tensor "
       "metadata)");
   m.def("decompress_sparse24(Tensor values, Tensor metadata, SymInt k, float fill=0.0) -> Tensor");
+  m.def("import_sparse24_metadata(Tensor metadata, str order, SymInt n, SymInt k) -> Tensor");
+  m.def("import_marlin24(Tensor weight_packed, SymInt bits) -> Tensor");
   m.def(
       "gemm_int8(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, Tensor? "
       "a_zero_point=None, "

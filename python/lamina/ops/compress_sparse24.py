@@ -112,7 +112,7 @@ def is_sparse24(w: Tensor) -> bool:
 
 
 def _has_few(w: Tensor) -> Tensor:
-    nonzeros = w.ne(0).unflatten(1, (-1, GROUP_K)).sum(2, dtype=torch.uint8)
+    nonzeros = w.ne(0).reshape(-1, GROUP_K).sum(1, dtype=torch.uint8)
     return nonzeros.le(KEPT).all()
 
 
