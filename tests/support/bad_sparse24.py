@@ -16,6 +16,7 @@ N, K = 5, 24
 def bad_sparse24_inputs() -> Iterator[BadInput]:
     yield from _bad_compressed()
     yield from _bad_decompressed()
+    yield from _bad_imported()
 
 
 def _bad_compressed() -> Iterator[BadInput]:
@@ -70,3 +71,42 @@ def _bad_decompressed() -> Iterator[BadInput]:
         wrong = metadata.clone()
         wrong[2, 1] = code << 4 | 14
         yield bad(what, "metadata of row 2, group 3", f"{code & 3} and {code >> 2}", "rising", metadata=wrong)
+
+
+def _bad_imported() -> Iterator[BadInput]:
+    words = torch.full((64 * 64 // 16,), -0x1112).short()
+
+    def bad(what: str, argument: str, got: str, allowed: str, **changed: Any) -> BadInput:
+        given = {"metadata": words, "order": "marlin", "n": 64, "k": 64} | changed
+
+        def call() -> Any:
+            return RAW.import_sparse24_metadata(**given)
+
+        return BadInput("import_sparse24_metadata", what, call, argument, got, allowed)
+
+    yield bad("order unknown", "order", '"gptq"', '"bitmask"', order="gptq")
+    yield bad("n no multiple of 64", "n = ", "32", "multiples of 64 in order marlin", n=32)
+    yield bad("k no multiple of 32", "k = ", "48", "multiples of 32 in order marlin", k=48)
+    yield bad("n negative", "n = ", "-64", "multiples of 64", n=-64)
+    yield bad("metadata int32", "metadata", "int32", "int16", metadata=words.int())
+    yield bad("metadata of less", "metadata", "1-D [255]", "256 elements", metadata=words[:255])
+    strided = words.view(8, 32).T
+    yield bad("metadata transposed", "metadata", "contiguous", ".contiguous()", metadata=strided)
+    wrong = words.clone()
+    wrong[0] = -0x1111
+    yield bad("equal indices", "metadata of row 0, group 0", "3 and 3", "rising", metadata=wrong)
+    mask = {"metadata": torch.full((64, 8), 0x37).byte(), "order": "bitmask"}
+    yield bad("bitmask of three", "bitmask of row 0, group 0", "3 entries", "allowed: 2", **mask)
+
+    def bad_codes(what: str, got: str, allowed: str, data: torch.Tensor, bits: int = 4) -> BadInput:
+        def call() -> Any:
+            return RAW.import_marlin24(data, bits)
+
+        return BadInput("import_marlin24", what, call, "bits" if bits == 3 else "weight_packed", got, allowed)
+
+    packed = torch.zeros(2, 128).int()
+    yield bad_codes("weight int64", "int64", "int32", packed.long())
+    yield bad_codes("weight 1-D", "1-D [128]", "2-D [k / 32, n * bits / 2]", packed[0])
+    yield bad_codes("n no multiple of 64", "[2, 64]", "n a multiple of 64", packed[:, :64].contiguous())
+    yield bad_codes("weight strided", "contiguous", ".contiguous()", torch.zeros(2, 256).int()[:, :128])
+    yield bad_codes("bits of three", "3", "4, 8", packed, 3)

@@ -134,3 +134,17 @@ def _fake_decompress_sparse24(given: Arguments) -> Tensor:
     require_one_device("decompress_sparse24", vars(given))
     w: Tensor = given.values.new_empty((given.values.shape[0], given.k))
     return w
+
+
+@fake("import_sparse24_metadata")
+def _fake_import_sparse24_metadata(given: Arguments) -> Tensor:
+    metadata: Tensor = given.metadata.new_empty((given.n, _metadata_bytes(given.k)), dtype=torch.uint8)
+    return metadata
+
+
+@fake("import_marlin24")
+def _fake_import_marlin24(given: Arguments) -> Tensor:
+    require_2d("import_marlin24", "weight_packed", given.weight_packed, "[k / 32, n * bits / 2]")
+    kept, words = given.weight_packed.shape
+    codes: Tensor = given.weight_packed.new_empty((words * 2 // given.bits, kept * 16), dtype=torch.uint8)
+    return codes
