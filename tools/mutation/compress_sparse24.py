@@ -87,8 +87,8 @@ MUTANTS = (
         ),
         (
             "import: a bitmask may keep one",
-            "count(kept_of(row, g)) != kKept",
-            "count(kept_of(row, g)) > kKept",
+            "count(kept) != kKept",
+            "count(kept) > kKept",
         ),
         (
             "import: codes of the first tile along k",
