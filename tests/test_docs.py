@@ -44,9 +44,9 @@ def blocks(name: str, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def formulas() -> tuple[str, ...]:
-    """The element and its offset in int8_tile, and the half byte in int4_tile and int4_rows."""
+    """The element and its offset in int8_tile, the half byte in both int4 layouts, a group of sparse24."""
     found = tuple(block.strip() for block in blocks("docs/layouts.md", "python"))
-    assert len(found) == 4
+    assert len(found) == 5
     return found
 
 
@@ -94,6 +94,22 @@ def test_int4_formula_is_what_pack_int4_does(formulas: tuple[str, ...], layout: 
             data[n // 16, k // 64, scope["half"]] = q[n, k]
     packed = data[..., ::2] + 16 * data[..., 1::2]
     assert torch.equal(torch.ops.lamina.pack_int4(q, layout), packed)
+
+
+def test_sparse24_formula_and_codes_are_what_compress_sparse24_does(formulas: tuple[str, ...]) -> None:
+    rows = re.findall(r"^\| (kept|code) \|(.*)\|$", read("docs/layouts.md"), flags=re.MULTILINE)
+    (_, kept), (_, codes) = rows
+    pairs = [tuple(map(int, pair.split())) for pair in kept.split("|")]
+    w, values = torch.zeros(3, 24, dtype=torch.int8), torch.zeros(3, 12, dtype=torch.int8)
+    metadata = torch.zeros(3, 3, dtype=torch.uint8)
+    for n, (i0, i1), g in ((n, pair, g) for n in range(3) for g, pair in enumerate(pairs)):
+        w[n, 4 * g + i0], w[n, 4 * g + i1] = 10 * n + g + 1, -10 * n - g - 1
+        scope = {"w": w, "values": values, "metadata": metadata, "n": n, "g": g, "i0": i0, "i1": i1}
+        exec(formulas[4], scope)
+        assert scope["code"] == int(codes.split("|")[g], 16)
+    got = torch.ops.lamina.compress_sparse24(w)
+    assert torch.equal(got[0], values)
+    assert torch.equal(got[1], metadata)
 
 
 def test_int8_tile_diagram_shows_the_tile() -> None:

@@ -32,6 +32,7 @@ SECTIONS = {
         *("kv.PagedCache", "kv.Batch", "kv.OutOfPages", "kv.advise_huge_pages"),
     ),
     "Packed weights": ("pack_int8", "PackedInt8", "pack_int4", "PackedInt4"),
+    "2:4 weights": ("compress_sparse24", "Sparse24", "is_sparse24"),
     "Whole models": ("compress", "CompressionReport", "save_compressed", "load_compressed"),
     "Layers": ("nn.Int8Linear", "nn.Int4Linear"),
     "Rounding of weights": (

@@ -8,6 +8,7 @@
 #include "gemm/problem.h"
 #include "layout/int4.h"
 #include "layout/int8_tile.h"
+#include "layout/sparse24.h"
 #include "ops/gemm_int4_int8/gemm_int4_int8.h"
 #include "ops/gemm_int8/gemm_int8.h"
 #include "torch/interop.h"
@@ -29,7 +30,8 @@ std::string layouts() {
        << ", \"tile_n\": " << int8_tile::kTileN << ", \"tile_k\": " << int8_tile::kTileK
        << ", \"group_k\": " << int8_tile::kGroupK << "}, \"" << int4::kRowsName
        << "\": " << int4_layout("cpu") << ", \"" << int4::kTileName << "\": " << int4_layout("cuda")
-       << "}";
+       << ", \"" << sparse24::kName << "\": {\"version\": " << sparse24::kVersion
+       << ", \"group_k\": " << sparse24::kGroupK << ", \"kept\": " << sparse24::kKept << "}}";
   return json.str();
 }
 
@@ -126,6 +128,12 @@ LAMINA_LIBRARY(m) {
   m.def("unpack_int8(Tensor data, SymInt n, SymInt k) -> Tensor");
   m.def("pack_int4(Tensor q, str layout, Tensor? perm=None) -> Tensor");
   m.def("unpack_int4(Tensor data, SymInt n, SymInt k, str layout) -> Tensor");
+  m.def(
+      "compress_sparse24(Tensor w, Tensor? mask=None, float fill=0.0) -> (Tensor values, Tensor "
+      "metadata)");
+  m.def("decompress_sparse24(Tensor values, Tensor metadata, SymInt k, float fill=0.0) -> Tensor");
+  m.def("import_sparse24_metadata(Tensor metadata, str order, SymInt n, SymInt k) -> Tensor");
+  m.def("import_marlin24(Tensor weight_packed, SymInt bits) -> Tensor");
   m.def(
       "gemm_int8(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, Tensor? "
       "a_zero_point=None, "

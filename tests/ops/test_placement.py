@@ -32,6 +32,9 @@ def arguments() -> dict[str, dict[str, Any]]:
         "gemm_int8_quantized": {**int8, "out_scale": torch.ones(M)},
         "gemm_int4": {"a": torch.ones(M, K), **int4},
         "gemm_int4_int8": {"a": j.a, **int4, "a_scale": j.a_scale, "a_zero_point": j.a_zero_point},
+        "compress_sparse24": {"w": torch.zeros(N, 8), "mask": torch.zeros(N, 8).bool()},
+        "decompress_sparse24": {"values": torch.zeros(N, 4), "metadata": torch.full((N, 1), 0xEE).byte(),
+                                "k": 8},
         "pack_int4": {"q": j.q, "layout": "int4_rows", "perm": j.perm},
     }  # fmt: skip
 

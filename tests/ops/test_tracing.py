@@ -19,6 +19,8 @@ from tests.support.int4_cases import Int4Case
 
 # Attention and its cache: test_paged_attention_tracing.py, test_paged_kv_tracing.py.
 TENSOR_OPS = sorted(set(FAKES) - set(attention.CHECKS))
+PACKED_ON_THE_CPU = ("pack_int8", "unpack_int8", "compress_sparse24", "decompress_sparse24")
+PACKED_ON_THE_CPU += ("import_sparse24_metadata", "import_marlin24")
 
 
 def gemm_arguments(m: int, n: int, k: int, zero_point: str, bias: torch.dtype | None) -> tuple[Any, ...]:
@@ -66,6 +68,22 @@ def sample_calls(op: str) -> Iterator[tuple[Any, ...]]:
     elif op == "unpack_int8":
         for n, k in ((33, 70), (48, 128), (33, 65)):
             yield (torch.ops.lamina.pack_int8(torch.zeros(n, k, dtype=torch.int8))[0], n, k)
+    elif op == "compress_sparse24":
+        kept = torch.tensor([True, False, False, True]).repeat(33, 16)
+        pruned = w[:, :64].where(kept, torch.tensor(0, dtype=torch.int8))
+        yield from ((pruned,), (pruned.half()[:5, :60],), (pruned[:0],), (w[:, :64], kept, 8.0))
+    elif op == "decompress_sparse24":
+        for k, dtype in ((64, torch.int8), (36, torch.bfloat16), (0, torch.float32)):
+            zeros = torch.zeros(33, k, dtype=dtype)
+            yield (*torch.ops.lamina.compress_sparse24(zeros), k, 0.0)
+    elif op == "import_sparse24_metadata":
+        empty = torch.full((128 * 128 // 8,), 0xEE, dtype=torch.uint8)
+        for order, words in (("cutlass_16", empty.view(torch.int16)), ("cutlass_8", empty.view(torch.int32))):
+            yield (words, order, 128, 128)
+        yield (torch.full((5, 1), 0x33, dtype=torch.uint8), "bitmask", 5, 4)
+    elif op == "import_marlin24":
+        for bits in (4, 8):
+            yield (torch.arange(3 * 32 * bits).int().view(3, -1), bits)
     elif op == "gemm_int4":
         i = Int4Case("trace", 9, 33, 70, 32).inputs(zero=torch.uint8, bias=torch.float16)
         weight = (i.pack(), i.w_scale)
@@ -154,11 +172,11 @@ def test_registered_for_cpu_cuda_and_meta(op: str) -> None:
     assert torch._library.simple_registry.singleton.find(str(overload._schema.name)).fake_impl.kernel
 
 
-@pytest.mark.parametrize("op", ["pack_int8", "unpack_int8"])
+@pytest.mark.parametrize("op", PACKED_ON_THE_CPU)
 def test_packing_on_cuda_says_to_pack_on_the_cpu(op: str) -> None:
     """The test calls the function to which a CUDA tensor would dispatch, without such a tensor."""
     cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
-    with pytest.raises(ValueError, match=f"lamina::{op}: .*packs on the CPU only: move"):
+    with pytest.raises(ValueError, match=f"lamina::{op}: .*(packs|presses|imports) on the CPU only: move"):
         getattr(torch.ops.lamina, op).default.redispatch(cuda, *next(sample_calls(op)))
 
 

@@ -18,6 +18,7 @@ from tests.support.bad_gemm_int4_int8 import bad_gemm_int4_int8_inputs
 from tests.support.bad_input import INT8, RAW, BadInput, K, M, N, bytes_
 from tests.support.bad_paged_attention import bad_paged_attention_inputs
 from tests.support.bad_paged_kv import bad_paged_kv_inputs
+from tests.support.bad_sparse24 import bad_sparse24_inputs
 
 PACKED = lamina.pack_int8(bytes_(N, K))
 
@@ -319,6 +320,7 @@ def bad_inputs() -> list[BadInput]:
         *gemm_inputs,
         *bad_pack_inputs(),
         *bad_int4_inputs(),
+        *bad_sparse24_inputs(),
         *bad_gemm_int4_int8_inputs(),
         *bad_gemm_int4_inputs(),
         *bad_paged_attention_inputs(),

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
+
+#include "base/first.h"
 
 namespace lamina::gemm_int4 {
 namespace {
@@ -68,7 +69,7 @@ Status pack(const uint8_t* q, int64_t n, int64_t k, int64_t stride, int4::Layout
   if (Status status = check(n, k); !status.is_ok()) return status;
   if (Status status = check("pack_int4", perm, k); !status.is_ok()) return status;
   const Places places = places_of(layout);
-  std::atomic<int64_t> wrong = INT64_MAX;  // the first row with a code beyond 15
+  First wrong;  // the first row with a code beyond 15
   for_tiles(data, n, k, parallel, [&](const Part& part, uint8_t* tile) {
     std::fill_n(tile, kTileBytes, uint8_t{0});
     for (int64_t i = 0; i < part.rows; ++i) {
@@ -84,13 +85,11 @@ Status pack(const uint8_t* q, int64_t n, int64_t k, int64_t stride, int4::Layout
         seen |= from[p];
         tile[place[p].byte] |= static_cast<uint8_t>(from[p] << place[p].shift);
       }
-      int64_t before = wrong;
-      while (seen > 15 && part.row + i < before &&
-             !wrong.compare_exchange_weak(before, part.row + i)) {
-      }
+      if (seen > 15) wrong.report(part.row + i);
     }
   });
-  if (const int64_t row = wrong; row != INT64_MAX) {
+  if (wrong.is_found()) {
+    const int64_t row = wrong.index();
     const uint8_t* const from = q + row * stride;
     const auto feature = [&](int64_t p) { return perm.is_given() ? perm.data[p] : p; };
     int64_t at = 0;

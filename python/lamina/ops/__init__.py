@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamina.ops.check_errors import check_errors
+from lamina.ops.compress_sparse24 import Sparse24, compress_sparse24, is_sparse24
 from lamina.ops.gemm_int4 import gemm_int4
 from lamina.ops.gemm_int4_int8 import gemm_int4_int8
 from lamina.ops.gemm_int8 import gemm_int8, gemm_int8_quantized
@@ -18,15 +19,18 @@ __all__ = [
     "PackedInt4",
     "PackedInt8",
     "QuantizedInt8",
+    "Sparse24",
     "append_paged_kv",
     "check_errors",
     "compact_kv",
+    "compress_sparse24",
     "copy_kv_blocks",
     "gather_paged_kv",
     "gemm_int4",
     "gemm_int4_int8",
     "gemm_int8",
     "gemm_int8_quantized",
+    "is_sparse24",
     "merge_attention_states",
     "pack_int4",
     "pack_int8",
