@@ -70,7 +70,8 @@ constexpr bool is_bijective(int bits) {
     for (int byte = at.byte; size > 0; ++byte, size -= 8) {
       const int mask = size >= 8 ? 255 : ((1 << size) - 1) << at.shift;
       if ((seen[static_cast<size_t>(byte)] & mask) != 0) return false;
-      seen[static_cast<size_t>(byte)] = static_cast<uint8_t>(seen[static_cast<size_t>(byte)] | mask);
+      seen[static_cast<size_t>(byte)] =
+          static_cast<uint8_t>(seen[static_cast<size_t>(byte)] | mask);
     }
     return true;
   };

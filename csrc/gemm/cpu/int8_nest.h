@@ -146,18 +146,18 @@ struct Int8Nest : Int8Strip<Params, Tile> {
         // strip, which belongs to this task or most likely to the next task.
         const bool block_ends = tile + at_once >= tiles_n, strip_ends = k0 + count == tiles_k;
         const int8_t* const next =
-            !block_ends
-                ? at + at_once * w_stride
-                : w + (strip_ends ? tiles_n * w_stride : (k0 + step) * kBytes);
+            !block_ends ? at + at_once * w_stride
+                        : w + (strip_ends ? tiles_n * w_stride : (k0 + step) * kBytes);
         const bool is_last =
             block_ends && strip_ends && n0 + tiles_n * int8_tile::kTileN >= p.problem.n;
         for_panels(rows, [&](const Panel& panel) {
           Product::multiply(panel.rows, panel.packed + k0 * Tile::packed_bytes(panel.rows), at,
-                         w_stride, std::min(at_once, tiles_n - tile), count,
-                         acc + panel.row * Tile::kTileN + tile * int8_tile::kTileN,
-                         !is_grouped && k0 % kChunkTilesK != 0,
-                         panels == 1 ? Prefetch{at + kStreamAhead, 1}
-                                     : share(is_last ? at : next, count * kBytes, panel.index, panels));
+                            w_stride, std::min(at_once, tiles_n - tile), count,
+                            acc + panel.row * Tile::kTileN + tile * int8_tile::kTileN,
+                            !is_grouped && k0 % kChunkTilesK != 0,
+                            panels == 1
+                                ? Prefetch{at + kStreamAhead, 1}
+                                : share(is_last ? at : next, count * kBytes, panel.index, panels));
         });
       }
       if (is_grouped) {

@@ -24,7 +24,8 @@ using namespace gemm;
 // A packed weight. Where all blocks are 2:4, block_offset is nullptr and the blocks follow each other.
 struct Weight {
   const uint8_t* data = nullptr;
-  const int64_t* block_offset = nullptr;  // [blocks + 1] in bytes; the size of a block tells its kind
+  const int64_t* block_offset =
+      nullptr;  // [blocks + 1] in bytes; the size of a block tells its kind
 };
 
 struct Int8Params : gemm_int8::Params {  // but w, which is not used
