@@ -34,7 +34,8 @@ struct Tile {
   // The bytes of 8 activations that the values of step `kStep` take, for vpshufb.
   template <int kStep>
   LAMINA_INLINE static __m512i control(__m512i indices) {
-    constexpr int kOrOfAnd = 0xf8;  // values 2 and 3 belong to the second group: 4 is added to their index
+    constexpr int kOrOfAnd =
+        0xf8;  // values 2 and 3 belong to the second group: 4 is added to their index
     return _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x04040000),
                                      _mm512_srli_epi32(indices, 2 * kStep),
                                      _mm512_set1_epi32(0x03030303), kOrOfAnd);
@@ -67,8 +68,7 @@ struct Tile {
           const __m512i values =
               _mm512_loadu_si512(tile + sparse24_rows::kIndexBytes + step * kStepBytes);
           unroll<kRows>([&](auto i) LAMINA_INLINE {
-            sum[i][t] =
-                _mm512_dpbusd_epi32(sum[i][t], _mm512_shuffle_epi8(row[i], pick), values);
+            sum[i][t] = _mm512_dpbusd_epi32(sum[i][t], _mm512_shuffle_epi8(row[i], pick), values);
           });
         });
       });

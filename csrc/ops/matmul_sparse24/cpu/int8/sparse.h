@@ -9,14 +9,15 @@
 namespace lamina::matmul_sparse24 {
 namespace {
 
-inline constexpr int kSpanBytes = sparse24_rows::span_bytes(8);
+inline constexpr int kSpanBytes = sparse24_rows::span_bytes(8),
+                     kTileBytes = sparse24_rows::tile_bytes(8);
 inline constexpr int kStepBytes = sparse24_rows::kTileN * sparse24_rows::kStepValues;
 static_assert(kStepBytes == 64 && sparse24_rows::kIndexBytes == 64, "one zmm register each");
 
 // Product with 2:4 weights.
 template <class Product>
 struct Sparse : Product {
-  static constexpr int kWeightBytes = sparse24_rows::tile_bytes(8);
+  static constexpr int kWeightBytes = kTileBytes;
   static void with_weights(const Int8Params& p, int64_t n0, int64_t tiles_k, const auto& body) {
     body(WeightsOf<Sparse>{reinterpret_cast<const int8_t*>(p.weight.data) +
                            n0 / sparse24_rows::kTileN * tiles_k * kWeightBytes});
