@@ -9,7 +9,7 @@ set(LAMINA_ISA_FLAGS_amx_int8 ${LAMINA_ISA_FLAGS_avx512_bf16} -mamx-tile -mamx-i
 # With SIMDe these files may use nothing beyond AVX2. SIMDe is not written for our warnings.
 set(LAMINA_SIMDE_FLAGS -mavx2 -mfma -mf16c -O2 -Wno-conversion -Wno-psabi -Wno-error)
 
-# lamina_isa_sources(TARGET ISAS): adds ops/*/cpu/*.cc of the current source directory with their flags. The files of the
+# lamina_isa_sources(TARGET ISAS): adds ops/*/cpu/*.cc and ops/*/cpu/*/*.cc of the current source directory with their flags. The files of the
 # instruction sets in ISAS use SIMDe.
 function(lamina_isa_sources target simde_isas)
   set(isas generic)
@@ -17,7 +17,7 @@ function(lamina_isa_sources target simde_isas)
     list(APPEND isas avx2 avx512_vnni avx512_bf16 amx_int8)
   endif()
   foreach(isa IN LISTS isas)
-    file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/ops/*/cpu/${isa}.cc)
+    file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/ops/*/cpu/${isa}.cc ${CMAKE_CURRENT_SOURCE_DIR}/ops/*/cpu/*/${isa}.cc)
     if(NOT sources)
       continue()
     endif()

@@ -1,5 +1,5 @@
 // Loads the scales or zero points of one group for the columns of a strip, converted to f32. Each ISA compiles its
-// own copy: ops/gemm_int8/cpu/body.h says why.
+// own copy: gemm/cpu/int8_nest.h says why.
 #pragma once
 
 #include <cstdint>

@@ -9,6 +9,7 @@
 #include "layout/int4.h"
 #include "layout/int8_tile.h"
 #include "layout/sparse24.h"
+#include "layout/sparse24_rows.h"
 #include "ops/gemm_int4_int8/gemm_int4_int8.h"
 #include "ops/gemm_int8/gemm_int8.h"
 #include "torch/interop.h"
@@ -26,12 +27,15 @@ std::string layouts() {
     return json.str();
   };
   std::ostringstream json;
-  json << "{\"" << int8_tile::kName << "\": {\"version\": " << int8_tile::kVersion
-       << ", \"tile_n\": " << int8_tile::kTileN << ", \"tile_k\": " << int8_tile::kTileK
-       << ", \"group_k\": " << int8_tile::kGroupK << "}, \"" << int4::kRowsName
-       << "\": " << int4_layout("cpu") << ", \"" << int4::kTileName << "\": " << int4_layout("cuda")
-       << ", \"" << sparse24::kName << "\": {\"version\": " << sparse24::kVersion
-       << ", \"group_k\": " << sparse24::kGroupK << ", \"kept\": " << sparse24::kKept << "}}";
+  json << "{\"" << sparse24_rows::kName << "\": {\"version\": " << sparse24_rows::kVersion
+       << ", \"tile_n\": " << sparse24_rows::kTileN << ", \"tile_k\": " << sparse24_rows::kTileK
+       << ", \"block_n\": " << sparse24_rows::kBlockN << "}, \"" << int8_tile::kName
+       << "\": {\"version\": " << int8_tile::kVersion << ", \"tile_n\": " << int8_tile::kTileN
+       << ", \"tile_k\": " << int8_tile::kTileK << ", \"group_k\": " << int8_tile::kGroupK
+       << "}, \"" << int4::kRowsName << "\": " << int4_layout("cpu") << ", \"" << int4::kTileName
+       << "\": " << int4_layout("cuda") << ", \"" << sparse24::kName
+       << "\": {\"version\": " << sparse24::kVersion << ", \"group_k\": " << sparse24::kGroupK
+       << ", \"kept\": " << sparse24::kKept << "}}";
   return json.str();
 }
 
@@ -194,6 +198,17 @@ LAMINA_LIBRARY(m) {
   m.def("explain_paged_kv() -> str");
   m.def("explain_merge_attention_states() -> str");
   m.def("explain_quantize_int8(int m, int k) -> str");
+  m.def(
+      "pack_sparse24(Tensor values, Tensor metadata, SymInt k, str layout, int? group=None) -> "
+      "(Tensor data, Tensor column_sums)");
+  m.def(
+      "unpack_sparse24(Tensor data, SymInt n, SymInt k, str layout, ScalarType dtype) -> (Tensor "
+      "values, Tensor metadata)");
+  m.def(
+      "matmul_sparse24_int8(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, "
+      "Tensor? a_zero_point=None, Tensor? bias=None, ScalarType out_dtype=float, str? "
+      "activation=None, Tensor? gate=None, Tensor? residual=None, int? max_sms=None) -> Tensor");
+  m.def("explain_matmul_sparse24(str weight, int m, int n, int k, int? group=None) -> str");
   m.def("explain_gemm_int8(int m, int n, int k, int? group=None) -> str");
   m.def(
       "explain_gemm_int8_cuda(int m, int n, int k, int compute_capability, int sm_count, int? "

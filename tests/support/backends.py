@@ -107,6 +107,7 @@ class Backend:
     isa: str
     test_library: bool = False
     int4_layout = "int4_rows"
+    sparse24_layout = "sparse24_rows"
 
     def __str__(self) -> str:
         return f"{self.isa}_simde" if self.test_library else self.isa
@@ -161,6 +162,20 @@ class Backend:
         i = inputs
         with self.active() as ops:
             out: torch.Tensor = ops.gemm_int8(
+                *self._operands(i, data, sums),
+                out_dtype,
+                i.activation,
+                *self._place_all((i.gate, i.residual)),
+                i.max_sms,
+            )
+        return out.cpu()
+
+    def matmul_sparse24_int8(self, i: GemmInputs, out_dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """gemm() with i.w compressed."""
+        sparse = torch.ops.lamina.compress_sparse24(i.w)
+        with self.active() as ops:
+            data, sums = ops.pack_sparse24(*sparse, i.w.shape[1], self.sparse24_layout, i.group)
+            out: torch.Tensor = ops.matmul_sparse24_int8(
                 *self._operands(i, data, sums),
                 out_dtype,
                 i.activation,

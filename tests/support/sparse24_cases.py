@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tests.support.cases import generator
+from tests.support.cases import GemmCase, GemmInputs, generator
 
 SHAPES = ((0, 0), (0, 8), (3, 0), (1, 4), (1, 8), (2, 12), (5, 20), (17, 64), (33, 68), (7, 260))
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8)
@@ -42,3 +43,14 @@ def bits(t: torch.Tensor) -> NDArray[np.generic]:
     """The bits of the elements, which compress and decompress move as they are, NaNs too."""
     array: NDArray[np.generic] = t.contiguous().view(BITS[t.dtype.itemsize]).numpy()
     return array
+
+
+def at_whole_groups(case: GemmCase) -> GemmCase:
+    """The case with the next k that groups of four divide."""
+    return dataclasses.replace(case, k=-(-case.k // 4) * 4)
+
+
+def pruned(inputs: GemmInputs) -> GemmInputs:
+    """The same with a 2:4 weight; every tenth group keeps fewer than two."""
+    mask = random_mask(*inputs.w.shape, few=0.1)
+    return dataclasses.replace(inputs, w=inputs.w.where(mask, torch.zeros((), dtype=torch.int8)))

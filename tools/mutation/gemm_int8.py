@@ -40,7 +40,7 @@ MUTANTS = (
         ("avx512: offset 127", "kOffset = 128", "kOffset = 127"),
     ),
     *plant(
-        "csrc/ops/gemm_int8/cpu/body.h",
+        "csrc/gemm/cpu/int8_nest.h",
         ("groups: the last k chunk dropped", "|| g + 1 == p.problem.groups()", ""),
         ("groups: one k chunk", "begins = g % kChunkGroups == 0", "begins = g == 0"),
         ("groups: rows by the first scales", "a_scale = p.a_scale_of(g)", "a_scale = p.a_scale_of(0)"),

@@ -1,5 +1,5 @@
 // Packed rows times weights in the order of layout/int8_tile.h, with AMX: tdpbssd multiplies a 16 x 64 by a 64 x 16
-// tile of signed bytes exactly, 16384 MACs in 16 cycles. Each ISA compiles its own copy: ops/gemm_int8/cpu/body.h
+// tile of signed bytes exactly, 16384 MACs in 16 cycles. Each ISA compiles its own copy: gemm/cpu/int8_nest.h
 // says why.
 //
 // Loads  Above 16 rows, 2 x 2 tiles: 4 products read 4 KiB of operands, 64 bytes a cycle, so both operands must come

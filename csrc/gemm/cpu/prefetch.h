@@ -1,4 +1,4 @@
-// Prefetches weights while a microkernel computes. Each ISA compiles its own copy: ops/gemm_int8/cpu/body.h says why.
+// Prefetches weights while a microkernel computes. Each ISA compiles its own copy: gemm/cpu/int8_nest.h says why.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // The epilogue of a product on a CPU: turns the sums of a strip of columns into stored outputs. Each ISA compiles its
-// own copy: ops/gemm_int8/cpu/body.h says why.
+// own copy: gemm/cpu/int8_nest.h says why.
 #pragma once
 
 #include <algorithm>

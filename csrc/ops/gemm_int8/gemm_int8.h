@@ -24,20 +24,15 @@
 #include "base/parallel.h"
 #include "base/status.h"
 #include "gemm/epilogue.h"
+#include "gemm/int8_sums.h"
 #include "gemm/problem.h"
 
 namespace lamina::gemm_int8 {
 
 using namespace gemm;
 
-// Integer accumulation stays in int32 up to this k: 255 * 128 * 65536 < 2^31. Beyond it, sums of
-// 65536 products each are added in int64.
-inline constexpr int64_t kMaxExactK = 65536;
 // Column sums are int32: 128 * 2^24 = 2^31.
 inline constexpr int64_t kMaxK = (int64_t{1} << 24) - 1;
-
-inline constexpr int64_t kScaleGroup = 128;  // input features that share a scale
-inline constexpr int64_t kChunkGroups = 8;   // groups of a k chunk
 
 struct Params : Epilogue {
   Problem problem;                  // group: kScaleGroup with scales along k, else 0

@@ -7,9 +7,11 @@ from lamina.ops.compress_sparse24 import Sparse24, compress_sparse24, is_sparse2
 from lamina.ops.gemm_int4 import gemm_int4
 from lamina.ops.gemm_int4_int8 import gemm_int4_int8
 from lamina.ops.gemm_int8 import gemm_int8, gemm_int8_quantized
+from lamina.ops.matmul_sparse24 import matmul_sparse24_int8
 from lamina.ops.merge_attention_states import merge_attention_states
 from lamina.ops.pack_int4 import PackedInt4, pack_int4
 from lamina.ops.pack_int8 import PackedInt8, pack_int8
+from lamina.ops.pack_sparse24 import PackedSparse24, pack_sparse24
 from lamina.ops.paged_attention import paged_attention
 from lamina.ops.paged_kv import append_paged_kv, compact_kv, copy_kv_blocks, gather_paged_kv
 from lamina.ops.quantize_int8 import QuantizedInt8, quantize_int8
@@ -18,6 +20,7 @@ from lamina.ops.registration import register_fakes
 __all__ = [
     "PackedInt4",
     "PackedInt8",
+    "PackedSparse24",
     "QuantizedInt8",
     "Sparse24",
     "append_paged_kv",
@@ -31,9 +34,11 @@ __all__ = [
     "gemm_int8",
     "gemm_int8_quantized",
     "is_sparse24",
+    "matmul_sparse24_int8",
     "merge_attention_states",
     "pack_int4",
     "pack_int8",
+    "pack_sparse24",
     "paged_attention",
     "quantize_int8",
 ]

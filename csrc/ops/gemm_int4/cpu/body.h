@@ -11,7 +11,7 @@
 //
 // The nest works on one block of k at a time: it dequantizes the block's weights to f32 in L1, then all packed rows
 // pass. Up to kFewRows rows unpack weights into registers instead. Everything has internal linkage: see
-// ops/gemm_int8/cpu/body.h.
+// gemm/cpu/int8_nest.h.
 #pragma once
 
 #include <algorithm>

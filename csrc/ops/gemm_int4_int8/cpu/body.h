@@ -17,7 +17,7 @@
 //
 // The nest works on one block of k at a time: it expands the block's codes to bytes in L1, in the order of int8_tile,
 // then all packed rows pass, group by group. A single panel of rows reads the packed codes itself. Everything has
-// internal linkage: see ops/gemm_int8/cpu/body.h.
+// internal linkage: see gemm/cpu/int8_nest.h.
 #pragma once
 
 #include <algorithm>

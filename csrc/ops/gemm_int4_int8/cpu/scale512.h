@@ -1,5 +1,5 @@
 // Adds the scaled sums of a group to its k chunk with AVX-512. Each ISA compiles its own copy:
-// ops/gemm_int8/cpu/body.h says why.
+// gemm/cpu/int8_nest.h says why.
 #pragma once
 
 #include "base/avx512.h"

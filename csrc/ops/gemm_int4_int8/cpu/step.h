@@ -1,5 +1,5 @@
 // The arguments of a Tile's multiply(), and scaling for the Tiles that cannot scale. Each ISA compiles its own copy:
-// ops/gemm_int8/cpu/body.h says why.
+// gemm/cpu/int8_nest.h says why.
 #pragma once
 
 #include <cmath>

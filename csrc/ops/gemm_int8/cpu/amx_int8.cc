@@ -1,6 +1,6 @@
 // gemm_int8 / amx_int8: the microkernel is gemm/cpu/amx_product.h.
 #include "gemm/cpu/amx_product.h"
-#include "ops/gemm_int8/cpu/body.h"
+#include "ops/gemm_int8/cpu/dense.h"
 
 namespace lamina::gemm_int8 {
 namespace {

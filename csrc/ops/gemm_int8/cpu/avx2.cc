@@ -18,7 +18,7 @@
 #include <array>
 
 #include "base/unroll.h"
-#include "ops/gemm_int8/cpu/body.h"
+#include "ops/gemm_int8/cpu/dense.h"
 
 namespace lamina::gemm_int8 {
 namespace {

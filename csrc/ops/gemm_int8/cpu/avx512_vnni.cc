@@ -7,7 +7,7 @@
 #include "base/avx512.h"
 #include "base/unroll.h"
 #include "gemm/cpu/pack_bytes.h"
-#include "ops/gemm_int8/cpu/body.h"
+#include "ops/gemm_int8/cpu/dense.h"
 
 namespace lamina::gemm_int8 {
 namespace {

@@ -1,6 +1,6 @@
 // gemm_int8 / generic: plain loops, for any CPU.
 #include "gemm/cpu/pack_bytes.h"
-#include "ops/gemm_int8/cpu/body.h"
+#include "ops/gemm_int8/cpu/dense.h"
 
 namespace lamina::gemm_int8 {
 namespace {

@@ -1,5 +1,5 @@
-// The loop nest of gemm_int8 on a CPU, once. An ISA's file defines a Tile and instantiates the
-// nest:
+// The loop nest of products of int8 activations and int8 weights on a CPU, once. An ISA's file defines a Tile and
+// instantiates the nest with the Params of its op:
 //
 //   struct Tile {
 //     struct Session                         state of the core while multiply() runs, RAII
@@ -15,6 +15,9 @@
 //         acc[rows][kTileN] (+)= panel * weight tiles; w_stride: bytes between tiles of adjacent n. k starts at a
 //         multiple of kBlockTilesK, or at a group, which pack() packed by itself. multiply() may write garbage to the
 //         rows of acc between `rows` and the next multiple of kRowStep.
+//     with_weights(params, n0, tiles_k, body)
+//         calls body(the Product of these columns, their weights). A Product has tiles_at_once and multiply of above
+//         and kWeightBytes, the bytes of 16 columns x 64 input features; mostly it is the Tile itself
 //   };
 //
 // The rows of a block are packed once, in panels of up to kTileM rows, and stay in L2. A strip of columns is computed
@@ -32,10 +35,10 @@
 #include "gemm/cpu/plan.h"
 #include "gemm/cpu/prefetch.h"
 #include "gemm/cpu/store_strip.h"
+#include "gemm/int8_sums.h"
 #include "layout/int8_tile.h"
-#include "ops/gemm_int8/gemm_int8.h"
 
-namespace lamina::gemm_int8 {
+namespace lamina::gemm {
 namespace {
 
 // 512 input features: 64 columns of weights are 32 KiB, the L1d of every AVX2 machine.
@@ -59,13 +62,21 @@ LAMINA_NOINLINE void add_products(const int32_t* __restrict acc, int32_t zero,
     y[j] = add_group(correct(acc[j], zero, sum[j]), a_scale, w_scale[j], y[j]);
 }
 
-template <class Tile>
-using StripOf = StoreStrip<Params, Tile::kTileN, int8_tile::kTileN, Tile::kOffset>;
+// The weights of some columns, in whose order the Product reads them.
+template <class Product>
+struct WeightsOf {
+  using Type = Product;
+  const int8_t* at;
+};
 
-template <class Tile>
-struct Nest : StripOf<Tile> {
-  using Columns = typename StripOf<Tile>::Columns;
-  using StripOf<Tile>::p;
+template <class Params, class Tile>
+using Int8Strip = StoreStrip<Params, Tile::kTileN, int8_tile::kTileN, Tile::kOffset>;
+
+template <class Params, class Tile>
+struct Int8Nest : Int8Strip<Params, Tile> {
+  using Strip = Int8Strip<Params, Tile>;
+  using Columns = typename Strip::Columns;
+  using Strip::p;
 
   const Block& block;
   const int64_t tiles_k;
@@ -86,8 +97,8 @@ struct Nest : StripOf<Tile> {
            int64_t{Tile::kTileM} * Tile::kTileN * (has_more ? 4 + 8 : 4);
   }
 
-  Nest(const Params& params, const Block& where, void* scratch)
-      : StripOf<Tile>{params},
+  Int8Nest(const Params& params, const Block& where, void* scratch)
+      : Strip{params},
         block(where),
         tiles_k(int8_tile::tiles_k(params.problem.k)),
         packed(static_cast<int8_t*>(scratch)),
@@ -117,35 +128,36 @@ struct Nest : StripOf<Tile> {
 
   // acc[rows][kTileN] = a[m0 .. m0 + rows, k] * w[n0 .. n0 + 16 tiles_n, k]. The result is in wide_acc if k >
   // kMaxExactK, and in total, scaled, with scales along k.
-  void multiply_strip(int64_t m0, int64_t n0, int tiles_n, int64_t rows) {
-    const int64_t w_stride = tiles_k * int8_tile::kTileBytes;
-    const int8_t* const w = p.w + n0 / int8_tile::kTileN * w_stride;
+  template <class Product>
+  void multiply_strip(int64_t m0, int64_t n0, int tiles_n, int64_t rows, const int8_t* w) {
+    constexpr int64_t kBytes = Product::kWeightBytes;
+    const int64_t w_stride = tiles_k * kBytes;
     const int64_t panels = ceil_div(rows, panel_rows(rows));
     const bool is_grouped = p.problem.is_grouped();
     const int64_t step = is_grouped ? kGroupTilesK : panels == 1 ? kChunkTilesK : kBlockTilesK;
-    const int at_once = Tile::tiles_at_once(rows);
+    const int at_once = Product::tiles_at_once(rows);
     if (tiles_k == 0) std::fill_n(acc, rows * Tile::kTileN, 0);
     if (is_grouped) std::fill_n(total, rows * Tile::kTileN, empty_sum(p.problem.groups()));
     for (int64_t k0 = 0; k0 < tiles_k; k0 += step) {
       const int64_t count = std::min(step, tiles_k - k0);
       for (int tile = 0; tile < tiles_n; tile += at_once) {
-        const int8_t* const at = w + tile * w_stride + k0 * int8_tile::kTileBytes;
+        const int8_t* const at = w + tile * w_stride + k0 * kBytes;
         // The weights of the next multiply(): more columns of this block of k, else the next block, else the next
         // strip, which belongs to this task or most likely to the next task.
         const bool block_ends = tile + at_once >= tiles_n, strip_ends = k0 + count == tiles_k;
         const int8_t* const next =
-            !block_ends
-                ? at + at_once * w_stride
-                : w + (strip_ends ? tiles_n * w_stride : (k0 + step) * int8_tile::kTileBytes);
+            !block_ends ? at + at_once * w_stride
+                        : w + (strip_ends ? tiles_n * w_stride : (k0 + step) * kBytes);
         const bool is_last =
             block_ends && strip_ends && n0 + tiles_n * int8_tile::kTileN >= p.problem.n;
         for_panels(rows, [&](const Panel& panel) {
-          Tile::multiply(panel.rows, panel.packed + k0 * Tile::packed_bytes(panel.rows), at,
-                         w_stride, std::min(at_once, tiles_n - tile), count,
-                         acc + panel.row * Tile::kTileN + tile * int8_tile::kTileN,
-                         !is_grouped && k0 % kChunkTilesK != 0,
-                         panels == 1 ? Prefetch{at + kStreamAhead, 1}
-                                     : share(is_last ? at : next, count, panel.index, panels));
+          Product::multiply(panel.rows, panel.packed + k0 * Tile::packed_bytes(panel.rows), at,
+                            w_stride, std::min(at_once, tiles_n - tile), count,
+                            acc + panel.row * Tile::kTileN + tile * int8_tile::kTileN,
+                            !is_grouped && k0 % kChunkTilesK != 0,
+                            panels == 1
+                                ? Prefetch{at + kStreamAhead, 1}
+                                : share(is_last ? at : next, count * kBytes, panel.index, panels));
         });
       }
       if (is_grouped) {
@@ -183,9 +195,9 @@ struct Nest : StripOf<Tile> {
     }
   }
 
-  // Each of several panels prefetches its part of the next `tiles` tiles of k.
-  static Prefetch share(const int8_t* next, int64_t tiles, int64_t index, int64_t panels) {
-    const int64_t groups = tiles * int8_tile::kGroups, lines = ceil_div(groups, panels);
+  // Each of several panels prefetches its part of the next `bytes` of weights, while it multiplies as many.
+  static Prefetch share(const int8_t* next, int64_t bytes, int64_t index, int64_t panels) {
+    const int64_t groups = bytes / 64, lines = ceil_div(groups, panels);
     return {next + index * lines * 64, static_cast<int>(groups / lines)};
   }
 
@@ -220,7 +232,10 @@ struct Nest : StripOf<Tile> {
       const int strip = Tile::strip(rows);
       for (int64_t n0 = block.n_begin; n0 < block.n_end; n0 += strip) {
         const int count = static_cast<int>(std::min<int64_t>(strip, block.n_end - n0));
-        multiply_strip(m0, n0, static_cast<int>(int8_tile::tiles_n(count)), rows);
+        Tile::with_weights(p, n0, tiles_k, [&]<class Product>(WeightsOf<Product> weights) {
+          multiply_strip<Product>(m0, n0, static_cast<int>(int8_tile::tiles_n(count)), rows,
+                                  weights.at);
+        });
         const Columns columns = load_columns(n0, count);
         if (p.problem.is_grouped()) {
           this->store(total, m0, rows, n0, count, columns);
@@ -234,10 +249,5 @@ struct Nest : StripOf<Tile> {
   }
 };
 
-template <class Tile>
-CpuKernel make_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
-  return cpu_kernel<Nest<Tile>, Tile, Params>(name, isa, min_m, macs_per_cycle);
-}
-
 }  // namespace
-}  // namespace lamina::gemm_int8
+}  // namespace lamina::gemm

@@ -1,0 +1,47 @@
+// matmul_sparse24_int8 / generic: plain loops, for any CPU.
+#include "gemm/cpu/pack_bytes.h"
+#include "ops/matmul_sparse24/cpu/int8/sparse.h"
+
+namespace lamina::matmul_sparse24 {
+namespace {
+
+struct Tile {
+  using Session = NoSession;
+  static constexpr int kTileM = 4, kRowStep = 1;
+  static constexpr int kTileN = sparse24_rows::kTileN;
+  static constexpr int kOffset = 0;
+  static constexpr int strip(int64_t) { return kTileN; }
+  static constexpr int tiles_at_once(int64_t) { return 1; }
+  static constexpr int packed_bytes(int rows) {
+    return rows * sparse24_rows::kTileK;
+  }  // [step of 8 k][row][8]
+
+  static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, int8_t* packed) {
+    pack_groups(a, a_stride, rows, k, uint64_t{0}, packed);
+  }
+
+  static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t, int, int64_t tiles_k,
+                       int32_t* acc, bool accumulate, Prefetch) {
+    constexpr int kStepK = sparse24_rows::kStepK, kValues = sparse24_rows::kStepValues;
+    if (!accumulate) std::fill_n(acc, rows * kTileN, 0);
+    for (int64_t span = 0; span < tiles_k * sparse24_rows::kSpans; ++span, w += kSpanBytes) {
+      const auto* const indices = reinterpret_cast<const uint8_t*>(w);
+      const int8_t* values = w + sparse24_rows::kIndexBytes;
+      for (int step = 0; step < sparse24_rows::kSteps; ++step, values += kStepBytes)
+        for (int i = 0; i < rows; ++i, a += kStepK)
+          for (int at = 0; at < kStepBytes; ++at) {
+            const int index = indices[at] >> 2 * step & 3, group = at % kValues / 2;
+            acc[i * kTileN + at / kValues] +=
+                a[group * sparse24_rows::kGroupK + index] * values[at];
+          }
+    }
+  }
+};
+
+}  // namespace
+
+CpuKernel matmul_sparse24_int8_generic(int64_t min_m) {
+  return make_kernel<Tile>("matmul_sparse24_int8_generic", Isa::kGeneric, min_m, 2);
+}
+
+}  // namespace lamina::matmul_sparse24

@@ -1,0 +1,34 @@
+// What the kernels of matmul_sparse24_int8 share: the weights of a strip, and the record of a kernel. Each ISA compiles
+// its own copy: gemm/cpu/int8_nest.h says why.
+#pragma once
+
+#include "gemm/cpu/int8_nest.h"
+#include "layout/sparse24_rows.h"
+#include "ops/matmul_sparse24/matmul_sparse24.h"
+
+namespace lamina::matmul_sparse24 {
+namespace {
+
+inline constexpr int kSpanBytes = sparse24_rows::span_bytes(8),
+                     kTileBytes = sparse24_rows::tile_bytes(8);
+inline constexpr int kStepBytes = sparse24_rows::kTileN * sparse24_rows::kStepValues;
+static_assert(kStepBytes == 64 && sparse24_rows::kIndexBytes == 64, "one zmm register each");
+
+// Product with 2:4 weights.
+template <class Product>
+struct Sparse : Product {
+  static constexpr int kWeightBytes = kTileBytes;
+  static void with_weights(const Int8Params& p, int64_t n0, int64_t tiles_k, const auto& body) {
+    body(WeightsOf<Sparse>{reinterpret_cast<const int8_t*>(p.weight.data) +
+                           n0 / sparse24_rows::kTileN * tiles_k * kWeightBytes});
+  }
+};
+
+template <class Product>
+CpuKernel make_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
+  using Tile = Sparse<Product>;
+  return cpu_kernel<Int8Nest<Int8Params, Tile>, Tile, Int8Params>(name, isa, min_m, macs_per_cycle);
+}
+
+}  // namespace
+}  // namespace lamina::matmul_sparse24

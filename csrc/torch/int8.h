@@ -1,0 +1,38 @@
+// The arguments that all products of int8 activations and int8 weights share.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "ops/gemm_int8/gemm_int8.h"
+#include "torch/accelerator.h"
+#include "torch/interop.h"
+
+namespace lamina::interop {
+
+// The group of a Problem; None means no scales along k.
+int64_t int8_group_of(const char* op, std::optional<int64_t> group);
+
+// The tensors that these products take, in the order of their schemas.
+struct Int8Inputs {
+  const Tensor &a, &w, &w_sums, &a_scale, &w_scale;
+  const std::optional<Tensor>&a_zero_point, &bias, &gate, &residual;
+  std::optional<Tensor> out_scale = std::nullopt;  // only of gemm_int8_quantized
+
+  int64_t m() const { return a.size(0); }
+  int64_t n() const { return w_sums.dim() == 2 ? w_sums.size(1) : w_sums.numel(); }
+};
+
+// Checks that w is packed for the problem.
+using RequirePacked = void (*)(const char* op, const Tensor& w, const gemm::Problem& problem);
+
+// Checks all inputs and fills all Params but the outputs. Returns the device of the call.
+std::optional<Accelerator> read_int8(const char* op, const Int8Inputs& in,
+                                     const std::optional<std::string>& activation,
+                                     gemm_int8::Params& params, RequirePacked require_packed);
+
+// The result of a call, to which `params` then points.
+Tensor new_result(const char* op, const Int8Inputs& in, ScalarType out_dtype,
+                  gemm_int8::Params& params);
+
+}  // namespace lamina::interop

@@ -1,0 +1,160 @@
+#include "ops/matmul_sparse24/matmul_sparse24.h"
+
+#include <tuple>
+
+#include "base/huge_pages.h"
+#include "layout/sparse24.h"
+#include "layout/sparse24_rows.h"
+#include "ops/matmul_sparse24/pack.h"
+#include "torch/accelerator.h"
+#include "torch/int8.h"
+#include "torch/interop.h"
+
+namespace lamina::interop {
+namespace {
+
+// The bits of a packed value of a weight of this dtype; uint8 are int4 codes.
+int value_bits(const char* op, const char* name, ScalarType dtype) {
+  if (dtype == ScalarType::Byte) return 4;
+  if (dtype == ScalarType::Char) return 8;
+  if (dtype == ScalarType::Half || dtype == ScalarType::BFloat16) return 16;
+  if (dtype == ScalarType::Float) return 32;
+  fail(op, name, " must be int8, uint8 (int4 codes), float16, bfloat16 or float32, got ",
+       dtype_text(dtype));
+}
+
+void require_rows_layout(const char* op, const std::string& layout) {
+  require(layout == sparse24_rows::kName, op, "layout = \"", layout.c_str(), "\"; allowed: \"",
+          sparse24_rows::kName, "\"");
+}
+
+void require_packed(const char* op, const char* name, const Tensor& w, int64_t n, int64_t k,
+                    int bits) {
+  Argument{op, name, w}.has_dtype(ScalarType::Byte);
+  require(w.dim() == 3 && w.size(0) == sparse24_rows::tiles_n(n) &&
+              w.size(1) == sparse24_rows::tiles_k(k) &&
+              w.size(2) == sparse24_rows::tile_bytes(bits),
+          op, name, " must be packed by pack_sparse24 from [n, k] = [", n, ", ", k, "], so 3-D [",
+          sparse24_rows::tiles_n(n), ", ", sparse24_rows::tiles_k(k), ", ",
+          sparse24_rows::tile_bytes(bits), "], got ", ShapeText{w});
+  require(w.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
+}
+
+std::tuple<Tensor, Tensor> pack(const Tensor& values, const Tensor& metadata, int64_t k,
+                                std::string layout, std::optional<int64_t> group) {
+  constexpr const char* kOp = "pack_sparse24";
+  const Argument values_arg{kOp, "values", values}, metadata_arg{kOp, "metadata", metadata};
+  const int bits = value_bits(kOp, "values", values.scalar_type());
+  require_rows_layout(kOp, layout);
+  require(k >= 0 && k % sparse24::kGroupK == 0, kOp, "k = ", k, "; allowed: multiples of 4");
+  require(!group || bits == 8, kOp, "group = ", group.value_or(0), "; allowed for int8 only");
+  const int64_t n = values.dim() == 2 ? values.size(0) : 0;
+  const gemm::Problem problem{0, n, k, int8_group_of(kOp, group)};
+  values_arg.is_2d("[n, k / 2]");
+  values_arg.has_shape("[n, k / 2]", n, sparse24::values_k(k));
+  metadata_arg.has_dtype(ScalarType::Byte);
+  metadata_arg.is_2d("[n, ceil(k / 8)]");
+  metadata_arg.has_shape("[n, ceil(k / 8)]", n, sparse24::metadata_bytes(k));
+  accelerator_of({values_arg, metadata_arg});
+  if (bits == 8) raise_if_bad(matmul_sparse24::check_int8(problem));
+  const compress_sparse24::Sparse sparse{values.data_ptr(), values_arg.row_stride(),
+                                         static_cast<const uint8_t*>(metadata.data_ptr()),
+                                         metadata_arg.row_stride()};
+  const matmul_sparse24::Shape shape{n, k, bits};
+  Tensor data = new_tensor(
+      values,
+      {sparse24_rows::tiles_n(n), sparse24_rows::tiles_k(k), sparse24_rows::tile_bytes(bits)},
+      ScalarType::Byte);
+  advise_huge_pages(data.data_ptr(), data.numel());
+  raise_if_bad(matmul_sparse24::pack(shape, sparse, static_cast<uint8_t*>(data.data_ptr()),
+                                     TorchParallel()));
+  Tensor sums = bits != 8              ? new_tensor(values, {0}, ScalarType::Int)
+                : problem.is_grouped() ? new_tensor(values, {problem.groups(), n}, ScalarType::Int)
+                                       : new_tensor(values, {n}, ScalarType::Int);
+  if (sums.numel() > 0)
+    matmul_sparse24::column_sums(shape, sparse,
+                                 problem.is_grouped() ? problem.group : gemm_int8::kMaxK + 1,
+                                 static_cast<int32_t*>(sums.data_ptr()), TorchParallel());
+  return {data, sums};
+}
+
+std::tuple<Tensor, Tensor> unpack(const Tensor& data, int64_t n, int64_t k, std::string layout,
+                                  ScalarType dtype) {
+  constexpr const char* kOp = "unpack_sparse24";
+  require(n >= 0, kOp, "n = ", n, "; may not be negative");
+  require(k >= 0 && k % sparse24::kGroupK == 0, kOp, "k = ", k, "; allowed: multiples of 4");
+  require_rows_layout(kOp, layout);
+  const int bits = value_bits(kOp, "dtype", dtype);
+  require_packed(kOp, "data", data, n, k, bits);
+  Tensor values = new_tensor(data, {n, sparse24::values_k(k)}, dtype);
+  Tensor metadata = new_tensor(data, {n, sparse24::metadata_bytes(k)}, ScalarType::Byte);
+  matmul_sparse24::unpack({n, k, bits}, static_cast<const uint8_t*>(data.data_ptr()),
+                          values.data_ptr(), static_cast<uint8_t*>(metadata.data_ptr()),
+                          TorchParallel());
+  return {values, metadata};
+}
+
+void require_int8(const char* op, const Tensor& w, const gemm::Problem& problem) {
+  raise_if_bad(matmul_sparse24::check_int8(problem));
+  require_packed(op, "w", w, problem.n, problem.k, 8);
+}
+
+void run_on(const Accelerator&, const matmul_sparse24::Int8Params&, int, const Tensor&) {
+  fail("matmul_sparse24_int8", "runs on the CPU only");
+}
+
+Tensor matmul_int8(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor& a_scale,
+                   const Tensor& w_scale, std::optional<Tensor> a_zero_point,
+                   std::optional<Tensor> bias, ScalarType out_dtype,
+                   std::optional<std::string> activation, std::optional<Tensor> gate,
+                   std::optional<Tensor> residual, std::optional<int64_t> max_sms) {
+  constexpr const char* kOp = "matmul_sparse24_int8";
+  const int sms = checked_sms(kOp, max_sms);
+  const Int8Inputs inputs{a, w, w_sums, a_scale, w_scale, a_zero_point, bias, gate, residual};
+  matmul_sparse24::Int8Params params;
+  const std::optional<Accelerator> accelerator =
+      read_int8(kOp, inputs, activation, params, require_int8);
+  params.weight.data = static_cast<const uint8_t*>(w.data_ptr());
+  Tensor out = new_result(kOp, inputs, out_dtype, params);
+  if (accelerator) {
+    run_on(*accelerator, params, sms, a);
+  } else {
+    raise_if_bad(matmul_sparse24::run(params, TorchParallel()));
+  }
+  return out;
+}
+
+std::string explain(std::string weight, int64_t m, int64_t n, int64_t k,
+                    std::optional<int64_t> group) {
+  std::string text;
+  const gemm::Problem problem{m, n, k, int8_group_of("explain_matmul_sparse24", group)};
+  raise_if_bad(matmul_sparse24::explain(weight, problem, TorchParallel().threads(), text));
+  return text;
+}
+
+std::tuple<Tensor, Tensor> pack_cuda(const Tensor&, const Tensor&, int64_t, std::string,
+                                     std::optional<int64_t>) {
+  fail("pack_sparse24",
+       "packs on the CPU only: move values and metadata there, and the result back");
+}
+std::tuple<Tensor, Tensor> unpack_cuda(const Tensor&, int64_t, int64_t, std::string, ScalarType) {
+  fail("unpack_sparse24", "unpacks on the CPU only: move data there");
+}
+
+}  // namespace
+
+LAMINA_IMPL(CPU, m) {
+  m.impl("pack_sparse24", TORCH_BOX(&pack));
+  m.impl("unpack_sparse24", TORCH_BOX(&unpack));
+  m.impl("matmul_sparse24_int8", TORCH_BOX(&matmul_int8));
+}
+LAMINA_IMPL(CUDA, m) {
+  m.impl("pack_sparse24", TORCH_BOX(&pack_cuda));
+  m.impl("unpack_sparse24", TORCH_BOX(&unpack_cuda));
+  m.impl("matmul_sparse24_int8", TORCH_BOX(&matmul_int8));
+}
+LAMINA_IMPL(CompositeExplicitAutograd, m) {
+  m.impl("explain_matmul_sparse24", TORCH_BOX(&explain));
+}
+
+}  // namespace lamina::interop

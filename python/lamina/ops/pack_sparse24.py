@@ -1,0 +1,115 @@
+"""2:4 weights in the layouts that the kernels read; the ops pack and unpack them, Python never permutes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lamina._checks import call, require_2d, require_optional_int, require_str
+from lamina._library import build_info
+from lamina.ops.compress_sparse24 import Sparse24
+from lamina.ops.pack_int8 import GROUP
+from lamina.ops.registration import Arguments, fake
+
+CPU_LAYOUT = "sparse24_rows"
+_ROWS: dict[str, int] = build_info()["layouts"][CPU_LAYOUT]
+TILE_N, TILE_K = _ROWS["tile_n"], _ROWS["tile_k"]
+_BITS = {torch.uint8: 4, torch.int8: 8, torch.float16: 16, torch.bfloat16: 16, torch.float32: 32}
+
+
+@dataclass(frozen=True, eq=False)
+class PackedSparse24:
+    """A 2:4 weight [n, k] in the layout `sparse24_rows` v1 (docs/layouts.md).
+
+    data         [ceil(n/16), ceil(k/64), bytes of a tile] uint8, padding zero
+    column_sums  of an int8 weight [n] int32, sum over k, or [ceil(k/128), n] with scales along k; else None
+    dtype        of the weight; uint8 are int4 codes
+    """
+
+    data: Tensor
+    column_sums: Tensor | None
+    n: int
+    k: int
+    dtype: torch.dtype
+    layout: str = CPU_LAYOUT
+
+    VERSION: ClassVar = _ROWS["version"]
+
+    @property
+    def group(self) -> int | None:
+        """Input features that share scales of an int8 weight: 128, or None where all of k share them."""
+        return GROUP if self.column_sums is not None and self.column_sums.dim() == 2 else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed weight, with its padding, and of the column sums."""
+        return self.data.nbytes + (0 if self.column_sums is None else self.column_sums.nbytes)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that holds the weight."""
+        return self.data.device
+
+    def unpack(self) -> Sparse24:
+        """The weight that was packed, exactly."""
+        values, metadata = call(
+            torch.ops.lamina.unpack_sparse24, self.data, self.n, self.k, self.layout, self.dtype
+        )
+        return Sparse24(values, metadata, self.n, self.k)
+
+
+def pack_sparse24(sparse: Sparse24, layout: str = CPU_LAYOUT, group: int | None = None) -> PackedSparse24:
+    """Packs a 2:4 weight for the products of matmul_sparse24.
+
+    sparse   Sparse24 from compress_sparse24; int8, f16, bf16, f32, or uint8 for int4 codes 0..15
+    layout   "sparse24_rows" for CPU kernels
+    group    for int8 only, as in pack_int8. None: one scale for all of k. 128: scales along k
+    returns  PackedSparse24
+    Raises   ValueError naming argument, value and allowed values; metadata that keeps no two entries of a group
+             in rising order is named by its row and its group
+    """
+    if not isinstance(sparse, Sparse24):
+        raise TypeError(
+            f"lamina::pack_sparse24: sparse must be Sparse24 (lamina.compress_sparse24), got {type(sparse).__name__}"
+        )
+    require_str("pack_sparse24", "layout", layout)
+    require_optional_int("pack_sparse24", "group", group)
+    data, sums = call(
+        torch.ops.lamina.pack_sparse24, sparse.values, sparse.metadata, sparse.k, layout, group
+    )
+    column_sums = sums if sparse.dtype == torch.int8 else None
+    return PackedSparse24(data, column_sums, sparse.n, sparse.k, sparse.dtype, layout)
+
+
+def require_packed_sparse24(op: str, w: object, dtypes: tuple[torch.dtype, ...]) -> None:
+    """The argument w must be a PackedSparse24 of one of the dtypes."""
+    if not isinstance(w, PackedSparse24):
+        raise TypeError(f"lamina::{op}: w must be PackedSparse24 (lamina.pack_sparse24), got {type(w).__name__}")
+    if w.dtype not in dtypes:
+        allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise ValueError(
+            f"lamina::{op}: w holds {str(w.dtype).removeprefix('torch.')} values; allowed: {allowed}"
+        )
+
+
+def packed_sparse24_shape(n: int, k: int, dtype: torch.dtype) -> tuple[int, int, int]:
+    """Shape of PackedSparse24.data for a weight [n, k]."""
+    return -(-n // TILE_N), -(-k // TILE_K), TILE_N * TILE_K * (_BITS[dtype] + 2) // 16
+
+
+@fake("pack_sparse24")
+def _fake_pack_sparse24(given: Arguments) -> tuple[Tensor, Tensor]:
+    require_2d("pack_sparse24", "values", given.values, "[n, k / 2]")
+    n, k, dtype = given.values.shape[0], given.k, given.values.dtype
+    data = given.values.new_empty(packed_sparse24_shape(n, k, dtype), dtype=torch.uint8)
+    sums: tuple[int, ...] = (n,) if given.group is None else (-(-k // GROUP), n)
+    return data, given.values.new_empty(sums if dtype == torch.int8 else (0,), dtype=torch.int32)
+
+
+@fake("unpack_sparse24")
+def _fake_unpack_sparse24(given: Arguments) -> tuple[Tensor, Tensor]:
+    values = given.data.new_empty((given.n, given.k // 2), dtype=given.dtype)
+    return values, given.data.new_empty((given.n, -(-given.k // 8)))
