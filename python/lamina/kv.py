@@ -230,6 +230,14 @@ class PagedCache:
             max_seqlen_q=batch.max_seqlen_q, **self._scales(layer), **options,
         )  # fmt: skip
 
+    def gather(self, layer: int, batch: Batch, out_dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """All keys and values of one layer for a batch, by gather_paged_kv: [tokens, kv_heads, head_dim]."""
+        offsets = torch.nn.functional.pad(batch.seq_lens.cumsum(0, dtype=torch.int32), (1, 0))
+        return ops.gather_paged_kv(
+            self.k[layer], self.v[layer], batch.block_table, offsets, int(offsets[-1]), out_dtype=out_dtype,
+            **self._scales(layer),
+        )  # fmt: skip
+
     def accept(self, seqs: Sequence[int], tree_len: int | Sequence[int], accepted: Tensor) -> None:
         """Keeps the accepted nodes of draft trees, and drops the other nodes.
 
