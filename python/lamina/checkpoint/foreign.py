@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lamina.checkpoint.formats.layer import Activations, Int8Weight, Layer
 from lamina.checkpoint.sources import Source, open_source
-from lamina.checkpoint.tensors import Slot, bare, slots
+from lamina.checkpoint.tensors import Slot, bare, compute_buffers, slots
 from lamina.compression.candidates import is_linear
 from lamina.compression.reasons import extra_attributes, not_plain
 from lamina.compression.schemes import SCHEMES
@@ -101,6 +101,7 @@ def load_checkpoint(
     _check_arguments(model, activations, convert)
     inner = bare(model)
     source = open_source(Path(path), inner, qzeros_borrow)
+    compute_buffers(inner)
     planned, problems = _planned(inner, source)
     taken = {f"{name}.{part}" for layer in planned for name in layer.names for part in layer.own}
     replaced = {f"{name}." for layer in planned for name in layer.names}
@@ -159,7 +160,7 @@ def _layer_problems(name: str, module: nn.Linear, own: frozenset[str], source: S
         return
     for part, spec in specs.items():
         if part in own:
-            problem = spec.problem(source.tensor(f"{name}.{part}"))
+            problem = spec.problem(source.meta(f"{name}.{part}"))
             yield from [] if problem is None else [f"{name}.{part} {problem} for a layer of [{n}, {k}]"]
         elif spec.is_needed:
             yield f"{name}.{part} is missing"
@@ -175,10 +176,12 @@ def _differences(floats: list[Slot], source: Source) -> Iterator[str]:
     for slot in floats:
         if slot.name not in source.names:
             is_tied = id(slot.tensor) in loaded
-            if not is_tied and (slot.is_persistent or slot.tensor.is_meta):
+            if not is_tied and slot.is_persistent:
                 yield f"{slot.name} is missing"
+            elif not is_tied and slot.tensor.is_meta:
+                yield f"{slot.name} is on the meta device, and neither the checkpoint nor the model has it"
             continue
-        stored = source.tensor(slot.name)
+        stored = source.meta(slot.name)
         if stored.shape != slot.tensor.shape or stored.is_floating_point() != slot.tensor.is_floating_point():
             yield (
                 f"{slot.name} is {_text(stored)}; allowed: {_text(slot.tensor)}"
@@ -195,7 +198,7 @@ def _unknown(floats: list[Slot], source: Source, taken: set[str], ignore: Sequen
     for name in sorted(source.names - known):
         is_scale = name.rpartition(".")[2] in CACHE_SCALES
         if not is_scale and not any(fnmatchcase(name, pattern) for pattern in (*IGNORED, *ignore)):
-            yield f"{name} ({_text(source.tensor(name))}) is in the checkpoint, and the model lacks it"
+            yield f"{name} ({_text(source.meta(name))}) is in the checkpoint, and the model lacks it"
 
 
 def _cache_scales(source: Source) -> dict[str, float]:

@@ -17,11 +17,12 @@ OP = "load_checkpoint"
 
 
 class Source(NamedTuple):
-    """An open checkpoint. A tensor is mapped into memory, and read only where it is used."""
+    """An open checkpoint. A tensor is read only where its values are used."""
 
     names: frozenset[str]
     layers: dict[str, frozenset[str]]  # name of a layer -> the last parts of the names of its tensors
     tensor: Callable[[str], Tensor]
+    meta: Callable[[str], Tensor]  # its shape and dtype
     format: Format
 
 
@@ -52,7 +53,10 @@ def open_source(path: Path, model: nn.Module, qzeros_borrow: bool | None) -> Sou
         found: Tensor = opened[name].get_tensor(name)
         return found
 
-    return Source(frozenset(opened), layers_of(opened), tensor, _format_of(path, qzeros_borrow))
+    def meta(name: str) -> Tensor:
+        return tensor(name).to("meta")  # the tensor is mapped, and not read
+
+    return Source(frozenset(opened), layers_of(opened), tensor, meta, _format_of(path, qzeros_borrow))
 
 
 def layers_of(names: Iterable[str]) -> dict[str, frozenset[str]]:

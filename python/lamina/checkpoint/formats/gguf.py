@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +12,35 @@ from torch import Tensor, nn
 from lamina.checkpoint.formats.layer import Get, Layer, Spec
 from lamina.checkpoint.sources import OP, Source, layers_of
 from lamina.checkpoint.tensors import slots
+from lamina.compression.candidates import is_linear
 from lamina.quant import QuantizedInt4
 
 GROUP = 32  # input features of a block
 FLOATS = ("F32", "F16", "BF16")
 PAIRED = ("llama",)  # the converter moves rows of q and k, so that rotary pairs are neighbours
-PLAIN = ("qwen2", "qwen3", "phi3")  # the converter keeps all rows
+PLAIN = ("qwen2", "qwen3")  # the converter keeps all rows
 CONSTANTS = ("rope_freqs.weight",)
+BLOCKS = "blocks"  # in place of "weight" in the name of a tensor: its bytes [n, bytes of a row]
 
 
 class Gguf:
     """Q4_0 and Q4_1 as they are; other types as values."""
 
-    def __init__(
-        self, types: Mapping[str, str], read: Callable[[str], Tensor], rows: Callable[[str], Tensor | None]
-    ):
+    def __init__(self, types: Mapping[str, str], linear: frozenset[str]) -> None:
         self._types = types  # name of a tensor of the model -> type of its blocks
-        self._raw = read  # the blocks of a tensor as bytes [n, bytes of a row]
-        self._rows = rows  # for the layers whose rows were moved: where each row of the model is
+        self._linear = linear  # names of the linear layers of the model
 
     def is_packed(self, name: str, own: frozenset[str]) -> bool:
-        return self._types.get(f"{name}.weight", "F32") not in FLOATS
+        return name in self._linear and self._types.get(f"{name}.weight", "F32") not in FLOATS
 
     def specs(self, name: str, n: int, k: int, own: frozenset[str]) -> Mapping[str, Spec]:
         return {"weight": Spec((torch.float32,), ((n, k),))}
 
     def read(self, name: str, n: int, k: int, get: Get, own: frozenset[str]) -> Layer:
         kind = self._types[f"{name}.weight"]
-        if kind not in ("Q4_0", "Q4_1"):
-            return Layer(get("weight"), stored=f"{kind} (gguf)")
-        blocks = self._raw(f"{name}.weight")
-        if (rows := self._rows(name)) is not None:
-            blocks = blocks[rows]
-        quantized = q4_0(blocks) if kind == "Q4_0" else q4_1(blocks)
-        return Layer(quantized.to(get("weight").device))
+        if kind in AS_THEY_ARE:
+            return Layer(AS_THEY_ARE[kind](get(BLOCKS)))
+        return Layer(get("weight"), stored=f"{kind} (gguf)")
 
 
 def q4_0(rows: Tensor) -> QuantizedInt4:
@@ -78,6 +73,9 @@ def _halves(two_bytes: Tensor) -> Tensor:
     return two_bytes.contiguous().view(torch.float16)[:, :, 0].T.contiguous()
 
 
+AS_THEY_ARE = {"Q4_0": q4_0, "Q4_1": q4_1}
+
+
 def open_gguf(path: Path, model: nn.Module) -> Source:
     """Opens a .gguf file for a model of transformers. Raises ValueError for a damaged file."""
     try:
@@ -97,26 +95,25 @@ def open_gguf(path: Path, model: nn.Module) -> Source:
     heads = _number(reader, f"{arch}.attention.head_count")
     kv_heads = _number(reader, f"{arch}.attention.head_count_kv", heads)
 
-    def raw(name: str) -> Tensor:
-        return torch.from_numpy(stored[names[name]].data)
-
-    def rows_of(name: str) -> Tensor | None:
-        kind = name.rpartition(".")[2]
-        if arch not in PAIRED or kind not in ("q_proj", "k_proj"):
-            return None
-        shape = stored[names[f"{name}.weight"]].shape
-        return _unpaired(int(shape[-1]), heads if kind == "q_proj" else kv_heads)
-
     def tensor(name: str) -> Tensor:
-        held = stored[names[name]]
-        values = torch.from_numpy(gguf.dequantize(held.data, held.tensor_type))
-        rows = rows_of(name.rpartition(".")[0])
-        return values if rows is None else values[rows]
+        layer, _, part = name.rpartition(".")
+        held = stored[names[f"{layer}.weight" if part == BLOCKS else name]]
+        values = held.data if part == BLOCKS else gguf.dequantize(held.data, held.tensor_type)
+        kind = layer.rpartition(".")[2]
+        if arch in PAIRED and kind in ("q_proj", "k_proj"):
+            values = values[_unpaired(len(values), heads if kind == "q_proj" else kv_heads)]
+        return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+    def meta(name: str) -> Tensor:
+        return torch.empty(tuple(stored[names[name]].shape.tolist()[::-1]), device="meta")
 
     types = {name: stored[own].tensor_type.name for name, own in names.items()}
+    linear = frozenset(
+        name for name, module in model.named_modules(remove_duplicate=False) if is_linear(module)
+    )
     for own in stored.keys() - set(names.values()) - set(CONSTANTS):
         names[own] = own  # load_checkpoint names it as unknown to the model
-    return Source(frozenset(names), layers_of(names), tensor, Gguf(types, raw, rows_of))
+    return Source(frozenset(names), layers_of(names), tensor, meta, Gguf(types, linear))
 
 
 def _names(
@@ -136,6 +133,6 @@ def _number(reader: Any, key: str, default: int | None = None) -> int:
     return int(default if field is None else field.contents())  # type: ignore[arg-type]
 
 
-def _unpaired(rows: int, heads: int) -> Tensor:
+def _unpaired(rows: int, heads: int) -> Any:
     """Where each row of a model's q or k is in the file, which keeps the halves of a head interleaved."""
-    return torch.arange(rows).view(heads, rows // heads // 2, 2).transpose(1, 2).flatten()
+    return torch.arange(rows).view(heads, rows // heads // 2, 2).transpose(1, 2).flatten().numpy()
