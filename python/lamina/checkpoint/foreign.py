@@ -78,8 +78,8 @@ def load_checkpoint(
                  (`with torch.device("meta"): ...`) it takes no memory. Linear layers that are quantised in
                  the checkpoint are replaced by packed layers, in place
     path         a folder with config.json and safetensors files (one, or shards with an index), or a .gguf
-                 file. docs/checkpoint.md lists the formats. No package of the quantiser is needed; a .gguf
-                 file needs gguf
+                 file. docs/checkpoint.md lists the formats. No package of the quantiser is needed, but gguf
+                 for types of GGUF other than Q4_0, Q4_1 and Q8_0
     activations  "float" or "int8" per token: what multiplies the weights. None: what the checkpoint says.
                  8-bit weights have a product with int8 activations alone
     convert      for weights that no product takes as they are stored, such as float8 or 8-bit groups: a
