@@ -33,7 +33,10 @@ SECTIONS = {
     ),
     "Packed weights": ("pack_int8", "PackedInt8", "pack_int4", "PackedInt4"),
     "2:4 weights": ("compress_sparse24", "Sparse24", "is_sparse24"),
-    "Whole models": ("compress", "CompressionReport", "save_compressed", "load_compressed"),
+    "Whole models": (
+        *("compress", "CompressionReport", "save_compressed", "load_compressed"),
+        *("load_checkpoint", "CheckpointReport"),
+    ),
     "Layers": ("nn.Int8Linear", "nn.Int4Linear"),
     "Rounding of weights": (
         *("quant.quantize_weight_int8", "quant.quantize_weight_int4", "quant.QuantizedInt4"),

@@ -41,15 +41,6 @@ MUTANTS = (
         tests=COMPRESS,
     ),
     *plant(
-        "csrc/layout/sparse24.h",
-        (
-            "sparse24: equal indices pass",
-            "first(code) < second(code)",
-            "first(code) <= second(code) && code != 0 && code != 5 && code != 10",
-        ),
-        tests=COMPRESS,
-    ),
-    *plant(
         "csrc/layout/sparse24_foreign.h",
         (
             "cusparselt: tiles along k first",

@@ -106,7 +106,8 @@ def open_folder(folder: Path) -> Folder:
             "objects, transient_buffers a list, of names"
         )
     guards = {guard(name) for name in modules}
-    opened = {name: file for name, file in _opened(folder).items() if name not in guards}
+    stored = open_tensors(folder, "load_compressed")
+    opened = {name: file for name, file in stored.items() if name not in guards}
     if lost := sorted({*ties.values(), *transient} - {*opened, *ties}):
         raise ValueError(
             f"load_compressed: {folder} lacks the tensor {lost[0]!r}, which its config.json names"
@@ -114,32 +115,33 @@ def open_folder(folder: Path) -> Folder:
     return Folder(folder, modules, ties, frozenset(transient), opened)
 
 
-def _opened(folder: Path) -> dict[str, Any]:
-    """Maps the name of each stored tensor to the open file that holds it."""
+def open_tensors(folder: Path, op: str) -> dict[str, Any]:
+    """Maps the name of each stored tensor to the open file that holds it. Errors begin with `op`."""
     if not (folder / INDEX).exists():
-        file = _open_file(folder / WEIGHTS)
+        file = open_file(folder / WEIGHTS, op)
         return {name: file for name in file.keys()}  # noqa: SIM118  (the file cannot be iterated)
     places = read_json(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(Path(str(name)).name == name for name in places.values()):
         raise ValueError(
-            f"load_compressed: weight_map in {folder / INDEX} must name a file of the folder for each tensor"
+            f"{op}: weight_map in {folder / INDEX} must name a file of the folder for each tensor"
         )
-    files = {name: _open_file(folder / name) for name in _unique(places.values())}
+    files = {name: open_file(folder / name, op) for name in _unique(places.values())}
     held = {name: set(file.keys()) for name, file in files.items()}
     for tensor, name in places.items():
         if tensor not in held[name]:
-            raise ValueError(f"load_compressed: {folder / name} lacks {tensor!r}, which {INDEX} names")
+            raise ValueError(f"{op}: {folder / name} lacks {tensor!r}, which {INDEX} names")
     return {tensor: files[name] for tensor, name in places.items()}
 
 
-def _open_file(path: Path) -> Any:
-    safe_open, error_type = import_safetensors("load_compressed")
+def open_file(path: Path, op: str) -> Any:
+    """An open safetensors file, mapped into memory. Errors begin with `op`."""
+    safe_open, error_type = import_safetensors(op)
     try:
         return safe_open(path, framework="pt", device="cpu")
     except FileNotFoundError:
-        raise ValueError(f"load_compressed: {path} is missing") from None
+        raise ValueError(f"{op}: {path} is missing") from None
     except error_type as error:
-        raise ValueError(f"load_compressed: {path} is damaged or cut off: {error}") from error
+        raise ValueError(f"{op}: {path} is damaged or cut off: {error}") from error
 
 
 def import_safetensors(op: str) -> tuple[Any, type[Exception]]:

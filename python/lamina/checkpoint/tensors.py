@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -47,3 +48,23 @@ def slots(model: nn.Module) -> Iterator[Slot]:
                     is_persistent = is_parameter or attribute not in module._non_persistent_buffers_set
                     name = f"{prefix}.{attribute}" if prefix else attribute
                     yield Slot(name, module, attribute, tensor, is_parameter, is_persistent)
+
+
+def compute_buffers(model: nn.Module) -> None:
+    """Computes buffers with persistent=False that are on the meta device, of a model of transformers.
+
+    Such a model has _init_weights(module), which also writes constants: the frequencies of rotary embeddings.
+    A buffer that stays without values, or a module that has parameters, is left on the meta device.
+    """
+    computed: Any = getattr(model, "_init_weights", None)
+    for module in model.modules():
+        held = {name: t for name, t in module._buffers.items() if t is not None and t.is_meta}
+        is_constant = held.keys() <= module._non_persistent_buffers_set and not [*module.parameters()]
+        if computed is None or not held or not is_constant:
+            continue
+        for name, buffer in held.items():
+            module._buffers[name] = torch.full_like(buffer, torch.nan, device="cpu")
+        computed(module)
+        for name, buffer in held.items():
+            if bool(module._buffers[name].isnan().any()):  # type: ignore[union-attr]
+                module._buffers[name] = buffer

@@ -56,9 +56,11 @@ def from_cusparselt(packed: Tensor, n: int, k: int) -> Sparse24:
         raise ValueError(
             f"lamina::from_cusparselt: packed of {packed.dtype}, {packed.numel()} elements, [n, k] = "
             f"[{n}, {k}]; cuSPARSELt's order is described only for float16 and bfloat16 with n and k "
-            "multiples of 128 and n * k * 9 / 16 elements; call compress_sparse24(w.to_dense()) where the weight was made"
+            "multiples of 128 and n * k * 9 / 16 elements; call compress_sparse24(w.to_dense()) where the "
+            "weight was made"
         )
-    values, metadata = packed.flatten().split([n * k // 2, n * k // 16])
+    flat = packed.flatten()
+    values, metadata = flat[: n * k // 2], flat[n * k // 2 :]
     return Sparse24(
         values.view(n, k // 2), _import_metadata(metadata.view(torch.int16), "cusparselt_16", n, k), n, k
     )

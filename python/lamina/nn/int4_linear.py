@@ -38,11 +38,11 @@ class Int4Linear(PackedLinear):
 
     A new module is zero; fill it with `from_linear`, `from_quantized`, `from_gptq` or `load_state_dict`.
     The state dict holds what the kernels read, all of it buffers: `weight_packed` uint8, `weight_scale`
-    [groups, n], `weight_zero_point` uint8 [groups, n] unless symmetric, `perm` int32 where a g_idx needs one
-    (lamina.quant.act_order), `weight_format` int64 and `bias`. A loaded state dict sets group, symmetric,
-    activations, perm and the dtype of the scales. `weight_scale` keeps that dtype under .half() and
-    .to(dtype), because the codes were made with it. On CUDA "float" takes x of f16 or bf16 and rounds the
-    scales to the dtype of x.
+    [groups, n], `weight_zero_point` uint8 or f32 [groups, n] unless symmetric, `perm` int32 where a g_idx
+    needs one (lamina.quant.act_order), `weight_format` int64 and `bias`. A loaded state dict sets group,
+    symmetric, activations, perm and the dtype of the scales. Scales and zero points keep their dtype under
+    .half() and .to(dtype), because the codes were made with them. On CUDA "float" takes x of f16 or bf16 and
+    rounds both to the dtype of x.
 
     .to() between CPU and CUDA repacks the weight for the kernels of the new device, and so does loading the
     state dict of a module on another device.
@@ -54,7 +54,7 @@ class Int4Linear(PackedLinear):
     DTYPES: ClassVar = {
         "weight_packed": (torch.uint8,),
         "weight_scale": WEIGHT_DTYPES,
-        "weight_zero_point": (torch.uint8,),
+        "weight_zero_point": (torch.uint8, torch.float32),
         "perm": (torch.int32,),
     }
 
@@ -251,16 +251,18 @@ class Int4Linear(PackedLinear):
         return self.activations == "float"
 
     def _product(self, rows: Tensor) -> Tensor:
-        scale = self.weight_scale
+        scale, zero_point = self.weight_scale, self.weight_zero_point
         if rows.is_cuda and self.activations == "float":
             scale = scale.to(rows.dtype)  # itself, where it has that dtype
+            if zero_point is not None and zero_point.is_floating_point():
+                zero_point = zero_point.to(rows.dtype)
         product = gemm_int4 if self.activations == "float" else gemm_int4_int8
         return product(
             rows,
             self.packed_weight,
             scale,
             group=self.group,
-            w_zero_point=self.weight_zero_point,
+            w_zero_point=zero_point,
             bias=self.bias,
             out_dtype=rows.dtype,
             perm=self.perm,

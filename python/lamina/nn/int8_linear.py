@@ -24,11 +24,12 @@ class Int8Linear(PackedLinear):
 
     Activations [..., k] in f32, f16 or bf16 are quantised per token on the fly, symmetric or with a zero
     point (symmetric=False), which suits inputs mostly of one sign. The result has the dtype of the input.
-    The weight is int8 with one scale per output channel, packed once for the kernels.
+    The weight is int8 with one scale per output channel, packed once for the kernels. A layer of a checkpoint
+    may have an `input_scale` f32 [1], and unless symmetric an `input_zero_point` int8 [1], for all tokens.
 
     A new module is zero; fill it with `from_linear` or `load_state_dict`. The state dict holds what the
     kernels read, all of it buffers: `weight_packed` int8, `weight_sums` int32, `weight_scale` f32,
-    `weight_format` int64 and `bias`. `weight_scale` stays f32 under .half() and .to(dtype).
+    `weight_format` int64, `bias`, and what it has of the input. Scales stay f32 under .half() and .to(dtype).
     """
 
     FORMATS: ClassVar = {1: PackedInt8.FORMAT}
@@ -38,9 +39,13 @@ class Int8Linear(PackedLinear):
         "weight_packed": (torch.int8,),
         "weight_sums": (torch.int32,),
         "weight_scale": (torch.float32,),
+        "input_scale": (torch.float32,),
+        "input_zero_point": (torch.int8,),
     }
 
     weight_sums: Tensor
+    input_scale: Tensor | None
+    input_zero_point: Tensor | None
 
     @ordinary_tensors
     def __init__(
@@ -61,6 +66,8 @@ class Int8Linear(PackedLinear):
         )
         self.register_buffer("weight_sums", torch.zeros(n, dtype=torch.int32, device=device))
         self.register_buffer("weight_scale", torch.ones(n, dtype=torch.float32, device=device))
+        self.register_buffer("input_scale", None)
+        self.register_buffer("input_zero_point", None)
         self.register_buffer("weight_format", torch.tensor(self._header(int(symmetric)), device=device))
         self.register_buffer("bias", torch.zeros(n, dtype=dtype, device=device) if bias else None)
 
@@ -75,17 +82,60 @@ class Int8Linear(PackedLinear):
         require_loaded("Int8Linear", linear.weight)
         device = linear.weight.device
         q, scale = quantize_weight_int8(linear.weight.detach().cpu())
-        bias = checked_bias("Int8Linear", linear.bias)
-        # On meta: the zeros of a new module would be allocated only to be dropped.
-        n, k = linear.weight.shape
-        module = cls(k, n, False, symmetric=symmetric, device="meta", dtype=linear.weight.dtype)
         packed = pack_int8(q).to(device)
+        module = cls._of_packed(packed, scale, linear.bias, symmetric, linear.weight.dtype)
+        return module.train(linear.training)
+
+    @classmethod
+    @ordinary_tensors
+    def from_quantized(
+        cls,
+        q: Tensor,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        *,
+        symmetric: bool = True,
+        input_scale: Tensor | None = None,
+        input_zero_point: Tensor | None = None,
+    ) -> Int8Linear:
+        """Makes a layer from a weight that is quantised already, w = q * scale, and a copy of `bias` [n].
+
+        q      [n, k]  int8
+        scale  [n]  f32
+        input_scale, input_zero_point  [1]  f32 and int8, for a scale that all tokens share; None: one a token
+        """
+        if q.dim() != 2 or scale.shape != (q.shape[0],):
+            raise ValueError(
+                f"Int8Linear: scale must be [n] for q [n, k] = {list(q.shape)}, got {list(scale.shape)}"
+            )
+        if (input_zero_point is not None) != (input_scale is not None and not symmetric):
+            raise ValueError("Int8Linear: input_zero_point belongs to an input_scale that is not symmetric")
+        module = cls._of_packed(pack_int8(q), scale.float(), bias, symmetric, None)
+        given = {"input_scale": input_scale, "input_zero_point": input_zero_point}
+        for name, tensor in given.items():
+            setattr(module, name, None if tensor is None else tensor.to(q.device, copy=True))
+        if problem := module._input_problem({name: t for name, t in given.items() if t is not None}):
+            raise ValueError(f"Int8Linear: {problem}")
+        return module
+
+    @classmethod
+    def _of_packed(
+        cls,
+        packed: PackedInt8,
+        scale: Tensor,
+        bias: Tensor | None,
+        symmetric: bool,
+        dtype: torch.dtype | None,
+    ) -> Int8Linear:
+        # On meta: the zeros of a new module would be allocated only to be dropped.
+        module = cls(packed.k, packed.n, False, symmetric=symmetric, device="meta", dtype=dtype)
         module.weight_packed = packed.data
         module.weight_sums = packed.column_sums
-        module.weight_scale = scale.to(device)
-        module.weight_format = torch.tensor(module._header(int(symmetric)), device=device)
-        module.bias = bias
-        return module.train(linear.training)
+        module.weight_scale = scale.to(packed.device)
+        module.weight_format = torch.tensor(module._header(int(symmetric)), device=packed.device)
+        copied = checked_bias("Int8Linear", bias)
+        module.bias = None if copied is None else copied.to(packed.device)
+        return module
 
     @property
     def symmetric(self) -> bool:
@@ -110,7 +160,9 @@ class Int8Linear(PackedLinear):
         )
 
     def _product(self, rows: Tensor) -> Tensor:
-        a = quantize_int8(rows, symmetric=self.symmetric)
+        a = quantize_int8(
+            rows, scale=self.input_scale, zero_point=self.input_zero_point, symmetric=self.symmetric
+        )
         return gemm_int8(
             a.q,
             self.packed_weight,
@@ -122,7 +174,18 @@ class Int8Linear(PackedLinear):
         )
 
     def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:
-        return flag_problem("[4] (symmetric activations)", more[0])
+        return flag_problem("[4] (symmetric activations)", more[0]) or self._input_problem(state)
+
+    def _input_problem(self, state: dict[str, Tensor]) -> str | None:
+        for name in ("input_scale", "input_zero_point"):
+            if name in state and (state[name].shape != (1,) or state[name].dtype not in self.DTYPES[name]):
+                got = f"{state[name].dtype} {list(state[name].shape)}"
+                return f"{name} must be {self.DTYPES[name][0]} [1], got {got}"
+        return None
 
     def _adopt(self, more: list[int], state: dict[str, Tensor]) -> None:
         self._symmetric = bool(more[0])
+        for name in ("input_scale", "input_zero_point"):
+            loaded = state.get(name)
+            empty = None if loaded is None else torch.empty_like(loaded, device=self.weight_packed.device)
+            setattr(self, name, empty)

@@ -152,17 +152,19 @@ class PackedLinear(nn.Module):
         raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
-        scale, shape = self.weight_scale, self.weight_packed.shape
-        self.weight_dtype = fn(scale.new_empty(0, dtype=self.weight_dtype)).dtype
+        shape = self.weight_packed.shape
+        kept = {name: getattr(self, name) for name in self.DTYPES}
+        self.weight_dtype = fn(self.weight_scale.new_empty(0, dtype=self.weight_dtype)).dtype
         # Flat meanwhile: .to(memory_format=...) gives every 4-D and 5-D tensor other strides.
         self.weight_packed = self.weight_packed.reshape(-1)
         try:
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         finally:
             self.weight_packed = self.weight_packed.reshape(shape)
-        # .half() and its kin: the integers were made with this scale, which follows the device only.
-        if self.weight_scale.dtype is not scale.dtype:
-            self.weight_scale = scale.to(self.weight_scale.device)
+        # .half() and its kin: the integers were made with these scales, which follow the device only.
+        for name, old in kept.items():
+            if old is not None and old.is_floating_point() and getattr(self, name).dtype is not old.dtype:
+                setattr(self, name, old.to(getattr(self, name).device))
         return self
 
     @ordinary_tensors

@@ -17,7 +17,7 @@ class QuantizedInt4(NamedTuple):
 
     q: Tensor  # [n, k] uint8, codes 0..15, for lamina.pack_int4
     scale: Tensor  # [ceil(k / group), n] f32 | f16 | bf16, > 0
-    zero_point: Tensor | None  # [ceil(k / group), n] uint8, 0..15; None is 8 everywhere
+    zero_point: Tensor | None  # [ceil(k / group), n] uint8, 0..15, or f32; None is 8 everywhere
     group: int  # input features that share a scale
     g_idx: Tensor | None = None  # [k] int32: the group of each input feature; None is p // group
 
