@@ -35,6 +35,7 @@
 #include "gemm/cpu/plan.h"
 #include "gemm/cpu/prefetch.h"
 #include "gemm/cpu/store_strip.h"
+#include "gemm/cpu/weights_of.h"
 #include "gemm/int8_sums.h"
 #include "layout/int8_tile.h"
 
@@ -61,13 +62,6 @@ LAMINA_NOINLINE void add_products(const int32_t* __restrict acc, int32_t zero,
   for (int j = 0; j < count; ++j)
     y[j] = add_group(correct(acc[j], zero, sum[j]), a_scale, w_scale[j], y[j]);
 }
-
-// The weights of some columns, in whose order the Product reads them.
-template <class Product>
-struct WeightsOf {
-  using Type = Product;
-  const int8_t* at;
-};
 
 template <class Params, class Tile>
 using Int8Strip = StoreStrip<Params, Tile::kTileN, int8_tile::kTileN, Tile::kOffset>;
@@ -234,7 +228,7 @@ struct Int8Nest : Int8Strip<Params, Tile> {
         const int count = static_cast<int>(std::min<int64_t>(strip, block.n_end - n0));
         Tile::with_weights(p, n0, tiles_k, [&]<class Product>(WeightsOf<Product> weights) {
           multiply_strip<Product>(m0, n0, static_cast<int>(int8_tile::tiles_n(count)), rows,
-                                  weights.at);
+                                  reinterpret_cast<const int8_t*>(weights.at));
         });
         const Columns columns = load_columns(n0, count);
         if (p.problem.is_grouped()) {

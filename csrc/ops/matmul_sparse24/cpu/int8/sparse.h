@@ -19,8 +19,7 @@ template <class Product>
 struct Sparse : Product {
   static constexpr int kWeightBytes = kTileBytes;
   static void with_weights(const Int8Params& p, int64_t n0, int64_t tiles_k, const auto& body) {
-    body(WeightsOf<Sparse>{reinterpret_cast<const int8_t*>(p.weight.data) +
-                           n0 / sparse24_rows::kTileN * tiles_k * kWeightBytes});
+    body(WeightsOf<Sparse>{p.weight.data + n0 / sparse24_rows::kTileN * tiles_k * kWeightBytes});
   }
 };
 
