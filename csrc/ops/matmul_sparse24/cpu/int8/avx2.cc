@@ -1,4 +1,4 @@
-// matmul_sparse24_int8 / avx2: vpshufb picks the activations of the kept weights. vpmaddubsw then multiplies |w| by the
+// matmul_sparse24_int8, matmul_sparse24_int4_int8 / avx2: vpshufb picks the activations of the kept weights. vpmaddubsw then multiplies |w| by the
 // activation with the sign of w, which is exact: 2 * 128 * 127 < 2^15. Only -128 has no negative in int8. Where an
 // activation is -128 the packed row has -127, and a second row of the tile, almost always empty, has the rest, -1.
 //
@@ -13,6 +13,7 @@
 #include <array>
 
 #include "base/unroll.h"
+#include "ops/matmul_sparse24/cpu/int8/int4_nest.h"
 #include "ops/matmul_sparse24/cpu/int8/sparse.h"
 
 namespace lamina::matmul_sparse24 {
@@ -69,6 +70,14 @@ struct Tile {
           }
         }
       }
+    }
+  }
+
+  static void add_sums(const int8_t* values, int32_t* sums) {
+    for (int v = 0; v < 2; ++v) {
+      const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), load(values + v * 32));
+      store(sums + v * 8,
+            _mm256_add_epi32(load(sums + v * 8), _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))));
     }
   }
 
@@ -167,6 +176,10 @@ struct Tile {
 
 CpuKernel matmul_sparse24_int8_avx2(int64_t min_m) {
   return make_kernel<Tile>("matmul_sparse24_int8_avx2", Isa::kAvx2, min_m, 28);
+}
+
+CpuKernel matmul_sparse24_int4_int8_avx2(int64_t min_m) {
+  return make_int4_kernel<Tile>("matmul_sparse24_int4_int8_avx2", Isa::kAvx2, min_m, 25);
 }
 
 }  // namespace lamina::matmul_sparse24

@@ -1,4 +1,4 @@
-// matmul_sparse24_int8 / avx512_vnni: vpshufb picks the activations of the kept weights, then vpdpbusd multiplies them.
+// matmul_sparse24_int8, matmul_sparse24_int4_int8 / avx512_vnni: vpshufb picks the activations of the kept weights, then vpdpbusd multiplies them.
 // Activations are packed as a + 128; the epilogue subtracts 128 * column sum.
 //
 // Count  Select: 64 kept values, 128 dense weights, take vpsrld and vpternlogd for the indices of all rows and, for a
@@ -11,6 +11,7 @@
 #include "base/avx512.h"
 #include "base/unroll.h"
 #include "gemm/cpu/pack_bytes.h"
+#include "ops/matmul_sparse24/cpu/int8/int4_nest.h"
 #include "ops/matmul_sparse24/cpu/int8/sparse.h"
 
 namespace lamina::matmul_sparse24 {
@@ -39,6 +40,12 @@ struct Tile {
     return _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x04040000),
                                      _mm512_srli_epi32(indices, 2 * kStep),
                                      _mm512_set1_epi32(0x03030303), kOrOfAnd);
+  }
+
+  static void add_sums(const int8_t* values, int32_t* sums) {
+    const __m512i ones = _mm512_set1_epi8(1);
+    _mm512_store_si512(
+        sums, _mm512_dpbusd_epi32(_mm512_load_si512(sums), ones, _mm512_loadu_si512(values)));
   }
 
   template <int kRows, int kTiles>
@@ -116,6 +123,11 @@ struct Tile {
 
 CpuKernel matmul_sparse24_int8_avx512_vnni(int64_t min_m) {
   return make_kernel<Tile>("matmul_sparse24_int8_avx512_vnni", Isa::kAvx512Vnni, min_m, 128);
+}
+
+CpuKernel matmul_sparse24_int4_int8_avx512_vnni(int64_t min_m) {
+  return make_int4_kernel<Tile>("matmul_sparse24_int4_int8_avx512_vnni", Isa::kAvx512Vnni, min_m,
+                                100);
 }
 
 }  // namespace lamina::matmul_sparse24

@@ -1,5 +1,6 @@
-// matmul_sparse24_int8 / generic: plain loops, for any CPU.
+// matmul_sparse24_int8, matmul_sparse24_int4_int8 / generic: plain loops, for any CPU.
 #include "gemm/cpu/pack_bytes.h"
+#include "ops/matmul_sparse24/cpu/int8/int4_nest.h"
 #include "ops/matmul_sparse24/cpu/int8/sparse.h"
 
 namespace lamina::matmul_sparse24 {
@@ -18,6 +19,10 @@ struct Tile {
 
   static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, int8_t* packed) {
     pack_groups(a, a_stride, rows, k, uint64_t{0}, packed);
+  }
+
+  static void add_sums(const int8_t* values, int32_t* sums) {
+    for (int at = 0; at < kStepBytes; ++at) sums[at / sparse24_rows::kStepValues] += values[at];
   }
 
   static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t, int, int64_t tiles_k,
@@ -42,6 +47,10 @@ struct Tile {
 
 CpuKernel matmul_sparse24_int8_generic(int64_t min_m) {
   return make_kernel<Tile>("matmul_sparse24_int8_generic", Isa::kGeneric, min_m, 2);
+}
+
+CpuKernel matmul_sparse24_int4_int8_generic(int64_t min_m) {
+  return make_int4_kernel<Tile>("matmul_sparse24_int4_int8_generic", Isa::kGeneric, min_m, 2);
 }
 
 }  // namespace lamina::matmul_sparse24
