@@ -1,4 +1,4 @@
-"""matmul_sparse24 and its products of int4 codes: float64 and the bits of their f32 steps, on every kernel."""
+"""matmul_sparse24 and its products of int4 codes: float64, and the bits of their f32 steps."""
 
 from __future__ import annotations
 

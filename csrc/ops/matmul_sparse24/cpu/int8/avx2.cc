@@ -81,6 +81,30 @@ struct Tile {
     }
   }
 
+  static void expand_spans(const uint8_t* from, int64_t spans, int zero, int8_t* to,
+                           int32_t* sums) {
+    const __m256i low = _mm256_set1_epi8(15), minus = _mm256_set1_epi8(static_cast<char>(zero));
+    const auto store_bytes = [](int8_t* at, __m256i v) LAMINA_INLINE {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), v);
+    };
+    for (; spans > 0; --spans, from += kCodeSpanBytes, to += kSpanBytes) {
+      prefetch_codes(from);
+      for (int v = 0; v < 2; ++v) {
+        store_bytes(to + v * 32, load(from + v * 32));
+        for (int half = 0; half < 2; ++half) {
+          const __m256i codes = load(from + (1 + half) * 64 + v * 32);
+          int8_t* const values = to + (1 + 2 * half) * 64 + v * 32;
+          store_bytes(values, _mm256_sub_epi8(_mm256_and_si256(codes, low), minus));
+          store_bytes(values + 64,
+                      _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(codes, 4), low), minus));
+        }
+      }
+      if (sums)
+        for (int step = 0; step < sparse24_rows::kSteps; ++step)
+          add_sums(to + (1 + step) * 64, sums);
+    }
+  }
+
   // sum += the products of kRows rows of a tile of k, which lie `a_stride` bytes apart in each step, with kTiles tiles
   // of 16 columns; each lane is one output.
   template <int kRows, int kTiles>

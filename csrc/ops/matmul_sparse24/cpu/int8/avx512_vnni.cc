@@ -48,6 +48,28 @@ struct Tile {
         sums, _mm512_dpbusd_epi32(_mm512_load_si512(sums), ones, _mm512_loadu_si512(values)));
   }
 
+  static void expand_spans(const uint8_t* from, int64_t spans, int zero, int8_t* to,
+                           int32_t* sums) {
+    const __m512i low = _mm512_set1_epi8(15), ones = _mm512_set1_epi8(1);
+    const __m512i minus = _mm512_set1_epi8(static_cast<char>(zero));
+    __m512i sum[2] = {_mm512_load_si512(sums), _mm512_setzero_si512()};
+    for (; spans > 0; --spans, from += kCodeSpanBytes, to += kSpanBytes) {
+      prefetch_codes(from);
+      _mm512_storeu_si512(to, _mm512_loadu_si512(from));
+      unroll<2>([&](auto half) LAMINA_INLINE {
+        const __m512i codes = _mm512_loadu_si512(from + (1 + half) * 64);
+        const __m512i values[2] = {
+            _mm512_sub_epi8(_mm512_and_si512(codes, low), minus),
+            _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(codes, 4), low), minus)};
+        unroll<2>([&](auto step) LAMINA_INLINE {
+          _mm512_storeu_si512(to + (1 + 2 * half + step) * 64, values[step]);
+          sum[step] = _mm512_dpbusd_epi32(sum[step], ones, values[step]);
+        });
+      });
+    }
+    _mm512_store_si512(sums, _mm512_add_epi32(sum[0], sum[1]));
+  }
+
   template <int kRows, int kTiles>
   static void multiply_fixed(const int8_t* a, const int8_t* w, int64_t w_stride, int64_t spans,
                              int32_t* acc, bool accumulate, Prefetch ahead) {

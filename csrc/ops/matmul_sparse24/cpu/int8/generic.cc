@@ -25,6 +25,22 @@ struct Tile {
     for (int at = 0; at < kStepBytes; ++at) sums[at / sparse24_rows::kStepValues] += values[at];
   }
 
+  static void expand_spans(const uint8_t* from, int64_t spans, int zero, int8_t* to,
+                           int32_t* sums) {
+    for (; spans > 0; --spans, from += kCodeSpanBytes, to += kSpanBytes) {
+      std::memcpy(to, from, sparse24_rows::kIndexBytes);
+      for (int step = 0; step < sparse24_rows::kSteps; ++step) {
+        int8_t* const values = to + sparse24_rows::kIndexBytes + step * kStepBytes;
+        for (int at = 0; at < kStepBytes; ++at) {
+          const int code =
+              from[sparse24_rows::kIndexBytes + step / 2 * kStepBytes + at] >> step % 2 * 4 & 15;
+          values[at] = static_cast<int8_t>(code - zero);
+        }
+        if (sums) add_sums(values, sums);
+      }
+    }
+  }
+
   static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t, int, int64_t tiles_k,
                        int32_t* acc, bool accumulate, Prefetch) {
     constexpr int kStepK = sparse24_rows::kStepK, kValues = sparse24_rows::kStepValues;

@@ -1,11 +1,15 @@
 // The loop nest of matmul_sparse24_int4_int8 on a CPU, once, around the Tiles of matmul_sparse24_int8. Of a Tile it also
 // needs
 //
-//     add_sums(values, sums)     sums[column] += the four values of each of 16 columns of a step
+//     expand_spans(from, spans, zero, to, sums)
+//         turns spans of codes into spans of int8 weights, code - zero, and adds the weights of each column to sums[16]
+//     add_sums(values, sums)
+//         sums[column] += the four values of each of 16 columns of a step
 //
 // A strip of columns passes group by group, because each group has its own scales. The codes of up to kBlockTilesK tiles
 // of a group become bytes in L1, in the order of 2:4 int8 weights, then all packed rows pass. The way through L1 takes
-// 7 uops for 64 codes beside the 4 of their products with one row, and 48 bytes of weights take longer from memory.
+// about 20 uops for a span, 192 bytes, beside the 16 of its products with one row: 10 bytes a cycle, which memory does
+// not give.
 // Without zero points a byte is code - 8, the whole weight. With zero points the bytes are the codes, and a second
 // product with 1 in place of each kept code adds the activations that each column keeps.
 // A group starts its own tile of packed activations, so groups may be any multiple of 16. Everything has internal
@@ -20,10 +24,7 @@
 namespace lamina::matmul_sparse24 {
 namespace {
 
-inline constexpr int kCodeSpanBytes = sparse24_rows::span_bytes(4);
 inline constexpr int kLineBytes = 64, kHalfK = sparse24_rows::kSpanK / 2;
-// Codes are prefetched this many bytes ahead.
-inline constexpr int64_t kCodesAhead = 2048;
 
 // y += the scaled sums of a group of codes with zero points; kept[j] is the sum of the activations that column j keeps.
 // Not inlined, for the reason in gemm/cpu/row_steps.h.
@@ -187,25 +188,47 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
       Tile::add_sums(ones + step * kLineBytes, shared.kept.sums + column);
   }
 
+  // Expands the whole spans of [k0, k1) that lie in whole spans of the packed weight. Returns where they end.
+  int64_t expand_whole_spans(const uint8_t* w, int tile, int64_t k0, int64_t k1) {
+    constexpr int64_t kSpanK = sparse24_rows::kSpanK;
+    if (k0 % kSpanK != 0) return k0;
+    const bool has_zeros = p.w_zero_point.is_given();
+    const int64_t spans = (k1 - k0) / kSpanK, column = tile * int8_tile::kTileN;
+    int8_t* const to = shared.codes.tiles + tile * kStride;
+    const bool needs_sums = Tile::kOffset != 0 || has_zeros || p.a_zero_point.is_given();
+    Tile::expand_spans(w + k0 / kSpanK * kCodeSpanBytes, spans, has_zeros ? 0 : kSymmetricZeroPoint,
+                       to, needs_sums ? shared.codes.sums + column : nullptr);
+    if (has_zeros) {
+      for (int64_t i = 0; i < spans; ++i) {
+        int8_t* const kept_span = shared.kept.tiles + tile * kStride + i * kSpanBytes;
+        std::copy_n(to + i * kSpanBytes, sparse24_rows::kIndexBytes, kept_span);
+        std::fill_n(kept_span + sparse24_rows::kIndexBytes, 4 * kLineBytes, int8_t{1});
+      }
+      for (int j = 0; j < int8_tile::kTileN; ++j)
+        shared.kept.sums[column + j] += static_cast<int32_t>(spans * kSpanK / 2);
+    }
+    return k0 + spans * kSpanK;
+  }
+
   // Expands input features [k0, k1) of a group to tiles in L1. Past k1 the last tile is 0.
   void expand_block(const uint8_t* w, int64_t w_stride, int tiles_n, int64_t k0, int64_t k1) {
     const bool has_zeros = p.w_zero_point.is_given();
-    for (int t = 0; t < tiles_n; ++t)
-      for (int64_t here = 0; here < round_up(k1 - k0, int8_tile::kTileK); here += kHalfK) {
-        const int64_t k = k0 + here;
-        const int64_t span = t * kStride + here / sparse24_rows::kSpanK * kSpanBytes;
-        const bool is_second_here = here / kHalfK % 2 == 1;
+    for (int t = 0; t < tiles_n; ++t) {
+      const uint8_t* const tile = w + t * w_stride;
+      const int64_t end = k0 + round_up(k1 - k0, int8_tile::kTileK);
+      for (int64_t k = expand_whole_spans(tile, t, k0, k1); k < end; k += kHalfK) {
+        const int64_t span = t * kStride + (k - k0) / sparse24_rows::kSpanK * kSpanBytes;
+        const bool is_second_here = (k - k0) / kHalfK % 2 == 1;
         if (k >= k1) {
           clear_half(span, is_second_here);
           continue;
         }
-        const uint8_t* const from = w + t * w_stride + k / sparse24_rows::kSpanK * kCodeSpanBytes;
-        __builtin_prefetch(from + kCodesAhead, 0, 2);
-        __builtin_prefetch(from + kCodesAhead + kLineBytes, 0, 2);
-        const Half half{from, k / kHalfK % 2 == 1, shared.codes.tiles + span, is_second_here};
+        const Half half{tile + k / sparse24_rows::kSpanK * kCodeSpanBytes, k / kHalfK % 2 == 1,
+                        shared.codes.tiles + span, is_second_here};
         expand(half, k1 - k, has_zeros ? 0 : kSymmetricZeroPoint,
                has_zeros ? shared.kept.tiles + span : nullptr, t * int8_tile::kTileN);
       }
+    }
   }
 
   // Zero weights with any valid index.
