@@ -56,10 +56,13 @@ class Case:
     dtype: str
     group: int | None = None
     values: str = "normal"  # of the operands: normal, quantised to their maximum, or uniform
+    weight_dtype: str | None = None  # of ops with weights of several types
 
     def to_json(self) -> dict[str, object]:
         shape: dict[str, object] = {"m": self.m, "n": self.n, "k": self.k, "dtype": self.dtype}
         shape["values"] = self.values
+        if self.weight_dtype is not None:
+            shape["weight_dtype"] = self.weight_dtype
         return shape if self.group is None else {**shape, "group": self.group}
 
     def title(self) -> str:
@@ -211,6 +214,15 @@ def make_cases(
         raise BenchError(f"--group: got {group}; {op.name} allows {allowed}")
     check_sizes(m=min(ms, default=1), n=n, k=k)
     return [Case(op.name, device, m, n, k, dtype or op.dtypes[0], group) for m in ms]
+
+
+def weight_dtype_of(op: object, weight_dtype: str | None) -> str | None:
+    """The type of the weights, by default the first of the op; None where weights have one type."""
+    allowed: tuple[str, ...] = getattr(op, "weight_dtypes", ())
+    if weight_dtype is not None and weight_dtype not in allowed:
+        choices = ", ".join(allowed) or "none, as its weights have one type"
+        raise BenchError(f"--weight-dtype: got {weight_dtype!r}; allowed: {choices}")
+    return weight_dtype or (allowed[0] if allowed else None)
 
 
 def check_sizes(**sizes: int) -> None:

@@ -34,6 +34,7 @@ from bench.cases import (
     load_op,
     make_cases,
     op_names,
+    weight_dtype_of,
 )
 from bench.native.build import NativeBuildError
 from bench.ops.paged_attention import AttentionBench
@@ -258,7 +259,7 @@ def _sizes(context: click.Context, parameter: click.Parameter, text: str) -> lis
 def require_own_options(op: str, *, is_attention: bool) -> None:
     """Options of the other family of ops are refused, not ignored."""
     context = click.get_current_context()
-    products, attention = ("ms", "n", "k", "group", "values"), tuple(Options.__annotations__)
+    products, attention = ("ms", "n", "k", "group", "weight_dtype", "values"), tuple(Options.__annotations__)
     refused = products if is_attention else attention
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
@@ -276,6 +277,9 @@ def require_own_options(op: str, *, is_attention: bool) -> None:
 @click.option("--n", default=4096, show_default=True, help="output features")
 @click.option("--k", default=4096, show_default=True, help="input features")
 @click.option("--group", type=int, help="weight group along k, for ops that have one")
+@click.option(
+    "--weight-dtype", help="of ops with weights of several types: int8 | int4 | int4_int8 | bf16 ..."
+)
 @click.option("--dtype", help="of activations and output: f32 | bf16 | f16")
 @click.option(
     "--values",
@@ -314,6 +318,7 @@ def main(
     n: int,
     k: int,
     group: int | None,
+    weight_dtype: str | None,
     dtype: str | None,
     values: str,
     peers: list[str],
@@ -336,7 +341,8 @@ def main(
             cases = chosen.cases(device, dtype, cast(Options, attention))
         else:
             products = make_cases(chosen, device, ms, n, k, dtype, group)
-            cases = products = [replace(case, values=values) for case in products]
+            weights = weight_dtype_of(chosen, weight_dtype)
+            cases = products = [replace(case, values=values, weight_dtype=weights) for case in products]
         check_peers(chosen, device, [*peers, *skip])
         if device == "cuda":
             require_cpu_options_unset(isa, mask_isa, threads, wait_quiet)

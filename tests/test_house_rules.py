@@ -35,7 +35,15 @@ def may_include(path: str, included: str) -> bool:
 
 OPS = sorted(path.parent.name for path in CSRC.glob("ops/*/kernels.inc"))
 # The Python functions of a folder that has several; the others have one, of the same name.
-FUNCTIONS = {"paged_kv": ("append_paged_kv", "gather_paged_kv", "copy_kv_blocks", "compact_kv")}
+FUNCTIONS = {
+    "paged_kv": ("append_paged_kv", "gather_paged_kv", "copy_kv_blocks", "compact_kv"),
+    "matmul_sparse24": (
+        *("matmul_sparse24", "matmul_sparse24_int8"),
+        *("matmul_sparse24_int4", "matmul_sparse24_int4_int8"),
+    ),
+}
+# The names in kernels.inc of a folder that has several; the others have one, that of the folder.
+KERNELS = {"matmul_sparse24": FUNCTIONS["matmul_sparse24"]}
 
 
 def sources(*folders: str, suffixes: set[str] = CPP_SUFFIXES) -> Iterator[Path]:
@@ -108,7 +116,7 @@ def test_device_code_stays_in_device(path: Path) -> Offences:
 
 @each(sources("csrc"))
 def test_intrinsics_stay_in_the_kernels(path: Path) -> Offences:
-    if not re.fullmatch(r"csrc/(ops/\w+/cpu|base|device)/[^/]+", name(path)):
+    if not re.fullmatch(r"csrc/(ops/\w+/cpu(/\w+)?|base|device)/[^/]+", name(path)):
         yield from (h for h in includes(path, "<([^>]+)>") if re.search(r"intrin|arm_neon|simde|cpuid", h))
 
 
@@ -146,11 +154,13 @@ def test_headers_guard_and_explain_themselves(path: Path) -> Offences:
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_kernel_row_has_its_file(op: str) -> None:
-    rows = cpu_kernels(op)
-    files = {p.stem for p in (CSRC / "ops" / op / "cpu").glob("*.cc")}
-    assert rows[0] == "generic"
-    assert set(rows) == files
-    assert len(rows) == len(set(rows))
+    files = {p.stem for p in (CSRC / "ops" / op / "cpu").rglob("*.cc")}
+    for kernels in KERNELS.get(op, (op,)):
+        rows = cpu_kernels(kernels)
+        assert rows[0] == "generic"
+        assert set(rows) <= files
+        assert len(rows) == len(set(rows))
+    assert {row for kernels in KERNELS.get(op, (op,)) for row in cpu_kernels(kernels)} == files
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -65,6 +65,13 @@ inline __m512i widen_bytes(__m128i x) {
 inline __m512 floats_of_f16(__m256i x) {
   return each_lane<__m512, __m256i, float, uint16_t>(x, [](uint16_t i) { return to_f32(F16{i}); });
 }
+inline __m512 pick_in_quarters(__m512 x, __m512i index) {
+  const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i three = _mm512_set1_epi32(3);
+  const __m512i from =
+      _mm512_or_si512(_mm512_andnot_si512(three, lanes), _mm512_and_si512(index, three));
+  return _mm512_permutexvar_ps(from, x);
+}
 template <int kBits>
 inline __m512i shift_right_signed(__m512i x) {
   return each_lane<__m512i, __m512i, int32_t, int32_t>(x, [](int32_t i) { return i >> kBits; });
@@ -78,6 +85,8 @@ inline __m512i subtract(__m512i a, __m512i b) { return _mm512_sub_epi32(a, b); }
 inline __m128i low_bytes(__m512i x) { return _mm512_cvtepi32_epi8(x); }
 inline __m512i widen_bytes(__m128i x) { return _mm512_cvtepu8_epi32(x); }
 inline __m512 floats_of_f16(__m256i x) { return _mm512_cvtph_ps(x); }
+// Each lane takes the one of its quarter of x that the low two bits of `index` name.
+inline __m512 pick_in_quarters(__m512 x, __m512i index) { return _mm512_permutevar_ps(x, index); }
 template <int kBits>
 inline __m512i shift_right_signed(__m512i x) {
   return _mm512_srai_epi32(x, kBits);

@@ -32,4 +32,13 @@ void EpilogueTensors::read(int64_t m, int64_t n, const std::optional<std::string
   if (residual) epilogue.residual = operand(argument("residual", residual), m, n);
 }
 
+Tensor new_result(const char* op, const Tensor& a, int64_t n, ScalarType out_dtype,
+                  gemm::Epilogue& epilogue) {
+  epilogue.out_dtype = float_dtype(op, "out_dtype", out_dtype);
+  Tensor out = new_tensor(a, {a.size(0), n}, out_dtype);
+  epilogue.out = out.data_ptr();
+  epilogue.out_stride = n;
+  return out;
+}
+
 }  // namespace lamina::interop

@@ -24,4 +24,8 @@ struct EpilogueTensors {
             gemm::Epilogue& epilogue) const;
 };
 
+// The result [m, n] of a product of `a`, to which the epilogue then points.
+Tensor new_result(const char* op, const Tensor& a, int64_t n, ScalarType out_dtype,
+                  gemm::Epilogue& epilogue);
+
 }  // namespace lamina::interop

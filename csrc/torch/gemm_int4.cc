@@ -104,39 +104,15 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
             std::optional<int64_t> max_sms) {
   constexpr const char* kOp = "gemm_int4";
   const int sms = checked_sms(kOp, max_sms);
-  const EpilogueTensors then{kOp, a, bias, gate, residual};
-  const Argument a_arg{kOp, "a", a}, scale_arg{kOp, "w_scale", w_scale};
-  const Argument zero_arg = then.argument("w_zero_point", w_zero_point);
+  const Int4Inputs inputs{a, w, w_scale, w_zero_point, bias, gate, residual, perm};
   gemm_int4::Params params;
-  params.a_dtype = a_arg.float_dtype();
-  a_arg.is_2d("[m, k]");
-  require(w_scale.dim() == 2, kOp, "w_scale must be 2-D [ceil(k / group), n], got ",
-          ShapeText{w_scale});
-  params.perm = read_perm(kOp, perm, a.size(1));
-  const int64_t m = a.size(0), k = perm ? perm->numel() : a.size(1), n = w_scale.size(1);
-  params.problem = {m, n, k, group_of(group, k)};
-  raise_if_bad(gemm_int4::check(params.problem));
-  require_packed_int4(kOp, "w", w, n, k);
-  params.a = a.data_ptr();
-  params.a_stride = a_arg.row_stride();
-  params.w = static_cast<const uint8_t*>(w.data_ptr());
-  params.w_scale = read_groups(scale_arg, params.problem, false);
-  if (w_zero_point) params.w_zero_point = read_groups(zero_arg, params.problem, true);
-  then.read(m, n, activation, params);
   const std::optional<Accelerator> accelerator =
-      accelerator_of({a_arg,
-                      {kOp, "w", w},
-                      scale_arg,
-                      zero_arg,
-                      then.argument("bias", bias),
-                      then.argument("gate", gate),
-                      then.argument("residual", residual),
-                      then.argument("perm", perm)});
-  const ScalarType dtype = out_dtype.value_or(a.scalar_type());
-  params.out_dtype = float_dtype(kOp, "out_dtype", dtype);
-  Tensor out = new_tensor(a, {m, n}, dtype);
-  params.out = out.data_ptr();
-  params.out_stride = n;
+      read_int4(kOp, inputs, group, activation, params,
+                [](const char* op, const auto& problem, const Tensor& weight) {
+                  raise_if_bad(gemm_int4::check(problem));
+                  require_packed_int4(op, "w", weight, problem.n, problem.k);
+                });
+  Tensor out = new_result(kOp, a, inputs.n(), out_dtype.value_or(a.scalar_type()), params);
   if (accelerator) {
     run_on(*accelerator, params, sms, a);
   } else {

@@ -13,8 +13,6 @@
 namespace lamina::interop {
 namespace {
 
-constexpr const char* kOp = "gemm_int4_int8";
-
 #if defined(LAMINA_CUDA_KERNELS)
 void run_on(const Accelerator& accelerator, const gemm_int4_int8::Params& params, int max_sms,
             const Tensor& like) {
@@ -43,59 +41,17 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
             std::optional<std::string> activation, std::optional<Tensor> gate,
             std::optional<Tensor> residual, std::optional<Tensor> perm,
             std::optional<int64_t> max_sms) {
+  constexpr const char* kOp = "gemm_int4_int8";
   const int sms = checked_sms(kOp, max_sms);
-  const EpilogueTensors then{kOp, a, bias, gate, residual};
-  const Argument a_arg{kOp, "a", a}, w_scale_arg{kOp, "w_scale", w_scale};
+  const Int4Inputs inputs{a, w, w_scale, w_zero_point, bias, gate, residual, perm};
   gemm_int4_int8::Params params;
-  if (a_scale) {
-    a_arg.has_dtype(ScalarType::Char);
-  } else {
-    require(a.scalar_type() != ScalarType::Char, kOp, "a_scale is missing; an int8 a needs one");
-    params.has_floats = true;
-    params.floats_dtype = a_arg.float_dtype();
-    require(!a_zero_point, kOp, "a_zero_point was given; it is allowed only with a_scale");
-  }
-  a_arg.is_2d("[m, k]");
-  require(w_scale.dim() == 2, kOp, "w_scale must be 2-D [ceil(k / group), n], got ",
-          ShapeText{w_scale});
-  params.perm = read_perm(kOp, perm, a.size(1));
-  const int64_t m = a.size(0), k = perm ? perm->numel() : a.size(1), n = w_scale.size(1);
-  params.problem = {m, n, k, group_of(group, k)};
-  raise_if_bad(gemm_int4_int8::check(params.problem));
-  require_packed_int4(kOp, "w", w, n, k);
-  params.w = static_cast<const uint8_t*>(w.data_ptr());
-  params.w_scale = read_groups(w_scale_arg, params.problem, false);
-  if (w_zero_point)
-    params.w_zero_point = read_groups({kOp, "w_zero_point", *w_zero_point}, params.problem, true);
-  if (a_scale)
-    params.a_scale =
-        broadcast<float>({kOp, "a_scale", *a_scale}, ScalarType::Float, m, "[m] or [m, 1] with m");
-  if (a_zero_point)
-    params.a_zero_point = broadcast<int8_t>({kOp, "a_zero_point", *a_zero_point}, ScalarType::Char,
-                                            m, "[m] or [m, 1] with m");
-  then.read(m, n, activation, params);
-  params.out_dtype = float_dtype(kOp, "out_dtype", out_dtype);
-
   const std::optional<Accelerator> accelerator =
-      accelerator_of({a_arg,
-                      {kOp, "w", w},
-                      w_scale_arg,
-                      then.argument("a_scale", a_scale),
-                      then.argument("w_zero_point", w_zero_point),
-                      then.argument("a_zero_point", a_zero_point),
-                      then.argument("bias", bias),
-                      then.argument("gate", gate),
-                      then.argument("residual", residual),
-                      then.argument("perm", perm)});
-  params.a_stride = a_arg.row_stride();
-  if (a_scale) {
-    params.a = static_cast<const int8_t*>(a.data_ptr());
-  } else {
-    params.floats = a.data_ptr();
-  }
-  Tensor out = new_tensor(a, {m, n}, out_dtype);
-  params.out = out.data_ptr();
-  params.out_stride = n;
+      read_int4_int8(kOp, inputs, {a_scale, a_zero_point}, group, activation, params,
+                     [](const char* op, const gemm::Problem& problem, const Tensor& weight) {
+                       raise_if_bad(gemm_int4_int8::check(problem));
+                       require_packed_int4(op, "w", weight, problem.n, problem.k);
+                     });
+  Tensor out = new_result(kOp, a, inputs.n(), out_dtype, params);
   if (accelerator) {
     run_on(*accelerator, params, sms, a);
   } else {

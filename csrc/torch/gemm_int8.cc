@@ -7,6 +7,7 @@
 #include "ops/gemm_int8/pack.h"
 #include "ops/gemm_int8/quantized.h"
 #include "torch/accelerator.h"
+#include "torch/epilogue.h"
 #include "torch/int8.h"
 #include "torch/interop.h"
 #include "torch/product.h"
@@ -82,7 +83,7 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor
   gemm_int8::Params params;
   const std::optional<Accelerator> accelerator =
       read_int8(kOp, inputs, activation, params, require_packed_w);
-  Tensor out = new_result(kOp, inputs, out_dtype, params);
+  Tensor out = new_result(kOp, a, inputs.n(), out_dtype, params);
   if (accelerator) {
     run_on(*accelerator, params, sms, a);
   } else {

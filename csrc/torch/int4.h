@@ -6,8 +6,11 @@
 
 #include "gemm/problem.h"
 #include "layout/int4.h"
+#include "ops/gemm_int4/gemm_int4.h"
+#include "ops/gemm_int4_int8/gemm_int4_int8.h"
 #include "quant/group_tensor.h"
 #include "quant/perm.h"
+#include "torch/accelerator.h"
 #include "torch/interop.h"
 
 namespace lamina::interop {
@@ -61,5 +64,33 @@ inline GroupTensor read_groups(const Argument& argument, const gemm::Problem& p,
   }
   return read;
 }
+
+// The tensors that all products of int4 weights take.
+struct Int4Inputs {
+  const Tensor &a, &w, &w_scale;
+  const std::optional<Tensor>&w_zero_point, &bias, &gate, &residual, &perm;
+
+  int64_t n() const { return w_scale.size(1); }
+};
+
+// Checks the sizes, and that w is packed for the problem.
+using RequirePackedInt4 = void (*)(const char* op, const gemm::Problem& problem, const Tensor& w);
+
+// Checks all inputs and fills all Params but the output. Returns the device of the call.
+std::optional<Accelerator> read_int4(const char* op, const Int4Inputs& in, int64_t group,
+                                     const std::optional<std::string>& activation,
+                                     gemm_int4::Params& params, RequirePackedInt4 require_packed);
+
+// Scales and zero points of int8 activations, which products of int4 weights may take.
+struct ActivationScales {
+  const std::optional<Tensor>&scale, &zero_point;
+};
+
+// The same as read_int4 for int8 activations, and for floats that the call quantises.
+std::optional<Accelerator> read_int4_int8(const char* op, const Int4Inputs& in,
+                                          const ActivationScales& of_a, int64_t group,
+                                          const std::optional<std::string>& activation,
+                                          gemm_int4_int8::Params& params,
+                                          RequirePackedInt4 require_packed);
 
 }  // namespace lamina::interop

@@ -77,13 +77,4 @@ std::optional<Accelerator> read_int8(const char* op, const Int8Inputs& in,
   return accelerator;
 }
 
-Tensor new_result(const char* op, const Int8Inputs& in, ScalarType out_dtype,
-                  gemm_int8::Params& params) {
-  params.out_dtype = float_dtype(op, "out_dtype", out_dtype);
-  Tensor out = new_tensor(in.a, {in.m(), in.n()}, out_dtype);
-  params.out = out.data_ptr();
-  params.out_stride = in.n();
-  return out;
-}
-
 }  // namespace lamina::interop

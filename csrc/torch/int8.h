@@ -31,8 +31,4 @@ std::optional<Accelerator> read_int8(const char* op, const Int8Inputs& in,
                                      const std::optional<std::string>& activation,
                                      gemm_int8::Params& params, RequirePacked require_packed);
 
-// The result of a call, to which `params` then points.
-Tensor new_result(const char* op, const Int8Inputs& in, ScalarType out_dtype,
-                  gemm_int8::Params& params);
-
 }  // namespace lamina::interop

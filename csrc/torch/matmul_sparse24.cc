@@ -7,6 +7,8 @@
 #include "layout/sparse24_rows.h"
 #include "ops/matmul_sparse24/pack.h"
 #include "torch/accelerator.h"
+#include "torch/epilogue.h"
+#include "torch/int4.h"
 #include "torch/int8.h"
 #include "torch/interop.h"
 
@@ -99,9 +101,30 @@ void require_int8(const char* op, const Tensor& w, const gemm::Problem& problem)
   require_packed(op, "w", w, problem.n, problem.k, 8);
 }
 
+void require_int4(const char* op, const gemm::Problem& problem, const Tensor& w) {
+  raise_if_bad(matmul_sparse24::check_int4(problem));
+  require_packed(op, "w", w, problem.n, problem.k, 4);
+}
+
+void require_int4_int8(const char* op, const gemm::Problem& problem, const Tensor& w) {
+  raise_if_bad(matmul_sparse24::check_int4_int8(problem));
+  require_packed(op, "w", w, problem.n, problem.k, 4);
+}
+
 void run_on(const Accelerator&, const matmul_sparse24::Int8Params&, int, const Tensor&) {
   fail("matmul_sparse24_int8", "runs on the CPU only");
 }
+void run_on(const Accelerator&, const matmul_sparse24::Int4Params&, int, const Tensor&) {
+  fail("matmul_sparse24_int4", "runs on the CPU only");
+}
+void run_on(const Accelerator&, const matmul_sparse24::Int4Int8Params&, int, const Tensor&) {
+  fail("matmul_sparse24_int4_int8", "runs on the CPU only");
+}
+void run_on(const Accelerator&, const matmul_sparse24::FloatParams&, int, const Tensor&) {
+  fail("matmul_sparse24", "runs on the CPU only");
+}
+
+const uint8_t* bytes_of(const Tensor& w) { return static_cast<const uint8_t*>(w.data_ptr()); }
 
 Tensor matmul_int8(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor& a_scale,
                    const Tensor& w_scale, std::optional<Tensor> a_zero_point,
@@ -114,8 +137,8 @@ Tensor matmul_int8(const Tensor& a, const Tensor& w, const Tensor& w_sums, const
   matmul_sparse24::Int8Params params;
   const std::optional<Accelerator> accelerator =
       read_int8(kOp, inputs, activation, params, require_int8);
-  params.weight.data = static_cast<const uint8_t*>(w.data_ptr());
-  Tensor out = new_result(kOp, inputs, out_dtype, params);
+  params.weight.data = bytes_of(w);
+  Tensor out = new_result(kOp, a, inputs.n(), out_dtype, params);
   if (accelerator) {
     run_on(*accelerator, params, sms, a);
   } else {
@@ -124,11 +147,90 @@ Tensor matmul_int8(const Tensor& a, const Tensor& w, const Tensor& w_sums, const
   return out;
 }
 
-std::string explain(std::string weight, int64_t m, int64_t n, int64_t k,
-                    std::optional<int64_t> group) {
+Tensor matmul_int4(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t group,
+                   std::optional<Tensor> w_zero_point, std::optional<Tensor> bias,
+                   std::optional<ScalarType> out_dtype, std::optional<std::string> activation,
+                   std::optional<Tensor> gate, std::optional<Tensor> residual,
+                   std::optional<Tensor> perm, std::optional<int64_t> max_sms) {
+  constexpr const char* kOp = "matmul_sparse24_int4";
+  const int sms = checked_sms(kOp, max_sms);
+  const Int4Inputs inputs{a, w, w_scale, w_zero_point, bias, gate, residual, perm};
+  matmul_sparse24::Int4Params params;
+  const std::optional<Accelerator> accelerator =
+      read_int4(kOp, inputs, group, activation, params, require_int4);
+  params.weight.data = bytes_of(w);
+  Tensor out = new_result(kOp, a, inputs.n(), out_dtype.value_or(a.scalar_type()), params);
+  if (accelerator) {
+    run_on(*accelerator, params, sms, a);
+  } else {
+    raise_if_bad(matmul_sparse24::run(params, TorchParallel()));
+  }
+  return out;
+}
+
+Tensor matmul_int4_int8(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t group,
+                        std::optional<Tensor> a_scale, std::optional<Tensor> w_zero_point,
+                        std::optional<Tensor> a_zero_point, std::optional<Tensor> bias,
+                        ScalarType out_dtype, std::optional<std::string> activation,
+                        std::optional<Tensor> gate, std::optional<Tensor> residual,
+                        std::optional<Tensor> perm, std::optional<int64_t> max_sms) {
+  constexpr const char* kOp = "matmul_sparse24_int4_int8";
+  const int sms = checked_sms(kOp, max_sms);
+  const Int4Inputs inputs{a, w, w_scale, w_zero_point, bias, gate, residual, perm};
+  matmul_sparse24::Int4Int8Params params;
+  const std::optional<Accelerator> accelerator = read_int4_int8(
+      kOp, inputs, {a_scale, a_zero_point}, group, activation, params, require_int4_int8);
+  params.weight.data = bytes_of(w);
+  Tensor out = new_result(kOp, a, inputs.n(), out_dtype, params);
+  if (accelerator) {
+    run_on(*accelerator, params, sms, a);
+  } else {
+    const Workspace workspace(a, gemm_int4_int8::workspace_bytes(params));
+    raise_if_bad(matmul_sparse24::run(params, workspace.data(), TorchParallel()));
+  }
+  return out;
+}
+
+Tensor matmul(const Tensor& a, const Tensor& w, int64_t n, std::optional<Tensor> bias,
+              std::optional<ScalarType> out_dtype, std::optional<std::string> activation,
+              std::optional<Tensor> gate, std::optional<Tensor> residual,
+              std::optional<int64_t> max_sms) {
+  constexpr const char* kOp = "matmul_sparse24";
+  const int sms = checked_sms(kOp, max_sms);
+  const Argument a_arg{kOp, "a", a};
+  const EpilogueTensors then{kOp, a, bias, gate, residual};
+  matmul_sparse24::FloatParams params;
+  params.a_dtype = a_arg.float_dtype();
+  a_arg.is_2d("[m, k]");
+  params.problem = {a.size(0), n, a.size(1)};
+  raise_if_bad(matmul_sparse24::check_float(params.problem));
+  require_packed(kOp, "w", w, n, a.size(1), value_bits(kOp, "a", a.scalar_type()));
+  params.a = a.data_ptr();
+  params.a_stride = a_arg.row_stride();
+  params.weight.data = bytes_of(w);
+  then.read(a.size(0), n, activation, params);
+  const std::optional<Accelerator> accelerator =
+      accelerator_of({a_arg,
+                      {kOp, "w", w},
+                      then.argument("bias", bias),
+                      then.argument("gate", gate),
+                      then.argument("residual", residual)});
+  Tensor out = new_result(kOp, a, n, out_dtype.value_or(a.scalar_type()), params);
+  if (accelerator) {
+    run_on(*accelerator, params, sms, a);
+  } else {
+    raise_if_bad(matmul_sparse24::run(params, TorchParallel()));
+  }
+  return out;
+}
+
+std::string explain(std::string op, int64_t m, int64_t n, int64_t k, std::optional<int64_t> group) {
   std::string text;
-  const gemm::Problem problem{m, n, k, int8_group_of("explain_matmul_sparse24", group)};
-  raise_if_bad(matmul_sparse24::explain(weight, problem, TorchParallel().threads(), text));
+  constexpr const char* kExplain = "explain_matmul_sparse24";
+  const bool is_int4 = op == "matmul_sparse24_int4" || op == "matmul_sparse24_int4_int8";
+  const gemm::Problem problem{
+      m, n, k, is_int4 ? group_of(group.value_or(-1), k) : int8_group_of(kExplain, group)};
+  raise_if_bad(matmul_sparse24::explain(op, problem, TorchParallel().threads(), text));
   return text;
 }
 
@@ -146,12 +248,18 @@ std::tuple<Tensor, Tensor> unpack_cuda(const Tensor&, int64_t, int64_t, std::str
 LAMINA_IMPL(CPU, m) {
   m.impl("pack_sparse24", TORCH_BOX(&pack));
   m.impl("unpack_sparse24", TORCH_BOX(&unpack));
+  m.impl("matmul_sparse24", TORCH_BOX(&matmul));
   m.impl("matmul_sparse24_int8", TORCH_BOX(&matmul_int8));
+  m.impl("matmul_sparse24_int4", TORCH_BOX(&matmul_int4));
+  m.impl("matmul_sparse24_int4_int8", TORCH_BOX(&matmul_int4_int8));
 }
 LAMINA_IMPL(CUDA, m) {
   m.impl("pack_sparse24", TORCH_BOX(&pack_cuda));
   m.impl("unpack_sparse24", TORCH_BOX(&unpack_cuda));
+  m.impl("matmul_sparse24", TORCH_BOX(&matmul));
   m.impl("matmul_sparse24_int8", TORCH_BOX(&matmul_int8));
+  m.impl("matmul_sparse24_int4", TORCH_BOX(&matmul_int4));
+  m.impl("matmul_sparse24_int4_int8", TORCH_BOX(&matmul_int4_int8));
 }
 LAMINA_IMPL(CompositeExplicitAutograd, m) {
   m.impl("explain_matmul_sparse24", TORCH_BOX(&explain));

@@ -22,7 +22,9 @@ CASES = tuple(at_whole_groups(case) for case in GEMM_CASES)
 ONE = torch.ones(1)
 
 
-def check(backend: Backend, inputs: GemmInputs, label: object, dtypes: tuple[torch.dtype, ...] = FLOAT_DTYPES) -> None:
+def check(
+    backend: Backend, inputs: GemmInputs, label: object, dtypes: tuple[torch.dtype, ...] = FLOAT_DTYPES
+) -> None:
     """Within the documented bound, and the bits of the documented f32 steps."""
     acc = inputs.accumulated()
     for dtype in dtypes:
@@ -95,7 +97,7 @@ def test_saturating_pairs_next_to_small_ones(backend: Backend) -> None:
 @pytest.mark.parametrize("minima", [0, 1, 5, 64], ids="{} of 64".format)
 @pytest.mark.parametrize("m", [1, 3, 17])
 def test_the_lowest_activation_in_few_and_in_many_places(m: int, minima: int, backend: Backend) -> None:
-    """-128 has no negative in int8; kernels that negate bytes treat it separately, by row or by block of k."""
+    """-128 has no negative in int8; kernels that negate bytes treat it separately, by row or by tile of k."""
     g = generator(f"minima {m} {minima}")
     for highest in (126, 127):
         a = torch.randint(-127, highest + 1, (m, 1100), generator=g)
@@ -140,7 +142,7 @@ def test_independent_of_the_thread_count(backend: Backend) -> None:
 @pytest.mark.parametrize("backend", cpu_backends(OP))
 def test_the_forced_isa_is_the_one_that_runs(backend: Backend) -> None:
     with backend.active() as ops:
-        assert kernel_of(ops.explain_matmul_sparse24("int8", 64, 64, 64)) == f"{OP}_{backend.isa}"
+        assert kernel_of(ops.explain_matmul_sparse24(OP, 64, 64, 64)) == f"{OP}_{backend.isa}"
 
 
 @pytest.mark.parametrize("out_dtype", FLOAT_DTYPES, ids=dtype_name)

@@ -51,7 +51,7 @@ MUTANTS = (
         "csrc/gemm/cpu/pack_bytes.h",
         (
             "pack_bytes: the last four k of a row are read whole",
-            "static_cast<size_t>(k % int8_tile::kGroupK)",
+            "static_cast<size_t>(k % kGroupK)",
             "sizeof group",
         ),
         tests="tests/ops/test_gemm_int8.py -k generic or avx2",

@@ -15,24 +15,28 @@ MUTANTS = (
         tests="tests/ops/test_gemm_int4.py",
     ),
     *plant(
-        "csrc/ops/gemm_int4/cpu/body.h",
+        "csrc/gemm/cpu/float_nest.h",
         (
             "int4: a k chunk does not start from 0",
             "std::fill_n(k_chunk, rows * kTileN, kNoSum);",
             "if (k0 == 0) std::fill_n(k_chunk, rows * kTileN, kNoSum);",
         ),
         ("int4: zero points unscaled", "shared.minus_zero[j] *= shared.scale[j];", ";"),
-        ("int4: weights of the strip's first tile", "w + t * w_stride + k / kLineK", "w + k / kLineK"),
-        ("int4: a group goes on to the end of the block", "std::min((at / group + 1) * group, k1);", "k1;"),
+        ("int4: weights of the strip's first tile", "tile = w + t * w_stride;", "tile = w;"),
+        (
+            "int4: a group goes on to the end of the block",
+            "std::min((at / group() + 1) * group(), k1);",
+            "k1;",
+        ),
         (
             "int4, few rows: lines with the scales of the first group",
-            "load_group(k0 / group, n0, kTileN);",
+            "load_group(k0 / group(), n0, kTileN);",
             "load_group(0, n0, kTileN);",
         ),
         (
             "int4, few rows: k past the last whole line is lost",
-            "multiply_blocks(n0, count, rows, middle, k1);",
-            "if (middle == k0) multiply_blocks(n0, count, rows, middle, k1);",
+            "multiply_blocks<Product>(w, n0, count, rows, middle, k1);",
+            "if (middle == k0) multiply_blocks<Product>(w, n0, count, rows, middle, k1);",
         ),
         (
             "perm: another feature",

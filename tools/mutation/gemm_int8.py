@@ -80,7 +80,7 @@ MUTANTS = (
         ("generic: fourth weight of a group", "a[3] * column[3]", "a[3] * column[2]"),
     ),
     *plant(
-        "csrc/ops/gemm_int8/gemm_int8.h",
+        "csrc/gemm/int8_sums.h",
         ("gemm: sums stay in int32 for any k", "kMaxExactK = 65536", "kMaxExactK = 1 << 20"),
     ),
     *plant(

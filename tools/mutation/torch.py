@@ -6,11 +6,13 @@ from tools.mutation.mutant import plant
 
 MUTANTS = (
     *plant(
-        "csrc/torch/gemm_int4.cc",
+        "csrc/torch/int4.cc",
         (
             "binding, int4: residual on another device",
-            'then.argument("residual", residual), then.argument("perm", perm)',
-            'then.argument("perm", perm)',
+            'then.argument("w_zero_point", in.w_zero_point), then.argument("bias", in.bias), '
+            'then.argument("gate", in.gate), then.argument("residual", in.residual), ',
+            'then.argument("w_zero_point", in.w_zero_point), then.argument("bias", in.bias), '
+            'then.argument("gate", in.gate), ',
         ),
         tests="tests/ops/test_placement.py",
     ),

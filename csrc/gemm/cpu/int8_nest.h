@@ -35,6 +35,7 @@
 #include "gemm/cpu/plan.h"
 #include "gemm/cpu/prefetch.h"
 #include "gemm/cpu/store_strip.h"
+#include "gemm/cpu/weights_of.h"
 #include "gemm/int8_sums.h"
 #include "layout/int8_tile.h"
 
@@ -62,12 +63,11 @@ LAMINA_NOINLINE void add_products(const int32_t* __restrict acc, int32_t zero,
     y[j] = add_group(correct(acc[j], zero, sum[j]), a_scale, w_scale[j], y[j]);
 }
 
-// The weights of some columns, in whose order the Product reads them.
-template <class Product>
-struct WeightsOf {
-  using Type = Product;
-  const int8_t* at;
-};
+// Panels of equal height: 16 rows are 4 x 4, not 5 + 5 + 5 + 1.
+template <class Tile>
+constexpr int64_t even_panel_rows(int64_t rows) {
+  return round_up(ceil_div(rows, ceil_div(rows, Tile::kTileM)), Tile::kRowStep);
+}
 
 template <class Params, class Tile>
 using Int8Strip = StoreStrip<Params, Tile::kTileN, int8_tile::kTileN, Tile::kOffset>;
@@ -114,14 +114,9 @@ struct Int8Nest : Int8Strip<Params, Tile> {
     int8_t* packed;
   };
 
-  // Panels of equal height: 16 rows are 4 x 4, not 5 + 5 + 5 + 1.
-  static int64_t panel_rows(int64_t rows) {
-    return round_up(ceil_div(rows, ceil_div(rows, Tile::kTileM)), Tile::kRowStep);
-  }
-
   template <class Body>
   void for_panels(int64_t rows, const Body& body) const {
-    const int64_t each = panel_rows(rows), bytes = packed_panel_bytes(tiles_k);
+    const int64_t each = even_panel_rows<Tile>(rows), bytes = packed_panel_bytes(tiles_k);
     for (int64_t i = 0, row = 0; row < rows; ++i, row += each)
       body(Panel{i, row, static_cast<int>(std::min(each, rows - row)), packed + i * bytes});
   }
@@ -132,7 +127,7 @@ struct Int8Nest : Int8Strip<Params, Tile> {
   void multiply_strip(int64_t m0, int64_t n0, int tiles_n, int64_t rows, const int8_t* w) {
     constexpr int64_t kBytes = Product::kWeightBytes;
     const int64_t w_stride = tiles_k * kBytes;
-    const int64_t panels = ceil_div(rows, panel_rows(rows));
+    const int64_t panels = ceil_div(rows, even_panel_rows<Tile>(rows));
     const bool is_grouped = p.problem.is_grouped();
     const int64_t step = is_grouped ? kGroupTilesK : panels == 1 ? kChunkTilesK : kBlockTilesK;
     const int at_once = Product::tiles_at_once(rows);
@@ -234,7 +229,7 @@ struct Int8Nest : Int8Strip<Params, Tile> {
         const int count = static_cast<int>(std::min<int64_t>(strip, block.n_end - n0));
         Tile::with_weights(p, n0, tiles_k, [&]<class Product>(WeightsOf<Product> weights) {
           multiply_strip<Product>(m0, n0, static_cast<int>(int8_tile::tiles_n(count)), rows,
-                                  weights.at);
+                                  reinterpret_cast<const int8_t*>(weights.at));
         });
         const Columns columns = load_columns(n0, count);
         if (p.problem.is_grouped()) {

@@ -22,6 +22,7 @@
 #include "base/parallel.h"
 #include "base/status.h"
 #include "gemm/epilogue.h"
+#include "gemm/float_sums.h"
 #include "gemm/problem.h"
 #include "quant/group_tensor.h"
 #include "quant/perm.h"
@@ -29,8 +30,6 @@
 namespace lamina::gemm_int4 {
 
 using namespace gemm;
-
-inline constexpr int64_t kChunkK = 1024;
 
 struct Params : Epilogue {
   Problem problem;

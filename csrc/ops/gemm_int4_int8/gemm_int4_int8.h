@@ -77,6 +77,9 @@ Status check(const Problem& problem);
 int64_t workspace_bytes(const Params& params);
 Status run(const Params& params, void* workspace, const Parallel& parallel);
 
+// Quantises the floats of a call, if it has floats, to the workspace; `params` then has a and a_scale instead.
+Status quantize_floats(Params& params, void* workspace, const Parallel& parallel);
+
 // Describes the plan for a problem on this machine in `text`.
 Status explain(const Problem& problem, int threads, std::string& text);
 

@@ -38,25 +38,29 @@ int64_t workspace_bytes(const Params& p) {
   return p.has_floats ? p.problem.m * row_bytes : 0;
 }
 
+Status quantize_floats(Params& params, void* workspace, const Parallel& parallel) {
+  if (!params.has_floats) return Status::ok();
+  quantize_int8::Params quantize;
+  quantize.m = params.problem.m;
+  quantize.k = features_of(params);
+  quantize.x = params.floats;
+  quantize.x_dtype = params.floats_dtype;
+  quantize.x_stride = params.a_stride;
+  quantize.scale = static_cast<float*>(workspace);
+  quantize.q = reinterpret_cast<int8_t*>(quantize.scale + quantize.m);
+  if (Status status = quantize_int8::run(quantize, parallel); !status.is_ok()) return status;
+  params.a = quantize.q;
+  params.a_stride = quantize.k;
+  params.a_scale = {quantize.scale, 1};
+  return Status::ok();
+}
+
 Status run(const Params& given, void* workspace, const Parallel& parallel) {
   Params params = given;
   const Problem& p = params.problem;
   if (Status status = check(p); !status.is_ok()) return status;
   if (Status status = check("gemm_int4_int8", params.perm, p.k); !status.is_ok()) return status;
-  if (params.has_floats) {
-    quantize_int8::Params quantize;
-    quantize.m = p.m;
-    quantize.k = features_of(params);
-    quantize.x = params.floats;
-    quantize.x_dtype = params.floats_dtype;
-    quantize.x_stride = params.a_stride;
-    quantize.scale = static_cast<float*>(workspace);
-    quantize.q = reinterpret_cast<int8_t*>(quantize.scale + p.m);
-    if (Status status = quantize_int8::run(quantize, parallel); !status.is_ok()) return status;
-    params.a = quantize.q;
-    params.a_stride = quantize.k;
-    params.a_scale = {quantize.scale, 1};
-  }
+  if (Status status = quantize_floats(params, workspace, parallel); !status.is_ok()) return status;
   return gemm::run(cpu_op(), params, parallel);
 }
 

@@ -3,6 +3,12 @@
 //
 //   matmul_sparse24_int8   gemm_int8 (ops/gemm_int8/gemm_int8.h) of the weight with zeros in place: the same formula,
 //                          scales, epilogue and bits
+//   matmul_sparse24_int4   gemm_int4 (ops/gemm_int4/gemm_int4.h) over the kept weights: sums are in f32, in the order
+//                          of k, k chunk by k chunk
+//   matmul_sparse24_int4_int8   gemm_int4_int8 (ops/gemm_int4_int8/gemm_int4_int8.h) over the kept weights: with zero
+//                          points, a_sum[i,j,g] counts the activations that column j keeps
+//   matmul_sparse24        out[i,j] = sum_p a[i,p] * w[j,p] + bias[j] over the kept weights, which have the dtype of a;
+//                          sums as in matmul_sparse24_int4. The epilogue follows (gemm/epilogue_maths.h)
 //
 // Weights    layout/sparse24_rows.h on a CPU. Blocks of 64 output features are 2:4 or dense; a dense block has the
 //            order of the dense op (int8: layout/int8_tile.h)
@@ -15,6 +21,8 @@
 
 #include "base/parallel.h"
 #include "base/status.h"
+#include "ops/gemm_int4/gemm_int4.h"
+#include "ops/gemm_int4_int8/gemm_int4_int8.h"
 #include "ops/gemm_int8/gemm_int8.h"
 
 namespace lamina::matmul_sparse24 {
@@ -32,13 +40,42 @@ struct Int8Params : gemm_int8::Params {  // but w, which is not used
   Weight weight;
 };
 
+struct Int4Params : gemm_int4::Params {  // but w, which is not used
+  Weight weight;
+};
+
+struct Int4Int8Params : gemm_int4_int8::Params {  // but w, which is not used
+  Weight weight;
+};
+
+struct FloatParams : Epilogue {
+  Problem problem;
+  const void* a = nullptr;      // [m, k], unit column stride
+  DType a_dtype = DType::kF32;  // of the weight too
+  int64_t a_stride = 0;         // elements between rows of a
+  Perm perm;                    // not given
+  Weight weight;
+};
+
+// The checks of sizes, of matmul_sparse24_int8 and so on.
 Status check_int8(const Problem& problem);
+Status check_int4(const Problem& problem);
+Status check_int4_int8(const Problem& problem);
+Status check_float(const Problem& problem);
+
 Status run(const Int8Params& params, const Parallel& parallel);
+Status run(const Int4Params& params, const Parallel& parallel);
+// workspace: gemm_int4_int8::workspace_bytes.
+Status run(const Int4Int8Params& params, void* workspace, const Parallel& parallel);
+Status run(const FloatParams& params, const Parallel& parallel);
 
-// Describes the plan of matmul_sparse24_<weight> on this machine in `text`; weight: "int8".
-Status explain(std::string_view weight, const Problem& problem, int threads, std::string& text);
+// Describes the plan for a problem on this machine in `text`. op: the name of the op.
+Status explain(std::string_view op, const Problem& problem, int threads, std::string& text);
 
-// Every CPU kernel of matmul_sparse24_<weight> in this build.
+// Every CPU kernel in this build.
 const CpuOp& int8_op();
+const CpuOp& int4_op();
+const CpuOp& int4_int8_op();
+const CpuOp& float_op();
 
 }  // namespace lamina::matmul_sparse24

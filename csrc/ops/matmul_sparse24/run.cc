@@ -35,11 +35,54 @@ const CpuOp& int8_op() {
   return op;
 }
 
+const CpuOp& int4_op() {
+  static const CpuOp op = op_of("matmul_sparse24_int4", 4);
+  return op;
+}
+
+const CpuOp& int4_int8_op() {
+  static const CpuOp op = op_of("matmul_sparse24_int4_int8", 4);
+  return op;
+}
+
+const CpuOp& float_op() {
+  static const CpuOp op = op_of("matmul_sparse24", 16);
+  return op;
+}
+
+namespace {
+
+Status check_k(const char* op, const Problem& problem) {
+  if (problem.k % sparse24_rows::kGroupK == 0) return Status::ok();
+  return Status::error(op, ": k = ", problem.k, "; must be a multiple of 4");
+}
+
+}  // namespace
+
 Status check_int8(const Problem& problem) {
-  if (problem.k % sparse24_rows::kGroupK != 0)
-    return Status::error("matmul_sparse24_int8: k = ", problem.k, "; must be a multiple of 4");
-  return gemm::check("matmul_sparse24_int8", problem, gemm_int8::kMaxK,
+  constexpr const char* kOp = "matmul_sparse24_int8";
+  if (Status status = check_k(kOp, problem); !status.is_ok()) return status;
+  return gemm::check(kOp, problem, gemm_int8::kMaxK,
                      "the most for which int32 column sums are exact");
+}
+
+Status check_int4(const Problem& problem) {
+  constexpr const char* kOp = "matmul_sparse24_int4";
+  if (Status status = check_k(kOp, problem); !status.is_ok()) return status;
+  return gemm::check_int4(kOp, problem, INT64_MAX, "");
+}
+
+Status check_int4_int8(const Problem& problem) {
+  constexpr const char* kOp = "matmul_sparse24_int4_int8";
+  if (Status status = check_k(kOp, problem); !status.is_ok()) return status;
+  return gemm::check_int4(kOp, problem, gemm_int4_int8::kMaxK,
+                          "the most for which the int32 sums of a group are exact");
+}
+
+Status check_float(const Problem& problem) {
+  constexpr const char* kOp = "matmul_sparse24";
+  if (Status status = check_k(kOp, problem); !status.is_ok()) return status;
+  return gemm::check(kOp, problem, kLargestK, "the most for which sizes fit int64");
 }
 
 Status run(const Int8Params& params, const Parallel& parallel) {
@@ -47,11 +90,44 @@ Status run(const Int8Params& params, const Parallel& parallel) {
   return gemm::run(int8_op(), params, parallel);
 }
 
-Status explain(std::string_view weight, const Problem& problem, int threads, std::string& text) {
-  if (weight != "int8")
-    return Status::error("explain_matmul_sparse24: weight = \"", weight, "\"; allowed: \"int8\"");
-  if (Status status = check_int8(problem); !status.is_ok()) return status;
-  return gemm::explain(int8_op(), problem, threads, text);
+Status run(const Int4Params& params, const Parallel& parallel) {
+  if (Status status = check_int4(params.problem); !status.is_ok()) return status;
+  if (Status status = check("matmul_sparse24_int4", params.perm, params.problem.k); !status.is_ok())
+    return status;
+  return gemm::run(int4_op(), params, parallel);
+}
+
+Status run(const Int4Int8Params& given, void* workspace, const Parallel& parallel) {
+  Int4Int8Params params = given;
+  const Problem& p = params.problem;
+  if (Status status = check_int4_int8(p); !status.is_ok()) return status;
+  if (Status status = check("matmul_sparse24_int4_int8", params.perm, p.k); !status.is_ok())
+    return status;
+  if (Status status = gemm_int4_int8::quantize_floats(params, workspace, parallel); !status.is_ok())
+    return status;
+  return gemm::run(int4_int8_op(), params, parallel);
+}
+
+Status run(const FloatParams& params, const Parallel& parallel) {
+  if (Status status = check_float(params.problem); !status.is_ok()) return status;
+  return gemm::run(float_op(), params, parallel);
+}
+
+Status explain(std::string_view op, const Problem& problem, int threads, std::string& text) {
+  struct Known {
+    const CpuOp& op;
+    Status (*check)(const Problem&);
+  };
+  for (const Known& known :
+       {Known{int8_op(), check_int8}, Known{int4_op(), check_int4},
+        Known{int4_int8_op(), check_int4_int8}, Known{float_op(), check_float}})
+    if (op == known.op.name) {
+      if (Status status = known.check(problem); !status.is_ok()) return status;
+      return gemm::explain(known.op, problem, threads, text);
+    }
+  return Status::error("explain_matmul_sparse24: op = \"", op,
+                       "\"; allowed: \"matmul_sparse24\", \"matmul_sparse24_int8\", "
+                       "\"matmul_sparse24_int4\", \"matmul_sparse24_int4_int8\"");
 }
 
 }  // namespace lamina::matmul_sparse24

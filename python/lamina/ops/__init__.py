@@ -7,7 +7,12 @@ from lamina.ops.compress_sparse24 import Sparse24, compress_sparse24, is_sparse2
 from lamina.ops.gemm_int4 import gemm_int4
 from lamina.ops.gemm_int4_int8 import gemm_int4_int8
 from lamina.ops.gemm_int8 import gemm_int8, gemm_int8_quantized
-from lamina.ops.matmul_sparse24 import matmul_sparse24_int8
+from lamina.ops.matmul_sparse24 import (
+    matmul_sparse24,
+    matmul_sparse24_int4,
+    matmul_sparse24_int4_int8,
+    matmul_sparse24_int8,
+)
 from lamina.ops.merge_attention_states import merge_attention_states
 from lamina.ops.pack_int4 import PackedInt4, pack_int4
 from lamina.ops.pack_int8 import PackedInt8, pack_int8
@@ -34,6 +39,9 @@ __all__ = [
     "gemm_int8",
     "gemm_int8_quantized",
     "is_sparse24",
+    "matmul_sparse24",
+    "matmul_sparse24_int4",
+    "matmul_sparse24_int4_int8",
     "matmul_sparse24_int8",
     "merge_attention_states",
     "pack_int4",

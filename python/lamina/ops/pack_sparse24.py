@@ -68,18 +68,17 @@ def pack_sparse24(sparse: Sparse24, layout: str = CPU_LAYOUT, group: int | None 
     layout   "sparse24_rows" for CPU kernels
     group    for int8 only, as in pack_int8. None: one scale for all of k. 128: scales along k
     returns  PackedSparse24
-    Raises   ValueError naming argument, value and allowed values; metadata that keeps no two entries of a group
-             in rising order is named by its row and its group
+    Raises   ValueError naming argument, value and allowed values; metadata that keeps no two entries of a
+             group in rising order is named by its row and its group
     """
     if not isinstance(sparse, Sparse24):
         raise TypeError(
-            f"lamina::pack_sparse24: sparse must be Sparse24 (lamina.compress_sparse24), got {type(sparse).__name__}"
+            "lamina::pack_sparse24: sparse must be Sparse24 (lamina.compress_sparse24), "
+            f"got {type(sparse).__name__}"
         )
     require_str("pack_sparse24", "layout", layout)
     require_optional_int("pack_sparse24", "group", group)
-    data, sums = call(
-        torch.ops.lamina.pack_sparse24, sparse.values, sparse.metadata, sparse.k, layout, group
-    )
+    data, sums = call(torch.ops.lamina.pack_sparse24, sparse.values, sparse.metadata, sparse.k, layout, group)
     column_sums = sums if sparse.dtype == torch.int8 else None
     return PackedSparse24(data, column_sums, sparse.n, sparse.k, sparse.dtype, layout)
 
@@ -87,7 +86,9 @@ def pack_sparse24(sparse: Sparse24, layout: str = CPU_LAYOUT, group: int | None 
 def require_packed_sparse24(op: str, w: object, dtypes: tuple[torch.dtype, ...]) -> None:
     """The argument w must be a PackedSparse24 of one of the dtypes."""
     if not isinstance(w, PackedSparse24):
-        raise TypeError(f"lamina::{op}: w must be PackedSparse24 (lamina.pack_sparse24), got {type(w).__name__}")
+        raise TypeError(
+            f"lamina::{op}: w must be PackedSparse24 (lamina.pack_sparse24), got {type(w).__name__}"
+        )
     if w.dtype not in dtypes:
         allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise ValueError(

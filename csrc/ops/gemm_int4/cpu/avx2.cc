@@ -7,7 +7,7 @@
 
 #include <array>
 
-#include "ops/gemm_int4/cpu/body.h"
+#include "ops/gemm_int4/cpu/dense.h"
 
 namespace lamina::gemm_int4 {
 namespace {
@@ -28,8 +28,9 @@ struct Tile {
     });
   }
 
-  LAMINA_INLINE static void dequantize(const uint8_t* line, const float* scale,
+  LAMINA_INLINE static void dequantize(const uint8_t* tile, int64_t at, const float* scale,
                                        const float* minus_zero, float* to) {
+    const uint8_t* const line = line_at(tile, at);
     unroll<kVectors>([&](auto v) LAMINA_INLINE {
       for_weights(line, v, scale, minus_zero, [&](auto k, __m256 weights) LAMINA_INLINE {
         _mm256_store_ps(to + k * int4::kTileN + v * 8, weights);
@@ -104,7 +105,7 @@ struct Tile {
     const auto column = [](int v) { return v / kVectors * int4::kTileN + v % kVectors * 8; };
     for (int tile = 0; tile < kTileN / int4::kTileN; tile += kAtOnce) {
       const int first = tile * int4::kTileN;
-      const uint8_t* w = lines.w + tile * lines.w_stride;
+      const uint8_t* w = line_at(lines.w, lines.k) + tile * lines.w_stride;
       const float* a = lines.a;
       float* const y = lines.y + first;
       __m256 sum[kRows][kAtOnce * kVectors];

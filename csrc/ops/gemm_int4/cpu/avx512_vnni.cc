@@ -6,7 +6,7 @@
 #include <array>
 
 #include "base/avx512.h"
-#include "ops/gemm_int4/cpu/body.h"
+#include "ops/gemm_int4/cpu/dense.h"
 
 namespace lamina::gemm_int4 {
 namespace {
@@ -23,9 +23,9 @@ struct Tile {
     return _mm512_fmadd_ps(_mm512_permutexvar_ps(codes, floats), scale, minus_zero);
   }
 
-  LAMINA_INLINE static void dequantize(const uint8_t* at, const float* scale,
+  LAMINA_INLINE static void dequantize(const uint8_t* tile, int64_t at, const float* scale,
                                        const float* minus_zero, float* to) {
-    const __m512i line = _mm512_loadu_si512(at);
+    const __m512i line = _mm512_loadu_si512(line_at(tile, at));
     const __m512 s = _mm512_load_ps(scale), z = _mm512_load_ps(minus_zero);
     unroll<kLineK>([&](auto k) LAMINA_INLINE {
       _mm512_store_ps(to + k * int4::kTileN, weights(line, k, s, z));
@@ -80,7 +80,7 @@ struct Tile {
   template <int kRows>
   static void multiply_lines_of(const Lines& lines) {
     const float* a = lines.a;
-    const uint8_t* w = lines.w;
+    const uint8_t* w = line_at(lines.w, lines.k);
     __m512 sum[kRows][kTiles], scale[kTiles], minus_zero[kTiles];
     unroll<kTiles>([&](auto t) LAMINA_INLINE {
       scale[t] = _mm512_load_ps(lines.scale + t * int4::kTileN);

@@ -1,7 +1,7 @@
 // gemm_int4 / generic: plain loops, for any CPU.
 #include <cmath>
 
-#include "ops/gemm_int4/cpu/body.h"
+#include "ops/gemm_int4/cpu/dense.h"
 
 namespace lamina::gemm_int4 {
 namespace {
@@ -14,8 +14,9 @@ struct Tile {
     return std::fma(static_cast<float>(code), scale, minus_zero);
   }
 
-  static void dequantize(const uint8_t* line, const float* scale, const float* minus_zero,
-                         float* to) {
+  static void dequantize(const uint8_t* tile, int64_t at, const float* scale,
+                         const float* minus_zero, float* to) {
+    const uint8_t* const line = line_at(tile, at);
     for (int k = 0; k < kLineK; ++k)
       for (int j = 0; j < kTileN; ++j)
         to[k * kTileN + j] = weight(line, k, j, scale[j], minus_zero[j]);
@@ -31,7 +32,7 @@ struct Tile {
 
   static void multiply_lines(const Lines& lines) {
     const float* a = lines.a;
-    const uint8_t* w = lines.w;
+    const uint8_t* w = line_at(lines.w, lines.k);
     for (int64_t i = 0; i < lines.count; ++i, w += kLineBytes)
       for (int k = 0; k < kLineK; ++k, a += lines.rows)
         for (int j = 0; j < kTileN; ++j) {

@@ -13,7 +13,8 @@ template <class Product>
 struct Dense : Product {
   static constexpr int kWeightBytes = int8_tile::kTileBytes;
   static void with_weights(const Params& p, int64_t n0, int64_t tiles_k, const auto& body) {
-    body(WeightsOf<Dense>{p.w + n0 / int8_tile::kTileN * tiles_k * kWeightBytes});
+    body(WeightsOf<Dense>{reinterpret_cast<const uint8_t*>(p.w) +
+                          n0 / int8_tile::kTileN * tiles_k * kWeightBytes});
   }
 };
 

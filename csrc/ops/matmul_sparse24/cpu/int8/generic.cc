@@ -1,5 +1,6 @@
-// matmul_sparse24_int8 / generic: plain loops, for any CPU.
+// matmul_sparse24_int8, matmul_sparse24_int4_int8 / generic: plain loops, for any CPU.
 #include "gemm/cpu/pack_bytes.h"
+#include "ops/matmul_sparse24/cpu/int8/int4_nest.h"
 #include "ops/matmul_sparse24/cpu/int8/sparse.h"
 
 namespace lamina::matmul_sparse24 {
@@ -18,6 +19,26 @@ struct Tile {
 
   static void pack(const int8_t* a, int64_t a_stride, int rows, int64_t k, int8_t* packed) {
     pack_groups(a, a_stride, rows, k, uint64_t{0}, packed);
+  }
+
+  static void add_sums(const int8_t* values, int32_t* sums) {
+    for (int at = 0; at < kStepBytes; ++at) sums[at / sparse24_rows::kStepValues] += values[at];
+  }
+
+  static void expand_spans(const uint8_t* from, int64_t spans, int zero, int8_t* to,
+                           int32_t* sums) {
+    for (; spans > 0; --spans, from += kCodeSpanBytes, to += kSpanBytes) {
+      std::memcpy(to, from, sparse24_rows::kIndexBytes);
+      for (int step = 0; step < sparse24_rows::kSteps; ++step) {
+        int8_t* const values = to + sparse24_rows::kIndexBytes + step * kStepBytes;
+        for (int at = 0; at < kStepBytes; ++at) {
+          const int code =
+              from[sparse24_rows::kIndexBytes + step / 2 * kStepBytes + at] >> step % 2 * 4 & 15;
+          values[at] = static_cast<int8_t>(code - zero);
+        }
+        if (sums) add_sums(values, sums);
+      }
+    }
   }
 
   static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t, int, int64_t tiles_k,
@@ -42,6 +63,10 @@ struct Tile {
 
 CpuKernel matmul_sparse24_int8_generic(int64_t min_m) {
   return make_kernel<Tile>("matmul_sparse24_int8_generic", Isa::kGeneric, min_m, 2);
+}
+
+CpuKernel matmul_sparse24_int4_int8_generic(int64_t min_m) {
+  return make_int4_kernel<Tile>("matmul_sparse24_int4_int8_generic", Isa::kGeneric, min_m, 2);
 }
 
 }  // namespace lamina::matmul_sparse24

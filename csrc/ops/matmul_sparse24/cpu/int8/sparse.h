@@ -14,13 +14,22 @@ inline constexpr int kSpanBytes = sparse24_rows::span_bytes(8),
 inline constexpr int kStepBytes = sparse24_rows::kTileN * sparse24_rows::kStepValues;
 static_assert(kStepBytes == 64 && sparse24_rows::kIndexBytes == 64, "one zmm register each");
 
+// Codes of int4 are prefetched this many bytes ahead, as in the dense product.
+inline constexpr int64_t kCodesAhead = 2048;
+inline constexpr int kCodeSpanBytes = sparse24_rows::span_bytes(4);
+static_assert(kCodeSpanBytes == 3 * 64);
+
+LAMINA_INLINE inline void prefetch_codes(const uint8_t* span) {
+  for (int line = 0; line < kCodeSpanBytes; line += 64)
+    __builtin_prefetch(span + kCodesAhead + line, 0, 2);
+}
+
 // Product with 2:4 weights.
 template <class Product>
 struct Sparse : Product {
   static constexpr int kWeightBytes = kTileBytes;
   static void with_weights(const Int8Params& p, int64_t n0, int64_t tiles_k, const auto& body) {
-    body(WeightsOf<Sparse>{reinterpret_cast<const int8_t*>(p.weight.data) +
-                           n0 / sparse24_rows::kTileN * tiles_k * kWeightBytes});
+    body(WeightsOf<Sparse>{p.weight.data + n0 / sparse24_rows::kTileN * tiles_k * kWeightBytes});
   }
 };
 

@@ -1,10 +1,18 @@
-// The loop nest of gemm_int4 on a CPU, once. An ISA's file defines a Tile and instantiates the nest:
+// The loop nest of products in f32 on a CPU, for weights that become f32 on the way. An ISA's file defines a Tile and
+// instantiates the nest with the Params of its op:
 //
 //   struct Tile {
 //     kTileM                     most rows of one multiply()
 //     kTileN                     columns of a strip, a multiple of 16
 //     kBlockK                    input features whose weights lie in L1 as f32, a multiple of 64
-//     dequantize(line, scale, minus_zero_scale, to)   turns 64 bytes of int4_rows into to[8 k][16 columns]
+//     kLineK                     input features of a line, the piece that dequantize() takes
+//     kPackK                     activations of a row that lie together: [k / kPackK][rows][kPackK]
+//     kHasScales                 whether weights have scales and zero points by groups
+//     with_weights(params, n0, body)
+//         calls body(the Product of these columns, their weights). A Product has kWeightBytes, the bytes of 16 columns x
+//         64 input features, kStreamBytes, the bytes of a line, and what follows; mostly it is the Tile itself
+//     dequantize(tile, k, scale, minus_zero_scale, to)
+//         turns the line of 16 columns from input feature k on into f32 for multiply(), kLineK x 16 numbers
 //     multiply(Step)             y += a * w, in the order of k
 //     multiply_lines(Lines)      the same for up to kFewRows rows, with weights unpacked into registers
 //   };
@@ -21,15 +29,14 @@
 #include "base/unroll.h"
 #include "gemm/cpu/plan.h"
 #include "gemm/cpu/store_strip.h"
-#include "layout/int4.h"
-#include "ops/gemm_int4/gemm_int4.h"
+#include "gemm/cpu/weights_of.h"
+#include "gemm/float_sums.h"
 #include "quant/group_columns.h"
 
-namespace lamina::gemm_int4 {
+namespace lamina::gemm {
 namespace {
 
-// A line of int4_rows: 8 k of 16 columns.
-inline constexpr int kLineBytes = 64, kLineK = 8;
+inline constexpr int kFloatTileN = 16, kFloatTileK = 64;  // of packed weights
 
 // Up to this many rows unpack weights into registers. More rows share the cost of the way through L1, a store and a
 // load: with AVX2, registers make one row 1.6 times as fast and four rows no faster (2026-11, Zen 4, 4096 x 4096).
@@ -41,7 +48,7 @@ inline constexpr int64_t kStreamAhead = 2048;
 // The arguments of multiply().
 struct Step {
   int rows;
-  const float* a;  // [k][rows]
+  const float* a;  // packed
   const float* w;  // [tile of 16 columns][kBlockK][16]
   int tiles_n;
   int64_t k;
@@ -51,28 +58,31 @@ struct Step {
 // The arguments of multiply_lines(): lines that lie within one group.
 struct Lines {
   int rows;
-  const float* a;    // [k][rows]
-  const uint8_t* w;  // [tile of 16 columns: w_stride bytes][line]
+  const float* a;    // packed, from the first line on
+  const uint8_t* w;  // [tile of 16 columns: w_stride bytes]
   int64_t w_stride;
+  int64_t k;                        // the first input feature of the first line
   const float *scale, *minus_zero;  // [kTileN]; minus_zero is -zero point * scale
   int64_t count;
   float* y;  // [rows][kTileN]
 };
 
-template <class Tile>
-using StripOf = StoreStrip<Params, Tile::kTileN, int4::kTileN>;
+template <class Params, class Tile>
+using FloatStrip = StoreStrip<Params, Tile::kTileN, kFloatTileN>;
 
-template <class Tile>
-struct Nest : StripOf<Tile> {
-  using StripOf<Tile>::p;
-  static constexpr int kTileM = Tile::kTileM, kTileN = Tile::kTileN;
-  static constexpr int64_t kBlockK = Tile::kBlockK;
-  static constexpr int kTiles = kTileN / int4::kTileN;
-  static_assert(kChunkK % kBlockK == 0 && kBlockK % int4::kTileK == 0);
+template <class Params, class Tile>
+struct FloatNest : FloatStrip<Params, Tile> {
+  using Strip = FloatStrip<Params, Tile>;
+  using Strip::p;
+  static constexpr int kTileM = Tile::kTileM, kTileN = Tile::kTileN, kPackK = Tile::kPackK;
+  static constexpr int64_t kBlockK = Tile::kBlockK, kLineK = Tile::kLineK;
+  static constexpr int kTiles = kTileN / kFloatTileN;
+  static_assert(kChunkK % kBlockK == 0 && kBlockK % kFloatTileK == 0);
+  static_assert(kFloatTileK % kLineK == 0 && kLineK % kPackK == 0);
 
   // Scratch that all panels share: the weights of a block, and the operands of a group.
   struct Shared {
-    alignas(64) float weights[kTiles][kBlockK][int4::kTileN];
+    alignas(64) float weights[kTiles][kBlockK][kFloatTileN];
     alignas(64) float scale[kTileN], minus_zero[kTileN];  // minus_zero is -zero point * scale
   };
 
@@ -86,8 +96,8 @@ struct Nest : StripOf<Tile> {
     return (p.k + 2 * kTileN) * kTileM * static_cast<int64_t>(sizeof(float));
   }
 
-  Nest(const Params& params, const Block& where, void* scratch)
-      : StripOf<Tile>{params},
+  FloatNest(const Params& params, const Block& where, void* scratch)
+      : Strip{params},
         block(where),
         shared(*static_cast<Shared*>(scratch)),
         packed(reinterpret_cast<float*>(static_cast<Shared*>(scratch) + 1)),
@@ -112,7 +122,11 @@ struct Nest : StripOf<Tile> {
   LAMINA_NOINLINE static void pack_as(const T* __restrict a, int64_t stride, int rows, int64_t k,
                                       float* __restrict to) {
     for (int r = 0; r < rows; ++r)
-      for (int64_t i = 0; i < k; ++i) to[i * rows + r] = to_f32(a[r * stride + i]);
+      for (int64_t i = 0; i < k; ++i) to[packed_at(rows, r, i)] = to_f32(a[r * stride + i]);
+  }
+
+  static constexpr int64_t packed_at(int rows, int row, int64_t k) {
+    return (k / kPackK * rows + row) * kPackK + k % kPackK;
   }
 
   // The same for the features that perm names. A packed place without a feature keeps its value.
@@ -121,13 +135,13 @@ struct Nest : StripOf<Tile> {
                                         const int32_t* __restrict perm, float* __restrict to) {
     for (int r = 0; r < rows; ++r)
       for (int64_t i = 0; i < k; ++i)
-        if (perm[i] >= 0) to[i * rows + r] = to_f32(a[r * stride + perm[i]]);
+        if (perm[i] >= 0) to[packed_at(rows, r, i)] = to_f32(a[r * stride + perm[i]]);
   }
 
   void pack(int64_t m0, const Panel& panel) const {
     const int64_t k = p.problem.k;
     if (p.perm.is_given()) std::fill_n(panel.packed, panel.rows * k, 0.0f);
-    StripOf<Tile>::with_floats(p.a, p.a_dtype, [&](const auto* a) {
+    Strip::with_floats(p.a, p.a_dtype, [&](const auto* a) {
       const auto* const row = a + m0 * p.a_stride;
       if (p.perm.is_given()) {
         gather_as(row, p.a_stride, panel.rows, k, p.perm.data, panel.packed);
@@ -137,8 +151,15 @@ struct Nest : StripOf<Tile> {
     });
   }
 
+  // The input features that share scales.
+  int64_t group() const { return Tile::kHasScales ? p.problem.group : kChunkK; }
+
   // Loads the scales and zero points of one group for columns [n0, n0 + count).
   void load_group(int64_t group, int64_t n0, int count) {
+    if constexpr (Tile::kHasScales) load_scales(group, n0, count);
+  }
+
+  void load_scales(int64_t group, int64_t n0, int count) {
     load_columns(p.w_scale, group, n0, count, 1.0f, shared.scale);
     if (p.w_zero_point.is_given()) {
       load_columns(p.w_zero_point, group, n0, count, -1.0f, shared.minus_zero);
@@ -151,59 +172,72 @@ struct Nest : StripOf<Tile> {
   // shared.weights = the weights of [k0, k1). Prefetches the packed weights that lie kStreamAhead bytes later: tiles
   // of equal n are neighbours, and the tiles of the next strip follow, which belongs to this task or most likely to
   // the next task.
-  void dequantize(int64_t n0, int count, int64_t k0, int64_t k1) {
-    const int64_t group = p.problem.group, w_stride = int4::tiles_k(p.problem.k) * int4::kTileBytes;
-    const uint8_t* const w = p.w + n0 / int4::kTileN * w_stride;
+  template <class Product>
+  void dequantize(const uint8_t* w, int64_t n0, int count, int64_t k0, int64_t k1) {
+    const int64_t w_stride = stride_of<Product>();
     for (int64_t at = k0; at < k1;) {
-      const int64_t stop = std::min((at / group + 1) * group, k1);
-      load_group(at / group, n0, count);
-      for (int t = 0; t < static_cast<int>(int4::tiles_n(count)); ++t)
+      const int64_t stop = std::min((at / group() + 1) * group(), k1);
+      load_group(at / group(), n0, count);
+      for (int t = 0; t < tiles_of(count); ++t)
         for (int64_t k = at; k < stop; k += kLineK) {
-          const uint8_t* const line = w + t * w_stride + k / kLineK * kLineBytes;
-          __builtin_prefetch(line + kStreamAhead, 0, 2);
-          Tile::dequantize(line, shared.scale + t * int4::kTileN,
-                           shared.minus_zero + t * int4::kTileN, shared.weights[t][k - k0]);
+          const uint8_t* const tile = w + t * w_stride;
+          prefetch<Product::kStreamBytes>(tile + k * Product::kWeightBytes / kFloatTileK);
+          Product::dequantize(tile, k, shared.scale + t * kFloatTileN,
+                              shared.minus_zero + t * kFloatTileN, shared.weights[t][k - k0]);
         }
       at = stop;
     }
   }
 
+  template <class Product>
+  int64_t stride_of() const {
+    return ceil_div(p.problem.k, int64_t{kFloatTileK}) * Product::kWeightBytes;
+  }
+
+  static int tiles_of(int count) { return static_cast<int>(ceil_div(count, kFloatTileN)); }
+
+  template <int kBytes>
+  static void prefetch(const uint8_t* line) {
+    for (int at = 0; at < kBytes; at += 64) __builtin_prefetch(line + kStreamAhead + at, 0, 2);
+  }
+
   // k_chunk += the products of [k0, k1), with weights in L1.
-  void multiply_blocks(int64_t n0, int count, int64_t rows, int64_t k0, int64_t k1) {
+  template <class Product>
+  void multiply_blocks(const uint8_t* w, int64_t n0, int count, int64_t rows, int64_t k0,
+                       int64_t k1) {
     for (int64_t stop; k0 < k1; k0 = stop) {
       stop = std::min(k1, k0 + kBlockK);
-      dequantize(n0, count, k0, stop);
+      dequantize<Product>(w, n0, count, k0, stop);
       for_panels(rows, [&](const Panel& panel) {
-        Tile::multiply(Step{panel.rows, panel.packed + k0 * panel.rows, shared.weights[0][0],
-                            static_cast<int>(int4::tiles_n(count)), stop - k0,
-                            k_chunk + panel.row * kTileN});
+        Product::multiply(Step{panel.rows, panel.packed + k0 * panel.rows, shared.weights[0][0],
+                               tiles_of(count), stop - k0, k_chunk + panel.row * kTileN});
       });
     }
   }
 
   // The same with weights in registers, for whole lines, a few rows and all columns of a strip.
-  void multiply_lines(int64_t n0, int64_t rows, int64_t k0, int64_t k1) {
-    const int64_t group = p.problem.group, w_stride = int4::tiles_k(p.problem.k) * int4::kTileBytes;
+  template <class Product>
+  void multiply_lines(const uint8_t* w, int64_t n0, int64_t rows, int64_t k0, int64_t k1) {
     for (int64_t stop; k0 < k1; k0 = stop) {
-      stop = std::min((k0 / group + 1) * group, k1);
-      load_group(k0 / group, n0, kTileN);
-      Tile::multiply_lines(Lines{static_cast<int>(rows), packed + k0 * rows,
-                                 p.w + n0 / int4::kTileN * w_stride + k0 / kLineK * kLineBytes,
-                                 w_stride, shared.scale, shared.minus_zero, (stop - k0) / kLineK,
-                                 k_chunk});
+      stop = std::min((k0 / group() + 1) * group(), k1);
+      load_group(k0 / group(), n0, kTileN);
+      Product::multiply_lines(Lines{static_cast<int>(rows), packed + k0 * rows, w,
+                                    stride_of<Product>(), k0, shared.scale, shared.minus_zero,
+                                    (stop - k0) / kLineK, k_chunk});
     }
   }
 
-  // total[rows][kTileN] = the sums of columns [n0, n0 + count).
-  void multiply_strip(int64_t n0, int count, int64_t rows) {
+  // total[rows][kTileN] = the sums of columns [n0, n0 + count), whose weights start at w.
+  template <class Product>
+  void multiply_strip(const uint8_t* w, int64_t n0, int count, int64_t rows) {
     const int64_t k = p.problem.k;
     const int64_t lines_end = rows <= kFewRows && count == kTileN ? k / kLineK * kLineK : 0;
     std::fill_n(total, rows * kTileN, empty_sum(k));
     for (int64_t k0 = 0; k0 < k; k0 += kChunkK) {
       const int64_t k1 = std::min(k, k0 + kChunkK), middle = std::clamp(lines_end, k0, k1);
       std::fill_n(k_chunk, rows * kTileN, kNoSum);
-      multiply_lines(n0, rows, k0, middle);
-      multiply_blocks(n0, count, rows, middle, k1);
+      multiply_lines<Product>(w, n0, rows, k0, middle);
+      multiply_blocks<Product>(w, n0, count, rows, middle, k1);
       add_row(k_chunk, rows * kTileN, total);
     }
   }
@@ -215,8 +249,10 @@ struct Nest : StripOf<Tile> {
         for_panels(rows, [&](const Panel& panel) { pack(m0 + panel.row, panel); });
       for (int64_t n0 = block.n_begin; n0 < block.n_end; n0 += kTileN) {
         const int count = static_cast<int>(std::min<int64_t>(kTileN, block.n_end - n0));
-        multiply_strip(n0, count, rows);
-        typename StripOf<Tile>::Columns columns;
+        Tile::with_weights(p, n0, [&]<class Product>(WeightsOf<Product> weights) {
+          multiply_strip<Product>(weights.at, n0, count, rows);
+        });
+        typename Strip::Columns columns;
         this->load_bias(n0, count, columns);
         this->store(total, m0, rows, n0, count, columns);
       }
@@ -224,13 +260,14 @@ struct Nest : StripOf<Tile> {
   }
 };
 
-template <class Tile>
-CpuKernel make_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
-  CpuKernel kernel = cpu_kernel<Nest<Tile>, Tile, Params>(name, isa, min_m, macs_per_cycle);
+template <class Params, class Tile>
+CpuKernel float_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
+  using Nest = FloatNest<Params, Tile>;
+  CpuKernel kernel = cpu_kernel<Nest, Tile, Params>(name, isa, min_m, macs_per_cycle);
   kernel.group_step = kInt4GroupStep;
-  kernel.scratch_bytes = sizeof(typename Nest<Tile>::Shared);
+  kernel.scratch_bytes = sizeof(typename Nest::Shared);
   return kernel;
 }
 
 }  // namespace
-}  // namespace lamina::gemm_int4
+}  // namespace lamina::gemm
