@@ -77,8 +77,12 @@ MUTANTS = (
         tests="tests/ops/test_pack_int4.py",
     ),
     *plant(
-        "csrc/ops/gemm_int4/cuda/dequantize.cuh",
-        ("int4 dequantize: padding past k is a weight", "left == 1 ? 0x0000ffffu : 0u", "0xffffffffu"),
+        "csrc/ops/gemm_int4/cuda/products.cuh",
+        ("int4 products: padding past k is a weight", "left == 1 ? 0x0000ffffu : 0u", "0xffffffffu"),
+        tests="tests/ops/test_gemm_int4_cuda.py",
+    ),
+    *plant(
+        "csrc/gemm/cuda/int4_dequantize.cuh",
         ("int4 dequantize: f16 codes of odd rows not shifted", "? 1024.0f : 64.0f", "? 1024.0f : 1024.0f"),
         ("int4 dequantize: fractions of zero points lost", "whole == zero ?", "true ?"),
         ("int4 dequantize: zero points cut off", "within + kRound - kRound", "static_cast<int>(within)"),
@@ -145,7 +149,7 @@ MUTANTS = (
         tests="tests/ops/test_gemm_int4_cuda.py",
     ),
     *plant(
-        "csrc/ops/gemm_int4/cuda/stage_groups.cuh",
+        "csrc/gemm/cuda/int4_groups.cuh",
         (
             "int4 groups: a group of one slice less",
             "++row; end += args.group_slices;",
