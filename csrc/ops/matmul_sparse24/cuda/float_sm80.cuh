@@ -7,8 +7,6 @@
 // Layouts    a [m,k] row-major, f16 or bf16.  w: layout/sparse24_tile.h.  scales, zero points [groups,n].  out [m,n]
 // Data path  gmem -cp.async-> smem ring -ldmatrix (a), 16-byte, 8-byte and 4-byte loads (values, codes, metadata)-> regs
 //            -gemm/cuda/int4_dequantize.cuh (codes)-> mma.sp m16n8k32 -> f32 -> out
-// Budget     regs <= 255; 0 spills; 0 bank conflicts (layout/swizzle.h)
-//            requires SASS: HMMA.SP, LDGSTS, LDSM
 // Requires   no alignment: rows of a that do not allow 16-byte copies are copied in 4-byte words or in bytes
 // Source     own; codes as mma.sp's operand a as in Sparse-Marlin, Frantar et al., arXiv:2408.11743.
 //            Reference: tests/reference/sparse24.py

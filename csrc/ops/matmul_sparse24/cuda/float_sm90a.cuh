@@ -10,8 +10,6 @@
 // Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 16-byte loads, or 8-byte loads ->
 //            gemm/cuda/int4_dequantize.cuh -> its register operand -> f32; then smem rows -> out
 // Features   lanes with lane / 4 == q hold two neighbouring features of a warp's 16, as rows q and q + 8 of wgmma
-// Budget     regs <= 168; 0 spills; 0 bank conflicts
-//            requires SASS: HGMMA.SP, UTMALDG, LDGSTS
 // Requires   no alignment: the copy warps copy or gather rows of a that TMA cannot load
 // Source     own; warp roles and ring as in gemm_int4's sm90a. Reference: tests/reference/sparse24.py
 #pragma once

@@ -1,4 +1,7 @@
 // matmul_sparse24_int4 / sm80: float_sm80.cuh on codes.
+//
+// Budget     regs <= 255; 0 spills; 0 bank conflicts
+//            requires SASS: HMMA.SP, LDGSTS, LDSM
 #pragma once
 
 #include "ops/matmul_sparse24/cuda/float_sm80.cuh"

@@ -1,4 +1,7 @@
 // matmul_sparse24 / sm90a: float_sm90a.cuh on values.
+//
+// Budget     regs <= 168; 0 spills; 0 bank conflicts
+//            requires SASS: HGMMA.SP, UTMALDG, LDGSTS
 #pragma once
 
 #include "ops/matmul_sparse24/cuda/float_sm90a.cuh"
