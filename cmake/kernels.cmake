@@ -1,5 +1,20 @@
-# CUDA kernels as sources: one file for each row LAMINA_CUDA_KERNEL(op, name, config) of csrc/ops/<op>/kernels.inc. The
+# CUDA kernels as sources: one file for each row LAMINA_CUDA_KERNEL(op, name, config) of csrc/ops/<folder>/kernels.inc. The
 # prefix of the name is the arch: the kernel is the template <arch>_kernel in cuda/<arch>.cuh, for the Config <Arch>Config.
+# In a folder of several ops named <folder>_<part>, a part with templates of its own has <part>_<arch>.cuh,
+# <part>_<arch>_kernel and <Part><Arch>Config.
+
+# lamina_camel_case(NAME OUT): gemm_int8 becomes GemmInt8.
+function(lamina_camel_case name out)
+  string(REPLACE "_" ";" words ${name})
+  set(all "")
+  foreach(word IN LISTS words)
+    string(SUBSTRING ${word} 0 1 first)
+    string(SUBSTRING ${word} 1 -1 rest)
+    string(TOUPPER ${first} first)
+    string(APPEND all ${first}${rest})
+  endforeach()
+  set(${out} ${all} PARENT_SCOPE)
+endfunction()
 
 # lamina_cuda_kernels(FOLDER SUFFIX ARCHS OUT): writes the kernels of these archs as FOLDER/<op>_<name>.SUFFIX, and for each
 # op the function that lists them; OUT becomes the files.
@@ -19,17 +34,19 @@ function(lamina_cuda_kernels folder suffix archs out)
       if(NOT arch IN_LIST archs)
         continue()
       endif()
-      string(SUBSTRING ${arch} 0 1 first)
-      string(SUBSTRING ${arch} 1 -1 rest)
-      string(TOUPPER ${first} first)
+      string(REGEX REPLACE "^${space}_?" "" template ${op}_${arch})
+      if(NOT EXISTS ${PROJECT_SOURCE_DIR}/csrc/ops/${space}/cuda/${template}.cuh)
+        set(template ${arch})
+      endif()
+      lamina_camel_case(${template} camel)
       set(file ${folder}/${op}_${name}.${suffix})
       file(CONFIGURE OUTPUT ${file} CONTENT "// Written by CMake from csrc/ops/${space}/kernels.inc.
-#include \"ops/${space}/cuda/${arch}.cuh\"
+#include \"ops/${space}/cuda/${template}.cuh\"
 
 namespace lamina::${space} {
 
 CudaKernel ${op}_${name}() {
-  return ${arch}_kernel<${first}${rest}Config{${config}}>(\"${op}_${name}\");
+  return ${template}_kernel<${camel}Config{${config}}>(\"${op}_${name}\");
 }
 
 }  // namespace lamina::${space}

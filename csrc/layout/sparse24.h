@@ -30,6 +30,13 @@ constexpr int first(int code) { return code & 3; }
 constexpr int second(int code) { return code >> 2 & 3; }
 constexpr bool is_code(int code) { return first(code) < second(code); }
 
+// The place of an index or a value in a tile of a packed order: bits [shift, shift + size) of the bytes from `byte` on.
+struct Place {
+  int byte, shift;
+
+  constexpr bool operator==(const Place&) const = default;
+};
+
 inline constexpr int kEmptyCode = code_of(2, 3);
 inline constexpr int kNoCode = -1;
 

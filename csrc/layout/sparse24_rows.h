@@ -20,6 +20,7 @@
 #include <optional>
 
 #include "base/int_math.h"
+#include "layout/sparse24.h"
 
 namespace lamina::sparse24_rows {
 
@@ -44,10 +45,7 @@ constexpr std::optional<int64_t> packed_bytes(int64_t n, int64_t k, int bits) {
   return checked_product(tiles_n(n), tiles_k(k), tile_bytes(bits));
 }
 
-// The place of an index or a value in its tile: bits [shift, shift + size) of the bytes from `byte` on.
-struct Place {
-  int byte, shift;
-};
+using sparse24::Place;
 
 // Kept value `kept` (0 or 1) of group `group` (0..15) of column n of a tile.
 constexpr Place index_place(int n, int group, int kept, int bits) {

@@ -11,6 +11,11 @@
 #include "torch/int4.h"
 #include "torch/int8.h"
 #include "torch/interop.h"
+#include "torch/product.h"
+
+#if defined(LAMINA_CUDA_KERNELS)
+#include "ops/matmul_sparse24/cuda/run.h"
+#endif
 
 namespace lamina::interop {
 namespace {
@@ -25,9 +30,15 @@ int value_bits(const char* op, const char* name, ScalarType dtype) {
        dtype_text(dtype));
 }
 
-void require_rows_layout(const char* op, const std::string& layout) {
-  require(layout == sparse24_rows::kName, op, "layout = \"", layout.c_str(), "\"; allowed: \"",
-          sparse24_rows::kName, "\"");
+// The layout of this name; it must be able to hold values of `bits` bits.
+const matmul_sparse24::Layout& layout_of(const char* op, const std::string& name, int bits) {
+  using matmul_sparse24::kRowsLayout, matmul_sparse24::kTileLayout;
+  const matmul_sparse24::Layout& layout = name == kTileLayout.name ? kTileLayout : kRowsLayout;
+  require(layout.name == name, op, "layout = \"", name.c_str(), "\"; allowed: \"", kRowsLayout.name,
+          "\", \"", kTileLayout.name, "\"");
+  require(bits <= layout.most_bits, op, "layout = \"", name.c_str(),
+          "\" has no float32 values; allowed: \"", kRowsLayout.name, "\"");
+  return layout;
 }
 
 void require_packed(const char* op, const char* name, const Tensor& w, int64_t n, int64_t k,
@@ -47,7 +58,7 @@ std::tuple<Tensor, Tensor> pack(const Tensor& values, const Tensor& metadata, in
   constexpr const char* kOp = "pack_sparse24";
   const Argument values_arg{kOp, "values", values}, metadata_arg{kOp, "metadata", metadata};
   const int bits = value_bits(kOp, "values", values.scalar_type());
-  require_rows_layout(kOp, layout);
+  const matmul_sparse24::Layout& order = layout_of(kOp, layout, bits);
   require(k >= 0 && k % sparse24::kGroupK == 0, kOp, "k = ", k, "; allowed: multiples of 4");
   require(!group || bits == 8, kOp, "group = ", group.value_or(0), "; allowed for int8 only");
   const int64_t n = values.dim() == 2 ? values.size(0) : 0;
@@ -68,7 +79,7 @@ std::tuple<Tensor, Tensor> pack(const Tensor& values, const Tensor& metadata, in
       {sparse24_rows::tiles_n(n), sparse24_rows::tiles_k(k), sparse24_rows::tile_bytes(bits)},
       ScalarType::Byte);
   advise_huge_pages(data.data_ptr(), data.numel());
-  raise_if_bad(matmul_sparse24::pack(shape, sparse, static_cast<uint8_t*>(data.data_ptr()),
+  raise_if_bad(matmul_sparse24::pack(order, shape, sparse, static_cast<uint8_t*>(data.data_ptr()),
                                      TorchParallel()));
   Tensor sums = bits != 8              ? new_tensor(values, {0}, ScalarType::Int)
                 : problem.is_grouped() ? new_tensor(values, {problem.groups(), n}, ScalarType::Int)
@@ -85,12 +96,12 @@ std::tuple<Tensor, Tensor> unpack(const Tensor& data, int64_t n, int64_t k, std:
   constexpr const char* kOp = "unpack_sparse24";
   require(n >= 0, kOp, "n = ", n, "; may not be negative");
   require(k >= 0 && k % sparse24::kGroupK == 0, kOp, "k = ", k, "; allowed: multiples of 4");
-  require_rows_layout(kOp, layout);
   const int bits = value_bits(kOp, "dtype", dtype);
+  const matmul_sparse24::Layout& order = layout_of(kOp, layout, bits);
   require_packed(kOp, "data", data, n, k, bits);
   Tensor values = new_tensor(data, {n, sparse24::values_k(k)}, dtype);
   Tensor metadata = new_tensor(data, {n, sparse24::metadata_bytes(k)}, ScalarType::Byte);
-  matmul_sparse24::unpack({n, k, bits}, static_cast<const uint8_t*>(data.data_ptr()),
+  matmul_sparse24::unpack(order, {n, k, bits}, static_cast<const uint8_t*>(data.data_ptr()),
                           values.data_ptr(), static_cast<uint8_t*>(metadata.data_ptr()),
                           TorchParallel());
   return {values, metadata};
@@ -111,20 +122,56 @@ void require_int4_int8(const char* op, const gemm::Problem& problem, const Tenso
   require_packed(op, "w", w, problem.n, problem.k, 4);
 }
 
-void run_on(const Accelerator&, const matmul_sparse24::Int8Params&, int, const Tensor&) {
-  fail("matmul_sparse24_int8", "runs on the CPU only");
-}
-void run_on(const Accelerator&, const matmul_sparse24::Int4Params&, int, const Tensor&) {
-  fail("matmul_sparse24_int4", "runs on the CPU only");
-}
-void run_on(const Accelerator&, const matmul_sparse24::Int4Int8Params&, int, const Tensor&) {
-  fail("matmul_sparse24_int4_int8", "runs on the CPU only");
-}
-void run_on(const Accelerator&, const matmul_sparse24::FloatParams&, int, const Tensor&) {
-  fail("matmul_sparse24", "runs on the CPU only");
+const uint8_t* bytes_of(const Tensor& w) { return static_cast<const uint8_t*>(w.data_ptr()); }
+
+#if defined(LAMINA_CUDA_KERNELS)
+template <class Params>
+void run_plan(const Accelerator& accelerator, const Params& params, const gemm::CudaPlan& plan,
+              int64_t workspace_bytes, const Tensor& like) {
+  const Workspace workspace(like, workspace_bytes);
+  raise_if_bad(matmul_sparse24::run_cuda(params, plan, workspace.data(), accelerator.stream));
 }
 
-const uint8_t* bytes_of(const Tensor& w) { return static_cast<const uint8_t*>(w.data_ptr()); }
+void run_on(const Accelerator& accelerator, const matmul_sparse24::Int8Params& params, int max_sms,
+            const Tensor& like) {
+  const gemm::Problem& problem = params.problem;
+  require(!problem.is_grouped(), "matmul_sparse24_int8",
+          "w has scales along k (group = 128), for which no CUDA kernel is built; allowed on CUDA: "
+          "group = None in pack_sparse24");
+  const gemm::CudaPlan plan = plan_product(accelerator, matmul_sparse24::int8_cuda_op(), problem,
+                                           matmul_sparse24::int8_k_rule(problem), max_sms,
+                                           matmul_sparse24::a_alignment(params));
+  run_plan(accelerator, params, plan, plan.partial_bytes(problem), like);
+}
+
+void run_on(const Accelerator& accelerator, const matmul_sparse24::Int4Params& params, int max_sms,
+            const Tensor& like) {
+  raise_if_bad(matmul_sparse24::check_cuda(params));
+  const gemm::Problem& problem = params.problem;
+  const gemm::CudaPlan plan = plan_product(accelerator, matmul_sparse24::int4_cuda_op(), problem,
+                                           matmul_sparse24::float_k_rule(problem), max_sms);
+  run_plan(accelerator, params, plan, plan.partial_bytes(problem), like);
+}
+
+void run_on(const Accelerator& accelerator, const matmul_sparse24::Int4Int8Params& params,
+            int max_sms, const Tensor& like) {
+  raise_if_bad(matmul_sparse24::check_cuda(params));
+  const gemm::Problem& problem = params.problem;
+  const gemm::CudaPlan plan = plan_product(
+      accelerator, matmul_sparse24::int4_int8_cuda_op(), problem,
+      matmul_sparse24::int4_int8_k_rule(problem, params.w_zero_point.is_given()), max_sms);
+  run_plan(accelerator, params, plan, matmul_sparse24::workspace_bytes(params, plan), like);
+}
+
+void run_on(const Accelerator& accelerator, const matmul_sparse24::FloatParams& params, int max_sms,
+            const Tensor& like) {
+  raise_if_bad(matmul_sparse24::check_cuda(params));
+  const gemm::Problem& problem = params.problem;
+  const gemm::CudaPlan plan = plan_product(accelerator, matmul_sparse24::half_cuda_op(), problem,
+                                           matmul_sparse24::float_k_rule(problem), max_sms);
+  run_plan(accelerator, params, plan, plan.partial_bytes(problem), like);
+}
+#endif
 
 Tensor matmul_int8(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor& a_scale,
                    const Tensor& w_scale, std::optional<Tensor> a_zero_point,

@@ -39,7 +39,7 @@ Exact<uint8_t> compressed(const Problem& p, const void* w, uint8_t fill, int bit
                                     values.data(), metadata.data(), Serial())
             .is_ok());
   CHECK(matmul_sparse24::pack(
-            {p.n, p.k, bits},
+            matmul_sparse24::kRowsLayout, {p.n, p.k, bits},
             {values.data(), p.k / 2, metadata.data(), sparse24::metadata_bytes(p.k)}, data.data(),
             Serial())
             .is_ok());

@@ -11,7 +11,7 @@ import torch
 import lamina
 from tests.reference import gemm
 from tests.reference import matmul_sparse24 as reference
-from tests.support.backends import Backend, cpu_backends, kernel_of, simde_parameters
+from tests.support.backends import Backend, backends, cpu_backends, kernel_of, simde_parameters
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import Int4Case, Int4Inputs
@@ -19,7 +19,7 @@ from tests.support.sparse24_cases import random_mask
 
 OP, INT4, INT4_INT8 = "matmul_sparse24", "matmul_sparse24_int4", "matmul_sparse24_int4_int8"
 BACKENDS = pytest.mark.parametrize("backend", cpu_backends(OP))
-INT4_INT8_BACKENDS = pytest.mark.parametrize("backend", cpu_backends(INT4_INT8))
+INT4_INT8_BACKENDS = pytest.mark.parametrize("backend", backends(INT4_INT8))
 INT4_BACKENDS = pytest.mark.parametrize("backend", cpu_backends(INT4))
 DTYPE = pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=dtype_name)
 SHAPES = ((1, 1, 4), (0, 5, 8), (3, 0, 8), (3, 5, 0), (1, 17, 68), (2, 64, 128), (3, 130, 1044), (4, 33, 36),

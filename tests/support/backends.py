@@ -36,6 +36,10 @@ STANDS_FOR_STORES = {
     "gemm_int8_grouped": ("sm80_m64", "sm90a_m64"),
     "gemm_int4": ("sm80_m32", "sm90a_m32"),
     "gemm_int4_int8": ("sm80_m64", "sm90a_m32"),
+    **dict.fromkeys(
+        ("matmul_sparse24", "matmul_sparse24_int4", "matmul_sparse24_int4_int8", "matmul_sparse24_int8"),
+        ("sm80_m64", "sm90a_m64"),
+    ),
     **dict.fromkeys(("quantize_int8", "paged_kv", "merge_attention_states"), ("rows",)),
 }
 
@@ -236,6 +240,7 @@ class CudaKernel(Backend):
 
     op: str = ""
     int4_layout = "int4_tile"
+    sparse24_layout = "sparse24_tile"
 
     @property
     def arch(self) -> int:

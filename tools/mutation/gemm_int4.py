@@ -77,8 +77,12 @@ MUTANTS = (
         tests="tests/ops/test_pack_int4.py",
     ),
     *plant(
-        "csrc/ops/gemm_int4/cuda/dequantize.cuh",
-        ("int4 dequantize: padding past k is a weight", "left == 1 ? 0x0000ffffu : 0u", "0xffffffffu"),
+        "csrc/ops/gemm_int4/cuda/products.cuh",
+        ("int4 products: padding past k is a weight", "left == 1 ? 0x0000ffffu : 0u", "0xffffffffu"),
+        tests="tests/ops/test_gemm_int4_cuda.py",
+    ),
+    *plant(
+        "csrc/gemm/cuda/int4_dequantize.cuh",
         ("int4 dequantize: f16 codes of odd rows not shifted", "? 1024.0f : 64.0f", "? 1024.0f : 1024.0f"),
         ("int4 dequantize: fractions of zero points lost", "whole == zero ?", "true ?"),
         ("int4 dequantize: zero points cut off", "within + kRound - kRound", "static_cast<int>(within)"),
@@ -136,16 +140,37 @@ MUTANTS = (
         ),
         ("int4 sm80: both halves of 16 tokens the first", "b[j / 2][j % 2 * 2],", "b[j / 2][0],"),
         ("int4 sm80: groups that end within a tile", "first >= kSlices &&", "first >= kSlices - 1 &&"),
+        tests="tests/ops/test_gemm_int4_cuda.py",
+    ),
+    *plant(
+        "csrc/gemm/cuda/sm80_pipe.cuh",
         (
-            "int4 sm80, perm: the rows of a split start at its first k",
+            "sm80 pipe, perm: the rows start a step later",
             "(from) - begin;",
-            "(from) - begin + at.first_step * kStepK;",
+            "(from) - begin + kStepK;",
             "tests/ops/test_split_k.py -k gemm_int4-",
         ),
         tests="tests/ops/test_gemm_int4_cuda.py",
     ),
     *plant(
-        "csrc/ops/gemm_int4/cuda/stage_groups.cuh",
+        "csrc/gemm/cuda/sm90a_pipe.cuh",
+        ("int4 sm90a: copied rows with another swizzle", "swizzled(kSwizzle, at)", "at"),
+        (
+            "int4 sm90a: copied rows in int32",
+            "base + (m0 + row) * p.a_stride * 2;",
+            "base + static_cast<int32_t>((m0 + row) * p.a_stride) * 2;",
+            "tests/ops/test_large.py -k gemm_int4- and emulator",
+        ),
+        (
+            "int4 sm90a: rows past m copied",
+            "m0 + row < p.problem.m ? p.problem.k - k0 : 0;",
+            "p.problem.k - k0;",
+            "tests/ops/test_gemm_int4_cuda.py -k sm90a and (act_order or strides)",
+        ),
+        tests="tests/ops/test_gemm_int4_cuda.py",
+    ),
+    *plant(
+        "csrc/gemm/cuda/int4_groups.cuh",
         (
             "int4 groups: a group of one slice less",
             "++row; end += args.group_slices;",
@@ -164,7 +189,6 @@ MUTANTS = (
     ),
     *plant(
         "csrc/ops/gemm_int4/cuda/sm90a.cuh",
-        ("int4 sm90a: copied rows with another swizzle", "swizzled(Pipe::kSwizzle, at)", "at"),
         (
             "int4 sm90a: weights overwritten two products too early",
             "dev::wgmma_wait<kSlices / 2 - 1>();",
@@ -214,18 +238,6 @@ MUTANTS = (
             "copy_rows(args, tile.m0, step, thread, stage);",
             "{ Args moved = args; if (args.p.perm.is_given()) moved.p.a = static_cast<const std::byte*>(args.p.a) + tile.first_step * int4::kTileK * 2; copy_rows(moved, tile.m0, step, thread, stage); }",
             "tests/ops/test_split_k.py -k gemm_int4-",
-        ),
-        (
-            "int4 sm90a: copied rows in int32",
-            "base + (m0 + row) * p.a_stride * 2;",
-            "base + static_cast<int32_t>((m0 + row) * p.a_stride) * 2;",
-            "tests/ops/test_large.py -k gemm_int4- and emulator",
-        ),
-        (
-            "int4 sm90a: rows past m copied",
-            "m0 + row < p.problem.m ? p.problem.k - k0 : 0;",
-            "p.problem.k - k0;",
-            "tests/ops/test_gemm_int4_cuda.py -k sm90a and (act_order or strides)",
         ),
         tests="tests/ops/test_gemm_int4_cuda.py",
     ),

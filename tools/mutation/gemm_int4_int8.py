@@ -141,7 +141,7 @@ MUTANTS = (
         tests="tests/ops/test_gemm_int4_int8.py tests/ops/test_gemm_int4_int8_exact.py",
     ),
     *plant(
-        "csrc/ops/gemm_int4_int8/cuda/group_end.cuh",
+        "csrc/gemm/cuda/group_end.cuh",
         ("int4_int8 cuda: rows q and q + 8 swapped", "a[1] = first >> 4 & kLow;", "a[1] = first & kLow;"),
         (
             "int4_int8 cuda: padding past k belongs to no group",
@@ -172,8 +172,8 @@ MUTANTS = (
         ),
         (
             "int4_int8 cuda, groups: parts of a group keep the tokens' zero points",
-            "if (args.p.a_zero_point.is_given()) correct(at, zero); #pragma unroll",
-            "#pragma unroll",
+            "if (args.p.a_zero_point.is_given()) correct(at, zero); for_sums(",
+            "for_sums(",
         ),
         (
             "int4_int8 cuda: zero points of the first tokens",
@@ -183,7 +183,7 @@ MUTANTS = (
         tests="tests/ops/test_gemm_int4_int8_cuda.py",
     ),
     *plant(
-        "csrc/ops/gemm_int4_int8/cuda/kernel.h",
+        "csrc/gemm/cuda/int4_int8.h",
         (
             "int4_int8 cuda, plan: partial sums of a split of one group",
             "return is_one_group(p) ? split.count :",
@@ -192,7 +192,7 @@ MUTANTS = (
         tests="tests/ops/test_gemm_int4_int8_cuda.py",
     ),
     *plant(
-        "csrc/ops/gemm_int4_int8/cuda/pack_activations.cu",
+        "csrc/gemm/cuda/pack_activations.cuh",
         ("int4_int8 cuda, pack_activations: k in its own order", "int4::s8_k(at)", "at"),
         (
             "int4_int8 cuda, pack_activations: a place without a feature is 0, not the zero point",
@@ -234,7 +234,7 @@ MUTANTS = (
         tests="tests/ops/test_gemm_int4_int8_cuda.py",
     ),
     *plant(
-        "csrc/ops/gemm_int4_int8/cuda/reduce.cu",
+        "csrc/gemm/cuda/int4_int8_reduce.cuh",
         (
             "int4_int8 cuda, reduce: the first column's scale",
             "e < columns.left ? j + e : j;",

@@ -99,8 +99,8 @@ MUTANTS = (
         "csrc/ops/matmul_sparse24/pack.cc",
         (
             "sparse24 pack: the group's first index twice",
-            "or_bits(tile, to.index[1], sparse24::second(code));",
-            "or_bits(tile, to.index[1], sparse24::first(code));",
+            "put(tile, to.index[1], 3, sparse24::second(code));",
+            "put(tile, to.index[1], 3, sparse24::first(code));",
         ),
         (
             "sparse24 pack: row stride of values ignored",

@@ -62,6 +62,8 @@ struct Pending {
   std::shared_ptr<Accumulator> accumulator;
   FencedRegisters::Lanes frag_a;  // nullptr if A is in shared memory
   FragmentA values_a;
+  FencedRegisters::Lanes metadata;  // nullptr if A is dense
+  std::array<uint32_t, kWarpLanes> values_metadata;
 };
 
 struct Warpgroup {
@@ -82,7 +84,8 @@ struct WgmmaState {
   std::vector<Pending> open;
   std::deque<std::vector<Pending>> groups;
 
-  void issue(const Wgmma& what, const Lanes& d, const Lanes& frag_a, const char* name, Where where);
+  void issue(const Wgmma& what, const Lanes& d, const Lanes& frag_a, const Lanes& metadata,
+             const char* name, Where where);
   bool may_finish(int pending) const;
   void finish(int pending, Where where);
 
@@ -173,8 +176,10 @@ std::shared_ptr<Product> WgmmaState::join(const Wgmma& what, const char* name, W
   if (!product) {
     product = std::make_shared<Product>(what, name, where);
     product->number = static_cast<uint32_t>(issued + 1);
-    product->smem_b = SmemTile(what.b, what.b_is_n_major, 0, what.n, "wgmma: b", where);
-    product->b = dense_b(product->smem_b.bytes(), what.b_is_n_major, what.b_element, what.n);
+    const int run_bytes = what.is_sparse ? 2 * kRunBytes : kRunBytes;
+    product->smem_b = SmemTile(what.b, what.b_is_n_major, run_bytes, 0, what.n, "wgmma: b", where);
+    product->b =
+        dense_b(product->smem_b.bytes(), what.b_is_n_major, run_bytes, what.b_element, what.n);
   } else if (product->what != what || std::strcmp(product->name, name) != 0 ||
              product->where.line() != where.line()) {
     fail("the warpgroup diverged: wgmma " + std::to_string(issued) + " of another warp is " +
@@ -246,11 +251,11 @@ std::shared_ptr<Accumulator> WgmmaState::accumulator_at(const Lanes& d, const Wg
   return mine;
 }
 
-void WgmmaState::issue(const Wgmma& what, const Lanes& d, const Lanes& frag_a, const char* name,
-                       Where where) {
+void WgmmaState::issue(const Wgmma& what, const Lanes& d, const Lanes& frag_a,
+                       const Lanes& metadata, const char* name, Where where) {
   if (!is_fenced)
     fail(std::string(name) + ": no wgmma_fence since the warp started or last waited", where);
-  Pending next{join(what, name, where), nullptr, {}, {}};
+  Pending next{join(what, name, where), nullptr, {}, {}, {}, {}};
   Dense a;
   if (what.a_in_registers) {
     for (size_t lane = 0; lane < kWarpLanes; ++lane)
@@ -259,8 +264,8 @@ void WgmmaState::issue(const Wgmma& what, const Lanes& d, const Lanes& frag_a, c
     a = dense_a(rows_of(next.values_a, is_integer(what.a_element)).data(), false, what.a_element);
   } else {
     SmemTile& rows = next.product->smem_a[static_cast<size_t>(warp_in_group)];
-    rows = SmemTile(what.a, what.a_is_m_major, warp_in_group * kWarpRows, kWarpRows, "wgmma: a",
-                    where);
+    rows = SmemTile(what.a, what.a_is_m_major, kRunBytes, warp_in_group * kWarpRows, kWarpRows,
+                    "wgmma: a", where);
     std::vector<Access> writes_a;
     note_reads(rows, *next.product, writes_a, "wgmma: a", where);
     a = dense_a(rows.bytes(), what.a_is_m_major, what.a_element);
@@ -268,7 +273,16 @@ void WgmmaState::issue(const Wgmma& what, const Lanes& d, const Lanes& frag_a, c
   next.accumulator = accumulator_at(d, what, where);
   std::vector<uint32_t>& sums = next.accumulator->sums;
   if (!what.accumulate) std::fill(sums.begin(), sums.end(), 0u);
-  multiply_add(a, next.product->b, what.n, sums.data());
+  if (what.is_sparse) {
+    for (size_t lane = 0; lane < kWarpLanes; ++lane) {
+      next.metadata[lane] = static_cast<const std::byte*>(metadata[lane]);
+      std::memcpy(&next.values_metadata[lane], metadata[lane], 4);
+    }
+    const KeptColumns columns = kept_columns(next.values_metadata, what.selector, name, where);
+    multiply_add(a, &columns, next.product->b, what.n, sums.data());
+  } else {
+    multiply_add(a, nullptr, next.product->b, what.n, sums.data());
+  }
   ++next.accumulator->in_flight;
   note_progress();
   open.push_back(std::move(next));
@@ -298,6 +312,9 @@ void WgmmaState::finish(const Pending& pending, Where where) {
   for (size_t lane = 0; lane < kWarpLanes && product.what.a_in_registers; ++lane)
     if (std::memcmp(&pending.values_a[lane], pending.frag_a[lane], 16) != 0)
       changed("a in registers");
+  for (size_t lane = 0; lane < kWarpLanes && product.what.is_sparse; ++lane)
+    if (std::memcmp(&pending.values_metadata[lane], pending.metadata[lane], 4) != 0)
+      changed("metadata");
   Accumulator& accumulator = *pending.accumulator;
   const auto filled = static_cast<std::byte>(poison());
   for (const std::byte* words : accumulator.d)
@@ -324,24 +341,27 @@ void WgmmaState::finish(int pending, Where where) {
   is_fenced = false;
 }
 
-void wgmma(const Wgmma& mine, void* d, const uint32_t* frag_a, const char* name, Where where) {
+void wgmma(const Wgmma& mine, void* d, const uint32_t* frag_a, const uint32_t* metadata,
+           const char* name, Where where) {
   struct Arguments {
     const Wgmma& what;
     void* d;
     const uint32_t* frag_a;
-  } arguments{mine, d, frag_a};
+    const uint32_t* metadata;
+  } arguments{mine, d, frag_a, metadata};
   Warp& warp = *self().warp;
   require_warpgroup(warp, name, where);
   meet(kFullWarp, name, where, &arguments, [&](const Lanes& lanes) {
-    Lanes all_d, all_a;
+    Lanes all_d, all_a, all_metadata;
     for (size_t lane = 0; lane < kWarpLanes; ++lane) {
       const Arguments& from = *static_cast<const Arguments*>(lanes[lane]);
       if (from.what != mine)
         fail(std::string(name) + ": lanes differ in descriptors or in accumulate", where);
       all_d[lane] = from.d;
       all_a[lane] = const_cast<uint32_t*>(from.frag_a);
+      all_metadata[lane] = const_cast<uint32_t*>(from.metadata);
     }
-    state_of(warp).issue(mine, all_d, all_a, name, where);
+    state_of(warp).issue(mine, all_d, all_a, all_metadata, name, where);
   });
 }
 

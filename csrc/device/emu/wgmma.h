@@ -19,15 +19,18 @@ enum class Element : uint8_t { kS8, kU8, kF16, kBf16 };
 struct Wgmma {
   int n;
   Element a_element, b_element;
-  bool a_is_m_major, b_is_n_major;
-  bool accumulate, a_in_registers;
-  uint64_t a, b;  // descriptors; a is 0 for a register operand
+  bool a_is_m_major = false, b_is_n_major = false;
+  bool accumulate = false, a_in_registers = false;
+  uint64_t a = 0, b = 0;   // descriptors; a is 0 for a register operand
+  bool is_sparse = false;  // a holds two of four elements, and b has twice the k
+  int selector = 0;        // of the metadata; kSelectorOfBytes for 8-bit elements
 
   bool operator==(const Wgmma&) const = default;
 };
 
-// d: n / 2 registers; frag_a: four, or nullptr.
-void wgmma(const Wgmma& mine, void* d, const uint32_t* frag_a, const char* name, Where where);
+// d: n / 2 registers; frag_a: four, or nullptr; metadata: one if a is sparse, else nullptr.
+void wgmma(const Wgmma& mine, void* d, const uint32_t* frag_a, const uint32_t* metadata,
+           const char* name, Where where);
 void wgmma_fence(Where where);
 void wgmma_commit(Where where);
 void wgmma_wait(int pending, Where where);
@@ -50,14 +53,14 @@ inline uint64_t matrix_descriptor(uint32_t smem_address, int leading_bytes, int 
             emu::Where where = emu::Where::current()) {                                            \
     static_assert(kN >= 8 && kN <= 256 && kN % (kN < 32 ? 8 : 16) == 0);                           \
     emu::wgmma({kN, emu::Element::A, emu::Element::B, false, false, accumulate, false, a, b}, d,   \
-               nullptr, #name, where);                                                             \
+               nullptr, nullptr, #name, where);                                                    \
   }                                                                                                \
   template <int kN>                                                                                \
   void name(int32_t (&d)[kN / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate,             \
             emu::Where where = emu::Where::current()) {                                            \
     static_assert(kN >= 8 && kN <= 256 && kN % (kN < 32 ? 8 : 16) == 0);                           \
     emu::wgmma({kN, emu::Element::A, emu::Element::B, false, false, accumulate, true, 0, b}, d, a, \
-               #name, where);                                                                      \
+               nullptr, #name, where);                                                             \
   }
 LAMINA_WGMMA_S32(wgmma_m64k32_s8, kS8, kS8)
 LAMINA_WGMMA_S32(wgmma_m64k32_u8, kU8, kU8)
@@ -71,14 +74,14 @@ LAMINA_WGMMA_S32(wgmma_m64k32_u8s8, kU8, kS8)
             emu::Where where = emu::Where::current()) {                                           \
     static_assert(kN >= 8 && kN <= 256 && kN % 8 == 0);                                           \
     emu::wgmma({kN, emu::Element::E, emu::Element::E, kTransA, kTransB, accumulate, false, a, b}, \
-               d, nullptr, #name, where);                                                         \
+               d, nullptr, nullptr, #name, where);                                                \
   }                                                                                               \
   template <int kN, bool kTransA = false, bool kTransB = false>                                   \
   void name(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate,              \
             emu::Where where = emu::Where::current()) {                                           \
     static_assert(kN >= 8 && kN <= 256 && kN % 8 == 0 && !kTransA);                               \
     emu::wgmma({kN, emu::Element::E, emu::Element::E, false, kTransB, accumulate, true, 0, b}, d, \
-               a, #name, where);                                                                  \
+               a, nullptr, #name, where);                                                         \
   }
 LAMINA_WGMMA_F32(wgmma_m64k16_f16, kF16)
 LAMINA_WGMMA_F32(wgmma_m64k16_bf16, kBf16)

@@ -10,17 +10,15 @@
 namespace lamina::dev::emu {
 namespace {
 
-constexpr int kHalvesK = 16;
-
 // Refuses descriptors whose effect is not documented or has no use.
-void check_layout(const MatrixDescriptor& d, bool is_mn_major, int end, const char* what,
-                  Where where) {
+void check_layout(const MatrixDescriptor& d, bool is_mn_major, int run_bytes, int end,
+                  const char* what, Where where) {
   const auto refuse = [&](const std::string& why) { fail(std::string(what) + ": " + why, where); };
   if (d.base_offset != 0)
     refuse("base offset " + std::to_string(d.base_offset) + ", only aligned atoms are supported");
   if (d.swizzle == Swizzle::kNone) return;
   const int run = d.run_bytes(), atom = d.atom_bytes();
-  const int used = is_mn_major ? std::min(2 * end, run) : kRunBytes;
+  const int used = is_mn_major ? std::min(2 * end, run) : run_bytes;
   const int at = static_cast<int>(d.address) % atom;
   if (at + used > run)
     refuse("starts " + std::to_string(at) + " bytes into an atom of " + std::to_string(run) +
@@ -38,42 +36,69 @@ int16_t integer(std::byte byte, Element element) {
                                  : static_cast<int16_t>(byte);
 }
 
-// Widens the elements of `rows` rows to double, as [row][16] or, with k_first, as [16][row].
+// Widens the elements of `rows` rows of `ks` halves to double, as [row][k] or, with k_first, as [k][row].
 template <class Half>
-void widen(const std::byte* bytes, bool is_mn_major, int rows, bool k_first,
+void widen(const std::byte* bytes, bool is_mn_major, int rows, int ks, bool k_first,
            std::vector<double>& out) {
-  out.resize(static_cast<size_t>(rows * kHalvesK));
+  out.resize(static_cast<size_t>(rows * ks));
   for (int r = 0; r < rows; ++r)
-    for (int k = 0; k < kHalvesK; ++k) {
+    for (int k = 0; k < ks; ++k) {
       Half half;
-      std::memcpy(&half, bytes + 2 * (is_mn_major ? k * rows + r : r * kHalvesK + k), sizeof half);
-      out[static_cast<size_t>(k_first ? k * rows + r : r * kHalvesK + k)] =
+      std::memcpy(&half, bytes + 2 * (is_mn_major ? k * rows + r : r * ks + k), sizeof half);
+      out[static_cast<size_t>(k_first ? k * rows + r : r * ks + k)] =
           static_cast<double>(to_f32(half));
     }
 }
 
-Dense dense(const std::byte* bytes, bool is_mn_major, Element element, int rows, bool k_first) {
+Dense dense(const std::byte* bytes, bool is_mn_major, int run_bytes, Element element, int rows,
+            bool k_first) {
   Dense result;
   if (is_integer(element)) {
-    result.integers.resize(static_cast<size_t>(rows * kRunBytes));
-    std::transform(bytes, bytes + rows * kRunBytes, result.integers.begin(),
+    result.integers.resize(static_cast<size_t>(rows * run_bytes));
+    std::transform(bytes, bytes + rows * run_bytes, result.integers.begin(),
                    [element](std::byte byte) { return integer(byte, element); });
   } else if (element == Element::kF16) {
-    widen<F16>(bytes, is_mn_major, rows, k_first, result.floats);
+    widen<F16>(bytes, is_mn_major, rows, run_bytes / 2, k_first, result.floats);
   } else {
-    widen<BF16>(bytes, is_mn_major, rows, k_first, result.floats);
+    widen<BF16>(bytes, is_mn_major, rows, run_bytes / 2, k_first, result.floats);
   }
   return result;
 }
 
+// sums[16][n] += a[16][kK] * b[n][kK]
+template <int kK>
+void add_integers(const int16_t* a, const int16_t* b, int n, uint32_t* sums) {
+  for (int column = 0; column < n; ++column) {
+    const int16_t* const y = b + column * kK;
+    // Columns past the last token are common, and all zeros.
+    if (std::all_of(y, y + kK, [](int16_t value) { return value == 0; })) continue;
+    for (int row = 0; row < kWarpRows; ++row) {
+      const int16_t* const x = a + row * kK;
+      // With 16-bit factors and a constant length, compilers make pmaddwd of this loop.
+      int32_t dot = 0;
+      for (int p = 0; p < kK; ++p) dot += x[p] * y[p];
+      sums[row * n + column] += static_cast<uint32_t>(dot);
+    }
+  }
+}
+
+// a[16][2 * kRunBytes] with zeros between the elements of a sparse a.
+std::vector<int16_t> expand(const std::vector<int16_t>& a, const KeptColumns& columns) {
+  std::vector<int16_t> wide(2 * a.size());
+  for (size_t row = 0; row < kWarpRows; ++row)
+    for (size_t p = 0; p < kRunBytes; ++p)
+      wide[row * 2 * kRunBytes + columns[row][p]] = a[row * kRunBytes + p];
+  return wide;
+}
+
 }  // namespace
 
-SmemTile::SmemTile(uint64_t descriptor, bool is_mn_major, int first, int count, const char* what,
-                   Where where) {
+SmemTile::SmemTile(uint64_t descriptor, bool is_mn_major, int run_bytes, int first, int count,
+                   const char* what, Where where) {
   const MatrixDescriptor d = MatrixDescriptor::decode(descriptor);
-  check_layout(d, is_mn_major, first + count, what, where);
-  chunks_.reserve(static_cast<size_t>(count * kRunBytes / kChunkBytes));
-  bytes_.reserve(static_cast<size_t>(count * kRunBytes));
+  check_layout(d, is_mn_major, run_bytes, first + count, what, where);
+  chunks_.reserve(static_cast<size_t>(count * run_bytes / kChunkBytes));
+  bytes_.reserve(static_cast<size_t>(count * run_bytes));
   const auto take = [&](uint32_t address) {
     const std::byte* const from = smem_pointer(address, kChunkBytes, what, where);
     check_async_access(from, kChunkBytes, what, where);
@@ -81,12 +106,12 @@ SmemTile::SmemTile(uint64_t descriptor, bool is_mn_major, int first, int count, 
     bytes_.insert(bytes_.end(), from, from + kChunkBytes);
   };
   if (is_mn_major) {
-    for (int k = 0; k < kHalvesK; ++k)
+    for (int k = 0; k < run_bytes / 2; ++k)
       for (int byte = 2 * first; byte < 2 * (first + count); byte += kChunkBytes)
         take(d.mn_major(byte, k));
   } else {
     for (int row = first; row < first + count; ++row)
-      for (int byte = 0; byte < kRunBytes; byte += kChunkBytes) take(d.k_major(row, byte));
+      for (int byte = 0; byte < run_bytes; byte += kChunkBytes) take(d.k_major(row, byte));
   }
 }
 
@@ -97,34 +122,28 @@ bool SmemTile::is_unchanged() const {
 }
 
 Dense dense_a(const std::byte* bytes, bool is_m_major, Element element) {
-  return dense(bytes, is_m_major, element, kWarpRows, false);
+  return dense(bytes, is_m_major, kRunBytes, element, kWarpRows, false);
 }
-Dense dense_b(const std::byte* bytes, bool is_n_major, Element element, int n) {
-  return dense(bytes, is_n_major, element, n, true);
+Dense dense_b(const std::byte* bytes, bool is_n_major, int run_bytes, Element element, int n) {
+  return dense(bytes, is_n_major, run_bytes, element, n, true);
 }
 
-void multiply_add(const Dense& a, const Dense& b, int n, uint32_t* sums) {
+void multiply_add(const Dense& a, const KeptColumns* columns, const Dense& b, int n,
+                  uint32_t* sums) {
   if (!b.integers.empty()) {
-    for (int column = 0; column < n; ++column) {
-      const int16_t* const y = b.integers.data() + column * kRunBytes;
-      // Columns past the last token are common, and all zeros.
-      if (std::all_of(y, y + kRunBytes, [](int16_t value) { return value == 0; })) continue;
-      for (int row = 0; row < kWarpRows; ++row) {
-        const int16_t* const x = a.integers.data() + row * kRunBytes;
-        // With 16-bit factors and a constant length, compilers make pmaddwd of this loop.
-        int32_t dot = 0;
-        for (int p = 0; p < kRunBytes; ++p) dot += x[p] * y[p];
-        sums[row * n + column] += static_cast<uint32_t>(dot);
-      }
-    }
-    return;
+    if (columns == nullptr)
+      return add_integers<kRunBytes>(a.integers.data(), b.integers.data(), n, sums);
+    return add_integers<2 * kRunBytes>(expand(a.integers, *columns).data(), b.integers.data(), n,
+                                       sums);
   }
+  constexpr int kHalves = kRunBytes / 2;
   double wide[256];
-  for (int row = 0; row < kWarpRows; ++row, sums += n) {
+  for (size_t row = 0; row < kWarpRows; ++row, sums += n) {
     for (int column = 0; column < n; ++column)
       wide[column] = static_cast<double>(std::bit_cast<float>(sums[column]));
-    for (int k = 0; k < kHalvesK; ++k) {
-      const double x = a.floats[static_cast<size_t>(row * kHalvesK + k)];
+    for (size_t p = 0; p < kHalves; ++p) {
+      const double x = a.floats[row * kHalves + p];
+      const int k = columns == nullptr ? static_cast<int>(p) : (*columns)[row][p];
       const double* const y = b.floats.data() + k * n;
       for (int column = 0; column < n; ++column) wide[column] += x * y[column];
     }

@@ -13,11 +13,13 @@
 #include <optional>
 
 #include "base/int_math.h"
+#include "block/row_copy.cuh"
 #include "device/device.h"
 #include "gemm/cuda/kernel.h"
 #include "layout/int4.h"
 #include "layout/int8_tile.h"
 #include "layout/swizzle.h"
+#include "quant/gather.cuh"
 
 namespace lamina::gemm {
 
@@ -95,8 +97,11 @@ struct Sm80Pipe {
     static constexpr int kPassesA = kShape.block_m / kRowsPerPass;
     static_assert(kThreads % kRowChunks == 0 && kPassesA * kRowsPerPass == kShape.block_m &&
                   kRowsPerPass % 8 == 0);
+    // In each pass the threads copy whole tiles; if the chunks of tiles do not divide the threads, whole columns of tiles
+    // in any number of passes, a thread's chunks being kThreads apart.
     static constexpr int kTileChunks = kShape.tile_bytes / swizzle::kChunkBytes;
-    static constexpr int kTilesPerPass = kThreads / kTileChunks;
+    static constexpr bool kPassesAreTiles = kThreads % kTileChunks == 0;
+    static constexpr int kTilesPerPass = kPassesAreTiles ? kThreads / kTileChunks : 1;
     static constexpr int kPassTilesK = std::min(kTilesPerPass, kShape.step_tiles);
     static constexpr int kPassColumns = kTilesPerPass / kPassTilesK;
     static constexpr int kPassesK =
@@ -106,8 +111,12 @@ struct Sm80Pipe {
 
     LAMINA_DEVICE static int row() { return dev::thread_index() / kRowChunks; }
     LAMINA_DEVICE static int chunk() { return dev::thread_index() % kRowChunks; }
-    LAMINA_DEVICE static int tile_n() { return dev::thread_index() / kTileChunks / kPassTilesK; }
-    LAMINA_DEVICE static int tile_k() { return dev::thread_index() / kTileChunks % kPassTilesK; }
+    LAMINA_DEVICE static int tile_n() {
+      return kPassesAreTiles ? dev::thread_index() / kTileChunks / kPassTilesK : 0;
+    }
+    LAMINA_DEVICE static int tile_k() {
+      return kPassesAreTiles ? dev::thread_index() / kTileChunks % kPassTilesK : 0;
+    }
 
     LAMINA_DEVICE static Copies at(const auto& args, const Place& at) {
       const Problem& p = args.p.problem;
@@ -122,7 +131,7 @@ struct Sm80Pipe {
               static_cast<const std::byte*>(w) +
                   (column * args.units.tiles_k + first * kShape.step_tiles + tile_k()) *
                       kShape.tile_bytes +
-                  dev::thread_index() % kTileChunks * swizzle::kChunkBytes,
+                  (kPassesAreTiles ? dev::thread_index() % kTileChunks * swizzle::kChunkBytes : 0),
               static_cast<int>(rows < kShape.block_m ? rows : kShape.block_m),
               static_cast<int>(columns < kTilesN ? columns : kTilesN)};
     }
@@ -148,13 +157,33 @@ struct Sm80Pipe {
     // The same with copy(to, from, valid), for rows that do not start at multiples of 16 bytes.
     LAMINA_DEVICE void start_rows(const auto& args, int valid, std::byte* stage,
                                   const auto& copy) const {
+      if (kThreads / kRowChunks > kRowsPerPass && row() >= kRowsPerPass) return;
 #pragma unroll 1  // unrolled, these slow paths would need more registers than the rest of the kernel
       for (int pass = 0; pass < kPassesA; ++pass)
         copy(row_at(stage, pass), a + pass * a_pass(args), pass * kRowsPerPass < rows ? valid : 0);
     }
 
+    // The same for rows at any address, or for rows that args.p.perm gathers. args: a_copy_bytes, the bytes of one copy
+    // of a: 16, 4 or 1, and 1 for a gather.
+    LAMINA_DEVICE void start_any_rows(const auto& args, int step, std::byte* stage) const {
+      const int valid = valid_bytes(args, step);
+      if (args.a_copy_bytes == 16) return start_rows(args, valid, stage);
+      const void* const base = args.p.a;
+      start_rows(args, valid, stage, [&](std::byte* to, const std::byte* from, int bytes) {
+        if constexpr (requires { args.p.perm; }) {
+          if (args.p.perm.is_given()) {
+            const int64_t begin = static_cast<int64_t>(step) * kStepK + chunk() * 8;
+            const auto* const row = reinterpret_cast<const uint16_t*>(from) - begin;
+            return gather_chunk(to, row, args.p.perm, begin, bytes / 2);
+          }
+        }
+        copy_unaligned(args.a_copy_bytes, to, from, static_cast<const std::byte*>(base), bytes);
+      });
+    }
+
     // Starts the copies of one step's tiles of w.
     LAMINA_DEVICE void start_tiles(const auto& args, int step, std::byte* stage) const {
+      if constexpr (!kPassesAreTiles) return start_columns(args, step, stage);
       const void* const base = args.p.w;
       const int left =
           kShape.step_tiles == 1 ? 1 : args.units.tiles_k - step * kShape.step_tiles - tile_k();
@@ -175,6 +204,24 @@ struct Sm80Pipe {
     }
 
    private:
+    LAMINA_DEVICE void start_columns(const auto& args, int step, std::byte* stage) const {
+      constexpr int kColumnChunks = kShape.step_tiles * kTileChunks;
+      constexpr int kChunks = kTilesN * kColumnChunks;
+      const void* const base = args.p.w;
+      const int left = (args.units.tiles_k - step * kShape.step_tiles) * kTileChunks;
+#pragma unroll
+      for (int pass = 0; pass * kThreads < kChunks; ++pass) {
+        const int at = pass * kThreads + dev::thread_index();
+        const int column = at / kColumnChunks, in_column = at % kColumnChunks;
+        const bool is_there = column < columns && in_column < left;
+        if (kChunks % kThreads == 0 || at < kChunks)
+          dev::cp_async<16>(
+              stage + kBytesA + at * swizzle::kChunkBytes,
+              is_there ? w + column * w_column(args) + in_column * swizzle::kChunkBytes : base,
+              is_there ? 16 : 0);
+      }
+    }
+
     // Bytes between passes of a, and between columns of tiles of w.
     LAMINA_DEVICE static int64_t a_pass(const auto& args) {
       return args.row_bytes() * kRowsPerPass;

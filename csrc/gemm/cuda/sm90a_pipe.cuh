@@ -1,4 +1,4 @@
-// The pipeline of the int4 products on sm_90a: persistent blocks whose producer warps fill a ring of stages for two
+// The pipeline of the products with int4 or 2:4 weights on sm_90a: persistent blocks whose producer warps fill a ring of stages for two
 // consumer warpgroups, which multiply.
 //
 // Algorithm  one producer thread issues TMA loads of weights and rows of a. Three copy warps beside it copy scales
@@ -8,9 +8,12 @@
 //            operands
 #pragma once
 
+#include <type_traits>
+
 #include "base/int_math.h"
 #include "block/cluster.cuh"
 #include "block/ring.cuh"
+#include "block/row_copy.cuh"
 #include "block/tile_order.cuh"
 #include "device/device.h"
 #include "gemm/cuda/k_chunk.cuh"
@@ -20,6 +23,7 @@
 #include "layout/int4.h"
 #include "layout/matrix_descriptor.h"
 #include "layout/swizzle.h"
+#include "quant/gather.cuh"
 
 namespace lamina::gemm {
 
@@ -31,7 +35,12 @@ struct Sm90aShape {
   int a_bytes;         // bytes of one activation
   int group_bytes;     // group operands in a stage
   int warp_bytes = 0;  // shared memory of each consumer warp behind its total of k chunks
+  int tile_bytes = int4::kTileBytes;
+  bool has_chunks = true;  // sums end with k chunks
 };
+
+// The Copies of a kernel whose copy warps have nothing to copy.
+struct NoCopies {};
 
 template <Sm90aShape kShape>
 struct Sm90aPipe {
@@ -52,14 +61,20 @@ struct Sm90aPipe {
       8 * kRowBytes;  // eight rows of a: the descriptor's stride
   static constexpr int kTileBytesA = kTokens * kRowBytes;
   static constexpr int kBytesA = kStageTiles * kTileBytesA;
-  static constexpr int kBytesW = kMathWarps * kStageTiles * int4::kTileBytes;
+  static constexpr int kBytesW = kMathWarps * kStageTiles * kShape.tile_bytes;
   static constexpr int kGroupsAt = kBytesA + kBytesW, kStageBytes = kGroupsAt + kShape.group_bytes;
   static_assert(kRowBytes == swizzle_bytes(kSwizzle) && kPartTokens % 8 == 0);
   static_assert(kStageBytes % swizzle_alignment(kSwizzle) == 0);
   static_assert(kTileBytesA % swizzle_alignment(kSwizzle) == 0);
 
+  // TMA sees a tile of w as equal lines, of 256 words at most.
+  static constexpr int kTileLines = ceil_div(kShape.tile_bytes, 1024);
+  static constexpr int kLineWords = kShape.tile_bytes / kTileLines / 4;
+  static_assert(kLineWords * 4 * kTileLines == kShape.tile_bytes && kLineWords % 4 == 0);
+
   // Behind the ring lies each consumer warp's total of k chunks. The warp's rows on the way out replace the total.
-  static constexpr int kTotalBytes = kTokens / 8 * dev::kWarpLanes * 16;
+  static constexpr int kTotalBytes =
+      kShape.has_chunks ? kTokens / 8 * dev::kWarpLanes * 16 : StoreRows<kTokens, Unscaled>::kBytes;
   static constexpr int kWarpBytes = kTotalBytes + kShape.warp_bytes;
 
   struct Barriers {
@@ -107,9 +122,12 @@ struct Sm90aPipe {
   LAMINA_DEVICE static void release(int stage) {
     arrive_in_cluster<kCluster>(&barriers().empty[stage]);
   }
+  LAMINA_DEVICE static const std::byte* tile_at(const std::byte* stage, int warp, int tile) {
+    return stage + kBytesA + (warp * kStageTiles + tile) * kShape.tile_bytes;
+  }
   LAMINA_DEVICE static dev::U32x4 load_codes(const std::byte* stage, int warp, int tile) {
-    return dev::load_shared(reinterpret_cast<const dev::U32x4*>(
-        stage + kBytesA + (warp * kStageTiles + tile) * int4::kTileBytes + dev::lane() * 16));
+    return dev::load_shared(
+        reinterpret_cast<const dev::U32x4*>(tile_at(stage, warp, tile) + dev::lane() * 16));
   }
 
   // Ends each k chunk of a warp after `steps` steps.
@@ -152,7 +170,7 @@ struct Sm90aPipe {
       dev::MBarrier* const full = &barriers().full[cursor.stage];
       dev::mbarrier_arrive_expect_tx(full, bytes);
       dev::tma_load<3>(stage_at(cursor.stage) + kBytesA, &args.map_w, full,
-                       {0, step, static_cast<int32_t>(tile.n0 / int4::kTileN)});
+                       {0, step * kTileLines, static_cast<int32_t>(tile.n0 / int4::kTileN)});
     };
     // No launch writes weights, so the whole ring of weights is loaded while the launch before is still running.
     int early = 0;
@@ -217,9 +235,34 @@ struct Sm90aPipe {
     for (; under_way > 0; --under_way) arrive();
   }
 
+  // Copies or gathers 16-bit rows of a into the stage in place of TMA, with zeros past m and past k. args: a_copy_bytes,
+  // as in gemm/cuda/sm80_pipe.cuh.
+  LAMINA_DEVICE static void copy_rows(const auto& args, int64_t m0, int step, int thread,
+                                      std::byte* stage) {
+    constexpr int kChunks = kRowBytes / 16;
+    const auto& p = args.p;
+    const auto* const base = static_cast<const std::byte*>(p.a);
+#pragma unroll 1
+    for (int t = thread; t < kStageTiles * kTokens * kChunks; t += kCopyThreads) {
+      const int chunk = t % kChunks, row = t / kChunks % kTokens, tile = t / (kChunks * kTokens);
+      const int64_t k0 = static_cast<int64_t>(step + tile) * int4::kTileK + chunk * 8;
+      const int64_t left = m0 + row < p.problem.m ? p.problem.k - k0 : 0;
+      const int valid = left < 0 ? 0 : left > 8 ? 8 : static_cast<int>(left);
+      const std::byte* const from = base + (m0 + row) * p.a_stride * 2;
+      const auto at = static_cast<uint32_t>(row * kRowBytes + chunk * 16);
+      std::byte* const to = stage + tile * kTileBytesA + swizzled(kSwizzle, at);
+      if (p.perm.is_given()) {
+        gather_chunk(to, reinterpret_cast<const uint16_t*>(from), p.perm, k0, valid);
+      } else {
+        copy_unaligned(args.a_copy_bytes, to, from + k0 * 2, base, valid * 2);
+      }
+    }
+  }
+
   // Kernel: has Copies, and consume(args, schedule, warp) for the consumer warps.
   template <class Kernel>
   LAMINA_DEVICE static void run(const typename Kernel::Args& args) {
+    constexpr bool kCopies = !std::is_same_v<typename Kernel::Copies, NoCopies>;
     const Schedule schedule = schedule_of(args.p.problem, args.split);
     if (dev::thread_index() == 0) {
       if (schedule.all_steps > 0) {
@@ -227,7 +270,7 @@ struct Sm90aPipe {
         if (!args.copies_a()) dev::tma_prefetch(&args.map_a);
       }
       for (int s = 0; s < kShape.stages; ++s) {
-        dev::mbarrier_init(&barriers().full[s], 1 + kCopyWarps);
+        dev::mbarrier_init(&barriers().full[s], 1 + (kCopies ? kCopyWarps : 0));
         dev::mbarrier_init(&barriers().empty[s], kCluster * kMathWarps);
       }
       dev::fence_mbarrier_init();
@@ -243,11 +286,12 @@ struct Sm90aPipe {
     } else {
       dev::lower_registers<kProducerRegisters>();
       if (dev::thread_index() == kMathThreads) produce(args, schedule);
-      if (warp > kMathWarps) {
-        dev::wait_for_previous();
-        copy<typename Kernel::Copies>(args, schedule,
-                                      dev::thread_index() - kMathThreads - dev::kWarpLanes);
-      }
+      if constexpr (kCopies)
+        if (warp > kMathWarps) {
+          dev::wait_for_previous();
+          copy<typename Kernel::Copies>(args, schedule,
+                                        dev::thread_index() - kMathThreads - dev::kWarpLanes);
+        }
     }
     dev::warp_sync();
     if constexpr (kCluster > 1) sync_cluster<kCluster>();  // others still write here
@@ -264,13 +308,12 @@ struct Sm90aPipe {
                                  args.overlaps()};
     if (p.k == 0) return dev::launch<Kernel>(shape, stream, args);
     const int64_t tiles_k = int4::tiles_k(p.k);
-    constexpr int kTileWords = int4::kTileBytes / 4;
     const dev::TensorMapSpec w{args.p.w,
                                3,
                                4,
-                               {kTileWords, tiles_k, int4::tiles_n(p.n)},
-                               {0, int4::kTileBytes, tiles_k * int4::kTileBytes},
-                               {kTileWords, kStageTiles, kMathWarps}};
+                               {kLineWords, tiles_k * kTileLines, int4::tiles_n(p.n)},
+                               {0, kLineWords * 4, tiles_k * kShape.tile_bytes},
+                               {kLineWords, kStageTiles * kTileLines, kMathWarps}};
     if (Status status = dev::make_tensor_map(w, args.map_w); !status.is_ok()) return status;
     if (args.copies_a()) return dev::launch<Kernel>(shape, stream, args);
     if (Status status = make_token_map({args.p.a, kShape.a_bytes, a_columns, p.m, a_stride},

@@ -17,7 +17,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <numeric>
 #include <string>
 
 #include "base/broadcast.h"
@@ -25,6 +24,7 @@
 #include "base/parallel.h"
 #include "base/status.h"
 #include "gemm/epilogue.h"
+#include "gemm/int4_int8_sums.h"
 #include "gemm/problem.h"
 #include "layout/int4.h"
 #include "quant/group_tensor.h"
@@ -35,25 +35,7 @@ namespace lamina::gemm_int4_int8 {
 using namespace gemm;
 
 // The sums of a group fit int32: 255 * 15 * 2^19 < 2^31.
-inline constexpr int64_t kMaxK = int64_t{1} << 19;
-inline constexpr int64_t kChunkK = 1024;
-
-// Input features of a k chunk: a multiple of the group and of a tile's k, the largest that fits kChunkK, or the
-// smallest multiple if none fits.
-constexpr int64_t chunk_k(int64_t group) {
-  const int64_t least = std::lcm(group, int64_t{int4::kTileK});
-  return std::max<int64_t>(kChunkK / least, 1) * least;
-}
-static_assert(chunk_k(16) == 1024 && chunk_k(48) == 960 && chunk_k(2000) == 8000);
-
-// Adds one group to its k chunk. Unless has_zeros, every zero point is 8.
-constexpr float add_group(int32_t acc, int32_t a_sum, bool has_zeros, float minus_zero, float scale,
-                          float k_chunk) {
-  const float x = has_zeros
-                      ? std::fma(minus_zero, static_cast<float>(a_sum), static_cast<float>(acc))
-                      : static_cast<float>(acc - kSymmetricZeroPoint * a_sum);
-  return std::fma(x, scale, k_chunk);
-}
+inline constexpr int64_t kMaxK = kMostGroupK;
 
 struct Params : Epilogue {
   Problem problem;

@@ -3,18 +3,18 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <vector>
 
 #include "base/first.h"
 #include "layout/sparse24.h"
-#include "layout/sparse24_rows.h"
 
 namespace lamina::matmul_sparse24 {
 namespace {
 
+using sparse24::Place;
 using sparse24_rows::kGroupK;
 using sparse24_rows::kTileK;
 using sparse24_rows::kTileN;
-using sparse24_rows::Place;
 constexpr int kGroups = kTileK / kGroupK, kKept = 2;
 
 // The places of one group of a tile, so that packing looks places up.
@@ -23,31 +23,31 @@ struct Group {
 };
 using Places = std::array<std::array<Group, kGroups>, kTileN>;
 
-Places places_of(int bits) {
+Places places_of(const Layout& layout, int bits) {
   Places places{};
   for (int n = 0; n < kTileN; ++n)
     for (int g = 0; g < kGroups; ++g)
       for (int kept = 0; kept < kKept; ++kept) {
         Group& group = places[static_cast<size_t>(n)][static_cast<size_t>(g)];
-        group.index[kept] = sparse24_rows::index_place(n, g, kept, bits);
-        group.value[kept] = sparse24_rows::value_place(n, g, kept, bits);
+        group.index[kept] = layout.index_place(n, g, kept, bits);
+        group.value[kept] = layout.value_place(n, g, kept, bits);
       }
   return places;
 }
 
 // Calls body(row, group of the row, the tile's bytes, the group's places) for every group of every row.
 template <class Byte, class Body>
-void for_groups(const Shape& shape, Byte* data, const Parallel& parallel, const Body& body) {
-  const Places places = places_of(shape.bits);
+void for_groups(const Layout& layout, const Shape& shape, Byte* data, const Parallel& parallel,
+                const Body& body) {
+  const Places places = places_of(layout, shape.bits);
   const int64_t tiles_k = sparse24_rows::tiles_k(shape.k), groups = shape.k / kGroupK;
-  const int64_t row_bytes = tiles_k * sparse24_rows::tile_bytes(shape.bits);
+  const int64_t tile_bytes = sparse24_rows::tile_bytes(shape.bits);
   parallel.for_range(sparse24_rows::tiles_n(shape.n), 1, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin * kTileN; row < std::min(shape.n, end * kTileN); ++row) {
       const auto& of_row = places[static_cast<size_t>(row % kTileN)];
-      Byte* const tiles = data + row / kTileN * row_bytes;
+      Byte* const tiles = data + row / kTileN * tiles_k * tile_bytes;
       for (int64_t g = 0; g < groups; ++g)
-        body(row, g, tiles + g / kGroups * sparse24_rows::tile_bytes(shape.bits),
-             of_row[static_cast<size_t>(g % kGroups)]);
+        body(row, g, tiles + g / kGroups * tile_bytes, of_row[static_cast<size_t>(g % kGroups)]);
     }
   });
 }
@@ -57,38 +57,56 @@ const uint8_t* row_of(const Shape& shape, const Sparse& sparse, int64_t row) {
   return static_cast<const uint8_t*>(sparse.values) + row * sparse.values_stride * bytes;
 }
 
+void put(uint8_t* tile, const Place& place, int mask, int value) {
+  uint8_t& byte = tile[place.byte];
+  byte = static_cast<uint8_t>((byte & ~(mask << place.shift)) | value << place.shift);
+}
+
+// A tile of padding.
+std::vector<uint8_t> empty_tile(const Layout& layout, int bits) {
+  std::vector<uint8_t> tile(static_cast<size_t>(sparse24_rows::tile_bytes(bits)));
+  for (const auto& row : places_of(layout, bits))
+    for (const Group& group : row) {
+      put(tile.data(), group.index[0], 3, sparse24::first(layout.padding));
+      put(tile.data(), group.index[1], 3, sparse24::second(layout.padding));
+    }
+  return tile;
+}
+
 }  // namespace
 
-Status pack(const Shape& shape, const Sparse& sparse, uint8_t* data, const Parallel& parallel) {
+Status pack(const Layout& layout, const Shape& shape, const Sparse& sparse, uint8_t* data,
+            const Parallel& parallel) {
   if (Status status = compress_sparse24::check_metadata(
           "pack_sparse24", sparse.metadata, sparse.metadata_stride, shape.n, shape.k, parallel);
       !status.is_ok())
     return status;
-  const int64_t bytes = *sparse24_rows::packed_bytes(shape.n, shape.k, shape.bits);
-  parallel.for_range(bytes, 1 << 16, [&](int64_t begin, int64_t end) {
-    std::fill(data + begin, data + end, uint8_t{0});
+  const std::vector<uint8_t> empty = empty_tile(layout, shape.bits);
+  const auto tile_bytes = static_cast<int64_t>(empty.size());
+  const int64_t tiles = sparse24_rows::tiles_n(shape.n) * sparse24_rows::tiles_k(shape.k);
+  parallel.for_range(tiles, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t tile = begin; tile < end; ++tile)
+      std::copy(empty.begin(), empty.end(), data + tile * tile_bytes);
   });
   First wrong;
-  const auto or_bits = [](uint8_t* tile, const Place& place, int value) {
-    tile[place.byte] |= static_cast<uint8_t>(value << place.shift);
-  };
-  for_groups(shape, data, parallel, [&](int64_t row, int64_t g, uint8_t* tile, const Group& to) {
-    const int code = sparse24::code_at(sparse.metadata + row * sparse.metadata_stride, g);
-    or_bits(tile, to.index[0], sparse24::first(code));
-    or_bits(tile, to.index[1], sparse24::second(code));
-    const uint8_t* const values = row_of(shape, sparse, row);
-    const int64_t each = std::max(shape.bits / 8, 1);
-    for (int kept = 0; kept < kKept; ++kept) {
-      const int64_t at = g * kKept + kept;
-      if (shape.bits != 4) {
-        std::memcpy(tile + to.value[kept].byte, values + at * each, static_cast<size_t>(each));
-      } else if (values[at] > 15) {
-        wrong.report(row * (shape.k / 2) + at);
-      } else {
-        or_bits(tile, to.value[kept], values[at]);
-      }
-    }
-  });
+  for_groups(
+      layout, shape, data, parallel, [&](int64_t row, int64_t g, uint8_t* tile, const Group& to) {
+        const int code = sparse24::code_at(sparse.metadata + row * sparse.metadata_stride, g);
+        put(tile, to.index[0], 3, sparse24::first(code));
+        put(tile, to.index[1], 3, sparse24::second(code));
+        const uint8_t* const values = row_of(shape, sparse, row);
+        const int64_t each = std::max(shape.bits / 8, 1);
+        for (int kept = 0; kept < kKept; ++kept) {
+          const int64_t at = g * kKept + kept;
+          if (shape.bits != 4) {
+            std::memcpy(tile + to.value[kept].byte, values + at * each, static_cast<size_t>(each));
+          } else if (values[at] > 15) {
+            wrong.report(row * (shape.k / 2) + at);
+          } else {
+            put(tile, to.value[kept], 15, values[at]);
+          }
+        }
+      });
   if (!wrong.is_found()) return Status::ok();
   const int64_t row = wrong.index() / (shape.k / 2), at = wrong.index() % (shape.k / 2);
   return Status::error("pack_sparse24: values[", row, ", ", at,
@@ -111,13 +129,13 @@ void column_sums(const Shape& shape, const Sparse& sparse, int64_t group, int32_
   });
 }
 
-void unpack(const Shape& shape, const uint8_t* data, void* values, uint8_t* metadata,
-            const Parallel& parallel) {
+void unpack(const Layout& layout, const Shape& shape, const uint8_t* data, void* values,
+            uint8_t* metadata, const Parallel& parallel) {
   const int64_t code_bytes = sparse24::metadata_bytes(shape.k), groups = shape.k / kGroupK;
   const int64_t each = std::max(shape.bits / 8, 1);
   auto* const out = static_cast<uint8_t*>(values);
   std::fill_n(metadata, shape.n * code_bytes, uint8_t{0});
-  for_groups(shape, data, parallel,
+  for_groups(layout, shape, data, parallel,
              [&](int64_t row, int64_t g, const uint8_t* tile, const Group& at) {
                const auto index = [&](int kept) {
                  return tile[at.index[kept].byte] >> at.index[kept].shift & 3;

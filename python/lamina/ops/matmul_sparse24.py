@@ -16,7 +16,7 @@ from lamina._checks import (
     require_optional_tensors,
     require_tensors,
 )
-from lamina.ops.pack_sparse24 import PackedSparse24, require_packed_sparse24
+from lamina.ops.pack_sparse24 import PackedSparse24, require_packed_sparse24, sparse24_layout_for
 from lamina.ops.registration import Arguments, fake
 
 
@@ -41,7 +41,7 @@ def matmul_sparse24_int8(
     Error    as gemm_int8
     Raises   ValueError that names the argument, its value and the allowed values; TypeError for an argument
              of a wrong Python type
-    Devices  CPU (generic, avx2, avx512_vnni). A row has the same bits in every batch, on every instruction
+    Devices  CPU (generic, avx2, avx512_vnni), CUDA sm_80+, sm_90a. A row has the same bits in every batch, on every instruction
              set and with every thread count
     Source   csrc/ops/matmul_sparse24/matmul_sparse24.h
     """
@@ -82,7 +82,7 @@ def matmul_sparse24_int4(
     Raises   ValueError that names the argument, its value and the allowed values; TypeError for an argument
              of a wrong Python type
     NaN, Inf propagate from activations of kept weights only
-    Devices  CPU (generic, avx2, avx512_vnni). A row has the same bits in every batch, on every instruction
+    Devices  CPU (generic, avx2, avx512_vnni), CUDA sm_80+, sm_90a. A row has the same bits in every batch, on every instruction
              set and with every thread count
     Source   csrc/ops/matmul_sparse24/matmul_sparse24.h
     """
@@ -129,7 +129,7 @@ def matmul_sparse24_int4_int8(
     Error    as gemm_int4_int8, with sums over kept weights
     Raises   ValueError that names the argument, its value and the allowed values; TypeError for an argument
              of a wrong Python type
-    Devices  CPU (generic, avx2, avx512_vnni). A row has the same bits in every batch, on every instruction
+    Devices  CPU (generic, avx2, avx512_vnni), CUDA sm_80+, sm_90a. A row has the same bits in every batch, on every instruction
              set and with every thread count
     Source   csrc/ops/matmul_sparse24/matmul_sparse24.h
     """
@@ -176,7 +176,7 @@ def matmul_sparse24(
     NaN, Inf propagate from activations of kept weights only
     Raises   ValueError that names the argument, its value and the allowed values; TypeError for an argument
              of a wrong Python type
-    Devices  CPU (generic, avx2, avx512_vnni). A row has the same bits in every batch, on every instruction
+    Devices  CPU (generic, avx2, avx512_vnni), CUDA sm_80+, sm_90a. A row has the same bits in every batch, on every instruction
              set and with every thread count
     Source   csrc/ops/matmul_sparse24/matmul_sparse24.h
     """
@@ -206,6 +206,9 @@ def _check(
 ) -> None:
     """Finds the errors that torch would report without naming the argument, or could not find at all."""
     require_packed_sparse24(op, w, dtypes)
+    layout = sparse24_layout_for(a.device)
+    if w.layout != layout:
+        raise ValueError(f'lamina::{op}: w has layout "{w.layout}"; allowed on {a.device.type}: "{layout}"')
     require_optional_str(op, "activation", activation)
     require_optional_int(op, "max_sms", max_sms)
     if perm is not None and perm.shape != (w.k,):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -14,19 +14,25 @@ from lamina.ops.compress_sparse24 import Sparse24
 from lamina.ops.pack_int8 import GROUP
 from lamina.ops.registration import Arguments, fake
 
-CPU_LAYOUT = "sparse24_rows"
-_ROWS: dict[str, int] = build_info()["layouts"][CPU_LAYOUT]
+CPU_LAYOUT, CUDA_LAYOUT = "sparse24_rows", "sparse24_tile"
+_ROWS: dict[str, int] = build_info()["layouts"][CPU_LAYOUT]  # the same sizes in both layouts
 TILE_N, TILE_K = _ROWS["tile_n"], _ROWS["tile_k"]
 _BITS = {torch.uint8: 4, torch.int8: 8, torch.float16: 16, torch.bfloat16: 16, torch.float32: 32}
 
 
+def sparse24_layout_for(device: torch.device) -> str:
+    """The layout of packed 2:4 weights that the kernels of a device read."""
+    return CUDA_LAYOUT if device.type == "cuda" else CPU_LAYOUT
+
+
 @dataclass(frozen=True, eq=False)
 class PackedSparse24:
-    """A 2:4 weight [n, k] in the layout `sparse24_rows` v1 (docs/layouts.md).
+    """A 2:4 weight [n, k] in a layout of docs/layouts.md, version 1.
 
     data         [ceil(n/16), ceil(k/64), bytes of a tile] uint8, padding zero
     column_sums  of an int8 weight [n] int32, sum over k, or [ceil(k/128), n] with scales along k; else None
     dtype        of the weight; uint8 are int4 codes
+    layout       "sparse24_rows" for CPU kernels, or "sparse24_tile" for CUDA kernels
     """
 
     data: Tensor
@@ -53,6 +59,11 @@ class PackedSparse24:
         """The device that holds the weight."""
         return self.data.device
 
+    def to(self, device: torch.device | str) -> PackedSparse24:
+        """The same weight in the memory of another device, in the same layout."""
+        sums = None if self.column_sums is None else self.column_sums.to(device)
+        return replace(self, data=self.data.to(device), column_sums=sums)
+
     def unpack(self) -> Sparse24:
         """The weight that was packed, exactly."""
         values, metadata = call(
@@ -65,7 +76,7 @@ def pack_sparse24(sparse: Sparse24, layout: str = CPU_LAYOUT, group: int | None 
     """Packs a 2:4 weight for the products of matmul_sparse24.
 
     sparse   Sparse24 from compress_sparse24; int8, f16, bf16, f32, or uint8 for int4 codes 0..15
-    layout   "sparse24_rows" for CPU kernels
+    layout   "sparse24_rows" for CPU kernels, "sparse24_tile" for CUDA kernels, which take no f32
     group    for int8 only, as in pack_int8. None: one scale for all of k. 128: scales along k
     returns  PackedSparse24
     Raises   ValueError naming argument, value and allowed values; metadata that keeps no two entries of a

@@ -7,6 +7,7 @@
 #include "half_vectors.h"
 #include "launch_vectors.h"
 #include "ldmatrix_vectors.h"
+#include "mma_sparse_vectors.h"
 #include "mma_vectors.h"
 #include "shuffle_vectors.h"
 #include "sync_vectors.h"

@@ -2,3 +2,4 @@
 #include "stmatrix_vectors.h"
 #include "wgmma_half_vectors.h"
 #include "wgmma_int8_vectors.h"
+#include "wgmma_sparse_vectors.h"

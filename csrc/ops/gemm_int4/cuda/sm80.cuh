@@ -1,25 +1,23 @@
 // gemm_int4 / sm80:   out[i,j] = epilogue(sum_p a[i,p] * w[j,p]), epilogue: gemm/epilogue_maths.h
 //
-// Algorithm  a block owns block_m tokens x block_n features and whole k chunks: gemm/cuda/sm80_int4.cuh. A k chunk is
+// Algorithm  a block owns block_m tokens x block_n features and whole k chunks: gemm/cuda/sm80_features.cuh. A k chunk is
 //            one chain of products in the order of k, so the result does not depend on the tile or on the split of k.
 //            The end of a k chunk: gemm/cuda/k_chunk.cuh
 // Layouts    a [m,k] row-major, f16 or bf16.  w: layout/int4.h.  scales, zero points [groups,n].  out [m,n] row-major
-// Data path  gmem -cp.async-> smem ring -ldmatrix (a), 16-byte loads (w)-> regs -dequantize.cuh-> mma m16n8k16 -> f32
-//            -> out
+// Data path  gmem -cp.async-> smem ring -ldmatrix (a), 16-byte loads (w)-> regs -gemm/cuda/int4_dequantize.cuh->
+//            mma m16n8k16 -> f32 -> out
 // Budget     regs <= 232; 0 spills; 0 bank conflicts (layout/swizzle.h)
 //            requires SASS: HMMA, LDGSTS, LDSM
 // Requires   no alignment: rows of a that do not allow 16-byte copies are copied in 4-byte words or in bytes
 // Source     own. Reference: tests/reference/gemm_int4.py
 #pragma once
 
-#include "block/row_copy.cuh"
 #include "device/device.h"
-#include "gemm/cuda/sm80_int4.cuh"
+#include "gemm/cuda/int4_groups.cuh"
+#include "gemm/cuda/sm80_features.cuh"
 #include "layout/int4.h"
-#include "ops/gemm_int4/cuda/dequantize.cuh"
+#include "ops/gemm_int4/cuda/products.cuh"
 #include "ops/gemm_int4/cuda/run.h"
-#include "ops/gemm_int4/cuda/stage_groups.cuh"
-#include "quant/gather.cuh"
 
 namespace lamina::gemm_int4 {
 
@@ -35,17 +33,17 @@ template <Sm80Config kConfig, class T>
 struct Sm80 {
   static constexpr int kStepSlices = kConfig.step_tiles * kSlices;
   using Groups = StageGroups<T, kConfig.block_n, kStepSlices>;
-  using Pipe = Sm80Int4<Sm80Shape{.block_m = kConfig.block_m,
-                                  .block_n = kConfig.block_n,
-                                  .warps_m = kConfig.warps_m,
-                                  .warps_n = kConfig.warps_n,
-                                  .warps_k = 1,
-                                  .step_tiles = kConfig.step_tiles,
-                                  .stages = kConfig.stages,
-                                  .a_bytes = 2,
-                                  .tile_bytes = int4::kTileBytes,
-                                  .group_bytes = Groups::kBytes},
-                        Unscaled>;
+  using Pipe = Sm80Features<Sm80Shape{.block_m = kConfig.block_m,
+                                      .block_n = kConfig.block_n,
+                                      .warps_m = kConfig.warps_m,
+                                      .warps_n = kConfig.warps_n,
+                                      .warps_k = 1,
+                                      .step_tiles = kConfig.step_tiles,
+                                      .stages = kConfig.stages,
+                                      .a_bytes = 2,
+                                      .tile_bytes = int4::kTileBytes,
+                                      .group_bytes = Groups::kBytes},
+                            Unscaled>;
   using Place = typename Pipe::Place;
   static constexpr int kTiles = Pipe::kTiles, kTokenGroups = Pipe::kTokenGroups;
   static constexpr int kStepK = Pipe::kStepK;
@@ -74,26 +72,11 @@ struct Sm80 {
               Groups::Next::at(args.groups, at.first_step * kStepSlices)};
     }
     LAMINA_DEVICE void start(const Args& args, const Place& at, int step, std::byte* stage) {
-      const Params& p = args.p;
-      const int valid = operands.valid_bytes(args, step);
-      if (args.a_copy_bytes == 16) {
-        operands.start_rows(args, valid, stage);
-      } else {
-        operands.start_rows(
-            args, valid, stage, [&](std::byte* to, const std::byte* from, int bytes) {
-              if (p.perm.is_given()) {
-                const int64_t begin = static_cast<int64_t>(step) * kStepK + operands.chunk() * 8;
-                const auto* const row = reinterpret_cast<const uint16_t*>(from) - begin;
-                gather_chunk(to, row, p.perm, begin, bytes / 2);
-              } else {
-                copy_unaligned(args.a_copy_bytes, to, from, static_cast<const std::byte*>(p.a),
-                               bytes);
-              }
-            });
-      }
+      operands.start_any_rows(args, step, stage);
       operands.start_tiles(args, step, stage);
-      Groups::template load<kThreads>(args.groups, group, step * kStepSlices, at.n0, p.problem.n,
-                                      dev::thread_index(), stage + Pipe::kGroupsAt);
+      Groups::template load<kThreads>(args.groups, group, step * kStepSlices, at.n0,
+                                      args.p.problem.n, dev::thread_index(),
+                                      stage + Pipe::kGroupsAt);
       operands.advance();
     }
   };

@@ -6,7 +6,7 @@
 //            tokens its n, so a few tokens waste no rows. A k chunk is one chain of products in the order of k, so
 //            the result does not depend on the tile or on the split of k. The end of a k chunk: gemm/cuda/k_chunk.cuh
 // Layouts    a [m,k] row-major, f16 or bf16.  w: layout/int4.h.  scales, zero points [groups,n].  out [m,n] row-major
-// Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 16-byte loads -> dequantize.cuh -> its register
+// Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 16-byte loads -> gemm/cuda/int4_dequantize.cuh -> its register
 //            operand -> f32; then smem rows -> out (gemm/cuda/store_rows.cuh)
 // Features   lanes with lane / 4 == q hold two neighbouring features of a warp's 16, as rows q and q + 8 of wgmma
 // Budget     regs <= 168; 0 spills; 0 bank conflicts
@@ -19,16 +19,14 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "block/row_copy.cuh"
 #include "device/device.h"
+#include "gemm/cuda/int4_groups.cuh"
 #include "gemm/cuda/sm90a_pipe.cuh"
 #include "layout/int4.h"
 #include "layout/matrix_descriptor.h"
 #include "layout/swizzle.h"
-#include "ops/gemm_int4/cuda/dequantize.cuh"
+#include "ops/gemm_int4/cuda/products.cuh"
 #include "ops/gemm_int4/cuda/run.h"
-#include "ops/gemm_int4/cuda/stage_groups.cuh"
-#include "quant/gather.cuh"
 
 namespace lamina::gemm_int4 {
 
@@ -70,32 +68,9 @@ struct Sm90a {
                              std::byte* stage) {
       Groups::template load<Pipe::kCopyThreads>(args.groups, next, step * kSlices, tile.n0,
                                                 args.p.problem.n, thread, stage + Pipe::kGroupsAt);
-      if (args.copies_a()) copy_rows(args, tile.m0, step, thread, stage);
+      if (args.copies_a()) Pipe::copy_rows(args, tile.m0, step, thread, stage);
     }
   };
-
-  // Copies or gathers the rows of a into the stage in place of TMA, with zeros past m and past k.
-  LAMINA_DEVICE static void copy_rows(const Args& args, int64_t m0, int step, int thread,
-                                      std::byte* stage) {
-    constexpr int kChunks = Pipe::kRowBytes / 16;
-    const Params& p = args.p;
-    const auto* const base = static_cast<const std::byte*>(p.a);
-#pragma unroll 1
-    for (int t = thread; t < Pipe::kStageTiles * kTokens * kChunks; t += Pipe::kCopyThreads) {
-      const int chunk = t % kChunks, row = t / kChunks % kTokens, tile = t / (kChunks * kTokens);
-      const int64_t k0 = static_cast<int64_t>(step + tile) * int4::kTileK + chunk * 8;
-      const int64_t left = m0 + row < p.problem.m ? p.problem.k - k0 : 0;
-      const int valid = left < 0 ? 0 : left > 8 ? 8 : static_cast<int>(left);
-      const std::byte* const from = base + (m0 + row) * p.a_stride * 2;
-      const auto at = static_cast<uint32_t>(row * Pipe::kRowBytes + chunk * 16);
-      std::byte* const to = stage + tile * Pipe::kTileBytesA + swizzled(Pipe::kSwizzle, at);
-      if (p.perm.is_given()) {
-        gather_chunk(to, reinterpret_cast<const uint16_t*>(from), p.perm, k0, valid);
-      } else {
-        copy_unaligned(args.a_copy_bytes, to, from + k0 * 2, base, valid * 2);
-      }
-    }
-  }
 
   using Sums = float[kTokens / 2];
   using Weights = uint32_t[kSlices][4];

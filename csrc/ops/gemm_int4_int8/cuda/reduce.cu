@@ -1,49 +1,11 @@
-// gemm_int4_int8 / reduce: gemm/cuda/reduce.cuh in f32. The partial sums of a single group are integers, scaled here.
-#include <cmath>
-
-#include "gemm/cuda/reduce.cuh"
-#include "ops/gemm_int4_int8/cuda/kernel.h"
-#include "ops/gemm_int4_int8/cuda/scaler.cuh"
+// gemm_int4_int8 / reduce: gemm/cuda/int4_int8_reduce.cuh.
+#include "gemm/cuda/int4_int8_reduce.cuh"
+#include "ops/gemm_int4_int8/cuda/run.h"
 
 namespace lamina::gemm_int4_int8 {
-namespace {
-
-// The value of the only group for column j.
-LAMINA_DEVICE float value_of(const GroupTensor& of, int64_t j) {
-  const int64_t at = j * of.stride;
-  if (of.kind == GroupTensor::Kind::kF32) return static_cast<const float*>(of.data)[at];
-  if (of.kind == GroupTensor::Kind::kF16) return to_f32(static_cast<const F16*>(of.data)[at]);
-  if (of.kind == GroupTensor::Kind::kBF16) return to_f32(static_cast<const BF16*>(of.data)[at]);
-  return static_cast<const uint8_t*>(of.data)[at];
-}
-
-struct Op {
-  static constexpr const char* kName = "gemm_int4_int8_reduce";
-
-  LAMINA_DEVICE static void reduce(const CudaParams& p, const Split& split, int64_t i, int64_t j) {
-    const int64_t count = count_partials(split, p.problem);
-    if (!is_one_group(p.problem))
-      return reduce_columns<TokenScaler, float, float>(p, split, count, i, j);
-    int32_t sums[kReduceColumns];
-    add_partials<int32_t>(p, split, count, i, j, sums);
-    const Columns<TokenScaler, kReduceColumns> columns(p, j);
-    const int32_t a_sum = dev::load_global(p.a_sums + i);
-    float y[kReduceColumns];
-#pragma unroll
-    for (int e = 0; e < kReduceColumns; ++e) {
-      const int64_t column = e < columns.left ? j + e : j;
-      const bool has_zeros = p.w_zero_point.is_given();
-      const float minus_zero = has_zeros ? -value_of(p.w_zero_point, column) : 0.0f;
-      y[e] = add_group(sums[e], a_sum, has_zeros, minus_zero, value_of(p.w_scale, column), kNoSum);
-    }
-    store_row(p, y, i, columns);
-  }
-};
-
-}  // namespace
 
 Status launch_reduce(const CudaParams& params, const Split& split, int max_blocks, void* stream) {
-  return Reduce<CudaParams, Op>::launch(params, split, max_blocks, stream);
+  return Reduce<CudaParams, Int4Int8Reduce<false>>::launch(params, split, max_blocks, stream);
 }
 
 }  // namespace lamina::gemm_int4_int8

@@ -20,15 +20,7 @@ Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, voi
     return Status::error("gemm_int4_int8: w must start at a multiple of 16 bytes");
   auto* const bytes = static_cast<std::byte*>(workspace);
   const PackedActivations packed = PackedActivations::at(bytes, p);
-  const CudaParams then{params,
-                        p,
-                        packed.a,
-                        packed.sums,
-                        packed.scale,
-                        params.a_zero_point,
-                        params.w,
-                        params.w_scale,
-                        params.w_zero_point};
+  const CudaParams then = CudaParams::of(params, packed);
   if (Status status = launch_pack_activations(params, packed, plan.max_blocks(), stream);
       !status.is_ok())
     return status;

@@ -1,14 +1,14 @@
 // gemm_int4_int8 / sm80:   out[i,j] = epilogue(scale_i * sum_g scale_gj * x_ijg), x: gemm_int4_int8.h
 //
-// Algorithm  a block owns block_m tokens x block_n features and whole k chunks: gemm/cuda/sm80_int4.cuh. The sums of
+// Algorithm  a block owns block_m tokens x block_n features and whole k chunks: gemm/cuda/sm80_features.cuh. The sums of
 //            activations times codes (unsigned bytes) are exact integers. When a group ends, the warp scales its sums
 //            and adds them to the k chunk, so the result does not depend on the tile or on the split of k. The end of
 //            a k chunk: gemm/cuda/k_chunk.cuh. A single group may be split anywhere: its sums stay integers until the
 //            reduction
-// Layouts    a, its sums of groups: PackedActivations (kernel.h).  w: layout/int4.h.  scales, zero points [groups,n].
+// Layouts    a, its sums of groups: PackedActivations (gemm/cuda/int4_int8.h).  w: layout/int4.h.  scales, zero points [groups,n].
 //            out [m,n]
 // Data path  gmem -cp.async-> smem ring -ldmatrix (a), 16-byte loads (w)-> regs -and, shift-> mma m16n8k32 u8 s8 -> s32
-//            -group_end.cuh-> f32 -> out
+//            -gemm/cuda/group_end.cuh-> f32 -> out
 // Budget     regs <= 255; 0 spills; 0 bank conflicts (layout/swizzle.h)
 //            requires SASS: IMMA, LDGSTS, LDSM
 // Requires   w at a multiple of 16 bytes; the workspace is aligned by construction
@@ -17,11 +17,11 @@
 #pragma once
 
 #include "device/device.h"
-#include "gemm/cuda/sm80_int4.cuh"
+#include "gemm/cuda/group_end.cuh"
+#include "gemm/cuda/sm80_features.cuh"
+#include "gemm/cuda/token_scaler.cuh"
 #include "layout/int4.h"
-#include "ops/gemm_int4_int8/cuda/group_end.cuh"
-#include "ops/gemm_int4_int8/cuda/kernel.h"
-#include "ops/gemm_int4_int8/cuda/scaler.cuh"
+#include "ops/gemm_int4_int8/cuda/run.h"
 
 namespace lamina::gemm_int4_int8 {
 
@@ -38,17 +38,17 @@ struct Sm80 {
   static constexpr int kTokenGroups = kConfig.block_m / kConfig.warps_m / 8;
   using Groups = GroupEnd<kConfig.block_m, kConfig.block_n, kSlices, kTiles, kTokenGroups>;
   // The zero points of the tokens lie behind the ring.
-  using Pipe = Sm80Int4<Sm80Shape{.block_m = kConfig.block_m,
-                                  .block_n = kConfig.block_n,
-                                  .warps_m = kConfig.warps_m,
-                                  .warps_n = kConfig.warps_n,
-                                  .warps_k = 1,
-                                  .step_tiles = 1,
-                                  .stages = kConfig.stages,
-                                  .a_bytes = 1,
-                                  .tile_bytes = int4::kTileBytes,
-                                  .group_bytes = Groups::kStageBytes},
-                        TokenScaler, kConfig.block_m * 4>;
+  using Pipe = Sm80Features<Sm80Shape{.block_m = kConfig.block_m,
+                                      .block_n = kConfig.block_n,
+                                      .warps_m = kConfig.warps_m,
+                                      .warps_n = kConfig.warps_n,
+                                      .warps_k = 1,
+                                      .step_tiles = 1,
+                                      .stages = kConfig.stages,
+                                      .a_bytes = 1,
+                                      .tile_bytes = int4::kTileBytes,
+                                      .group_bytes = Groups::kStageBytes},
+                            TokenScaler, kConfig.block_m * 4>;
   using Place = typename Pipe::Place;
 
   static constexpr const char* kName = "gemm_int4_int8_sm80";
@@ -58,7 +58,7 @@ struct Sm80 {
   struct Args {
     CudaParams p;
     Split split;
-    GroupArgs groups;
+    GroupEndArgs groups;
     Sm80Units units;
 
     constexpr int64_t row_bytes() const { return units.tiles_k * int64_t{int4::kTileK}; }
@@ -158,7 +158,7 @@ struct Sm80 {
 
   static Status start(const CudaParams& params, const Split& split, int max_blocks, void* stream) {
     return Pipe::template launch<Sm80>(
-        "gemm_int4_int8", {params, split, GroupArgs::of(params, split), {}}, max_blocks, stream);
+        "gemm_int4_int8", {params, split, GroupEndArgs::of(params, split), {}}, max_blocks, stream);
   }
 };
 

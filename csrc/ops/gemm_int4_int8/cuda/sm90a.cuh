@@ -7,10 +7,10 @@
 //            and adds them to the k chunk, while the other warpgroup multiplies. The result therefore does not depend
 //            on the tile or on the split of k. The end of a k chunk: gemm/cuda/k_chunk.cuh. A single group may be
 //            split anywhere: its sums stay integers until the reduction
-// Layouts    a, its sums of groups: PackedActivations (kernel.h).  w: layout/int4.h.  scales, zero points [groups,n].
+// Layouts    a, its sums of groups: PackedActivations (gemm/cuda/int4_int8.h).  w: layout/int4.h.  scales, zero points [groups,n].
 //            out [m,n]
 // Data path  gmem -TMA-> smem ring -> a: wgmma's shared operand; w: 16-byte loads -and, shift-> its register operand
-//            -> s32 -group_end.cuh-> f32; then smem rows -> out (gemm/cuda/store_rows.cuh)
+//            -> s32 -gemm/cuda/group_end.cuh-> f32; then smem rows -> out (gemm/cuda/store_rows.cuh)
 // Features   lanes with lane / 4 == q hold two neighbouring features of a warp's 16, as rows q and q + 8 of wgmma
 // Budget     regs <= 168; 0 spills; 0 bank conflicts
 //            requires SASS: IGMMA, UTMALDG, LDGSTS
@@ -19,13 +19,13 @@
 #pragma once
 
 #include "device/device.h"
+#include "gemm/cuda/group_end.cuh"
 #include "gemm/cuda/sm90a_pipe.cuh"
+#include "gemm/cuda/token_scaler.cuh"
 #include "layout/int4.h"
 #include "layout/matrix_descriptor.h"
 #include "layout/swizzle.h"
-#include "ops/gemm_int4_int8/cuda/group_end.cuh"
-#include "ops/gemm_int4_int8/cuda/kernel.h"
-#include "ops/gemm_int4_int8/cuda/scaler.cuh"
+#include "ops/gemm_int4_int8/cuda/run.h"
 
 namespace lamina::gemm_int4_int8 {
 
@@ -51,7 +51,7 @@ struct Sm90a {
     dev::TensorMap map_a, map_w;
     CudaParams p;
     Split split;
-    GroupArgs groups;
+    GroupEndArgs groups;
 
     constexpr bool copies_a() const { return false; }
     constexpr bool overlaps() const { return split.overlaps; }
@@ -202,7 +202,7 @@ struct Sm90a {
   LAMINA_DEVICE static void run(const Args& args) { Pipe::template run<Sm90a>(args); }
 
   static Status start(const CudaParams& params, const Split& split, int max_blocks, void* stream) {
-    Args args{{}, {}, params, split, GroupArgs::of(params, split)};
+    Args args{{}, {}, params, split, GroupEndArgs::of(params, split)};
     const int64_t columns = PackedActivations::a_stride(params.problem);
     return Pipe::template launch<Sm90a>(args, columns, columns, max_blocks, stream);
   }

@@ -1,7 +1,7 @@
 // gemm_int8 / reduce: gemm/cuda/reduce.cuh in int32, in int64 where k > kMaxExactK, in f32 with scales along k.
+#include "gemm/cuda/integer_scaler.cuh"
 #include "gemm/cuda/reduce.cuh"
 #include "ops/gemm_int8/cuda/run.h"
-#include "ops/gemm_int8/cuda/scaler.cuh"
 
 namespace lamina::gemm_int8 {
 namespace {

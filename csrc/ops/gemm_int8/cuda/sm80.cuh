@@ -14,15 +14,14 @@
 
 #include <algorithm>
 
-#include "block/row_copy.cuh"
 #include "device/device.h"
 #include "gemm/cuda/epilogue.cuh"
+#include "gemm/cuda/integer_scaler.cuh"
 #include "gemm/cuda/kernel.h"
 #include "gemm/cuda/sm80_pipe.cuh"
 #include "layout/int8_tile.h"
 #include "layout/swizzle.h"
 #include "ops/gemm_int8/cuda/run.h"
-#include "ops/gemm_int8/cuda/scaler.cuh"
 #include "ops/gemm_int8/cuda/sm80_groups.cuh"
 
 namespace lamina::gemm_int8 {
@@ -89,15 +88,7 @@ struct Sm80 {
       return {Pipe::Copies::at(args, at)};
     }
     LAMINA_DEVICE void start(const Args& args, const Place& at, int step, std::byte* stage) {
-      const int valid = this->valid_bytes(args, step);
-      if (args.a_copy_bytes == 16) {
-        this->start_rows(args, valid, stage);
-      } else {
-        const auto* const base = reinterpret_cast<const std::byte*>(args.p.a);
-        this->start_rows(args, valid, stage, [&](std::byte* to, const std::byte* from, int bytes) {
-          copy_unaligned(args.a_copy_bytes, to, from, base, bytes);
-        });
-      }
+      this->start_any_rows(args, step, stage);
       this->start_tiles(args, step, stage);
       if constexpr (kConfig.is_grouped)
         Scales::load(args.p, step, at.m0, at.n0, kThreads,

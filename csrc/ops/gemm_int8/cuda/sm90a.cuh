@@ -22,6 +22,7 @@
 #include "block/tile_order.cuh"
 #include "device/device.h"
 #include "gemm/cuda/epilogue.cuh"
+#include "gemm/cuda/integer_scaler.cuh"
 #include "gemm/cuda/kernel.h"
 #include "gemm/cuda/store_rows.cuh"
 #include "gemm/cuda/store_tma.cuh"
@@ -29,7 +30,6 @@
 #include "layout/int8_tile.h"
 #include "layout/matrix_descriptor.h"
 #include "layout/swizzle.h"
-#include "ops/gemm_int8/cuda/scaler.cuh"
 #include "ops/gemm_int8/cuda/sm90a_groups.cuh"
 
 namespace lamina::gemm_int8 {

@@ -5,16 +5,15 @@
 #include <algorithm>
 #include <climits>
 
+#include "base/int_math.h"
 #include "device/device.h"
+#include "gemm/cuda/int4_dequantize.cuh"
+#include "gemm/cuda/int4_slices.h"
+#include "gemm/problem.h"
 #include "layout/int4.h"
-#include "ops/gemm_int4/cuda/dequantize.cuh"
-#include "ops/gemm_int4/gemm_int4.h"
 #include "quant/group_rows.cuh"
 
-namespace lamina::gemm_int4 {
-
-inline constexpr int kSliceK = 16;                      // k of one mma or wgmma
-inline constexpr int kSlices = int4::kTileK / kSliceK;  // slices of a tile
+namespace lamina::gemm {
 
 // The arguments of a launch that concern groups.
 struct GroupArgs {
@@ -23,7 +22,7 @@ struct GroupArgs {
   int slices, group_slices;  // slices of kSliceK in k, and in a group
   int whole_slices;          // slices of k without the ragged last one
 
-  static GroupArgs of(const Params& params) {
+  static GroupArgs of(const auto& params) {
     const Problem& p = params.problem;
     return {GroupRows::of(params.w_scale, p.groups(), p.n),
             GroupRows::of(params.w_zero_point, p.groups(), p.n),
@@ -115,4 +114,4 @@ struct StageGroups {
   }
 };
 
-}  // namespace lamina::gemm_int4
+}  // namespace lamina::gemm

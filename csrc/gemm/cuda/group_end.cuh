@@ -1,4 +1,4 @@
-// The end of a group in gemm_int4_int8 on CUDA: the sums of the group are exact integers; they are scaled and added
+// The end of a group of int4 codes on CUDA: the sums of the group are exact integers; they are scaled and added
 // to the k chunk. Each ring stage holds, behind its tiles, the scales, zero points and token sums of the groups that
 // end in the stage.
 #pragma once
@@ -8,24 +8,22 @@
 #include <climits>
 
 #include "device/device.h"
+#include "gemm/cuda/int4_int8.h"
+#include "gemm/cuda/int4_slices.h"
 #include "gemm/epilogue_maths.h"
-#include "ops/gemm_int4_int8/cuda/kernel.h"
 #include "quant/group_rows.cuh"
 
-namespace lamina::gemm_int4_int8 {
-
-inline constexpr int kSliceK = 16;                      // every group size is a multiple of it
-inline constexpr int kSlices = int4::kTileK / kSliceK;  // slices of a tile
+namespace lamina::gemm {
 
 // The arguments of a launch that concern groups.
-struct GroupArgs {
+struct GroupEndArgs {
   GroupRows scales, zeros;  // zeros: only if w_zero_point is given
   int64_t sums_stride;
   int chunk_steps;                   // tiles of k in a k chunk
   int groups, slices, group_slices;  // slices of kSliceK: in all tiles, in a group
   bool keeps_integers;               // k is split within the only group; no block then ends a group
 
-  static GroupArgs of(const CudaParams& params, const Split& split) {
+  static GroupEndArgs of(const Int4Int8Operands& params, const Split& split) {
     const Problem& p = params.problem;
     const bool keeps_integers = is_one_group(p) && split.count > 1;
     return {GroupRows::of(params.w_scale, p.groups(), p.n),
@@ -34,7 +32,7 @@ struct GroupArgs {
             keeps_integers ? split.steps : static_cast<int>(chunk_k(p.group) / int4::kTileK),
             static_cast<int>(p.groups()),
             static_cast<int>(int4::tiles_k(p.k)) * kSlices,
-            static_cast<int>(std::min<int64_t>(p.group, kMaxK) / kSliceK),
+            static_cast<int>(std::min<int64_t>(p.group, kMostGroupK) / kSliceK),
             keeps_integers};
   }
 
@@ -55,32 +53,46 @@ struct GroupArgs {
   }
 };
 
+// The sums that are 16 times those of codes minus 8, of 2:4 weights. The activations that a feature keeps are not those
+// of another, so with zero points their sum is a product of its own.
+enum class Codes { kDense, kSparse, kSparseWithZeros };
+
 // A lane's part of a warp's sums over kTiles x 16 features x kTokenGroups x 8 tokens, in the order of mma and wgmma.
 // Unless kClears, the first product of a group must overwrite the sums.
 template <int kBlockM, int kBlockN, int kMostGroups, int kTiles, int kTokenGroups,
-          bool kClears = true>
+          bool kClears = true, Codes kCodes = Codes::kDense>
 struct GroupEnd {
+  static constexpr bool kIsDense = kCodes == Codes::kDense;
+  static constexpr bool kSumsKept = kCodes == Codes::kSparseWithZeros;
+
   // In a stage, for kMostGroups groups: scales and zero points of up to 4 bytes each, and the sums of the tokens.
   static constexpr int kZerosAt = kMostGroups * kBlockN * 4, kSumsAt = 2 * kZerosAt;
-  static constexpr int kStageBytes = kSumsAt + kMostGroups * kBlockM * 4;
+  static constexpr int kStageBytes = kSumsAt + (kIsDense ? kMostGroups * kBlockM * 4 : 0);
 
   int32_t sums[kTiles][kTokenGroups][4];
   float k_chunk[kTiles][kTokenGroups][4];
+  // With kSumsKept: sums of the activations that a feature keeps.
+  int32_t kept[kSumsKept ? kTiles : 1][kSumsKept ? kTokenGroups : 1][4];
   int32_t codes[kTiles][2];  // sums of a lane's codes for both rows, if a_zero_point is given
   int index;                 // the group
   int row;                   // the row of its scales in the stage
+  int slices;                // of the group so far, counted for kSumsKept
   bool is_new;               // the group has no product yet
 
   LAMINA_DEVICE void begin(int group) {
     index = group;
     is_new = true;
+    slices = 0;
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
       codes[i][0] = codes[i][1] = 0;
 #pragma unroll
       for (int j = 0; j < kTokenGroups; ++j)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) sums[i][j][e] = 0;
+        for (int e = 0; e < 4; ++e) {
+          sums[i][j][e] = 0;
+          if constexpr (kSumsKept) kept[i][j][e] = 0;
+        }
     }
   }
 
@@ -88,12 +100,13 @@ struct GroupEnd {
   template <int kThreads>
   LAMINA_DEVICE static void load(const auto& args, int64_t m0, int64_t n0, int first, int count,
                                  int thread, std::byte* to) {
-    const CudaParams& p = args.p;
-    const GroupArgs& groups = args.groups;
+    const Int4Int8Operands& p = args.p;
+    const GroupEndArgs& groups = args.groups;
     groups.scales.template load<kBlockN, kThreads>(first, count, n0, p.problem.n, thread, to);
     if (p.w_zero_point.is_given())
       groups.zeros.template load<kBlockN, kThreads>(first, count, n0, p.problem.n, thread,
                                                     to + kZerosAt);
+    if constexpr (!kIsDense) return;
     constexpr int kRowChunks = kBlockM / 4;
     for (int t = thread; t < count * kRowChunks; t += kThreads) {
       const int64_t token = m0 + t % kRowChunks * 4, left = p.problem.m - token;
@@ -107,7 +120,7 @@ struct GroupEnd {
 
   // Copies the zero points of the block's tokens to zero[kBlockM]; thread: the index among kThreads threads.
   template <int kThreads>
-  LAMINA_DEVICE static void keep_zero_points(const CudaParams& p, int64_t m0, int thread,
+  LAMINA_DEVICE static void keep_zero_points(const Int4Int8Operands& p, int64_t m0, int thread,
                                              int32_t* zero) {
     if (!p.a_zero_point.is_given()) return;
     for (int t = thread; t < kBlockM; t += kThreads) {
@@ -148,36 +161,62 @@ struct GroupEnd {
 #pragma unroll
       for (int r = 0; r < 2; ++r) minus_zero[i][r] = -minus_zero[i][r];
     }
-    const auto* const a_sums = reinterpret_cast<const int32_t*>(stage + kSumsAt) + row * kBlockM;
-    const auto add = [&](bool has_zeros_here) {
-      for_tokens(at, a_sums, [&](int i, int j, int e, int32_t a_sum) {
-        k_chunk[i][j][e] = add_group(sums[i][j][e], a_sum, has_zeros_here, minus_zero[i][e / 2],
-                                     scale[i][e / 2], k_chunk[i][j][e]);
-        if constexpr (kClears) sums[i][j][e] = 0;
-      });
+    const auto add = [&](int i, int j, int e, int32_t acc, int32_t a_sum, bool has_zeros_here) {
+      k_chunk[i][j][e] = add_group(acc, a_sum, has_zeros_here, minus_zero[i][e / 2],
+                                   scale[i][e / 2], k_chunk[i][j][e]);
+      if constexpr (kClears) sums[i][j][e] = 0;
     };
-    if (has_zeros) {
-      add(true);
+    if constexpr (kIsDense) {
+      const auto* const a_sums = reinterpret_cast<const int32_t*>(stage + kSumsAt) + row * kBlockM;
+      const auto add_all = [&](bool has_zeros_here) {
+        for_tokens(at, a_sums, [&](int i, int j, int e, int32_t a_sum) {
+          add(i, j, e, sums[i][j][e], a_sum, has_zeros_here);
+        });
+      };
+      if (has_zeros) {
+        add_all(true);
+      } else {
+        add_all(false);
+      }
     } else {
-      add(false);
+      for_sums([&](int i, int j, int e) {
+        const int32_t less = less_eight(sums[i][j][e]);
+        if constexpr (kSumsKept) {
+          const int32_t a_sum = kept[i][j][e];
+          add(i, j, e, less + kSymmetricZeroPoint * a_sum, a_sum, true);
+          if constexpr (kClears) kept[i][j][e] = 0;
+        } else {
+          add(i, j, e, less, 0, false);
+        }
+      });
     }
     ++index;
     ++row;
     is_new = true;
+    slices = 0;
   }
 
   // Leaves the unscaled sums of a part of the only group in k_chunk, for the reduction.
   LAMINA_DEVICE void keep_integers(const auto& args, const auto& at, const int32_t* zero) {
     if (args.p.a_zero_point.is_given()) correct(at, zero);
+    for_sums([&](int i, int j, int e) {
+      k_chunk[i][j][e] = std::bit_cast<float>(kIsDense ? sums[i][j][e] : less_eight(sums[i][j][e]));
+    });
+  }
+
+ private:
+  LAMINA_DEVICE static void for_sums(const auto& body) {
 #pragma unroll
     for (int i = 0; i < kTiles; ++i)
 #pragma unroll
       for (int j = 0; j < kTokenGroups; ++j)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) k_chunk[i][j][e] = std::bit_cast<float>(sums[i][j][e]);
+        for (int e = 0; e < 4; ++e) body(i, j, e);
   }
 
- private:
+  // The sum over codes minus 8, from 16 times that sum.
+  LAMINA_DEVICE static int32_t less_eight(int32_t sum) { return sum >> 4; }
+
   // Calls body(i, j, e, value of the token of sums[i][j][e]). values: one value for each token of the block.
   LAMINA_DEVICE static void for_tokens(const auto& at, const int32_t* values, const auto& body) {
 #pragma unroll
@@ -196,7 +235,9 @@ struct GroupEnd {
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) add_lanes(codes[i]);
     for_tokens(at, zero, [&](int i, int j, int e, int32_t token_zero) {
-      sums[i][j][e] = gemm::correct(sums[i][j][e], token_zero, codes[i][e / 2]);
+      sums[i][j][e] = lamina::gemm::correct(sums[i][j][e], token_zero, codes[i][e / 2]);
+      if constexpr (kSumsKept)
+        kept[i][j][e] = lamina::gemm::correct(kept[i][j][e], token_zero, slices * kSliceK / 2);
     });
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) codes[i][0] = codes[i][1] = 0;
@@ -232,4 +273,4 @@ struct GroupEnd {
   }
 };
 
-}  // namespace lamina::gemm_int4_int8
+}  // namespace lamina::gemm

@@ -1,17 +1,21 @@
-// The parameters of the CUDA kernels of gemm_int4_int8, and the workspace of a call.
+// The operands of the CUDA kernels of int8 activations and int4 codes, and the workspace of a call.
 #pragma once
 
-#include "base/numeric.h"
+#include <cstddef>
+
+#include "base/broadcast.h"
 #include "base/status.h"
 #include "gemm/cuda/plan.h"
-#include "ops/gemm_int4_int8/gemm_int4_int8.h"
+#include "gemm/epilogue.h"
+#include "gemm/int4_int8_sums.h"
+#include "quant/group_tensor.h"
 
-namespace lamina::gemm_int4_int8 {
+namespace lamina::gemm {
 
 // With a single group, partial sums are integers, and k may be split anywhere: one partial sum for each split. With
 // several groups, partial sums are f32: one for each k chunk.
 constexpr bool is_one_group(const Problem& p) { return p.groups() == 1; }
-constexpr KRule k_rule(const Problem& p) {
+constexpr KRule int4_int8_k_rule(const Problem& p) {
   return is_one_group(p) ? KRule{kChunkK, false} : KRule{chunk_k(p.group), true};
 }
 constexpr int64_t count_partials(const Split& split, const Problem& p) {
@@ -20,7 +24,8 @@ constexpr int64_t count_partials(const Split& split, const Problem& p) {
 
 // The activations in the order that the kernels read. A launch of its own packs them.
 //
-//   a      [m, a_stride], each 16 k in the order of int4::s8_k; a packed place without a feature holds the zero point
+//   a      [m, a_stride], each 16 k in the order of int4::s8_k, for 2:4 weights each 32 k in that of
+//          sparse24_tile::s8_k; a packed place without a feature holds the zero point
 //   sums   [groups, sums_stride], sums of a minus its zero points
 //   scale  [m]; all NaN if an index in perm is out of range
 struct PackedActivations {
@@ -44,7 +49,7 @@ struct PackedActivations {
 };
 
 // The parameters of a kernel and of the reduction.
-struct CudaParams : Epilogue {
+struct Int4Int8Operands : Epilogue {
   Problem problem;
   const int8_t* a;           // PackedActivations::a
   const int32_t* a_sums;     // PackedActivations::sums
@@ -52,12 +57,13 @@ struct CudaParams : Epilogue {
   Broadcast<int8_t> a_zero_point;
   const uint8_t* w;
   GroupTensor w_scale, w_zero_point;
+
+  // params: the Params of an op.
+  static Int4Int8Operands of(const auto& params, const PackedActivations& packed) {
+    return {params,      params.problem, packed.a,
+            packed.sums, packed.scale,   params.a_zero_point,
+            params.w,    params.w_scale, params.w_zero_point};
+  }
 };
 
-// Packs params.a, or quantises and packs params.floats in its place.
-Status launch_pack_activations(const Params& params, const PackedActivations& to, int max_blocks,
-                               void* stream);
-// Reduces the partial sums to out.
-Status launch_reduce(const CudaParams& params, const Split& split, int max_blocks, void* stream);
-
-}  // namespace lamina::gemm_int4_int8
+}  // namespace lamina::gemm

@@ -1,4 +1,4 @@
-// Turns codes of int4_tile into the registers of an mma's operand a, f16 or bf16.
+// Turns int4 codes into the registers of an mma's operand a, f16 or bf16.
 //
 // A code ORed into the low mantissa bits of a power of two is the number power + code. One exact subtraction removes
 // the power together with the zero point:  w = fma(q - zero, scale, shift), rounded once; zero is an integer from 0
@@ -10,7 +10,7 @@
 #include "base/numeric.h"
 #include "device/device.h"
 
-namespace lamina::gemm_int4 {
+namespace lamina::gemm {
 
 LAMINA_DEVICE uint32_t twice(uint16_t bits) { return bits | static_cast<uint32_t>(bits) << 16; }
 
@@ -60,10 +60,16 @@ struct Dequantizer {
     shift[row] = twice<T>(whole == zero ? -0.0f : (whole - zero) * widened(row_scale));
   }
 
-  // a = the operand of 16 k, from a lane's eight codes.
+  // a = the operand of one product, from a lane's eight codes; or registers 2 * kHalf and 2 * kHalf + 1 of it, which belong
+  // to half of its k.
   LAMINA_DEVICE void weights(uint32_t codes, uint32_t (&a)[4]) const {
+    half_of_weights<0>(codes, a);
+    half_of_weights<1>(codes, a);
+  }
+  template <int kHalf>
+  LAMINA_DEVICE void half_of_weights(uint32_t codes, uint32_t (&a)[4]) const {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 2 * kHalf; i < 2 * kHalf + 2; ++i) {
       const int row = i % 2;
       if constexpr (kIsF16) {
         const uint32_t pair =
@@ -80,25 +86,4 @@ struct Dequantizer {
   }
 };
 
-// Sets the weights of 16 k from the `valid`-th on to 0. Past k, codes and scales are arbitrary, and weights may be
-// Inf or NaN.
-LAMINA_DEVICE void mask_weights(uint32_t (&a)[4], int valid) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int left = valid - dev::lane() % 4 * 2 - i / 2 * 8;  // valid weights of the pair
-    a[i] &= left >= 2 ? 0xffffffffu : left == 1 ? 0x0000ffffu : 0u;
-  }
-}
-
-// sums[16,8] += a[16,16] * b[16,8]
-template <class T>
-LAMINA_DEVICE void multiply(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  const uint32_t b[2] = {b0, b1};
-  if constexpr (std::is_same_v<T, F16>) {
-    dev::mma_m16n8k16_f16(sums, a, b);
-  } else {
-    dev::mma_m16n8k16_bf16(sums, a, b);
-  }
-}
-
-}  // namespace lamina::gemm_int4
+}  // namespace lamina::gemm

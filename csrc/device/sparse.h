@@ -1,0 +1,13 @@
+// What device.h is for dense products, for products with a 2:4 sparse operand. Kernels that need none stay without these
+// headers, because they are long to compile.
+#pragma once
+
+#include "device/device.h"
+
+#if defined(__CUDACC__)
+#include "device/ptx/mma_sparse.cuh"
+#include "device/ptx/wgmma_sparse.cuh"
+#else
+#include "device/emu/mma_sparse.h"
+#include "device/emu/wgmma_sparse.h"
+#endif

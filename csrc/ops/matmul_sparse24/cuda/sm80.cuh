@@ -1,0 +1,18 @@
+// matmul_sparse24 / sm80: float_sm80.cuh on values.
+//
+// Budget     regs <= 255; 0 spills; 0 bank conflicts
+//            requires SASS: HMMA.SP, LDGSTS, LDSM
+#pragma once
+
+#include "ops/matmul_sparse24/cuda/float_sm80.cuh"
+
+namespace lamina::matmul_sparse24 {
+
+using Sm80Config = FloatSm80Config;
+
+template <Sm80Config kConfig>
+CudaKernel sm80_kernel(const char* name) {
+  return float_sm80_kernel<16, kConfig>(name);
+}
+
+}  // namespace lamina::matmul_sparse24
