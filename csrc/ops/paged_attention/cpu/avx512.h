@@ -33,7 +33,6 @@ struct Avx512 {
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static I subtract(I a, I b) { return lamina::subtract(a, b); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
-  static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static F if_less(F a, F b, F yes, F no) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
   }
@@ -52,9 +51,6 @@ struct Avx512 {
   static void store_low_bytes(int32_t* to, I x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), low_bytes(x));
   }
-  static void store_low_halves(int32_t* to, I x) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), low_halves(x));
-  }
   template <int kBits>
   static I shift_left(I x) {
     return _mm512_slli_epi32(x, kBits);
@@ -69,6 +65,8 @@ struct Avx512 {
   }
   static I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
   static I bit_or(I a, I b) { return _mm512_or_si512(a, b); }
+  static I bit_xor(I a, I b) { return _mm512_xor_si512(a, b); }
+  static I max_bits(I a, I b) { return _mm512_max_epu32(a, b); }
   template <int kBytes>
   static I widen(const void* from) {
     if constexpr (kBytes == 4) {

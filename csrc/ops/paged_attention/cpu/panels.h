@@ -55,8 +55,10 @@ constexpr int64_t key_passes(int64_t dwords) {
   return Simd::kColumns / Simd::kLanes * ceil_div(dwords, Simd::kLanes) * kSquarePasses;
 }
 
+inline constexpr int32_t kSignOfBytes = INT32_MIN | 0x808080;
+
 // Up to kColumns keys of `dim` elements T, transposed in dwords of the cache; 0 from `count` on.
-//   kWhole      panel[w][key] = dword w of a key
+//   kWhole      panel[w][key] = dword w of a key; 128 is added to bytes, which become unsigned
 //   otherwise   panel[i][key] = element i of a key, as f32
 template <class Simd, class T, bool kWhole>
 void pack_keys(const char* const* rows, int count, int64_t dim, int32_t* panel,
@@ -72,7 +74,9 @@ void pack_keys(const char* const* rows, int count, int64_t dim, int32_t* panel,
       typename Simd::I block[kLanes];
       const auto store = [&](auto i) LAMINA_INLINE {
         unroll<kEach>([&](auto e) LAMINA_INLINE {
-          if constexpr (kWhole) {
+          if constexpr (kWhole && sizeof(T) == 1) {
+            Simd::store_int(to + i * kKeys, Simd::bit_xor(block[i], Simd::set_int(kSignOfBytes)));
+          } else if constexpr (kWhole) {
             Simd::store_int(to + i * kKeys, block[i]);
           } else {
             Simd::store_int(to + (i * kEach + e) * kKeys,
@@ -102,14 +106,14 @@ constexpr int64_t value_passes(int64_t rows) { return ceil_div(rows, kRowsOfPass
 
 // panel[key][i] = element i as f32, with zeros from `dim` up to a multiple of kColumns.
 template <class Simd, class T>
-void pack_values(const char* const* rows, int count, int64_t dim, int32_t* panel,
-                 Prefetch& prefetch) {
+void widen_values(const char* const* rows, int64_t count, int64_t dim, int32_t* panel,
+                  Prefetch& prefetch) {
   constexpr int kLanes = Simd::kLanes, kSize = static_cast<int>(sizeof(T));
   const int64_t stride = round_up(dim, Simd::kColumns);
   const auto put = [](int32_t* to, const void* from) LAMINA_INLINE {
     Simd::store_int(to, Simd::as_int(element<Simd, T, 0>(Simd::template widen<kSize>(from))));
   };
-  for (int key = 0; key < count; ++key, panel += stride) {
+  for (int64_t key = 0; key < count; ++key, panel += stride) {
     if (key % kRowsOfPass == 0) prefetch.pass();
     for (int64_t at = 0; at < stride; at += kLanes) {
       const int64_t left = std::max<int64_t>(dim - at, 0);
@@ -123,44 +127,16 @@ void pack_values(const char* const* rows, int count, int64_t dim, int32_t* panel
   }
 }
 
-// Elements of 2 or 1 bytes, kKeys = 2 or 4 keys to a dword: panel[key / kKeys][...] has elements i of kKeys keys in one
-// dword; a missing key is 0. Interleaving by 128-bit parts leaves the columns of each kLanes * kKeys in another order,
-// which restore_columns() undoes.
-template <class Simd, int kKeys>
-void interleave_values(const char* const* rows, int count, int64_t dim, int32_t* panel,
-                       Prefetch& prefetch) {
-  using I = typename Simd::I;
-  constexpr int kLanes = Simd::kLanes, kSize = 4 / kKeys, kBlock = kLanes * kKeys;
-  // Elements at to at + kBlock - 1 of the keys, given by load(i).
-  const auto put = [&](const auto& load) LAMINA_INLINE {
-    I from[kKeys], to[kKeys];
-    unroll<kKeys>([&](auto i) LAMINA_INLINE { from[i] = load(i); });
-    if constexpr (kKeys == 2) {
-      Simd::interleave_halves(from[0], from[1], to[0], to[1]);
-    } else {
-      I low[2], high[2];
-      Simd::interleave_bytes(from[0], from[1], low[0], high[0]);
-      Simd::interleave_bytes(from[2], from[3], low[1], high[1]);
-      Simd::interleave_halves(low[0], low[1], to[0], to[1]);
-      Simd::interleave_halves(high[0], high[1], to[2], to[3]);
-    }
-    unroll<kKeys>([&](auto i) LAMINA_INLINE { Simd::store_int(panel + i * kLanes, to[i]); });
-    panel += kBlock;
-  };
-  for (int key = 0; key < count; key += kKeys) {
-    if (key % (kRowsOfPass * kKeys) == 0) prefetch.pass();
-    const char* const* const keys = rows + key;
-    int64_t at = 0;
-    if (key + kKeys <= count)
-      for (; at + kBlock <= dim; at += kBlock)
-        put([&](auto i) LAMINA_INLINE { return Simd::load_int(keys[i] + at * kSize); });
-    for (; at < dim; at += kBlock)
-      put([&](auto i) LAMINA_INLINE {
-        const int64_t left = std::min<int64_t>(dim - at, kBlock);
-        return key + i < count
-                   ? Simd::load_int(Some<Simd>(keys[i] + at * kSize, left * kSize).bytes)
-                   : Simd::set_int(0);
-      });
+// Copies rows of `dim` elements, and zeros up to a multiple of kColumns elements.
+template <int64_t kSize, int64_t kColumns>
+void pad_values(const char* const* rows, int64_t count, int64_t dim, int32_t* panel,
+                Prefetch& prefetch) {
+  const int64_t bytes = kSize * dim, padding = kSize * round_up(dim, kColumns) - bytes;
+  char* to = reinterpret_cast<char*>(panel);
+  for (int64_t key = 0; key < count; ++key, to += padding) {
+    if (key % kRowsOfPass == 0) prefetch.pass();
+    std::memcpy(to, rows[key], static_cast<size_t>(bytes));
+    std::memset(to += bytes, 0, static_cast<size_t>(padding));
   }
 }
 
