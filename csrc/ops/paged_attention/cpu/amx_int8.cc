@@ -8,6 +8,7 @@ namespace {
 
 struct Amx : Avx512 {
   static constexpr int kMaxRows = 32;
+  static constexpr bool kPacksAhead = false;
   static I to_bf16(F a, F b) { return lamina::to_bf16(a, b); }
 };
 
@@ -17,13 +18,7 @@ struct AmxProduct : Bf16Product<Amx> {
   static constexpr int kKeysPerStep = 32;
   static constexpr int kTile = kAmxRows;
 
-  AmxProduct(kv::CacheDType dtype, int64_t value_dim) : Bf16Product<Amx>(dtype, value_dim) {
-    pack_keys = [](const char* const* rows, int count, int64_t dim, int32_t* panel,
-                   Prefetch& prefetch) {
-      paged_attention::pack_keys<Amx, BF16, true>(rows, count, dim, panel, prefetch);
-      std::fill(panel + dim / 2 * Amx::kColumns, panel + dwords(dim) * Amx::kColumns, 0);
-    };
-  }
+  using Bf16Product<Amx>::Bf16Product;
   static int64_t dwords(int64_t dim) { return round_up(dim / 2, kTile); }
 
   static void multiply_keys(int64_t rows, Operands<Panel> o, Prefetch& prefetch) {

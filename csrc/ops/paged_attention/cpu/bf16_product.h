@@ -22,8 +22,9 @@ struct Bf16Product {
       return Simd::dot_bf16(sum, a, b);
     }
   };
-  static void multiply_keys(int64_t rows, const Operands<Panel>& o, Prefetch& prefetch) {
-    multiply<Simd, Dot>(rows, o, prefetch);
+  using Side = KeySide<Simd, BF16>;
+  static void multiply_keys(int64_t rows, const Operands<Panel>& o, Side& side) {
+    multiply<Simd, Dot>(rows, o, side);
   }
   static void multiply_values(int64_t rows, const Operands<Values>& o, Prefetch& prefetch) {
     multiply<Simd, Dot>(rows, o, prefetch);
@@ -34,6 +35,7 @@ struct Bf16Product {
   }
   PackKeys pack_keys = &paged_attention::pack_keys<Simd, BF16, true>;
   PrepareValues prepare_values = nullptr;
+  static constexpr bool packs_ahead = Simd::kPacksAhead;
 
   Bf16Product(kv::CacheDType, int64_t value_dim) {
     if (value_dim % kValueColumns != 0) prepare_values = &pad_values<sizeof(BF16), kValueColumns>;

@@ -56,7 +56,10 @@ class Worker {
     // A microkernel may read 16 rows from any row on, of which it needs some.
     const int64_t rows = plan_.tile_rows;
     const int64_t planes = Product::kPlanes * rows + 15;
-    const int64_t panel = std::max({kKeyDwords, q_stride_ * Simd::kColumns, kValueRows * dim_});
+    // A panel may end in rows of zeros, of elements that fill a vector of dwords.
+    panel_dwords_ =
+        std::max(kKeyDwords, q_stride_ * Simd::kColumns) + 3 * Simd::kLanes * Simd::kColumns;
+    const int64_t panel = std::max(2 * panel_dwords_, kValueRows * dim_);
     const int64_t dwords = round_up(p_.head_dim, Simd::kColumns) + 2 * rows * state_stride_ +
                            3 * rows + planes * (q_stride_ + kScoreStride + dim_) + panel;
     char* memory =
@@ -204,33 +207,42 @@ class Worker {
     return {columns.values + value, std::min(count, range.high - value), value_bytes_, passes};
   }
 
-  // Prefetches the scales of the next chunk, if one is given.
+  // Prefetches the scales of the next chunk, if one is given. While a step multiplies, the keys of the next are packed.
   void multiply_keys(const Columns& columns, Range range, Range rows, const Chunk* next) {
-    const int64_t dwords = Product::dwords(p_.head_dim), panel = q_stride_ * Simd::kColumns;
+    const int64_t dwords = Product::dwords(p_.head_dim), block = q_stride_ * Simd::kColumns;
     const int64_t operands = Product::kPlanes * rows.count();
-    const int64_t most = std::max<int64_t>(kKeyDwords / panel, 1);
-    for (int64_t j = range.low; j < range.high;) {
-      const int64_t end = std::min(j + most * Simd::kColumns, range.high);
+    const int64_t most = std::max<int64_t>(kKeyDwords / block, 1) * Simd::kColumns;
+    const bool packs_ahead = product_.packs_ahead && dwords % Simd::kLanes == 0;
+    int32_t *panel = panel_, *other = panel_ + panel_dwords_;
+    bool is_packed = false;
+    for (int64_t j = range.low, end; j < range.high; j = end, std::swap(panel, other)) {
+      end = std::min(j + most, range.high);
       const int64_t blocks = ceil_div(end - j, Simd::kColumns);
       if (next != nullptr) next->prefetch_scales({j, end});
-      Prefetch prefetch = keys_ahead(columns, range, j, end - j,
-                                     blocks * key_passes<Simd>(key_bytes_ / 4) +
-                                         Product::template passes<Panel>(operands, dwords, blocks));
-      for (int64_t i = j; i < end; i += Simd::kColumns)
+      const int64_t passes = Product::template passes<Panel>(operands, dwords, blocks);
+      const int64_t pieces = is_packed ? 0 : blocks * pieces_of_block<Simd>(key_bytes_ / 4);
+      Prefetch prefetch = keys_ahead(columns, range, j, end - j, pieces + passes);
+      for (int64_t i = j; i < end && !is_packed; i += Simd::kColumns)
         product_.pack_keys(columns.keys + i,
                            static_cast<int>(std::min<int64_t>(end - i, Simd::kColumns)),
-                           p_.head_dim, panel_ + (i - j) * q_stride_, prefetch);
+                           p_.head_dim, panel + (i - j) * q_stride_, prefetch);
+      const int64_t after = std::min(end + most, range.high) - end;
+      is_packed = packs_ahead && after > 0 && after % Simd::kColumns == 0;
+      typename Product::Side side(prefetch);
+      if constexpr (Simd::kPacksAhead)
+        if (is_packed)
+          side.begin(columns.keys + end, after / Simd::kColumns, dwords, other, block, passes);
       Product::multiply_keys(operands,
                              {planes(queries_, q_stride_, rows.low).dwords,
                               q_stride_,
-                              {panel_, Simd::kColumns, panel},
+                              {panel, Simd::kColumns, block},
                               planes(scores_, kScoreStride, rows.low).dwords + j,
                               kScoreStride,
                               dwords,
                               blocks,
                               false},
-                             prefetch);
-      j = end;
+                             side);
+      if constexpr (Simd::kPacksAhead) side.finish();
     }
   }
 
@@ -409,7 +421,7 @@ class Worker {
   float *states_, *partial_, *row_, *weight_factors_;
   Query* query_;
   const Tile* tile_ = nullptr;
-  int64_t head_ = 0, next_count_ = 0;
+  int64_t head_ = 0, next_count_ = 0, panel_dwords_;
   const char* next_[kAhead];
   const char* prepared_[kPreparedKeys];
   const char* cut_[std::max(kKeysInPlace, kPreparedKeys) + kAlign];

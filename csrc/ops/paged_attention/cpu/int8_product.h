@@ -34,8 +34,9 @@ struct Int8Product {
   struct ValueDot : Integers {
     LAMINA_INLINE static I add(I sum, I w, I v) { return Simd::dot_u8s8(sum, w, v); }
   };
-  static void multiply_keys(int64_t rows, const Operands<Panel>& o, Prefetch& prefetch) {
-    multiply<Simd, KeyDot>(rows, o, prefetch);
+  using Side = KeySide<Simd, int8_t>;
+  static void multiply_keys(int64_t rows, const Operands<Panel>& o, Side& side) {
+    multiply<Simd, KeyDot>(rows, o, side);
   }
   static void multiply_values(int64_t rows, const Operands<Values>& o, Prefetch& prefetch) {
     multiply<Simd, ValueDot>(rows, o, prefetch);
@@ -46,6 +47,7 @@ struct Int8Product {
   }
   PackKeys pack_keys = &paged_attention::pack_keys<Simd, int8_t, true>;
   PrepareValues prepare_values = nullptr;
+  static constexpr bool packs_ahead = Simd::kPacksAhead;
 
   Int8Product(kv::CacheDType, int64_t value_dim) {
     if (value_dim % kValueColumns != 0) prepare_values = &pad_values<1, kValueColumns>;

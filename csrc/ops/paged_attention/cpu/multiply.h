@@ -128,9 +128,9 @@ struct Operands {
   }
 };
 
-// kBlocks blocks of columns.
-template <class Simd, class Dot, int kRows, int kBlocks, class B>
-void multiply_rows(const Operands<B>& o, Prefetch& prefetch) {
+// kBlocks blocks of columns. `side` does its own work in between (Prefetch, KeysAhead).
+template <class Simd, class Dot, int kRows, int kBlocks, class B, class Side>
+void multiply_rows(const Operands<B>& o, Side& side) {
   using I = typename Simd::I;
   constexpr int kLanes = Simd::kLanes, kVectors = kBlocks * Simd::kColumns / kLanes;
   typename Dot::Sum sum[kRows][kVectors];
@@ -153,14 +153,14 @@ void multiply_rows(const Operands<B>& o, Prefetch& prefetch) {
     });
     ++a;
   };
-  Prefetch ahead = prefetch;  // a copy stays in registers
+  Side own = side;  // a copy stays in registers
   int64_t left = o.k;
   for (; left >= Prefetch::kSteps; left -= Prefetch::kSteps) {
-    ahead.pass();
+    own.pass();
     unroll<Prefetch::kSteps>([&](auto) LAMINA_INLINE { step(); });
   }
   for (; left > 0; --left) step();
-  prefetch = ahead;
+  side = own;
   unroll<kRows>([&](auto r) LAMINA_INLINE {
     unroll<kVectors>([&](auto v) LAMINA_INLINE {
       Simd::store_int(o.c + r * o.c_stride + v * kLanes, Dot::bits(sum[r][v]));
@@ -169,12 +169,12 @@ void multiply_rows(const Operands<B>& o, Prefetch& prefetch) {
 }
 
 // The microkernel for 1 to kMaxRows / kBlocks rows.
-template <class Simd, class Dot, int kBlocks, class B>
-void multiply_some(int64_t rows, const Operands<B>& o, Prefetch& prefetch) {
+template <class Simd, class Dot, int kBlocks, class B, class Side>
+void multiply_some(int64_t rows, const Operands<B>& o, Side& side) {
   static constexpr auto kKernels = []<int... kIndex>(std::integer_sequence<int, kIndex...>) {
-    return std::array{&multiply_rows<Simd, Dot, kIndex + 1, kBlocks, B>...};
+    return std::array{&multiply_rows<Simd, Dot, kIndex + 1, kBlocks, B, Side>...};
   }(std::make_integer_sequence<int, Simd::kMaxRows / kBlocks>());
-  kKernels[static_cast<size_t>(rows - 1)](o, prefetch);
+  kKernels[static_cast<size_t>(rows - 1)](o, side);
 }
 
 // Few rows take two blocks at a time: their sums would otherwise wait for each other.
@@ -191,24 +191,24 @@ int64_t passes(int64_t rows, int64_t k, int64_t blocks) {
 }
 
 // Any number of rows, in pieces of nearly equal size.
-template <class Simd, class Dot, int kBlocks, class B>
-void multiply_blocks(int64_t rows, Operands<B>& o, Prefetch& prefetch) {
+template <class Simd, class Dot, int kBlocks, class B, class Side>
+void multiply_blocks(int64_t rows, Operands<B>& o, Side& side) {
   for (; o.blocks >= kBlocks; o.template skip_blocks<Simd>(kBlocks)) {
     Operands<B> part = o;
     int64_t left = rows;
     for (int64_t pieces = ceil_div(rows, Simd::kMaxRows / kBlocks); pieces > 0; --pieces) {
       const int64_t piece = ceil_div(left, pieces);
-      multiply_some<Simd, Dot, kBlocks>(piece, part, prefetch);
+      multiply_some<Simd, Dot, kBlocks>(piece, part, side);
       part.skip_rows(piece);
       left -= piece;
     }
   }
 }
 
-template <class Simd, class Dot, class B>
-void multiply(int64_t rows, Operands<B> o, Prefetch& prefetch) {
-  if (takes_two<Simd, B>(rows)) multiply_blocks<Simd, Dot, 2>(rows, o, prefetch);
-  if constexpr (B::kLeastBlocks == 1) multiply_blocks<Simd, Dot, 1>(rows, o, prefetch);
+template <class Simd, class Dot, class B, class Side>
+void multiply(int64_t rows, Operands<B> o, Side& side) {
+  if (takes_two<Simd, B>(rows)) multiply_blocks<Simd, Dot, 2>(rows, o, side);
+  if constexpr (B::kLeastBlocks == 1) multiply_blocks<Simd, Dot, 1>(rows, o, side);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 //                       the microkernel for any number of rows
 //   passes<B>           how often it passes a Prefetch
 //   pack_keys           a panel of keys
+//   Side, packs_ahead   what multiply_keys does besides, and whether that packs keys of this dtype
 //   prepare_values      rows of values that multiply_values can read; nullptr: it reads those of the cache
 //   query               writes the planes of one row of f32 [dim]
 //   score               planes of dot products to the numbers of a row, in place of the first; returns the largest
@@ -58,8 +59,9 @@ struct F32Product {
       return Simd::fma(Simd::as_float(a), Simd::as_float(b), sum);
     }
   };
-  static void multiply_keys(int64_t rows, const Operands<Panel>& o, Prefetch& prefetch) {
-    multiply<Simd, Dot>(rows, o, prefetch);
+  using Side = KeySide<Simd, float>;
+  static void multiply_keys(int64_t rows, const Operands<Panel>& o, Side& side) {
+    multiply<Simd, Dot>(rows, o, side);
   }
   static void multiply_values(int64_t rows, const Operands<Values>& o, Prefetch& prefetch) {
     multiply<Simd, Dot>(rows, o, prefetch);
@@ -69,12 +71,14 @@ struct F32Product {
     return paged_attention::passes<Simd, B>(rows, k, blocks);
   }
   PackKeys pack_keys = nullptr;
+  bool packs_ahead = false;
   PrepareValues prepare_values = nullptr;
 
   F32Product(kv::CacheDType dtype, int64_t value_dim) {
     switch (dtype) {
       case kv::CacheDType::kF32:
         set<float>();
+        packs_ahead = Simd::kPacksAhead;
         if (value_dim % kValueColumns == 0) prepare_values = nullptr;
         break;
       case kv::CacheDType::kF16:
