@@ -15,8 +15,8 @@ from typing import Literal
 from bench.native.build import NATIVE, NativeBuildError, build_shared
 
 Arithmetic = Literal["int8", "f32", "bf16", "none"]
-# Instructions of any kind that a vector port executes, and shuffles, which fewer ports execute.
-Issue = Literal["vector", "shuffle"]
+# Instructions of any kind that a vector port executes, and shuffles and multiplications, which fewer ports execute.
+Issue = Literal["vector", "shuffle", "multiply"]
 PAGE_BYTES = 4096
 
 
@@ -54,6 +54,8 @@ PEAKS = (
     Peak("shuffle", "avx512", "AVX512_SHUFFLE", ("-mavx512f",), ("avx512f",)),
 )
 
+
+LANES = {"avx2": 8, "avx512": 16}  # of f32
 
 # The vectors that lamina's instruction sets do other arithmetic with.
 VECTORS = {"avx512_vnni": "avx512", "avx512_bf16": "avx512", "amx_int8": "avx512", "amx_bf16": "avx512"}
@@ -99,6 +101,13 @@ class Ceilings:
             return self.peak("f32")
         return max(measured.values(), default=None)
 
+    def instructions_per_s(self, kind: Issue, isa: str | None) -> float | None:
+        """The rate of one kind; that of multiplications is the rate of an f32 multiply-add."""
+        if kind != "multiply":
+            return self.peak(kind, isa)
+        ops, lanes = self.peak("f32", isa), LANES.get(VECTORS.get(isa or "", isa or ""))
+        return ops / (2 * lanes) if ops and lanes else None
+
     def to_json(self) -> dict[str, object]:
         gops = {kind: {isa: ops / 1e9 for isa, ops in sets.items()} for kind, sets in self.ops_per_s.items()}
         return {
@@ -122,7 +131,7 @@ class Work:
 
     def issue_seconds(self, ceilings: Ceilings, isa: str | None) -> float:
         """No call can issue its instructions in less."""
-        rates = {kind: ceilings.peak(kind, isa) for kind in self.issue}
+        rates = {kind: ceilings.instructions_per_s(kind, isa) for kind in self.issue}
         return max((self.issue[kind] / rate for kind, rate in rates.items() if rate), default=0.0)
 
 

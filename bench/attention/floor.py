@@ -4,15 +4,18 @@ The counts follow csrc/ops/paged_attention/cpu. L is the number of lanes (avx2 8
 broadcasts from memory and loops are not counted, because other ports execute them. Neither is work that a
 chunk of 512 keys causes once (merges, queries that become integers).
 
-For each KV head, tile of up to 128 rows of queries, and key that the tile sees (panels.h). Tiles have 64 rows
-where L2 is small, and then more is done than is counted:
+For each KV head, tile of up to 128 rows of queries, and key that the tile sees (panels.h, multiply.h). Tiles
+have 64 rows where L2 is small, and then more is done than is counted:
 
-    transposition  dwords / L^2 blocks of L rows, at 3 L shuffles with avx2 and 4 L with AVX-512. A key has
-                   head_dim dwords of f32, head_dim / 2 of 2 bytes, head_dim / 4 of 1 byte
+    transposition  dwords / L^2 blocks of L rows, at 3 L shuffles. A key has head_dim dwords of f32,
+                   head_dim / 2 of 2 bytes, head_dim / 4 of 1 byte
+    int8 keys      head_dim / (4 L) exclusive ors, for dot products: keys become unsigned
     key to f32     head_dim / L times CONVERT
     value to f32   v_head_dim / L times a load that widens (a shuffle; none for f32), and CONVERT
-    value, bf16    v_head_dim / (2 L) unpacks, for dot products: 2 interleave 2 keys
-    value, int8    v_head_dim / (2 L) unpacks, for dot products: 8 interleave 4 keys of 4 L elements
+    value, bf16    v_head_dim / (2 L) unpacks for each piece of rows, for dot products: 2 interleave 2 keys.
+                   A piece is what the microkernel holds in registers: up to 12 rows, or 32 with AMX
+    value, int8    v_head_dim / (2 L) unpacks for each piece, for dot products: 8 interleave 4 keys of 4 L
+                   elements. A piece has up to 6 planes
     CONVERT        f32   0
                    bf16  1: a shift or a mask
                    f16   avx2 4: mask, pack, permute, convert. AVX-512 2: narrow, convert. Keys: half a shift
@@ -22,18 +25,18 @@ where L2 is small, and then more is done than is counted:
 For each row of queries and key that the row sees (products.h, exp.h, softmax.h), 1 / L times:
 
     products       head_dim + v_head_dim multiply-adds of f32; half as many of bf16; of int8 a quarter for
-                   each of 2 planes, and the keys once more for each tile (their sums). AMX takes bf16 in
-                   tiles of 16 rows, which are counted whole, at the rate of its own instruction
-    softmax        21: mul, max, sub, add, and exp with 9 fma, 2 mul, 2 sub or add, add of integers, shift,
-                   compare, blend
-    token scales   2: mul, mul
-    bf16 weights   8: 2 shifts, mask, 2 adds, compare, blend, narrow (a shuffle)
-    int8 scores    5: 2 shifts, add, subtract, convert
-    int8 weights   11: max, sub, compare, blend, add; mul, min, convert, shift, 2 that narrow (shuffles)
+                   each of 2 planes. AMX takes bf16 in tiles of 16 rows, which are counted whole, at the rate
+                   of its own instruction
+    softmax        14: max, fma, add, and exp2 with 5 fma, mul, 3 sub or add, max, shift
+    token scales   2: mul, fma
+    bf16 weights   half of an instruction, which narrows two vectors
+    int8 scores    4: shift, add, subtract, convert
+    int8 weights   6: max, mul, convert, shift, 2 that narrow (shuffles)
 
-The floor is the largest of four times: bytes at the read ceiling, products at the rate of their instruction,
-all instructions at the rate of vpaddd, which every vector port executes, and shuffles at that of vpunpckldq
-(bench/native/peak.c). The read ceiling is that of runs in random order, each a head's part of a page.
+The floor is the largest of five times: bytes at the read ceiling, products at the rate of their instruction,
+these with the multiplications of the softmax at the rate of an f32 multiply-add, whose ports they share (not
+with AMX, whose products have a unit of their own), all instructions at the rate of vpaddd, which every vector
+port executes, and shuffles at that of vpunpckldq (bench/native/peak.c). The read ceiling is that of runs in random order, each a head's part of a page.
 """
 
 from __future__ import annotations
@@ -43,12 +46,14 @@ from typing import Literal
 
 from bench.attention.cases import AttentionCase, Request, binary_tree
 from bench.attention.inputs import DTYPES
-from bench.roofline import Arithmetic, Work
+from bench.roofline import Arithmetic, Issue, Work
 
 TILE_ROWS = 128
 AMX_ROWS = 16
 LINE_BYTES = 64
-EXP = 17
+EXP = 11
+MULTIPLIES_OF_SOFTMAX = 7
+PIECE_ROWS = {"bf16": 12, "int8": 6}  # of the microkernel for values, in rows of an operand
 Dot = Literal["f32", "bf16", "int8"]
 
 
@@ -89,14 +94,27 @@ def kernel_of(isa: str, available: list[str]) -> Kernel:
 
 @dataclass
 class Instructions:
+    """Vector instructions. multiplies: those of products and of the softmax; the others are no multiplications."""
+
     products: float = 0.0
     shuffles: float = 0.0
     others: float = 0.0
+    multiplies: float = 0.0
 
-    def add(self, count: float, *, products: float = 0.0, shuffles: float = 0.0, others: float = 0.0) -> None:
+    def add(
+        self,
+        count: float,
+        *,
+        products: float = 0.0,
+        shuffles: float = 0.0,
+        others: float = 0.0,
+        multiplies: float = 0.0,
+    ) -> None:
+        """`others` includes `multiplies` that are no products."""
         self.products += count * products
         self.shuffles += count * shuffles
         self.others += count * others
+        self.multiplies += count * (products + multiplies)
 
 
 def _conversion(kv_dtype: str, lanes: int) -> tuple[float, float, float]:
@@ -128,6 +146,14 @@ def _panel_keys(request: Request, case: AttentionCase) -> float:
     return keys * max(1.0, case.group / TILE_ROWS)
 
 
+def _pieces(request: Request, case: AttentionCase, dot: Dot, is_amx: bool) -> float:
+    """How often a tile of a request reads a value, from its own rows to registers."""
+    rows = min(request.q_len * case.group, TILE_ROWS)
+    if is_amx:
+        return -(-rows // (2 * AMX_ROWS))
+    return -(-rows * (2 if dot == "int8" else 1) // PIECE_ROWS[dot])
+
+
 def count(case: AttentionCase, kernel: Kernel) -> Instructions:
     """The instructions that the kernel issues for a call."""
     lanes, dot, size = kernel.lanes, kernel.dot(case), DTYPES[case.kv_dtype].itemsize
@@ -136,25 +162,29 @@ def count(case: AttentionCase, kernel: Kernel) -> Instructions:
     panels = case.kv_heads * sum(_panel_keys(request, case) for request in requests)
     scores = case.heads * sum(pairs_of(request, case) for request in requests)
     total = Instructions()
-    per_row = 3 if lanes == 8 else 4
-    total.add(panels * dim * size / 4 / lanes**2, shuffles=per_row * lanes)
+    total.add(panels * dim * size / 4 / lanes**2, shuffles=3 * lanes)
     if dot == "f32":
         shuffles, others, of_key = _conversion(case.kv_dtype, lanes)
         widen = 0.0 if size == 4 else 1.0
         total.add(panels * dim / lanes, shuffles=shuffles, others=others + of_key)
         total.add(panels * dim / lanes, shuffles=shuffles + widen, others=others)
-    elif dot == "bf16":
-        total.add(panels * dim / lanes, shuffles=0.5)
     else:
-        total.add(panels * dim / lanes, shuffles=0.5)
-        total.add(panels * dim / 4 / lanes, products=1.0)
+        reads = case.kv_heads * sum(
+            _panel_keys(request, case) * _pieces(request, case, dot, kernel.is_amx(dot))
+            for request in requests
+        )
+        total.add(reads * dim / lanes, shuffles=0.5)
+    if dot == "int8":
+        total.add(panels * dim / 4 / lanes, others=1.0)
     if not kernel.is_amx(dot):
         total.add(scores * 2 * dim / lanes, products={"f32": 1.0, "bf16": 1 / 2, "int8": 2 / 4}[dot])
-    total.add(scores / lanes, others=4 + EXP + (2 if case.kv_dtype == "int8" else 0))
+    total.add(scores / lanes, others=3 + EXP, multiplies=MULTIPLIES_OF_SOFTMAX)
+    if case.kv_dtype == "int8":
+        total.add(scores / lanes, others=2.0, multiplies=2.0)
     if dot == "bf16":
-        total.add(scores / lanes, shuffles=1.0, others=7.0)
+        total.add(scores / lanes, others=0.5)
     elif dot == "int8":
-        total.add(scores / lanes, shuffles=2.0, others=14.0)
+        total.add(scores / lanes, shuffles=2.0, others=8.0, multiplies=1.0)
     return total
 
 
@@ -188,11 +218,14 @@ def work_of(case: AttentionCase, kernel: Kernel) -> Work:
     if kernel.is_amx(dot):
         ops = _amx_ops(case)
     everything = found.products + found.shuffles + found.others
+    issue: dict[Issue, int] = {"vector": round(everything), "shuffle": round(found.shuffles)}
+    if not kernel.is_amx(dot):
+        issue["multiply"] = round(found.multiplies)
     return Work(
         moved,
         round(ops),
         dot,
-        {"vector": round(everything), "shuffle": round(found.shuffles)},
+        issue,
         kernel.peaks[dot],
         run_bytes_of(case),
     )

@@ -76,7 +76,23 @@ template <int kBits>
 inline __m512i shift_right_signed(__m512i x) {
   return each_lane<__m512i, __m512i, int32_t, int32_t>(x, [](int32_t i) { return i >> kBits; });
 }
+// Like the instruction, with 0 for subnormal numbers.
+inline __m512i to_bf16(__m512 a, __m512 b) {
+  __m256i halves[2];
+  for (int i = 0; i < 2; ++i)
+    halves[i] = each_lane<__m256i, __m512, uint16_t, float>(i == 0 ? a : b, [](float f) {
+      return from_f32<BF16>(std::fabs(f) < 0x1p-126f ? 0.0f : f).bits;
+    });
+  __m512i both;
+  std::memcpy(&both, halves, sizeof both);
+  return both;
+}
 #else
+#if defined(__AVX512BF16__)
+inline __m512i to_bf16(__m512 a, __m512 b) {
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
+}
+#endif
 inline __m512 to_floats(__m512i x) { return _mm512_cvtepi32_ps(x); }
 inline __m512i to_ints(__m512 x) { return _mm512_cvtps_epi32(x); }
 inline __m512i widen_halves(__m256i x) { return _mm512_cvtepu16_epi32(x); }

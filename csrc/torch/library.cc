@@ -195,6 +195,8 @@ LAMINA_LIBRARY(m) {
       "merge_attention_states(Tensor[] outs, Tensor[] lses, *, Tensor? sinks=None, ScalarType? "
       "out_dtype=None) -> (Tensor out, Tensor lse)");
   m.def("advise_huge_pages(int address, int bytes) -> ()");
+  m.def(
+      "explain_paged_attention(int batch, int q_len, int context, int heads, int kv_heads) -> str");
   m.def("explain_paged_kv() -> str");
   m.def("explain_merge_attention_states() -> str");
   m.def("explain_quantize_int8(int m, int k) -> str");

@@ -186,9 +186,20 @@ std::tuple<Tensor, Tensor> attend(
   return {out, lse};
 }
 
+std::string explain(int64_t batch, int64_t q_len, int64_t context, int64_t heads,
+                    int64_t kv_heads) {
+  std::string text;
+  raise_if_bad(paged_attention::explain(batch, q_len, context, heads, kv_heads,
+                                        TorchParallel().threads(), text));
+  return text;
+}
+
 }  // namespace
 
 LAMINA_IMPL(CPU, m) { m.impl("paged_attention", TORCH_BOX(&attend)); }
+LAMINA_IMPL(CompositeExplicitAutograd, m) {
+  m.impl("explain_paged_attention", TORCH_BOX(&explain));
+}
 LAMINA_IMPL(CUDA, m) { m.impl("paged_attention", TORCH_BOX(&attend)); }
 
 }  // namespace lamina::interop

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -56,6 +57,18 @@ def test_explain() -> None:
     assert "m = 16, n = 100, k = 300" in result.output
     assert "kernel" in result.output
     assert lamina("explain", "lamina::quantize_int8", "--m", "1", "--k", "8").exit_code == 0
+
+
+def test_explain_attention() -> None:
+    given = ("--batch", "2", "--q-len", "40", "--context", "1025", "--heads", "8", "--kv-heads", "2")
+    result = lamina("explain", "paged_attention", *given)
+    assert result.exit_code == 0
+    assert "heads = 8, kv_heads = 2" in result.output
+    # 160 rows of a request are two or three tiles; each sees three chunks of keys.
+    assert re.search(r"tiles +(4 of up to 128|6 of up to 64) rows", result.output)
+    assert re.search(r"visits +(24|36):", result.output)
+    bad = lamina("explain", "paged_attention", *given[:-1], "3")
+    assert bad.exit_code != 0 and "heads = 8, kv_heads = 3; heads must be" in bad.output
 
 
 A100 = CudaDevice(0, compute_capability=80, sm_count=108, smem_per_block=166912, l2_bytes=41943040)

@@ -312,6 +312,14 @@ def bad_settings() -> Iterator[BadInput]:
         "negative",
     )
 
+    def attention(*extents: int) -> Callable[[], Any]:
+        return lambda: RAW.explain_paged_attention(*extents)
+
+    op = "explain_paged_attention"
+    yield bad(op, "no requests", attention(0, 1, 8, 4, 2), "batch = ", "0", "at least 1")
+    yield bad(op, "few keys", attention(1, 9, 8, 4, 2), "context = ", "8", "q_len = 9")
+    yield bad(op, "uneven heads", attention(1, 1, 8, 4, 3), "heads = ", "4", "multiple of kv_heads")
+
 
 def bad_inputs() -> list[BadInput]:
     gemm_inputs = (*bad_gemm_inputs(), *bad_grouped_inputs(), *bad_quantized_inputs())

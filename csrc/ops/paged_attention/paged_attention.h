@@ -69,4 +69,8 @@ struct Params {
 // On a CPU. Checks every index that an engine gives before it is followed.
 Status run(const Params& params, const Parallel& parallel);
 
+// The plan of run() for `batch` requests of q_len tokens and `context` keys each, in words.
+Status explain(int64_t batch, int64_t q_len, int64_t context, int64_t heads, int64_t kv_heads,
+               int threads, std::string& text);
+
 }  // namespace lamina::paged_attention

@@ -43,6 +43,11 @@ class Explainable:
 @click.option("--m", type=Extent, help="Tokens.")
 @click.option("--n", type=Extent, help="Output features.")
 @click.option("--k", type=Extent, help="Input features.")
+@click.option("--batch", type=Extent, help="Requests of attention.")
+@click.option("--q-len", type=Extent, help="Tokens of a request.")
+@click.option("--context", type=Extent, help="Keys of a request.")
+@click.option("--heads", type=Extent, help="Heads of queries.")
+@click.option("--kv-heads", type=Extent, help="Heads of the cache.")
 @click.option("--group", type=int, help="Input features that share scales.")
 @click.option("--max-sms", type=int, help="SMs that the call may use on CUDA.")
 @click.option(

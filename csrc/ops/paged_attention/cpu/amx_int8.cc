@@ -8,35 +8,22 @@ namespace {
 
 struct Amx : Avx512 {
   static constexpr int kMaxRows = 32;
+  static constexpr bool kPacksAhead = false;
+  static I to_bf16(F a, F b) { return lamina::to_bf16(a, b); }
 };
 
-// A product takes 16 dwords of k at a time, so that panels and queries end in zeros up to a multiple of 16.
+// A product takes 16 dwords of k at a time, so that panels and queries end in zeros up to a multiple of 16. Values are
+// interleaved into a panel, because a tile is read from memory.
 struct AmxProduct : Bf16Product<Amx> {
   static constexpr int kKeysPerStep = 32;
   static constexpr int kTile = kAmxRows;
 
-  explicit AmxProduct(kv::CacheDType dtype) : Bf16Product<Amx>(dtype) {
-    pack_keys = [](const char* const* rows, int count, int64_t dim, int32_t* panel,
-                   Prefetch& prefetch) {
-      paged_attention::pack_keys<Amx, BF16, true>(rows, count, dim, panel, prefetch);
-      fill(panel, dim / 2, Amx::kColumns);
-    };
-    pack_values = [](const char* const* rows, int count, int64_t dim, int32_t* panel,
-                     Prefetch& prefetch) {
-      interleave_values<Amx, kKeysPerDword>(rows, count, dim, panel, prefetch);
-      fill(panel, (count + 1) / 2, round_up(dim, kValueColumns));
-    };
-  }
+  using Bf16Product<Amx>::Bf16Product;
   static int64_t dwords(int64_t dim) { return round_up(dim / 2, kTile); }
 
-  static void fill(int32_t* panel, int64_t rows, int64_t columns) {
-    std::fill(panel + rows * columns, panel + round_up(rows, kTile) * columns, 0);
-  }
-
-  // Sums are tiles 0 to 3, a is 4 and 5, b is 6 and 7: 32 rows x 32 columns at a time.
-  static void multiply(int64_t rows, Operands o, Prefetch& prefetch) {
-    for (; o.blocks > 0; o.skip_blocks(1, Amx::kColumns)) {
-      Operands part = o;
+  static void multiply_keys(int64_t rows, Operands<Panel> o, Prefetch& prefetch) {
+    for (; o.blocks > 0; o.skip_blocks<Amx>(1)) {
+      Operands<Panel> part = o;
       for (int64_t left = rows; left > 0; left -= 2 * kTile, part.skip_rows(2 * kTile))
         if (left > kTile) {
           multiply_tiles<2>(left, part, prefetch);
@@ -45,14 +32,32 @@ struct AmxProduct : Bf16Product<Amx> {
         }
     }
   }
+  static void multiply_values(int64_t rows, Operands<Values> o, Prefetch& prefetch) {
+    alignas(64) int32_t panel[kMostDwords * Amx::kColumns];
+    for (; o.blocks > 0; o.skip_blocks<Amx>(1)) {
+      Values values = o.b;
+      for (int64_t i = 0; i < o.k; ++i) {
+        __m512i both[2];
+        values.take<Amx, 2>(both);
+        Amx::store_int(panel + i * Amx::kColumns, both[0]);
+        Amx::store_int(panel + i * Amx::kColumns + Amx::kLanes, both[1]);
+      }
+      multiply_keys(rows,
+                    {o.a, o.a_stride, {panel, Amx::kColumns, 0}, o.c, o.c_stride, o.k, 1, true},
+                    prefetch);
+    }
+  }
+  template <class B>
   static int64_t passes(int64_t rows, int64_t k, int64_t blocks) {
     return ceil_div(rows, 2 * kTile) * (k / Prefetch::kSteps) * blocks;
   }
 
+  static constexpr int64_t kMostDwords = (kKeysInPlace + kAlign) / kKeysPerDword;  // of values
+
  private:
   // Rows 16 kRow to 16 kRow + 15 of the sums, where only `count` rows may be touched.
   template <int kRow, class Body>
-  static void with_sums(int64_t rows, const Operands& o, bool is_load, const Body& body) {
+  static void with_sums(int64_t rows, const Operands<Panel>& o, bool is_load, const Body& body) {
     const int64_t count = std::min<int64_t>(rows - kRow * kTile, kTile);
     int32_t* c = o.c + kRow * kTile * o.c_stride;
     if (count == kTile) return body(c, o.c_stride);
@@ -68,8 +73,9 @@ struct AmxProduct : Bf16Product<Amx> {
     if (!is_load) copy(true);
   }
 
+  // Sums are tiles 0 to 3, a is 4 and 5, b is 6 and 7: 32 rows x 32 columns at a time.
   template <int kRows>
-  static void multiply_tiles(int64_t rows, const Operands& o, Prefetch& prefetch) {
+  static void multiply_tiles(int64_t rows, const Operands<Panel>& o, Prefetch& prefetch) {
     unroll<kRows>([&](auto r) {
       constexpr int kSum = 2 * decltype(r)::value;
       if (!o.accumulate) {
@@ -84,9 +90,9 @@ struct AmxProduct : Bf16Product<Amx> {
     });
     for (int64_t p = 0; p < o.k; p += kTile) {
       for (int i = 0; i < kTile; i += Prefetch::kSteps) prefetch.pass();
-      const int32_t* b = o.b + p * o.b_stride;
-      amx_load<6>(b, 4 * o.b_stride);
-      amx_load<7>(b + kTile, 4 * o.b_stride);
+      const int32_t* b = o.b.at + p * o.b.stride;
+      amx_load<6>(b, 4 * o.b.stride);
+      amx_load<7>(b + kTile, 4 * o.b.stride);
       unroll<kRows>([&](auto r) {
         amx_load<4 + r>(o.a + r * kTile * o.a_stride + p, 4 * o.a_stride);
         amx_multiply_bf16<2 * r, 4 + r, 6>();

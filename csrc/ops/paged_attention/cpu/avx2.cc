@@ -8,6 +8,7 @@ namespace {
 
 struct Avx2 {
   static constexpr int kLanes = 8, kColumns = 16, kMaxRows = 6;
+  static constexpr bool kPacksAhead = false;
   using F = __m256;
   using I = __m256i;
 
@@ -73,7 +74,7 @@ struct Avx2 {
     return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 0x08)));
   }
   // Pairs, then quads within halves of 128 bits, then halves.
-  static void transpose(I (&rows)[kLanes]) {
+  static void transpose(I (&rows)[8]) {
     I pairs[kLanes], quads[kLanes];
     unroll<4>([&](auto i) LAMINA_INLINE {
       pairs[2 * i] = _mm256_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
@@ -89,6 +90,10 @@ struct Avx2 {
       rows[i] = _mm256_permute2x128_si256(quads[i], quads[4 + i], 0x20);
       rows[4 + i] = _mm256_permute2x128_si256(quads[i], quads[4 + i], 0x31);
     });
+  }
+  template <int kVector>
+  static void store_transposed(int32_t* to, int64_t stride, I x) {
+    store_int(to + kVector * stride, x);
   }
 };
 

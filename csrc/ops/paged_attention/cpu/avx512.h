@@ -10,6 +10,7 @@ namespace {
 
 struct Avx512 {
   static constexpr int kLanes = 16, kColumns = 32;
+  static constexpr bool kPacksAhead = true;  // registers are left for it
 #if defined(LAMINA_USE_SIMDE) || defined(__SANITIZE_ADDRESS__)
   static constexpr int kMaxRows = 3;  // the microkernels of 4 to 12 rows would compile for minutes
 #else
@@ -33,7 +34,6 @@ struct Avx512 {
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static I subtract(I a, I b) { return lamina::subtract(a, b); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
-  static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static F if_less(F a, F b, F yes, F no) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
   }
@@ -52,9 +52,6 @@ struct Avx512 {
   static void store_low_bytes(int32_t* to, I x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), low_bytes(x));
   }
-  static void store_low_halves(int32_t* to, I x) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), low_halves(x));
-  }
   template <int kBits>
   static I shift_left(I x) {
     return _mm512_slli_epi32(x, kBits);
@@ -69,6 +66,8 @@ struct Avx512 {
   }
   static I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
   static I bit_or(I a, I b) { return _mm512_or_si512(a, b); }
+  static I bit_xor(I a, I b) { return _mm512_xor_si512(a, b); }
+  static I max_bits(I a, I b) { return _mm512_max_epu32(a, b); }
   template <int kBytes>
   static I widen(const void* from) {
     if constexpr (kBytes == 4) {
@@ -88,29 +87,33 @@ struct Avx512 {
     low = _mm512_unpacklo_epi16(a, b);
     high = _mm512_unpackhi_epi16(a, b);
   }
-  // Pairs, then quads within each 128 bits, then the sixteen 128-bit parts.
-  static void transpose(I (&rows)[kLanes]) {
-    I pairs[kLanes], quads[kLanes];
-    unroll<8>([&](auto i) LAMINA_INLINE {
+  // Pairs, then quads within each 128 bits, then halves: of 16 shuffles of 128-bit parts, which two would take the place
+  // of, 8 permutations are left, and they store halves. Vector 4 h + c has dwords 8 h + c and 8 h + c + 4.
+  static void transpose(I (&rows)[8]) {
+    I pairs[8], quads[8];
+    unroll<4>([&](auto i) LAMINA_INLINE {
       pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
       pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
     });
-    unroll<4>([&](auto i) LAMINA_INLINE {
+    unroll<2>([&](auto i) LAMINA_INLINE {
       unroll<2>([&](auto h) LAMINA_INLINE {
         quads[4 * i + 2 * h] = _mm512_unpacklo_epi64(pairs[4 * i + h], pairs[4 * i + 2 + h]);
         quads[4 * i + 2 * h + 1] = _mm512_unpackhi_epi64(pairs[4 * i + h], pairs[4 * i + 2 + h]);
       });
     });
+    const I low = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0);
+    const I high = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
     unroll<4>([&](auto c) LAMINA_INLINE {
-      const I low01 = _mm512_shuffle_i32x4(quads[c], quads[4 + c], 0x88);
-      const I high01 = _mm512_shuffle_i32x4(quads[c], quads[4 + c], 0xdd);
-      const I low23 = _mm512_shuffle_i32x4(quads[8 + c], quads[12 + c], 0x88);
-      const I high23 = _mm512_shuffle_i32x4(quads[8 + c], quads[12 + c], 0xdd);
-      rows[c] = _mm512_shuffle_i32x4(low01, low23, 0x88);
-      rows[4 + c] = _mm512_shuffle_i32x4(high01, high23, 0x88);
-      rows[8 + c] = _mm512_shuffle_i32x4(low01, low23, 0xdd);
-      rows[12 + c] = _mm512_shuffle_i32x4(high01, high23, 0xdd);
+      rows[c] = _mm512_permutex2var_epi64(quads[c], low, quads[4 + c]);
+      rows[4 + c] = _mm512_permutex2var_epi64(quads[c], high, quads[4 + c]);
     });
+  }
+  template <int kVector>
+  static void store_transposed(int32_t* to, int64_t stride, I x) {
+    int32_t* const row = to + (8 * (kVector / 4) + kVector % 4) * stride;
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(row), _mm512_castsi512_si256(x));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + 4 * stride),
+                        _mm512_extracti64x4_epi64(x, 1));
   }
 };
 

@@ -1,6 +1,7 @@
 // bf16 queries, keys, weights and values with sums in f32: two columns in a dword. Simd::dot_bf16(sum, a, b) adds the
 // products of the pairs in two vectors of dwords; interleave_halves(a, b, low, high) interleaves 16-bit elements within
-// each 128 bits; store_low_halves stores the low halves of all dwords.
+// each 128 bits; to_bf16(a, b) rounds both to bf16, with 0 for subnormal
+// numbers.
 #pragma once
 
 #include "ops/paged_attention/cpu/products.h"
@@ -10,8 +11,9 @@ namespace {
 
 template <class Simd>
 struct Bf16Product {
-  static constexpr int kKeysPerDword = 2, kKeysPerStep = 2, kPlanes = 1, kExtra = 0;
+  static constexpr int kKeysPerDword = 2, kKeysPerStep = 2, kPlanes = 1;
   static constexpr int kValueColumns = 2 * Simd::kLanes;
+  using Values = Rows<kKeysPerDword>;
   struct Dot {
     using Sum = typename Simd::F;
     static Sum sum(typename Simd::I bits) { return Simd::as_float(bits); }
@@ -20,37 +22,40 @@ struct Bf16Product {
       return Simd::dot_bf16(sum, a, b);
     }
   };
-  static void multiply(int64_t rows, const Operands& operands, Prefetch& prefetch) {
-    paged_attention::multiply<Simd, Dot>(rows, operands, prefetch);
+  using Side = KeySide<Simd, BF16>;
+  static void multiply_keys(int64_t rows, const Operands<Panel>& o, Side& side) {
+    multiply<Simd, Dot>(rows, o, side);
   }
+  static void multiply_values(int64_t rows, const Operands<Values>& o, Prefetch& prefetch) {
+    multiply<Simd, Dot>(rows, o, prefetch);
+  }
+  template <class B>
   static int64_t passes(int64_t rows, int64_t k, int64_t blocks) {
-    return paged_attention::passes<Simd>(rows, k, blocks);
+    return paged_attention::passes<Simd, B>(rows, k, blocks);
   }
-  Pack pack_keys = &paged_attention::pack_keys<Simd, BF16, true>;
-  Pack pack_values = &interleave_values<Simd, kKeysPerDword>;
+  PackKeys pack_keys = &paged_attention::pack_keys<Simd, BF16, true>;
+  PrepareValues prepare_values = nullptr;
+  static constexpr bool packs_ahead = Simd::kPacksAhead;
 
-  explicit Bf16Product(kv::CacheDType) {}
+  Bf16Product(kv::CacheDType, int64_t value_dim) {
+    if (value_dim % kValueColumns != 0) prepare_values = &pad_values<sizeof(BF16), kValueColumns>;
+  }
 
   static int64_t dwords(int64_t dim) { return dim / 2; }
-  static float query(const float* row, int64_t dim, Planes to) {
+  static Query query(const float* row, int64_t dim, Planes to) {
     auto* pairs = reinterpret_cast<BF16*>(to.dwords);
     for (int64_t i = 0; i < dim; ++i) pairs[i] = from_f32<BF16>(row[i]);  // exact
-    return 1.0f;
+    return {1.0f, 0};
   }
-  static void set_extra(int32_t*, int64_t) {}
-  static void finish_scores(Planes, const int32_t*, int64_t, int64_t) {}
-  static float finish_weights(Planes row, int64_t begin, int64_t end) {
-    using I = typename Simd::I;
-    for (int64_t j = begin; j < end; j += Simd::kLanes) {
-      const auto w = Simd::load(row.floats() + j);
-      const I bits = Simd::as_int(w);
-      const I odd = Simd::bit_and(Simd::template shift_right<16>(bits), Simd::set_int(1));
-      const I rounded = Simd::add(Simd::add(bits, Simd::set_int(0x7fff)), odd);
-      // A NaN might carry into the sign.
-      const I kept =
-          Simd::as_int(Simd::if_less(w, Simd::set(kInfinity), Simd::as_float(rounded), w));
-      Simd::store_low_halves(row.dwords + j / 2, Simd::template shift_right<16>(kept));
-    }
+  static float score(Planes, Query, const ScoreRow& row) {
+    return largest_score<Simd, true>(
+        row, [&](int64_t j) LAMINA_INLINE { return Simd::load(row.scores + j); });
+  }
+  static float weigh(Planes row_of_pairs, const ScoreRow& row, const State& result) {
+    static_assert(kAlign == 2 * Simd::kLanes);
+    result.sum() = weigh_row<Simd>(row, result.maximum(), [&](int64_t j, auto& w) LAMINA_INLINE {
+      Simd::store_int(row_of_pairs.dwords + j / 2, Simd::to_bf16(w[0], w[1]));
+    });
     return 1.0f;
   }
   static void finish_vector(Planes sums, float, int64_t dim, float* vector) {

@@ -6,7 +6,8 @@
 //     for each chunk of 512 columns
 //       scores = queries * keys^T      blocks of kColumns keys, transposed into a panel
 //       weights                        row by row, in place (softmax.h)
-//       sums += weights * values       blocks of kValueKeys keys; a row takes only the keys that it sees
+//       sums += weights * values       blocks of keys, read from the cache itself if their type and dim allow; a row
+//                                      takes only the keys that it sees
 //       merge with the chunks before
 //     divide, store; or leave partial results to the last of the parts that share the tile
 //
@@ -34,6 +35,8 @@
 namespace lamina::paged_attention {
 namespace {
 
+inline constexpr int64_t kKeysInPlace = 256;  // of a block of values
+
 template <class Simd, class Product>
 class Worker {
  public:
@@ -48,13 +51,17 @@ class Worker {
         state_stride_(State::kHead + dim_),
         key_bytes_(p_.head_dim * kv::size_bytes(p_.k.dtype)),
         value_bytes_(p_.v_head_dim * kv::size_bytes(p_.v.dtype)),
-        product_(p_.k.dtype) {
+        product_(p_.k.dtype, p_.v_head_dim),
+        value_keys_(product_.prepare_values == nullptr ? kKeysInPlace : kPreparedKeys) {
     // A microkernel may read 16 rows from any row on, of which it needs some.
     const int64_t rows = plan_.tile_rows;
-    const int64_t planes = Product::kPlanes * rows + Product::kExtra + 15;
-    const int64_t panel = std::max({kKeyDwords, q_stride_ * Simd::kColumns, kValueRows * dim_});
+    const int64_t planes = Product::kPlanes * rows + 15;
+    // A panel may end in rows of zeros, of elements that fill a vector of dwords.
+    panel_dwords_ =
+        std::max(kKeyDwords, q_stride_ * Simd::kColumns) + 3 * Simd::kLanes * Simd::kColumns;
+    const int64_t panel = std::max(2 * panel_dwords_, kValueRows * dim_);
     const int64_t dwords = round_up(p_.head_dim, Simd::kColumns) + 2 * rows * state_stride_ +
-                           2 * rows + planes * (q_stride_ + kScoreStride + dim_) + panel;
+                           3 * rows + planes * (q_stride_ + kScoreStride + dim_) + panel;
     char* memory =
         static_cast<char*>(thread_scratch(4 * dwords + 2 * static_cast<int64_t>(sizeof(Columns))));
     shared_ = reinterpret_cast<Columns*>(memory);
@@ -68,8 +75,11 @@ class Worker {
     states_ = reinterpret_cast<float*>(take(rows * state_stride_));
     partial_ = reinterpret_cast<float*>(take(rows * state_stride_));
     row_ = reinterpret_cast<float*>(take(round_up(p_.head_dim, Simd::kColumns)));
-    query_factors_ = reinterpret_cast<float*>(take(rows));
+    query_ = reinterpret_cast<Query*>(take(2 * rows));
     weight_factors_ = reinterpret_cast<float*>(take(rows));
+    const int64_t bytes = dim_ * static_cast<int64_t>(sizeof(int32_t)) / Product::kKeysPerDword;
+    for (int64_t i = 0; i < kPreparedKeys; ++i)
+      prepared_[i] = reinterpret_cast<const char*>(panel_) + i * bytes;
   }
 
   void run() {
@@ -86,14 +96,14 @@ class Worker {
 
  private:
   static constexpr int64_t kScoreStride =
-      kChunk + Simd::kColumns;           // a block may store past the chunk
-  static constexpr int kValueRows = 32;  // of a panel of values, at most
-  static constexpr int kValueKeys = kValueRows * Product::kKeysPerDword;
+      kChunk + Simd::kColumns;               // a block may store past the chunk
+  static constexpr int64_t kValueRows = 32;  // of a panel of values, at most
+  static constexpr int64_t kPreparedKeys = kValueRows * Product::kKeysPerDword;
   static constexpr int64_t kKeyDwords =
-      4096;  // of panels of keys together, which should stay in L1
+      2048;  // of panels of keys together, which should stay in L1
   // Rows of the cache are prefetched as they follow each other: keys, values, keys of the next chunk. This many rows
   // ahead take longer to multiply than memory takes to answer.
-  static constexpr int64_t kAhead = 64 * Product::kKeysPerDword;
+  static constexpr int64_t kAhead = 256;
 
   // Chunks [begin, end) of the tile; `first` is the visit of chunk 0.
   void compute_piece(int64_t first, int64_t begin, int64_t end) {
@@ -137,9 +147,6 @@ class Worker {
   static Planes planes(int32_t* rows, int64_t stride, int64_t row) {
     return {rows + Product::kPlanes * row * stride, stride};
   }
-  int32_t* extra(int32_t* rows, int64_t stride) const {
-    return rows + Product::kPlanes * tile_->rows * stride;
-  }
 
   void load_queries() {
     const auto load = [&](auto element) {
@@ -150,10 +157,10 @@ class Worker {
                                                            token * p_.q_token_stride +
                                                            head_of(r) * p_.q_head_stride);
           Prefetch none;
-          pack_values<Simd, T>(&from, 1, p_.head_dim, reinterpret_cast<int32_t*>(row_), none);
+          widen_values<Simd, T>(&from, 1, p_.head_dim, reinterpret_cast<int32_t*>(row_), none);
           std::memset(queries_ + Product::kPlanes * r * q_stride_, 0,
                       static_cast<size_t>(Product::kPlanes * q_stride_) * sizeof(int32_t));
-          query_factors_[r] = Product::query(row_, p_.head_dim, planes(queries_, q_stride_, r));
+          query_[r] = Product::query(row_, p_.head_dim, planes(queries_, q_stride_, r));
         }
       });
     };
@@ -164,7 +171,6 @@ class Worker {
     } else {
       load(BF16{});
     }
-    Product::set_extra(extra(queries_, q_stride_), p_.head_dim);
   }
 
   Chunk chunk_of(int64_t visit) const {
@@ -201,34 +207,42 @@ class Worker {
     return {columns.values + value, std::min(count, range.high - value), value_bytes_, passes};
   }
 
-  // Prefetches the scales of the next chunk, if one is given.
+  // Prefetches the scales of the next chunk, if one is given. While a step multiplies, the keys of the next are packed.
   void multiply_keys(const Columns& columns, Range range, Range rows, const Chunk* next) {
-    const int64_t dwords = Product::dwords(p_.head_dim), panel = q_stride_ * Simd::kColumns;
-    const bool is_last = rows.high == tile_->rows;  // then the extra row comes right after
-    const int64_t operands = Product::kPlanes * rows.count() + (is_last ? Product::kExtra : 0);
-    const int64_t most = std::max<int64_t>(kKeyDwords / panel, 1);
-    for (int64_t j = range.low; j < range.high;) {
-      const int64_t end = std::min(j + most * Simd::kColumns, range.high);
+    const int64_t dwords = Product::dwords(p_.head_dim), block = q_stride_ * Simd::kColumns;
+    const int64_t operands = Product::kPlanes * rows.count();
+    const int64_t most = std::max<int64_t>(kKeyDwords / block, 1) * Simd::kColumns;
+    const bool packs_ahead = product_.packs_ahead && dwords % Simd::kLanes == 0;
+    int32_t *panel = panel_, *other = panel_ + panel_dwords_;
+    bool is_packed = false;
+    for (int64_t j = range.low, end; j < range.high; j = end, std::swap(panel, other)) {
+      end = std::min(j + most, range.high);
       const int64_t blocks = ceil_div(end - j, Simd::kColumns);
       if (next != nullptr) next->prefetch_scales({j, end});
-      Prefetch prefetch = keys_ahead(
-          columns, range, j, end - j,
-          blocks * key_passes<Simd>(key_bytes_ / 4) + Product::passes(operands, dwords, blocks));
-      for (int64_t i = j; i < end; i += Simd::kColumns)
+      const int64_t passes = Product::template passes<Panel>(operands, dwords, blocks);
+      const int64_t pieces = is_packed ? 0 : blocks * pieces_of_block<Simd>(key_bytes_ / 4);
+      Prefetch prefetch = keys_ahead(columns, range, j, end - j, pieces + passes);
+      for (int64_t i = j; i < end && !is_packed; i += Simd::kColumns)
         product_.pack_keys(columns.keys + i,
                            static_cast<int>(std::min<int64_t>(end - i, Simd::kColumns)),
-                           p_.head_dim, panel_ + (i - j) * q_stride_, prefetch);
-      const auto product = [&](int64_t count, const int32_t* a, int32_t* c) {
-        Product::multiply(count,
-                          {a, q_stride_, panel_, Simd::kColumns, panel, c + j, kScoreStride, dwords,
-                           blocks, false},
-                          prefetch);
-      };
-      product(operands, planes(queries_, q_stride_, rows.low).dwords,
-              planes(scores_, kScoreStride, rows.low).dwords);
-      if (Product::kExtra > 0 && !is_last)
-        product(Product::kExtra, extra(queries_, q_stride_), extra(scores_, kScoreStride));
-      j = end;
+                           p_.head_dim, panel + (i - j) * q_stride_, prefetch);
+      const int64_t after = std::min(end + most, range.high) - end;
+      is_packed = packs_ahead && after > 0 && after % Simd::kColumns == 0;
+      typename Product::Side side(prefetch);
+      if constexpr (Simd::kPacksAhead)
+        if (is_packed)
+          side.begin(columns.keys + end, after / Simd::kColumns, dwords, other, block, passes);
+      Product::multiply_keys(operands,
+                             {planes(queries_, q_stride_, rows.low).dwords,
+                              q_stride_,
+                              {panel, Simd::kColumns, block},
+                              planes(scores_, kScoreStride, rows.low).dwords + j,
+                              kScoreStride,
+                              dwords,
+                              blocks,
+                              false},
+                             side);
+      if constexpr (Simd::kPacksAhead) side.finish();
     }
   }
 
@@ -251,58 +265,73 @@ class Worker {
     row.positions = columns->positions;
     row.key_scale = p_.k_scale.is_per_token() ? columns->key_scale : nullptr;
     row.value_scale = p_.v_scale.is_per_token() ? columns->value_scale : nullptr;
-    for (int64_t r = rows.low; r < rows.high; ++r) {
-      const State result = state(states, r);
-      result.maximum() = -kInfinity;
-      result.sum() = 0.0f;
-      weight_factors_[r] = 0.0f;
-      if (all.count() == 0) continue;
-      const Planes scores = planes(scores_, kScoreStride, r);
-      Product::finish_scores(scores, extra(scores_, kScoreStride), row.begin(), row.end());
-      row.scores = scores.floats();
-      row.scale = scale * query_factors_[r];
-      if (p_.alibi_slopes != nullptr)
-        row.slope = p_.alibi_slopes[tile_->request * p_.alibi_request_stride + head_of(r)];
-      softmax_row<Simd>(row, result.maximum(), result.sum());
-      weight_factors_[r] = Product::finish_weights(scores, row.begin(), row.end());
+    const auto for_rows = [&](const auto& body) {
+      for (int64_t r = rows.low; r < rows.high; ++r) {
+        const Planes scores = planes(scores_, kScoreStride, r);
+        row.scores = scores.floats();
+        row.scale = scale * query_[r].factor;
+        if (p_.alibi_slopes != nullptr)
+          row.slope = p_.alibi_slopes[tile_->request * p_.alibi_request_stride + head_of(r)];
+        body(r, scores, state(states, r));
+      }
+    };
+    if (all.count() == 0) {
+      for_rows([&](int64_t r, const Planes&, const State& result) {
+        result.maximum() = -kInfinity;
+        result.sum() = weight_factors_[r] = 0.0f;
+      });
+      return;
     }
+    // In two loops: the largest score of a row takes long to find, and the processor looks into the next row meanwhile.
+    for_rows([&](int64_t r, const Planes& scores, const State& result) {
+      result.maximum() = Product::score(scores, query_[r], row) * factor_of(row);
+    });
+    for_rows([&](int64_t r, const Planes& scores, const State& result) {
+      weight_factors_[r] = Product::weigh(scores, row, result);
+    });
   }
 
   void multiply_values(const Chunk& chunk, Range shared) {
     if (shared.count() == 0) return;
-    for (int64_t j = start_values(*shared_, shared); j < shared.high; j += kValueKeys) {
-      const Range block{j, std::min(j + kValueKeys, shared.high)};
-      const int64_t dwords = ceil_div(block.count(), Product::kKeysPerDword);
-      const int64_t passes = value_passes(dwords) + Product::passes(Product::kPlanes * tile_->rows,
-                                                                    dwords, dim_ / Simd::kColumns);
+    for (int64_t j = start_values(*shared_, shared); j < shared.high; j += value_keys_) {
+      const Range block{j, std::min(j + value_keys_, shared.high)};
       const int64_t ahead = block.low + kAhead, after = ahead - shared.high;
-      Prefetch prefetch =
-          after < 0 ? Prefetch(shared_->values + ahead, std::min<int64_t>(kValueKeys, -after),
-                               value_bytes_, passes)
-                    : Prefetch(next_ + after, std::min<int64_t>(kValueKeys, next_count_ - after),
-                               key_bytes_, passes);
-      // Tokens in a row that see the same keys of the block go together.
-      Range keys{0, 0}, run{0, 0}, packed{0, 0};
-      const auto add = [&] {
-        if (keys.count() == 0) return;
-        const Range needed = is_cut(block, keys) ? keys : block;
-        if (needed != packed) pack_values_of(*shared_, block, needed, prefetch);
-        packed = needed;
-        add_values(block, keys, run, prefetch);
-      };
+      int64_t passes = Product::template passes<typename Product::Values>(
+          Product::kPlanes * tile_->rows, ceil_div(block.count(), Product::kKeysPerDword),
+          dim_ / Simd::kColumns);
+      if (product_.prepare_values != nullptr) passes += value_passes(block.count());
+      Prefetch prefetch = after < 0
+                              ? Prefetch(shared_->values + ahead, std::min(value_keys_, -after),
+                                         value_bytes_, passes)
+                              : Prefetch(next_ + after, std::min(value_keys_, next_count_ - after),
+                                         key_bytes_, passes);
+      const char* const* values = values_of(*shared_, block, prefetch);
+      // Keys that all tokens see go with all rows, then those of each token.
+      const Range all = common_keys(chunk, block);
+      if (all.count() > 0) add_values(values, block, all, {0, tile_->rows}, prefetch);
       for_tokens([&](int64_t token, Range rows) {
         const Range seen = chunk.seen_shared(chunk.token(token));
-        const Range next{std::max(seen.low, block.low), std::min(seen.high, block.high)};
-        if (next == keys) {
-          run.high = rows.high;
-          return;
-        }
-        add();
-        keys = next;
-        run = rows;
+        const Range rest{std::max({seen.low, block.low, all.high}),
+                         std::min(seen.high, block.high)};
+        if (rest.count() > 0) add_values(values, block, rest, rows, prefetch);
       });
-      add();
     }
+  }
+
+  // The first keys of a block, in whole steps, if all tokens see them; none if a token begins later than another.
+  Range common_keys(const Chunk& chunk, Range block) const {
+    Range first{block.high, block.high}, last{block.low, block.low};
+    for_tokens([&](int64_t token, Range) {
+      const Range seen = chunk.seen_shared(chunk.token(token));
+      const int64_t low = std::clamp(seen.low, block.low, block.high);
+      const int64_t high = std::clamp(seen.high, low, block.high);
+      first = {std::min(first.low, low), std::min(first.high, high)};
+      last = {std::max(last.low, low), std::max(last.high, high)};
+    });
+    if (first == last) return first;
+    const int64_t high = first.high / kAlign * kAlign;
+    return first.low == last.low && high > first.low ? Range{first.low, high}
+                                                     : Range{block.low, block.low};
   }
 
   // The keys that a token does not share.
@@ -310,11 +339,10 @@ class Worker {
     const Range own = chunk.seen_own(chunk.token(token));
     if (own.count() == 0) return;
     chunk.point_own(token, own, *shared_, *own_);
-    for (int64_t j = start_values(*own_, own); j < own.high; j += kValueKeys) {
-      const Range block{j, std::min(j + kValueKeys, own.high)};
+    for (int64_t j = start_values(*own_, own); j < own.high; j += value_keys_) {
+      const Range block{j, std::min(j + value_keys_, own.high)};
       Prefetch none;
-      pack_values_of(*own_, block, block, none);
-      add_values(block, block, rows, none);
+      add_values(values_of(*own_, block, none), block, block, rows, none);
     }
   }
 
@@ -325,30 +353,36 @@ class Worker {
     return start;
   }
 
-  // Whether a step takes keys of the block that the range leaves out.
-  static bool is_cut(Range block, Range keys) {
-    constexpr int64_t kKeys = Product::kKeysPerStep;
-    return keys.low % kKeys != 0 || (keys.high % kKeys != 0 && keys.high < block.high);
+  // The rows of a block, as multiply_values reads them.
+  const char* const* values_of(const Columns& columns, Range block, Prefetch& prefetch) const {
+    const char* const* rows = columns.values + block.low;
+    if (product_.prepare_values == nullptr) return rows;
+    product_.prepare_values(rows, block.count(), p_.v_head_dim, panel_, prefetch);
+    return prepared_;
   }
 
-  // The panel of a block, where keys outside the range are zeros: weight 0 does not hide a NaN.
-  void pack_values_of(const Columns& columns, Range block, Range keys, Prefetch& prefetch) {
-    const char* rows[kValueKeys];
-    for (int64_t j = block.low; j < block.high; ++j)
-      rows[j - block.low] = j >= keys.low && j < keys.high ? columns.values[j] : kZeros;
-    product_.pack_values(rows, static_cast<int>(block.count()), p_.v_head_dim, panel_, prefetch);
-  }
-
-  // The values of `keys`, which are among those of `block` in the panel.
-  void add_values(Range block, Range keys, Range rows, Prefetch& prefetch) const {
-    constexpr int64_t kKeys = Product::kKeysPerStep, kDwords = kKeys / Product::kKeysPerDword;
-    const int64_t first = keys.low / kKeys * kDwords;
-    const int64_t dwords = ceil_div(keys.high, kKeys) * kDwords - first;
-    Product::multiply(
+  // The values of `keys`, which are among those of `block`. A step that takes other keys too takes zeros for them:
+  // weight 0 does not hide a NaN.
+  void add_values(const char* const* values, Range block, Range keys, Range rows,
+                  Prefetch& prefetch) {
+    constexpr int64_t kStep = Product::kKeysPerStep;
+    const Range steps{keys.low / kStep * kStep, round_up(keys.high, kStep)};
+    values += steps.low - block.low;
+    if (steps != keys) {
+      for (int64_t j = steps.low; j < steps.high; ++j)
+        cut_[j - steps.low] = j >= keys.low && j < keys.high ? values[j - steps.low] : kZeros;
+      values = cut_;
+    }
+    Product::multiply_values(
         Product::kPlanes * rows.count(),
-        {planes(scores_, kScoreStride, rows.low).dwords + first, kScoreStride,
-         panel_ + (first - block.low / Product::kKeysPerDword) * dim_, dim_, Simd::kColumns,
-         planes(sums_, dim_, rows.low).dwords, dim_, dwords, dim_ / Simd::kColumns, true},
+        {planes(scores_, kScoreStride, rows.low).dwords + steps.low / Product::kKeysPerDword,
+         kScoreStride,
+         {values, 0},
+         planes(sums_, dim_, rows.low).dwords,
+         dim_,
+         steps.count() / Product::kKeysPerDword,
+         dim_ / Simd::kColumns,
+         true},
         prefetch);
   }
 
@@ -357,9 +391,7 @@ class Worker {
       for (int64_t r = rows.low; r < rows.high; ++r) {
         const State result = state(states, r);
         const int64_t head = head_of(r);
-        if (p_.lse != nullptr)
-          p_.lse[head * p_.tokens + token] =
-              static_cast<float>(result.maximum() + std::log(static_cast<double>(result.sum())));
+        if (p_.lse != nullptr) p_.lse[head * p_.tokens + token] = lse_of(result);
         if (plan_.tokens[static_cast<size_t>(token)].sees_nothing()) {
           std::fill_n(result.vector(), dim_, 0.0f);
         } else {
@@ -383,12 +415,16 @@ class Worker {
   const Plan& plan_;
   const int64_t part_, group_, q_stride_, dim_, state_stride_, key_bytes_, value_bytes_;
   const Product product_;
+  const int64_t value_keys_;  // of a block
   Columns *shared_, *own_;
   int32_t *panel_, *queries_, *scores_, *sums_;
-  float *states_, *partial_, *row_, *query_factors_, *weight_factors_;
+  float *states_, *partial_, *row_, *weight_factors_;
+  Query* query_;
   const Tile* tile_ = nullptr;
-  int64_t head_ = 0, next_count_ = 0;
+  int64_t head_ = 0, next_count_ = 0, panel_dwords_;
   const char* next_[kAhead];
+  const char* prepared_[kPreparedKeys];
+  const char* cut_[std::max(kKeysInPlace, kPreparedKeys) + kAlign];
 };
 
 template <class Simd, class Product = F32Product<Simd>>

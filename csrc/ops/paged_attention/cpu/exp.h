@@ -11,29 +11,26 @@ namespace lamina::paged_attention {
 namespace {
 
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
+inline constexpr float kLog2E = 0x1.715476p+0f;
 
-// exp(x) for x <= 0; 0 for x below -87, which is less than 2^-125; NaN for NaN. exp(0) is exactly 1.
-// x = n ln 2 + r with |r| <= ln 2 / 2; n ln 2 in two parts is exact for |n| < 2^9. The polynomial (Cephes expf) is
-// within 2^-23.6 of exp(r) and its roundings add less than 2^-23.7: the result is within 2 u of exp(x), u = 2^-23.
+// 2^x for x <= 0; 0 for x below -125.5; NaN for NaN. exp2(0) is exactly 1.
+// x = n + r with |r| <= 1/2, both exact. The polynomial is twice the minimax polynomial of 2^r with constant term 1; with
+// its roundings it is within 1.5 u of 2^r, u = 2^-23. The other factor is 2^(n-1), or 0 where n <= -126.
 template <class Simd>
-LAMINA_INLINE inline typename Simd::F exp(typename Simd::F x) {
+LAMINA_INLINE inline typename Simd::F exp2(typename Simd::F x) {
   using F = typename Simd::F;
-  constexpr float kRound = 0x1.8p23f;  // adding it rounds to an integer, in the low bits
-  const F shifted = Simd::fma(x, Simd::set(0x1.715476p+0f), Simd::set(kRound));
-  const F n = Simd::sub(shifted, Simd::set(kRound));
-  F r = Simd::fma(n, Simd::set(-0x1.63p-1f), x);
-  r = Simd::fma(n, Simd::set(0x1.bd0106p-13f), r);
-  F y = Simd::set(1.9875691500e-4f);
-  y = Simd::fma(y, r, Simd::set(1.3981999507e-3f));
-  y = Simd::fma(y, r, Simd::set(8.3334519073e-3f));
-  y = Simd::fma(y, r, Simd::set(4.1665795894e-2f));
-  y = Simd::fma(y, r, Simd::set(1.6666665459e-1f));
-  y = Simd::fma(y, r, Simd::set(5.0000001201e-1f));
-  y = Simd::add(Simd::fma(y, Simd::mul(r, r), r), Simd::set(1.0f));
-  // The low bits of `shifted` hold n; as an exponent they make 2^n.
-  const F power = Simd::as_float(
-      Simd::template shift_left<23>(Simd::add(Simd::as_int(shifted), Simd::set_int(127))));
-  return Simd::if_less(x, Simd::set(-87.0f), Simd::set(0.0f), Simd::mul(y, power));
+  // Adding it rounds to an integer: the low bits then hold n + 126, which shifted into the exponent is 2^(n-1).
+  constexpr float kRound = 0x1.8p23f + 126.0f;
+  x = Simd::max(Simd::set(-126.0f), x);
+  const F shifted = Simd::add(x, Simd::set(kRound));
+  const F r = Simd::sub(x, Simd::sub(shifted, Simd::set(kRound)));
+  F y = Simd::set(0x1.5bba14p-9f);
+  y = Simd::fma(y, r, Simd::set(0x1.3cea88p-6f));
+  y = Simd::fma(y, r, Simd::set(0x1.c6b752p-4f));
+  y = Simd::fma(y, r, Simd::set(0x1.ebf9bcp-2f));
+  y = Simd::fma(y, r, Simd::set(0x1.62e42ap+0f));
+  y = Simd::fma(y, r, Simd::set(2.0f));
+  return Simd::mul(y, Simd::as_float(Simd::template shift_left<23>(Simd::as_int(shifted))));
 }
 
 // tanh(x) = sign(x) (1 - t) / (1 + t), t = exp(-2 |x|); within 2^-22.
@@ -42,15 +39,15 @@ LAMINA_INLINE inline typename Simd::F tanh(typename Simd::F x) {
   using F = typename Simd::F;
   const F magnitude = Simd::as_float(Simd::bit_and(Simd::as_int(x), Simd::set_int(0x7fffffff)));
   const auto sign = Simd::bit_and(Simd::as_int(x), Simd::set_int(INT32_MIN));
-  const F t = exp<Simd>(Simd::mul(magnitude, Simd::set(-2.0f)));
+  const F t = exp2<Simd>(Simd::mul(magnitude, Simd::set(-2.0f * kLog2E)));
   const F y = Simd::div(Simd::sub(Simd::set(1.0f), t), Simd::add(Simd::set(1.0f), t));
   return Simd::as_float(Simd::bit_or(Simd::as_int(y), sign));
 }
 
-// exp(x) of one number, with the same bits.
+// 2^x of one number, with the same bits.
 template <class Simd>
-LAMINA_INLINE inline float exp_of(float x) {
-  return Simd::first(exp<Simd>(Simd::set(x)));
+LAMINA_INLINE inline float exp2_of(float x) {
+  return Simd::first(exp2<Simd>(Simd::set(x)));
 }
 
 }  // namespace

@@ -8,6 +8,7 @@ namespace {
 
 struct Generic {
   static constexpr int kLanes = 8, kColumns = 16, kMaxRows = 4;
+  static constexpr bool kPacksAhead = false;
   struct F {
     float at[kLanes];
   };
@@ -110,9 +111,13 @@ struct Generic {
   static F from_f16(const I& x) {
     return floats([&](int i) { return to_f32(F16{static_cast<uint16_t>(x.at[i])}); });
   }
-  static void transpose(I (&rows)[kLanes]) {
+  static void transpose(I (&rows)[8]) {
     for (int i = 0; i < kLanes; ++i)
       for (int j = 0; j < i; ++j) std::swap(rows[i].at[j], rows[j].at[i]);
+  }
+  template <int kVector>
+  static void store_transposed(int32_t* to, int64_t stride, I x) {
+    store_int(to + kVector * stride, x);
   }
 };
 

@@ -1,8 +1,14 @@
 // int8 keys and values with exact integer sums: four columns in a dword. Queries and weights become 16-bit integers, two
 // planes of bytes each, so that they lose no more than 2^-16 of the largest of a row. Simd::dot_u8s8(sum, a, b) adds the
 // products of four unsigned bytes of a and four signed bytes of b to each dword; interleave_bytes and interleave_halves
-// interleave elements within each 128 bits; store_low_bytes stores the low bytes of all dwords.
+// interleave elements within each 128 bits; store_low_bytes stores the low bytes of all dwords; max_bits is the larger of
+// two unsigned dwords.
 #pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
 
 #include "ops/paged_attention/cpu/products.h"
 
@@ -11,85 +17,95 @@ namespace {
 
 template <class Simd>
 struct Int8Product {
-  static constexpr int kKeysPerDword = 4, kKeysPerStep = 4, kPlanes = 2, kExtra = 1;
+  static constexpr int kKeysPerDword = 4, kKeysPerStep = 4, kPlanes = 2;
   static constexpr int kValueColumns = 4 * Simd::kLanes;
+  using Values = Rows<kKeysPerDword>;
   using F = typename Simd::F;
   using I = typename Simd::I;
-  struct Dot {
+  struct Integers {
     using Sum = I;
     static Sum sum(I bits) { return bits; }
     static I bits(Sum sum) { return sum; }
-    LAMINA_INLINE static Sum add(Sum sum, I a, I b) { return Simd::dot_u8s8(sum, a, b); }
   };
-  static void multiply(int64_t rows, const Operands& operands, Prefetch& prefetch) {
-    paged_attention::multiply<Simd, Dot>(rows, operands, prefetch);
+  // Keys are unsigned and queries signed; weights are unsigned and values signed.
+  struct KeyDot : Integers {
+    LAMINA_INLINE static I add(I sum, I q, I k) { return Simd::dot_u8s8(sum, k, q); }
+  };
+  struct ValueDot : Integers {
+    LAMINA_INLINE static I add(I sum, I w, I v) { return Simd::dot_u8s8(sum, w, v); }
+  };
+  using Side = KeySide<Simd, int8_t>;
+  static void multiply_keys(int64_t rows, const Operands<Panel>& o, Side& side) {
+    multiply<Simd, KeyDot>(rows, o, side);
   }
+  static void multiply_values(int64_t rows, const Operands<Values>& o, Prefetch& prefetch) {
+    multiply<Simd, ValueDot>(rows, o, prefetch);
+  }
+  template <class B>
   static int64_t passes(int64_t rows, int64_t k, int64_t blocks) {
-    return paged_attention::passes<Simd>(rows, k, blocks);
+    return paged_attention::passes<Simd, B>(rows, k, blocks);
   }
-  Pack pack_keys = &paged_attention::pack_keys<Simd, int8_t, true>;
-  Pack pack_values = &interleave_values<Simd, kKeysPerDword>;
+  PackKeys pack_keys = &paged_attention::pack_keys<Simd, int8_t, true>;
+  PrepareValues prepare_values = nullptr;
+  static constexpr bool packs_ahead = Simd::kPacksAhead;
 
-  explicit Int8Product(kv::CacheDType) {}
+  Int8Product(kv::CacheDType, int64_t value_dim) {
+    if (value_dim % kValueColumns != 0) prepare_values = &pad_values<1, kValueColumns>;
+  }
 
   static int64_t dwords(int64_t dim) { return dim / 4; }
 
-  // q = 256 (high - 128) + low, from the bytes of a plane each. The sums of up to 256 products fit int32.
-  static float query(const float* row, int64_t dim, Planes to) {
+  // q = 256 high + low, signed bytes. Keys have 128 added to them, which adds 128 sum(q) to a dot product. Sums wrap; a
+  // dot product of up to 256 elements fits int32.
+  static Query query(const float* row, int64_t dim, Planes to) {
     float largest = 0.0f, sum = 0.0f;
     for (int64_t i = 0; i < dim; ++i) {
       largest = std::max(largest, std::fabs(row[i]));
       sum += row[i] - row[i];  // NaN where an element is NaN or infinite
     }
     // Rows that small have scores of 0 in f32 too, unless keys or scales are huge.
-    const float inverse = largest >= kTiny ? 32767.0f / largest : 0.0f;
-    auto* high = reinterpret_cast<uint8_t*>(to.dwords);
-    auto* low = reinterpret_cast<uint8_t*>(to.dwords + to.stride);
+    const bool has_codes = sum == 0.0f && largest >= kTiny;
+    const float inverse = has_codes ? kLargestQuery / largest : 0.0f;
+    auto* high = reinterpret_cast<int8_t*>(to.dwords);
+    auto* low = reinterpret_cast<int8_t*>(to.dwords + to.stride);
+    int32_t codes = 0;
     for (int64_t i = 0; i < dim; ++i) {
-      const int code = sum == 0.0f ? static_cast<int>(std::lrintf(row[i] * inverse)) + 32768 : 0;
-      high[i] = static_cast<uint8_t>(code >> 8);
-      low[i] = static_cast<uint8_t>(code & 255);
+      const int code = has_codes ? static_cast<int>(std::lrintf(row[i] * inverse)) : 0;
+      low[i] = static_cast<int8_t>(code);
+      high[i] = static_cast<int8_t>((code - low[i]) / 256);
+      codes += code;
     }
-    return sum == 0.0f ? (largest >= kTiny ? largest / 32767.0f : 0.0f) : sum;
+    return {sum == 0.0f ? (has_codes ? largest / kLargestQuery : 0.0f) : sum, 128 * codes};
   }
-  // The sums of keys, which the offset of 128 needs.
-  static void set_extra(int32_t* ones, int64_t dim) {
-    std::memset(ones, 1, static_cast<size_t>(dim));
+  static float score(Planes planes, Query query, const ScoreRow& row) {
+    const I offset = Simd::set_int(query.offset);
+    return largest_score<Simd, false>(row, [&](int64_t j) LAMINA_INLINE {
+      const I high = Simd::load_int(planes.dwords + j),
+              low = Simd::load_int(planes.dwords + planes.stride + j);
+      return Simd::to_floats(
+          Simd::subtract(Simd::add(Simd::template shift_left<8>(high), low), offset));
+    });
   }
-  static void finish_scores(Planes row, const int32_t* sums, int64_t begin, int64_t end) {
-    for (int64_t j = begin; j < end; j += Simd::kLanes) {
-      const I high = Simd::load_int(row.dwords + j),
-              low = Simd::load_int(row.dwords + row.stride + j);
-      const I offset = Simd::template shift_left<7>(Simd::load_int(sums + j));
-      const I score = Simd::add(Simd::template shift_left<8>(Simd::subtract(high, offset)), low);
-      Simd::store(row.floats() + j, Simd::to_floats(score));
+  static float weigh(Planes planes, const ScoreRow& row, const State& result) {
+    I largest = Simd::set_int(0);
+    result.sum() = weigh_row<Simd>(row, result.maximum(), [&](int64_t j, auto& w) LAMINA_INLINE {
+      unroll<kAlign / Simd::kLanes>([&](auto i) LAMINA_INLINE {
+        // The bits of a NaN, of an Inf and, for a negative scale, of a negative weight are larger than those of numbers.
+        largest = Simd::max_bits(largest, Simd::as_int(w[i]));
+        Simd::store(row.scores + j + i * Simd::kLanes, w[i]);
+      });
+    });
+    alignas(64) uint32_t lanes[Simd::kLanes];
+    Simd::store_int(reinterpret_cast<int32_t*>(lanes), largest);
+    const float most = std::bit_cast<float>(*std::max_element(lanes, lanes + Simd::kLanes));
+    const bool is_valid = most < kInfinity && !std::signbit(most);
+    const float inverse = is_valid && most >= kTiny ? kLargestWeight / most : 0.0f;
+    for (int64_t j = row.begin(); j < row.end(); j += Simd::kLanes) {
+      const I code = Simd::to_ints(Simd::mul(Simd::load(row.scores + j), Simd::set(inverse)));
+      Simd::store_low_bytes(planes.dwords + j / 4, Simd::template shift_right<8>(code));
+      Simd::store_low_bytes(planes.dwords + planes.stride + j / 4, code);
     }
-  }
-  static float finish_weights(Planes row, int64_t begin, int64_t end) {
-    F largest = Simd::set(0.0f), sum = Simd::set(0.0f);
-    for (int64_t j = begin; j < end; j += Simd::kLanes) {
-      const F w = Simd::load(row.floats() + j);
-      largest = Simd::max(w, largest);
-      // NaN where a weight is NaN, infinite or, for a negative scale, negative.
-      const F zero = Simd::sub(w, w);
-      sum = Simd::add(sum, Simd::if_less(w, zero, Simd::set(NAN), zero));
-    }
-    alignas(64) float lanes[2][Simd::kLanes];
-    Simd::store(lanes[0], largest);
-    Simd::store(lanes[1], sum);
-    float most = 0.0f, invalid = 0.0f;
-    for (int i = 0; i < Simd::kLanes; ++i) {
-      most = std::max(most, lanes[0][i]);
-      invalid += lanes[1][i];
-    }
-    const float inverse = most >= kTiny ? 65535.0f / most : 0.0f;
-    for (int64_t j = begin; j < end; j += Simd::kLanes) {
-      const F scaled = Simd::mul(Simd::load(row.floats() + j), Simd::set(inverse));
-      const I code = Simd::to_ints(Simd::min(scaled, Simd::set(65535.0f)));
-      Simd::store_low_bytes(row.dwords + j / 4, Simd::template shift_right<8>(code));
-      Simd::store_low_bytes(row.dwords + row.stride + j / 4, code);
-    }
-    return invalid == 0.0f ? (most >= kTiny ? most : 0.0f) : invalid;
+    return is_valid ? (most >= kTiny ? most : 0.0f) : std::numeric_limits<float>::quiet_NaN();
   }
   // A plane's sum is at most 255 * 128 * 512 < 2^24, so it is exact in f32. The largest weight has code 65535, by which
   // the sums are divided: a key alone gives its value exactly.
@@ -97,14 +113,15 @@ struct Int8Product {
     for (int64_t i = 0; i < dim; i += Simd::kLanes) {
       const F high = Simd::to_floats(Simd::load_int(sums.dwords + i));
       const F low = Simd::to_floats(Simd::load_int(sums.dwords + sums.stride + i));
-      const F sum = Simd::div(Simd::fma(high, Simd::set(256.0f), low), Simd::set(65535.0f));
+      const F sum = Simd::div(Simd::fma(high, Simd::set(256.0f), low), Simd::set(kLargestWeight));
       Simd::store(sums.floats() + i, Simd::mul(sum, Simd::set(factor)));
     }
     restore_columns<Simd, kKeysPerDword>(sums.floats(), dim, vector);
   }
 
  private:
-  static constexpr float kTiny = 0x1p-100f;
+  static constexpr float kTiny = 0x1p-100f, kLargestWeight = 65535.0f;
+  static constexpr float kLargestQuery = 127.0f * 257.0f;  // both bytes are at most 127
 };
 
 }  // namespace

@@ -1,5 +1,6 @@
 // The microkernel: c[rows, columns] = (c or 0) + a[rows, k] * b[k, columns], in order of k. Operands are dwords, each of one
-// f32, two bf16 or four int8: Dot::add(sum, a, b) adds the product of a broadcast dword and a vector of dwords.
+// f32, two bf16 or four int8: Dot::add(sum, a, b) adds the product of a broadcast dword and a vector of dwords. b is a
+// panel, or rows of the cache where they lie.
 #pragma once
 
 #include <algorithm>
@@ -14,8 +15,8 @@
 namespace lamina::paged_attention {
 namespace {
 
-// Cache lines of rows that a later step reads. All phases of a step ask for a few at a time: all at once would fill the
-// core's miss buffers and stall it, and a phase that asks for none would leave memory idle.
+// Rows that a later step reads. All phases of a step ask for a few at a time: all at once would fill the core's miss
+// buffers and stall it, and a phase that asks for none would leave memory idle.
 class Prefetch {
  public:
   Prefetch() = default;
@@ -24,33 +25,92 @@ class Prefetch {
   Prefetch(const char* const* rows, int64_t count, int64_t bytes, int64_t passes)
       : rows_(rows),
         bytes_(bytes),
-        left_(std::max<int64_t>(count, 0) * ceil_div(bytes, kLine)),
-        each_(ceil_div(left_, std::max<int64_t>(passes, 1))) {}
+        left_(std::max<int64_t>(count, 0)),
+        each_(ceil_div(left_ * kWhole, std::max<int64_t>(passes, 1))) {}
 
   LAMINA_INLINE void pass() {
-    for (int64_t i = std::min(each_, left_); i > 0; --i) {
-      prefetch_line(*rows_ + at_);
-      at_ += kLine;
-      if (at_ >= bytes_) {
-        at_ = 0;
-        ++rows_;
+    for (due_ += each_; due_ >= kWhole && left_ > 0; due_ -= kWhole, --left_) {
+      const char* at = *rows_++;
+      for (const char* const end = at + bytes_; at < end; at += 2 * kLine) {
+        prefetch_line(at);
+        prefetch_line(at + kLine);
       }
     }
-    left_ = std::max<int64_t>(left_ - each_, 0);
   }
 
  private:
-  static constexpr int64_t kLine = 64;
+  static constexpr int64_t kLine = 64, kWhole = 1024;
   const char* const* rows_ = nullptr;
-  int64_t bytes_ = 0, left_ = 0, each_ = 0, at_ = 0;
+  int64_t bytes_ = 0, left_ = 0;
+  int64_t each_ = 0, due_ = 0;  // rows in parts of kWhole: of a pass, and not yet asked for
 };
 
-// c has blocks of kColumns columns next to each other; those of b are b_block dwords apart.
+// b in memory: rows `stride` dwords apart, and blocks of kColumns columns `block` dwords apart.
+struct Panel {
+  static constexpr int kLeastBlocks = 1;
+  const int32_t* at;
+  int64_t stride, block;
+
+  // The next row.
+  template <class Simd, int kVectors>
+  LAMINA_INLINE void take(typename Simd::I (&to)[kVectors]) {
+    constexpr int kEach = Simd::kColumns / Simd::kLanes;
+    unroll<kVectors>([&](auto v) LAMINA_INLINE {
+      to[v] = Simd::load_int(at + (v / kEach) * block + v % kEach * Simd::kLanes);
+    });
+    at += stride;
+  }
+  template <class Simd>
+  void skip_blocks(int64_t count) {
+    at += count * block;
+  }
+};
+
+// Rows of bytes, of which kKeys are interleaved into a row of b: the dword of a column holds an element of each.
+// Interleaving by 128-bit parts leaves the columns of each kLanes * kKeys in another order, which restore_columns() undoes.
+template <int kKeys>
+struct Rows {
+  static constexpr int kLeastBlocks =
+      kKeys == 4 ? 2 : 1;  // four bytes of each of kLanes columns fill four vectors
+  const char* const* rows;
+  int64_t at;  // bytes from the beginning of a row
+
+  template <class Simd, int kVectors>
+  LAMINA_INLINE void take(typename Simd::I (&to)[kVectors]) {
+    using I = typename Simd::I;
+    constexpr int64_t kBytes = 4 * Simd::kLanes;
+    const char* from[kKeys];
+    unroll<kKeys>([&](auto i) LAMINA_INLINE { from[i] = rows[i] + at; });
+    rows += kKeys;
+    if constexpr (kKeys == 1) {
+      unroll<kVectors>([&](auto v) LAMINA_INLINE { to[v] = Simd::load_int(from[0] + v * kBytes); });
+    } else if constexpr (kKeys == 2) {
+      unroll<kVectors / 2>([&](auto v) LAMINA_INLINE {
+        const I a = Simd::load_int(from[0] + v * kBytes), b = Simd::load_int(from[1] + v * kBytes);
+        Simd::interleave_halves(a, b, to[2 * v], to[2 * v + 1]);
+      });
+    } else {
+      static_assert(kKeys == 4 && kVectors == 4);
+      I bytes[4], pairs[4];
+      unroll<4>([&](auto i) LAMINA_INLINE { bytes[i] = Simd::load_int(from[i]); });
+      Simd::interleave_bytes(bytes[0], bytes[1], pairs[0], pairs[1]);
+      Simd::interleave_bytes(bytes[2], bytes[3], pairs[2], pairs[3]);
+      Simd::interleave_halves(pairs[0], pairs[2], to[0], to[1]);
+      Simd::interleave_halves(pairs[1], pairs[3], to[2], to[3]);
+    }
+  }
+  template <class Simd>
+  void skip_blocks(int64_t count) {
+    at += count * Simd::kColumns * 4 / kKeys;
+  }
+};
+
+// c has blocks of kColumns columns next to each other.
+template <class B>
 struct Operands {
   const int32_t* a;
   int64_t a_stride;
-  const int32_t* b;
-  int64_t b_stride, b_block;
+  B b;
   int32_t* c;
   int64_t c_stride;
   int64_t k, blocks;
@@ -60,18 +120,19 @@ struct Operands {
     a += rows * a_stride;
     c += rows * c_stride;
   }
-  void skip_blocks(int64_t count, int64_t columns) {
-    b += count * b_block;
-    c += count * columns;
+  template <class Simd>
+  void skip_blocks(int64_t count) {
+    b.template skip_blocks<Simd>(count);
+    c += count * Simd::kColumns;
     blocks -= count;
   }
 };
 
-// kBlocks blocks of columns.
-template <class Simd, class Dot, int kRows, int kBlocks>
-void multiply_rows(const Operands& o, Prefetch& prefetch) {
+// kBlocks blocks of columns. `side` does its own work in between (Prefetch, KeysAhead).
+template <class Simd, class Dot, int kRows, int kBlocks, class B, class Side>
+void multiply_rows(const Operands<B>& o, Side& side) {
   using I = typename Simd::I;
-  constexpr int kLanes = Simd::kLanes, kEach = Simd::kColumns / kLanes, kVectors = kBlocks * kEach;
+  constexpr int kLanes = Simd::kLanes, kVectors = kBlocks * Simd::kColumns / kLanes;
   typename Dot::Sum sum[kRows][kVectors];
   unroll<kRows>([&](auto r) LAMINA_INLINE {
     unroll<kVectors>([&](auto v) LAMINA_INLINE {
@@ -80,29 +141,26 @@ void multiply_rows(const Operands& o, Prefetch& prefetch) {
     });
   });
   const int32_t* a = o.a;
-  const int32_t* b = o.b;
-  const int64_t a_stride = o.a_stride, b_stride = o.b_stride, b_block = o.b_block;
+  const int64_t a_stride = o.a_stride;
+  B b = o.b;
   const auto step = [&] LAMINA_INLINE {
     I each[kVectors];
-    unroll<kVectors>([&](auto v) LAMINA_INLINE {
-      each[v] = Simd::load_int(b + (v / kEach) * b_block + v % kEach * kLanes);
-    });
+    b.template take<Simd, kVectors>(each);
     unroll<kRows>([&](auto r) LAMINA_INLINE {
       const I one = Simd::set_int(a[r * a_stride]);
       unroll<kVectors>([&](auto v)
                            LAMINA_INLINE { sum[r][v] = Dot::add(sum[r][v], one, each[v]); });
     });
     ++a;
-    b += b_stride;
   };
-  Prefetch ahead = prefetch;  // a copy stays in registers
+  Side own = side;  // a copy stays in registers
   int64_t left = o.k;
   for (; left >= Prefetch::kSteps; left -= Prefetch::kSteps) {
-    ahead.pass();
+    own.pass();
     unroll<Prefetch::kSteps>([&](auto) LAMINA_INLINE { step(); });
   }
   for (; left > 0; --left) step();
-  prefetch = ahead;
+  side = own;
   unroll<kRows>([&](auto r) LAMINA_INLINE {
     unroll<kVectors>([&](auto v) LAMINA_INLINE {
       Simd::store_int(o.c + r * o.c_stride + v * kLanes, Dot::bits(sum[r][v]));
@@ -111,41 +169,46 @@ void multiply_rows(const Operands& o, Prefetch& prefetch) {
 }
 
 // The microkernel for 1 to kMaxRows / kBlocks rows.
-template <class Simd, class Dot, int kBlocks>
-void multiply_some(int64_t rows, const Operands& o, Prefetch& prefetch) {
+template <class Simd, class Dot, int kBlocks, class B, class Side>
+void multiply_some(int64_t rows, const Operands<B>& o, Side& side) {
   static constexpr auto kKernels = []<int... kIndex>(std::integer_sequence<int, kIndex...>) {
-    return std::array{&multiply_rows<Simd, Dot, kIndex + 1, kBlocks>...};
+    return std::array{&multiply_rows<Simd, Dot, kIndex + 1, kBlocks, B, Side>...};
   }(std::make_integer_sequence<int, Simd::kMaxRows / kBlocks>());
-  kKernels[static_cast<size_t>(rows - 1)](o, prefetch);
+  kKernels[static_cast<size_t>(rows - 1)](o, side);
 }
 
 // Few rows take two blocks at a time: their sums would otherwise wait for each other.
-template <class Simd>
-constexpr int64_t kWideRows = Simd::kMaxRows / 2;
+template <class Simd, class B>
+bool takes_two(int64_t rows) {
+  return B::kLeastBlocks == 2 || rows <= Simd::kMaxRows / 2;
+}
 
 // How often multiply() passes, for `blocks` blocks of k steps.
-template <class Simd>
+template <class Simd, class B>
 int64_t passes(int64_t rows, int64_t k, int64_t blocks) {
-  const int64_t each = ceil_div(rows, Simd::kMaxRows) * (k / Prefetch::kSteps);
-  return each * (rows <= kWideRows<Simd> ? ceil_div(blocks, 2) : blocks);
+  const int64_t each = takes_two<Simd, B>(rows) ? 2 : 1;
+  return ceil_div(rows, Simd::kMaxRows / each) * (k / Prefetch::kSteps) * ceil_div(blocks, each);
 }
 
 // Any number of rows, in pieces of nearly equal size.
-template <class Simd, class Dot>
-void multiply(int64_t rows, Operands o, Prefetch& prefetch) {
-  if (rows <= kWideRows<Simd>)
-    for (; o.blocks >= 2; o.skip_blocks(2, Simd::kColumns))
-      multiply_some<Simd, Dot, 2>(rows, o, prefetch);
-  for (; o.blocks >= 1; o.skip_blocks(1, Simd::kColumns)) {
-    Operands part = o;
+template <class Simd, class Dot, int kBlocks, class B, class Side>
+void multiply_blocks(int64_t rows, Operands<B>& o, Side& side) {
+  for (; o.blocks >= kBlocks; o.template skip_blocks<Simd>(kBlocks)) {
+    Operands<B> part = o;
     int64_t left = rows;
-    for (int64_t pieces = ceil_div(rows, Simd::kMaxRows); pieces > 0; --pieces) {
+    for (int64_t pieces = ceil_div(rows, Simd::kMaxRows / kBlocks); pieces > 0; --pieces) {
       const int64_t piece = ceil_div(left, pieces);
-      multiply_some<Simd, Dot, 1>(piece, part, prefetch);
+      multiply_some<Simd, Dot, kBlocks>(piece, part, side);
       part.skip_rows(piece);
       left -= piece;
     }
   }
+}
+
+template <class Simd, class Dot, class B, class Side>
+void multiply(int64_t rows, Operands<B> o, Side& side) {
+  if (takes_two<Simd, B>(rows)) multiply_blocks<Simd, Dot, 2>(rows, o, side);
+  if constexpr (B::kLeastBlocks == 1) multiply_blocks<Simd, Dot, 1>(rows, o, side);
 }
 
 }  // namespace

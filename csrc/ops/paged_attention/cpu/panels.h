@@ -48,53 +48,113 @@ struct Some {
   Some(const void* from, int64_t count) { std::memcpy(bytes, from, static_cast<size_t>(count)); }
 };
 
-// A transposed square of dwords takes about as long as this many passes of a microkernel.
-inline constexpr int kSquarePasses = 2;
+// Keys are transposed in pieces of kPieceKeys keys x kLanes dwords.
+inline constexpr int kPieceKeys = 8;
 template <class Simd>
-constexpr int64_t key_passes(int64_t dwords) {
-  return Simd::kColumns / Simd::kLanes * ceil_div(dwords, Simd::kLanes) * kSquarePasses;
+constexpr int64_t pieces_of_block(int64_t dwords) {
+  return Simd::kColumns / kPieceKeys * ceil_div(dwords, Simd::kLanes);
 }
 
-// Up to kColumns keys of `dim` elements T, transposed in dwords of the cache; 0 from `count` on.
-//   kWhole      panel[w][key] = dword w of a key
+// What turns keys of T into unsigned bytes for kWhole.
+template <class T>
+constexpr int32_t kFlipOf = std::is_same_v<T, int8_t> ? INT32_MIN | 0x808080 : 0;
+
+// Stores a piece, given by the vectors of its keys, to columns of a panel.
+template <class Simd, class T, bool kWhole>
+LAMINA_INLINE inline void store_piece(typename Simd::I (&keys)[kPieceKeys], int32_t* to) {
+  constexpr int kEach = kWhole ? 1 : 4 / sizeof(T), kStride = kEach * Simd::kColumns;
+  Simd::transpose(keys);
+  unroll<kPieceKeys>([&](auto v) LAMINA_INLINE {
+    if constexpr (kWhole && kFlipOf<T> != 0) {
+      Simd::template store_transposed<v>(to, kStride,
+                                         Simd::bit_xor(keys[v], Simd::set_int(kFlipOf<T>)));
+    } else if constexpr (kWhole) {
+      Simd::template store_transposed<v>(to, kStride, keys[v]);
+    } else {
+      unroll<kEach>([&](auto e) LAMINA_INLINE {
+        Simd::template store_transposed<v>(to + e * Simd::kColumns, kStride,
+                                           Simd::as_int(element<Simd, T, e>(keys[v])));
+      });
+    }
+  });
+}
+
+// Up to kColumns keys of `dim` elements T, transposed in dwords of the cache; 0 from `count` on, and for dwords up to a
+// multiple of kLanes.
+//   kWhole      panel[w][key] = dword w of a key; 128 is added to bytes, which become unsigned
 //   otherwise   panel[i][key] = element i of a key, as f32
 template <class Simd, class T, bool kWhole>
 void pack_keys(const char* const* rows, int count, int64_t dim, int32_t* panel,
                Prefetch& prefetch) {
-  constexpr int kLanes = Simd::kLanes, kKeys = Simd::kColumns;
-  constexpr int kEach = kWhole ? 1 : 4 / sizeof(T);
+  constexpr int kLanes = Simd::kLanes, kEach = kWhole ? 1 : 4 / sizeof(T);
   const int64_t dwords = dim * static_cast<int64_t>(sizeof(T)) / 4;
-  for (int key = 0; key < kKeys; key += kLanes)
+  for (int key = 0; key < Simd::kColumns; key += kPieceKeys)
     for (int64_t at = 0; at < dwords; at += kLanes) {
-      unroll<kSquarePasses>([&](auto) LAMINA_INLINE { prefetch.pass(); });
+      prefetch.pass();
       const int64_t width = std::min<int64_t>(kLanes, dwords - at);
-      int32_t* to = panel + at * kEach * kKeys + key;
-      typename Simd::I block[kLanes];
-      const auto store = [&](auto i) LAMINA_INLINE {
-        unroll<kEach>([&](auto e) LAMINA_INLINE {
-          if constexpr (kWhole) {
-            Simd::store_int(to + i * kKeys, block[i]);
-          } else {
-            Simd::store_int(to + (i * kEach + e) * kKeys,
-                            Simd::as_int(element<Simd, T, e>(block[i])));
-          }
-        });
-      };
-      if (key + kLanes <= count && width == kLanes) {
-        unroll<kLanes>([&](auto i)
-                           LAMINA_INLINE { block[i] = Simd::load_int(rows[key + i] + 4 * at); });
-        Simd::transpose(block);
-        unroll<kLanes>(store);
-        continue;
+      typename Simd::I keys[kPieceKeys];
+      if (key + kPieceKeys <= count && width == kLanes) {
+        unroll<kPieceKeys>([&](auto i)
+                               LAMINA_INLINE { keys[i] = Simd::load_int(rows[key + i] + 4 * at); });
+      } else {
+        for (int i = 0; i < kPieceKeys; ++i)
+          keys[i] = key + i < count
+                        ? Simd::load_int(Some<Simd>(rows[key + i] + 4 * at, 4 * width).bytes)
+                        : Simd::set_int(0);
       }
-      for (int i = 0; i < kLanes; ++i)
-        block[i] = key + i < count
-                       ? Simd::load_int(Some<Simd>(rows[key + i] + 4 * at, 4 * width).bytes)
-                       : Simd::set_int(0);
-      Simd::transpose(block);
-      for (int i = 0; i < width; ++i) store(i);
+      store_piece<Simd, T, kWhole>(keys, panel + at * kEach * Simd::kColumns + key);
     }
 }
+
+// Packs blocks of keys for the next step while a microkernel multiplies those of this one: the ports of shuffles and of
+// stores are idle then. T is as wide as the elements of the panel, or of their size in whole dwords.
+template <class Simd, class T>
+class KeysAhead {
+ public:
+  explicit KeysAhead(const Prefetch& prefetch) : prefetch_(prefetch) {}
+
+  // Whole blocks of keys of whole vectors. passes: how often pass() will be called.
+  void begin(const char* const* rows, int64_t blocks, int64_t dwords, int32_t* panel, int64_t block,
+             int64_t passes) {
+    rows_ = rows, panel_ = panel, to_ = panel;
+    dwords_ = dwords, block_ = block;
+    left_ = blocks * pieces_of_block<Simd>(dwords);
+    each_ = ceil_div(left_, std::max<int64_t>(passes, 1));
+  }
+  LAMINA_INLINE void pass() {
+    prefetch_.pass();
+    for (int64_t i = std::min(each_, left_); i > 0; --i) pack_piece();
+  }
+  void finish() {
+    while (left_ > 0) pack_piece();
+  }
+
+ private:
+  LAMINA_INLINE void pack_piece() {
+    typename Simd::I keys[kPieceKeys];
+    unroll<kPieceKeys>([&](auto i) LAMINA_INLINE { keys[i] = Simd::load_int(rows_[i] + 4 * at_); });
+    store_piece<Simd, T, true>(keys, to_);
+    --left_;
+    to_ += Simd::kLanes * Simd::kColumns;
+    if ((at_ += Simd::kLanes) < dwords_) return;
+    at_ = 0;
+    rows_ += kPieceKeys;
+    if ((key_ += kPieceKeys) == Simd::kColumns) {
+      key_ = 0;
+      panel_ += block_;
+    }
+    to_ = panel_ + key_;
+  }
+
+  Prefetch prefetch_;
+  const char* const* rows_ = nullptr;
+  int32_t *panel_ = nullptr, *to_ = nullptr;
+  int64_t dwords_ = 0, block_ = 0, at_ = 0, key_ = 0, left_ = 0, each_ = 0;
+};
+
+// What a microkernel does beside the product of keys.
+template <class Simd, class T>
+using KeySide = std::conditional_t<Simd::kPacksAhead, KeysAhead<Simd, T>, Prefetch>;
 
 // Rows of values in a pass.
 inline constexpr int kRowsOfPass = 2;
@@ -102,14 +162,14 @@ constexpr int64_t value_passes(int64_t rows) { return ceil_div(rows, kRowsOfPass
 
 // panel[key][i] = element i as f32, with zeros from `dim` up to a multiple of kColumns.
 template <class Simd, class T>
-void pack_values(const char* const* rows, int count, int64_t dim, int32_t* panel,
-                 Prefetch& prefetch) {
+void widen_values(const char* const* rows, int64_t count, int64_t dim, int32_t* panel,
+                  Prefetch& prefetch) {
   constexpr int kLanes = Simd::kLanes, kSize = static_cast<int>(sizeof(T));
   const int64_t stride = round_up(dim, Simd::kColumns);
   const auto put = [](int32_t* to, const void* from) LAMINA_INLINE {
     Simd::store_int(to, Simd::as_int(element<Simd, T, 0>(Simd::template widen<kSize>(from))));
   };
-  for (int key = 0; key < count; ++key, panel += stride) {
+  for (int64_t key = 0; key < count; ++key, panel += stride) {
     if (key % kRowsOfPass == 0) prefetch.pass();
     for (int64_t at = 0; at < stride; at += kLanes) {
       const int64_t left = std::max<int64_t>(dim - at, 0);
@@ -123,44 +183,16 @@ void pack_values(const char* const* rows, int count, int64_t dim, int32_t* panel
   }
 }
 
-// Elements of 2 or 1 bytes, kKeys = 2 or 4 keys to a dword: panel[key / kKeys][...] has elements i of kKeys keys in one
-// dword; a missing key is 0. Interleaving by 128-bit parts leaves the columns of each kLanes * kKeys in another order,
-// which restore_columns() undoes.
-template <class Simd, int kKeys>
-void interleave_values(const char* const* rows, int count, int64_t dim, int32_t* panel,
-                       Prefetch& prefetch) {
-  using I = typename Simd::I;
-  constexpr int kLanes = Simd::kLanes, kSize = 4 / kKeys, kBlock = kLanes * kKeys;
-  // Elements at to at + kBlock - 1 of the keys, given by load(i).
-  const auto put = [&](const auto& load) LAMINA_INLINE {
-    I from[kKeys], to[kKeys];
-    unroll<kKeys>([&](auto i) LAMINA_INLINE { from[i] = load(i); });
-    if constexpr (kKeys == 2) {
-      Simd::interleave_halves(from[0], from[1], to[0], to[1]);
-    } else {
-      I low[2], high[2];
-      Simd::interleave_bytes(from[0], from[1], low[0], high[0]);
-      Simd::interleave_bytes(from[2], from[3], low[1], high[1]);
-      Simd::interleave_halves(low[0], low[1], to[0], to[1]);
-      Simd::interleave_halves(high[0], high[1], to[2], to[3]);
-    }
-    unroll<kKeys>([&](auto i) LAMINA_INLINE { Simd::store_int(panel + i * kLanes, to[i]); });
-    panel += kBlock;
-  };
-  for (int key = 0; key < count; key += kKeys) {
-    if (key % (kRowsOfPass * kKeys) == 0) prefetch.pass();
-    const char* const* const keys = rows + key;
-    int64_t at = 0;
-    if (key + kKeys <= count)
-      for (; at + kBlock <= dim; at += kBlock)
-        put([&](auto i) LAMINA_INLINE { return Simd::load_int(keys[i] + at * kSize); });
-    for (; at < dim; at += kBlock)
-      put([&](auto i) LAMINA_INLINE {
-        const int64_t left = std::min<int64_t>(dim - at, kBlock);
-        return key + i < count
-                   ? Simd::load_int(Some<Simd>(keys[i] + at * kSize, left * kSize).bytes)
-                   : Simd::set_int(0);
-      });
+// Copies rows of `dim` elements, and zeros up to a multiple of kColumns elements.
+template <int64_t kSize, int64_t kColumns>
+void pad_values(const char* const* rows, int64_t count, int64_t dim, int32_t* panel,
+                Prefetch& prefetch) {
+  const int64_t bytes = kSize * dim, padding = kSize * round_up(dim, kColumns) - bytes;
+  char* to = reinterpret_cast<char*>(panel);
+  for (int64_t key = 0; key < count; ++key, to += padding) {
+    if (key % kRowsOfPass == 0) prefetch.pass();
+    std::memcpy(to, rows[key], static_cast<size_t>(bytes));
+    std::memset(to += bytes, 0, static_cast<size_t>(padding));
   }
 }
 

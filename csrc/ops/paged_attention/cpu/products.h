@@ -3,13 +3,18 @@
 //
 //   kKeysPerDword       columns that a dword of weights and values holds
 //   kKeysPerStep        columns that one step of the microkernel takes, at most kAlign
-//   kValueColumns       elements of values that are packed together; the panel and the sums are padded to a multiple
-//   kPlanes, kExtra     a row of queries or weights is kPlanes rows of an operand; kExtra more rows serve all
-//   multiply, passes    the microkernel for any number of rows, and how often it passes a Prefetch
-//   query               writes the planes of one row of f32 [dim] and returns the factor of its scores
-//   finish_scores       planes of dot products to f32, in place of the first
-//   finish_weights      f32 weights to planes of an operand, in place, from `begin` to `end`; returns the factor of
-//                       their sums
+//   kValueColumns       elements of values that are read together; prepared values and the sums are padded to a multiple
+//   kPlanes             a row of queries or weights is kPlanes rows of an operand
+//   multiply_keys, multiply_values
+//                       the microkernel for any number of rows
+//   passes<B>           how often it passes a Prefetch
+//   pack_keys           a panel of keys
+//   Side, packs_ahead   what multiply_keys does besides, and whether that packs keys of this dtype
+//   prepare_values      rows of values that multiply_values can read; nullptr: it reads those of the cache
+//   query               writes the planes of one row of f32 [dim]
+//   score               planes of dot products to the numbers of a row, in place of the first; returns the largest
+//   weigh               numbers to planes of weights, in place; sets result.sum() and returns the factor of the sums of
+//                       values
 //   finish_vector       planes of sums to f32
 #pragma once
 
@@ -22,8 +27,16 @@
 namespace lamina::paged_attention {
 namespace {
 
-using Pack = void (*)(const char* const* rows, int count, int64_t dim, int32_t* panel,
-                      Prefetch& prefetch);
+using PackKeys = void (*)(const char* const* rows, int count, int64_t dim, int32_t* panel,
+                          Prefetch& prefetch);
+using PrepareValues = void (*)(const char* const* rows, int64_t count, int64_t dim, int32_t* panel,
+                               Prefetch& prefetch);
+
+// What the scores of a query need: a factor, and what to subtract from integer dot products.
+struct Query {
+  float factor;
+  int32_t offset;
+};
 
 // One row of a product, which has kPlanes rows `stride` dwords apart.
 struct Planes {
@@ -35,8 +48,9 @@ struct Planes {
 // f32, from every type of cache.
 template <class Simd>
 struct F32Product {
-  static constexpr int kKeysPerDword = 1, kKeysPerStep = 1, kPlanes = 1, kExtra = 0;
+  static constexpr int kKeysPerDword = 1, kKeysPerStep = 1, kPlanes = 1;
   static constexpr int kValueColumns = Simd::kColumns;
+  using Values = Rows<1>;
   struct Dot {
     using Sum = typename Simd::F;
     static Sum sum(typename Simd::I bits) { return Simd::as_float(bits); }
@@ -45,18 +59,27 @@ struct F32Product {
       return Simd::fma(Simd::as_float(a), Simd::as_float(b), sum);
     }
   };
-  static void multiply(int64_t rows, const Operands& operands, Prefetch& prefetch) {
-    paged_attention::multiply<Simd, Dot>(rows, operands, prefetch);
+  using Side = KeySide<Simd, float>;
+  static void multiply_keys(int64_t rows, const Operands<Panel>& o, Side& side) {
+    multiply<Simd, Dot>(rows, o, side);
   }
+  static void multiply_values(int64_t rows, const Operands<Values>& o, Prefetch& prefetch) {
+    multiply<Simd, Dot>(rows, o, prefetch);
+  }
+  template <class B>
   static int64_t passes(int64_t rows, int64_t k, int64_t blocks) {
-    return paged_attention::passes<Simd>(rows, k, blocks);
+    return paged_attention::passes<Simd, B>(rows, k, blocks);
   }
-  Pack pack_keys = nullptr, pack_values = nullptr;
+  PackKeys pack_keys = nullptr;
+  bool packs_ahead = false;
+  PrepareValues prepare_values = nullptr;
 
-  explicit F32Product(kv::CacheDType dtype) {
+  F32Product(kv::CacheDType dtype, int64_t value_dim) {
     switch (dtype) {
       case kv::CacheDType::kF32:
         set<float>();
+        packs_ahead = Simd::kPacksAhead;
+        if (value_dim % kValueColumns == 0) prepare_values = nullptr;
         break;
       case kv::CacheDType::kF16:
         set<F16>();
@@ -75,17 +98,25 @@ struct F32Product {
   template <class T>
   void set() {
     pack_keys = &paged_attention::pack_keys<Simd, T, false>;
-    pack_values = &paged_attention::pack_values<Simd, T>;
+    prepare_values = &widen_values<Simd, T>;
   }
 
   static int64_t dwords(int64_t dim) { return dim; }
-  static float query(const float* row, int64_t dim, Planes to) {
+  static Query query(const float* row, int64_t dim, Planes to) {
     std::memcpy(to.dwords, row, static_cast<size_t>(dim) * sizeof(float));
+    return {1.0f, 0};
+  }
+  static float score(Planes, Query, const ScoreRow& row) {
+    return largest_score<Simd, true>(
+        row, [&](int64_t j) LAMINA_INLINE { return Simd::load(row.scores + j); });
+  }
+  static float weigh(Planes, const ScoreRow& row, const State& result) {
+    result.sum() = weigh_row<Simd>(row, result.maximum(), [&](int64_t j, auto& w) LAMINA_INLINE {
+      unroll<kAlign / Simd::kLanes>(
+          [&](auto i) LAMINA_INLINE { Simd::store(row.scores + j + i * Simd::kLanes, w[i]); });
+    });
     return 1.0f;
   }
-  static void set_extra(int32_t*, int64_t) {}
-  static void finish_scores(Planes, const int32_t*, int64_t, int64_t) {}
-  static float finish_weights(Planes, int64_t, int64_t) { return 1.0f; }
   static void finish_vector(Planes sums, float, int64_t dim, float* vector) {
     std::memcpy(vector, sums.dwords, static_cast<size_t>(dim) * sizeof(float));
   }

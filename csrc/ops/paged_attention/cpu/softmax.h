@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 #include "base/int_math.h"
 #include "base/numeric.h"
@@ -12,7 +13,7 @@
 namespace lamina::paged_attention {
 namespace {
 
-// A result over some keys: sum_j w[j] v[j], sum_j w[j], and the score from which the weights count.
+// A result over some keys: sum_j w[j] v[j], sum_j w[j], and the score from which the weights count, in units of log 2.
 struct State {
   float* values;
   int64_t dim;
@@ -40,13 +41,24 @@ struct ScoreRow {
   bool is_cut(int64_t j, int64_t count) const { return j < low || j + count > high; }
 };
 
-// kPlain: the row has only a scale.
-template <class Simd, bool kPlain>
-LAMINA_INLINE inline typename Simd::F score(const ScoreRow& row, int64_t j) {
+// The numbers of a row, which a factor makes scores:
+//   kRaw     dot products as they are
+//   kLinear  dot products times the scales of keys
+//   kFull    scores
+// The factor is positive, so that the largest number has the largest score.
+enum class Scores { kRaw, kLinear, kFull };
+
+inline bool is_linear(const ScoreRow& row) {
+  return row.softcap == 0.0f && row.slope == 0.0f && row.scale > 0.0f;
+}
+
+template <class Simd, Scores kScores>
+LAMINA_INLINE inline typename Simd::F score(const ScoreRow& row, typename Simd::F s, int64_t j) {
   using F = typename Simd::F;
-  F s = Simd::mul(Simd::load(row.scores + j), Simd::set(row.scale));
-  if constexpr (kPlain) return s;
+  if constexpr (kScores == Scores::kRaw) return s;
+  if constexpr (kScores == Scores::kFull) s = Simd::mul(s, Simd::set(row.scale));
   if (row.key_scale != nullptr) s = Simd::mul(s, Simd::load(row.key_scale + j));
+  if constexpr (kScores == Scores::kLinear) return s;
   if (row.softcap != 0.0f)
     s = Simd::mul(tanh<Simd>(Simd::div(s, Simd::set(row.softcap))), Simd::set(row.softcap));
   if (row.slope != 0.0f) {
@@ -58,63 +70,95 @@ LAMINA_INLINE inline typename Simd::F score(const ScoreRow& row, int64_t j) {
   return s;
 }
 
-// Scores in place, and the largest of each lane. The loop over whole vectors has no branch.
-template <class Simd, bool kPlain>
-typename Simd::F score_row(const ScoreRow& row) {
-  using F = typename Simd::F;
-  constexpr int kLanes = Simd::kLanes;
-  F highest = Simd::set(-kInfinity);
-  const auto put = [&](int64_t j, F s) LAMINA_INLINE {
-    Simd::store(row.scores + j, s);
-    highest = Simd::max(s, highest);  // a NaN leaves `highest` as it is; its own weight is NaN
-  };
-  const auto put_cut = [&](int64_t from, int64_t to) {
-    for (int64_t j = from; j < to; j += kLanes)
-      put(j, Simd::keep_lanes(score<Simd, kPlain>(row, j), row.low - j, row.high - j, -kInfinity));
-  };
-  const int64_t whole = std::min(round_up(row.low, kLanes), row.end());
-  const int64_t whole_end = std::max(row.high / kLanes * kLanes, whole);
-  put_cut(row.begin(), whole);
-  for (int64_t j = whole; j < whole_end; j += kLanes) put(j, score<Simd, kPlain>(row, j));
-  put_cut(whole_end, row.end());
-  return highest;
+// Combines 2 kHalf numbers in the order of a tree.
+template <int kHalf, class Combine>
+LAMINA_INLINE inline float reduce(float* lanes, const Combine& combine) {
+  for (int i = 0; i < kHalf; ++i) lanes[i] = combine(lanes[i], lanes[i + kHalf]);
+  if constexpr (kHalf > 1) return reduce<kHalf / 2>(lanes, combine);
+  return lanes[0];
 }
 
-// Scores to weights relative to `maximum`, in place; returns their sum. Sixteen running sums, one for each column modulo
-// 16, are added in order whatever the width of a vector. kScaled: the sum is of the weights before value_scale.
-template <class Simd, bool kScaled>
-float weigh_row(const ScoreRow& row, float maximum) {
+// Scores in place; returns the largest. dots(j): dot products from column j on. The loop over whole vectors has no branch.
+template <class Simd, Scores kScores, class Dots>
+float largest_score(const ScoreRow& row, const Dots& dots) {
   using F = typename Simd::F;
-  constexpr int kLanes = Simd::kLanes, kSums = 16;
-  const F reference = Simd::set(maximum == -kInfinity ? 0.0f : maximum);
+  constexpr int kLanes = Simd::kLanes, kSteps = kAlign / kLanes;
+  F highest[kSteps];
+  for (F& each : highest) each = Simd::set(-kInfinity);
+  const auto see = [&](F s, int step) LAMINA_INLINE {
+    highest[step] = Simd::max(s, highest[step]);  // a NaN leaves it as it is; its own weight is NaN
+  };
+  const auto cut = [&](int64_t from, int64_t to) {
+    for (int64_t j = from; j < to; j += kLanes) {
+      const F s = score<Simd, kScores>(row, dots(j), j);
+      const F kept = Simd::keep_lanes(s, row.low - j, row.high - j, -kInfinity);
+      Simd::store(row.scores + j, kept);
+      see(kept, 0);
+    }
+  };
+  const int64_t whole = std::min(round_up(row.low, kAlign), row.end());
+  const int64_t whole_end = std::max(row.high / kAlign * kAlign, whole);
+  cut(row.begin(), whole);
+  for (int64_t j = whole; j < whole_end; j += kAlign)
+    unroll<kSteps>([&](auto i) LAMINA_INLINE {
+      const int64_t at = j + i * kLanes;
+      const F s = score<Simd, kScores>(row, dots(at), at);
+      if constexpr (kScores != Scores::kRaw) Simd::store(row.scores + at, s);
+      see(s, i);
+    });
+  cut(whole_end, row.end());
+  alignas(64) float lanes[kAlign];
+  for (int i = 0; i < kSteps; ++i) Simd::store(lanes + i * kLanes, highest[i]);
+  return reduce<kAlign / 2>(lanes, [](float a, float b) { return a > b ? a : b; });
+}
+
+// What the numbers of a row become scores with, in units of log 2.
+inline float factor_of(const ScoreRow& row) { return is_linear(row) ? row.scale * kLog2E : kLog2E; }
+
+// dots(j): dot products from column j on. kAreRaw: they are row.scores.
+template <class Simd, bool kAreRaw, class Dots>
+float largest_score(const ScoreRow& row, const Dots& dots) {
+  if (!is_linear(row)) return largest_score<Simd, Scores::kFull>(row, dots);
+  if (kAreRaw && row.key_scale == nullptr) return largest_score<Simd, Scores::kRaw>(row, dots);
+  return largest_score<Simd, Scores::kLinear>(row, dots);
+}
+
+// Calls put(j, weights of kAlign columns from j on), relative to `maximum`; returns their sum. Sixteen running sums, one
+// for each column modulo 16, are added in one order whatever the width of a vector. kScaled: the sum is of the weights
+// before value_scale.
+template <class Simd, bool kScaled, class Put>
+float weigh_row(const ScoreRow& row, float maximum, const Put& put) {
+  using F = typename Simd::F;
+  constexpr int kLanes = Simd::kLanes, kSums = 16, kSteps = kAlign / kLanes;
+  const F minus = Simd::set(maximum == -kInfinity ? 0.0f : -maximum);
+  const F factors = Simd::set(factor_of(row));
   F sums[kSums / kLanes];
   for (F& each : sums) each = Simd::set(0.0f);
-  for (int64_t j = row.begin(); j < row.end(); j += kSums)
-    unroll<kSums / kLanes>([&](auto v) LAMINA_INLINE {
-      const int64_t at = j + v * kLanes;
-      F w = exp<Simd>(Simd::sub(Simd::load(row.scores + at), reference));
-      sums[v] = Simd::add(sums[v], w);
+  for (int64_t j = row.begin(); j < row.end(); j += kAlign) {
+    F weights[kSteps];
+    unroll<kSteps>([&](auto i) LAMINA_INLINE {
+      const int64_t at = j + i * kLanes;
+      F& w = weights[i];
+      w = exp2<Simd>(Simd::fma(Simd::load(row.scores + at), factors, minus));
+      F& sum = sums[i % (kSums / kLanes)];
+      sum = Simd::add(sum, w);
       if constexpr (kScaled) {
-        w = Simd::mul(w, Simd::load(row.value_scale + at));
+        // No weight is -0.
+        w = Simd::fma(w, Simd::load(row.value_scale + at), Simd::set(0.0f));
         if (row.is_cut(at, kLanes)) w = Simd::keep_lanes(w, row.low - at, row.high - at, 0.0f);
       }
-      Simd::store(row.scores + at, w);
     });
+    put(j, weights);
+  }
   alignas(64) float lanes[kSums];
   for (int v = 0; v < kSums / kLanes; ++v) Simd::store(lanes + v * kLanes, sums[v]);
-  float sum = 0.0f;
-  for (float each : lanes) sum += each;
-  return sum;
+  return reduce<kSums / 2>(lanes, [](float a, float b) { return a + b; });
 }
 
-template <class Simd>
-void softmax_row(const ScoreRow& row, float& maximum, float& sum) {
-  const bool is_plain = row.key_scale == nullptr && row.softcap == 0.0f && row.slope == 0.0f;
-  alignas(64) float lanes[Simd::kLanes];
-  Simd::store(lanes, is_plain ? score_row<Simd, true>(row) : score_row<Simd, false>(row));
-  maximum = *std::max_element(lanes, lanes + Simd::kLanes);
-  sum = row.value_scale == nullptr ? weigh_row<Simd, false>(row, maximum)
-                                   : weigh_row<Simd, true>(row, maximum);
+template <class Simd, class Put>
+float weigh_row(const ScoreRow& row, float maximum, const Put& put) {
+  return row.value_scale == nullptr ? weigh_row<Simd, false>(row, maximum, put)
+                                    : weigh_row<Simd, true>(row, maximum, put);
 }
 
 // into = into and `next`, whose keys come after those of into. A state without keys has maximum -inf and zeros.
@@ -123,8 +167,8 @@ void merge(const State& into, const State& next) {
   using F = typename Simd::F;
   const float maximum = std::max(into.maximum(), next.maximum());
   const float reference = maximum == -kInfinity ? 0.0f : maximum;
-  const float keep = exp_of<Simd>(into.maximum() - reference);
-  const float add = exp_of<Simd>(next.maximum() - reference);
+  const float keep = exp2_of<Simd>(into.maximum() - reference);
+  const float add = exp2_of<Simd>(next.maximum() - reference);
   for (int64_t i = 0; i < into.dim; i += Simd::kLanes) {
     const F kept = Simd::mul(Simd::load(into.vector() + i), Simd::set(keep));
     Simd::store(into.vector() + i, Simd::fma(Simd::load(next.vector() + i), Simd::set(add), kept));
@@ -137,16 +181,23 @@ void merge(const State& into, const State& next) {
 template <class Simd>
 void divide(const State& result, float sink, float factor) {
   using F = typename Simd::F;
-  const float maximum = std::max(result.maximum(), sink);
-  const float reference = maximum == -kInfinity ? 0.0f : maximum;
-  const float keep = exp_of<Simd>(result.maximum() - reference);
-  const float total = std::fma(result.sum(), keep, exp_of<Simd>(sink - reference));
+  const double own = double{result.maximum()}, other = double{sink} / std::numbers::ln2;
+  const double maximum = std::max(own, other);
+  const double reference = maximum == -kInfinity ? 0.0 : maximum;
+  const float keep = exp2_of<Simd>(static_cast<float>(own - reference));
+  const float rest = exp2_of<Simd>(static_cast<float>(other - reference));
+  const float total = std::fma(result.sum(), keep, rest);
   // The addition makes every zero +0: a chunk of which a row sees nothing would change the sign.
   for (int64_t i = 0; i < result.dim; i += Simd::kLanes) {
     const F scaled =
         Simd::fma(Simd::load(result.vector() + i), Simd::set(keep * factor), Simd::set(0.0f));
     Simd::store(result.vector() + i, Simd::div(scaled, Simd::set(total)));
   }
+}
+
+inline float lse_of(const State& result) {
+  return static_cast<float>(double{result.maximum()} * std::numbers::ln2 +
+                            std::log(static_cast<double>(result.sum())));
 }
 
 template <class T>
