@@ -34,6 +34,10 @@ class AnyCase(Protocol):
     @property
     def device(self) -> str: ...
 
+    @property
+    def operands(self) -> tuple[object, ...]:
+        """Equal for cases that may share the copies of an operand."""
+
     def to_json(self) -> dict[str, object]:
         """The shape: what the rows of one table share."""
 
@@ -57,6 +61,10 @@ class Case:
     group: int | None = None
     values: str = "normal"  # of the operands: normal, quantised to their maximum, or uniform
     weight_dtype: str | None = None  # of ops with weights of several types
+
+    @property
+    def operands(self) -> tuple[object, ...]:
+        return (self.n, self.k)
 
     def to_json(self) -> dict[str, object]:
         shape: dict[str, object] = {"m": self.m, "n": self.n, "k": self.k, "dtype": self.dtype}

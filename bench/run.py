@@ -19,16 +19,14 @@ from rich.progress import Progress
 from bench import isa_mask, machine
 from bench.allocator import keep_freed_memory
 from bench.attention.cases import Options
-from bench.attention.cases import options as attention_options
+from bench.attention.options import options as attention_options
 from bench.cases import (
     Accuracy,
     AnyBench,
     AnyCase,
     BenchError,
     Candidate,
-    Case,
     Context,
-    OpBench,
     Rotation,
     check_peers,
     load_op,
@@ -202,8 +200,8 @@ def require_cpu_options_unset(
 
 
 def run_on_gpu(
-    op: OpBench,
-    cases: list[Case],
+    op: AnyBench[Any],
+    cases: Sequence[AnyCase],
     peers: list[str],
     skip: list[str],
     hot: bool,
@@ -342,11 +340,11 @@ def main(
         else:
             products = make_cases(chosen, device, ms, n, k, dtype, group)
             weights = weight_dtype_of(chosen, weight_dtype)
-            cases = products = [replace(case, values=values, weight_dtype=weights) for case in products]
+            cases = [replace(case, values=values, weight_dtype=weights) for case in products]
         check_peers(chosen, device, [*peers, *skip])
         if device == "cuda":
             require_cpu_options_unset(isa, mask_isa, threads, wait_quiet)
-            finish(run_on_gpu(chosen, products, peers, skip, hot, samples, rotate_mib), json_path)
+            finish(run_on_gpu(chosen, cases, peers, skip, hot, samples, rotate_mib), json_path)
             return
         if mask_isa and isa_mask.active_level() is None:
             isa_mask.reexecute(isa or "")

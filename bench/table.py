@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.results_file import Row, is_wrong, shape, unique
+from bench.results_file import ATTENTION_KEYS, Row, is_wrong, shape, unique
 
 WIDTH = 130  # of a table that goes to a file or a pipe
 
@@ -124,20 +124,20 @@ def comparison_tables(rows: Sequence[Row]) -> list[Table]:
     for op in unique(row["op"] for row in rows):
         mine = [row for row in rows if row["op"] == op]
         peers = unique(row["impl"] for row in mine if row["impl"] != "lamina")
+        is_attention = any("scenario" in row["case"] for row in mine)
+        keys = ("dtype", *ATTENTION_KEYS) if is_attention else PRODUCT_KEYS
         columns = (
-            "m",
-            "n",
-            "k",
-            "group",
-            "dtype",
+            *keys,
             "lamina us",
             "of ceiling",
             *[f"{peer} / lamina" for peer in peers],
         )
         table = Table(f"{op}: graph | do_bench; a ratio above 1: lamina is faster", columns, left=0)
-        for extents in unique(_extents(row) for row in mine):
+        for extents in unique(_extents(row, keys) for row in mine):
             found = {
-                (row["impl"], row["case"].get("protocol")): row for row in mine if _extents(row) == extents
+                (row["impl"], row["case"].get("protocol")): row
+                for row in mine
+                if _extents(row, keys) == extents
             }
             cells = [*extents, _both(found, "median_us", ",.1f")]
             cells.append(_both(found, "roofline_fraction", ".0%"))
@@ -147,8 +147,11 @@ def comparison_tables(rows: Sequence[Row]) -> list[Table]:
     return tables
 
 
-def _extents(row: Row) -> tuple[str, ...]:
-    return tuple(str(row["case"].get(key, "-")) for key in ("m", "n", "k", "group", "dtype"))
+PRODUCT_KEYS = ("m", "n", "k", "group", "dtype")
+
+
+def _extents(row: Row, keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(row["case"].get(key, "-")) for key in keys)
 
 
 Found = dict[tuple[str, Any], Row]

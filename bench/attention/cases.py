@@ -1,12 +1,11 @@
-"""Cases of paged_attention: the requests of each scenario, and the options of bench/run.py."""
+"""Cases of paged_attention: the requests of each scenario, and what a user may choose."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
-import click
 import torch
 from torch import Tensor
 
@@ -60,6 +59,10 @@ class AttentionCase:
         return title_of(self.to_json())
 
     @property
+    def operands(self) -> tuple[object, ...]:
+        return (self,)
+
+    @property
     def group(self) -> int:
         return self.heads // self.kv_heads
 
@@ -91,7 +94,7 @@ def binary_tree(tokens: int) -> Tensor:
 
 
 class Options(TypedDict):
-    """The values of the options below; None is the default of the scenario or dtype."""
+    """What a user may say of a case; None is the default of the scenario or dtype."""
 
     scenario: str
     kv_dtype: str | None
@@ -104,29 +107,25 @@ class Options(TypedDict):
     layout: str
 
 
-def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of attention to a command."""
-    added = (
-        click.option(
-            "--scenario",
-            default="decode",
-            show_default=True,
-            help=f"{' | '.join(SCENARIOS)}, comma separated",
-        ),
-        click.option("--kv-dtype", help=f"of the cache: {' | '.join(KV_DTYPES)}, comma separated"),
-        click.option("--page", default=16, show_default=True, help="tokens of a page"),
-        click.option("--batch", type=int, help="requests; default: prefill 1, skewed 16, others 8"),
-        click.option("--context", default=4096, show_default=True, help="keys of a request"),
-        click.option("--heads", default="32/8", show_default=True, help="heads of queries / of the cache"),
-        click.option("--head-dim", default=128, show_default=True),
-        click.option(
-            "--tokens", default=8, show_default=True, help="tokens of a request that verifies drafts"
-        ),
-        click.option("--layout", default="hnd", show_default=True, help=f"of a page: {' | '.join(LAYOUTS)}"),
-    )
-    for option in reversed(added):
-        command = option(command)
-    return command
+DEFAULTS: Options = {
+    "scenario": "decode", "kv_dtype": None, "page": 16, "batch": None, "context": 4096, "heads": "32/8",
+    "head_dim": 128, "tokens": 8, "layout": "hnd",
+}  # fmt: skip
+NUMBERS = ("page", "batch", "context", "head_dim", "tokens")
+
+
+def parse_options(text: str) -> list[Options]:
+    """ "scenario=verify tokens=16; scenario=prefill batch=1" as the options of two benchmarks."""
+    found = []
+    for part in text.split(";"):
+        given: dict[str, Any] = dict(DEFAULTS)
+        for word in part.split():
+            name, _, value = word.partition("=")
+            if name not in given or not value or (name in NUMBERS and not value.isdigit()):
+                raise BenchError(f"--cases: got {word!r}; allowed: NAME=VALUE of {', '.join(given)}")
+            given[name] = int(value) if name in NUMBERS else value
+        found.append(cast(Options, given))
+    return found
 
 
 def _chosen(option: str, text: str, allowed: Sequence[str]) -> list[str]:

@@ -19,9 +19,10 @@ from lamina.testing.reference import TINY, U_OUT, U
 MOST_TOKENS = 16
 CHUNK = 512  # keys that share a maximum in lamina
 FLUSHED = 2.0**-124  # lamina's weights below this part of the largest are 0
+WEIGHT_ROUNDING = {"tensor_f16": 2.0**-11, "tensor_bf16": 2.0**-8}  # of CUDA kernels
 
-# How lamina multiplies; "floats" is any peer that sums in f32.
-Arithmetic = Literal["f32", "bf16", "int8", "floats"]
+# How lamina multiplies, on a GPU with tensor cores; "floats" is any peer that sums in f32.
+Arithmetic = Literal["f32", "bf16", "int8", "tensor_f16", "tensor_bf16", "floats"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class Exact:
         elif arithmetic == "int8":
             score = score + self.int8_score
             extra = self.int8_values
+        elif arithmetic in WEIGHT_ROUNDING:
+            rounded = U * (self.keys + 64) + 2 * WEIGHT_ROUNDING[arithmetic]
+            extra = 2.0**-28 * self.values if arithmetic == "tensor_f16" else extra
         elif arithmetic == "floats":
             unit = max(U_OUT[out_dtype], U)
             score = score + 4 * unit * self.largest
@@ -75,7 +79,7 @@ def make_exact(inputs: Inputs) -> Exact:
     for start, request, keys, values in zip(
         inputs.starts(), inputs.requests, inputs.keys, inputs.values, strict=False
     ):
-        checked = _checked(request.q_len)
+        checked = _checked(request.q_len).to(inputs.q.device)
         seen = inputs.mask(request)[checked].unsqueeze(1)  # [checked, 1, seq_len]
         count = seen.sum(2, keepdim=True).double()
         heads = []
@@ -88,13 +92,13 @@ def make_exact(inputs: Inputs) -> Exact:
             sizes = s.abs().masked_fill(~seen, 0)
             # int8: |scale * k_scale| * max |q| / 64000 * sum |codes|, and likewise of values and weights
             key_sums = k[h].abs().sum(1).masked_fill(~seen, 0)
-            factor = torch.ones(len(v[h])) if values.scale is None else values.scale[:, h]
+            factor = torch.ones_like(v[h][:, 0]) if values.scale is None else values.scale[:, h]
             codes = values.data[:, h].double().abs()
             heads.append(
                 (
                     weight @ v[h],
                     weight @ v[h].abs(),
-                    seen.double() @ v[h].abs() * torch.ones(1, case.group, 1),
+                    (seen.double() @ v[h].abs()).expand(-1, case.group, -1),
                     ((case.head_dim + 4) * scale * products + 6 * sizes).amax(2, keepdim=True),
                     sizes.amax(2, keepdim=True),
                     scale * q.abs().amax(2, keepdim=True) / 64000 * key_sums.amax(2, keepdim=True),

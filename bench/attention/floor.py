@@ -231,6 +231,13 @@ def work_of(case: AttentionCase, kernel: Kernel) -> Work:
     )
 
 
+def gpu_work(case: AttentionCase) -> Work:
+    """Bytes once, and the products at the rate of bf16, in which CUDA kernels multiply every cache."""
+    cache, q = DTYPES[case.kv_dtype], DTYPES[case.dtype]
+    scales = 4 if case.kv_dtype == "int8" else 0
+    return Work(least_bytes(case, cache.itemsize, q.itemsize, scales), plain_ops(case), "bf16")
+
+
 def _amx_ops(case: AttentionCase) -> float:
     ops = 0.0
     for request in case.requests():

@@ -52,10 +52,10 @@ class Inputs:
 
     def mask(self, request: Request) -> Tensor:
         """bool [q_len, seq_len]: the keys that each token sees."""
-        mask = torch.ones(request.q_len, request.seq_len, dtype=torch.bool)
+        mask = torch.ones(request.q_len, request.seq_len, dtype=torch.bool, device=self.q.device)
         if self.tree is None:
             return mask.tril(request.seq_len - request.q_len)
-        mask[:, request.seq_len - request.q_len :] = self.tree
+        mask[:, request.seq_len - request.q_len :] = self.tree.to(mask.device)
         return mask
 
 
@@ -74,7 +74,7 @@ class Paged:
 
 
 def _rows(case: AttentionCase, seq_len: int, generator: torch.Generator) -> Rows:
-    x = torch.randn(seq_len, case.kv_heads, case.head_dim, generator=generator)
+    x = torch.randn(seq_len, case.kv_heads, case.head_dim, generator=generator, device=case.device)
     if case.kv_dtype != "int8":
         return Rows(x.to(DTYPES[case.kv_dtype]), None)
     scale = x.abs().amax(2) / 127
@@ -82,10 +82,11 @@ def _rows(case: AttentionCase, seq_len: int, generator: torch.Generator) -> Rows
 
 
 def make_inputs(case: AttentionCase) -> Inputs:
-    generator = torch.Generator().manual_seed(case.batch * case.context + case.head_dim)
+    generator = torch.Generator(case.device).manual_seed(case.batch * case.context + case.head_dim)
     requests = case.requests()
     tokens = sum(request.q_len for request in requests)
-    q = torch.randn(tokens, case.heads, case.head_dim, generator=generator).to(DTYPES[case.dtype])
+    q = torch.randn(tokens, case.heads, case.head_dim, generator=generator, device=case.device)
+    q = q.to(DTYPES[case.dtype])
     keys, values = ([_rows(case, request.seq_len, generator) for request in requests] for _ in range(2))
     return Inputs(case, requests, q, keys, values, binary_tree(case.tokens) if case.tree else None)
 
@@ -94,10 +95,10 @@ def paged(inputs: Inputs) -> Paged:
     """A lamina.kv.PagedCache whose pages are in random order, as after serving for a while."""
     case = inputs.case
     pages = sum(-(-request.seq_len // case.page) for request in inputs.requests)
-    one = torch.ones(1) if case.kv_dtype == "fp8" else None
+    one = torch.ones(1, device=case.device) if case.kv_dtype == "fp8" else None
     cache = PagedCache(
         1, pages, case.page, case.kv_heads, case.head_dim, dtype=DTYPES[case.kv_dtype],
-        layout=case.layout.upper(), k_scale=one, v_scale=one,
+        layout=case.layout.upper(), k_scale=one, v_scale=one, device=case.device,
     )  # fmt: skip
     seqs = [cache.new() for _ in range(pages)]
     cache.append(seqs, case.page)

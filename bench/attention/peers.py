@@ -69,8 +69,8 @@ def _cache_bytes(inputs: Inputs, dtype: torch.dtype) -> int:
     return sum(2 * rows.data.numel() * dtype.itemsize for rows in inputs.keys)
 
 
-def _torch(inputs: Inputs, exact: Exact, context: Context, *, impl: str) -> Candidate:
-    name = impl.removeprefix("torch_")
+def sdpa(inputs: Inputs, exact: Exact, context: Context, *, impl: str, name: str) -> Candidate:
+    """name: of the dtype."""
     dtype = DTYPES[name]
     groups = groups_of(inputs)
     q = inputs.q.to(dtype)
@@ -294,8 +294,8 @@ def _vllm(inputs: Inputs, exact: Exact, context: Context, *, impl: str) -> Candi
 
 
 PEERS: dict[str, Callable[[Inputs, Exact, Context], Candidate]] = {
-    "torch_f32": partial(_torch, impl="torch_f32"),
-    "torch_bf16": partial(_torch, impl="torch_bf16"),
+    "torch_f32": partial(sdpa, impl="torch_f32", name="f32"),
+    "torch_bf16": partial(sdpa, impl="torch_bf16", name="bf16"),
     "onnxruntime": _onnxruntime,
     "vllm_f32": partial(_vllm, impl="vllm_f32"),
     "vllm_bf16": partial(_vllm, impl="vllm_bf16"),

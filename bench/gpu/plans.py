@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from bench.cases import Case
+from bench.cases import AnyCase, Case
 
 
 def plan(case: Case, group: int | None) -> str:
@@ -22,7 +22,9 @@ def plan(case: Case, group: int | None) -> str:
         return ""
 
 
-def kernel_of(case: Case) -> str:
+def kernel_of(case: AnyCase) -> str:
     """The kernel that the case takes, as op and name; empty if the plan names none."""
+    if not isinstance(case, Case):
+        return ""  # attention has no text of its plan
     found = re.findall(r"^kernel +(\w+)", plan(case, case.group), flags=re.MULTILINE)
     return str(found[0]) if found else ""

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bench.cases import Candidate, Case, Context, OpBench, load_op
+from bench.attention.cases import AttentionCase, Options
+from bench.cases import AnyCase, Candidate, Context, load_op
 from bench.gpu.runner import GpuRunner, RunDevice
 from bench.gpu.target import Target
 from bench.gpu.timing import GpuProtocol
@@ -70,18 +71,27 @@ class HostDevice:
 class HostBench:
     """The GPU candidates of an op, on CPU tensors."""
 
-    def __init__(self, op: OpBench) -> None:
-        self.name, self.dtypes, self.groups = op.name, ("bf16",), op.groups
+    def __init__(self, op: Any) -> None:
+        self.name, self.dtypes, self.groups = op.name, ("bf16",), getattr(op, "groups", ())
         self.devices = ("cpu",)
         self._op = op
 
     def peers_on(self, device: str) -> tuple[str, ...]:
         return self._op.peers_on("cuda")
 
-    def candidates(self, case: Case, context: Context) -> list[Candidate]:
+    def cases(self, device: str, dtype: str | None, given: Options) -> list[AttentionCase]:
+        found: list[AttentionCase] = self._op.cases(device, dtype, given)
+        return found
+
+    def candidates(self, case: AnyCase, context: Context) -> list[Candidate]:
+        found: list[Candidate]
+        if self.name == "paged_attention":
+            found = self._op.candidates(case, context)
+            return found
         if self.name in ("quantize_int8", "paged_kv", "merge_attention_states"):
-            return self._op.candidates(case, replace(context, isas=("generic",)))
-        found: list[Candidate] = importlib.import_module(f"bench.gpu.{self.name}").candidates(case, context)
+            found = self._op.candidates(case, replace(context, isas=("generic",)))
+            return found
+        found = importlib.import_module(f"bench.gpu.{self.name}").candidates(case, context)
         return found
 
 
@@ -125,14 +135,17 @@ class Rehearsal(Target):
                 for kernel in kernels
             ]
 
-        backends.gpus = gpus
+        def gpu_parameter(gpu: Any) -> Any:
+            return pytest.param(self.backend(gpu.op, gpu.isa), id=f"{gpu.isa}_gpu", marks=pytest.mark.gpu)
+
+        backends.gpus, backends.gpu_parameter = gpus, gpu_parameter
 
     def test_arguments(self) -> Sequence[str]:
         files = ("test_gemm_int8.py", "test_gemm_int4_cuda.py", "test_gemm_int4_int8_cuda.py")
         few = "(test_matches_reference and smallest) or test_weights_are_rounded or test_extreme"
         return ("-m", "gpu", "-k", few, *(f"tests/ops/{file}" for file in files))
 
-    def bench_op(self, name: str) -> OpBench:
+    def bench_op(self, name: str) -> HostBench:
         return HostBench(load_op(name))
 
     def bench_device(self) -> RunDevice:

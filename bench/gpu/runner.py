@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from bench import machine
-from bench.cases import Accuracy, Candidate, Case, Context, OpBench, Rotation
+from bench.cases import Accuracy, AnyBench, AnyCase, Candidate, Context, Rotation
 from bench.gpu.ceilings import PEAK_EXTENT, READ_BYTES, GpuReadProbe, measure_gpu_peaks
 from bench.gpu.timing import PROTOCOLS, Device, GpuProtocol, GpuSubject, Timed, first_line, measure
 from bench.results_file import Measured, Row
@@ -68,7 +68,7 @@ class GpuRunner:
 
     def __init__(
         self,
-        op: OpBench,
+        op: AnyBench[Any],
         context: Context,
         protocol: GpuProtocol,
         device: RunDevice,
@@ -81,7 +81,7 @@ class GpuRunner:
         self.clocks: list[dict[str, object]] = []
         self._earlier = earlier or {"machine": {}, "rows": []}
         self._probe: GpuReadProbe | None = None
-        self._weight: tuple[int, int] | None = None
+        self._operands: tuple[object, ...] | None = None
         self._machine = machine.describe()
         self._library = library_sha256()
 
@@ -93,21 +93,21 @@ class GpuRunner:
         measure_gpu_peaks(self.ceilings, self.device, torch_device, extent)
         self.clocks.append({"after": "ceilings", **self.device.clocks()})
 
-    def is_done(self, case: Case) -> bool:
+    def is_done(self, case: AnyCase) -> bool:
         """Whether the earlier file has the case, and lamina's time."""
         rows = [row for row in self._earlier["rows"] if is_of(row, case)]
         return bool(rows) and not _lacks_time(rows)
 
-    def has_failed_before(self, case: Case) -> bool:
+    def has_failed_before(self, case: AnyCase) -> bool:
         return _lacks_time([row for row in self._earlier["rows"] if is_of(row, case)])
 
-    def run_case(self, case: Case) -> None:
+    def run_case(self, case: AnyCase) -> None:
         """Adds the case's rows. Raises DeviceLost after adding them."""
         self._earlier["rows"] = [row for row in self._earlier["rows"] if not is_of(row, case)]
-        if self._weight != (case.n, case.k):
+        if self._operands != case.operands:
             self.context.rotation.clear()
             self.device.release_memory()
-            self._weight = (case.n, case.k)
+            self._operands = case.operands
         self.context.skipped.clear()
         try:
             candidates = self.op.candidates(case, self.context)
@@ -129,7 +129,7 @@ class GpuRunner:
         except CASE_ERRORS as error:
             return Checked(candidate, failure=first_line(error))
 
-    def _time(self, case: Case, checked: list[Checked]) -> None:
+    def _time(self, case: AnyCase, checked: list[Checked]) -> None:
         right = [entry for entry in checked if entry.is_right]
         subjects = [
             GpuSubject(c.call, len(c.ring.copies) if c.ring else 1)
@@ -156,7 +156,7 @@ class GpuRunner:
             self.clocks.append({"after": case.title(), **clocks})
 
     def _row(
-        self, case: Case, entry: Checked, result: Timed, protocol: str, clocks: dict[str, object]
+        self, case: AnyCase, entry: Checked, result: Timed, protocol: str, clocks: dict[str, object]
     ) -> Measured:
         candidate, accuracy = entry.candidate, entry.accuracy
         timing = result.timings.get(protocol)
@@ -183,10 +183,10 @@ class GpuRunner:
         }
         return Measured(case, candidate.impl, None, candidate.work, accuracy, timing, facts)
 
-    def _add_missing(self, case: Case, impl: str, why: str) -> None:
+    def _add_missing(self, case: AnyCase, impl: str, why: str) -> None:
         self.measured.extend(_without_time(case, impl, why))
 
-    def note_unfinished(self, case: Case, why: str) -> None:
+    def note_unfinished(self, case: AnyCase, why: str) -> None:
         """Adds rows without a time, with the reason `why`, for a case that did not end in an earlier run."""
         kept = [row for row in self._earlier["rows"] if not is_of(row, case)]
         noted = _without_time(case, "lamina", why)
@@ -229,12 +229,12 @@ class GpuRunner:
         return _lacks_time(self.rows())
 
 
-def _without_time(case: Case, impl: str, why: str) -> list[Measured]:
+def _without_time(case: AnyCase, impl: str, why: str) -> list[Measured]:
     facts = [{"protocol": protocol, "not_timed": why} for protocol in PROTOCOLS]
     return [Measured(case, impl, None, None, None, None, fact) for fact in facts]
 
 
-def is_of(row: Row, case: Case) -> bool:
+def is_of(row: Row, case: AnyCase) -> bool:
     return row["op"] == case.op and all(
         row["case"].get(key) == value for key, value in case.to_json().items()
     )

@@ -21,12 +21,23 @@ LIBRARY_SHARE = 120.0  # a minute, nearly all left over: without it nothing runs
 
 @dataclass(frozen=True)
 class Suite:
-    """The cases of one op. The shapes `first` of all ops are measured before the shapes `more` of any op."""
+    """The cases of one op. The shapes `first` of all ops are measured before the shapes `more` of any op.
+
+    Without `ms`, `first` and `more` are --cases of suite.py.
+    """
 
     ms: str
     first: str
     more: str
     share: float
+
+    def arguments(self, kind: str) -> tuple[str, ...]:
+        shapes: str = getattr(self, kind)
+        return ("--m", self.ms, "--shapes", shapes) if self.ms else ("--cases", shapes)
+
+
+def _attention(*cases: str) -> str:
+    return "; ".join(f"scenario={case}" for case in cases)
 
 
 # Llama-3-8B: qkv, o (4096x4096), gate and up, down; 8 KV heads and 32 heads of 128.
@@ -50,11 +61,35 @@ SUITES = {
         45,
     ),
     "quantize_int8": Suite("1,16,64,256,1024,4096", "8192x8192", "4096x4096,14336x14336", 20),
+    # 32/8 heads of 128. A skewed batch of 32 has one request of 128K keys and 31 of 1K.
+    "paged_attention": Suite(
+        "",
+        _attention(
+            "decode batch=32 kv_dtype=bf16,int8,fp8",
+            "decode batch=1",
+            "verify batch=32 tokens=8",
+            "prefill context=16384",
+            "skewed batch=32 context=16384",
+        ),
+        _attention(
+            "decode batch=32 page=1",
+            "decode batch=32 page=128",
+            "decode batch=8 context=32768",
+            "verify batch=32 tokens=16",
+            "verify batch=1 tokens=8 context=32768",
+            "prefill context=4096",
+            "mixed batch=32",
+            "decode batch=32 kv_dtype=int8 page=128",
+        ),
+        70,
+    ),
     # Heads x head_dim: KV heads that are stored, and query heads whose parts are merged.
     "paged_kv": Suite("1,32,256,4096", "8x128", "1x256", 10),
     "merge_attention_states": Suite("1,32,256,4096", "32x128", "32x64", 10),
 }
 TINY = Suite("3", "48x80", "40x96", 10)  # of a rehearsal
+SMALL = "batch=3 context=40 heads=4/2 head_dim=16 tokens=5 page=7"
+TINY_ATTENTION = Suite("", _attention(f"decode {SMALL}"), _attention(f"verify {SMALL}"), 10)
 
 
 def python_folder(prebuilt: Path | None) -> Path:
@@ -94,8 +129,9 @@ def make_stages(wanted: Namespace, gpu: Gpu, work: Path) -> list[Stage]:
         made = []
         for op, suite in SUITES.items():
             if wanted.only in (None, op):
-                suite = TINY if wanted.dry_run else suite
-                cases = ("--m", suite.ms, "--shapes", getattr(suite, kind), "--samples", SAMPLES)
+                if wanted.dry_run:
+                    suite = TINY if suite.ms else TINY_ATTENTION
+                cases = (*suite.arguments(kind), "--samples", SAMPLES)
                 commands = program("suite", op, *cases, *smoke, "--json", str(work / f"{op}.json"))
                 lacks = _lacks(gpu, "numpy")
                 made.append(

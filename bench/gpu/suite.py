@@ -1,6 +1,7 @@
 """Times one op over several weights on the GPU and keeps a result file current: a stage of gpu_check.py.
 
     python bench/gpu/suite.py gemm_int8 --m 1,16 --shapes 4096x4096,6144x4096 --json F [--seconds 60]
+    python bench/gpu/suite.py paged_attention --cases "scenario=decode batch=32; scenario=prefill" --json F
 
 The file is written before and after every case, and a second run continues it. Needs neither click nor rich.
 Cases go last that failed or did not end in an earlier run, and those whose kernel is not right by --smoke.
@@ -24,7 +25,8 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: make `bench` importable, from the checkout
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from bench.cases import BenchError, Case, check_peers, make_cases, op_names
+from bench.attention.cases import parse_options
+from bench.cases import AnyCase, BenchError, check_peers, make_cases, op_names
 from bench.gpu import target as targets
 from bench.gpu import verdicts
 from bench.gpu.plans import kernel_of
@@ -57,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("op", choices=op_names())
     made.add_argument("--m", type=parse_sizes, default=[1, 16, 64, 256, 1024, 4096])
-    made.add_argument("--shapes", type=parse_shapes, required=True, help="NxK or NxKgGROUP, comma separated")
+    made.add_argument("--shapes", type=parse_shapes, default=[], help="NxK or NxKgGROUP, comma separated")
+    made.add_argument("--cases", help="of paged_attention: options of bench/run.py as NAME=VALUE; ...")
     made.add_argument("--dtype", default="bf16", help="of activations or output")
     made.add_argument("--peers", default="all", help="names, comma separated; all or none")
     made.add_argument("--values", choices=("normal", "uniform"), default="normal")
@@ -84,7 +87,7 @@ def earlier_result(path: Path, library: str | None, gpu: str) -> dict[str, Any] 
 
 def run_cases(
     runner: GpuRunner,
-    cases: Sequence[Case],
+    cases: Sequence[AnyCase],
     path: Path,
     seconds: float,
     clock: Callable[[], float] = time.monotonic,
@@ -126,13 +129,28 @@ def run_cases(
     return status
 
 
-def _line(runner: GpuRunner, case: Case) -> str:
+def _line(runner: GpuRunner, case: AnyCase) -> str:
     """The case's times in a line, in microseconds: graph / do_bench."""
     times: dict[str, list[str]] = {}
     for row in runner.measured:
         if row.case == case:
             times.setdefault(row.impl, []).insert(0, f"{row.timing.median_us:.1f}" if row.timing else "-")
     return "  ".join(f"{impl} {' / '.join(found)}" for impl, found in times.items())
+
+
+def wanted_cases(op: Any, where: str, wanted: argparse.Namespace) -> list[AnyCase]:
+    is_attention = wanted.op == "paged_attention"
+    if is_attention != bool(wanted.cases) or is_attention == bool(wanted.shapes):
+        raise BenchError("paged_attention has --cases; the other ops have --shapes")
+    if is_attention:
+        return [
+            case for options in parse_options(wanted.cases) for case in op.cases(where, wanted.dtype, options)
+        ]
+    return [
+        replace(case, values=wanted.values)
+        for n, k, group in wanted.shapes
+        for case in make_cases(op, where, wanted.m, n, k, wanted.dtype, group)
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,10 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         op, where = target.bench_op(wanted.op), target.torch_device
         peers = {"all": list(op.peers_on(where)), "none": []}.get(wanted.peers, wanted.peers.split(","))
         check_peers(op, where, peers)
-        cases: list[Case] = []
-        for n, k, group in wanted.shapes:
-            made = make_cases(op, where, wanted.m, n, k, wanted.dtype, group)
-            cases.extend(replace(case, values=wanted.values) for case in made)
+        cases = wanted_cases(op, where, wanted)
         device = target.bench_device()
         protocol = target.protocol(wanted.samples)
     except (BenchError, ValueError) as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench.cases import OpBench, load_op
+from bench.cases import load_op
 from bench.gpu.find import TARGET_VARIABLE
 from bench.gpu.runner import GpuRunner, RunDevice
 from bench.gpu.timing import GpuProtocol
@@ -68,7 +68,7 @@ class Target:
         """The arguments with which pytest collects the tests."""
         return ("-m", "gpu and not slow", "tests")
 
-    def bench_op(self, name: str) -> OpBench:
+    def bench_op(self, name: str) -> Any:
         return load_op(name)
 
     def bench_device(self) -> RunDevice:

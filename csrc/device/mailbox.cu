@@ -11,6 +11,17 @@ __device__ int64_t mailbox_words[std::tuple_size_v<Mail>];
 
 constexpr int kMaxDevices = 64;
 
+// The address of the words on the current device. The first question loads the module, which the default mode of a capture
+// refuses: by then no work of the capture depends on it.
+cudaError_t find_words(void*& address) {
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  if (cudaError_t error = cudaThreadExchangeStreamCaptureMode(&mode); error != cudaSuccess)
+    return error;
+  const cudaError_t found = cudaGetSymbolAddress(&address, mailbox_words);
+  const cudaError_t restored = cudaThreadExchangeStreamCaptureMode(&mode);
+  return found != cudaSuccess ? found : restored;
+}
+
 Status failed(cudaError_t error) {
   (void)cudaGetLastError();  // clears the error, which the Status reports
   return Status::device_error("mailbox: ", cudaGetErrorString(error));
@@ -27,8 +38,7 @@ Status mailbox(Mail*& address) {
   address = kept.load(std::memory_order_acquire);
   if (address != nullptr) return Status::ok();
   void* found = nullptr;
-  if (cudaError_t error = cudaGetSymbolAddress(&found, mailbox_words); error != cudaSuccess)
-    return failed(error);
+  if (cudaError_t error = find_words(found); error != cudaSuccess) return failed(error);
   address = static_cast<Mail*>(found);
   kept.store(address, std::memory_order_release);
   return Status::ok();

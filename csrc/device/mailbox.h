@@ -1,6 +1,6 @@
 // A few words of memory on each device that kernels write and the host reads when it likes. The memory is a part of the
-// module: it is zero at first, and no call allocates it. The first call may load the module; that this is allowed while
-// a CUDA graph is captured has not been shown on hardware yet.
+// module: it is zero at first, and no call allocates it. The first call may load the module, also while a CUDA graph is
+// captured: it relaxes the mode of the capture meanwhile. Not yet shown on hardware.
 #pragma once
 
 #include <array>

@@ -96,8 +96,8 @@ void set_biases(const std::optional<Tensor>& slopes, const std::optional<Tensor>
 #if defined(LAMINA_WITH_CUDA) || defined(LAMINA_EMULATOR)
 void run_on(const Accelerator& accelerator, const paged_attention::Params& params,
             const Tensor& like) {
-  const paged_attention::CudaPlan plan =
-      paged_attention::plan_cuda(params, accelerator.device, accelerator.kernel);
+  const paged_attention::CudaPlan plan = paged_attention::known_plan_cuda(
+      paged_attention::sizes_of(params), accelerator.device, accelerator.kernel);
   require(plan.kernel.launch != nullptr, "set_cuda_kernel", "name = \"", accelerator.kernel,
           "\": no CUDA kernel of this name for compute capability ",
           accelerator.device.compute_capability, ", head_dim = ", params.head_dim,

@@ -321,7 +321,7 @@ def test_a_wrong_result_has_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--tokens", "9", "--context", "8"], "--tokens: got 9; a context has 8"),
         (["--batch", "2", "--scenario", "mixed"], "--batch: got 2; mixed needs at least 3"),
         (["--dtype", "int8"], "--dtype: got 'int8'"),
-        (["--device", "cuda"], "has no cuda kernels"),
+        (["--device", "cuda", "--dtype", "f32"], "paged_attention on cuda allows bf16, f16"),
         (["--peers", "llama"], "--peers: got 'llama'"),
     ],
 )

@@ -22,6 +22,7 @@ from bench.gpu.processes import end
 from bench.gpu.run_tests import Run, Worker, in_order, is_about
 from bench.gpu.stages import EXIT_FAILED, EXIT_NO_TIME, EXIT_NOTHING
 from bench.gpu.verdicts import READY, RUNS, Verdict, mark
+from bench.table import comparison_tables
 from lamina._library import build_info
 from tests.support.backends import cuda_kernels, emu_ops, emulated_kernels
 
@@ -304,6 +305,58 @@ def test_cases_of_kernels_that_are_not_right_go_last_or_nowhere(
     verdicts.write(smoke, [small, large, Verdict("quantize_int8", "rows", "right")])
     assert suite.main([*SUITE, str(path), "--smoke", str(smoke)]) == suite.EXIT_NOTHING
     assert "no kernel of gemm_int8 is right: gemm_int8_small is wrong" in capsys.readouterr().out
+
+
+ATTENTION = "batch=3 context=40 heads=4/2 head_dim=16 tokens=5 page=7"
+
+
+@pytest.mark.usefixtures("rehearsed")
+def test_attention_is_timed_beside_its_peers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = f"scenario=decode {ATTENTION}; scenario=verify {ATTENTION}; scenario=skewed {ATTENTION}"
+    path = tmp_path / "paged_attention.json"
+    assert suite.main(["paged_attention", "--cases", cases, "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    lamina = [row for row in rows if row["impl"] == "lamina"]
+    by_case = [(row["case"]["scenario"], row["case"].get("tree"), row["case"]["protocol"]) for row in lamina]
+    assert sorted(by_case, key=str) == sorted(
+        [
+            (scenario, tree, protocol)
+            for scenario, tree in (("decode", None), ("verify", False), ("verify", True), ("skewed", None))
+            for protocol in ("graph", "do_bench")
+        ],
+        key=str,
+    )
+    assert all(row["median_us"] and 0 < row["error_over_bound"] <= 1 for row in lamina)
+    missing = {row["impl"]: row["case"]["not_timed"] for row in rows if not row["median_us"]}
+    assert missing == {name: f"{name} needs a CUDA device" for name in ("torch_varlen", "fa3", "flashinfer")}
+    assert {row["impl"] for row in rows} == {"lamina", "torch_sdpa", *missing}
+    (table,) = [made.plain() for made in comparison_tables(rows)]
+    assert "skewed" in table
+    assert len(table.splitlines()) == 3 + 4
+    capsys.readouterr()
+    assert suite.main(["paged_attention", "--cases", cases, "--json", str(path)]) == 0
+    assert "every case is in the file already" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("rehearsed")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("paged_attention", "--cases", "scenario=decode size=4"),
+            "--cases: got 'size=4'; allowed: NAME=VALUE",
+        ),
+        (("paged_attention", "--cases", "page=many"), "--cases: got 'page=many'; allowed: NAME=VALUE"),
+        (("paged_attention", "--cases", "scenario=dream"), "--scenario: got 'dream'; allowed: decode"),
+        (("paged_attention", "--shapes", "8x8"), "paged_attention has --cases; the other ops have --shapes"),
+        (("gemm_int8", "--cases", "page=8"), "paged_attention has --cases; the other ops have --shapes"),
+    ],
+)
+def test_cases_of_attention_are_checked(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert suite.main([*arguments, "--json", str(tmp_path / "F")]) == suite.EXIT_FAILED
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not build_info()["cuda_archs"], reason="lamina is built without CUDA")

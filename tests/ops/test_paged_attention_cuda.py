@@ -126,8 +126,8 @@ def test_rows_of_a_tile_change_no_bit(tree: str, cache: str) -> None:
 @pytest.mark.parametrize("tile", INVARIANT_TILES)
 @pytest.mark.parametrize("others", [0, 24])
 def test_splits_change_no_bit(others: int, tile: str) -> None:
-    """A block of threads merges splits of 1024 columns in order: some of a tile or, where tiles are many,
-    all of each of its tiles. For one request alone each split has a block of threads of its own."""
+    """Splits of 1024 columns are merged in a fixed tree, whether a block of threads has some of a tile or all
+    of several tiles. For one request alone each split has a block of threads of its own."""
     lens = ((1, 1100), (2, 2050), *[(1, 3)] * others)
     backend = dataclasses.replace(emulated(tile), sms=1)
     inputs = AttentionCase(lens, heads=(1, 2), head_dim=16, page=16).on(backend).inputs()
@@ -219,3 +219,33 @@ def test_wgmma_computes_requests_of_many_rows() -> None:
     assert not uses_wgmma(90, 32, batch_invariant=True)
     assert not uses_wgmma(80, 32)
     assert not uses_wgmma(100, 32)
+
+
+@pytest.mark.parametrize("cache", ["bf16", "e4m3_token"])
+def test_kernels_of_sm80_on_newer_gpus(cache: str) -> None:
+    """They convert e4m3 with an instruction, and begin while the plan is made."""
+    inputs = dataclasses.replace(LONG, cache=cache).on(emulated("sm80_r16")).inputs()
+    for bits in range(0, 256, 2) if cache == "e4m3_token" else ():  # all codes but those of NaN
+        code = torch.tensor([bits, bits ^ 1], dtype=torch.uint8)
+        code[(code & 127) == 127] = 0
+        page, row = inputs.slot(0, bits // 2)
+        inputs.v_cache[page, row, 0, :2] = code.view(inputs.v_cache.dtype)
+    want = attend(emulated("sm80_r16"), inputs)
+    with emulated_ops(90) as ops:
+        ops.set_cuda_kernel("paged_attention_sm80_r16")
+        got = ops.paged_attention(**inputs.arguments(), return_lse=True)
+        ops.set_cuda_kernel("")
+    for out, wanted in zip(got, want, strict=True):
+        assert_equal(out, wanted, cache)
+
+
+def test_a_window_cuts_the_tree_of_splits() -> None:
+    """Tiles of few and of many rows then begin with different splits."""
+    case = AttentionCase(((40, 5200),), heads=(1, 1), head_dim=16, page=16, window=(1500, 0))
+    inputs = case.on(emulated("sm80_r128")).inputs()
+    want = attend_invariantly(emulated("sm80_r16"), inputs)
+    for tile in INVARIANT_TILES:
+        for sms in (1, 3):
+            got = attend_invariantly(dataclasses.replace(emulated(tile), sms=sms), inputs)
+            for out, wanted in zip(got, want, strict=True):
+                assert_equal(out, wanted, f"{tile}, {sms} SMs")

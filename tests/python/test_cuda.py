@@ -248,13 +248,13 @@ def test_an_input_on_the_cpu_is_refused_by_a_module_on_cuda() -> None:
         module(torch.ones(2, 70))
 
 
-@pytest.mark.parametrize("op", [op for op in doctor.CHECKS if op not in doctor.CPU_ONLY])
+@pytest.mark.parametrize("op", doctor.CHECKS)
 def test_the_doctor_passes_on_the_device(op: str, device: torch.device) -> None:
     check = doctor.run_check(op, str(device), doctor.CHECKS[op], device)
     assert check.passed, [check.error, check.worst]
     on_cpu = doctor.run_check(op, "cpu", doctor.CHECKS[op], doctor.CPU)
     cases = [outcome.case for outcome in check.outcomes]
-    left_out = "float32" if op == "gemm_int4" else "nothing"  # which CUDA has no kernel for
+    left_out = "float32" if op in ("gemm_int4", "paged_attention") else "nothing"  # which CUDA refuses
     assert cases == [outcome.case for outcome in on_cpu.outcomes if left_out not in outcome.case]
 
 

@@ -8,6 +8,8 @@ CUDA = "csrc/ops/paged_attention/cuda"
 CASES = "tests/ops/test_paged_attention.py tests/ops/test_paged_attention_cuda.py -k emulator or cuda"
 EXACT = "tests/ops/test_paged_attention_exact.py tests/ops/test_paged_attention_cuda.py -k emulator or cuda"
 TREES = "tests/ops/test_paged_attention_tree.py -k emulator"
+SM90A = "tests/ops/test_paged_attention_cuda.py -k sm90a"
+NEWER = "tests/ops/test_paged_attention_cuda.py -k newer"
 
 MUTANTS = (
     *plant(
@@ -25,8 +27,20 @@ MUTANTS = (
         ("attention cuda: one page too many", "page >= args_.p.k.pages", "page > args_.p.k.pages"),
         (
             "attention cuda: scales of values for keys",
-            "copy_scale(args_.p.k_scale",
-            "copy_scale(args_.p.v_scale",
+            "&p.k_scale.at(page, slot, head), bytes",
+            "&p.v_scale.at(page, slot, head), bytes",
+        ),
+        ("attention cuda: values at the distance of others", "if (!args_.values_match)", "if (false)"),
+        ("attention cuda: rows of the first lanes", "there_ >> own_row", "there_"),
+        (
+            "attention cuda: addresses change under their readers",
+            "dev::warp_sync(); // all lanes have read the addresses of the block before",
+            "",
+        ),
+        (
+            "attention cuda: values without keys",
+            "has_values_ = !walk_.is_done();",
+            "has_values_ = has_values_ || !walk_.is_done();",
         ),
         (
             "attention cuda: the slot of the page before",
@@ -38,7 +52,7 @@ MUTANTS = (
             "args_.v_copy_bytes, Shape::kValueRowsAt",
             "args_.v_copy_bytes, Shape::kKeyRowsAt",
         ),
-        ("attention cuda: the last chunk is always whole", "left < 16 ? left : 16", "16"),
+        ("attention cuda: the last chunk is always whole", "rest < 16 ? rest : 16", "16"),
         tests=CASES,
     ),
     *plant(
@@ -90,8 +104,8 @@ MUTANTS = (
         ),
         (
             "attention cuda: scales of unseen columns",
-            "low == -kInfinity ? 0.0f : low_weight * low_scale",
-            "low_weight * low_scale",
+            "low == -kInfinity ? 0.0f : low_weight * scale[0]",
+            "low_weight * scale[0]",
             EXACT,
         ),
         (
@@ -125,10 +139,11 @@ MUTANTS = (
             "dev::atomic_add(arrivals, 1) + 1 >= others",
         ),
         (
-            "attention cuda: a merge without its first",
-            "part = first + 1; part <= last",
-            "part = first + 2; part <= last",
+            "attention cuda: a merge with one part twice",
+            "slot(work, first + 1, 0)",
+            "slot(work, first, 1)",
         ),
+        ("attention cuda: parts of other blocks", "part += work.blocks;", "part += work.blocks + 1;", SM90A),
         (
             "attention cuda: pieces share memory too early",
             "dev::block_sync();  // all warps have read shared memory",
@@ -140,16 +155,50 @@ MUTANTS = (
             "",
             EXACT,
         ),
+        tests=CASES,
+    ),
+    *plant(
+        f"{CUDA}/results.cuh",
         (
-            "attention cuda: the order of a merge",
-            "Result::template merge<true>(merged_slot(work, part), state)",
-            "Result::template merge<false>(merged_slot(work, part + 1), state)",
-            EXACT,
+            "attention cuda: the last slots of a merge",
+            "for (; count > 0; --count",
+            "for (; count > 1; --count",
         ),
         tests=CASES,
     ),
     *plant(
+        f"{CUDA}/split_tree.cuh",
+        (
+            "attention cuda: the order of a merge",
+            "Result::template merge<true>(slot(work, part, area, {node.level, node.index - 1}), state);",
+            "Result::template merge<false>(slot(work, part, area, {node.level, node.index - 1}), state);",
+        ),
+        (
+            "attention cuda: halves of another piece",
+            "node.is_right() && Node{node.level, node.index - 1}.begin() >= begin",
+            "node.is_right() && Node{node.level, node.index - 1}.begin() >= 0",
+        ),
+        (
+            "attention cuda: halves that the tile lacks",
+            "if (node.begin() > tile_split) Result",
+            "if (node.begin() > 0) Result",
+        ),
+        (
+            "attention cuda: a node is lost",
+            "if (top.level >= 0) Result::store(state, stacked(work, top.level));",
+            "",
+        ),
+        ("attention cuda: the first nodes are lost", "level < work.tile_levels", "level < 0"),
+        tests=EXACT,
+    ),
+    *plant(
         f"{CUDA}/sm80.cuh",
+        ("attention cuda: the plan is read too early", "dev::wait_for_previous();", "", NEWER),
+        (
+            "attention cuda: warps without rows load nothing",
+            "ring.template wait_and_refill<true>(loads);",
+            "if (has_rows) ring.template wait_and_refill<true>(loads);",
+        ),
         (
             "attention cuda: a stage too early",
             "dev::cp_async_wait<Shape::kStages - 2>()",
@@ -192,13 +241,19 @@ MUTANTS = (
         f"{CUDA}/tree.cu",
         (
             "attention cuda: a node is its own ancestor",
-            "node != at.node && mask.sees(node)",
-            "mask.sees(node)",
+            "if (at.node / 32 == first / 32) word &= ~(1u << at.node % 32);",
+            "",
+        ),
+        ("attention cuda: nodes past the tree", "nodes - first >= 32 ? bits", "true ? bits"),
+        (
+            "attention cuda: depths of the first 32 nodes",
+            "const Seen others = seen(first);",
+            "const Seen others = seen(0);",
         ),
         (
             "attention cuda: nodes in order of slots",
-            "its < depth || (its == depth && other < node)",
-            "other < node",
+            "its < own.depth || (its == own.depth && first + lane < node)",
+            "first + lane < node",
         ),
         tests=TREES,
     ),
@@ -214,7 +269,19 @@ MUTANTS = (
     ),
     *plant(
         f"{CUDA}/bytes.cuh",
-        ("attention cuda: NaN of e4m3 is 480", "if (is_nan != 0) {", "if (false) {", EXACT),
+        (
+            "attention cuda: NaN of e4m3 is 480",
+            "dev::prmt(nans, 0, kSpreadSigns[i])",
+            "nans & 0u",
+            EXACT,
+        ),
+        ("attention cuda: integers without their bias", "0xc000c000u", "0x80008000u"),
+        (
+            "attention cuda: halves of e4m3 swapped",
+            "e4m3x2_to_bf16x2(word >> 16 * i)",
+            "e4m3x2_to_bf16x2(word >> 16 * (1 - i))",
+            NEWER,
+        ),
         tests=CASES,
     ),
 )

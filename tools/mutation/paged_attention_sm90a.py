@@ -77,6 +77,12 @@ MUTANTS = (
             "Shape::at(&Place::all_high) < 0",
         ),
         (
+            "attention sm90a: rows end a block early",
+            "Rows::info(last, RowMember::kHigh)",
+            "Rows::info(last, RowMember::kHigh) - kColumns",
+        ),
+        ("attention sm90a: a turn too many", "if (block.index() > 0) {", "if (block.index() >= 0) {"),
+        (
             "attention sm90a: sums of two lanes",
             "sum = sum + dev::shuffle_xor(sum, 2);",
             "",
@@ -121,7 +127,7 @@ MUTANTS = (
         f"{CUDA}/run.cc",
         (
             "attention sm90a: chosen where the batch must not matter",
-            "!(params.batch_invariant && kernel.arch == 90)",
+            "!(sizes.batch_invariant && kernel.arch == 90)",
             "true",
         ),
         (

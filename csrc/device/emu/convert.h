@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "base/numeric.h"
+#include "device/emu/executor.h"
 
 namespace lamina::dev {
 
@@ -47,6 +48,15 @@ inline uint32_t f32_to_f16x2(float low, float high) {
 }
 inline uint32_t f32_to_bf16x2(float low, float high) {
   return static_cast<uint32_t>(f32_to_bf16(high)) << 16 | f32_to_bf16(low);
+}
+
+inline bool converts_e4m3() { return emu::device().compute_capability >= 89; }
+inline uint32_t e4m3x2_to_f16x2(uint16_t pair) {
+  uint32_t d = 0;
+  for (int i = 0; i < 2; ++i)
+    d |= static_cast<uint32_t>(f32_to_f16(to_f32(E4M3{static_cast<uint8_t>(pair >> 8 * i)})))
+         << 16 * i;
+  return d;
 }
 
 inline float f32_max(float a, float b) { return std::fmax(a, b); }

@@ -69,6 +69,23 @@ LAMINA_DEVICE uint32_t f32_to_bf16x2(float low, float high) {
   return d;
 }
 
+// cvt.rn.f16x2.e4m3x2 d, a;                                               PTX ISA 8.1, sm_89
+// Exact; the low byte becomes the low half, and a NaN becomes 0x7fff. Call it only where converts_e4m3().
+LAMINA_DEVICE uint32_t e4m3x2_to_f16x2(uint16_t pair) {
+  uint32_t d = 0;
+#if __CUDA_ARCH__ >= 890
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(d) : "h"(pair));
+#endif
+  return d;
+}
+LAMINA_DEVICE constexpr bool converts_e4m3() {
+#if __CUDA_ARCH__ >= 890
+  return true;
+#else
+  return false;
+#endif
+}
+
 // max.f32 d, a, b;                                                        PTX ISA 1.0, sm_10
 // The other operand if one is NaN; NaN if both are.
 LAMINA_DEVICE float f32_max(float a, float b) {

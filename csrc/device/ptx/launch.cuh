@@ -7,6 +7,7 @@
 #include <atomic>
 #include <mutex>
 #include <type_traits>
+#include <utility>
 
 #include "base/status.h"
 #include "device/launch_shape.h"
@@ -38,10 +39,15 @@ class SmemLimit {
     if (bytes <= granted.load(std::memory_order_acquire)) return cudaSuccess;
     const std::lock_guard<std::mutex> lock(mutex_);
     if (bytes <= granted.load(std::memory_order_relaxed)) return cudaSuccess;
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (error == cudaSuccess) granted.store(bytes, std::memory_order_release);
-    return error;
+    // A kernel that needs so much keeps its data there: L1 gets the least that is possible.
+    for (const auto& [attribute, value] :
+         {std::pair{cudaFuncAttributeMaxDynamicSharedMemorySize, bytes},
+          std::pair{cudaFuncAttributePreferredSharedMemoryCarveout,
+                    static_cast<int>(cudaSharedmemCarveoutMaxShared)}})
+      if (cudaError_t error = cudaFuncSetAttribute(kernel, attribute, value); error != cudaSuccess)
+        return error;
+    granted.store(bytes, std::memory_order_release);
+    return cudaSuccess;
   }
 
  private:

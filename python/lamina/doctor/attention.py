@@ -16,8 +16,9 @@ from lamina.testing.reference import Expected
 PAGES, PAGE, KV_HEADS, GROUP, HEAD_DIM = 120, 16, 2, 3, 64
 BLOCKS = 38  # of a request, enough for the longest
 LENGTHS, TOKENS = (1, 40, 600), (1, 3, 2)  # of the requests: keys, and tokens of the query
-# Weights and queries lose up to 2^-9 where bf16 or int8 is multiplied; the tests of the op have exact bounds.
-TOLERANCE = 2.0**-7
+# Weights and queries lose up to 2^-9 where a CPU multiplies bf16 or int8. On CUDA weights lose up to 2^-8 in
+# products and in sums. The tests of the op have exact bounds.
+TOLERANCE, CUDA_TOLERANCE = 2.0**-7, 2.0**-6
 
 
 def _int32(*values: int) -> Tensor:
@@ -49,10 +50,13 @@ def _slots(blocks: Tensor, request: int) -> Tensor:
 def _check_paged_attention(device: torch.device) -> Iterator[Outcome]:
     blocks, lengths, starts = _tables()
     seed = torch.Generator().manual_seed(7)
-    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int8):
+    is_cuda = device.type == "cuda"  # where queries of 32 bits are refused
+    dtypes = (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int8)
+    tolerance = CUDA_TOLERANCE if is_cuda else TOLERANCE
+    for dtype in dtypes[is_cuda:]:
         k, v, scale = _caches(dtype)
         q = torch.randn(sum(TOKENS), KV_HEADS * GROUP, HEAD_DIM, generator=seed)
-        q = q.to(dtype) if dtype.itemsize == 2 else q
+        q = q.to(dtype if dtype.itemsize == 2 else torch.bfloat16 if is_cuda else torch.float32)
         query, keys, values, table, lens, firsts = (t.to(device) for t in (q, k, v, blocks, lengths, starts))
         placed = None if scale is None else scale.to(device)
         out = ops.paged_attention(
@@ -71,7 +75,7 @@ def _check_paged_attention(device: torch.device) -> Iterator[Outcome]:
                 s = torch.einsum("hd,khd->hk", q[token].double(), keys[:seen]) * HEAD_DIM**-0.5
                 w = s.softmax(1)
                 exact = torch.einsum("hk,khd->hd", w, values[:seen])
-                bound = TOLERANCE * torch.einsum("hk,khd->hd", w, values[:seen].abs())
+                bound = tolerance * torch.einsum("hk,khd->hd", w, values[:seen].abs())
                 ratio = error_over_bound(out[token].cpu(), Expected(exact, bound))
                 yield Outcome(f"{str(dtype).removeprefix('torch.')}, {seen} keys", ratio)
 

@@ -266,4 +266,3 @@ CHECKS: dict[str, DeviceCheck] = {
     "gemm_int4_int8": _check_gemm_int4_int8,
     **attention.CHECKS,
 }
-CPU_ONLY = ("paged_attention",)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lamina import ops
 from lamina.devices import cpu_isas, cuda_problem
-from lamina.doctor.checks import CHECKS, CPU_ONLY
+from lamina.doctor.checks import CHECKS
 from lamina.doctor.outcome import DeviceCheck, Outcome
 from lamina.testing import same_values, using_isa
 
@@ -58,10 +58,7 @@ def run_checks() -> Iterator[Check]:
         return
     for device in (torch.device("cuda", index) for index in range(torch.cuda.device_count())):
         for op, check in CHECKS.items():
-            if op in CPU_ONLY:
-                yield Check(op, str(device), (), skipped="no CUDA kernel is built")
-            else:
-                yield run_check(op, str(device), check, device)
+            yield run_check(op, str(device), check, device)
         yield run_check("gemm_int8", f"{device} and cpu", check_same_bits_as_cpu, device)
 
 

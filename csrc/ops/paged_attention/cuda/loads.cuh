@@ -20,26 +20,28 @@ class Loads {
     if (!walk_.is_done()) read_entry();
   }
 
-  LAMINA_DEVICE bool is_done() const { return !has_values_ && walk_.is_done(); }
+  // Whether all keys have been started.
+  LAMINA_DEVICE bool is_done() const { return walk_.is_done(); }
 
-  // Starts to fill this stage, the next of the ring, if there is more to load.
-  LAMINA_DEVICE void start_next(int stage) {
-    const Params& p = args_.p;
+  // Starts to fill this stage, the next of the ring, with the keys of the next block or, if there is none, with nothing.
+  LAMINA_DEVICE void start_keys(int stage) {
+    has_values_ = !walk_.is_done();
     if (has_values_) {
-      has_values_ = false;
-      copy_rows(p.v, args_.v_copy_bytes, Shape::kValueRowsAt, stage);
-    } else if (!walk_.is_done()) {
-      has_values_ = true;
       if (args_.depths != nullptr) store_positions();
       translate(stage);
-      copy_rows(p.k, args_.k_copy_bytes, Shape::kKeyRowsAt, stage);
+      copy_rows(args_.p.k, args_.k_copy_bytes, Shape::kKeyRowsAt, stage);
     }
+    dev::cp_async_commit();
+  }
+  // The same with the values of the block whose keys were started last.
+  LAMINA_DEVICE void start_values(int stage) {
+    if (has_values_) copy_rows(args_.p.v, args_.v_copy_bytes, Shape::kValueRowsAt, stage);
     dev::cp_async_commit();
   }
 
  private:
   static constexpr int kRows = kColumns / Shape::kLoadWarps;  // of a warp
-  static_assert(kRows <= dev::kWarpLanes);
+  static_assert(kRows <= dev::kWarpLanes && kRows % 8 == 0);
 
   LAMINA_DEVICE static bool owns_row() { return dev::lane() < kRows; }
   LAMINA_DEVICE static int row() { return first_row() + dev::lane(); }
@@ -71,7 +73,7 @@ class Loads {
   }
   static constexpr int kSize = Shape::kIsQuantized ? 1 : 2;  // bytes of an element
 
-  // Finds the addresses of this lane's column in the block, 0 if there is none, and reads the entry for the next block.
+  // Finds the addresses of this lane's column in the block, and reads the entry for the next block.
   LAMINA_DEVICE void translate(int stage) {
     int32_t page = -1, slot = 0;
     if (next_slot_ >= 0) {
@@ -84,66 +86,79 @@ class Loads {
         page = -1;
       }
     }
-    dev::warp_sync();  // all lanes have read the addresses of the block before
+    there_ = dev::ballot(page >= 0);
+    if (page < 0) page = slot = 0;  // a valid address, although nothing is read from it
+    dev::warp_sync();               // all lanes have read the addresses of the block before
     if (owns_row()) {
-      store_address(Shape::kKeyRowsAt, args_.p.k, page, slot);
-      store_address(Shape::kValueRowsAt, args_.p.v, page, slot);
-      if constexpr (Shape::kIsQuantized) {
-        copy_scale(args_.p.k_scale, Shape::scales(stage, false), page, slot);
-        copy_scale(args_.p.v_scale, Shape::scales(stage, true), page, slot);
-      }
+      store_addresses(page, slot);
+      if constexpr (Shape::kIsQuantized) copy_scales(stage, page, slot);
     }
     dev::warp_sync();
     walk_.advance(args_);
     if (!walk_.is_done()) read_entry();
   }
 
-  LAMINA_DEVICE static void store_address(int rows_at, const kv::Cache& cache, int32_t page,
-                                          int32_t slot) {
-    const auto* const base = static_cast<const std::byte*>(cache.data);
-    const int64_t offset = cache.offset(page, slot, Shape::at(&Place::head)) * kSize;
-    dev::store_shared(address(rows_at, row()),
-                      page < 0 ? uint64_t{0} : reinterpret_cast<uint64_t>(base + offset));
+  LAMINA_DEVICE void store_addresses(int32_t page, int32_t slot) const {
+    const Params& p = args_.p;
+    const int32_t head = Shape::at(&Place::head);
+    const uint64_t key = reinterpret_cast<uint64_t>(p.k.data) +
+                         static_cast<uint64_t>(p.k.offset(page, slot, head) * kSize);
+    dev::store_shared(address(Shape::kKeyRowsAt, row()), key);
+    uint64_t value = key + static_cast<uint64_t>(args_.value_distance);
+    if (!args_.values_match)
+      value = reinterpret_cast<uint64_t>(p.v.data) +
+              static_cast<uint64_t>(p.v.offset(page, slot, head) * kSize);
+    dev::store_shared(address(Shape::kValueRowsAt, row()), value);
   }
 
-  LAMINA_DEVICE static void copy_scale(const kv::Scales& scales, float* to, int32_t page,
-                                       int32_t slot) {
-    if (!scales.is_per_token()) return;
-    dev::cp_async<4>(to + row(),
-                     page < 0 ? scales.data : &scales.at(page, slot, Shape::at(&Place::head)),
-                     page < 0 ? 0 : 4);
+  LAMINA_DEVICE void copy_scales(int stage, int32_t page, int32_t slot) const {
+    const Params& p = args_.p;
+    const int32_t head = Shape::at(&Place::head), bytes = there_ >> dev::lane() & 1 ? 4 : 0;
+    if (p.k_scale.is_per_token())
+      dev::cp_async<4>(Shape::scales(stage, false) + row(), &p.k_scale.at(page, slot, head), bytes);
+    if (p.v_scale.is_per_token())
+      dev::cp_async<4>(Shape::scales(stage, true) + row(), &p.v_scale.at(page, slot, head), bytes);
   }
 
-  LAMINA_DEVICE static void copy_rows(const kv::Cache& cache, int copy_bytes, int rows_at,
-                                      int stage) {
-    constexpr int kCopies = kRows * Shape::kRowChunks / dev::kWarpLanes;
-    static_assert(kCopies * dev::kWarpLanes == kRows * Shape::kRowChunks);
+  // kLanes lanes copy neighbouring chunks of a row. A lane copies every kLanes-th chunk of every kStep-th row, so that
+  // the places of all its chunks follow from that of the first.
+  static constexpr int kLanes = Shape::kRowChunks < 8 ? Shape::kRowChunks : 8;
+  static constexpr int kStep = dev::kWarpLanes / kLanes;
+  static_assert(Shape::kRowChunks % kLanes == 0 && kRows % kStep == 0);
+
+  LAMINA_DEVICE void copy_rows(const kv::Cache& cache, int copy_bytes, int rows_at,
+                               int stage) const {
     const auto* const base = static_cast<const std::byte*>(cache.data);
     const int row_bytes = static_cast<int>(cache.head_dim) * kSize;
     if (copy_bytes == swizzle::kChunkBytes) {
-#pragma unroll 2  // all at once their addresses would need more registers than the products
-      for (int i = 0; i < kCopies; ++i)
-        start_copy(i, rows_at, row_bytes, base, stage,
-                   [](auto* to, auto* from, int valid) { dev::cp_async<16>(to, from, valid); });
+      start_copies<kRows>(row_bytes, rows_at, stage, [](auto* to, auto* from, int valid) {
+        dev::cp_async<16>(to, from, valid > 0 ? 16 : 0);
+      });
     } else {
-#pragma unroll 1  // slow and rare
-      for (int i = 0; i < kCopies; ++i)
-        start_copy(i, rows_at, row_bytes, base, stage, [&](auto* to, auto* from, int valid) {
-          copy_unaligned(copy_bytes, to, from, base, valid);
-        });
+      start_copies<1>(row_bytes, rows_at, stage, [&](auto* to, auto* from, int valid) {  // rare
+        copy_unaligned(copy_bytes, to, from, base, valid);
+      });
     }
   }
 
-  LAMINA_DEVICE static void start_copy(int i, int rows_at, int row_bytes, const std::byte* base,
-                                       int stage, const auto& copy) {
-    const int index = i * dev::kWarpLanes + dev::lane();
-    const int row = first_row() + index / Shape::kRowChunks, chunk = index % Shape::kRowChunks;
-    const uint64_t from = dev::load_shared(address(rows_at, row));
+  template <int kUnrolled>
+  LAMINA_DEVICE void start_copies(int row_bytes, int rows_at, int stage, const auto& copy) const {
+    const int own_row = dev::lane() / kLanes, chunk = dev::lane() % kLanes;
     const int left = row_bytes - chunk * swizzle::kChunkBytes;
-    const int valid = from == 0 || left < 0 ? 0 : left < 16 ? left : 16;
-    copy(Shape::smem(stage * Shape::kTileBytes + Shape::chunk_at(row, chunk)),
-         valid > 0 ? reinterpret_cast<const std::byte*>(from) + chunk * swizzle::kChunkBytes : base,
-         valid);
+    const uint32_t there = there_ >> own_row;
+    const int first = stage * Shape::kTileBytes + Shape::chunk_at(first_row() + own_row, chunk);
+#pragma unroll kUnrolled
+    for (int r = 0; r < kRows; r += kStep) {
+      const auto* const from = reinterpret_cast<const std::byte*>(
+                                   dev::load_shared(address(rows_at, first_row() + own_row + r))) +
+                               chunk * swizzle::kChunkBytes;
+#pragma unroll kUnrolled
+      for (int c = 0; c < Shape::kRowChunks; c += kLanes) {
+        const int rest = left - c * swizzle::kChunkBytes;
+        const int valid = !(there >> r & 1) || rest < 0 ? 0 : rest < 16 ? rest : 16;
+        copy(Shape::smem(Shape::copy_at(first, r, c)), from + c * swizzle::kChunkBytes, valid);
+      }
+    }
   }
 
   LAMINA_DEVICE void store_positions() const {
@@ -157,7 +172,8 @@ class Loads {
 
   const KernelArgs& args_;
   Walk<Shape> walk_;                    // the next block whose keys are loaded
-  bool has_values_ = false;             // whether the values of the block before are next
+  bool has_values_ = false;             // whether there were keys to start last
+  uint32_t there_ = 0;                  // bit i: row i of this warp has a key and a value
   int32_t next_slot_ = -1, entry_ = 0;  // of this lane's column in the next block
 };
 

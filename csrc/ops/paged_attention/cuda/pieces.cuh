@@ -1,7 +1,7 @@
 // The pieces of work of a block of threads: which they are, and what becomes of their results.
 #pragma once
 
-#include "ops/paged_attention/cuda/results.cuh"
+#include "ops/paged_attention/cuda/split_tree.cuh"
 
 namespace lamina::paged_attention {
 
@@ -10,22 +10,25 @@ struct Pieces {
   using State = typename Shape::State;
   using Rows = TileRows<Shape>;
   using Result = Results<Shape>;
+  using Tree = SplitTree<Shape>;
 
   // Calls body(at) for the pieces of this block of threads; body leaves `at` at Shape::place(). The code after a piece
   // reads it from there, because the loop over columns leaves no registers for it.
   LAMINA_DEVICE static void for_each(const KernelArgs& args, const auto& body) {
     const Work& work = args.work;
-    const int64_t part = dev::block_index().x;
-    if (part >= parts_of(work).count) return;
-    int64_t visit = parts_of(work).begin(part);
-    int32_t index = tile_of(work, dev::load_global(&work.header->tiles), visit);
+    int32_t part = dev::block_index().x;
+    if (part >= header_of(work).parts) return;
+    int64_t visit = header_of(work).begin(part);
 #pragma unroll 1
     while (true) {
-      const int64_t end = parts_of(work).begin(part + 1);
-      body(place_of(args, index, visit, end));
+      body(place_of(args, part, visit));
       visit = Shape::at(&Place::first) + Shape::at(&Place::end);
-      index = Shape::at(&Place::next_tile);
-      if (visit == parts_of(work).begin(part + 1)) return;
+      part = Shape::at(&Place::part);
+      if (visit == header_of(work).begin(part + 1)) {
+        part += work.blocks;
+        if (part >= header_of(work).parts) return;
+        visit = header_of(work).begin(part);
+      }
       dev::block_sync();  // all warps have read shared memory
     }
   }
@@ -33,29 +36,15 @@ struct Pieces {
   // Computes the piece at Shape::place(). attend(state): state = the result over the columns of the split.
   LAMINA_DEVICE static void compute(const KernelArgs& args, const auto& attend) {
     State state;
-    int32_t split = 0;
 #pragma unroll 1
     do {
       attend(state);
-      keep(args.work, split++, state);
+      keep(args.work, state);
     } while (find_next_split(args.work));
-    if (merge_if_shared(args.work, state)) Result::write(args, state);
+    if (merge_if_shared(args, state)) Result::write(args, state);
   }
 
  private:
-  // The places of the parts of a call.
-  struct Parts {
-    int64_t visits, count;
-    LAMINA_DEVICE int64_t begin(int64_t part) const { return part * visits / count; }
-    LAMINA_DEVICE int64_t part_of(int64_t visit) const {
-      return ((visit + 1) * count - 1) / visits;
-    }
-  };
-
-  LAMINA_DEVICE static float* slot(const Work& work, int64_t part, int64_t index) {
-    return work.partials + (part * work.slots_per_part + index) * work.slot_floats;
-  }
-
   // Whether this block of threads is the last of those that share the tile. The results of all are then visible.
   LAMINA_DEVICE static bool is_last(int32_t* arrivals, int64_t others) {
     auto* const flag = reinterpret_cast<int32_t*>(Shape::smem(Shape::kFlagAt));
@@ -69,38 +58,44 @@ struct Pieces {
     return dev::load_shared(flag) != 0;
   }
 
-  // The slot of the merged result of the piece that begins a tile. Other pieces leave a result for each of their splits.
-  LAMINA_DEVICE static float* merged_slot(const Work& work, int64_t part) {
-    return slot(work, part, work.slots_per_part - 1);
+  // A piece keeps its results in one of two places of its part: the piece that begins a tile in the second.
+  LAMINA_DEVICE static int area() { return Shape::at(&Place::begin) == 0 ? 1 : 0; }
+  LAMINA_DEVICE static bool is_whole() {
+    return Shape::at(&Place::begin) == 0 && Shape::at(&Place::end) == Shape::at(&Place::visits);
   }
 
-  // Merges the results of all parts that share the tile, if this block of threads is the last of them.
-  LAMINA_DEVICE static bool merge_parts(const Work& work, State& state) {
-    const Parts parts = parts_of(work);
+  // Keeps the result of a split, or of a piece without splits, unless the state is the result of the whole tile.
+  LAMINA_DEVICE static void keep(const Work& work, State& state) {
+    const int64_t part = Shape::at(&Place::part);
+    if (work.has_splits()) {
+      if (!is_whole() || Shape::at(&Place::visits) > 1) Tree::keep(work, part, area(), state);
+    } else if (!is_whole()) {
+      Result::store(state, slot(work, part, area()));
+    }
+  }
+
+  // Whether the state is the result of the whole tile, for this block of threads to write: merges the results of all parts
+  // that share the tile if this block is the last of them.
+  LAMINA_DEVICE static bool merge_if_shared(const KernelArgs& args, State& state) {
+    const Work& work = args.work;
+    if (is_whole()) {
+      const int64_t part = Shape::at(&Place::part);
+      if (work.has_splits() && Shape::at(&Place::visits) > 1)
+        Tree::merge(work, header_of(work), part, part, state);
+      return true;
+    }
+    const Header header = header_of(work);
     const int64_t begin = Shape::at(&Place::first), end = begin + Shape::at(&Place::visits);
-    const int64_t first = parts.part_of(begin), last = parts.part_of(end - 1);
+    const int64_t first = header.part_of(begin), last = header.part_of(end - 1);
     if (!is_last(work.arrivals + first, last - first)) return false;
-    Result::load(merged_slot(work, first), state);
-#pragma unroll 1
-    for (int64_t part = first + 1; part <= last; ++part) {
-      const int64_t from = parts.begin(part), next = parts.begin(part + 1);
-      const int64_t results = !work.has_splits() ? 1 : (next < end ? next : end) - from;
-#pragma unroll 1
-      for (int64_t i = 0; i < results; ++i)
-        Result::template merge<false>(slot(work, part, i), state);
+    if (work.has_splits()) {
+      Tree::merge(work, header, first, last, state);
+    } else {
+      Result::load(slot(work, first, 1), state);
+      Result::merge_all(slot(work, first + 1, 0), work.slots_per_part * work.slot_floats,
+                        last - first, state);
     }
     return true;
-  }
-
-  // Keeps the result of a split. After the last the state is the result of the piece, unless the piece leaves its splits to
-  // others.
-  LAMINA_DEVICE static void keep(const Work& work, int32_t split, State& state) {
-    const int64_t part = dev::block_index().x;
-    if (Shape::at(&Place::begin) > 0) return Result::store(state, slot(work, part, split));
-    if (split > 0) Result::template merge<true>(merged_slot(work, part), state);
-    if (Shape::at(&Place::split_end) < Shape::at(&Place::end_block) ||
-        Shape::at(&Place::end) < Shape::at(&Place::visits))
-      Result::store(state, merged_slot(work, part));
   }
 
   LAMINA_DEVICE static bool find_next_split(const Work& work) {
@@ -116,13 +111,6 @@ struct Pieces {
   }
   LAMINA_DEVICE static int32_t split_end(const Work& work, int32_t begin, int32_t end) {
     return end - begin < work.split_blocks ? end : begin + work.split_blocks;
-  }
-
-  // Whether the state is the result of the whole tile, for this block of threads to write.
-  LAMINA_DEVICE static bool merge_if_shared(const Work& work, State& state) {
-    const bool is_whole =
-        Shape::at(&Place::begin) == 0 && Shape::at(&Place::end) == Shape::at(&Place::visits);
-    return is_whole || merge_parts(work, state);
   }
 
   // The tile of a visit: each round reads 32 tiles at equal distances.
@@ -142,25 +130,28 @@ struct Pieces {
     return low;
   }
 
-  LAMINA_DEVICE static Parts parts_of(const Work& work) {
-    const int64_t visits = dev::load_global(&work.header->visits);
-    return {visits, visits < work.parts ? visits : work.parts};
+  LAMINA_DEVICE static float* slot(const Work& work, int64_t part, int64_t index) {
+    return partial_slot(work, part, index);
   }
 
-  // The piece of the tile that begins with `visit` and does not pass visit `end`.
-  LAMINA_DEVICE static Place place_of(const KernelArgs& args, int32_t index, int64_t visit,
-                                      int64_t end) {
+  LAMINA_DEVICE static Header header_of(const Work& work) { return load_words(work.header); }
+
+  // The piece of the part that begins with `visit`.
+  LAMINA_DEVICE static Place place_of(const KernelArgs& args, int32_t part, int64_t visit) {
     const Work& work = args.work;
+    const Header header = header_of(work);
+    const int64_t head = visit / header.head_visits, first = head * header.head_visits;
+    const int32_t index = tile_of(work, header.tiles, visit - first);
     const Tile tile = load_words(work.tile + index);
+    const int64_t end = header.begin(part + 1);
     Place at{};
     at.tile = tile;
+    at.part = part;
     at.visits = visits_of(work, tile);
-    const int64_t head = (visit - tile.visit) / at.visits;
-    at.first = tile.visit + head * at.visits;
+    at.first = first + tile.visit;
     at.begin = visit - at.first;
     at.end = end - at.first < at.visits ? end - at.first : at.visits;
     at.head = static_cast<int32_t>(head);
-    at.next_tile = index + (at.end == at.visits && head == args.p.kv_heads - 1 ? 1 : 0);
     const int64_t left = int64_t{tile.q_len} * args.group - tile.row;
     at.rows = left < Shape::kRows ? static_cast<int32_t>(left) : Shape::kRows;
     const auto [any, all] =

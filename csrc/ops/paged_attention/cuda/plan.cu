@@ -180,6 +180,7 @@ struct PlanTiles {
   }
 
   LAMINA_DEVICE static void run(const Args& args) {
+    dev::launch_dependents();
     const Work& work = args.work;
     for (int i = dev::thread_index(); i < work.parts; i += kThreads)
       dev::store_global(work.arrivals + i, 0);
@@ -191,14 +192,27 @@ struct PlanTiles {
       Tile tile{};
       if (i < tiles) tile = find_tile(args, i);
       const int64_t chunks = visits_of(work, tile);
-      const Scan place = scan(i < tiles ? chunks * args.p.kv_heads : 0, visits,
-                              [](int64_t a, int64_t b) { return a + b; });
+      const Scan place =
+          scan(i < tiles ? chunks : 0, visits, [](int64_t a, int64_t b) { return a + b; });
       tile.visit = place.before;
       if (i < tiles) store(work.tile + i, tile);
       visits = place.all;
     }
     if (dev::thread_index() == 0)
-      store(work.header, Header{visits, static_cast<int32_t>(tiles), 0});
+      store(work.header, header_of(work, visits * args.p.kv_heads, tiles, visits));
+  }
+
+  // Fewer parts than there may be where each would have little to do: another part of a tile costs a merge.
+  LAMINA_DEVICE static Header header_of(const Work& work, int64_t visits, int64_t tiles,
+                                        int64_t head_visits) {
+    const int64_t most = ceil_div(visits, work.least_visits);
+    const int64_t parts = most < work.parts ? most : work.parts;
+    return {head_visits,
+            visits / parts,
+            static_cast<int32_t>(parts),
+            static_cast<int32_t>(visits % parts),
+            static_cast<int32_t>(tiles),
+            0};
   }
 };
 

@@ -1,7 +1,7 @@
 // The products of a warp: queries times keys, and weights times values.
 //
 // Caches of one byte an element are widened in registers. A lane reads 16 consecutive bytes of a key, its operands of four
-// slices. This permutes head_dim within each 64 elements, so queries are loaded with the same permutation. A lane reads
+// slices. This permutes head_dim within each 64 elements, so queries get the same permutation. A lane reads
 // values as words of four elements of four keys: within 32 elements, tile n of a result has elements n, n + 4, ..., and a
 // lane holds eight consecutive elements in four tiles.
 #pragma once
@@ -65,18 +65,38 @@ struct Products {
     }
   }
 
-  // Two slices, the first of them even: a chunk of a row, of a lane's two chunks of 64 elements.
+  // A lane's operands of two slices are in a chunk of each of two rows, of its two chunks of 64 elements. `half` is that of
+  // the rows or, once the queries are permuted, of the slices.
+  LAMINA_DEVICE static dev::U32x4* query_chunk(int pair, int tile, int half) {
+    const int first = Shape::kQueriesAt + Shape::template half_chunk_at<Shape::kDim>(
+                                              Shape::row_of(tile, half), dev::lane() % 4 * 2);
+    return reinterpret_cast<dev::U32x4*>(Shape::smem(Shape::step(first, pair / 2 * 8 + pair % 2)));
+  }
+
+  // Puts the operands of each slice into one chunk. The warps of the same rows share the work; a barrier must follow.
+  LAMINA_DEVICE static void permute_queries() {
+#pragma unroll 1
+    for (int pair = Shape::warp_n(); pair < kSlices / 2; pair += Shape::kWarpsN)
+#pragma unroll
+      for (int t = 0; t < Shape::kTilesM; ++t) {
+        const auto low = dev::load_shared(query_chunk(pair, t, 0));
+        const auto high = dev::load_shared(query_chunk(pair, t, 1));
+        dev::store_shared(query_chunk(pair, t, 0), {{low.x[0], high.x[0], low.x[1], high.x[1]}});
+        dev::store_shared(query_chunk(pair, t, 1), {{low.x[2], high.x[2], low.x[3], high.x[3]}});
+      }
+  }
+
+  // Two slices, the first of them even.
   LAMINA_DEVICE static void load_permuted_queries(int slice, Slice& even, Slice& odd) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int first = Shape::kQueriesAt + Shape::template half_chunk_at<Shape::kDim>(
-                                                Shape::row_of(0, half), dev::lane() % 4 * 2);
-      const auto chunk = dev::load_shared(reinterpret_cast<const dev::U32x4*>(
-          Shape::smem(Shape::step(first, slice / 4 * 8 + slice % 4 / 2))));
-      even.of[0][half] = chunk.x[0];
-      even.of[0][2 + half] = chunk.x[1];
-      odd.of[0][half] = chunk.x[2];
-      odd.of[0][2 + half] = chunk.x[3];
+    for (int t = 0; t < Shape::kTilesM; ++t) {
+      const auto low = dev::load_shared(query_chunk(slice / 2, t, 0));
+      const auto high = dev::load_shared(query_chunk(slice / 2, t, 1));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        even.of[t][i] = low.x[i];
+        odd.of[t][i] = high.x[i];
+      }
     }
   }
 
@@ -111,7 +131,9 @@ struct Products {
         for (int w = 0; w < 4; ++w) {
           uint32_t b[2];
           widen<Shape::kElements, T>(bytes.x[w], b);
-          Half<T>::multiply(scores[0][n], a[w].of[0], b[0], b[1]);
+#pragma unroll
+          for (int t = 0; t < Shape::kTilesM; ++t)
+            Half<T>::multiply(scores[t][n], a[w].of[t], b[0], b[1]);
         }
       }
     }

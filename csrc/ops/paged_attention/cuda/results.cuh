@@ -59,38 +59,41 @@ struct Results {
     merge<false>(slot, state);
   }
 
+  // What a slot holds of tile `t`: words of values, then the exponents and sums of weights.
+  struct Kept {
+    Floats word[Shape::kTilesElement + 1];
+  };
+  LAMINA_DEVICE static Kept read(float* slot, int t) {
+    Kept kept;
+#pragma unroll
+    for (int n = 0; n <= Shape::kTilesElement; ++n) kept.word[n] = load_words(slot, t, n);
+    return kept;
+  }
+
   // state = the result over the columns of both. kSlotIsFirst: those of the slot come before those of the state. The
   // result of two is the same whichever of them is in the slot.
   template <bool kSlotIsFirst>
   LAMINA_DEVICE static void merge(float* slot, State& state) {
 #pragma unroll
-    for (int t = 0; t < Shape::kTilesM; ++t) {
-      const Floats other = load_words(slot, t, Shape::kTilesElement);
-      float own_factor[2], slot_factor[2];
+    for (int t = 0; t < Shape::kTilesM; ++t) merge_kept<kSlotIsFirst>(read(slot, t), t, state);
+  }
+  // The same for `count` slots in order, `stride` floats apart. The words of several are on their way at a time.
+  LAMINA_DEVICE static void merge_all(float* slot, int64_t stride, int64_t count, State& state) {
+    constexpr int kAtOnce = Shape::kTilesM * Shape::kTilesElement <= 8 ? 4 : 1;
+#pragma unroll 1
+    for (; count >= kAtOnce; count -= kAtOnce) {
+      Kept kept[kAtOnce][Shape::kTilesM];
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float& exponent = state.exponent[t][half];
-        const float next = dev::f32_max(exponent, other.x[half]);
-        const float reference = Softmax<Shape>::finite(next);
-        own_factor[half] = dev::exp2_approx(exponent - reference);
-        slot_factor[half] = dev::exp2_approx(other.x[half] - reference);
-        exponent = next;
-      }
-      const auto merged = [&](float own, float in_slot, int half) {
-        return kSlotIsFirst ? std::fma(own, own_factor[half], in_slot * slot_factor[half])
-                            : std::fma(in_slot, slot_factor[half], own * own_factor[half]);
-      };
+      for (int i = 0; i < kAtOnce; ++i, slot += stride)
 #pragma unroll
-      for (int e = 0; e < 4; ++e)
-        state.weights[t][e] = merged(state.weights[t][e], other.x[2 + e / 2], e / 2);
+        for (int t = 0; t < Shape::kTilesM; ++t) kept[i][t] = read(slot, t);
 #pragma unroll
-      for (int n = 0; n < Shape::kTilesElement; ++n) {
-        const Floats values = load_words(slot, t, n);
+      for (int i = 0; i < kAtOnce; ++i)
 #pragma unroll
-        for (int e = 0; e < 4; ++e)
-          state.values[t][n][e] = merged(state.values[t][n][e], values.x[e], e / 2);
-      }
+        for (int t = 0; t < Shape::kTilesM; ++t) merge_kept<false>(kept[i][t], t, state);
     }
+#pragma unroll 1
+    for (; count > 0; --count, slot += stride) merge<false>(slot, state);
   }
 
   // Divides by the sums of weights and writes the rows.
@@ -102,6 +105,33 @@ struct Results {
   }
 
  private:
+  template <bool kSlotIsFirst>
+  LAMINA_DEVICE static void merge_kept(const Kept& kept, int t, State& state) {
+    const Floats& other = kept.word[Shape::kTilesElement];
+    float own_factor[2], slot_factor[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float& exponent = state.exponent[t][half];
+      const float next = dev::f32_max(exponent, other.x[half]);
+      const float reference = Softmax<Shape>::finite(next);
+      own_factor[half] = dev::exp2_approx(exponent - reference);
+      slot_factor[half] = dev::exp2_approx(other.x[half] - reference);
+      exponent = next;
+    }
+    const auto merged = [&](float own, float in_slot, int half) {
+      return kSlotIsFirst ? std::fma(own, own_factor[half], in_slot * slot_factor[half])
+                          : std::fma(in_slot, slot_factor[half], own * own_factor[half]);
+    };
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      state.weights[t][e] = merged(state.weights[t][e], other.x[2 + e / 2], e / 2);
+#pragma unroll
+    for (int n = 0; n < Shape::kTilesElement; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        state.values[t][n][e] = merged(state.values[t][n][e], kept.word[n].x[e], e / 2);
+  }
+
   LAMINA_DEVICE static void write_row(const KernelArgs& args, const State& state, int t, int half) {
     const Params& p = args.p;
     const int row = Shape::row_of(t, half);
@@ -139,7 +169,8 @@ struct Results {
       total = std::fma(sum, keep, dev::exp2_approx(sink - reference));
     }
     const bool has_one_scale = p.v_scale.is_given() && !p.v_scale.is_per_token();
-    return keep / total * (has_one_scale ? dev::load_global(p.v_scale.data) : 1.0f);
+    constexpr float unit = kUnit<Shape::kElements, typename Shape::W>;
+    return keep / total * (has_one_scale ? unit * dev::load_global(p.v_scale.data) : unit);
   }
 
   template <class Out>

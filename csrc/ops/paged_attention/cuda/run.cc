@@ -1,5 +1,8 @@
 #include "ops/paged_attention/cuda/run.h"
 
+#include <bit>
+
+#include "base/memo.h"
 #include "block/row_alignment.h"
 #include "ops/paged_attention/cuda/plan.h"
 
@@ -41,7 +44,14 @@ int copy_bytes(const void* data, int64_t size, std::initializer_list<int64_t> st
 }
 int copy_bytes(const kv::Cache& cache) {
   return copy_bytes(cache.data, kv::size_bytes(cache.dtype),
-                    {cache.page_stride, cache.slot_stride, cache.head_stride});
+                    {cache.page_stride, cache.slot_stride, cache.head_stride, cache.head_dim});
+}
+
+void set_value_distance(const kv::Cache& k, const kv::Cache& v, KernelArgs& args) {
+  args.values_match = k.page_stride == v.page_stride && k.slot_stride == v.slot_stride &&
+                      k.head_stride == v.head_stride;
+  args.value_distance = static_cast<int64_t>(reinterpret_cast<uintptr_t>(v.data) -
+                                             reinterpret_cast<uintptr_t>(k.data));
 }
 
 // A kernel is called this, or the name is the beginning of its name up to a "_".
@@ -63,27 +73,36 @@ bool is_better(const CudaKernel& kernel, const CudaKernel& other, int64_t needed
   return holds ? kernel.rows < other.rows : kernel.rows > other.rows;
 }
 
-bool can_run(const CudaKernel& kernel, const Params& params, const DeviceInfo& device) {
+bool can_run(const CudaKernel& kernel, const Sizes& sizes, const DeviceInfo& device) {
   const bool is_for_device = kernel.arch == 90 ? device.compute_capability == 90
                                                : device.compute_capability >= kernel.arch;
   // wgmma adds in another order than mma: kernels of one arch compute all tiles of a call that is invariant to its batch.
   return is_for_device && kernel.smem_bytes <= device.smem_per_block &&
-         kernel.cache == elements_of(params.k.dtype) &&
-         !(params.batch_invariant && kernel.arch == 90);
+         kernel.cache == elements_of(sizes.cache) && !(sizes.batch_invariant && kernel.arch == 90);
 }
 
-CudaKernel choose(const Params& params, const DeviceInfo& device, std::string_view only) {
-  const int64_t dim = std::max(params.head_dim, params.v_head_dim);
+CudaKernel choose(const Sizes& sizes, const DeviceInfo& device, std::string_view only) {
+  const int64_t dim = std::max(sizes.head_dim, sizes.v_head_dim);
   const int64_t needed =
-      std::min(params.max_seqlen_q, params.tokens) * (params.heads / params.kv_heads);
+      std::min(sizes.max_seqlen_q, sizes.tokens) * (sizes.heads / sizes.kv_heads);
   CudaKernel chosen{};
   for (const CudaKernel& kernel : cuda_kernels()) {
-    if (!can_run(kernel, params, device) || kernel.dim < dim || !is_called(kernel.name, only) ||
+    if (!can_run(kernel, sizes, device) || kernel.dim < dim || !is_called(kernel.name, only) ||
         (kernel.arch == 90 && only.empty() && needed < kLeastRowsOfSm90a))
       continue;
     if (chosen.launch == nullptr || is_better(kernel, chosen, needed)) chosen = kernel;
   }
   return chosen;
+}
+
+// Bit i: kernel i is called so.
+uint64_t choice_of(std::string_view only) {
+  if (only.empty()) return ~uint64_t{0};
+  const std::vector<CudaKernel>& kernels = cuda_kernels();
+  uint64_t choice = 0;
+  for (size_t i = 0; i < kernels.size(); ++i)
+    choice |= static_cast<uint64_t>(is_called(kernels[i].name, only)) << i;
+  return choice;
 }
 
 // Takes pieces of a workspace one after the other.
@@ -113,26 +132,24 @@ int64_t place(Work& work, void* workspace) {
   return pieces.bytes;
 }
 
-// Whether the positions of nodes of trees matter.
-bool needs_positions(const Params& params) {
-  return params.tree_mask != nullptr &&
-         (params.alibi_slopes != nullptr || params.window_left >= 0 || params.window_right >= 0 ||
-          params.batch_invariant);
+// Splits for a call that is invariant to its batch. splits: the most of a tile.
+void plan_splits(const Sizes& sizes, int64_t splits, Work& work) {
+  const auto levels_of = [](int64_t leaves) {
+    return static_cast<int32_t>(std::bit_width(static_cast<uint64_t>(leaves)));
+  };
+  work.split_blocks = work.visit_blocks = kSplitBlocks;
+  work.least_visits = 1;
+  const int64_t visits = work.max_tiles * sizes.kv_heads * splits;
+  work.piece_levels = levels_of(std::min(ceil_div(visits, work.parts), splits));
+  work.tile_levels = levels_of(splits) + 1;
+  work.slots_per_part = 4 * work.piece_levels + work.tile_levels;
+  if (sizes.has_tree) work.max_nodes = 32 * sizes.tree_words;
 }
 
-// Splits for a call that is invariant to its batch. splits: the most of a tile.
-void plan_splits(const Params& params, int64_t splits, Work& work) {
-  work.split_blocks = kSplitBlocks;
-  // Tiles are cut only where there are few, because the workspace holds a result for each split of the pieces. Whether
-  // tiles are cut changes no bit.
-  constexpr int64_t kMostBytes = int64_t{256} << 20;
-  const int64_t tiles = work.max_tiles * params.kv_heads;
-  const int64_t slots = std::min(ceil_div(tiles * splits, work.parts), splits) + 1;
-  const bool cuts = tiles < 4 * int64_t{work.parts} && splits > 1 &&
-                    work.parts * slots * work.slot_floats * 4 <= kMostBytes;
-  work.visit_blocks = cuts ? kSplitBlocks : INT_MAX;
-  if (cuts) work.slots_per_part = static_cast<int32_t>(slots);
-  if (params.tree_mask != nullptr) work.max_nodes = 32 * params.tree_words;
+// tiles: of a block of threads, at most. Kernels of sm90a compute so much for each key that keys should come from L2: their
+// blocks do small parts, of the same heads at a time.
+int32_t parts_per_block(const CudaKernel& kernel, int64_t tiles) {
+  return kernel.arch == 90 ? static_cast<int32_t>(std::clamp<int64_t>(tiles, 1, 8)) : 1;
 }
 
 }  // namespace
@@ -160,25 +177,61 @@ Status check_cuda(const Params& params, const DeviceInfo& device) {
   return Status::ok();
 }
 
-CudaPlan plan_cuda(const Params& params, const DeviceInfo& device, std::string_view only) {
-  CudaPlan plan{choose(params, device, only), {}, 0};
+Sizes sizes_of(const Params& p) {
+  return {p.tokens,
+          p.heads,
+          p.kv_heads,
+          p.head_dim,
+          p.v_head_dim,
+          p.requests,
+          p.max_seqlen_q,
+          p.k.page,
+          p.block_table.max_blocks,
+          p.tree_words,
+          p.k.dtype,
+          p.batch_invariant,
+          p.tree_mask != nullptr,
+          p.tree_depth != nullptr,
+          p.alibi_slopes != nullptr || p.window_left >= 0 || p.window_right >= 0};
+}
+
+CudaPlan plan_cuda(const Sizes& sizes, const DeviceInfo& device, std::string_view only) {
+  CudaPlan plan;
+  plan.kernel = choose(sizes, device, only);
   if (plan.kernel.launch == nullptr) return plan;
-  const int64_t group = params.heads / params.kv_heads;
+  const int64_t group = sizes.heads / sizes.kv_heads;
   Work& work = plan.work;
-  work.spans = params.requests + 2;
+  work.spans = sizes.requests + 2;
   // Each span may end with a tile that is not full.
-  work.max_tiles = params.tokens * group / plan.kernel.rows + work.spans;
-  const int64_t blocks = ceil_div(params.block_table.max_blocks * params.k.page, kColumns);
+  work.max_tiles = sizes.tokens * group / plan.kernel.rows + work.spans;
+  const int64_t blocks = ceil_div(sizes.max_blocks * sizes.page, kColumns);
   const int64_t per_sm = std::clamp<int64_t>(
       device.smem_per_block / (plan.kernel.smem_bytes + 1024), 1, plan.kernel.blocks_per_sm);
-  const int64_t visits = work.max_tiles * params.kv_heads * std::max<int64_t>(blocks, 1);
-  work.parts = static_cast<int32_t>(std::min(device.sm_count * per_sm, visits));
+  const int64_t visits = work.max_tiles * sizes.kv_heads * std::max<int64_t>(blocks, 1);
+  work.blocks = static_cast<int32_t>(std::min(device.sm_count * per_sm, visits));
+  work.parts =
+      work.blocks * parts_per_block(plan.kernel, work.max_tiles * sizes.kv_heads / work.blocks);
   work.slot_floats = plan.kernel.slot_floats;
-  work.tokens = params.tokens;
-  if (params.batch_invariant) plan_splits(params, ceil_div(blocks, kSplitBlocks), work);
-  if (needs_positions(params) && params.tree_depth == nullptr) work.depth_count = params.tokens;
+  work.tokens = sizes.tokens;
+  if (sizes.batch_invariant)
+    plan_splits(sizes, std::max<int64_t>(ceil_div(blocks, kSplitBlocks), 1), work);
+  plan.needs_depths = sizes.has_tree && (sizes.has_biases || sizes.batch_invariant);
+  if (plan.needs_depths && !sizes.has_depths) work.depth_count = sizes.tokens;
+  plan.overlaps = device.compute_capability >= 90;
   plan.workspace_bytes = place(work, nullptr);
   return plan;
+}
+
+CudaPlan known_plan_cuda(const Sizes& sizes, const DeviceInfo& device, std::string_view only) {
+  const auto& [tokens, heads, kv_heads, head_dim, v_head_dim, requests, max_seqlen_q, page,
+               max_blocks, tree_words, cache, batch_invariant, has_tree, has_depths, has_biases] =
+      sizes;
+  const auto key = memo_key(tokens, heads, kv_heads, head_dim, v_head_dim, requests, max_seqlen_q,
+                            page, max_blocks, tree_words, cache, batch_invariant, has_tree,
+                            has_depths, has_biases, key_of(device), choice_of(only));
+  static thread_local Memo<key.size(), CudaPlan, 64> known(host_work().plans);
+  if (const CudaPlan* found = known.find(key)) return *found;
+  return known.keep(key, plan_cuda(sizes, device, only));
 }
 
 Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, void* stream) {
@@ -186,6 +239,7 @@ Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, voi
   KernelArgs args{};
   args.p = params;
   args.work = plan.work;
+  args.overlaps = plan.overlaps;
   place(args.work, workspace);
   if (Status status = kv::error_word(args.error); !status.is_ok()) return status;
   args.page = Divisor(static_cast<int32_t>(std::min<int64_t>(params.k.page, INT32_MAX)));
@@ -193,7 +247,8 @@ Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, voi
   args.q_copy_bytes = copy_bytes(params.q, 2, {params.q_token_stride, params.q_head_stride});
   args.k_copy_bytes = copy_bytes(params.k);
   args.v_copy_bytes = copy_bytes(params.v);
-  if (needs_positions(params))
+  set_value_distance(params.k, params.v, args);
+  if (plan.needs_depths)
     args.depths = params.tree_depth != nullptr ? params.tree_depth : args.work.depths;
   if (Status status = launch_plan(params, args.work, plan.kernel.rows, args.error, stream);
       !status.is_ok())

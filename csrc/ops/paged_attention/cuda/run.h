@@ -16,11 +16,14 @@ enum class Elements { kHalf, kInt8, kE4M3 };  // of a cache; kHalf: those of q
 struct KernelArgs {
   Params p;
   Work work;
+  bool overlaps;  // the launch begins while the one before it, which plans, still runs
   kv::ErrorWord* error;
   Divisor page;
   int32_t group;
   int q_copy_bytes, k_copy_bytes, v_copy_bytes;  // bytes of one copy of a row: 16, 4 or 1
-  const int32_t* depths;                         // [tokens], of nodes of trees, or not needed
+  bool values_match;  // whether each value lies value_distance bytes behind its key
+  int64_t value_distance;
+  const int32_t* depths;  // [tokens], of nodes of trees, or not needed
 };
 
 struct CudaKernel {
@@ -41,16 +44,28 @@ const std::vector<CudaKernel>& cuda_kernels();
 // An error for a call that the CUDA kernels cannot compute, although the CPU kernels can.
 Status check_cuda(const Params& params, const DeviceInfo& device);
 
+// All that a plan depends on. The lengths are not among them: they may change between replays of a graph.
+struct Sizes {
+  int64_t tokens, heads, kv_heads, head_dim, v_head_dim, requests, max_seqlen_q;
+  int64_t page, max_blocks, tree_words;
+  kv::CacheDType cache;
+  bool batch_invariant, has_tree, has_depths, has_biases;  // has_biases: positions matter
+};
+Sizes sizes_of(const Params& params);
+
 // A call on a device: the kernel, and where its work lies in the workspace.
 struct CudaPlan {
   CudaKernel kernel = {};  // its `launch` is nullptr if no allowed kernel can compute the call
   Work work;               // without addresses
+  bool overlaps = false;
+  bool needs_depths = false;  // of nodes of trees
   int64_t workspace_bytes = 0;
 };
 
-// only: the name that a kernel must have or begin with, for tests; empty: any. From host-known sizes alone: the lengths
-// may change between replays of a graph.
-CudaPlan plan_cuda(const Params& params, const DeviceInfo& device, std::string_view only);
+// only: the name that a kernel must have or begin with, for tests; empty: any.
+CudaPlan plan_cuda(const Sizes& sizes, const DeviceInfo& device, std::string_view only);
+CudaPlan known_plan_cuda(const Sizes& sizes, const DeviceInfo& device,
+                         std::string_view only);  // kept by each thread
 
 // workspace: plan.workspace_bytes, 16-byte aligned.
 Status run_cuda(const Params& params, const CudaPlan& plan, void* workspace, void* stream);

@@ -48,7 +48,7 @@ struct alignas(16) Place {
       own_end;        // tokens own_token to own_end - 1 of the call have columns of their own
   int32_t end_block;  // of the piece
   int32_t split_begin, split_end;  // blocks of columns of the split that is computed
-  int32_t next_tile;               // of the piece that follows
+  int32_t part;
   int32_t unused[2];
 };
 
@@ -160,6 +160,13 @@ struct Sm80Shape : InSmem<Sm80Shape<kConfig, Query>> {
     return row * kCount * 2 + swizzle::row_chunk(row, chunk) * swizzle::kChunkBytes;
   }
 
+  // From the byte of one of the first eight chunks of one of the first rows of an eight, to that of the chunk `chunks`
+  // after it in the row `rows` below. chunks: a multiple of 8; rows: of 4 or, where rows have 4 chunks, of 8.
+  LAMINA_DEVICE static int copy_at(int at, int rows, int chunks) {
+    return (at ^ rows % 8 * swizzle::kChunkBytes) + rows * kRowBytes +
+           chunks * swizzle::kChunkBytes;
+  }
+
   // From the byte of a chunk to that of a chunk of the same row whose number has these bits set in addition. Loops over
   // chunks then need few addresses, as swizzles XOR the low three bits of a chunk.
   LAMINA_DEVICE static int step(int at, int chunks) {
@@ -171,8 +178,14 @@ struct Sm80Shape : InSmem<Sm80Shape<kConfig, Query>> {
   // The warps that load keys and values, and the index of this warp among them.
   static constexpr int kLoadWarps = kWarps;
   LAMINA_DEVICE static int load_warp() { return dev::warp(); }
-  LAMINA_DEVICE static int warp_m() { return dev::warp() % kWarpsM; }
-  LAMINA_DEVICE static int warp_n() { return dev::warp() / kWarpsM; }
+  // Warps of the same rows are neighbours, so rows that do not exist leave all schedulers the same work.
+  LAMINA_DEVICE static int warp_m() { return dev::warp() / kWarpsN; }
+  LAMINA_DEVICE static int warp_n() { return dev::warp() % kWarpsN; }
+  // Whether the tile has rows for this warp. Other warps only load.
+  LAMINA_DEVICE static bool has_rows() {
+    // The vote tells the compiler that all lanes agree.
+    return kWarpsM == 1 || dev::any(warp_m() * kWarpRows < Sm80Shape::at(&Place::rows));
+  }
   // The row of the block that this lane holds in half `half` of tile `tile` of an accumulator.
   LAMINA_DEVICE static int row_of(int tile, int half) {
     return warp_m() * kWarpRows + tile * 16 + half * 8 + dev::lane() / 4;

@@ -44,10 +44,17 @@ struct Sm80 {
 
     LAMINA_DEVICE int current() const { return stage * Shape::kTileBytes; }
     LAMINA_DEVICE void advance() { stage = stage + 1 == Shape::kStages ? 0 : stage + 1; }
+    // of_values: what this stage has. A stage kStages - 1 later has the same if kStages is odd.
+    template <bool of_values>
     LAMINA_DEVICE void wait_and_refill(Loads<Shape>& loads) const {
       dev::cp_async_wait<Shape::kStages - 2>();
       dev::block_sync();  // the stage has arrived for all, and the stage before it is free
-      loads.start_next(stage == 0 ? Shape::kStages - 1 : stage - 1);
+      const int free = stage == 0 ? Shape::kStages - 1 : stage - 1;
+      if constexpr (of_values == (Shape::kStages % 2 == 1)) {
+        loads.start_values(free);
+      } else {
+        loads.start_keys(free);
+      }
     }
   };
 
@@ -65,32 +72,45 @@ struct Sm80 {
     Loads<Shape> loads(args);
     const bool has_scales = args.p.v_scale.is_per_token();
 #pragma unroll 1
-    for (int s = 0; s < Shape::kStages - 1; ++s) loads.start_next(s);
+    for (int s = 0; s < Shape::kStages - 1; s += 2) {
+      loads.start_keys(s);
+      if (s + 1 < Shape::kStages - 1) loads.start_values(s + 1);
+    }
     Ring ring;
+    const bool has_rows = Shape::has_rows();
 #pragma unroll 1
     for (Walk<Shape> walk(args); !walk.is_done(); walk.advance(args)) {
-      ring.wait_and_refill(loads);
+      ring.template wait_and_refill<false>(loads);
       typename Multiply::Scores scores;
-      Multiply::multiply_keys(ring.current(), queries, scores);
-      if (!rule.is_plain) Weigh::transform(args, rule, walk, ring.stage, scores);
-      if (walk.token() >= 0 || walk.first_column() < Shape::at(&Place::all_low) ||
-          Shape::at(&Place::all_high) - walk.first_column() < kColumns)
-        Weigh::mask(args, walk, scores);
       float maxima[Shape::kTilesM][2];
-      Weigh::find_maxima(scores, maxima);
-      Weigh::raise(maxima, rule.factor, state);
+      if (has_rows) {
+        Multiply::multiply_keys(ring.current(), queries, scores);
+        if (!rule.is_plain) Weigh::transform(args, rule, walk, ring.stage, scores);
+        if (walk.token() >= 0 || walk.first_column() < Shape::at(&Place::all_low) ||
+            Shape::at(&Place::all_high) - walk.first_column() < kColumns)
+          Weigh::mask(args, walk, scores);
+        Weigh::find_maxima(scores, maxima);
+      }
+      if constexpr (Shape::kWarpsN > 1) dev::block_sync();
       typename Multiply::Weights weights, scaled;
-      Weigh::weigh(scores, rule.factor, state, ring.stage, has_scales, weights, scaled);
-      if constexpr (Shape::kWarpsN > 1) {
-        Multiply::store_weights(weights, Shape::kWeightsAt);
-        if constexpr (Shape::kIsQuantized)
-          if (has_scales) Multiply::store_weights(scaled, Shape::kWeightsAt + Shape::kWeightBytes);
+      if (has_rows) {
+        Weigh::find_maxima_of_warps(maxima);
+        Weigh::raise(maxima, rule.factor, state);
+        Weigh::weigh(scores, rule.factor, state, ring.stage, has_scales, weights, scaled);
+        if constexpr (Shape::kWarpsN > 1) {
+          Multiply::store_weights(weights, Shape::kWeightsAt);
+          if constexpr (Shape::kIsQuantized)
+            if (has_scales)
+              Multiply::store_weights(scaled, Shape::kWeightsAt + Shape::kWeightBytes);
+        }
       }
       ring.advance();
-      ring.wait_and_refill(loads);
+      ring.template wait_and_refill<true>(loads);
       const bool specials = has_specials(walk, ring.current());
-      Multiply::multiply_values(ring.current(), weights, scaled, has_scales, specials, state);
-      if (specials) Special::add(args, walk, ring.current(), state);
+      if (has_rows) {
+        Multiply::multiply_values(ring.current(), weights, scaled, has_scales, specials, state);
+        if (specials) Special::add(args, walk, ring.current(), state);
+      }
       ring.advance();
     }
     dev::cp_async_wait<0>();
@@ -103,6 +123,10 @@ struct Sm80 {
     dev::cp_async_commit();
     dev::cp_async_wait<0>();
     dev::block_sync();
+    if constexpr (Shape::kIsQuantized) {
+      Multiply::permute_queries();
+      dev::block_sync();
+    }
   }
 
   LAMINA_DEVICE static void run(const Args& args) {
@@ -111,13 +135,14 @@ struct Sm80 {
       load_piece(args, at);
       typename Multiply::Queries queries;
       Multiply::load_queries(queries);
-      const ScoreRule rule = ScoreRule::of(args.p);
+      const ScoreRule rule = ScoreRule::of(args.p, kUnit<Shape::kElements, typename Shape::T>);
       Pieces<Shape>::compute(args, [&](State& state) { attend(args, rule, queries, state); });
     });
   }
 
   static Status start(const KernelArgs& args, void* stream) {
-    return dev::launch<Sm80>({{args.work.parts, 1, 1}, Shape::kSmemBytes}, stream, args);
+    return dev::launch<Sm80>({{args.work.blocks, 1, 1}, Shape::kSmemBytes, 1, args.overlaps},
+                             stream, args);
   }
 };
 

@@ -73,11 +73,10 @@ struct Sm90a {
     LAMINA_DEVICE void fill(const Args& args) {
       Loads<Shape> loads(args);
       int under_way = 0;
-#pragma unroll 1
-      while (!loads.is_done()) {
+      const auto fill_next = [&](const auto& start) {
         // The ring starts empty: the phase before the first counts as done.
         dev::mbarrier_wait(&Shape::barriers().empty[next.stage], next.parity ^ 1);
-        loads.start_next(next.stage);
+        start(next.stage);
         next.advance();
         if (under_way == kAhead) {
           dev::cp_async_wait<kAhead>();
@@ -85,6 +84,11 @@ struct Sm90a {
         } else {
           ++under_way;
         }
+      };
+#pragma unroll 1
+      while (!loads.is_done()) {
+        fill_next([&](int stage) { loads.start_keys(stage); });
+        fill_next([&](int stage) { loads.start_values(stage); });
       }
       dev::cp_async_wait<0>();
       for (; under_way > 0; --under_way) arrive();
@@ -162,13 +166,47 @@ struct Sm90a {
     Shape::sync();
   }
 
+  // The column from which on the rows of this warpgroup see nothing.
+  LAMINA_DEVICE static int32_t end_column() {
+    const int32_t first = dev::warp() / Shape::kWarpgroupWarps * Shape::kWarpgroupRows;
+    const int32_t rows = Shape::at(&Place::rows);
+    if (rows <= first) return 0;
+    const int32_t last =
+        (rows < first + Shape::kWarpgroupRows ? rows : first + Shape::kWarpgroupRows) - 1;
+    // Plain tokens come before nodes, and no token sees less than the one before it.
+    return Rows::info(last, RowMember::kToken) < 0 ? Rows::info(last, RowMember::kHigh) : INT32_MAX;
+  }
+
   // state = the result over the columns of the piece.
   LAMINA_DEVICE static void attend(const Args& args, const ScoreRule& rule,
                                    const typename Multiply::Queries& queries, Stages& stages,
                                    State& state) {
     Results<Shape>::clear(state);
     Walk<Shape> block(args);
-    if (block.is_done()) return;
+    const int32_t end = end_column();
+    if (!block.is_done() && block.first_column() < end)
+      attend_blocks(args, rule, queries, stages, end, block, state);
+    add_sums(state);
+    for (; !block.is_done(); block.advance(args)) pass_block(args, block, stages, state);
+  }
+
+  // Leaves a block of columns of which the rows of this warpgroup see nothing to the other warpgroup.
+  LAMINA_DEVICE static void pass_block(const Args& args, const Walk<Shape>& block, Stages& stages,
+                                       State& state) {
+    wait_full(stages.keys);
+    if (block.index() > 0) {  // the first keys of a piece have no turn
+      Turn::begin();
+      Turn::end();
+    }
+    release(stages.keys);
+    wait_values(args, block, stages.values, state);
+    release(stages.values);
+  }
+
+  // The blocks before column `end`, at least one. Leaves `block` behind them.
+  LAMINA_DEVICE static void attend_blocks(const Args& args, const ScoreRule& rule,
+                                          const typename Multiply::Queries& queries, Stages& stages,
+                                          int32_t end, Walk<Shape>& block, State& state) {
     typename Multiply::Scores scores = {};
     typename Multiply::Weights weights;
     wait_full(stages.keys);
@@ -180,10 +218,10 @@ struct Sm90a {
     while (true) {
       wait_values(args, block, stages.values, state);
       block.advance(args);
-      if (block.is_done()) {
+      if (block.is_done() || block.first_column() >= end) {
         Multiply::start_values(stages.values.stage, weights, state);
         end_values(stages.values, weights, state);
-        break;
+        return;
       }
       wait_full(stages.keys);
       Turn::begin();
@@ -196,7 +234,6 @@ struct Sm90a {
       if (growth.is_needed) Weigh::grow_values(growth, state);
       Multiply::round(scores, weights);
     }
-    add_sums(state);
   }
 
   // The elements of a row and the four lanes that share the row have each added the weights of their columns.
@@ -248,7 +285,7 @@ struct Sm90a {
       Shape::sync();
       typename Multiply::Queries queries;
       Multiply::load_queries(queries);
-      const ScoreRule rule = ScoreRule::of(args.p);
+      const ScoreRule rule = ScoreRule::of(args.p, kUnit<Shape::kElements, typename Shape::T>);
       Piece::compute(args, [&](State& state) { attend(args, rule, queries, stages, state); });
     });
   }
@@ -274,7 +311,8 @@ struct Sm90a {
   }
 
   static Status start(const KernelArgs& args, void* stream) {
-    return dev::launch<Sm90a>({{args.work.parts, 1, 1}, Shape::kSmemBytes}, stream, args);
+    return dev::launch<Sm90a>({{args.work.blocks, 1, 1}, Shape::kSmemBytes, 1, args.overlaps},
+                              stream, args);
   }
 };
 

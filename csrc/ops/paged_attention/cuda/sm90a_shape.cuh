@@ -81,6 +81,11 @@ struct Sm90aShape : InSmem<Sm90aShape<kConfig, Query>> {
     return chunk / kBoxChunks * kQueryBoxBytes + in_box(row, chunk);
   }
 
+  LAMINA_DEVICE static int copy_at(int at, int rows, int chunks) {
+    return (at ^ rows % 8 * swizzle::kChunkBytes) + rows * kRunBytes +
+           chunks / kBoxChunks * kBoxBytes;
+  }
+
   LAMINA_DEVICE static int step(int at, int chunks) {
     return (at ^ chunks % kBoxChunks * swizzle::kChunkBytes) + chunks / kBoxChunks * kQueryBoxBytes;
   }

@@ -20,8 +20,9 @@ struct ScoreRule {
   float factor;   // of dot products that need no transformation
   bool is_plain;  // whether they need none
 
-  LAMINA_DEVICE static ScoreRule of(const Params& p) {
-    ScoreRule rule{p.scale, 1.0f, false};
+  // unit: of the keys (kUnit).
+  LAMINA_DEVICE static ScoreRule of(const Params& p, float unit) {
+    ScoreRule rule{p.scale * unit, 1.0f, false};
     if (p.k_scale.is_given() && !p.k_scale.is_per_token())
       rule.scale = rule.scale * dev::load_global(p.k_scale.data);
     const float factor = rule.scale * kLog2E;
@@ -51,46 +52,62 @@ struct Softmax {
     return std::copysign((1.0f - t) / (1.0f + t), x);
   }
 
+  // Calls f(n, e, column) for the columns of this lane.
+  LAMINA_DEVICE static void for_columns(const auto& f) {
+#pragma unroll
+    for (int n = 0; n < Shape::kTilesColumn; ++n)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) f(n, e, column_of(n, e));
+  }
+  // Calls f(t, half, score) for the scores in this lane of column e of tile n.
+  LAMINA_DEVICE static void for_rows(Scores& scores, int n, int e, const auto& f) {
+#pragma unroll
+    for (int t = 0; t < Shape::kTilesM; ++t)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) f(t, half, scores[t][n][half * 2 + e]);
+  }
+
   // stage: of the keys.
   LAMINA_DEVICE static void transform(const KernelArgs& args, const ScoreRule& rule,
                                       const Walk<Shape>& walk, int stage, Scores& scores) {
     const Params& p = args.p;
-    const int32_t prefix = Shape::at(&Place::prefix), nodes = Shape::at(&Tile::tree_len);
     const float scale = p.softcap == 0.0f ? rule.scale * kLog2E : rule.scale;
-#pragma unroll
-    for (int n = 0; n < Shape::kTilesColumn; ++n)
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int column = column_of(n, e);
-        float of_column = scale;
-        if constexpr (Shape::kIsQuantized)
-          if (p.k_scale.is_per_token())
-            of_column = scale * dev::load_shared(Shape::scales(stage, false) + column);
-        // For plain tokens a key has the position of its slot; for nodes another node has its own.
-        const int32_t slot_position = walk.first_column() + column - prefix;
-        int32_t node_position = slot_position;
-        if (p.alibi_slopes != nullptr && slot_position >= 0 && slot_position < nodes)
-          node_position = dev::load_shared(Shape::positions(walk.index()) + column);
-#pragma unroll
-        for (int t = 0; t < Shape::kTilesM; ++t)
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            float& score = scores[t][n][half * 2 + e];
-            score = score * of_column;
-            if (p.softcap != 0.0f) score = tanh(score / p.softcap) * (p.softcap * kLog2E);
-            if (p.alibi_slopes != nullptr) {
-              const int row = Shape::row_of(t, half);
-              const int32_t own = Rows::info(row, RowMember::kPosition);
-              const int32_t position =
-                  Rows::info(row, RowMember::kToken) < 0 ? slot_position : node_position;
-              const uint32_t distance =
-                  own > position ? static_cast<uint32_t>(own) - static_cast<uint32_t>(position)
-                                 : static_cast<uint32_t>(position) - static_cast<uint32_t>(own);
-              score = std::fma(-std::bit_cast<float>(Rows::info(row, RowMember::kSlope)),
-                               static_cast<float>(distance), score);
-            }
-          }
-      }
+    const bool has_scales = Shape::kIsQuantized && p.k_scale.is_per_token();
+    for_columns([&](int n, int e, int column) {
+      float of_column = scale;
+      if constexpr (Shape::kIsQuantized)
+        if (has_scales) of_column = scale * dev::load_shared(Shape::scales(stage, false) + column);
+      for_rows(scores, n, e, [&](int, int, float& score) { score = score * of_column; });
+    });
+    if (p.softcap != 0.0f)
+      for_columns([&](int n, int e, int) {
+        for_rows(scores, n, e, [&](int, int, float& score) {
+          score = tanh(score / p.softcap) * (p.softcap * kLog2E);
+        });
+      });
+    if (p.alibi_slopes != nullptr) add_biases(walk, scores);
+  }
+
+  LAMINA_DEVICE static void add_biases(const Walk<Shape>& walk, Scores& scores) {
+    const int32_t prefix = Shape::at(&Place::prefix), nodes = Shape::at(&Tile::tree_len);
+    for_columns([&](int n, int e, int column) {
+      // For plain tokens a key has the position of its slot; for nodes another node has its own.
+      const int32_t slot_position = walk.first_column() + column - prefix;
+      int32_t node_position = slot_position;
+      if (slot_position >= 0 && slot_position < nodes)
+        node_position = dev::load_shared(Shape::positions(walk.index()) + column);
+      for_rows(scores, n, e, [&](int t, int half, float& score) {
+        const int row = Shape::row_of(t, half);
+        const int32_t own = Rows::info(row, RowMember::kPosition);
+        const int32_t position =
+            Rows::info(row, RowMember::kToken) < 0 ? slot_position : node_position;
+        const uint32_t distance =
+            own > position ? static_cast<uint32_t>(own) - static_cast<uint32_t>(position)
+                           : static_cast<uint32_t>(position) - static_cast<uint32_t>(own);
+        score = std::fma(-std::bit_cast<float>(Rows::info(row, RowMember::kSlope)),
+                         static_cast<float>(distance), score);
+      });
+    });
   }
 
   // Scores that a row does not see become -inf.
@@ -108,9 +125,9 @@ struct Softmax {
       }
   }
 
-  // The largest score of each row in the block of columns.
+  // The largest score of each row among the columns of this warp, which other warps of the row find in shared memory after a
+  // barrier.
   LAMINA_DEVICE static void find_maxima(const Scores& scores, float (&maxima)[Shape::kTilesM][2]) {
-    auto* const of_warps = reinterpret_cast<float*>(Shape::smem(Shape::kMaximaAt));
 #pragma unroll
     for (int t = 0; t < Shape::kTilesM; ++t)
 #pragma unroll
@@ -122,25 +139,25 @@ struct Softmax {
           for (int e = 0; e < 2; ++e) largest = dev::f32_max(largest, scores[t][n][half * 2 + e]);
         largest = dev::f32_max(largest, dev::shuffle_xor(largest, 1));
         largest = dev::f32_max(largest, dev::shuffle_xor(largest, 2));
-        if constexpr (Shape::kWarpsN > 1) {
-          if (dev::lane() % 4 == 0)
-            dev::store_shared(of_warps + Shape::warp_n() * Shape::kRows + Shape::row_of(t, half),
-                              largest);
-        }
+        if constexpr (Shape::kWarpsN > 1)
+          if (dev::lane() % 4 == 0) dev::store_shared(maximum(Shape::warp_n(), t, half), largest);
         maxima[t][half] = largest;
       }
-    if constexpr (Shape::kWarpsN > 1) {
-      dev::block_sync();
+  }
+  // Those of all columns, after the barrier.
+  LAMINA_DEVICE static void find_maxima_of_warps(float (&maxima)[Shape::kTilesM][2]) {
+    if constexpr (Shape::kWarpsN > 1)
 #pragma unroll
       for (int t = 0; t < Shape::kTilesM; ++t)
 #pragma unroll
         for (int half = 0; half < 2; ++half)
 #pragma unroll
           for (int w = 0; w < Shape::kWarpsN; ++w)
-            maxima[t][half] = dev::f32_max(
-                maxima[t][half],
-                dev::load_shared(of_warps + w * Shape::kRows + Shape::row_of(t, half)));
-    }
+            maxima[t][half] = dev::f32_max(maxima[t][half], dev::load_shared(maximum(w, t, half)));
+  }
+  LAMINA_DEVICE static float* maximum(int warp_n, int t, int half) {
+    return reinterpret_cast<float*>(Shape::smem(Shape::kMaximaAt)) + warp_n * Shape::kRows +
+           Shape::row_of(t, half);
   }
 
   // The factors by which the sums of rows change because their exponents do.
@@ -203,29 +220,38 @@ struct Softmax {
   // a row does not see may have any scale.
   LAMINA_DEVICE static void weigh(const Scores& scores, float factor, const State& state, int stage,
                                   bool has_scales, Weights& weights, Weights& scaled) {
+    if constexpr (Shape::kIsQuantized)
+      if (has_scales) return weigh_all<true>(scores, factor, state, stage, weights, scaled);
+    weigh_all<false>(scores, factor, state, stage, weights, scaled);
+  }
+
+ private:
+  template <bool kHasScales>
+  LAMINA_DEVICE static void weigh_all(const Scores& scores, float factor, const State& state,
+                                      int stage, Weights& weights, Weights& scaled) {
 #pragma unroll
-    for (int t = 0; t < Shape::kTilesM; ++t)
+    for (int n = 0; n < Shape::kTilesColumn; ++n) {
+      float scale[2];
+      if constexpr (kHasScales)
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float exponent = -finite(state.exponent[t][half]);
+        for (int e = 0; e < 2; ++e)
+          scale[e] = dev::load_shared(Shape::scales(stage, true) + column_of(n, e));
 #pragma unroll
-        for (int n = 0; n < Shape::kTilesColumn; ++n) {
+      for (int t = 0; t < Shape::kTilesM; ++t)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float exponent = -finite(state.exponent[t][half]);
           const float low = scores[t][n][half * 2], high = scores[t][n][half * 2 + 1];
           const float low_weight = dev::exp2_approx(std::fma(low, factor, exponent));
           const float high_weight = dev::exp2_approx(std::fma(high, factor, exponent));
           const int to = n % 2 * 2 + half;
           weights[t][n / 2][to] = Half<W>::pack(low_weight, high_weight);
-          if constexpr (Shape::kIsQuantized) {
-            if (!has_scales) continue;
-            const float* const scale = Shape::scales(stage, true) + column_of(n, 0);
-            const float low_scale = dev::load_shared(scale),
-                        high_scale = dev::load_shared(scale + 1);
+          if constexpr (kHasScales)
             scaled[t][n / 2][to] =
-                Half<W>::pack(low == -kInfinity ? 0.0f : low_weight * low_scale,
-                              high == -kInfinity ? 0.0f : high_weight * high_scale);
-          }
+                Half<W>::pack(low == -kInfinity ? 0.0f : low_weight * scale[0],
+                              high == -kInfinity ? 0.0f : high_weight * scale[1]);
         }
-      }
+    }
   }
 };
 

@@ -2,8 +2,8 @@
 //
 // A tile is up to kRows query rows of one request and KV head: row r is head r % group of token r / group. A visit is the
 // smallest piece of work: `visit_blocks` blocks of kColumns columns for one tile and one KV head. All visits stand in one
-// line, by tile, head and block. Part i of n is the range [i * visits / n, (i + 1) * visits / n) of the line, as on a CPU
-// (plan.h). A block of threads does a part; at most two pieces of a part share their tile and head with other parts.
+// line, by head, tile and block. Parts are ranges of the line of equal lengths, up to one visit. At most two pieces of a part share their tile and head with other parts. Block b of threads does the parts b,
+// b + blocks, ...: with several parts for each block, all blocks read the keys of the same heads at a time, from L2.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,8 @@
 namespace lamina::paged_attention {
 
 inline constexpr int kColumns = 64;  // of a block of columns: they share a maximum
-// With batch_invariant the columns of a split have a softmax of their own, and splits are merged in order.
+// With batch_invariant the columns of a split have a softmax of their own, and splits are merged in a fixed tree
+// (split_tree.cuh).
 inline constexpr int kSplitBlocks = 16;
 
 // The tokens of one request. Tokens that no request owns, and those of a request with a bad length, have seq_len = 0.
@@ -29,21 +30,35 @@ struct Tile {
   int32_t request, token, q_len, seq_len, tree_len;  // of the span
   int32_t row;                                       // the first, of the rows of the request
   int32_t first_block, blocks;                       // of columns
-  int64_t visit;                                     // the first in line
+  int64_t visit;                                     // the first in line, among those of a head
   int64_t unused;
 };
 
 struct Header {
-  int64_t visits;
+  int64_t head_visits;  // of all tiles, for one head
+  int64_t part_visits;  // of a part; the first `longer` parts have one more
+  int32_t parts, longer;
   int32_t tiles, unused;
+
+  constexpr int64_t begin(int64_t part) const {
+    return part * part_visits + (part < longer ? part : longer);
+  }
+  constexpr int64_t part_of(int64_t visit) const {
+    const int64_t of_longer = longer * (part_visits + 1);
+    return visit < of_longer ? visit / (part_visits + 1)
+                             : longer + (visit - of_longer) / part_visits;
+  }
 };
 
 // Sizes that the host knows without the lengths, and addresses in the workspace.
 struct Work {
-  int32_t parts = 0;               // blocks of the launch
-  int32_t visit_blocks = 1;        // INT_MAX: a tile is never cut
-  int32_t split_blocks = INT_MAX;  // blocks that share a softmax
-  int32_t slots_per_part = 2;      // partial results that a part may leave
+  int32_t blocks = 0;  // of the launch
+  int32_t parts = 0;   // at most
+  int32_t visit_blocks = 1;
+  int32_t least_visits = 4;                   // of a part
+  int32_t split_blocks = INT_MAX;             // blocks that share a softmax
+  int32_t slots_per_part = 2;                 // partial results that a part may leave
+  int32_t piece_levels = 0, tile_levels = 0;  // of the trees of splits
   int64_t slot_floats = 0;
   int64_t spans = 0, max_tiles = 0;
   Header* header = nullptr;
