@@ -143,7 +143,7 @@ def _checked_blank(name: str, entry: dict[str, object], own: dict[str, str], sou
         }
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from error
-    _load_layer(module, name, state)
+    load_layer(module, name, state)
     found = describe(module)
     for key in [*found, *entry]:
         if found.get(key) != entry.get(key):
@@ -199,11 +199,11 @@ def _fill(layer: _Packed, source: Folder, weights: dict[object, PackedLinear]) -
     for at, name in stored.items():
         is_loaded = key in weights and at in module.weight_buffers
         state[at] = getattr(weights[key], at) if is_loaded else _copy(source.tensor(name), layer.device)
-    _load_layer(module, layer.names[0], state)
+    load_layer(module, layer.names[0], state)
     weights.setdefault(key, module)
 
 
-def _load_layer(module: PackedLinear, name: str, state: dict[str, Tensor]) -> None:
+def load_layer(module: PackedLinear, name: str, state: dict[str, Tensor]) -> None:
     try:
         module.load_state_dict(state, assign=True)
     except RuntimeError as error:  # the first line of its message only names the class

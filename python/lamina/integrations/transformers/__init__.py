@@ -1,4 +1,5 @@
-"""lamina in Hugging Face transformers (5.x): importing this module registers the attention "lamina".
+"""lamina in Hugging Face transformers (5.x). Importing this module registers the attention "lamina", and the
+quantisation method "lamina", so that from_pretrained reads what save_pretrained and save_compressed write.
 
 import lamina.integrations.transformers
 model = AutoModelForCausalLM.from_pretrained(name, attn_implementation="lamina")
@@ -10,8 +11,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from lamina.integrations.transformers.attention import Mask, attention, make_mask
 from lamina.integrations.transformers.cache import PagedKVCache
+from lamina.integrations.transformers.quantizer import LaminaConfig, LaminaHfQuantizer
 
-__all__ = ["Mask", "PagedKVCache", "attention", "make_mask"]
+__all__ = ["LaminaConfig", "LaminaHfQuantizer", "Mask", "PagedKVCache", "attention", "make_mask"]
 
 AttentionInterface.register("lamina", attention)
 AttentionMaskInterface.register("lamina", make_mask)
