@@ -204,6 +204,7 @@ def _fill(layer: _Packed, source: Folder, weights: dict[object, PackedLinear]) -
 
 
 def load_layer(module: PackedLinear, name: str, state: dict[str, Tensor]) -> None:
+    """Gives a packed layer its tensors. Raises a ValueError that names the layer if they do not fit."""
     try:
         module.load_state_dict(state, assign=True)
     except RuntimeError as error:  # the first line of its message only names the class

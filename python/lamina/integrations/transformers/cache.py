@@ -60,7 +60,7 @@ def _values(leaf: Any) -> Any:
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[misc]
-    """What transformers asks of a layer; the cache does the work."""
+    """A layer as transformers sees it; the cache does the work."""
 
     is_sliding = False
 
