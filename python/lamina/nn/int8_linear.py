@@ -66,10 +66,11 @@ class Int8Linear(PackedLinear):
         )
         self.register_buffer("weight_sums", torch.zeros(n, dtype=torch.int32, device=device))
         self.register_buffer("weight_scale", torch.ones(n, dtype=torch.float32, device=device))
-        self.register_buffer("input_scale", None)
-        self.register_buffer("input_zero_point", None)
         self.register_buffer("weight_format", torch.tensor(self._header(int(symmetric)), device=device))
         self.register_buffer("bias", torch.zeros(n, dtype=dtype, device=device) if bias else None)
+        # Last: torch.export counts buffers that are None, and then takes the buffers after them for others.
+        self.register_buffer("input_scale", None)
+        self.register_buffer("input_zero_point", None)
 
     @classmethod
     @ordinary_tensors

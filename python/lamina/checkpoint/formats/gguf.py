@@ -65,9 +65,9 @@ def q4_1(rows: Tensor) -> QuantizedInt4:
     blocks = rows.view(len(rows), -1, 20)
     q, d, m = _codes(blocks[:, :, 4:]), _halves(blocks, 0).float(), _halves(blocks, 2).float()
     is_flat = d == 0
+    q.view(len(rows), -1, GROUP)[is_flat] = 1
     scale = torch.where(is_flat, m, d)
-    zero_point = torch.where(is_flat, 0, -m / torch.where(is_flat, 1, d))
-    q = torch.where(is_flat.repeat_interleave(GROUP, 1), 1, q)
+    zero_point = torch.where(is_flat, 0, -m / scale)
     return QuantizedInt4(q, scale.T.contiguous(), zero_point.T.contiguous(), GROUP)
 
 
@@ -102,7 +102,11 @@ def _dequantized(kind: str, rows: Tensor) -> Tensor:
 
 def _codes(nibbles: Tensor) -> Tensor:
     """[n, blocks, 16] bytes as codes [n, blocks * 32]."""
-    return torch.cat([nibbles & 15, nibbles >> 4], 2).flatten(1)
+    n, blocks, half = nibbles.shape
+    codes = torch.empty(n, blocks, 2, half, dtype=torch.uint8, device=nibbles.device)
+    torch.bitwise_and(nibbles, 15, out=codes[:, :, 0])
+    torch.bitwise_right_shift(nibbles, 4, out=codes[:, :, 1])
+    return codes.view(n, -1)
 
 
 def _halves(blocks: Tensor, at: int) -> Tensor:

@@ -47,7 +47,7 @@ class Layer(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """What a tensor must be: one of these dtypes, one of these shapes."""
+    """A tensor must have one of these dtypes and one of these shapes."""
 
     dtypes: tuple[torch.dtype, ...]
     shapes: tuple[tuple[int, ...], ...]
