@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -44,9 +45,10 @@ def blocks(name: str, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def formulas() -> tuple[str, ...]:
-    """The element and its offset in int8_tile, the half byte in both int4 layouts, a group of sparse24."""
+    """The element and its offset in int8_tile, the half byte in both int4 layouts, a group of sparse24, the
+    places in sparse24_rows."""
     found = tuple(block.strip() for block in blocks("docs/layouts.md", "python"))
-    assert len(found) == 5
+    assert len(found) == 6
     return found
 
 
@@ -110,6 +112,29 @@ def test_sparse24_formula_and_codes_are_what_compress_sparse24_does(formulas: tu
     got = torch.ops.lamina.compress_sparse24(w)
     assert torch.equal(got[0], values)
     assert torch.equal(got[1], metadata)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.bfloat16, torch.float32], ids=str)
+def test_sparse24_rows_places_are_those_of_the_packed_weight(
+    formulas: tuple[str, ...], dtype: torch.dtype
+) -> None:
+    n, k, bits = 18, 72, 4 if dtype == torch.uint8 else 8 * dtype.itemsize
+    places = compile(formulas[5], "docs/layouts.md", "exec")
+    kept = torch.rand(n, k // 4, 4, generator=torch.Generator().manual_seed(1)).argsort(-1) < 2
+    w = (torch.arange(1, n * k + 1).view(n, k) % 15 + 1).to(dtype)
+    values, metadata = torch.ops.lamina.compress_sparse24(w, kept.view(n, k))
+    data, _ = torch.ops.lamina.pack_sparse24(values, metadata, k, "sparse24_rows")
+    for row, g, e in itertools.product(range(n), range(k // 4), range(2)):
+        scope: dict[str, int] = {"n": row, "g": g, "e": e, "bits": bits}
+        exec(places, {}, scope)
+        tile = data[row // 16, g // 16]
+        code = int(metadata[row, g // 2]) >> 4 * (g % 2) & 15
+        assert int(tile[scope["index_byte"]]) >> scope["index_shift"] & 3 == code >> 2 * e & 3
+        at, value = scope["value_byte"], values[row, 2 * g + e]
+        if bits == 4:
+            assert int(tile[at]) >> scope["value_shift"] & 15 == int(value)
+        else:
+            assert torch.equal(tile[at : at + bits // 8].clone().view(dtype)[0], value)
 
 
 def test_int8_tile_diagram_shows_the_tile() -> None:

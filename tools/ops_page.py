@@ -24,14 +24,24 @@ for engines and exported graphs; there a packed weight is passed as its tensors:
 `column_sums`.
 """
 SECTIONS = {
-    "Matrix products": ("gemm_int8", "gemm_int8_quantized", "gemm_int4", "gemm_int4_int8"),
+    "Matrix products": (
+        *("gemm_int8", "gemm_int8_quantized", "gemm_int4", "gemm_int4_int8"),
+        *("matmul_sparse24", "matmul_sparse24_int8", "matmul_sparse24_int4", "matmul_sparse24_int4_int8"),
+    ),
     "Activations": ("quantize_int8", "QuantizedInt8"),
     "Attention and its cache": (
         *("paged_attention", "append_paged_kv", "gather_paged_kv", "copy_kv_blocks", "compact_kv"),
         *("merge_attention_states", "check_errors"),
         *("kv.PagedCache", "kv.Batch", "kv.OutOfPages", "kv.advise_huge_pages"),
     ),
-    "Packed weights": ("pack_int8", "PackedInt8", "pack_int4", "PackedInt4"),
+    "Packed weights": (
+        "pack_int8",
+        "PackedInt8",
+        "pack_int4",
+        "PackedInt4",
+        "pack_sparse24",
+        "PackedSparse24",
+    ),
     "2:4 weights": ("compress_sparse24", "Sparse24", "is_sparse24"),
     "Whole models": (
         *("compress", "CompressionReport", "save_compressed", "load_compressed"),

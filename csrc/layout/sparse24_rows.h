@@ -1,5 +1,5 @@
-// sparse24_rows v1: the packed layout of a 2:4 weight [n, k] for CPUs. Of each group of four input features of an
-// output feature, two values are kept, and their places in the group are the metadata (layout of files: sparse24.h).
+// sparse24_rows v1: the packed layout of a 2:4 weight [n, k] for CPUs. A group of
+// four input features keeps two values of an output feature, each with its place in the group (sparse24.h).
 //
 //   data[n / 16][k / 64][2 spans], a span is 16 output x 32 input features; the padding has index 0 and value 0
 //   span = [16 columns][4 bytes of indices][values]

@@ -62,7 +62,9 @@ class Exact:
         return out.cpu()
 
 
-def exact(m: int, n: int, k: int, group: int, dtype: torch.dtype, *, has_codes: bool, has_zeros: bool = False) -> Exact:
+def exact(
+    m: int, n: int, k: int, group: int, dtype: torch.dtype, *, has_codes: bool, has_zeros: bool = False
+) -> Exact:
     g = generator(f"exact {m} {n} {k} {group} {dtype} {has_codes} {has_zeros}")
 
     def integers(low: int, high: int, *shape: int) -> torch.Tensor:
@@ -117,7 +119,9 @@ def test_a_row_is_the_same_in_every_batch_and_at_every_address(backend: Any) -> 
         assert_equal(inputs.run(backend, part), whole[part], f"rows {begin} to {begin + size}")
         wide = torch.full((size, 1120), torch.nan, dtype=torch.bfloat16)
         wide[:, 7:1111] = inputs.a[part]
-        assert_equal(inputs.run(backend, a=wide[:, 7:1111]), whole[part], f"rows {begin} on, at odd addresses")
+        assert_equal(
+            inputs.run(backend, a=wide[:, 7:1111]), whole[part], f"rows {begin} on, at odd addresses"
+        )
 
 
 @pytest.mark.parametrize("backend", cuda_backends(OP))
@@ -137,11 +141,15 @@ def test_errors_of_cuda_alone(arch: int) -> None:
     sparse = torch.ops.lamina.compress_sparse24(inputs.codes, inputs.kept, 8)
     data, _ = torch.ops.lamina.pack_sparse24(*sparse, 132, "sparse24_tile")
     int8 = pruned(grouped(GemmCase("groups", 3, 5, 256)))
-    packed = torch.ops.lamina.pack_sparse24(*torch.ops.lamina.compress_sparse24(int8.w), 256, "sparse24_tile", 128)
+    packed = torch.ops.lamina.pack_sparse24(
+        *torch.ops.lamina.compress_sparse24(int8.w), 256, "sparse24_tile", 128
+    )
     with emulated_gpu(arch, 4):
         with pytest.raises(RuntimeError, match="a is float32; on CUDA it must be float16 or bfloat16"):
             emu_ops().matmul_sparse24_int4(inputs.a.float(), data, inputs.scale, 32)
-        with pytest.raises(RuntimeError, match="w_scale must have the dtype of a, float16, on CUDA, got float32"):
+        with pytest.raises(
+            RuntimeError, match="w_scale must have the dtype of a, float16, on CUDA, got float32"
+        ):
             emu_ops().matmul_sparse24_int4(inputs.a, data, inputs.scale.float(), 32)
         with pytest.raises(RuntimeError, match="group = 128.*no CUDA kernel is built.*group = None"):
             emu_ops().matmul_sparse24_int8(int8.a, *packed, int8.a_scale, int8.w_scale)

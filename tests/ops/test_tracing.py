@@ -20,7 +20,7 @@ from tests.support.int4_cases import Int4Case
 # Attention and its cache: test_paged_attention_tracing.py, test_paged_kv_tracing.py.
 TENSOR_OPS = sorted(set(FAKES) - set(attention.CHECKS))
 PACKED_ON_THE_CPU = ("pack_int8", "unpack_int8", "compress_sparse24", "decompress_sparse24")
-PACKED_ON_THE_CPU += ("import_sparse24_metadata", "import_marlin24")
+PACKED_ON_THE_CPU += ("import_sparse24_metadata", "import_marlin24", "pack_sparse24", "unpack_sparse24")
 
 
 def gemm_arguments(m: int, n: int, k: int, zero_point: str, bias: torch.dtype | None) -> tuple[Any, ...]:
@@ -43,6 +43,40 @@ def int4_calls() -> Iterator[tuple[Any, ...]]:
     yield (i.a, data, i.w_scale.T.contiguous().T, 32, torch.ones(1))
     perm = torch.arange(70).flip(0).int() - 1
     yield (i.a[:, :69].contiguous(), data, i.w_scale, 32, *given, torch.half, None, None, None, perm)
+
+
+def sparse24_calls(op: str) -> Iterator[tuple[Any, ...]]:
+    """Calls of the products with 2:4 weights, of pack_sparse24 and of unpack_sparse24."""
+    g, (n, k) = generator("sparse24"), (33, 72)
+    dtype = {"matmul_sparse24": torch.half, "matmul_sparse24_int8": torch.int8}.get(op, torch.uint8)
+    mask = (torch.arange(n * k) % 4 < 2).view(n, k)
+    w = torch.randint(0, 16, (n, k), generator=g).to(dtype)
+    sparse = torch.ops.lamina.compress_sparse24(w, mask)
+    group = 128 if dtype == torch.int8 else None
+    data, sums = torch.ops.lamina.pack_sparse24(*sparse, k, "sparse24_rows", group)
+    x, gate = torch.randn(7, 80, generator=g)[:, 3 : 3 + k], torch.randn(7, n, generator=g)
+    q, one = random_int8(g, 7, k), torch.ones(1)
+    scales = torch.rand(3, n, generator=g)
+    if op == "pack_sparse24":
+        yield (*sparse, k, "sparse24_rows")
+        yield (sparse[0].to(torch.int8), sparse[1], k, "sparse24_rows", 128)
+        yield (sparse[0][:0].half(), sparse[1][:0], k, "sparse24_rows")
+    elif op == "unpack_sparse24":
+        yield (data, n, k, "sparse24_rows", torch.uint8)
+    elif op == "matmul_sparse24":
+        yield (x.half(), data, n)
+        yield (x.half()[:0], data, n, gate[0], torch.float32)
+        yield (x.half(), data, n, None, None, "silu", gate, gate.half())
+    elif op == "matmul_sparse24_int8":
+        yield (q, data, sums, one, scales[:1], None, gate[0], torch.half, "silu", gate, gate.half())
+        yield (q[:1], data, sums, one, one)
+    elif op == "matmul_sparse24_int4":
+        yield (x, data, scales, 32)
+        yield (x.half(), data, scales, 32, scales.half(), gate[0], torch.float32, "gelu", gate)
+        yield (x, data, scales[:1], -1, None, None, None, None, None, None, torch.arange(k).flip(0).int())
+    else:
+        yield (q, data, scales, 32, torch.ones(7, 1), scales, q[:, :1].contiguous(), gate[0])
+        yield (x.bfloat16(), data, scales[:1], -1, None, None, None, None, torch.bfloat16, "silu", gate)
 
 
 def sample_calls(op: str) -> Iterator[tuple[Any, ...]]:
@@ -107,6 +141,8 @@ def sample_calls(op: str) -> Iterator[tuple[Any, ...]]:
         yield (few, *weight, 32, i.w_zero_point, None, None, None, None, None, perm)
     elif op == "gemm_int4_int8":
         yield from int4_calls()
+    elif op in ("pack_sparse24", "unpack_sparse24") or op.startswith("matmul_sparse24"):
+        yield from sparse24_calls(op)
     elif op == "gemm_int8_quantized":
         base = gemm_arguments(7, 37, 70, "token", torch.float32)
         gate = torch.randn(7, 40, generator=g)[:, :37]

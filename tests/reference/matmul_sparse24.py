@@ -1,4 +1,4 @@
-"""The products with 2:4 weights. What is not kept takes no part: no NaN of its activation reaches a sum."""
+"""The products with 2:4 weights. No sum has a weight that is not kept, nor a NaN of its activation."""
 
 from __future__ import annotations
 

@@ -10,9 +10,8 @@
 //   matmul_sparse24        out[i,j] = sum_p a[i,p] * w[j,p] + bias[j] over the kept weights, which have the dtype of a;
 //                          sums as in matmul_sparse24_int4. The epilogue follows (gemm/epilogue_maths.h)
 //
-// Weights    layout/sparse24_rows.h on a CPU. Blocks of 64 output features are 2:4 or dense; a dense block has the
-//            order of the dense op (int8: layout/int8_tile.h)
-// Reference  tests/reference/sparse24.py
+// Weights    layout/sparse24_rows.h on a CPU, layout/sparse24_tile.h on CUDA
+// Reference  tests/reference/matmul_sparse24.py
 #pragma once
 
 #include <cstdint>
@@ -29,11 +28,9 @@ namespace lamina::matmul_sparse24 {
 
 using namespace gemm;
 
-// A packed weight. Where all blocks are 2:4, block_offset is nullptr and the blocks follow each other.
+// A packed weight.
 struct Weight {
   const uint8_t* data = nullptr;
-  const int64_t* block_offset =
-      nullptr;  // [blocks + 1] in bytes; the size of a block tells its kind
 };
 
 struct Int8Params : gemm_int8::Params {  // but w, which is not used

@@ -1,5 +1,5 @@
-// What the kernels of matmul_sparse24 and matmul_sparse24_int4 share: lines of kept weights, the weights of a strip, and
-// the records of the kernels. Each ISA compiles its own copy: gemm/cpu/int8_nest.h says why.
+// Lines of kept weights, the weights of a strip and the records of kernels, for all kernels of matmul_sparse24 and
+// matmul_sparse24_int4. Each ISA compiles its own copy: gemm/cpu/int8_nest.h says why.
 //
 // A line is 16 input features, 8 kept weights, of 16 columns. In L1 the nest has for each kept weight 16 weights in f32
 // and 16 indices of activations in int32, of which the low two bits count.

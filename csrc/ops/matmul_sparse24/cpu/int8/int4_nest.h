@@ -1,10 +1,10 @@
-// The loop nest of matmul_sparse24_int4_int8 on a CPU, once, around the Tiles of matmul_sparse24_int8. Of a Tile it also
-// needs
+// The loop nest of matmul_sparse24_int4_int8 on a CPU, once, around the Tiles of matmul_sparse24_int8. A Tile also has
+// these functions:
 //
 //     expand_spans(from, spans, zero, to, sums)
 //         turns spans of codes into spans of int8 weights, code - zero, and adds the weights of each column to sums[16]
 //     add_sums(values, sums)
-//         sums[column] += the four values of each of 16 columns of a step
+//         adds the four values of each of 16 columns of a step to sums[16]
 //
 // A strip of columns passes group by group, because each group has its own scales. The codes of up to kBlockTilesK tiles
 // of a group become bytes in L1, in the order of 2:4 int8 weights, then all packed rows pass. The way through L1 takes

@@ -1,5 +1,5 @@
-// What the kernels of matmul_sparse24_int8 share: the weights of a strip, and the record of a kernel. Each ISA compiles
-// its own copy: gemm/cpu/int8_nest.h says why.
+// The weights of a strip and the record of a kernel, for all kernels of matmul_sparse24_int8. Each ISA compiles its own
+// copy: gemm/cpu/int8_nest.h says why.
 #pragma once
 
 #include "gemm/cpu/int8_nest.h"
