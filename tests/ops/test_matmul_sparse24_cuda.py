@@ -1,4 +1,4 @@
-"""The CUDA kernels of matmul_sparse24 and matmul_sparse24_int4, whose sums on tensor cores have an order of their own.
+"""The CUDA kernels of matmul_sparse24 and matmul_sparse24_int4, whose tensor cores add in an order of their own.
 
 Values are small enough for every sum to be exact in any order, so that results have one right value.
 """
@@ -20,14 +20,15 @@ from tests.support.sparse24_cases import pruned, random_mask
 
 OP, INT4 = "matmul_sparse24", "matmul_sparse24_int4"
 HALVES = (torch.float16, torch.bfloat16)
-# m, n, k, group: ragged on every axis, several k chunks, groups that end in a product, a tile, a stage and never.
-CASES = ((0, 5, 8, 16), (1, 1, 4, 16), (7, 49, 196, 16), (17, 130, 324, 48), (65, 33, 132, 64), (130, 70, 64, 32),
-         (3, 35, 2180, 128), (9, 20, 1088, 1088))  # fmt: skip
+# m, n, k, group: ragged on every axis, several k chunks, groups that end in a product, a tile, a stage and
+# never.
+CASES = ((0, 5, 8, 16), (1, 1, 4, 16), (7, 49, 196, 16), (17, 130, 324, 48), (65, 33, 132, 64),
+         (130, 70, 64, 32), (3, 35, 2180, 128), (9, 20, 1088, 1088))  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Exact:
-    """An operand a, the kept places, and a weight as it multiplies; `codes` with scales and zero points, or none."""
+    """a, the kept places, and the weight as it multiplies; where it has codes, these and their scales."""
 
     a: torch.Tensor
     kept: torch.Tensor
@@ -62,7 +63,9 @@ class Exact:
         return out.cpu()
 
 
-def exact(m: int, n: int, k: int, group: int, dtype: torch.dtype, *, has_codes: bool, has_zeros: bool = False) -> Exact:
+def exact(
+    m: int, n: int, k: int, group: int, dtype: torch.dtype, *, has_codes: bool, has_zeros: bool = False
+) -> Exact:
     g = generator(f"exact {m} {n} {k} {group} {dtype} {has_codes} {has_zeros}")
 
     def integers(low: int, high: int, *shape: int) -> torch.Tensor:
@@ -117,7 +120,9 @@ def test_a_row_is_the_same_in_every_batch_and_at_every_address(backend: Any) -> 
         assert_equal(inputs.run(backend, part), whole[part], f"rows {begin} to {begin + size}")
         wide = torch.full((size, 1120), torch.nan, dtype=torch.bfloat16)
         wide[:, 7:1111] = inputs.a[part]
-        assert_equal(inputs.run(backend, a=wide[:, 7:1111]), whole[part], f"rows {begin} on, at odd addresses")
+        assert_equal(
+            inputs.run(backend, a=wide[:, 7:1111]), whole[part], f"rows {begin} on, at odd addresses"
+        )
 
 
 @pytest.mark.parametrize("backend", cuda_backends(OP))
@@ -137,13 +142,17 @@ def test_errors_of_cuda_alone(arch: int) -> None:
     sparse = torch.ops.lamina.compress_sparse24(inputs.codes, inputs.kept, 8)
     data, _ = torch.ops.lamina.pack_sparse24(*sparse, 132, "sparse24_tile")
     int8 = pruned(grouped(GemmCase("groups", 3, 5, 256)))
-    packed = torch.ops.lamina.pack_sparse24(*torch.ops.lamina.compress_sparse24(int8.w), 256, "sparse24_tile", 128)
+    packed = torch.ops.lamina.pack_sparse24(
+        *torch.ops.lamina.compress_sparse24(int8.w), 256, "sparse24_tile", 128
+    )
     with emulated_gpu(arch, 4):
         with pytest.raises(RuntimeError, match="a is float32; on CUDA it must be float16 or bfloat16"):
             emu_ops().matmul_sparse24_int4(inputs.a.float(), data, inputs.scale, 32)
-        with pytest.raises(RuntimeError, match="w_scale must have the dtype of a, float16, on CUDA, got float32"):
+        with pytest.raises(
+            RuntimeError, match="w_scale must have the dtype of a, float16, on CUDA, got float32"
+        ):
             emu_ops().matmul_sparse24_int4(inputs.a, data, inputs.scale.float(), 32)
-        with pytest.raises(RuntimeError, match="group = 128.*no CUDA kernel is built.*group = None"):
+        with pytest.raises(RuntimeError, match=r"group = 128.*no CUDA kernel is built.*group = None"):
             emu_ops().matmul_sparse24_int8(int8.a, *packed, int8.a_scale, int8.w_scale)
 
 

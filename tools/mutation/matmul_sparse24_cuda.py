@@ -42,7 +42,11 @@ MUTANTS = (
     ),
     *plant(
         f"{CUDA}/float_weights.cuh",
-        ("sparse24 cuda: wrong selector", "mma_sparse_m16n8k32_f16<kProduct>", "mma_sparse_m16n8k32_f16<1 - kProduct>"),
+        (
+            "sparse24 cuda: wrong selector",
+            "mma_sparse_m16n8k32_f16<kProduct>",
+            "mma_sparse_m16n8k32_f16<1 - kProduct>",
+        ),
         (
             "sparse24 cuda: weights past k are multiplied",
             "if (dev::lane() % 4 * 4 + i / 2 * 16 >= valid) a[i] = 0;",
@@ -64,8 +68,11 @@ MUTANTS = (
             "",
         ),
         ("sparse24 sm80: k that ends within a tile", "&& left >= sparse24_tile::kTileK", ""),
-        ("sparse24 sm80: metadata of the first tile of a step", "load_metadata(Weights::kBits, tile.of(i))",
-         "load_metadata(Weights::kBits, Pipe::tile_at(at, stage, i, 0))"),
+        (
+            "sparse24 sm80: metadata of the first tile of a step",
+            "load_metadata(Weights::kBits, tile.of(i))",
+            "load_metadata(Weights::kBits, Pipe::tile_at(at, stage, i, 0))",
+        ),
         tests=FLOAT,
     ),
     *plant(
@@ -100,20 +107,34 @@ MUTANTS = (
     ),
     *plant(
         f"{CUDA}/int8_sm90a.cuh",
-        ("sparse24 int8 sm90a: metadata overwritten under its product",
-         "dev::wgmma_wait<Pipe::kStageTiles - 1>();", "dev::wgmma_wait<Pipe::kStageTiles>();"),
-        ("sparse24 int8 sm90a: metadata of the stage before", "Pipe::tile_at(stage, warp, t)",
-         "Pipe::tile_at(s > 0 ? Pipe::stage_at(before) : stage, warp, t)"),
+        (
+            "sparse24 int8 sm90a: metadata overwritten under its product",
+            "dev::wgmma_wait<Pipe::kStageTiles - 1>();",
+            "dev::wgmma_wait<Pipe::kStageTiles>();",
+        ),
+        (
+            "sparse24 int8 sm90a: metadata of the stage before",
+            "Pipe::tile_at(stage, warp, t)",
+            "Pipe::tile_at(s > 0 ? Pipe::stage_at(before) : stage, warp, t)",
+        ),
         tests=INT8,
     ),
     *plant(
         f"{CUDA}/int8_sm80.cuh",
-        ("sparse24 int8 sm80: tiles past k are multiplied", "if (t > 0 && step * kConfig.step_tiles + t >= args.units.tiles_k) break;", ""),
+        (
+            "sparse24 int8 sm80: tiles past k are multiplied",
+            "if (t > 0 && step * kConfig.step_tiles + t >= args.units.tiles_k) break;",
+            "",
+        ),
         tests=INT8,
     ),
     *plant(
         f"{CUDA}/int4_int8_weights.cuh",
-        ("sparse24 int4_int8: halves of the metadata of a lane swapped", "0x5140 : 0x3726", "0x1504 : 0x7362"),
+        (
+            "sparse24 int4_int8: halves of the metadata of a lane swapped",
+            "0x5140 : 0x3726",
+            "0x1504 : 0x7362",
+        ),
         ("sparse24 int4_int8: wrong row pair", "0x5140 : 0x3726", "0x7362 : 0x1504"),
         ("sparse24 int4_int8: codes of the two slices in turns", "0x3120", "0x3210"),
         ("sparse24 int4_int8: a group takes the next slice too", "first + 1 < end ?", "first < end ?"),
@@ -123,17 +144,29 @@ MUTANTS = (
         "csrc/gemm/cuda/group_end.cuh",
         ("group end, 2:4: 16 times the sums", "return sum >> 4;", "return sum;"),
         ("group end, 2:4: kept activations with the zero point", "slices * kSliceK / 2);", "0);"),
-        ("group end, 2:4: slices of the group before", "is_new = true; slices = 0; } // Leaves", "is_new = true; } // Leaves"),
+        (
+            "group end, 2:4: slices of the group before",
+            "is_new = true; slices = 0; } // Leaves",
+            "is_new = true; } // Leaves",
+        ),
         tests=INT4_INT8,
     ),
     *plant(
         "csrc/gemm/cuda/pack_activations.cuh",
-        ("pack_activations, 2:4: slices do not take turns", "(2 * w + slice % 2) * 4", "(w + slice % 2 * 4) * 4"),
+        (
+            "pack_activations, 2:4: slices do not take turns",
+            "(2 * w + slice % 2) * 4",
+            "(w + slice % 2 * 4) * 4",
+        ),
         tests=INT4_INT8,
     ),
     *plant(
         "csrc/gemm/cuda/sm80_pipe.cuh",
-        ("sm80 pipe: more threads than chunks of rows", "if (kThreads / kRowChunks > kRowsPerPass && row() >= kRowsPerPass) return;", ""),
+        (
+            "sm80 pipe: more threads than chunks of rows",
+            "if (kThreads / kRowChunks > kRowsPerPass && row() >= kRowsPerPass) return;",
+            "",
+        ),
         ("sm80 pipe: columns of odd tiles past k", "&& in_column < left", ""),
         tests=f"{FLOAT} tests/ops/test_matmul_sparse24_int8.py -k emulator",
     ),
