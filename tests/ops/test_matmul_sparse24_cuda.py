@@ -1,4 +1,4 @@
-"""The CUDA kernels of matmul_sparse24 and matmul_sparse24_int4, whose tensor cores add in an order of their own.
+"""The CUDA kernels of matmul_sparse24 and matmul_sparse24_int4, which add in an order of their own.
 
 Values are small enough for every sum to be exact in any order, so that results have one right value.
 """
@@ -17,6 +17,7 @@ from tests.support.backends import Backend, cuda_backends, emu_ops, emulator
 from tests.support.cases import GemmCase, generator, grouped
 from tests.support.compare import assert_equal
 from tests.support.sparse24_cases import pruned, random_mask
+from tests.support.sparse24_exact import exact
 
 OP, INT4 = "matmul_sparse24", "matmul_sparse24_int4"
 HALVES = (torch.float16, torch.bfloat16)
@@ -24,65 +25,6 @@ HALVES = (torch.float16, torch.bfloat16)
 # never.
 CASES = ((0, 5, 8, 16), (1, 1, 4, 16), (7, 49, 196, 16), (17, 130, 324, 48), (65, 33, 132, 64),
          (130, 70, 64, 32), (3, 35, 2180, 128), (9, 20, 1088, 1088))  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Exact:
-    """a, the kept places, and the weight as it multiplies; where it has codes, these and their scales."""
-
-    a: torch.Tensor
-    kept: torch.Tensor
-    w: torch.Tensor  # of the dtype of a
-    group: int = 0
-    codes: torch.Tensor | None = None
-    scale: torch.Tensor | None = None
-    zero: torch.Tensor | None = None
-    perm: torch.Tensor | None = None
-    bias: torch.Tensor | None = None
-
-    def want(self) -> torch.Tensor:
-        a = self.a if self.perm is None else self.a[:, self.perm.long()]
-        return ((a.double() @ self.w.double().T) + self.bias.double()).float()
-
-    def run(self, backend: Backend, rows: slice = slice(None), a: torch.Tensor | None = None) -> torch.Tensor:
-        place = backend._place_all
-        w = self.w if self.codes is None else self.codes
-        sparse = torch.ops.lamina.compress_sparse24(w, self.kept, 0 if self.codes is None else 8)
-        a = self.a[rows] if a is None else a
-        with backend.active() as ops:
-            data, _ = ops.pack_sparse24(*sparse, w.shape[1], backend.sparse24_layout)
-            if self.codes is None:
-                out: torch.Tensor = ops.matmul_sparse24(
-                    *place((a, data)), w.shape[0], *place((self.bias,)), torch.float32
-                )
-            else:
-                out = ops.matmul_sparse24_int4(
-                    *place((a, data, self.scale)), self.group, *place((self.zero, self.bias)), torch.float32,
-                    None, None, None, *place((self.perm,)),
-                )  # fmt: skip
-        return out.cpu()
-
-
-def exact(
-    m: int, n: int, k: int, group: int, dtype: torch.dtype, *, has_codes: bool, has_zeros: bool = False
-) -> Exact:
-    g = generator(f"exact {m} {n} {k} {group} {dtype} {has_codes} {has_zeros}")
-
-    def integers(low: int, high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(low, high, shape, generator=g)
-
-    a, kept, bias = integers(-3, 4, m, k).to(dtype), random_mask(n, k), integers(-9, 9, n).float()
-    if not has_codes:
-        return Exact(a, kept, (integers(-31, 32, n, k) / 4 * kept).to(dtype), bias=bias)
-    groups = -(-k // group)
-    codes, zero = integers(0, 16, n, k), integers(0, 16, groups, n)
-    scale = 0.5 ** integers(1, 4, groups, n)
-    of = torch.arange(k) // group
-    w = (codes - (zero[of].T if has_zeros else 8)) * scale[of].T * kept
-    return Exact(
-        *(a, kept, w.to(dtype), group, codes.byte(), scale.to(dtype), zero.byte() if has_zeros else None),
-        bias=bias,
-    )
 
 
 @pytest.mark.parametrize("backend", cuda_backends(OP))
