@@ -117,3 +117,13 @@ def test_pack_and_unpack(dtype: torch.dtype) -> None:
         again = lamina.pack_sparse24(sparse, "sparse24_tile").unpack()
         assert_equal(again.values, sparse.values)
         assert_equal(again.metadata, sparse.metadata)
+
+
+@pytest.mark.parametrize("backend", cuda_backends(INT4))
+def test_padding_past_k_meets_no_infinite_scale(backend: Backend) -> None:
+    inputs = exact(3, 33, 36, 16, torch.float16, has_codes=True)
+    scale = torch.full_like(inputs.scale, torch.inf)
+    above = dataclasses.replace(
+        inputs, a=torch.ones_like(inputs.a), codes=torch.full_like(inputs.codes, 9), scale=scale
+    )
+    assert_equal(above.run(backend), torch.full((3, 33), torch.inf))
