@@ -78,7 +78,7 @@ def test_nan_reaches_what_keeps_it_and_nothing_else(backend: Backend) -> None:
 
 @pytest.mark.parametrize("arch", [80, 90])
 def test_errors_of_cuda_alone(arch: int) -> None:
-    """What a CPU can compute and no CUDA kernel."""
+    """A CPU computes these calls, but no CUDA kernel does."""
     emulator()
     inputs = exact(3, 5, 132, 32, torch.float16, has_codes=True)
     sparse = torch.ops.lamina.compress_sparse24(inputs.codes, inputs.kept, 8)
