@@ -36,10 +36,7 @@ STANDS_FOR_STORES = {
     "gemm_int8_grouped": ("sm80_m64", "sm90a_m64"),
     "gemm_int4": ("sm80_m32", "sm90a_m32"),
     "gemm_int4_int8": ("sm80_m64", "sm90a_m32"),
-    **dict.fromkeys(
-        ("matmul_sparse24", "matmul_sparse24_int4", "matmul_sparse24_int4_int8", "matmul_sparse24_int8"),
-        ("sm80_m64", "sm90a_m64"),
-    ),
+    **{f"matmul_sparse24{of}": ("sm80_m64", "sm90a_m64") for of in ("", "_int8", "_int4", "_int4_int8")},
     **dict.fromkeys(("quantize_int8", "paged_kv", "merge_attention_states"), ("rows",)),
 }
 
