@@ -32,6 +32,7 @@ from bench.gpu.verdicts import (
     WRONG,
     mark,
 )
+from tests.ops.test_matmul_sparse24 import check_int4_int8
 from tests.reference import paged_kv as kv_reference
 from tests.reference import quantize as quantize_reference
 from tests.reference.merge_attention_states import merge_attention_states as merge_reference
@@ -42,6 +43,8 @@ from tests.support.cases import GemmCase, generator, grouped
 from tests.support.check import check_gemm
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import Int4Case
+from tests.support.sparse24_cases import at_whole_groups, pruned, random_mask
+from tests.support.sparse24_exact import exact
 
 ACCESS_ERRORS = (
     "illegal memory access",
@@ -72,6 +75,32 @@ def _gemm_int4(backend: Any, m: int, n: int, k: int) -> None:
 def _gemm_int4_int8(backend: Any, m: int, n: int, k: int) -> None:
     inputs = Int4Case("one kernel", m, n, k, GROUP).inputs(zero=torch.float16, a_zero="token")
     assert_equal(backend.gemm_int4_int8(inputs), inputs.expected_bits(inputs.sums()), (m, n, k))
+
+
+def _sparse24(backend: Any, m: int, n: int, k: int) -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        inputs = exact(m, n, -(-k // 4) * 4, GROUP, dtype, has_codes=False)
+        assert_equal(inputs.run(backend), inputs.want(), (m, n, k))
+
+
+def _sparse24_int4(backend: Any, m: int, n: int, k: int) -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        inputs = exact(m, n, -(-k // 4) * 4, GROUP, dtype, has_codes=True, has_zeros=dtype == torch.float16)
+        assert_equal(inputs.run(backend), inputs.want(), (m, n, k))
+
+
+def _sparse24_int4_int8(backend: Any, m: int, n: int, k: int) -> None:
+    for zero in (None, torch.uint8):
+        case = Int4Case("one kernel", m, n, -(-k // 4) * 4, GROUP)
+        inputs = case.inputs(zero=zero, a_zero="token")
+        check_int4_int8(backend, inputs, random_mask(*inputs.q.shape), torch.float32)
+
+
+def _sparse24_int8(backend: Any, m: int, n: int, k: int) -> None:
+    case = at_whole_groups(GemmCase("one kernel", m, n, k))
+    inputs = pruned(case.inputs(zero_point="token", bias=torch.float32))
+    want = inputs.expected_bits(inputs.accumulated(), torch.float32)
+    assert_equal(backend.matmul_sparse24_int8(inputs), want, (m, n, k))
 
 
 def _quantize_int8(backend: Any, m: int, n: int, k: int) -> None:
@@ -157,6 +186,10 @@ CHECKS: dict[str, Callable[[Any, int, int, int], None]] = {
     "gemm_int4_int8": _gemm_int4_int8,
     "gemm_int8": _gemm_int8,
     "gemm_int8_grouped": _gemm_int8_grouped,
+    "matmul_sparse24": _sparse24,
+    "matmul_sparse24_int4": _sparse24_int4,
+    "matmul_sparse24_int4_int8": _sparse24_int4_int8,
+    "matmul_sparse24_int8": _sparse24_int8,
     "merge_attention_states": _merge_attention_states,
     "paged_attention": _paged_attention,
     "paged_kv": _paged_kv,

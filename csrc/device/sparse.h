@@ -1,5 +1,5 @@
-// What device.h is for dense products, for products with a 2:4 sparse operand. Kernels that need none stay without these
-// headers, because they are long to compile.
+// device.h, and the products with a 2:4 sparse operand. Kernels without such an operand do not include these headers,
+// because they are long to compile.
 #pragma once
 
 #include "device/device.h"

@@ -1,5 +1,5 @@
-// sparse24_tile v1: the packed layout of a 2:4 weight [n, k] for CUDA. Of each group of four input features of an output
-// feature, two values are kept, and their places in the group are the metadata (layout of files: sparse24.h).
+// sparse24_tile v1: the packed layout of a 2:4 weight [n, k] for CUDA. Each group of four input features of an output
+// feature keeps two values, and their places in the group are the metadata (layout of files: sparse24.h).
 //
 //   data[n / 16][k / 64][tile]; the padding has the value 0 and the metadata 0xE
 //   tile = [values][32 lanes][4 bytes of metadata], 16 output x 64 input features

@@ -1,4 +1,4 @@
-"""The CUDA kernels of matmul_sparse24 and matmul_sparse24_int4, whose sums on tensor cores have an order of their own.
+"""The CUDA kernels of matmul_sparse24 and matmul_sparse24_int4, which add in an order of their own.
 
 Values are small enough for every sum to be exact in any order, so that results have one right value.
 """
@@ -17,71 +17,14 @@ from tests.support.backends import Backend, cuda_backends, emu_ops, emulator
 from tests.support.cases import GemmCase, generator, grouped
 from tests.support.compare import assert_equal
 from tests.support.sparse24_cases import pruned, random_mask
+from tests.support.sparse24_exact import exact
 
 OP, INT4 = "matmul_sparse24", "matmul_sparse24_int4"
 HALVES = (torch.float16, torch.bfloat16)
-# m, n, k, group: ragged on every axis, several k chunks, groups that end in a product, a tile, a stage and never.
-CASES = ((0, 5, 8, 16), (1, 1, 4, 16), (7, 49, 196, 16), (17, 130, 324, 48), (65, 33, 132, 64), (130, 70, 64, 32),
-         (3, 35, 2180, 128), (9, 20, 1088, 1088))  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Exact:
-    """An operand a, the kept places, and a weight as it multiplies; `codes` with scales and zero points, or none."""
-
-    a: torch.Tensor
-    kept: torch.Tensor
-    w: torch.Tensor  # of the dtype of a
-    group: int = 0
-    codes: torch.Tensor | None = None
-    scale: torch.Tensor | None = None
-    zero: torch.Tensor | None = None
-    perm: torch.Tensor | None = None
-    bias: torch.Tensor | None = None
-
-    def want(self) -> torch.Tensor:
-        a = self.a if self.perm is None else self.a[:, self.perm.long()]
-        return ((a.double() @ self.w.double().T) + self.bias.double()).float()
-
-    def run(self, backend: Backend, rows: slice = slice(None), a: torch.Tensor | None = None) -> torch.Tensor:
-        place = backend._place_all
-        w = self.w if self.codes is None else self.codes
-        sparse = torch.ops.lamina.compress_sparse24(w, self.kept, 0 if self.codes is None else 8)
-        a = self.a[rows] if a is None else a
-        with backend.active() as ops:
-            data, _ = ops.pack_sparse24(*sparse, w.shape[1], backend.sparse24_layout)
-            if self.codes is None:
-                out: torch.Tensor = ops.matmul_sparse24(
-                    *place((a, data)), w.shape[0], *place((self.bias,)), torch.float32
-                )
-            else:
-                out = ops.matmul_sparse24_int4(
-                    *place((a, data, self.scale)), self.group, *place((self.zero, self.bias)), torch.float32,
-                    None, None, None, *place((self.perm,)),
-                )  # fmt: skip
-        return out.cpu()
-
-
-def exact(
-    m: int, n: int, k: int, group: int, dtype: torch.dtype, *, has_codes: bool, has_zeros: bool = False
-) -> Exact:
-    g = generator(f"exact {m} {n} {k} {group} {dtype} {has_codes} {has_zeros}")
-
-    def integers(low: int, high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(low, high, shape, generator=g)
-
-    a, kept, bias = integers(-3, 4, m, k).to(dtype), random_mask(n, k), integers(-9, 9, n).float()
-    if not has_codes:
-        return Exact(a, kept, (integers(-31, 32, n, k) / 4 * kept).to(dtype), bias=bias)
-    groups = -(-k // group)
-    codes, zero = integers(0, 16, n, k), integers(0, 16, groups, n)
-    scale = 0.5 ** integers(1, 4, groups, n)
-    of = torch.arange(k) // group
-    w = (codes - (zero[of].T if has_zeros else 8)) * scale[of].T * kept
-    return Exact(
-        *(a, kept, w.to(dtype), group, codes.byte(), scale.to(dtype), zero.byte() if has_zeros else None),
-        bias=bias,
-    )
+# m, n, k, group: ragged on every axis, several k chunks, groups that end in a product, a tile, a stage and
+# never.
+CASES = ((0, 5, 8, 16), (1, 1, 4, 16), (7, 49, 196, 16), (17, 130, 324, 48), (65, 33, 132, 64),
+         (130, 70, 64, 32), (3, 35, 2180, 128), (9, 20, 1088, 1088))  # fmt: skip
 
 
 @pytest.mark.parametrize("backend", cuda_backends(OP))
@@ -135,7 +78,7 @@ def test_nan_reaches_what_keeps_it_and_nothing_else(backend: Backend) -> None:
 
 @pytest.mark.parametrize("arch", [80, 90])
 def test_errors_of_cuda_alone(arch: int) -> None:
-    """What a CPU can compute and no CUDA kernel."""
+    """A CPU computes these calls, but no CUDA kernel does."""
     emulator()
     inputs = exact(3, 5, 132, 32, torch.float16, has_codes=True)
     sparse = torch.ops.lamina.compress_sparse24(inputs.codes, inputs.kept, 8)
@@ -151,7 +94,7 @@ def test_errors_of_cuda_alone(arch: int) -> None:
             RuntimeError, match="w_scale must have the dtype of a, float16, on CUDA, got float32"
         ):
             emu_ops().matmul_sparse24_int4(inputs.a, data, inputs.scale.float(), 32)
-        with pytest.raises(RuntimeError, match="group = 128.*no CUDA kernel is built.*group = None"):
+        with pytest.raises(RuntimeError, match=r"group = 128.*no CUDA kernel is built.*group = None"):
             emu_ops().matmul_sparse24_int8(int8.a, *packed, int8.a_scale, int8.w_scale)
 
 
@@ -174,3 +117,13 @@ def test_pack_and_unpack(dtype: torch.dtype) -> None:
         again = lamina.pack_sparse24(sparse, "sparse24_tile").unpack()
         assert_equal(again.values, sparse.values)
         assert_equal(again.metadata, sparse.metadata)
+
+
+@pytest.mark.parametrize("backend", cuda_backends(INT4))
+def test_padding_past_k_meets_no_infinite_scale(backend: Backend) -> None:
+    inputs = exact(3, 33, 36, 16, torch.float16, has_codes=True)
+    scale = torch.full_like(inputs.scale, torch.inf)
+    above = dataclasses.replace(
+        inputs, a=torch.ones_like(inputs.a), codes=torch.full_like(inputs.codes, 9), scale=scale
+    )
+    assert_equal(above.run(backend), torch.full((3, 33), torch.inf))

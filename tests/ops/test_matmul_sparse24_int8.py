@@ -72,7 +72,7 @@ def test_each_pair_of_kept_places(pair: tuple[int, int], backend: Backend) -> No
     assert_equal(backend.matmul_sparse24_int8(inputs), inputs.accumulated().astype(np.float32))
 
 
-@BACKENDS
+@pytest.mark.parametrize("backend", cpu_backends(OP))
 @pytest.mark.parametrize("a", [-128, 127, -1, 0])
 @pytest.mark.parametrize("w", [-128, 127, 1])
 def test_extreme_values_everywhere(a: int, w: int, backend: Backend) -> None:
@@ -85,7 +85,7 @@ def test_extreme_values_everywhere(a: int, w: int, backend: Backend) -> None:
         assert_equal(backend.matmul_sparse24_int8(inputs), want, f"{m} x {n} x {k}")
 
 
-@BACKENDS
+@pytest.mark.parametrize("backend", cpu_backends(OP))
 def test_saturating_pairs_next_to_small_ones(backend: Backend) -> None:
     patterns = list(itertools.product((-128, 127, 3), repeat=4))
     a = torch.tensor([p * 16 for p in patterns], dtype=torch.int8)

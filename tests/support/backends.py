@@ -23,7 +23,7 @@ from lamina.testing import emulated_gpu, load_emulator, using_cuda_kernel, using
 from tests.support import budget
 from tests.support.cases import GemmInputs
 from tests.support.int4_cases import Int4Inputs
-from tests.support.memory import fenced
+from tests.support.memory import fenced, in_aligned_rows, keep_strides_on_cuda
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = re.compile(r"^LAMINA_(CPU|CUDA)_KERNEL\((\w+), (\w+)", flags=re.MULTILINE)
@@ -36,10 +36,7 @@ STANDS_FOR_STORES = {
     "gemm_int8_grouped": ("sm80_m64", "sm90a_m64"),
     "gemm_int4": ("sm80_m32", "sm90a_m32"),
     "gemm_int4_int8": ("sm80_m64", "sm90a_m32"),
-    **dict.fromkeys(
-        ("matmul_sparse24", "matmul_sparse24_int4", "matmul_sparse24_int4_int8", "matmul_sparse24_int8"),
-        ("sm80_m64", "sm90a_m64"),
-    ),
+    **{f"matmul_sparse24{of}": ("sm80_m64", "sm90a_m64") for of in ("", "_int8", "_int4", "_int4_int8")},
     **dict.fromkeys(("quantize_int8", "paged_kv", "merge_attention_states"), ("rows",)),
 }
 
@@ -286,23 +283,6 @@ class Gpu(CudaKernel):
         return keep_strides_on_cuda(t)
 
     place_written = place
-
-
-def in_aligned_rows(a: torch.Tensor) -> torch.Tensor:
-    """The same values in rows that start at multiples of 16 bytes; a copy has other values between its
-    rows."""
-    m, k = a.shape
-    if (a.data_ptr() | a.stride(0)) % 16 == 0 and a.stride(0) >= k:
-        return a
-    rows = torch.full((m, (k + 16) // 16 * 16), 91, dtype=a.dtype)
-    rows[:, :k] = a
-    return rows[:, :k]
-
-
-def keep_strides_on_cuda(x: torch.Tensor) -> torch.Tensor:
-    """x on the GPU with the strides and the offset of x; .cuda() may make a tensor contiguous."""
-    whole = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage())
-    return whole.cuda().as_strided(x.shape, x.stride(), x.storage_offset())
 
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")

@@ -86,3 +86,20 @@ def far_apart(values: torch.Tensor, stride: int = FAR, columns: int = 0) -> torc
     view = torch.frombuffer(sparse, dtype=values.dtype).as_strided((rows, columns), (stride, 1))
     view[:, : values.shape[1]] = values
     return view
+
+
+def in_aligned_rows(a: torch.Tensor) -> torch.Tensor:
+    """The same values in rows that start at multiples of 16 bytes; a copy has other values between its
+    rows."""
+    m, k = a.shape
+    if (a.data_ptr() | a.stride(0)) % 16 == 0 and a.stride(0) >= k:
+        return a
+    rows = torch.full((m, (k + 16) // 16 * 16), 91, dtype=a.dtype)
+    rows[:, :k] = a
+    return rows[:, :k]
+
+
+def keep_strides_on_cuda(x: torch.Tensor) -> torch.Tensor:
+    """x on the GPU with the strides and the offset of x; .cuda() may make a tensor contiguous."""
+    whole = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage())
+    return whole.cuda().as_strided(x.shape, x.stride(), x.storage_offset())

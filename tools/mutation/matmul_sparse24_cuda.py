@@ -51,7 +51,7 @@ MUTANTS = (
             "sparse24 cuda: weights past k are multiplied",
             "if (dev::lane() % 4 * 4 + i / 2 * 16 >= valid) a[i] = 0;",
             ";",
-            f"{FLOAT} -k codes",
+            f"{FLOAT} -k infinite_scale",
         ),
         tests=FLOAT,
     ),

@@ -54,8 +54,6 @@ struct Accumulator {
   }
 };
 
-using FragmentA = std::array<std::array<uint32_t, 4>, kWarpLanes>;
-
 // The work of one warp at the end of a wgmma.
 struct Pending {
   std::shared_ptr<Product> product;
@@ -149,23 +147,6 @@ std::vector<Clock> viewers_of(Warp& warp) {
       same->actor = -1;
   }
   return viewers;
-}
-
-std::vector<std::byte> rows_of(const FragmentA& values, bool is_integer) {
-  std::vector<std::byte> rows(kWarpRows * kRunBytes);
-  const int per = is_integer ? 4 : 2, bytes = 4 / per;
-  for (int lane = 0; lane < kWarpLanes; ++lane)
-    for (int i = 0; i < 4; ++i)
-      for (int e = 0; e < per; ++e) {
-        const fragment::At at =
-            is_integer ? fragment::wgmma_a<4>(lane, i, e) : fragment::wgmma_a<2>(lane, i, e);
-        std::memcpy(rows.data() + at.row * kRunBytes + at.column * bytes,
-                    reinterpret_cast<const std::byte*>(
-                        &values[static_cast<size_t>(lane)][static_cast<size_t>(i)]) +
-                        e * bytes,
-                    static_cast<size_t>(bytes));
-      }
-  return rows;
 }
 
 }  // namespace
@@ -400,19 +381,6 @@ void check_no_wgmma_in_flight(const Warp& warp) {
     if (!group.empty())
       fail("the warp ends with a wgmma in flight: " + group.front().product->text(),
            group.front().product->where);
-}
-
-uint64_t matrix_descriptor(const MatrixDescriptor& descriptor, Where where) {
-  const auto check = [&](const char* field, int64_t value) {
-    if (value % 16 != 0 || value < 0 || value >= MatrixDescriptor::kMaxBytes)
-      fail(std::string("matrix_descriptor: ") + field + " is " + std::to_string(value) +
-               "; multiples of 16 below 2^18 are possible",
-           where);
-  };
-  check("smem_address", descriptor.address);
-  check("leading_bytes", descriptor.leading_bytes);
-  check("stride_bytes", descriptor.stride_bytes);
-  return descriptor.encode();
 }
 
 }  // namespace lamina::dev::emu

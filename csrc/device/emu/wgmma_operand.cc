@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/numeric.h"
+#include "layout/fragment.h"
 
 namespace lamina::dev::emu {
 namespace {
@@ -121,6 +122,23 @@ bool SmemTile::is_unchanged() const {
   return true;
 }
 
+std::vector<std::byte> rows_of(const FragmentA& values, bool is_integer) {
+  std::vector<std::byte> rows(kWarpRows * kRunBytes);
+  const int per = is_integer ? 4 : 2, bytes = 4 / per;
+  for (int lane = 0; lane < kWarpLanes; ++lane)
+    for (int i = 0; i < 4; ++i)
+      for (int e = 0; e < per; ++e) {
+        const fragment::At at =
+            is_integer ? fragment::wgmma_a<4>(lane, i, e) : fragment::wgmma_a<2>(lane, i, e);
+        std::memcpy(rows.data() + at.row * kRunBytes + at.column * bytes,
+                    reinterpret_cast<const std::byte*>(
+                        &values[static_cast<size_t>(lane)][static_cast<size_t>(i)]) +
+                        e * bytes,
+                    static_cast<size_t>(bytes));
+      }
+  return rows;
+}
+
 Dense dense_a(const std::byte* bytes, bool is_m_major, Element element) {
   return dense(bytes, is_m_major, kRunBytes, element, kWarpRows, false);
 }
@@ -150,6 +168,19 @@ void multiply_add(const Dense& a, const KeptColumns* columns, const Dense& b, in
     for (int column = 0; column < n; ++column)
       sums[column] = std::bit_cast<uint32_t>(static_cast<float>(wide[column]));
   }
+}
+
+uint64_t matrix_descriptor(const MatrixDescriptor& descriptor, Where where) {
+  const auto check = [&](const char* field, int64_t value) {
+    if (value % 16 != 0 || value < 0 || value >= MatrixDescriptor::kMaxBytes)
+      fail(std::string("matrix_descriptor: ") + field + " is " + std::to_string(value) +
+               "; multiples of 16 below 2^18 are possible",
+           where);
+  };
+  check("smem_address", descriptor.address);
+  check("leading_bytes", descriptor.leading_bytes);
+  check("stride_bytes", descriptor.stride_bytes);
+  return descriptor.encode();
 }
 
 }  // namespace lamina::dev::emu

@@ -1,6 +1,7 @@
 // The operands of a wgmma: reads them from shared memory by their descriptors, and multiplies them.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -41,6 +42,10 @@ class SmemTile {
   std::vector<const std::byte*> chunks_;  // the source of each 16 of bytes_
   std::vector<std::byte> bytes_;
 };
+
+// Operand A in the registers of a warp, and its rows as they would lie in shared memory.
+using FragmentA = std::array<std::array<uint32_t, 4>, kWarpLanes>;
+std::vector<std::byte> rows_of(const FragmentA& values, bool is_integer);
 
 // A matrix of numbers, run_bytes of each row: integers [row][k]; floats [row][k] for A and [k][row] for B.
 struct Dense {

@@ -41,8 +41,8 @@ def matmul_sparse24_int8(
     Error    as gemm_int8
     Raises   ValueError that names the argument, its value and the allowed values; TypeError for an argument
              of a wrong Python type
-    Devices  CPU (generic, avx2, avx512_vnni), CUDA sm_80+, sm_90a. A row has the same bits in every batch, on
-             every instruction set and with every thread count
+    Devices  CPU (generic, avx2, avx512_vnni), CUDA sm_80+, sm_90a. A row has the same bits in every batch;
+             on a CPU also on every instruction set and with every thread count
     Source   csrc/ops/matmul_sparse24/matmul_sparse24.h
     """
     op = "matmul_sparse24_int8"
@@ -82,8 +82,8 @@ def matmul_sparse24_int4(
     Raises   ValueError that names the argument, its value and the allowed values; TypeError for an argument
              of a wrong Python type
     NaN, Inf propagate from activations of kept weights only
-    Devices  CPU (generic, avx2, avx512_vnni), CUDA sm_80+, sm_90a. A row has the same bits in every batch, on
-             every instruction set and with every thread count
+    Devices  CPU (generic, avx2, avx512_vnni), CUDA sm_80+, sm_90a. A row has the same bits in every batch;
+             on a CPU also on every instruction set and with every thread count
     Source   csrc/ops/matmul_sparse24/matmul_sparse24.h
     """
     op = "matmul_sparse24_int4"
@@ -129,8 +129,8 @@ def matmul_sparse24_int4_int8(
     Error    as gemm_int4_int8, with sums over kept weights
     Raises   ValueError that names the argument, its value and the allowed values; TypeError for an argument
              of a wrong Python type
-    Devices  CPU (generic, avx2, avx512_vnni), CUDA sm_80+, sm_90a. A row has the same bits in every batch, on
-             every instruction set and with every thread count
+    Devices  CPU (generic, avx2, avx512_vnni), CUDA sm_80+, sm_90a. A row has the same bits in every batch;
+             on a CPU also on every instruction set and with every thread count
     Source   csrc/ops/matmul_sparse24/matmul_sparse24.h
     """
     op = "matmul_sparse24_int4_int8"
@@ -176,8 +176,8 @@ def matmul_sparse24(
     NaN, Inf propagate from activations of kept weights only
     Raises   ValueError that names the argument, its value and the allowed values; TypeError for an argument
              of a wrong Python type
-    Devices  CPU (generic, avx2, avx512_vnni), CUDA sm_80+, sm_90a. A row has the same bits in every batch, on
-             every instruction set and with every thread count
+    Devices  CPU (generic, avx2, avx512_vnni), CUDA sm_80+, sm_90a. A row has the same bits in every batch;
+             on a CPU also on every instruction set and with every thread count
     Source   csrc/ops/matmul_sparse24/matmul_sparse24.h
     """
     op = "matmul_sparse24"

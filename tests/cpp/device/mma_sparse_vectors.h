@@ -65,7 +65,7 @@ std::array<std::array<typename Op::Acc, 8>, 16> multiply_sparse(
     const size_t group = lane >> 2, thread = lane % 4;
     for (size_t i = 0; i < 4 * kPer; ++i) {
       const size_t row = i / kPer % 2 == 0 ? group : group + 8;
-      // Of the kept elements from firstcol on, half as many as columns.
+      // A row keeps half of its elements, so firstcol / 2 elements lie before.
       const size_t p = thread * kPer + i % kPer + (i >= 2 * kPer ? 4 * kPer : 0);
       frag_a[lane * 4 + i / kPer] |= bits(a[row * kKept + p], i);
       const size_t k = thread * kPer + i % kPer + 4 * kPer * (i / kPer);

@@ -1,4 +1,4 @@
-// What the kernels of gemm_int4 on both archs do with the weights of 16 k.
+// The kernels of gemm_int4 on both archs share these steps on the weights of 16 k.
 #pragma once
 
 #include <type_traits>

@@ -233,7 +233,7 @@ CudaKernel float_sm90a_kernel(const char* name) {
           .blocks_per_sm = 1,
           .smem_bytes = Kernel::Pipe::kSmemBytes,
           .cluster = kConfig.cluster,
-          .macs_per_cycle = macs_per_cycle(Kernel::kTokens, kBits),
+          .macs_per_cycle = macs_per_cycle(Kernel::kTokens, kProducts, kBits),
           .step_cycles = 20,
           .is_persistent = true,
           .launch = &launch_by_dtype<Kernel, FloatSm90a<kConfig, FloatWeights<kBits, BF16>>>};

@@ -231,7 +231,7 @@ CudaKernel int4_int8_sm90a_kernel(const char* name) {
           .blocks_per_sm = 1,
           .smem_bytes = Kernel::Pipe::kSmemBytes,
           .cluster = kConfig.cluster,
-          .macs_per_cycle = macs_per_cycle(Kernel::kTokens, 4),
+          .macs_per_cycle = macs_per_cycle(Kernel::kTokens, 1, 4),
           .step_cycles = 40,
           .is_persistent = true,
           .launch = &launch_by_zeros<Kernel, Int4Int8Sm90a<kConfig, false>>};

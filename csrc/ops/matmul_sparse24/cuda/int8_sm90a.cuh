@@ -125,7 +125,7 @@ CudaKernel int8_sm90a_kernel(const char* name) {
           .smem_bytes = Kernel::Pipe::kSmemBytes,
           .cluster = kConfig.cluster,
           .a_alignment = 16,
-          .macs_per_cycle = macs_per_cycle(Kernel::kTokens, 8),
+          .macs_per_cycle = macs_per_cycle(Kernel::kTokens, 1, 8),
           .step_cycles = 20,
           .is_persistent = true,
           .launch = &launch_as<Int8Params, &Kernel::start>};

@@ -9,10 +9,9 @@
 
 namespace lamina::matmul_sparse24 {
 
-// The rate of wgmma.sp with 64 rows: the tensor cores do `tokens` / 2 cycles of work in a product, in which shared memory
-// gives 128 bytes a cycle of both operands: 64 bytes of each token, and a tile of w for each of four warps.
-constexpr int macs_per_cycle(int tokens, int bits) {
-  const int products = bits == 8 ? 1 : 2;  // of a tile of 64 k
+// The rate of wgmma.sp with 64 rows: the tensor cores work tokens / 2 cycles on each of a tile's products, in which shared
+// memory gives 128 bytes a cycle of both operands: 64 bytes of each token, and a tile of w for each of four warps.
+constexpr int macs_per_cycle(int tokens, int products, int bits) {
   const int a_cycles = products * tokens / 2, w_cycles = 4 * sparse24_tile::tile_bytes(bits) / 128;
   return 64 * sparse24_tile::kTileK * tokens / (a_cycles + w_cycles);
 }

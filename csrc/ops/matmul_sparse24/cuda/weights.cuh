@@ -9,7 +9,7 @@ namespace lamina::matmul_sparse24 {
 // Past n and past k a ring stage holds zeros, which are no metadata. ORed to them, this is {2, 3} for every group.
 inline constexpr uint32_t kPadding = 0xeeeeeeee;
 
-// What is ORed to the metadata of a column of tiles; they are counted from the first feature on.
+// The padding is ORed to the metadata of a column of tiles; columns are counted from the first feature on.
 LAMINA_DEVICE uint32_t padding_of(int64_t column, int64_t n) {
   return column * sparse24_tile::kTileN < n ? 0 : kPadding;
 }
