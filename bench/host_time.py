@@ -41,7 +41,9 @@ from bench.table import Table, cell, make_printer
 from bench.timing import MIN_SAMPLES, Timing
 from lamina.testing import emulated_gpu, load_emulator
 
-OPS = ("gemm_int8", "gemm_int8_quantized", "gemm_int4", "gemm_int4_int8", "quantize_int8")
+OPS = (
+    "gemm_int8", "gemm_int8_quantized", "gemm_int4", "gemm_int4_int8", "quantize_int8", "paged_attention",
+)  # fmt: skip
 DISPATCH = "dispatch_only"
 WAYS = ("same again", "other plan", "other weight")
 EMULATED_DEVICE = (90, 132)
@@ -103,6 +105,7 @@ def make_call(op: str, ops: Any, shape: Shape, device: str) -> Call:
             w4,
         ),
         "quantize_int8": Call(lambda _w, _sms: quantize(x), None),
+        "paged_attention": Call(attention_of(ops, m, place), None),
     }
     if op == DISPATCH:
         nothing = torch.ops.lamina_emu.dispatch_only.default
@@ -111,6 +114,15 @@ def make_call(op: str, ops: Any, shape: Shape, device: str) -> Call:
             lambda w, sms: nothing(a, w, sums, a_scale, w_scale, none, none, bf16, none, none, none, sms), w8
         )
     return calls[op]
+
+
+def attention_of(ops: Any, m: int, place: str) -> Callable[[Tensor | None, int | None], object]:
+    """A call that decodes m requests of 16 keys, with 32/8 heads of 128, whatever the other sizes are."""
+    q, cache = (torch.zeros(*sizes, 128, device=place).bfloat16() for sizes in ((m, 32), (m, 16, 8)))
+    table, starts = (torch.arange(count, device=place).int() for count in (m, m + 1))
+    blocks = table[:, None].contiguous()
+    lens, attention = torch.full((m,), 16, device=place).int(), ops.paged_attention.default
+    return lambda _w, _sms: attention(q, cache, cache, blocks, lens, starts, max_seqlen_q=1)
 
 
 def weights_in_turn(weight: Tensor) -> Iterator[Tensor]:

@@ -139,9 +139,9 @@ MUTANTS = (
             "dev::atomic_add(arrivals, 1) + 1 >= others",
         ),
         (
-            "attention cuda: a merge with one part twice",
-            "slot(work, first + 1, 0)",
-            "slot(work, first, 1)",
+            "attention cuda: a merge without its first",
+            "part == Shape::at(&Place::first_part) ? 1 : 0",
+            "part == Shape::at(&Place::first_part) ? 0 : 1",
         ),
         ("attention cuda: parts of other blocks", "part += work.blocks;", "part += work.blocks + 1;", SM90A),
         (
@@ -161,8 +161,8 @@ MUTANTS = (
         f"{CUDA}/results.cuh",
         (
             "attention cuda: the last slots of a merge",
-            "for (; count > 0; --count",
-            "for (; count > 1; --count",
+            "part <= Shape::at(&Place::last_part)",
+            "part < Shape::at(&Place::last_part)",
         ),
         tests=CASES,
     ),

@@ -11,23 +11,24 @@ struct Pieces {
   using Rows = TileRows<Shape>;
   using Result = Results<Shape>;
   using Tree = SplitTree<Shape>;
+  using Parts = Line<Shape>;
 
   // Calls body(at) for the pieces of this block of threads; body leaves `at` at Shape::place(). The code after a piece
-  // reads it from there, because the loop over columns leaves no registers for it.
+  // reads it from there, because the loop over columns leaves no registers for it. The line of parts is loaded.
   LAMINA_DEVICE static void for_each(const KernelArgs& args, const auto& body) {
     const Work& work = args.work;
     int32_t part = dev::block_index().x;
-    if (part >= header_of(work).parts) return;
-    int64_t visit = header_of(work).begin(part);
+    if (part >= Parts::parts()) return;
+    int64_t visit = Parts::begin(part);
 #pragma unroll 1
     while (true) {
       body(place_of(args, part, visit));
       visit = Shape::at(&Place::first) + Shape::at(&Place::end);
       part = Shape::at(&Place::part);
-      if (visit == header_of(work).begin(part + 1)) {
+      if (visit == Parts::begin(part + 1)) {
         part += work.blocks;
-        if (part >= header_of(work).parts) return;
-        visit = header_of(work).begin(part);
+        if (part >= Parts::parts()) return;
+        visit = Parts::begin(part);
       }
       dev::block_sync();  // all warps have read shared memory
     }
@@ -67,7 +68,7 @@ struct Pieces {
   // Keeps the result of a split, or of a piece without splits, unless the state is the result of the whole tile.
   LAMINA_DEVICE static void keep(const Work& work, State& state) {
     const int64_t part = Shape::at(&Place::part);
-    if (work.has_splits()) {
+    if (has_splits(work)) {
       if (!is_whole() || Shape::at(&Place::visits) > 1) Tree::keep(work, part, area(), state);
     } else if (!is_whole()) {
       Result::store(state, slot(work, part, area()));
@@ -79,26 +80,37 @@ struct Pieces {
   LAMINA_DEVICE static bool merge_if_shared(const KernelArgs& args, State& state) {
     const Work& work = args.work;
     if (is_whole()) {
-      const int64_t part = Shape::at(&Place::part);
-      if (work.has_splits() && Shape::at(&Place::visits) > 1)
-        Tree::merge(work, header_of(work), part, part, state);
+      const int32_t part = Shape::at(&Place::part);
+      if (has_splits(work) && Shape::at(&Place::visits) > 1) Tree::merge(work, part, part, state);
       return true;
     }
-    const Header header = header_of(work);
     const int64_t begin = Shape::at(&Place::first), end = begin + Shape::at(&Place::visits);
-    const int64_t first = header.part_of(begin), last = header.part_of(end - 1);
+    const int32_t first = Parts::part_of(begin), last = Parts::part_of(end - 1);
+    if (dev::thread_index() == 0) {
+      dev::store_shared(&Shape::place()->first_part, first);
+      dev::store_shared(&Shape::place()->last_part, last);
+    }
     if (!is_last(work.arrivals + first, last - first)) return false;
-    if (work.has_splits()) {
-      Tree::merge(work, header, first, last, state);
+    if (has_splits(work)) {
+      Tree::merge(work, first, last, state);
     } else {
-      Result::load(slot(work, first, 1), state);
-      Result::merge_all(slot(work, first + 1, 0), work.slots_per_part * work.slot_floats,
-                        last - first, state);
+      Result::clear(state);
+      Result::merge_all(
+          [&](int32_t part) {
+            return slot(work, part, part == Shape::at(&Place::first_part) ? 1 : 0);
+          },
+          state);
     }
     return true;
   }
 
+  // Kernels without splits have no registers to spare for them.
+  LAMINA_DEVICE static bool has_splits(const Work& work) {
+    return Shape::kHasSplits && work.has_splits();
+  }
+
   LAMINA_DEVICE static bool find_next_split(const Work& work) {
+    if (!has_splits(work)) return false;
     const int32_t begin = Shape::at(&Place::split_end), end = Shape::at(&Place::end_block);
     if (begin >= end) return false;
     Shape::sync();  // all warps have read the ring and the split
@@ -134,16 +146,14 @@ struct Pieces {
     return partial_slot(work, part, index);
   }
 
-  LAMINA_DEVICE static Header header_of(const Work& work) { return load_words(work.header); }
-
   // The piece of the part that begins with `visit`.
   LAMINA_DEVICE static Place place_of(const KernelArgs& args, int32_t part, int64_t visit) {
     const Work& work = args.work;
-    const Header header = header_of(work);
-    const int64_t head = visit / header.head_visits, first = head * header.head_visits;
-    const int32_t index = tile_of(work, header.tiles, visit - first);
+    const int64_t head_visits = Shape::at(&Header::head_visits);
+    const int64_t head = visit / head_visits, first = head * head_visits;
+    const int32_t index = tile_of(work, Shape::at(&Header::tiles), visit - first);
     const Tile tile = load_words(work.tile + index);
-    const int64_t end = header.begin(part + 1);
+    const int64_t end = Parts::begin(part + 1);
     Place at{};
     at.tile = tile;
     at.part = part;

@@ -59,41 +59,40 @@ struct Results {
     merge<false>(slot, state);
   }
 
-  // What a slot holds of tile `t`: words of values, then the exponents and sums of weights.
-  struct Kept {
-    Floats word[Shape::kTilesElement + 1];
-  };
-  LAMINA_DEVICE static Kept read(float* slot, int t) {
-    Kept kept;
-#pragma unroll
-    for (int n = 0; n <= Shape::kTilesElement; ++n) kept.word[n] = load_words(slot, t, n);
-    return kept;
-  }
-
   // state = the result over the columns of both. kSlotIsFirst: those of the slot come before those of the state. The
   // result of two is the same whichever of them is in the slot.
   template <bool kSlotIsFirst>
   LAMINA_DEVICE static void merge(float* slot, State& state) {
 #pragma unroll
-    for (int t = 0; t < Shape::kTilesM; ++t) merge_kept<kSlotIsFirst>(read(slot, t), t, state);
+    for (int t = 0; t < Shape::kTilesM; ++t)
+      merge_words<kSlotIsFirst>([&](int n) { return load_words(slot, t, n); }, t, state);
   }
-  // The same for `count` slots in order, `stride` floats apart. The words of several are on their way at a time.
-  LAMINA_DEVICE static void merge_all(float* slot, int64_t stride, int64_t count, State& state) {
-    constexpr int kAtOnce = Shape::kTilesM * Shape::kTilesElement <= 8 ? 4 : 1;
+
+  // The same for slot_of(part) of all parts that share the tile, in order. If registers allow, the words of several are on
+  // their way at a time; else not even the numbers of the parts stay in registers.
+  LAMINA_DEVICE static void merge_all(const auto& slot_of, State& state) {
+    constexpr int kWords = Shape::kTilesElement + 1;
+    int32_t part = Shape::at(&Place::first_part);
+    if constexpr (Shape::kTilesM * kWords <= 10) {
+      constexpr int kAtOnce = 4;
 #pragma unroll 1
-    for (; count >= kAtOnce; count -= kAtOnce) {
-      Kept kept[kAtOnce][Shape::kTilesM];
+      for (; Shape::at(&Place::last_part) - part >= kAtOnce - 1; part += kAtOnce) {
+        Floats word[kAtOnce][Shape::kTilesM][kWords];
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i, slot += stride)
+        for (int i = 0; i < kAtOnce; ++i)
 #pragma unroll
-        for (int t = 0; t < Shape::kTilesM; ++t) kept[i][t] = read(slot, t);
+          for (int t = 0; t < Shape::kTilesM; ++t)
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i)
+            for (int n = 0; n < kWords; ++n) word[i][t][n] = load_words(slot_of(part + i), t, n);
 #pragma unroll
-        for (int t = 0; t < Shape::kTilesM; ++t) merge_kept<false>(kept[i][t], t, state);
+        for (int i = 0; i < kAtOnce; ++i)
+#pragma unroll
+          for (int t = 0; t < Shape::kTilesM; ++t)
+            merge_words<false>([&](int n) { return word[i][t][n]; }, t, state);
+      }
     }
 #pragma unroll 1
-    for (; count > 0; --count, slot += stride) merge<false>(slot, state);
+    for (; part <= Shape::at(&Place::last_part); ++part) merge<false>(slot_of(part), state);
   }
 
   // Divides by the sums of weights and writes the rows.
@@ -105,9 +104,10 @@ struct Results {
   }
 
  private:
+  // word_of(n): the words of a slot for tile t of the rows, those of values and then the exponents and sums of weights.
   template <bool kSlotIsFirst>
-  LAMINA_DEVICE static void merge_kept(const Kept& kept, int t, State& state) {
-    const Floats& other = kept.word[Shape::kTilesElement];
+  LAMINA_DEVICE static void merge_words(const auto& word_of, int t, State& state) {
+    const Floats other = word_of(Shape::kTilesElement);
     float own_factor[2], slot_factor[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -126,10 +126,12 @@ struct Results {
     for (int e = 0; e < 4; ++e)
       state.weights[t][e] = merged(state.weights[t][e], other.x[2 + e / 2], e / 2);
 #pragma unroll
-    for (int n = 0; n < Shape::kTilesElement; ++n)
+    for (int n = 0; n < Shape::kTilesElement; ++n) {
+      const Floats values = word_of(n);
 #pragma unroll
       for (int e = 0; e < 4; ++e)
-        state.values[t][n][e] = merged(state.values[t][n][e], kept.word[n].x[e], e / 2);
+        state.values[t][n][e] = merged(state.values[t][n][e], values.x[e], e / 2);
+    }
   }
 
   LAMINA_DEVICE static void write_row(const KernelArgs& args, const State& state, int t, int half) {
@@ -168,7 +170,8 @@ struct Results {
       keep = dev::exp2_approx(exponent - reference);
       total = std::fma(sum, keep, dev::exp2_approx(sink - reference));
     }
-    const bool has_one_scale = p.v_scale.is_given() && !p.v_scale.is_per_token();
+    const bool has_one_scale =
+        Shape::kIsQuantized && p.v_scale.is_given() && !p.v_scale.is_per_token();
     constexpr float unit = kUnit<Shape::kElements, typename Shape::W>;
     return keep / total * (has_one_scale ? unit * dev::load_global(p.v_scale.data) : unit);
   }

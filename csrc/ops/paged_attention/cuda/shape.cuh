@@ -49,7 +49,7 @@ struct alignas(16) Place {
   int32_t end_block;  // of the piece
   int32_t split_begin, split_end;  // blocks of columns of the split that is computed
   int32_t part;
-  int32_t unused[2];
+  int32_t first_part, last_part;  // that share the tile; for the block that merges them
 };
 
 // Values of a multiple of 16 bytes, in words of 16.
@@ -94,6 +94,13 @@ struct InSmem {
   LAMINA_DEVICE static int32_t at(int32_t Tile::* member) {
     return dev::load_shared(&(place()->tile.*member));
   }
+  LAMINA_DEVICE static Header* header() {
+    return reinterpret_cast<Header*>(smem(Shape::kHeaderAt));
+  }
+  template <class V>
+  LAMINA_DEVICE static V at(V Header::* member) {
+    return dev::load_shared(&(header()->*member));
+  }
 };
 
 template <Sm80Config kConfig, class Query>
@@ -102,6 +109,7 @@ struct Sm80Shape : InSmem<Sm80Shape<kConfig, Query>> {
   using T = Query;
   static constexpr Elements kElements = kConfig.cache;
   static constexpr bool kIsQuantized = kElements != Elements::kHalf;
+  static constexpr bool kHasSplits = true;  // whether the kernel can be invariant to the batch
   using W =
       std::conditional_t<kIsQuantized, BF16, T>;  // the type of weights and values in products
 
@@ -124,7 +132,7 @@ struct Sm80Shape : InSmem<Sm80Shape<kConfig, Query>> {
 
   // Shared memory: the ring; for each stage of keys the scales of its columns, of keys and of values; the positions
   // of columns that are nodes, of all blocks in flight; the queries; the weights, without and with the scales of values,
-  // and the maxima that warps along the columns exchange; the columns that each row sees; the place; the addresses of the
+  // and the maxima that warps along the columns exchange; the columns that each row sees; the place and the header; the addresses of the
   // keys and values that are loaded next; a word for each warp.
   static constexpr int kPositionBlocks = kStages / 2 + 2;
   static constexpr int kScalesAt = kStages * kTileBytes;
@@ -135,7 +143,8 @@ struct Sm80Shape : InSmem<Sm80Shape<kConfig, Query>> {
   static constexpr int kMaximaAt = kWeightsAt + (kIsQuantized ? 2 : 1) * kWeightBytes;
   static constexpr int kRowsAt = kMaximaAt + (kWarpsN > 1 ? kWarpsN * kRows * 4 : 0);
   static constexpr int kPlaceAt = kRowsAt + kRows * static_cast<int>(sizeof(RowInfo));
-  static constexpr int kKeyRowsAt = kPlaceAt + static_cast<int>(sizeof(Place));
+  static constexpr int kHeaderAt = kPlaceAt + static_cast<int>(sizeof(Place));
+  static constexpr int kKeyRowsAt = kHeaderAt + static_cast<int>(sizeof(Header));
   static constexpr int kValueRowsAt = kKeyRowsAt + kColumns * 8;
   static constexpr int kFlagAt = kValueRowsAt + kColumns * 8;
   static constexpr int kSmemBytes = kFlagAt + 4 * kWarps;

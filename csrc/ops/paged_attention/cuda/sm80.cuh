@@ -131,11 +131,13 @@ struct Sm80 {
 
   LAMINA_DEVICE static void run(const Args& args) {
     dev::wait_for_previous();
+    Line<Shape>::load(args.work);
+    dev::block_sync();
     Pieces<Shape>::for_each(args, [&](const Place& at) {
       load_piece(args, at);
       typename Multiply::Queries queries;
       Multiply::load_queries(queries);
-      const ScoreRule rule = ScoreRule::of(args.p, kUnit<Shape::kElements, typename Shape::T>);
+      const ScoreRule rule = ScoreRule::of<Shape>(args.p);
       Pieces<Shape>::compute(args, [&](State& state) { attend(args, rule, queries, state); });
     });
   }

@@ -150,7 +150,9 @@ struct Sm90a {
     }
   };
 
-  // Waits for the values of a block of columns. Special ones are added to the state and become zeros.
+  // Waits for the values of a block of columns. Special ones are added to the state, if rows of this warpgroup see any of
+  // the block, and become zeros.
+  template <bool kSeesSome>
   LAMINA_DEVICE static void wait_values(const Args& args, const Walk<Shape>& block,
                                         const Cursor& cursor, State& state) {
     wait_full(cursor);
@@ -159,22 +161,35 @@ struct Sm90a {
     auto* const flags = reinterpret_cast<int32_t*>(Shape::smem(Shape::kFlagAt));
     Shape::sync();  // all threads have read the flags of the block before
     if (!any_of_block<Shape::kWarps>(Special::are_there(stage), flags, Shape::sync)) return;
-    Special::add(args, block, stage, state);
+    if constexpr (kSeesSome) Special::add(args, block, stage, state);
     Shape::sync();
     Special::clear(stage);
     dev::fence_proxy_async();
     Shape::sync();
   }
 
-  // The column from which on the rows of this warpgroup see nothing.
-  LAMINA_DEVICE static int32_t end_column() {
+  // The column from which on the rows of this warpgroup see nothing. It stays in shared memory: the loop over columns has no
+  // register for it.
+  LAMINA_DEVICE static int32_t* end_column() {
+    return reinterpret_cast<int32_t*>(Shape::smem(Shape::kEndsAt)) +
+           dev::warp() / Shape::kWarpgroupWarps;
+  }
+  LAMINA_DEVICE static void find_end_column() {
+    if (dev::thread_index() % (Shape::kWarpgroupWarps * dev::kWarpLanes) != 0) return;
     const int32_t first = dev::warp() / Shape::kWarpgroupWarps * Shape::kWarpgroupRows;
-    const int32_t rows = Shape::at(&Place::rows);
-    if (rows <= first) return 0;
-    const int32_t last =
-        (rows < first + Shape::kWarpgroupRows ? rows : first + Shape::kWarpgroupRows) - 1;
+    const int32_t rows = Shape::at(&Place::rows), last = first + Shape::kWarpgroupRows - 1;
+    const int32_t row = rows - 1 < last ? rows - 1 : last;
     // Plain tokens come before nodes, and no token sees less than the one before it.
-    return Rows::info(last, RowMember::kToken) < 0 ? Rows::info(last, RowMember::kHigh) : INT32_MAX;
+    const bool is_node = row >= first && Rows::info(row, RowMember::kToken) >= 0;
+    dev::store_shared(end_column(), row < first ? 0
+                                    : is_node   ? INT32_MAX
+                                                : Rows::info(row, RowMember::kHigh));
+  }
+
+  // Whether the rows of this warpgroup see nothing from this block on. Tiles of the largest head_dim have not even registers
+  // for the question: they compute all blocks.
+  LAMINA_DEVICE static bool is_past(const Walk<Shape>& block) {
+    return Shape::kDim <= 192 && block.first_column() >= dev::load_shared(end_column());
   }
 
   // state = the result over the columns of the piece.
@@ -183,9 +198,8 @@ struct Sm90a {
                                    State& state) {
     Results<Shape>::clear(state);
     Walk<Shape> block(args);
-    const int32_t end = end_column();
-    if (!block.is_done() && block.first_column() < end)
-      attend_blocks(args, rule, queries, stages, end, block, state);
+    if (!block.is_done() && !is_past(block))
+      attend_blocks(args, rule, queries, stages, block, state);
     add_sums(state);
     for (; !block.is_done(); block.advance(args)) pass_block(args, block, stages, state);
   }
@@ -199,14 +213,14 @@ struct Sm90a {
       Turn::end();
     }
     release(stages.keys);
-    wait_values(args, block, stages.values, state);
+    wait_values<false>(args, block, stages.values, state);
     release(stages.values);
   }
 
-  // The blocks before column `end`, at least one. Leaves `block` behind them.
+  // The blocks before the end column, at least one. Leaves `block` behind them.
   LAMINA_DEVICE static void attend_blocks(const Args& args, const ScoreRule& rule,
                                           const typename Multiply::Queries& queries, Stages& stages,
-                                          int32_t end, Walk<Shape>& block, State& state) {
+                                          Walk<Shape>& block, State& state) {
     typename Multiply::Scores scores = {};
     typename Multiply::Weights weights;
     wait_full(stages.keys);
@@ -216,9 +230,9 @@ struct Sm90a {
     Multiply::round(scores, weights);
 #pragma unroll 1
     while (true) {
-      wait_values(args, block, stages.values, state);
+      wait_values<true>(args, block, stages.values, state);
       block.advance(args);
-      if (block.is_done() || block.first_column() >= end) {
+      if (block.is_done() || is_past(block)) {
         Multiply::start_values(stages.values.stage, weights, state);
         end_values(stages.values, weights, state);
         return;
@@ -280,18 +294,20 @@ struct Sm90a {
       dev::cp_async_commit();
       Rows::load_infos(args, at);
       dev::block_sync();
+      find_end_column();
       dev::cp_async_wait<0>();
       if constexpr (!Shape::kKeepsQueries) dev::fence_proxy_async();
       Shape::sync();
       typename Multiply::Queries queries;
       Multiply::load_queries(queries);
-      const ScoreRule rule = ScoreRule::of(args.p, kUnit<Shape::kElements, typename Shape::T>);
+      const ScoreRule rule = ScoreRule::of<Shape>(args.p);
       Piece::compute(args, [&](State& state) { attend(args, rule, queries, stages, state); });
     });
   }
 
   LAMINA_DEVICE static void run(const Args& args) {
     dev::wait_for_previous();
+    Line<Shape>::load(args.work);
     if (dev::thread_index() == Shape::kThreads) {
       for (int s = 0; s < Shape::kStages; ++s) {
         dev::mbarrier_init(&Shape::barriers().full[s], Shape::kLoadWarps);

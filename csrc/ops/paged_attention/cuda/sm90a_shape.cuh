@@ -22,7 +22,7 @@ struct Sm90aShape : InSmem<Sm90aShape<kConfig, Query>> {
   using T = Query;
   using W = Query;
   static constexpr Elements kElements = Elements::kHalf;
-  static constexpr bool kIsQuantized = false;
+  static constexpr bool kIsQuantized = false, kHasSplits = false;
 
   static constexpr int kRows = kConfig.rows, kDim = kConfig.dim, kStages = kConfig.stages;
   static constexpr int kWarpgroupWarps = 4, kWarpgroupRows = 64;
@@ -55,11 +55,13 @@ struct Sm90aShape : InSmem<Sm90aShape<kConfig, Query>> {
       kPositionsAt + kPositionBlocks * kColumns * 4;  // none: a warp has whole rows
   static constexpr int kRowsAt = kMaximaAt;
   static constexpr int kPlaceAt = kRowsAt + kRows * static_cast<int>(sizeof(RowInfo));
-  static constexpr int kKeyRowsAt = kPlaceAt + static_cast<int>(sizeof(Place));
+  static constexpr int kHeaderAt = kPlaceAt + static_cast<int>(sizeof(Place));
+  static constexpr int kKeyRowsAt = kHeaderAt + static_cast<int>(sizeof(Header));
   static constexpr int kValueRowsAt = kKeyRowsAt + kColumns * 8;
   static constexpr int kBarriersAt = kValueRowsAt + kColumns * 8;
   static constexpr int kFlagAt = kBarriersAt + static_cast<int>(sizeof(Barriers));
-  static constexpr int kSmemBytes = kFlagAt + 4 * kWarps;
+  static constexpr int kEndsAt = kFlagAt + 4 * kWarps;  // of warpgroups: see end_column()
+  static constexpr int kSmemBytes = kEndsAt + 4 * kWarpgroups;
   static_assert(kSmemBytes <= 227 * 1024);
 
   LAMINA_DEVICE static Barriers& barriers() {

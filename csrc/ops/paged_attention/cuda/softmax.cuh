@@ -20,14 +20,17 @@ struct ScoreRule {
   float factor;   // of dot products that need no transformation
   bool is_plain;  // whether they need none
 
-  // unit: of the keys (kUnit).
-  LAMINA_DEVICE static ScoreRule of(const Params& p, float unit) {
-    ScoreRule rule{p.scale * unit, 1.0f, false};
-    if (p.k_scale.is_given() && !p.k_scale.is_per_token())
-      rule.scale = rule.scale * dev::load_global(p.k_scale.data);
+  // Caches of 16 bits have no scales.
+  template <class Shape>
+  LAMINA_DEVICE static ScoreRule of(const Params& p) {
+    ScoreRule rule{p.scale * kUnit<Shape::kElements, typename Shape::T>, 1.0f, false};
+    const bool has_scales = Shape::kIsQuantized && p.k_scale.is_per_token();
+    if constexpr (Shape::kIsQuantized)
+      if (p.k_scale.is_given() && !has_scales)
+        rule.scale = rule.scale * dev::load_global(p.k_scale.data);
     const float factor = rule.scale * kLog2E;
     // A maximum of products is the product of the maximum only for positive factors.
-    rule.is_plain = p.softcap == 0.0f && p.alibi_slopes == nullptr && !p.k_scale.is_per_token() &&
+    rule.is_plain = p.softcap == 0.0f && p.alibi_slopes == nullptr && !has_scales &&
                     factor >= FLT_MIN && factor <= FLT_MAX;
     if (rule.is_plain) rule.factor = factor;
     return rule;

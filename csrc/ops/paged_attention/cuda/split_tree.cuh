@@ -12,6 +12,25 @@
 
 namespace lamina::paged_attention {
 
+// The parts of the line of visits, from the header in shared memory.
+template <class Shape>
+struct Line {
+  // A barrier must follow.
+  LAMINA_DEVICE static void load(const Work& work) {
+    if (dev::thread_index() == 0) store_shared_words(Shape::header(), load_words(work.header));
+  }
+  LAMINA_DEVICE static int32_t parts() { return Shape::at(&Header::parts); }
+  LAMINA_DEVICE static int64_t begin(int32_t part) {
+    const int32_t longer = Shape::at(&Header::longer);
+    return part * Shape::at(&Header::part_visits) + (part < longer ? part : longer);
+  }
+  LAMINA_DEVICE static int32_t part_of(int64_t visit) {
+    const int64_t visits = Shape::at(&Header::part_visits), longer = Shape::at(&Header::longer);
+    const int64_t rest = visit - longer * (visits + 1);
+    return static_cast<int32_t>(rest < 0 ? visit / (visits + 1) : longer + rest / visits);
+  }
+};
+
 LAMINA_DEVICE float* partial_slot(const Work& work, int64_t part, int64_t index) {
   return work.partials + (part * work.slots_per_part + index) * work.slot_floats;
 }
@@ -57,15 +76,14 @@ struct SplitTree {
   }
 
   // state = the result of the tile, from the nodes of parts `first` to `last`.
-  LAMINA_DEVICE static void merge(const Work& work, const Header& header, int64_t first,
-                                  int64_t last, State& state) {
+  LAMINA_DEVICE static void merge(const Work& work, int32_t first, int32_t last, State& state) {
     const int64_t tile_begin = Shape::at(&Place::first), tile_visits = Shape::at(&Place::visits);
     const int32_t tile_split = first_split(work);
     Node top{-1, 0};  // whose result the state is; none yet
 #pragma unroll 1
-    for (int64_t part = first; part <= last; ++part) {
-      const int64_t from = header.begin(part) - tile_begin,
-                    to = header.begin(part + 1) - tile_begin;
+    for (int32_t part = first; part <= last; ++part) {
+      const int64_t from = Line<Shape>::begin(part) - tile_begin,
+                    to = Line<Shape>::begin(part + 1) - tile_begin;
       int32_t at = tile_split + static_cast<int32_t>(from > 0 ? from : 0);
       const int32_t end = tile_split + static_cast<int32_t>(to < tile_visits ? to : tile_visits);
 #pragma unroll 1

@@ -39,15 +39,6 @@ struct Header {
   int64_t part_visits;  // of a part; the first `longer` parts have one more
   int32_t parts, longer;
   int32_t tiles, unused;
-
-  constexpr int64_t begin(int64_t part) const {
-    return part * part_visits + (part < longer ? part : longer);
-  }
-  constexpr int64_t part_of(int64_t visit) const {
-    const int64_t of_longer = longer * (part_visits + 1);
-    return visit < of_longer ? visit / (part_visits + 1)
-                             : longer + (visit - of_longer) / part_visits;
-  }
 };
 
 // Sizes that the host knows without the lengths, and addresses in the workspace.
