@@ -15,7 +15,7 @@ from typing import Literal
 from bench.native.build import NATIVE, NativeBuildError, build_shared
 
 Arithmetic = Literal["int8", "f32", "bf16", "none"]
-# Instructions of any kind that a vector port executes, and shuffles and multiplications, which fewer ports execute.
+# Instructions of any kind that a vector port executes; shuffles and multiplications, which fewer ports do.
 Issue = Literal["vector", "shuffle", "multiply"]
 PAGE_BYTES = 4096
 

@@ -27,7 +27,7 @@ For each row of queries and key that the row sees (products.h, exp.h, softmax.h)
     products       head_dim + v_head_dim multiply-adds of f32; half as many of bf16; of int8 a quarter for
                    each of 2 planes. AMX takes bf16 in tiles of 16 rows, which are counted whole, at the rate
                    of its own instruction
-    softmax        14: max, fma, add, and exp2 with 5 fma, mul, 3 sub or add, max, shift
+    softmax        14: max, sub, add, and exp2 with 7 fma, mul, sub, max, shift
     token scales   2: mul, fma
     bf16 weights   half of an instruction, which narrows two vectors
     int8 scores    4: shift, add, subtract, convert
@@ -36,7 +36,8 @@ For each row of queries and key that the row sees (products.h, exp.h, softmax.h)
 The floor is the largest of five times: bytes at the read ceiling, products at the rate of their instruction,
 these with the multiplications of the softmax at the rate of an f32 multiply-add, whose ports they share (not
 with AMX, whose products have a unit of their own), all instructions at the rate of vpaddd, which every vector
-port executes, and shuffles at that of vpunpckldq (bench/native/peak.c). The read ceiling is that of runs in random order, each a head's part of a page.
+port executes, and shuffles at that of vpunpckldq (bench/native/peak.c). The read ceiling is that of runs in
+random order, each a head's part of a page.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ TILE_ROWS = 128
 AMX_ROWS = 16
 LINE_BYTES = 64
 EXP = 11
-MULTIPLIES_OF_SOFTMAX = 7
+MULTIPLIES_OF_SOFTMAX = 8
 PIECE_ROWS = {"bf16": 12, "int8": 6}  # of the microkernel for values, in rows of an operand
 Dot = Literal["f32", "bf16", "int8"]
 
@@ -94,7 +95,7 @@ def kernel_of(isa: str, available: list[str]) -> Kernel:
 
 @dataclass
 class Instructions:
-    """Vector instructions. multiplies: those of products and of the softmax; the others are no multiplications."""
+    """Vector instructions; `multiplies` counts again the products, and those of `others` that multiply."""
 
     products: float = 0.0
     shuffles: float = 0.0

@@ -315,9 +315,9 @@ MUTANTS = (
     ),
     Mutant(
         "paged_attention: exp is 0 too soon",
-        "csrc/ops/paged_attention/cpu/exp.h",
-        "Simd::max(Simd::set(-126.0f), x)",
-        "Simd::max(Simd::set(-12.0f), x)",
+        "csrc/ops/paged_attention/cpu/softmax.h",
+        "Simd::set(-126.0f / factor_of(row))",
+        "Simd::set(-12.0f / factor_of(row))",
         OPTIONS,
     ),
     Mutant(
@@ -337,7 +337,7 @@ MUTANTS = (
     Mutant(
         "paged_attention: a negative scale finds the smallest score",
         "csrc/ops/paged_attention/cpu/softmax.h",
-        "row.scale > 0.0f",
+        "row.scale > 0x1p-100f",
         "row.scale != 0.0f",
         EXACT,
     ),
@@ -350,7 +350,7 @@ MUTANTS = (
     ),
     Mutant(
         "paged_attention: the keys that all tokens see end in the middle of a step",
-        "csrc/ops/paged_attention/cpu/body.h",
+        "csrc/ops/paged_attention/cpu/columns.h",
         "first.high / kAlign * kAlign",
         "round_up(first.high, kAlign)",
         OPTIONS,

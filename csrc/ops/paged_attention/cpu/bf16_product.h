@@ -51,9 +51,9 @@ struct Bf16Product {
     return largest_score<Simd, true>(
         row, [&](int64_t j) LAMINA_INLINE { return Simd::load(row.scores + j); });
   }
-  static float weigh(Planes row_of_pairs, const ScoreRow& row, const State& result) {
+  static float weigh(Planes row_of_pairs, const ScoreRow& row, float highest, float& sum) {
     static_assert(kAlign == 2 * Simd::kLanes);
-    result.sum() = weigh_row<Simd>(row, result.maximum(), [&](int64_t j, auto& w) LAMINA_INLINE {
+    sum = weigh_row<Simd>(row, highest, [&](int64_t j, auto& w) LAMINA_INLINE {
       Simd::store_int(row_of_pairs.dwords + j / 2, Simd::to_bf16(w[0], w[1]));
     });
     return 1.0f;

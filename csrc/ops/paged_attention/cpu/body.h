@@ -1,26 +1,13 @@
-// The loop nest of every CPU kernel of paged_attention. Each ISA compiles its own copy, in an unnamed namespace: the linker
-// may not merge copies that were compiled with different flags.
+// The loop nest of every CPU kernel of paged_attention, in an unnamed namespace: the linker may not merge copies of ISAs.
 //
 //   for each piece of a tile (its rows against a run of chunks, one KV head)
 //     queries to operands [rows, head_dim]
 //     for each chunk of 512 columns
 //       scores = queries * keys^T      blocks of kColumns keys, transposed into a panel
 //       weights                        row by row, in place (softmax.h)
-//       sums += weights * values       blocks of keys, read from the cache itself if their type and dim allow; a row
-//                                      takes only the keys that it sees
+//       sums += weights * values       blocks of keys, in the cache itself if possible; a row takes those that it sees
 //       merge with the chunks before
 //     divide, store; or leave partial results to the last of the parts that share the tile
-//
-// A `Simd` wraps the vectors of an instruction set:
-//   F, I         kLanes floats, kLanes dwords;  kColumns = 2 kLanes; kMaxRows rows of a microkernel
-//   load, store, load_int, store_int, set, set_int, first, add (F and I), sub, mul, div, fma(a, b, c) = a b + c,
-//   as_float, as_int
-//   max(a, b)    b if either is NaN;  if_less(a, b, yes, no): no if either is NaN
-//   keep_lanes(x, low, high, other): other in lanes outside [low, high)
-//   shift_left<n>, shift_right<n>, shift_right_signed<n>, bit_and, bit_or, to_floats(I)
-//   widen<bytes>(p): kLanes elements of 1, 2 or 4 bytes, zero-extended; from_f16(I): of the low half of each dword
-//   transpose(I (&)[kLanes])
-// and for a product (products.h) with dot products of smaller types what that product names.
 #pragma once
 
 #include <algorithm>
@@ -36,7 +23,6 @@ namespace lamina::paged_attention {
 namespace {
 
 inline constexpr int64_t kKeysInPlace = 256;  // of a block of values
-
 template <class Simd, class Product>
 class Worker {
  public:
@@ -282,12 +268,13 @@ class Worker {
       });
       return;
     }
-    // In two loops: the largest score of a row takes long to find, and the processor looks into the next row meanwhile.
+    // In two loops: meanwhile the processor looks into the next row.
     for_rows([&](int64_t r, const Planes& scores, const State& result) {
-      result.maximum() = Product::score(scores, query_[r], row) * factor_of(row);
+      result.maximum() = Product::score(scores, query_[r], row);
     });
     for_rows([&](int64_t r, const Planes& scores, const State& result) {
-      weight_factors_[r] = Product::weigh(scores, row, result);
+      weight_factors_[r] = Product::weigh(scores, row, result.maximum(), result.sum());
+      result.maximum() *= factor_of(row);
     });
   }
 
@@ -307,7 +294,7 @@ class Worker {
                                          key_bytes_, passes);
       const char* const* values = values_of(*shared_, block, prefetch);
       // Keys that all tokens see go with all rows, then those of each token.
-      const Range all = common_keys(chunk, block);
+      const Range all = chunk.common_keys(block);
       if (all.count() > 0) add_values(values, block, all, {0, tile_->rows}, prefetch);
       for_tokens([&](int64_t token, Range rows) {
         const Range seen = chunk.seen_shared(chunk.token(token));
@@ -316,22 +303,6 @@ class Worker {
         if (rest.count() > 0) add_values(values, block, rest, rows, prefetch);
       });
     }
-  }
-
-  // The first keys of a block, in whole steps, if all tokens see them; none if a token begins later than another.
-  Range common_keys(const Chunk& chunk, Range block) const {
-    Range first{block.high, block.high}, last{block.low, block.low};
-    for_tokens([&](int64_t token, Range) {
-      const Range seen = chunk.seen_shared(chunk.token(token));
-      const int64_t low = std::clamp(seen.low, block.low, block.high);
-      const int64_t high = std::clamp(seen.high, low, block.high);
-      first = {std::min(first.low, low), std::min(first.high, high)};
-      last = {std::max(last.low, low), std::max(last.high, high)};
-    });
-    if (first == last) return first;
-    const int64_t high = first.high / kAlign * kAlign;
-    return first.low == last.low && high > first.low ? Range{first.low, high}
-                                                     : Range{block.low, block.low};
   }
 
   // The keys that a token does not share.
@@ -344,13 +315,6 @@ class Worker {
       Prefetch none;
       add_values(values_of(*own_, block, none), block, block, rows, none);
     }
-  }
-
-  // Where blocks of values start, so that the keys of a dword do not depend on the range: columns before it are zeros.
-  static int64_t start_values(Columns& columns, Range range) {
-    const int64_t start = range.low / kAlign * kAlign;
-    for (int64_t j = start; j < range.low; ++j) columns.values[j] = kZeros;
-    return start;
   }
 
   // The rows of a block, as multiply_values reads them.

@@ -30,6 +30,13 @@ struct Range {
   bool operator==(const Range&) const = default;
 };
 
+// Where blocks of values start, so that the keys of a dword do not depend on the range: columns before it are zeros.
+inline int64_t start_values(Columns& columns, Range range) {
+  const int64_t start = range.low / kAlign * kAlign;
+  for (int64_t j = start; j < range.low; ++j) columns.values[j] = kZeros;
+  return start;
+}
+
 // Calls body(token of the call, rows of the tile) for each token of the tile.
 template <class Body>
 void for_tokens(const Params& params, const Plan& plan, const Tile& tile, const Body& body) {
@@ -72,6 +79,22 @@ struct Chunk {
       if (seen.count() > 0) all = {std::min(all.low, seen.low), std::max(all.high, seen.high)};
     });
     return all;
+  }
+
+  // The first of these keys, in whole steps, if all tokens see them; none if a token begins later than another.
+  Range common_keys(Range block) const {
+    Range first{block.high, block.high}, last{block.low, block.low};
+    for_tokens(params, plan, tile, [&](int64_t index, Range) {
+      const Range seen = seen_shared(token(index));
+      const int64_t low = std::clamp(seen.low, block.low, block.high);
+      const int64_t high = std::clamp(seen.high, low, block.high);
+      first = {std::min(first.low, low), std::min(first.high, high)};
+      last = {std::max(last.low, low), std::max(last.high, high)};
+    });
+    if (first == last) return first;
+    const int64_t high = first.high / kAlign * kAlign;
+    if (first.low != last.low || high <= first.low) return {block.low, block.low};
+    return {first.low, high};
   }
 
   // Sets these columns.

@@ -13,17 +13,18 @@ namespace {
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 inline constexpr float kLog2E = 0x1.715476p+0f;
 
-// 2^x for x <= 0; 0 for x below -125.5; NaN for NaN. exp2(0) is exactly 1.
-// x = n + r with |r| <= 1/2, both exact. The polynomial is twice the minimax polynomial of 2^r with constant term 1; with
-// its roundings it is within 1.5 u of 2^r, u = 2^-23. The other factor is 2^(n-1), or 0 where n <= -126.
+// 2^(factor x) for x <= 0, and 0 for x <= least = -126 / factor; NaN for NaN. x = 0 gives exactly 1.
+// factor x = n + r with |r| <= 1/2, rounded once. The polynomial is twice the minimax polynomial of 2^r with constant term
+// 1; with its roundings it is within 1.5 u of 2^r, u = 2^-23. The other factor is 2^(n-1), or 0 where n <= -126.
 template <class Simd>
-LAMINA_INLINE inline typename Simd::F exp2(typename Simd::F x) {
+LAMINA_INLINE inline typename Simd::F exp2(typename Simd::F x, typename Simd::F factor,
+                                           typename Simd::F least) {
   using F = typename Simd::F;
   // Adding it rounds to an integer: the low bits then hold n + 126, which shifted into the exponent is 2^(n-1).
-  constexpr float kRound = 0x1.8p23f + 126.0f;
-  x = Simd::max(Simd::set(-126.0f), x);
-  const F shifted = Simd::add(x, Simd::set(kRound));
-  const F r = Simd::sub(x, Simd::sub(shifted, Simd::set(kRound)));
+  const F round = Simd::set(0x1.8p23f + 126.0f);
+  x = Simd::max(least, x);
+  const F shifted = Simd::fma(x, factor, round);
+  const F r = Simd::fma(x, factor, Simd::sub(round, shifted));
   F y = Simd::set(0x1.5bba14p-9f);
   y = Simd::fma(y, r, Simd::set(0x1.3cea88p-6f));
   y = Simd::fma(y, r, Simd::set(0x1.c6b752p-4f));
@@ -31,6 +32,11 @@ LAMINA_INLINE inline typename Simd::F exp2(typename Simd::F x) {
   y = Simd::fma(y, r, Simd::set(0x1.62e42ap+0f));
   y = Simd::fma(y, r, Simd::set(2.0f));
   return Simd::mul(y, Simd::as_float(Simd::template shift_left<23>(Simd::as_int(shifted))));
+}
+
+template <class Simd>
+LAMINA_INLINE inline typename Simd::F exp2(typename Simd::F x) {
+  return exp2<Simd>(x, Simd::set(1.0f), Simd::set(-126.0f));
 }
 
 // tanh(x) = sign(x) (1 - t) / (1 + t), t = exp(-2 |x|); within 2^-22.

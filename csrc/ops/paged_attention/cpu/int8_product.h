@@ -86,9 +86,9 @@ struct Int8Product {
           Simd::subtract(Simd::add(Simd::template shift_left<8>(high), low), offset));
     });
   }
-  static float weigh(Planes planes, const ScoreRow& row, const State& result) {
+  static float weigh(Planes planes, const ScoreRow& row, float highest, float& sum) {
     I largest = Simd::set_int(0);
-    result.sum() = weigh_row<Simd>(row, result.maximum(), [&](int64_t j, auto& w) LAMINA_INLINE {
+    sum = weigh_row<Simd>(row, highest, [&](int64_t j, auto& w) LAMINA_INLINE {
       unroll<kAlign / Simd::kLanes>([&](auto i) LAMINA_INLINE {
         // The bits of a NaN, of an Inf and, for a negative scale, of a negative weight are larger than those of numbers.
         largest = Simd::max_bits(largest, Simd::as_int(w[i]));

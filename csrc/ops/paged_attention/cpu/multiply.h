@@ -1,6 +1,17 @@
 // The microkernel: c[rows, columns] = (c or 0) + a[rows, k] * b[k, columns], in order of k. Operands are dwords, each of one
 // f32, two bf16 or four int8: Dot::add(sum, a, b) adds the product of a broadcast dword and a vector of dwords. b is a
 // panel, or rows of the cache where they lie.
+//
+// A `Simd` wraps the vectors of an instruction set:
+//   F, I         kLanes floats, kLanes dwords;  kColumns = 2 kLanes; kMaxRows rows of a microkernel
+//   load, store, load_int, store_int, set, set_int, first, add (F and I), sub, mul, div, fma(a, b, c) = a b + c,
+//   as_float, as_int
+//   max(a, b)    b if either is NaN;  if_less(a, b, yes, no): no if either is NaN
+//   keep_lanes(x, low, high, other): other in lanes outside [low, high)
+//   shift_left<n>, shift_right<n>, shift_right_signed<n>, bit_and, bit_or, to_floats(I)
+//   widen<bytes>(p): kLanes elements of 1, 2 or 4 bytes, zero-extended; from_f16(I): of the low half of each dword
+//   transpose(I (&)[8]), then store_transposed<vector>(to, stride, x) of its vectors: columns of 8 keys
+// and for a product (products.h) with dot products of smaller types what that product names.
 #pragma once
 
 #include <algorithm>

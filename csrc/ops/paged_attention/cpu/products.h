@@ -13,7 +13,7 @@
 //   prepare_values      rows of values that multiply_values can read; nullptr: it reads those of the cache
 //   query               writes the planes of one row of f32 [dim]
 //   score               planes of dot products to the numbers of a row, in place of the first; returns the largest
-//   weigh               numbers to planes of weights, in place; sets result.sum() and returns the factor of the sums of
+//   weigh               numbers to planes of weights, in place; sets sum and returns the factor of the sums of
 //                       values
 //   finish_vector       planes of sums to f32
 #pragma once
@@ -110,8 +110,8 @@ struct F32Product {
     return largest_score<Simd, true>(
         row, [&](int64_t j) LAMINA_INLINE { return Simd::load(row.scores + j); });
   }
-  static float weigh(Planes, const ScoreRow& row, const State& result) {
-    result.sum() = weigh_row<Simd>(row, result.maximum(), [&](int64_t j, auto& w) LAMINA_INLINE {
+  static float weigh(Planes, const ScoreRow& row, float highest, float& sum) {
+    sum = weigh_row<Simd>(row, highest, [&](int64_t j, auto& w) LAMINA_INLINE {
       unroll<kAlign / Simd::kLanes>(
           [&](auto i) LAMINA_INLINE { Simd::store(row.scores + j + i * Simd::kLanes, w[i]); });
     });

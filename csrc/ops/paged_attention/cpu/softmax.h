@@ -45,11 +45,11 @@ struct ScoreRow {
 //   kRaw     dot products as they are
 //   kLinear  dot products times the scales of keys
 //   kFull    scores
-// The factor is positive, so that the largest number has the largest score.
+// The factor is positive, so that the largest number has the largest score, and far from the ends of f32.
 enum class Scores { kRaw, kLinear, kFull };
 
 inline bool is_linear(const ScoreRow& row) {
-  return row.softcap == 0.0f && row.slope == 0.0f && row.scale > 0.0f;
+  return row.softcap == 0.0f && row.slope == 0.0f && row.scale > 0x1p-100f && row.scale < 0x1p100f;
 }
 
 template <class Simd, Scores kScores>
@@ -123,15 +123,15 @@ float largest_score(const ScoreRow& row, const Dots& dots) {
   return largest_score<Simd, Scores::kLinear>(row, dots);
 }
 
-// Calls put(j, weights of kAlign columns from j on), relative to `maximum`; returns their sum. Sixteen running sums, one
+// Calls put(j, weights of kAlign columns from j on), relative to the number `highest`; returns their sum. Sixteen running sums, one
 // for each column modulo 16, are added in one order whatever the width of a vector. kScaled: the sum is of the weights
 // before value_scale.
 template <class Simd, bool kScaled, class Put>
-float weigh_row(const ScoreRow& row, float maximum, const Put& put) {
+float weigh_row(const ScoreRow& row, float highest, const Put& put) {
   using F = typename Simd::F;
   constexpr int kLanes = Simd::kLanes, kSums = 16, kSteps = kAlign / kLanes;
-  const F minus = Simd::set(maximum == -kInfinity ? 0.0f : -maximum);
-  const F factors = Simd::set(factor_of(row));
+  const F reference = Simd::set(highest == -kInfinity ? 0.0f : highest);
+  const F factor = Simd::set(factor_of(row)), least = Simd::set(-126.0f / factor_of(row));
   F sums[kSums / kLanes];
   for (F& each : sums) each = Simd::set(0.0f);
   for (int64_t j = row.begin(); j < row.end(); j += kAlign) {
@@ -139,7 +139,7 @@ float weigh_row(const ScoreRow& row, float maximum, const Put& put) {
     unroll<kSteps>([&](auto i) LAMINA_INLINE {
       const int64_t at = j + i * kLanes;
       F& w = weights[i];
-      w = exp2<Simd>(Simd::fma(Simd::load(row.scores + at), factors, minus));
+      w = exp2<Simd>(Simd::sub(Simd::load(row.scores + at), reference), factor, least);
       F& sum = sums[i % (kSums / kLanes)];
       sum = Simd::add(sum, w);
       if constexpr (kScaled) {
@@ -156,9 +156,9 @@ float weigh_row(const ScoreRow& row, float maximum, const Put& put) {
 }
 
 template <class Simd, class Put>
-float weigh_row(const ScoreRow& row, float maximum, const Put& put) {
-  return row.value_scale == nullptr ? weigh_row<Simd, false>(row, maximum, put)
-                                    : weigh_row<Simd, true>(row, maximum, put);
+float weigh_row(const ScoreRow& row, float highest, const Put& put) {
+  return row.value_scale == nullptr ? weigh_row<Simd, false>(row, highest, put)
+                                    : weigh_row<Simd, true>(row, highest, put);
 }
 
 // into = into and `next`, whose keys come after those of into. A state without keys has maximum -inf and zeros.
