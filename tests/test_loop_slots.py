@@ -8,11 +8,11 @@ from tools.loop_slots import functions
 
 # A kernel with a loop before the main one, and a main loop with a rare way and one that is left out.
 DUMP = """
-	code for sm_90
-		Function : _Zother
+  code for sm_90
+    Function : _Zother
         /*0000*/                   HMMA.16816.F32 R0, R4, R8, R0 ;
         /*0010*/                   EXIT ;
-		Function : _Zkernel
+    Function : _Zkernel
         /*0000*/                   S2R R0, SR_TID.X ;
         /*0010*/                   IADD3 R0, R0, 0x1, RZ ;
         /*0020*/               @P0 BRA 0x10 ;

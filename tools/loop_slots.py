@@ -1,8 +1,8 @@
 """Counts what a warp issues in one turn of the main loop of a CUDA kernel.
 
-The loop is the innermost one with most matrix products. Of all ways through it the shortest counts that goes
-through every product, every asynchronous copy of 16 bytes, every pair of addresses stored to shared memory
-and every block of four or more powers of 2: the way without masks, biases, errors and unaligned copies. The
+The loop is the innermost one with most matrix products. The shortest way through it counts that goes through
+every product, every asynchronous copy of 16 bytes, every pair of addresses stored to shared memory and every
+block of four or more powers of 2: the way without masks, biases, errors and unaligned copies. The
 instructions of a loop inside are counted once. docs/performance.md has the counts of attention.
 
     python -m tools.loop_slots build/cmake/.../paged_attention_sm80_r16_d128.cu.o BF16 --arch 90

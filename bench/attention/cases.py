@@ -94,7 +94,7 @@ def binary_tree(tokens: int) -> Tensor:
 
 
 class Options(TypedDict):
-    """What a user may say of a case; None is the default of the scenario or dtype."""
+    """The options of a case, as a user gives them; None is the default of the scenario or dtype."""
 
     scenario: str
     kv_dtype: str | None

@@ -77,7 +77,8 @@ class HostBench:
         self._op = op
 
     def peers_on(self, device: str) -> tuple[str, ...]:
-        return self._op.peers_on("cuda")
+        peers: tuple[str, ...] = self._op.peers_on("cuda")
+        return peers
 
     def cases(self, device: str, dtype: str | None, given: Options) -> list[AttentionCase]:
         found: list[AttentionCase] = self._op.cases(device, dtype, given)

@@ -61,7 +61,7 @@ class AttentionProblem {
     return verdict;
   }
 
-  // What a kernel that rounds queries or weights may lose beside its sums in f32: a part of the largest value, and of lse.
+  // A kernel that rounds queries or weights may lose so much beside its sums in f32: a part of the largest value, and of lse.
   struct Rounding {
     double values = 0.0, lse = 1e-4;
   };
