@@ -85,6 +85,29 @@ def test_4_bit_layers_of_compressed_tensors_are_taken_as_they_are(name: str, tmp
         assert str(report) == f"{report.layers['layer']}: 1 layers"
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_words_that_n_and_k_do_not_fill(bits: int, tmp_path: Path) -> None:
+    """compressed-tensors fills the last word of a row, and of a column of zero points, with zeros."""
+    n, k, group, top = 21, 75, 16, 1 << (bits - 1)
+    g = generator(f"ragged {bits}")
+    q, scale = torch.randint(0, 2 * top, (n, k), generator=g), torch.rand(n, 5, generator=g).bfloat16()
+    zero = torch.randint(0, 2 * top, (n, 5), generator=g)
+    pad = torch.nn.functional.pad
+    tensors = {
+        "layer.weight_packed": words(pad(q, (0, -k % 8)), bits)[:, : -(-k * bits // 32)],
+        "layer.weight_scale": scale,
+        "layer.weight_zero_point": words(pad(zero.T, (0, -n % 8)), bits).T[: -(-n * bits // 32)],
+    }
+    weights = {"num_bits": bits, "symmetric": False, "strategy": "group", "group_size": group}
+    model = one_layer(n, k)
+    folder = write(tmp_path, tensors, compressed_tensors(weights, "pack-quantized"))
+    lamina.load_checkpoint(model, folder, convert="float")
+    layer = model["layer"]
+    w = layer.dequantize_weight() if isinstance(layer, Int4Linear) else layer.weight.detach()
+    index = torch.arange(k) // group
+    assert_equal(w, (q - zero[:, index]).float() * scale.float()[:, index])
+
+
 @pytest.mark.parametrize("name", ["int8", "int8_tensor", "w8_channel"])
 def test_8_bit_layers_of_compressed_tensors_are_taken_as_they_are(name: str, tmp_path: Path) -> None:
     folder, want = written(name, tmp_path)

@@ -1,4 +1,4 @@
-"""lamina.load_checkpoint of files that do not fit: the error names the tensor, its shape and what is allowed."""
+"""lamina.load_checkpoint of files that do not fit: the error names the tensor, what it is, what is right."""
 
 from __future__ import annotations
 

@@ -121,5 +121,8 @@ def _columns(packed: Tensor, n: int) -> Tensor:
 
 def _codes(packed: Tensor) -> Tensor:
     """The low 32 bits of an integer [...] as uint8 [..., 8]."""
-    shifts = torch.arange(0, 4 * CODES, 4, device=packed.device, dtype=packed.dtype)
-    return ((packed[..., None] >> shifts) & 15).to(torch.uint8)
+    held = packed.int().contiguous().view(torch.uint8).view(*packed.shape, CODES // 2)
+    codes = torch.empty(*packed.shape, CODES, dtype=torch.uint8, device=packed.device)
+    torch.bitwise_and(held, 15, out=codes[..., ::2])
+    torch.bitwise_right_shift(held, 4, out=codes[..., 1::2])
+    return codes

@@ -13,11 +13,14 @@ AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # the place in a word of each of eight con
 def unpack_columns(words: Tensor, bits: int, columns: int, order: Sequence[int] | None = None) -> Tensor:
     """int32 [rows, ceil(columns * bits / 32)] as uint8 [rows, columns]; the first code is in the low bits.
 
-    order   the place in its word of each of the 32 / bits codes, where the codes are not in order
+    order   the place in its word of each of eight codes of 4 bits, where they are not in order
     """
-    places = range(32 // bits) if order is None else order
-    shifts = torch.tensor([bits * place for place in places], dtype=torch.int32, device=words.device)
-    codes = ((words[:, :, None] >> shifts) & ((1 << bits) - 1)).to(torch.uint8)
+    held = words.contiguous().view(torch.uint8).view(*words.shape, 4)
+    if bits == 8:
+        return held.flatten(1)[:, :columns].contiguous()
+    codes = torch.empty(*words.shape, 8, dtype=torch.uint8, device=words.device)
+    for code, place in enumerate(range(8) if order is None else order):
+        codes[:, :, code] = held[:, :, place // 2] >> 4 if place % 2 else held[:, :, place // 2] & 15
     return codes.flatten(1)[:, :columns].contiguous()
 
 
