@@ -52,6 +52,10 @@ SECTIONS = {
         *("quant.quantize_weight_int8", "quant.quantize_weight_int4", "quant.QuantizedInt4"),
         *("quant.hessian", "quant.gptq", "quant.act_order", "quant.ActOrder"),
     ),
+    "2:4 pruning of weights": (
+        *("quant.prune_sparse24", "quant.prune_sparse24_int8", "quant.prune_sparse24_int4"),
+        *("quant.PrunedWeight", "quant.PrunedInt8", "quant.PrunedInt4", "quant.feature_order_sparse24"),
+    ),
 }
 WIDTH = 100
 

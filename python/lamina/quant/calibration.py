@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lamina.quant.gptq_rounding import Hessian
+from lamina.quant.hessians import Hessian
 from lamina.quant.int4 import QuantizedInt4
 
 # The arguments of one call of a model: a tensor, keyword arguments or positional ones.
