@@ -37,18 +37,18 @@ def main() -> None:
     encoder = load_encoder("cpu")
     seen = inputs_of_layers(encoder, calibration_sentences())
     held_out = inputs_of_layers(encoder, SENTENCES)
-    layers: list[dict[str, object]] = []
+    layers: list[dict[str, str | float]] = []
     kinds: dict[str, list[Mapping[str, float]]] = {}
     for name, x in held_out.items():
         layer = encoder.model.get_submodule(name)
         assert isinstance(layer, nn.Linear)
         errors = _errors(layer.weight.detach(), hessian(seen[name]), x)
-        layers.append({"layer": name} | errors)
+        layers.append({"layer": name, **errors})
         kinds.setdefault(re.sub(r".*layer\.\d+\.", "", name), []).append(errors)
     columns = list(layers[0])[1:]
     print(f"| layer | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}")
     rows = [
-        {"layer": kind} | {column: mean(errors[column] for errors in found) for column in columns}
+        {"layer": kind, **{column: mean(errors[column] for errors in found) for column in columns}}
         for kind, found in kinds.items()
     ]
     for row in rows:

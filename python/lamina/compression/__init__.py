@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from lamina.compression.api import compress
+from lamina.compression.pruning import PrunedLayer, PruneReport, prune
 from lamina.compression.report import CompressionReport, CompressionRow, KeptTensor
 from lamina.compression.schemes import SCHEMES
 
-__all__ = ["SCHEMES", "CompressionReport", "CompressionRow", "KeptTensor", "compress"]
+__all__ = [
+    "SCHEMES",
+    "CompressionReport",
+    "CompressionRow",
+    "KeptTensor",
+    "PruneReport",
+    "PrunedLayer",
+    "compress",
+    "prune",
+]

@@ -75,7 +75,7 @@ def unsuitable(model: nn.Module, candidate: Candidate, scheme: Scheme, must_shri
             )
         if name.rpartition(".")[2] == "_orig_mod":
             return COMPILED
-    problem = not_plain(module) or _would_be_lost(candidate, scheme)
+    problem = not_plain(module) or scheme.problem(linear) or _would_be_lost(candidate, scheme)
     if problem is not None:
         return problem
     if linear.in_features > scheme.max_k:

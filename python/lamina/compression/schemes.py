@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from lamina._library import build_info
-from lamina.nn import Int4Linear, Int8Linear
+from lamina.compression.budget import output_error
+from lamina.nn import Int4Linear, Int8Linear, Sparse24Int8Linear
 from lamina.nn.packed_linear import PackedLinear
-from lamina.quant import QuantizedInt4, gptq
+from lamina.ops import is_sparse24
+from lamina.quant import PrunedInt8, gptq, prune_sparse24_int8
+from lamina.quant.sparse24_masks import GROUP
+
+
+class Rounded(NamedTuple):
+    """A weight that a scheme has rounded with the Hessian of its inputs."""
+
+    weight: Any  # QuantizedInt4 or PrunedInt8, as the scheme's convert takes it
+    error: float | None = None  # |x (w_rounded - w).T| / |x w.T| of a 2:4 weight
 
 
 @dataclass(frozen=True)
@@ -19,9 +30,12 @@ class Scheme:
     name: str
     summary: str
 
+    is_sparse: ClassVar = False  # whether its layers are 2:4
+    is_calibrated: ClassVar = False  # whether it rounds with a Hessian
+
     @property
     def op(self) -> str:
-        """The product that its layers call."""
+        """The product whose limits hold for its layers; a 2:4 product has those of its dense twin."""
         raise NotImplementedError
 
     @property
@@ -34,8 +48,16 @@ class Scheme:
         """The packed layer that `linear` becomes, on the meta device: its structure without values."""
         raise NotImplementedError
 
-    def convert(self, linear: nn.Linear, quantized: QuantizedInt4 | None = None) -> PackedLinear:
-        """The packed layer that `linear` becomes. `quantized` is its weight if calibration has rounded it."""
+    def problem(self, linear: nn.Linear) -> str | None:
+        """Why this scheme cannot pack a layer that others can, or None."""
+        return None
+
+    def quantize(self, w: Tensor, hessian: Tensor | None) -> Rounded:
+        """The weight [n, k] of a layer whose inputs have this Hessian; with None of a 2:4 scheme alone."""
+        raise NotImplementedError
+
+    def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
+        """The packed layer that `linear` becomes. `rounded` is its weight if it was rounded beforehand."""
         raise NotImplementedError
 
     def has_made(self, module: PackedLinear) -> bool:
@@ -49,24 +71,56 @@ class Int8Scheme(Scheme):
 
     symmetric: bool  # activations
 
+    layer: ClassVar[type[Int8Linear]] = Int8Linear
+
     @property
     def op(self) -> str:
         return "gemm_int8"
 
     def blank(self, linear: nn.Linear) -> PackedLinear:
         bias = linear.bias
-        module = Int8Linear(
+        module = self.layer(
             linear.in_features, linear.out_features, bias is not None, symmetric=self.symmetric,
             device="meta", dtype=None if bias is None else bias.dtype,
         )  # fmt: skip
         module.weight_dtype = linear.weight.dtype  # the bias may have another dtype
         return module
 
-    def convert(self, linear: nn.Linear, quantized: QuantizedInt4 | None = None) -> PackedLinear:
-        return Int8Linear.from_linear(linear, symmetric=self.symmetric)
+    def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
+        return self.layer.from_linear(linear, symmetric=self.symmetric)
 
     def has_made(self, module: PackedLinear) -> bool:
-        return type(module) is Int8Linear and module.symmetric == self.symmetric
+        return type(module) is self.layer and module.symmetric == self.symmetric
+
+
+@dataclass(frozen=True)
+class Sparse24Int8Scheme(Int8Scheme):
+    """W8A8 with 2:4 weights."""
+
+    is_sparse: ClassVar = True
+    is_calibrated: ClassVar = True
+    layer: ClassVar[type[Int8Linear]] = Sparse24Int8Linear
+
+    @property
+    def dense(self) -> Scheme:
+        """The scheme of layers that a budget keeps dense."""
+        return SCHEMES[self.name.removeprefix("sparse24-")]
+
+    def problem(self, linear: nn.Linear) -> str | None:
+        k = linear.in_features
+        return f"its k = {k} is no multiple of {GROUP}" if k % GROUP else None
+
+    def quantize(self, w: Tensor, hessian: Tensor | None) -> Rounded:
+        w = w.detach()
+        mask = w != 0 if is_sparse24(w) else None  # a weight that was pruned and trained keeps its mask
+        pruned = prune_sparse24_int8(w, hessian, mask=mask)
+        return Rounded(pruned, output_error(w, pruned.q * pruned.scale[:, None], hessian))
+
+    def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
+        if rounded is None:
+            return super().convert(linear)
+        assert isinstance(rounded.weight, PrunedInt8)
+        return Sparse24Int8Linear.from_pruned(linear, rounded.weight, symmetric=self.symmetric)
 
 
 @dataclass(frozen=True)
@@ -76,6 +130,8 @@ class Int4Scheme(Scheme):
     symmetric: bool  # weights
     activations: str
     group: int = 128
+
+    is_calibrated: ClassVar = True
 
     @property
     def op(self) -> str:
@@ -90,13 +146,13 @@ class Int4Scheme(Scheme):
             module.bias = linear.bias.detach().to("meta")
         return module
 
-    def quantize(self, w: Tensor, hessian: Tensor) -> QuantizedInt4:
-        """GPTQ of the weight [n, k] of a layer whose inputs have this Hessian."""
-        return gptq(w, hessian, self.group, symmetric=self.symmetric)
+    def quantize(self, w: Tensor, hessian: Tensor | None) -> Rounded:
+        assert hessian is not None
+        return Rounded(gptq(w, hessian, self.group, symmetric=self.symmetric))
 
-    def convert(self, linear: nn.Linear, quantized: QuantizedInt4 | None = None) -> PackedLinear:
-        if quantized is not None:
-            module = Int4Linear.from_quantized(quantized, linear.bias, activations=self.activations)
+    def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
+        if rounded is not None:
+            module = Int4Linear.from_quantized(rounded.weight, linear.bias, activations=self.activations)
             return module.train(linear.training)
         return Int4Linear.from_linear(
             linear, group=self.group, symmetric=self.symmetric, activations=self.activations
@@ -118,5 +174,9 @@ SCHEMES: dict[str, Scheme] = {
         Int4Scheme("w4a16_asymmetric", "as w4a16, weights with zero points", False, "float"),
         Int4Scheme("w4a8", "int4 weights per group, int8 activations per token", True, "int8"),
         Int4Scheme("w4a8_asymmetric", "as w4a8, weights with zero points", False, "int8"),
+        Sparse24Int8Scheme("sparse24-w8a8", "2:4 int8 weights per channel, int8 activations", True),
+        Sparse24Int8Scheme(
+            "sparse24-w8a8_asymmetric", "as sparse24-w8a8, activations with a zero point", False
+        ),
     )
 }

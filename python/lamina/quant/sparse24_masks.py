@@ -36,11 +36,3 @@ def require_mask(op: str, mask: Tensor, w: Tensor) -> None:
             f"{op}: mask keeps {int(kept[row, group])} of the four places of row {row}, group {group}; "
             "at most 2 are allowed"
         )
-
-
-def nonzero_mask(w: Tensor) -> Tensor | None:
-    """The nonzero places [n, k] of a weight that is 2:4 already, or None if it is not."""
-    if w.dim() != 2 or w.shape[1] % GROUP:
-        return None
-    mask = w != 0
-    return mask if bool((mask.reshape(len(w), w.shape[1] // GROUP, GROUP).sum(2) <= 2).all()) else None

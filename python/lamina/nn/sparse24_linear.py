@@ -1,0 +1,87 @@
+"""Linear layers with 2:4 weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lamina.nn.int8_linear import Int8Linear
+from lamina.nn.packed_linear import ordinary_tensors, require_loaded
+from lamina.ops import PackedSparse24, compress_sparse24, matmul_sparse24_int8, pack_sparse24
+from lamina.ops.pack_sparse24 import CPU_LAYOUT, packed_sparse24_shape
+from lamina.quant import PrunedInt8, prune_sparse24_int8
+from lamina.quant.sparse24_masks import GROUP
+
+
+class Sparse24Int8Linear(Int8Linear):
+    """Int8Linear with a 2:4 weight: of four consecutive input features each output feature keeps two.
+
+    in_features is a multiple of 4. The result has the bits of an Int8Linear with zeros in place; the weight
+    takes 5 bits instead of 8 in memory. There are CPU kernels; on CUDA the layer raises NotImplementedError.
+
+    A new module is zero; fill it with `from_pruned`, `from_linear` or `load_state_dict`. The state dict is
+    that of Int8Linear, but `weight_packed` is uint8.
+    """
+
+    FORMATS: ClassVar = {4: CPU_LAYOUT}
+    VERSION = PackedSparse24.VERSION
+    DTYPES: ClassVar = {**Int8Linear.DTYPES, "weight_packed": (torch.uint8,)}
+    MATMUL: ClassVar[Callable[..., Tensor]] = staticmethod(matmul_sparse24_int8)
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, **options: Any) -> None:
+        if in_features % GROUP:
+            raise ValueError(f"{self._kind}: in_features = {in_features}; must be a multiple of {GROUP}")
+        super().__init__(in_features, out_features, bias, **options)
+
+    @classmethod
+    @ordinary_tensors
+    def from_linear(cls, linear: nn.Linear, *, symmetric: bool = True) -> Sparse24Int8Linear:
+        """Makes a layer from `linear`, as Int8Linear.from_linear does.
+
+        A weight that is not 2:4 is pruned by magnitude; zeros of a 2:4 weight stay zero.
+        """
+        require_loaded(cls.__name__, linear.weight)
+        return cls.from_pruned(linear, prune_sparse24_int8(linear.weight.detach().cpu()), symmetric=symmetric)
+
+    @classmethod
+    @ordinary_tensors
+    def from_pruned(
+        cls, linear: nn.Linear, pruned: PrunedInt8, *, symmetric: bool = True
+    ) -> Sparse24Int8Linear:
+        """Makes a layer from the weight of `linear` after lamina.quant.prune_sparse24_int8, and its bias."""
+        if pruned.q.shape != linear.weight.shape:
+            raise ValueError(
+                f"{cls.__name__}: pruned must be {list(linear.weight.shape)} like linear, got "
+                f"{list(pruned.q.shape)}"
+            )
+        packed = pack_sparse24(compress_sparse24(pruned.q.cpu(), pruned.mask.cpu()))
+        weight = linear.weight
+        module = cls._of_packed(packed, pruned.scale.cpu(), linear.bias, symmetric, weight.dtype)
+        return module.to(weight.device).train(linear.training)
+
+    @property
+    def packed_weight(self) -> PackedSparse24:  # type: ignore[override]
+        """The weight as lamina.ops.matmul_sparse24_int8 takes it."""
+        n, k = self.out_features, self.in_features
+        return PackedSparse24(self.weight_packed, self.weight_sums, n, k, torch.int8)
+
+    def dequantize_weight(self) -> Tensor:
+        """The weight [n, k] in f32 that this module computes with."""
+        return self.packed_weight.unpack().decompress().float() * self.weight_scale[:, None]
+
+    def _zeros(self, n: int, k: int, device: torch.device | str | None) -> Tensor:
+        if torch.empty(0, device=device).is_meta:
+            return torch.empty(packed_sparse24_shape(n, k, torch.int8), dtype=torch.uint8, device=device)
+        zeros = torch.zeros(n, k, dtype=torch.int8, device="cpu")
+        return pack_sparse24(compress_sparse24(zeros)).data.to(device)
+
+    def _product(self, rows: Tensor) -> Tensor:
+        if rows.is_cuda:
+            raise NotImplementedError(
+                f"lamina.nn.{self._kind} has no CUDA kernel yet, and its input is on {rows.device}; move the "
+                "model to the CPU, or compress it with the scheme w8a8"
+            )
+        return super()._product(rows)
