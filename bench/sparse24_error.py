@@ -22,11 +22,11 @@ from lamina.cli.demo.encoder import load_encoder
 from lamina.cli.demo.sentences import SENTENCES, calibration_sentences
 from lamina.quant import (
     feature_order_sparse24,
-    hessian,
     prune_sparse24,
     prune_sparse24_int4,
     prune_sparse24_int8,
 )
+from lamina.quant.calibration import quantize_calibrated
 
 
 def main() -> None:
@@ -35,27 +35,33 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     encoder = load_encoder("cpu")
-    seen = inputs_of_layers(encoder, calibration_sentences())
     held_out = inputs_of_layers(encoder, SENTENCES)
+    linears = {
+        name: [module]
+        for name, module in encoder.model.named_modules()
+        if name in held_out and isinstance(module, nn.Linear)
+    }
+    sentences = calibration_sentences()
+    batches = [encoder.tokenize(sentences[at : at + 16]) for at in range(0, len(sentences), 16)]
+    calibrated = quantize_calibrated(encoder.model, linears, batches, lambda w, h: (w.detach(), h))
     layers: list[dict[str, str | float]] = []
     kinds: dict[str, list[Mapping[str, float]]] = {}
-    for name, x in held_out.items():
-        layer = encoder.model.get_submodule(name)
-        assert isinstance(layer, nn.Linear)
-        errors = _errors(layer.weight.detach(), hessian(seen[name]), x)
+    for name, found in calibrated:
+        assert found is not None
+        errors = _errors(*found, held_out.pop(name))
         layers.append({"layer": name, **errors})
         kinds.setdefault(re.sub(r".*layer\.\d+\.", "", name), []).append(errors)
     columns = list(layers[0])[1:]
     print(f"| layer | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}")
     rows = [
-        {"layer": kind, **{column: mean(errors[column] for errors in found) for column in columns}}
-        for kind, found in kinds.items()
+        {"layer": kind, **{column: mean(errors[column] for errors in of_kind) for column in columns}}
+        for kind, of_kind in kinds.items()
     ]
     for row in rows:
         print(f"| {row['layer']} | {' | '.join(f'{row[column]:.4f}' for column in columns)} |")
     if options.json:
-        found = {"machine": describe(), "rows": rows, "layers": layers}
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        result = {"machine": describe(), "rows": rows, "layers": layers}
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _errors(w: Tensor, h: Tensor, x: Tensor) -> dict[str, float]:

@@ -8,7 +8,14 @@ _library.load()
 
 from lamina import kv, nn, ops, quant  # noqa: E402  (the ops must be registered before their fakes)
 from lamina.checkpoint import CheckpointReport, load_checkpoint, load_compressed, save_compressed  # noqa: E402
-from lamina.compression import CompressionReport, PruneReport, compress, prune  # noqa: E402
+from lamina.compression import (  # noqa: E402
+    CompressionReport,
+    PruneReport,
+    Sparse24Plan,
+    compress,
+    plan_sparse24,
+    prune,
+)
 from lamina.distillation import DistillReport, distill  # noqa: E402
 from lamina.distillation_loss import distill_loss  # noqa: E402
 from lamina.ops import *  # noqa: E402, F403
@@ -20,6 +27,7 @@ __all__ = [
     "CompressionReport",
     "DistillReport",
     "PruneReport",
+    "Sparse24Plan",
     "compress",
     "distill",
     "distill_loss",
@@ -28,6 +36,7 @@ __all__ = [
     "load_compressed",
     "nn",
     "ops",
+    "plan_sparse24",
     "prune",
     "quant",
     "save_compressed",

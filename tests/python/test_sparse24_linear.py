@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import lamina
+from lamina.compression import sparse24_plan
 from lamina.nn import Int8Linear, Sparse24Int8Linear
 from lamina.quant import hessian, prune_sparse24, prune_sparse24_int8
 from tests.python.test_int8_linear import seeded
@@ -151,6 +152,60 @@ def test_a_budget_keeps_the_layers_of_the_largest_error_dense(calibration: Any) 
     nothing = model()
     lamina.compress(nothing, "sparse24-w8a8", calibration=calibration, sparse24_fraction=0)
     assert set(layers(nothing).values()) == {"Int8Linear"}
+
+
+def test_layers_that_are_named_stay_dense() -> None:
+    compressed = model()
+    report = lamina.compress(compressed, "sparse24-w8a8", dense=["0", "4"], max_layer_error=1.0)
+    assert list(layers(compressed).values()) == ["Int8Linear", "Sparse24Int8Linear", "Int8Linear"]
+    assert report.rows[0].reason == "dense: pattern '0'"
+    with pytest.warns(UserWarning, match="dense pattern '9' matches no nn.Linear or Conv1D to pack"):
+        lamina.compress(model(), "sparse24-w8a8", dense="9")
+
+
+def test_a_plan_picks_what_was_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = lamina.plan_sparse24(model(), tokens=2, skip="4")
+    assert [layer.name for layer in plan.layers] == ["0", "2", "4"]
+    for layer in plan.layers[:2]:
+        assert layer.dense_us and layer.sparse24_us
+        assert layer.pays == (layer.sparse24_us * 1.05 <= layer.dense_us)
+        assert layer.reason == (
+            f"{layer.dense_us:.1f} us dense, {layer.sparse24_us:.1f} us 2:4, "
+            f"{layer.dense_us / layer.sparse24_us:.2f}x"
+        )
+    assert (plan.layers[2].pays, plan.layers[2].reason) == (False, "skip pattern '4'")
+    times = iter([(100.0, 90.0), (100.0, 97.0), (100.0, 120.0)])
+    monkeypatch.setattr(sparse24_plan, "_measured", lambda *_: sparse24_plan._Times(*next(times)))
+    plan = lamina.plan_sparse24(model(), tokens=1)
+    assert [layer.pays for layer in plan.layers] == [True, False, False]
+    assert plan.dense == ["2", "4"]
+    assert str(plan).endswith("sparse24-w8a8, 1 tokens: 2:4 pays for 1 of 3 layers")
+    compressed = model()
+    lamina.compress(compressed, "sparse24-w8a8", dense=plan.dense)
+    assert list(layers(compressed).values()) == ["Sparse24Int8Linear", "Int8Linear", "Int8Linear"]
+
+
+def test_a_plan_measures_both_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sample calls one dense and one 2:4 layer, with as many tokens as were asked for."""
+    calls: list[tuple[str, tuple[int, ...]]] = []
+
+    def call(layer: nn.Module, x: Tensor) -> float:
+        calls.append((type(layer).__name__, tuple(x.shape)))
+        return {"Int8Linear": 4e-6, "Sparse24Int8Linear": 3e-6}[type(layer).__name__]
+
+    monkeypatch.setattr(sparse24_plan, "_seconds", call)
+    (layer,) = lamina.plan_sparse24(nn.Sequential(linear(512, 1024)), tokens=3).layers
+    assert (layer.pays, layer.dense_us, layer.sparse24_us) == (True, pytest.approx(4), pytest.approx(3))
+    assert calls == [("Int8Linear", (3, 1024)), ("Sparse24Int8Linear", (3, 1024))] * 31
+
+
+def test_bad_plans() -> None:
+    with pytest.raises(ValueError, match="plan_sparse24: tokens = 0; must be at least 1"):
+        lamina.plan_sparse24(model(), 0)
+    with pytest.raises(ValueError, match="scheme must be one of sparse24-w8a8, .*, got 'w8a8'"):
+        lamina.plan_sparse24(model(), 1, "w8a8")
+    with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got int"):
+        lamina.plan_sparse24(3, 1)  # type: ignore[arg-type]
 
 
 def test_layers_that_cannot_be_2_4_are_left() -> None:

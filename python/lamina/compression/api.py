@@ -6,6 +6,7 @@ import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -46,6 +47,7 @@ def compress(
     calibration: Calibration | None = None,
     sparse24_fraction: float = 1.0,
     max_layer_error: float | None = None,
+    dense: Skip | Sequence[Skip] = (),
     skip: Skip | Sequence[Skip] = (),
     skip_growing: bool = True,
     dry_run: bool = False,
@@ -64,16 +66,16 @@ def compress(
                   The last group of a layer may be smaller; a layer with fewer input features has one group
     calibration   w4 and sparse24 schemes: some hundred typical inputs of the model, each a tensor or a NumPy
                   array, a mapping of keyword arguments or a sequence of positional ones; or a function that
-                  runs the model that it is given. The float model runs on them, a compiled one eagerly, and weights
-                  are rounded by GPTQ (lamina.quant.gptq) or pruned and rounded by SparseGPT
-                  (lamina.quant.prune_sparse24_int8) on the layer's device, instead of to nearest and by
-                  magnitude. The Hessians take 4 k^2 bytes a layer; the model runs again for each further
-                  2 GiB of them. If no input reaches a layer, a warning names it and its weight is rounded
-                  to nearest
+                  runs the model that it is given. The float model runs on them, a compiled one eagerly. On
+                  the layer's device, weights are rounded by GPTQ (lamina.quant.gptq), or pruned and rounded
+                  by SparseGPT (lamina.quant.prune_sparse24_int8), not to nearest and by magnitude. The
+                  Hessians take 4 k^2 bytes a layer; the model runs again for each further 2 GiB of them. If
+                  no input reaches a layer, a warning names it and its weight is rounded to nearest
     sparse24_fraction  sparse24 schemes, from 0 to 1: the share of the weights that may be 2:4. Whole layers
                   stay dense, those with the largest errors, and get the scheme without "sparse24-"
     max_layer_error    sparse24 schemes: the largest |x (w_packed - w).T| / |x w.T| of a 2:4 layer on the
                   calibration inputs x, or of its weights without calibration; layers above it stay dense
+    dense         sparse24 schemes: layers that stay dense, given as in skip: lamina.plan_sparse24(...).dense
     skip          layers to leave: shell patterns on qualified names ("lm_head", "*.attention.*") and
                   functions (name, module) -> bool. A pattern that matches no layer warns.
     skip_growing  True: leave layers that packing would make larger, such as those below one tile of 16 x 64
@@ -95,11 +97,11 @@ def compress(
     """
     chosen = _check_arguments(model, scheme, group, calibration)
     require_budget("compress", sparse24_fraction, max_layer_error)
-    is_mixed = sparse24_fraction < 1 or max_layer_error is not None
-    if is_mixed and not chosen.is_sparse:
+    mixed = _Mixed(sparse24_fraction, max_layer_error, tuple(checked_filters(dense, "dense")))
+    if mixed != _Mixed() and not chosen.is_sparse:
         raise ValueError(
-            f"compress: sparse24_fraction or max_layer_error was given with scheme {scheme}; allowed with "
-            f"{', '.join(s.name for s in SCHEMES.values() if s.is_sparse)}"
+            f"compress: sparse24_fraction, max_layer_error or dense was given with scheme {scheme}; allowed "
+            f"with {', '.join(s.name for s in SCHEMES.values() if s.is_sparse)}"
         )
     candidates = find_candidates(model)
     reasons, unmatched = filtered(candidates, checked_filters(skip))
@@ -126,9 +128,9 @@ def compress(
             text = f"lamina.compress: no calibration input reaches layer {name!r}: it is rounded to nearest"
             warnings.warn(text, stacklevel=2)
     if isinstance(chosen, Sparse24Int8Scheme):
-        dense = _dense(packed, chosen, rounded, sparse24_fraction, max_layer_error) if is_mixed else {}
+        stay_dense = mixed.dense(packed, chosen, rounded)
         for candidate in packed:
-            if reason := dense.get(candidate.weight_owner):
+            if reason := stay_dense.get(candidate.weight_owner):
                 schemes[candidate.name] = chosen.dense
                 rounded.pop(candidate.weight_owner, None)
             elif done := rounded.get(candidate.weight_owner):
@@ -235,20 +237,32 @@ def _calibrate(
     return rounded, unreached
 
 
-def _dense(
-    packed: list[Candidate],
-    scheme: Scheme,
-    rounded: Mapping[str, Rounded],
-    fraction: float,
-    max_layer_error: float | None,
-) -> dict[str, str]:
-    """The layers that stay dense, with a reason, by the first layer that has the weight."""
-    errors: dict[str, float] = {}
-    elements: dict[str, int] = {}
-    for candidate in packed:
-        if candidate.weight_owner not in errors:
-            weight = candidate.linear.weight
-            done = rounded.get(candidate.weight_owner) or scheme.quantize(weight, None)
-            errors[candidate.weight_owner] = done.error or 0.0
-            elements[candidate.weight_owner] = weight.numel()
-    return dense_layers(errors, elements, fraction, max_layer_error)
+class _Mixed(NamedTuple):
+    """What says which layers of a sparse24 scheme stay dense."""
+
+    fraction: float = 1.0
+    max_layer_error: float | None = None
+    filters: Sequence[Skip] = ()
+
+    def dense(
+        self, packed: list[Candidate], scheme: Scheme, rounded: Mapping[str, Rounded]
+    ) -> dict[str, str]:
+        """The layers that stay dense, with a reason, by the first layer that has the weight."""
+        named, unmatched = filtered(packed, self.filters)
+        for pattern in unmatched:
+            text = f"lamina.compress: dense pattern {pattern!r} matches no {LINEAR_KINDS} to pack"
+            warnings.warn(text, stacklevel=3)
+        asked = {
+            c.weight_owner: f"dense: {named[c.name]}".replace("skip ", "") for c in packed if c.name in named
+        }
+        if self.fraction == 1 and self.max_layer_error is None:
+            return asked
+        errors: dict[str, float] = {}
+        elements: dict[str, int] = {}
+        for candidate in packed:
+            owner, weight = candidate.weight_owner, candidate.linear.weight
+            if owner not in errors:
+                done = rounded.get(owner) or scheme.quantize(weight, None)
+                errors[owner] = torch.inf if owner in asked else done.error or 0.0
+                elements[owner] = weight.numel()
+        return dense_layers(errors, elements, self.fraction, self.max_layer_error) | asked

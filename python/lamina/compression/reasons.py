@@ -33,13 +33,14 @@ PLAIN_ATTRIBUTES = frozenset({*vars(nn.Module()), "in_features", "out_features",
 QUIET_ATTRIBUTES = frozenset({"_is_hf_initialized"})
 
 
-def checked_filters(skip: Skip | Sequence[Skip]) -> Sequence[Skip]:
+def checked_filters(skip: Skip | Sequence[Skip], argument: str = "skip") -> Sequence[Skip]:
     """The entries of `skip`, each a pattern or a function."""
     filters = [skip] if isinstance(skip, str) or not isinstance(skip, Sequence) else skip
     for wanted in filters:
         if not isinstance(wanted, str) and (isinstance(wanted, type) or not callable(wanted)):
             raise TypeError(
-                f"compress: skip must hold name patterns or functions (name, module) -> bool, got {wanted!r}"
+                f"compress: {argument} must hold name patterns or functions (name, module) -> bool, got "
+                f"{wanted!r}"
             )
     return filters
 
