@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 # The bytes of one buffer of logits of a chunk, where distill_loss chooses the chunk.
-CHUNK_BYTES = 64 << 20
+CHUNK_BYTES = 32 << 20
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -43,7 +43,7 @@ def distill_loss(
     temperature  > 0: divides all logits; the loss is multiplied by its square, so that gradients keep
                  their size (Hinton et al., arXiv:1503.02531)
     token_weight [...]  the dimensions before the last, floats or bool, >= 0: 0 leaves a token out
-    chunk        tokens at a time; None: as many as make 64 MiB of logits
+    chunk        tokens at a time; None: as many as make 32 MiB of logits
     returns      0-D f32 (f64 of f64): the sum of token_weight * divergence over the sum of token_weight, 0
                  where that is 0. Logits are made in the dtype of the hidden states, as the layers make
                  them; all that follows is f32 (f64)

@@ -202,7 +202,7 @@ def test_a_plan_measures_both_layers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_plans() -> None:
     with pytest.raises(ValueError, match="plan_sparse24: tokens = 0; must be at least 1"):
         lamina.plan_sparse24(model(), 0)
-    with pytest.raises(ValueError, match="scheme must be one of sparse24-w8a8, .*, got 'w8a8'"):
+    with pytest.raises(ValueError, match=r"scheme must be one of sparse24-w8a8, .*, got 'w8a8'"):
         lamina.plan_sparse24(model(), 1, "w8a8")
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got int"):
         lamina.plan_sparse24(3, 1)  # type: ignore[arg-type]
