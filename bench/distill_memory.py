@@ -36,7 +36,7 @@ def measure(kind: str) -> None:
     torch.manual_seed(0)
     head = torch.randn(V, D) * 0.05
     student, teacher = torch.randn(TOKENS, D, requires_grad=True), torch.randn(TOKENS, D)
-    (student[:8] @ head.T).sum().backward()  # so that the libraries have their own buffers
+    (student[:8] @ head.T).sum().backward()  # type: ignore[no-untyped-call]  # so that the libraries have their own buffers
     student.grad = None
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     loss = (plain if kind == "plain" else lamina.distill_loss)(student, teacher, head)

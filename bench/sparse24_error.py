@@ -1,7 +1,8 @@
 """Error of 2:4 layers' outputs on a real encoder: python -m bench.sparse24_error [--json F].
 
 Each linear layer alone: |x (w_pruned - w).T| / |x w.T|, Frobenius, for the inputs x that it has in the f32
-model on sentences that calibration has not seen. Means over the six blocks of all-MiniLM-L6-v2.
+model on the sentences of the demo. Calibration sees made text (made_text.py). Means over the six blocks of
+all-MiniLM-L6-v2.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.machine import describe
+from bench.made_text import made_batches
 from bench.weight_error import inputs_of_layers, output_error
 from lamina.cli.demo.encoder import load_encoder
-from lamina.cli.demo.sentences import SENTENCES, calibration_sentences
+from lamina.cli.demo.sentences import SENTENCES
 from lamina.quant import (
     feature_order_sparse24,
     prune_sparse24,
@@ -41,9 +43,8 @@ def main() -> None:
         for name, module in encoder.model.named_modules()
         if name in held_out and isinstance(module, nn.Linear)
     }
-    sentences = calibration_sentences()
-    batches = [encoder.tokenize(sentences[at : at + 16]) for at in range(0, len(sentences), 16)]
-    calibrated = quantize_calibrated(encoder.model, linears, batches, lambda w, h: (w.detach(), h))
+    text = made_batches(encoder, 24, seed=0)
+    calibrated = quantize_calibrated(encoder.model, linears, text, lambda w, h: (w.detach(), h))
     layers: list[dict[str, str | float]] = []
     kinds: dict[str, list[Mapping[str, float]]] = {}
     for name, found in calibrated:

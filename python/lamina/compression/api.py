@@ -6,10 +6,11 @@ import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lamina._checks import call, require_optional_int
 from lamina._progress import with_progress
@@ -31,7 +32,7 @@ from lamina.compression.reasons import (
     unsuitable,
 )
 from lamina.compression.report import CompressionReport, make_report
-from lamina.compression.schemes import SCHEMES, Int4Scheme, Rounded, Scheme, Sparse24Int8Scheme
+from lamina.compression.schemes import SCHEMES, Int4Scheme, Rounded, Scheme, Sparse24Scheme
 from lamina.compression.swap import leave_fused_paths, replace_layers
 from lamina.compression.ties import leave_ties, tie_notes
 from lamina.quant import require_finite
@@ -61,7 +62,7 @@ def compress(
                   before any layer changes. On the meta device the packed layers have no values: fill them
                   with lamina.load_compressed or with load_state_dict(..., assign=True)
     scheme        one of lamina.compression.SCHEMES: "w8a8", "w4a16" or "w4a8", each also with "_asymmetric",
-                  and 2:4 sparse (CPU only): "sparse24-w8a8", also with "_asymmetric"
+                  and with "sparse24-" before it for 2:4 weights, which have kernels on CPUs only
     group         w4 schemes: input features that share a scale, a multiple of 16, or -1 for all; None is 128.
                   The last group of a layer may be smaller; a layer with fewer input features has one group
     calibration   w4 and sparse24 schemes: some hundred typical inputs of the model, each a tensor or a NumPy
@@ -123,20 +124,23 @@ def compress(
     _require_packable(packed, calibration is not None)
     rounded: dict[str, Rounded] = {}  # by the first layer that has the weight
     if calibration is not None:
-        rounded, unreached = _calibrate(model, packed, calibration, chosen, progress)
+        rounded, unreached = _calibrate(model, packed, calibration, chosen, mixed != _Mixed(), progress)
         for name in unreached:
             text = f"lamina.compress: no calibration input reaches layer {name!r}: it is rounded to nearest"
             warnings.warn(text, stacklevel=2)
-    if isinstance(chosen, Sparse24Int8Scheme):
+    if isinstance(chosen, Sparse24Scheme):
         stay_dense = mixed.dense(packed, chosen, rounded)
         for candidate in packed:
-            if reason := stay_dense.get(candidate.weight_owner):
+            owner = candidate.weight_owner
+            if reason := stay_dense.get(owner):
                 schemes[candidate.name] = chosen.dense
-                rounded.pop(candidate.weight_owner, None)
-            elif done := rounded.get(candidate.weight_owner):
+            elif done := rounded.get(owner):
                 reason = f"2:4, output error {done.error:.4f}"
             if reason:
                 notes[candidate.name] = "; ".join(filter(None, (reason, notes.get(candidate.name))))
+        for owner in stay_dense.keys() & rounded.keys():
+            dense_weight = rounded.pop(owner).dense
+            rounded |= {} if dense_weight is None else {owner: dense_weight}
     report = make_report(
         model, candidates, chosen, schemes=schemes, reasons=reasons, notes=notes, dry_run=False
     )
@@ -219,6 +223,7 @@ def _calibrate(
     packed: list[Candidate],
     calibration: Calibration,
     scheme: Scheme,
+    is_mixed: bool,
     progress: bool | None,
 ) -> tuple[dict[str, Rounded], list[str]]:
     """The rounded weights, by the first layer that has the weight, and the layers that no input reached."""
@@ -228,13 +233,20 @@ def _calibrate(
     rounded: dict[str, Rounded] = {}
     unreached: list[str] = []
     with linears_see_inputs(packed):
-        found = quantize_calibrated(model, layers, calibration, scheme.quantize)
+        found = quantize_calibrated(model, layers, calibration, partial(_quantize, scheme, is_mixed))
         for name, weight in with_progress(found, len(layers), "calibrating", progress):
             if weight is None:
                 unreached.append(name)
             else:
                 rounded[name] = weight
     return rounded, unreached
+
+
+def _quantize(scheme: Scheme, is_mixed: bool, w: Tensor, hessian: Tensor) -> Rounded:
+    rounded = scheme.quantize(w, hessian)
+    if is_mixed and isinstance(scheme, Sparse24Scheme) and scheme.dense.is_calibrated:
+        return rounded._replace(dense=scheme.dense.quantize(w, hessian))
+    return rounded
 
 
 class _Mixed(NamedTuple):

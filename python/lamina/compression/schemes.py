@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from lamina._library import build_info
 from lamina.compression.budget import output_error
-from lamina.nn import Int4Linear, Int8Linear, Sparse24Int8Linear
+from lamina.nn import Int4Linear, Int8Linear, Sparse24Int4Linear, Sparse24Int8Linear
 from lamina.nn.packed_linear import PackedLinear
 from lamina.ops import is_sparse24
-from lamina.quant import PrunedInt8, gptq, prune_sparse24_int8
+from lamina.quant import gptq, prune_sparse24_int4, prune_sparse24_int8
 from lamina.quant.sparse24_masks import GROUP
 
 
 class Rounded(NamedTuple):
     """A weight that a scheme has rounded with the Hessian of its inputs."""
 
-    weight: Any  # QuantizedInt4 or PrunedInt8, as the scheme's convert takes it
+    weight: Any  # QuantizedInt4, PrunedInt8 or PrunedInt4, as the scheme's convert takes it
     error: float | None = None  # |x (w_rounded - w).T| / |x w.T| of a 2:4 weight
+    dense: Any = None  # the weight for the dense scheme, a Rounded, where the layer may stay dense
 
 
 @dataclass(frozen=True)
@@ -94,36 +95,6 @@ class Int8Scheme(Scheme):
 
 
 @dataclass(frozen=True)
-class Sparse24Int8Scheme(Int8Scheme):
-    """W8A8 with 2:4 weights."""
-
-    is_sparse: ClassVar = True
-    is_calibrated: ClassVar = True
-    layer: ClassVar[type[Int8Linear]] = Sparse24Int8Linear
-
-    @property
-    def dense(self) -> Scheme:
-        """The scheme of layers that a budget keeps dense."""
-        return SCHEMES[self.name.removeprefix("sparse24-")]
-
-    def problem(self, linear: nn.Linear) -> str | None:
-        k = linear.in_features
-        return f"its k = {k} is no multiple of {GROUP}" if k % GROUP else None
-
-    def quantize(self, w: Tensor, hessian: Tensor | None) -> Rounded:
-        w = w.detach()
-        mask = w != 0 if is_sparse24(w) else None  # a weight that was pruned and trained keeps its mask
-        pruned = prune_sparse24_int8(w, hessian, mask=mask)
-        return Rounded(pruned, output_error(w, pruned.q * pruned.scale[:, None], hessian))
-
-    def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
-        if rounded is None:
-            return super().convert(linear)
-        assert isinstance(rounded.weight, PrunedInt8)
-        return Sparse24Int8Linear.from_pruned(linear, rounded.weight, symmetric=self.symmetric)
-
-
-@dataclass(frozen=True)
 class Int4Scheme(Scheme):
     """W4A16 and W4A8."""
 
@@ -132,13 +103,14 @@ class Int4Scheme(Scheme):
     group: int = 128
 
     is_calibrated: ClassVar = True
+    layer: ClassVar[type[Int4Linear]] = Int4Linear
 
     @property
     def op(self) -> str:
         return "gemm_int4_int8" if self.activations == "int8" else "gemm_int4"
 
     def blank(self, linear: nn.Linear) -> PackedLinear:
-        module = Int4Linear(
+        module = self.layer(
             linear.in_features, linear.out_features, False, group=self.group, symmetric=self.symmetric,
             activations=self.activations, device="meta", dtype=linear.weight.dtype,
         )  # fmt: skip
@@ -154,15 +126,80 @@ class Int4Scheme(Scheme):
         if rounded is not None:
             module = Int4Linear.from_quantized(rounded.weight, linear.bias, activations=self.activations)
             return module.train(linear.training)
-        return Int4Linear.from_linear(
+        return self.layer.from_linear(
             linear, group=self.group, symmetric=self.symmetric, activations=self.activations
         )
 
     def has_made(self, module: PackedLinear) -> bool:
-        return type(module) is Int4Linear and (module.symmetric, module.activations) == (
+        return type(module) is self.layer and (module.symmetric, module.activations) == (
             self.symmetric,
             self.activations,
         )
+
+
+@dataclass(frozen=True)
+class Sparse24Scheme(Scheme):
+    """What the schemes with 2:4 weights have in common."""
+
+    is_sparse: ClassVar = True
+    is_calibrated: ClassVar = True
+
+    @property
+    def dense(self) -> Scheme:
+        """The scheme of layers that stay dense."""
+        return SCHEMES[self.name.removeprefix("sparse24-")]
+
+    def problem(self, linear: nn.Linear) -> str | None:
+        k = linear.in_features
+        return f"its k = {k} is no multiple of {GROUP}" if k % GROUP else None
+
+    def quantize(self, w: Tensor, hessian: Tensor | None) -> Rounded:
+        w = w.detach()
+        mask = w != 0 if is_sparse24(w) else None  # a weight that was pruned and trained keeps its mask
+        pruned, values = self.prune(w, hessian, mask)
+        return Rounded(pruned, output_error(w, values, hessian))
+
+    def prune(self, w: Tensor, hessian: Tensor | None, mask: Tensor | None) -> tuple[Any, Tensor]:
+        """The pruned and rounded weight, and its values."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Sparse24Int8Scheme(Sparse24Scheme, Int8Scheme):
+    """W8A8 with 2:4 weights."""
+
+    layer: ClassVar[type[Int8Linear]] = Sparse24Int8Linear
+
+    def prune(self, w: Tensor, hessian: Tensor | None, mask: Tensor | None) -> tuple[Any, Tensor]:
+        pruned = prune_sparse24_int8(w, hessian, mask=mask)
+        return pruned, pruned.q * pruned.scale[:, None]
+
+    def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
+        if rounded is None:
+            return super().convert(linear)
+        return Sparse24Int8Linear.from_pruned(linear, rounded.weight, symmetric=self.symmetric)
+
+
+@dataclass(frozen=True)
+class Sparse24Int4Scheme(Sparse24Scheme, Int4Scheme):
+    """W4A16 and W4A8 with 2:4 weights."""
+
+    layer: ClassVar[type[Int4Linear]] = Sparse24Int4Linear
+
+    @property
+    def dense(self) -> Scheme:
+        scheme = super().dense
+        assert isinstance(scheme, Int4Scheme)
+        return replace(scheme, group=self.group)
+
+    def prune(self, w: Tensor, hessian: Tensor | None, mask: Tensor | None) -> tuple[Any, Tensor]:
+        pruned = prune_sparse24_int4(w, hessian, self.group, symmetric=self.symmetric, mask=mask)
+        return pruned, pruned.quantized.dequantize()
+
+    def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
+        if rounded is None:
+            return super().convert(linear)
+        return Sparse24Int4Linear.from_pruned(linear, rounded.weight, activations=self.activations)
 
 
 SCHEMES: dict[str, Scheme] = {
@@ -178,5 +215,9 @@ SCHEMES: dict[str, Scheme] = {
         Sparse24Int8Scheme(
             "sparse24-w8a8_asymmetric", "as sparse24-w8a8, activations with a zero point", False
         ),
+        Sparse24Int4Scheme("sparse24-w4a16", "2:4 int4 weights per group, float activations", True, "float"),
+        Sparse24Int4Scheme("sparse24-w4a16_asymmetric", "as sparse24-w4a16, zero points", False, "float"),
+        Sparse24Int4Scheme("sparse24-w4a8", "2:4 int4 weights per group, int8 activations", True, "int8"),
+        Sparse24Int4Scheme("sparse24-w4a8_asymmetric", "as sparse24-w4a8, zero points", False, "int8"),
     )
 }

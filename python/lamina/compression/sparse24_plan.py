@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lamina._progress import with_progress
 from lamina.compression.candidates import Candidate, find_candidates
 from lamina.compression.reasons import Skip, checked_filters, filtered, unsuitable
-from lamina.compression.schemes import SCHEMES, Sparse24Int8Scheme
+from lamina.compression.schemes import SCHEMES, Sparse24Scheme
 
 GAIN = 1.05  # a smaller gain is not worth the error of pruning, and may be noise of the measurement
 CACHE_BYTES = 128 << 20  # weights are rotated up to this size, beyond most last-level caches
@@ -92,7 +92,7 @@ def plan_sparse24(
     if tokens < 1:
         raise ValueError(f"plan_sparse24: tokens = {tokens}; must be at least 1")
     sparse = SCHEMES.get(scheme)
-    if not isinstance(sparse, Sparse24Int8Scheme):
+    if not isinstance(sparse, Sparse24Scheme):
         allowed = ", ".join(name for name, one in SCHEMES.items() if one.is_sparse)
         raise ValueError(f"plan_sparse24: scheme must be one of {allowed}, got {scheme!r}")
     candidates = find_candidates(model)
@@ -131,13 +131,13 @@ def _shape(candidate: Candidate) -> tuple[int, int]:
     return candidate.linear.out_features, candidate.linear.in_features
 
 
-def _unsuitable(model: nn.Module, candidate: Candidate, scheme: Sparse24Int8Scheme) -> str | None:
+def _unsuitable(model: nn.Module, candidate: Candidate, scheme: Sparse24Scheme) -> str | None:
     if candidate.linear.weight.is_cuda:
         return f"{scheme.name} has no CUDA kernel yet"
     return unsuitable(model, candidate, scheme, must_shrink=True)
 
 
-def _measured(shape: tuple[int, int], tokens: int, scheme: Sparse24Int8Scheme, model_bytes: int) -> _Times:
+def _measured(shape: tuple[int, int], tokens: int, scheme: Sparse24Scheme, model_bytes: int) -> _Times:
     n, k = shape
     x = torch.randn(tokens, k, device="cpu", dtype=torch.float32)
     linear = nn.Linear(k, n, device="cpu", dtype=torch.float32)

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from lamina.nn.int4_linear import Int4Linear
 from lamina.nn.int8_linear import Int8Linear
 from lamina.nn.packed_linear import ordinary_tensors, require_loaded
-from lamina.ops import PackedSparse24, compress_sparse24, matmul_sparse24_int8, pack_sparse24
+from lamina.ops import (
+    PackedSparse24,
+    compress_sparse24,
+    matmul_sparse24_int4,
+    matmul_sparse24_int4_int8,
+    matmul_sparse24_int8,
+    pack_sparse24,
+)
 from lamina.ops.pack_sparse24 import CPU_LAYOUT, packed_sparse24_shape
-from lamina.quant import PrunedInt8, prune_sparse24_int8
-from lamina.quant.sparse24_masks import GROUP
+from lamina.quant import (
+    PrunedInt4,
+    PrunedInt8,
+    QuantizedInt4,
+    prune_sparse24_int4,
+    prune_sparse24_int8,
+)
+from lamina.quant.sparse24_masks import GROUP, keep_two, require_mask
 
 
 class Sparse24Int8Linear(Int8Linear):
@@ -32,8 +47,7 @@ class Sparse24Int8Linear(Int8Linear):
     MATMUL: ClassVar[Callable[..., Tensor]] = staticmethod(matmul_sparse24_int8)
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, **options: Any) -> None:
-        if in_features % GROUP:
-            raise ValueError(f"{self._kind}: in_features = {in_features}; must be a multiple of {GROUP}")
+        _require_groups_of_four(self, in_features)
         super().__init__(in_features, out_features, bias, **options)
 
     @classmethod
@@ -79,9 +93,104 @@ class Sparse24Int8Linear(Int8Linear):
         return pack_sparse24(compress_sparse24(zeros)).data.to(device)
 
     def _product(self, rows: Tensor) -> Tensor:
-        if rows.is_cuda:
-            raise NotImplementedError(
-                f"lamina.nn.{self._kind} has no CUDA kernel yet, and its input is on {rows.device}; move the "
-                "model to the CPU, or compress it with the scheme w8a8"
-            )
+        _require_cpu(self, rows)
         return super()._product(rows)
+
+
+class Sparse24Int4Linear(Int4Linear):
+    """Int4Linear with a 2:4 weight: of four consecutive input features each output feature keeps two.
+
+    in_features is a multiple of 4. The weight takes 3 bits instead of 4 in memory, beside its scales. There
+    are CPU kernels; on CUDA the layer raises NotImplementedError. Neither x nor bias has a gradient.
+
+    Fill a new module, which is zero, with `from_pruned`, `from_linear`, `from_quantized` or
+    `load_state_dict`. The state dict is that of Int4Linear without `perm`.
+    """
+
+    FORMATS: ClassVar = {5: CPU_LAYOUT}
+    VERSION = PackedSparse24.VERSION
+    PRODUCTS: ClassVar = {"float": matmul_sparse24_int4, "int8": matmul_sparse24_int4_int8}
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, **options: Any) -> None:
+        _require_groups_of_four(self, in_features)
+        super().__init__(in_features, out_features, bias, **options)
+
+    @classmethod
+    @ordinary_tensors
+    def from_linear(cls, linear: nn.Linear, **options: Any) -> Sparse24Int4Linear:
+        """Makes a layer from `linear` with the options of Int4Linear.from_linear.
+
+        A weight that is not 2:4 is pruned by magnitude; zeros of a 2:4 weight stay zero.
+        """
+        require_loaded(cls.__name__, linear.weight)
+        activations = options.pop("activations", "float")
+        pruned = prune_sparse24_int4(linear.weight.detach().cpu(), **options)
+        return cls.from_pruned(linear, pruned, activations=activations)
+
+    @classmethod
+    @ordinary_tensors
+    def from_pruned(
+        cls, linear: nn.Linear, pruned: PrunedInt4, *, activations: str = "float"
+    ) -> Sparse24Int4Linear:
+        """Makes a layer from the weight of `linear` after lamina.quant.prune_sparse24_int4, and its bias."""
+        bias = None if linear.bias is None else linear.bias.cpu()
+        module = cls.from_quantized(pruned.quantized.to("cpu"), bias, activations=activations)
+        assert isinstance(module, Sparse24Int4Linear)
+        module.weight_dtype = linear.weight.dtype
+        return module.to(linear.weight.device).train(linear.training)
+
+    @property
+    def packed_weight(self) -> PackedSparse24:  # type: ignore[override]
+        """The weight as lamina.ops.matmul_sparse24_int4 takes it."""
+        return PackedSparse24(self.weight_packed, None, self.out_features, self.in_features, torch.uint8)
+
+    def dequantize_weight(self) -> Tensor:
+        """The weight [n, k] in f32 that this module computes with."""
+        sparse = self.packed_weight.unpack()
+        group = max(self.in_features, 1) if self.group == -1 else self.group
+        quantized = QuantizedInt4(sparse.decompress(), self.weight_scale, self.weight_zero_point, group)
+        kept = replace(sparse, values=torch.ones_like(sparse.values)).decompress().bool()
+        return torch.where(kept, quantized.dequantize(), 0.0)
+
+    @staticmethod
+    def _layout_for(device: torch.device) -> str:
+        return CPU_LAYOUT
+
+    @staticmethod
+    def _packed_shape(n: int, k: int) -> tuple[int, ...]:
+        return packed_sparse24_shape(n, k, torch.uint8)
+
+    def _packed(self, q: Tensor, zero_point: Tensor | None, perm: Tensor | None) -> Tensor:
+        """A code that is its zero point is a weight 0, which is kept only to complete a group of two."""
+        if perm is not None:
+            raise ValueError(f"{self._kind}: g_idx must be None: 2:4 weights have no act-order")
+        origin = torch.full_like(q, 8)
+        if zero_point is not None:
+            group = max(q.shape[1], 1) if self.group == -1 else self.group
+            origin = zero_point.T.repeat_interleave(group, 1)[:, : q.shape[1]]
+        is_weight = q != origin
+        require_mask(self._kind, is_weight, q)
+        return pack_sparse24(compress_sparse24(q, keep_two(is_weight.char(), 1))).data
+
+    @property
+    def _has_gradient(self) -> bool:
+        return False
+
+    def _product(self, rows: Tensor) -> Tensor:
+        _require_cpu(self, rows)
+        return super()._product(rows)
+
+
+def _require_groups_of_four(module: nn.Module, in_features: int) -> None:
+    if in_features % GROUP:
+        raise ValueError(
+            f"{type(module).__name__}: in_features = {in_features}; must be a multiple of {GROUP}"
+        )
+
+
+def _require_cpu(module: nn.Module, rows: Tensor) -> None:
+    if rows.is_cuda:
+        raise NotImplementedError(
+            f"lamina.nn.{type(module).__name__} has no CUDA kernel yet, and its input is on {rows.device}; "
+            "move the model to the CPU, or compress it with a scheme without sparse24"
+        )
