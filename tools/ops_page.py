@@ -47,7 +47,11 @@ SECTIONS = {
         *("compress", "CompressionReport", "save_compressed", "load_compressed"),
         *("load_checkpoint", "CheckpointReport"),
     ),
-    "Layers": ("nn.Int8Linear", "nn.Int4Linear"),
+    "2:4 models": (
+        *("prune", "PruneReport", "plan_sparse24", "Sparse24Plan"),
+        *("distill", "DistillReport", "distill_loss"),
+    ),
+    "Layers": ("nn.Int8Linear", "nn.Int4Linear", "nn.Sparse24Int8Linear", "nn.Sparse24Int4Linear"),
     "Rounding of weights": (
         *("quant.quantize_weight_int8", "quant.quantize_weight_int4", "quant.QuantizedInt4"),
         *("quant.hessian", "quant.gptq", "quant.act_order", "quant.ActOrder"),
