@@ -29,7 +29,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=320)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--save", type=Path, help="the state dict of the distilled float model")
+    parser.add_argument("--save", type=Path, help="writes the state dict of the distilled float model")
+    parser.add_argument("--resume", type=Path, help="distils on from such a state dict, on other text")
+    parser.add_argument("--seed", type=int, default=1, help="of the text")
     options = parser.parse_args()
     encoder = load_encoder("cpu")
     teacher = encoder.model
@@ -40,7 +42,9 @@ def main() -> None:
     print(str(pruned).splitlines()[-1], flush=True)
     rows[f"{options.scheme}, pruned"] = judge.measure(student, options.scheme)
     print(rows, flush=True)
-    data = made_batches(encoder, options.steps, seed=1)
+    if options.resume:
+        student.load_state_dict(torch.load(options.resume))
+    data = made_batches(encoder, options.steps, options.seed)
     report = lamina.distill(student, teacher, data, learning_rate=options.learning_rate)
     print(report, flush=True)
     if options.save:
@@ -60,6 +64,7 @@ def main() -> None:
             "machine": describe(),
             "rows": [{"model": name} | row for name, row in rows.items()],
             "recovered": recovered,
+            "resumed": options.resume is not None,
             "steps": len(report.losses),
             "learning_rate": options.learning_rate,
             "seconds": report.seconds,

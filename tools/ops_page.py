@@ -51,7 +51,13 @@ SECTIONS = {
         *("prune", "PruneReport", "plan_sparse24", "Sparse24Plan"),
         *("distill", "DistillReport", "distill_loss"),
     ),
-    "Layers": ("nn.Int8Linear", "nn.Int4Linear", "nn.Sparse24Int8Linear", "nn.Sparse24Int4Linear"),
+    "Layers": (
+        "nn.Int8Linear",
+        "nn.Int4Linear",
+        "nn.Sparse24Int8Linear",
+        "nn.Sparse24Int4Linear",
+        "nn.Sparse24Linear",
+    ),
     "Rounding of weights": (
         *("quant.quantize_weight_int8", "quant.quantize_weight_int4", "quant.QuantizedInt4"),
         *("quant.hessian", "quant.gptq", "quant.act_order", "quant.ActOrder"),

@@ -62,7 +62,8 @@ def compress(
                   before any layer changes. On the meta device the packed layers have no values: fill them
                   with lamina.load_compressed or with load_state_dict(..., assign=True)
     scheme        one of lamina.compression.SCHEMES: "w8a8", "w4a16" or "w4a8", each also with "_asymmetric",
-                  and with "sparse24-" before it for 2:4 weights, which have kernels on CPUs only
+                  and with "sparse24-" before it for 2:4 weights; "sparse24-bf16" rounds activations to bf16
+                  too. 2:4 weights have kernels on CPUs only
     group         w4 schemes: input features that share a scale, a multiple of 16, or -1 for all; None is 128.
                   The last group of a layer may be smaller; a layer with fewer input features has one group
     calibration   w4 and sparse24 schemes: some hundred typical inputs of the model, each a tensor or a NumPy
@@ -73,7 +74,8 @@ def compress(
                   Hessians take 4 k^2 bytes a layer; the model runs again for each further 2 GiB of them. If
                   no input reaches a layer, a warning names it and its weight is rounded to nearest
     sparse24_fraction  sparse24 schemes, from 0 to 1: the share of the weights that may be 2:4. Whole layers
-                  stay dense, those with the largest errors, and get the scheme without "sparse24-"
+                  stay dense, those with the largest errors, and get the scheme without "sparse24-"; of
+                  "sparse24-bf16" they stay as they are
     max_layer_error    sparse24 schemes: the largest |x (w_packed - w).T| / |x w.T| of a 2:4 layer on the
                   calibration inputs x, or of its weights without calibration; layers above it stay dense
     dense         sparse24 schemes: layers that stay dense, given as in skip: lamina.plan_sparse24(...).dense
@@ -132,7 +134,9 @@ def compress(
         stay_dense = mixed.dense(packed, chosen, rounded)
         for candidate in packed:
             owner = candidate.weight_owner
-            if reason := stay_dense.get(owner):
+            if (reason := stay_dense.get(owner)) and chosen.dense is None:
+                reasons[candidate.name] = reason
+            elif reason and chosen.dense is not None:
                 schemes[candidate.name] = chosen.dense
             elif done := rounded.get(owner):
                 reason = f"2:4, output error {done.error:.4f}"
@@ -141,6 +145,7 @@ def compress(
         for owner in stay_dense.keys() & rounded.keys():
             dense_weight = rounded.pop(owner).dense
             rounded |= {} if dense_weight is None else {owner: dense_weight}
+        packed = [candidate for candidate in packed if candidate.name not in reasons]
     report = make_report(
         model, candidates, chosen, schemes=schemes, reasons=reasons, notes=notes, dry_run=False
     )
@@ -244,8 +249,9 @@ def _calibrate(
 
 def _quantize(scheme: Scheme, is_mixed: bool, w: Tensor, hessian: Tensor) -> Rounded:
     rounded = scheme.quantize(w, hessian)
-    if is_mixed and isinstance(scheme, Sparse24Scheme) and scheme.dense.is_calibrated:
-        return rounded._replace(dense=scheme.dense.quantize(w, hessian))
+    dense = scheme.dense if is_mixed and isinstance(scheme, Sparse24Scheme) else None
+    if dense is not None and dense.is_calibrated:
+        return rounded._replace(dense=dense.quantize(w, hessian))
     return rounded
 
 

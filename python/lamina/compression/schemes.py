@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from lamina._library import build_info
 from lamina.compression.budget import output_error
-from lamina.nn import Int4Linear, Int8Linear, Sparse24Int4Linear, Sparse24Int8Linear
+from lamina.nn import Int4Linear, Int8Linear, Sparse24Int4Linear, Sparse24Int8Linear, Sparse24Linear
 from lamina.nn.packed_linear import PackedLinear
 from lamina.ops import is_sparse24
-from lamina.quant import gptq, prune_sparse24_int4, prune_sparse24_int8
+from lamina.quant import gptq, prune_sparse24, prune_sparse24_int4, prune_sparse24_int8
 from lamina.quant.sparse24_masks import GROUP
 
 
@@ -145,8 +146,8 @@ class Sparse24Scheme(Scheme):
     is_calibrated: ClassVar = True
 
     @property
-    def dense(self) -> Scheme:
-        """The scheme of layers that stay dense."""
+    def dense(self) -> Scheme | None:
+        """The scheme of layers that stay dense; None: they stay float."""
         return SCHEMES[self.name.removeprefix("sparse24-")]
 
     def problem(self, linear: nn.Linear) -> str | None:
@@ -187,7 +188,7 @@ class Sparse24Int4Scheme(Sparse24Scheme, Int4Scheme):
     layer: ClassVar[type[Int4Linear]] = Sparse24Int4Linear
 
     @property
-    def dense(self) -> Scheme:
+    def dense(self) -> Scheme | None:
         scheme = super().dense
         assert isinstance(scheme, Int4Scheme)
         return replace(scheme, group=self.group)
@@ -200,6 +201,40 @@ class Sparse24Int4Scheme(Sparse24Scheme, Int4Scheme):
         if rounded is None:
             return super().convert(linear)
         return Sparse24Int4Linear.from_pruned(linear, rounded.weight, activations=self.activations)
+
+
+@dataclass(frozen=True)
+class Sparse24FloatScheme(Sparse24Scheme):
+    """2:4 weights and activations in a float dtype."""
+
+    dtype: torch.dtype
+
+    @property
+    def op(self) -> str:
+        return "gemm_int4"  # which has the limit of every float sum
+
+    @property
+    def dense(self) -> Scheme | None:
+        return None
+
+    def blank(self, linear: nn.Linear) -> PackedLinear:
+        k, n = linear.in_features, linear.out_features
+        module = Sparse24Linear(k, n, False, device="meta", dtype=self.dtype)
+        module.bias = None if linear.bias is None else linear.bias.detach().to("meta")
+        module.weight_dtype = linear.weight.dtype
+        return module
+
+    def prune(self, w: Tensor, hessian: Tensor | None, mask: Tensor | None) -> tuple[Any, Tensor]:
+        pruned = prune_sparse24(w.to(self.dtype), hessian, mask=mask)
+        return pruned, pruned.weight
+
+    def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
+        if rounded is None:
+            return Sparse24Linear.from_linear(linear, dtype=self.dtype)
+        return Sparse24Linear.from_pruned(linear, rounded.weight)
+
+    def has_made(self, module: PackedLinear) -> bool:
+        return isinstance(module, Sparse24Linear) and module.packed_weight.dtype == self.dtype
 
 
 SCHEMES: dict[str, Scheme] = {
@@ -215,6 +250,7 @@ SCHEMES: dict[str, Scheme] = {
         Sparse24Int8Scheme(
             "sparse24-w8a8_asymmetric", "as sparse24-w8a8, activations with a zero point", False
         ),
+        Sparse24FloatScheme("sparse24-bf16", "2:4 weights and activations in bfloat16", torch.bfloat16),
         Sparse24Int4Scheme("sparse24-w4a16", "2:4 int4 weights per group, float activations", True, "float"),
         Sparse24Int4Scheme("sparse24-w4a16_asymmetric", "as sparse24-w4a16, zero points", False, "float"),
         Sparse24Int4Scheme("sparse24-w4a8", "2:4 int4 weights per group, int8 activations", True, "int8"),

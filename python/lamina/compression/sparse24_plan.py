@@ -143,7 +143,7 @@ def _measured(shape: tuple[int, int], tokens: int, scheme: Sparse24Scheme, model
     linear = nn.Linear(k, n, device="cpu", dtype=torch.float32)
     rings = []
     for one in (scheme.dense, scheme):
-        layer = one.convert(linear)
+        layer = linear if one is None else one.convert(linear)
         copies = max(1, min(model_bytes, CACHE_BYTES) // max(n * k, 1))
         rings.append([layer, *(copy.deepcopy(layer) for _ in range(copies - 1))])
     samples: tuple[list[float], list[float]] = ([], [])

@@ -60,6 +60,7 @@ class Int4Linear(PackedLinear):
 
     PRODUCTS: ClassVar[dict[str, Callable[..., Tensor]]] = {"float": gemm_int4, "int8": gemm_int4_int8}
 
+    weight_scale: Tensor
     weight_zero_point: Tensor | None
     perm: Tensor | None
 

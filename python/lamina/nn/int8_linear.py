@@ -49,6 +49,7 @@ class Int8Linear(PackedLinear):
 
     MATMUL: ClassVar[Callable[..., Tensor]] = staticmethod(gemm_int8)
 
+    weight_scale: Tensor
     weight_sums: Tensor
     input_scale: Tensor | None
     input_zero_point: Tensor | None

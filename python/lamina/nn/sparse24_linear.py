@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from lamina.nn.int4_linear import Int4Linear
 from lamina.nn.int8_linear import Int8Linear
-from lamina.nn.packed_linear import ordinary_tensors, require_loaded
+from lamina.nn.packed_linear import PackedLinear, checked_bias, ordinary_tensors, require_loaded
 from lamina.ops import (
     PackedSparse24,
     compress_sparse24,
+    matmul_sparse24,
     matmul_sparse24_int4,
     matmul_sparse24_int4_int8,
     matmul_sparse24_int8,
@@ -22,9 +23,12 @@ from lamina.ops import (
 )
 from lamina.ops.pack_sparse24 import CPU_LAYOUT, packed_sparse24_shape
 from lamina.quant import (
+    WEIGHT_DTYPES,
     PrunedInt4,
     PrunedInt8,
+    PrunedWeight,
     QuantizedInt4,
+    prune_sparse24,
     prune_sparse24_int4,
     prune_sparse24_int8,
 )
@@ -179,6 +183,105 @@ class Sparse24Int4Linear(Int4Linear):
     def _product(self, rows: Tensor) -> Tensor:
         _require_cpu(self, rows)
         return super()._product(rows)
+
+
+class Sparse24Linear(PackedLinear):
+    """nn.Linear with a 2:4 weight in f32, f16 or bf16. For inference only.
+
+    in_features is a multiple of 4. `dtype` is that of the weight; x is cast to it, and the result has the
+    dtype of x. A bf16 weight takes 9 bits instead of 16 in memory. There are CPU kernels; on CUDA the layer
+    raises NotImplementedError.
+
+    Fill a new module, which is zero, with `from_pruned`, `from_linear` or `load_state_dict`. The state dict
+    holds `weight_packed` uint8, `weight_format` int64 and `bias`. A loaded state dict sets the dtype, which
+    stays under .half() and .to(dtype).
+    """
+
+    FORMATS: ClassVar = {6: CPU_LAYOUT}
+    VERSION = PackedSparse24.VERSION
+    HEADER = 5  # [format, version, n, k, number of the dtype in WEIGHT_DTYPES]
+    DTYPES: ClassVar = {"weight_packed": (torch.uint8,)}
+
+    @ordinary_tensors
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        _require_groups_of_four(self, in_features)
+        super().__init__(in_features, out_features, dtype)
+        if self.weight_dtype not in WEIGHT_DTYPES:
+            raise ValueError(f"{self._kind}: dtype must be f32, f16 or bf16, got {self.weight_dtype}")
+        self._dtype, n = self.weight_dtype, out_features
+        zeros = torch.zeros(n, in_features, dtype=self._dtype, device="cpu")
+        packed = pack_sparse24(compress_sparse24(zeros)).data.to(device)
+        self.register_buffer("weight_packed", packed)
+        number = WEIGHT_DTYPES.index(self._dtype)
+        self.register_buffer("weight_format", torch.tensor(self._header(number), device=device))
+        self.register_buffer("bias", torch.zeros(n, dtype=dtype, device=device) if bias else None)
+
+    @classmethod
+    @ordinary_tensors
+    def from_linear(cls, linear: nn.Linear, *, dtype: torch.dtype | None = None) -> Sparse24Linear:
+        """Makes a layer from `linear`, which is not changed; None is the dtype of its weight.
+
+        A weight that is not 2:4 is pruned by magnitude; zeros of a 2:4 weight stay zero.
+        """
+        require_loaded(cls.__name__, linear.weight)
+        return cls.from_pruned(linear, prune_sparse24(linear.weight.detach().to(device="cpu", dtype=dtype)))
+
+    @classmethod
+    @ordinary_tensors
+    def from_pruned(cls, linear: nn.Linear, pruned: PrunedWeight) -> Sparse24Linear:
+        """Makes a layer from the weight of `linear` after lamina.quant.prune_sparse24, and its bias."""
+        weight = pruned.weight.cpu()
+        n, k = weight.shape
+        module = cls(k, n, False, device="meta", dtype=weight.dtype)
+        module.weight_packed = pack_sparse24(compress_sparse24(weight, pruned.mask.cpu())).data
+        module.weight_format = torch.tensor(module._header(WEIGHT_DTYPES.index(weight.dtype)), device="cpu")
+        bias = checked_bias(cls.__name__, linear.bias)
+        module.bias = None if bias is None else bias.cpu()
+        module.weight_dtype = linear.weight.dtype
+        return module.to(linear.weight.device).train(linear.training)
+
+    @property
+    def packed_weight(self) -> PackedSparse24:
+        """The weight as lamina.ops.matmul_sparse24 takes it."""
+        return PackedSparse24(self.weight_packed, None, self.out_features, self.in_features, self._dtype)
+
+    def dequantize_weight(self) -> Tensor:
+        """The weight [n, k] in f32 that this module computes with."""
+        return self.packed_weight.unpack().decompress().float()
+
+    def extra_repr(self) -> str:
+        """The text in the parentheses of print(model)."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, dtype={self._dtype}"
+        )
+
+    def _product(self, rows: Tensor) -> Tensor:
+        _require_cpu(self, rows)
+        a = rows.to(self._dtype)
+        return matmul_sparse24(a, self.packed_weight, bias=self.bias, out_dtype=rows.dtype)
+
+    def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:
+        if not 0 <= more[0] < len(WEIGHT_DTYPES):
+            return f"weight_format[4] (dtype) must be below {len(WEIGHT_DTYPES)}, got {more[0]}"
+        shape = packed_sparse24_shape(self.out_features, self.in_features, WEIGHT_DTYPES[more[0]])
+        if "weight_packed" in state and state["weight_packed"].shape != shape:
+            return f"weight_packed must be {list(shape)}, got {list(state['weight_packed'].shape)}"
+        return None
+
+    def _adopt(self, more: list[int], state: dict[str, Tensor]) -> None:
+        self._dtype = WEIGHT_DTYPES[more[0]]
+        if "weight_packed" in state:
+            device = self.weight_packed.device
+            self.weight_packed = torch.empty_like(state["weight_packed"], device=device)
 
 
 def _require_groups_of_four(module: nn.Module, in_features: int) -> None:
