@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bench.machine import describe
 from lamina.cli.demo.encoder import Encoder, embed, load_encoder
 from lamina.cli.demo.sentences import SENTENCES, calibration_sentences
-from lamina.quant import QuantizedInt4, gptq, hessian, quantize_weight_int4
+from lamina.quant import gptq, hessian, quantize_weight_int4
 
 COLUMNS = ("nearest", "nearest, search", "GPTQ", "GPTQ, act_order", "GPTQ, g_idx")
 
@@ -48,7 +48,7 @@ def main() -> None:
                 gptq(w, h, options.group, symmetric=symmetric, act_order=True, static_groups=False),
             )
             kind = re.sub(r".*layer\.\d+\.", "", name)
-            rows.setdefault((kind, symmetric), []).append([output_error(w, q, x) for q in made])
+            rows.setdefault((kind, symmetric), []).append([output_error(w, q.dequantize(), x) for q in made])
     print(f"| layer | weights | {' | '.join(COLUMNS)} |\n|---|---|{'---:|' * len(COLUMNS)}")
     table = []
     for (kind, symmetric), errors in rows.items():
@@ -81,9 +81,9 @@ def inputs_of_layers(encoder: Encoder, sentences: Sequence[str]) -> dict[str, Te
     return {name: torch.cat(found) for name, found in inputs.items()}
 
 
-def output_error(w: Tensor, quantized: QuantizedInt4, x: Tensor) -> float:
+def output_error(w: Tensor, approximate: Tensor, x: Tensor) -> float:
     """The relative error of the outputs of x."""
-    difference = quantized.dequantize().double() - w.double()
+    difference = approximate.double() - w.double()
     return float((x.double() @ difference.T).norm() / (x.double() @ w.double().T).norm())
 
 

@@ -47,10 +47,24 @@ SECTIONS = {
         *("compress", "CompressionReport", "save_compressed", "load_compressed"),
         *("load_checkpoint", "CheckpointReport"),
     ),
-    "Layers": ("nn.Int8Linear", "nn.Int4Linear"),
+    "2:4 models": (
+        *("prune", "PruneReport", "plan_sparse24", "Sparse24Plan"),
+        *("distill", "DistillReport", "distill_loss"),
+    ),
+    "Layers": (
+        "nn.Int8Linear",
+        "nn.Int4Linear",
+        "nn.Sparse24Int8Linear",
+        "nn.Sparse24Int4Linear",
+        "nn.Sparse24Linear",
+    ),
     "Rounding of weights": (
         *("quant.quantize_weight_int8", "quant.quantize_weight_int4", "quant.QuantizedInt4"),
         *("quant.hessian", "quant.gptq", "quant.act_order", "quant.ActOrder"),
+    ),
+    "2:4 pruning of weights": (
+        *("quant.prune_sparse24", "quant.prune_sparse24_int8", "quant.prune_sparse24_int4"),
+        *("quant.PrunedWeight", "quant.PrunedInt8", "quant.PrunedInt4", "quant.feature_order_sparse24"),
     ),
 }
 WIDTH = 100

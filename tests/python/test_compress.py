@@ -60,7 +60,7 @@ def reasons(model: nn.Module, **options: object) -> dict[str, str]:
     return {row.name: row.reason for row in report.skipped}
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", [name for name in SCHEMES if not name.startswith("sparse24")])
 def test_swaps_every_linear_and_keeps_the_function(scheme: str) -> None:
     model = make_model()
     with torch.inference_mode():

@@ -16,7 +16,7 @@ import lamina
 from lamina.cli.demo.encoder import MODEL_PACKAGE, embed, load_encoder
 from lamina.cli.demo.sentences import SENTENCES
 from lamina.quant import QuantizedInt4, gptq, hessian, quantize_weight_int4
-from lamina.quant.gptq_rounding import Hessian
+from lamina.quant.hessians import Hessian
 from tests.support.cases import generator
 from tests.support.compare import assert_equal
 

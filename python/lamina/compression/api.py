@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lamina._checks import call, require_optional_int
+from lamina._progress import with_progress
+from lamina.compression.budget import dense_layers, require_budget
 from lamina.compression.candidates import (
     LINEAR_KINDS,
     Candidate,
@@ -30,14 +32,12 @@ from lamina.compression.reasons import (
     unsuitable,
 )
 from lamina.compression.report import CompressionReport, make_report
-from lamina.compression.schemes import SCHEMES, Int4Scheme, Scheme
+from lamina.compression.schemes import SCHEMES, Int4Scheme, Rounded, Scheme, Sparse24Scheme
 from lamina.compression.swap import leave_fused_paths, replace_layers
 from lamina.compression.ties import leave_ties, tie_notes
-from lamina.quant import QuantizedInt4, require_finite
+from lamina.quant import require_finite
 from lamina.quant.calibration import Calibration, quantize_calibrated
 from lamina.quant.checks import require_group
-
-Item = TypeVar("Item")
 
 
 def compress(
@@ -46,6 +46,9 @@ def compress(
     *,
     group: int | None = None,
     calibration: Calibration | None = None,
+    sparse24_fraction: float = 1.0,
+    max_layer_error: float | None = None,
+    dense: Skip | Sequence[Skip] = (),
     skip: Skip | Sequence[Skip] = (),
     skip_growing: bool = True,
     dry_run: bool = False,
@@ -58,15 +61,24 @@ def compress(
                   the device packs it (the CPU, if it is int8). Errors that can be found beforehand are raised
                   before any layer changes. On the meta device the packed layers have no values: fill them
                   with lamina.load_compressed or with load_state_dict(..., assign=True)
-    scheme        one of lamina.compression.SCHEMES: "w8a8", "w4a16" or "w4a8", each also with "_asymmetric"
+    scheme        one of lamina.compression.SCHEMES: "w8a8", "w4a16" or "w4a8", each also with "_asymmetric",
+                  and with "sparse24-" before it for 2:4 weights; "sparse24-bf16" rounds activations to bf16
+                  too. 2:4 weights have kernels on CPUs only
     group         w4 schemes: input features that share a scale, a multiple of 16, or -1 for all; None is 128.
                   The last group of a layer may be smaller; a layer with fewer input features has one group
-    calibration   w4 schemes: some hundred typical inputs of the model, each a tensor or a NumPy array, a
-                  mapping of keyword arguments or a sequence of positional ones; or a function that runs the
-                  model that it is given. The float model runs on them, a compiled one eagerly, and weights
-                  are rounded by GPTQ (lamina.quant.gptq) on the layer's device, instead of to nearest. The
+    calibration   w4 and sparse24 schemes: some hundred typical inputs of the model, each a tensor or a NumPy
+                  array, a mapping of keyword arguments or a sequence of positional ones; or a function that
+                  runs the model that it is given. The float model runs on them, a compiled one eagerly. On
+                  the layer's device, weights are rounded by GPTQ (lamina.quant.gptq), or pruned and rounded
+                  by SparseGPT (lamina.quant.prune_sparse24_int8), not to nearest and by magnitude. The
                   Hessians take 4 k^2 bytes a layer; the model runs again for each further 2 GiB of them. If
                   no input reaches a layer, a warning names it and its weight is rounded to nearest
+    sparse24_fraction  sparse24 schemes, from 0 to 1: the share of the weights that may be 2:4. Whole layers
+                  stay dense, those with the largest errors, and get the scheme without "sparse24-"; of
+                  "sparse24-bf16" they stay as they are
+    max_layer_error    sparse24 schemes: the largest |x (w_packed - w).T| / |x w.T| of a 2:4 layer on the
+                  calibration inputs x, or of its weights without calibration; layers above it stay dense
+    dense         sparse24 schemes: layers that stay dense, given as in skip: lamina.plan_sparse24(...).dense
     skip          layers to leave: shell patterns on qualified names ("lm_head", "*.attention.*") and
                   functions (name, module) -> bool. A pattern that matches no layer warns.
     skip_growing  True: leave layers that packing would make larger, such as those below one tile of 16 x 64
@@ -87,6 +99,13 @@ def compress(
     referenced after compression.
     """
     chosen = _check_arguments(model, scheme, group, calibration)
+    require_budget("compress", sparse24_fraction, max_layer_error)
+    mixed = _Mixed(sparse24_fraction, max_layer_error, tuple(checked_filters(dense, "dense")))
+    if mixed != _Mixed() and not chosen.is_sparse:
+        raise ValueError(
+            f"compress: sparse24_fraction, max_layer_error or dense was given with scheme {scheme}; allowed "
+            f"with {', '.join(s.name for s in SCHEMES.values() if s.is_sparse)}"
+        )
     candidates = find_candidates(model)
     reasons, unmatched = filtered(candidates, checked_filters(skip))
     for pattern in unmatched:
@@ -96,24 +115,45 @@ def compress(
             reasons[candidate.name] = reason
     leave_ties(model, candidates, reasons)
     notes = _notes(model, candidates, reasons)
-    report = make_report(model, candidates, chosen, reasons=reasons, notes=notes, dry_run=dry_run)
+    schemes = {candidate.name: chosen for candidate in candidates}
     if dry_run:
-        return report
+        return make_report(
+            model, candidates, chosen, schemes=schemes, reasons=reasons, notes=notes, dry_run=True
+        )
 
     call(torch.ops.lamina.cpu_isa)  # raises for a bad LAMINA_CPU_ISA, before any layer is named in an error
     packed = [candidate for candidate in candidates if candidate.name not in reasons]
     _require_packable(packed, calibration is not None)
-    quantized: dict[str, QuantizedInt4] = {}  # by the first layer that has the weight
-    if calibration is not None and isinstance(chosen, Int4Scheme):
-        quantized, unreached = _calibrate(model, packed, calibration, chosen, progress)
+    rounded: dict[str, Rounded] = {}  # by the first layer that has the weight
+    if calibration is not None:
+        rounded, unreached = _calibrate(model, packed, calibration, chosen, mixed != _Mixed(), progress)
         for name in unreached:
             text = f"lamina.compress: no calibration input reaches layer {name!r}: it is rounded to nearest"
             warnings.warn(text, stacklevel=2)
+    if isinstance(chosen, Sparse24Scheme):
+        stay_dense = mixed.dense(packed, chosen, rounded)
+        for candidate in packed:
+            owner = candidate.weight_owner
+            if (reason := stay_dense.get(owner)) and chosen.dense is None:
+                reasons[candidate.name] = reason
+            elif reason and chosen.dense is not None:
+                schemes[candidate.name] = chosen.dense
+            elif done := rounded.get(owner):
+                reason = f"2:4, output error {done.error:.4f}"
+            if reason:
+                notes[candidate.name] = "; ".join(filter(None, (reason, notes.get(candidate.name))))
+        for owner in stay_dense.keys() & rounded.keys():
+            dense_weight = rounded.pop(owner).dense
+            rounded |= {} if dense_weight is None else {owner: dense_weight}
+        packed = [candidate for candidate in packed if candidate.name not in reasons]
+    report = make_report(
+        model, candidates, chosen, schemes=schemes, reasons=reasons, notes=notes, dry_run=False
+    )
     originals = [(candidate.name, weakref.ref(candidate.module)) for candidate in packed]
     for candidate in candidates:
         if candidate.name in reasons:
             candidate.release()
-    replace_layers(model, _with_progress(packed, len(packed), "compressing", progress), chosen, quantized)
+    replace_layers(model, with_progress(packed, len(packed), "compressing", progress), schemes, rounded)
     leave_fused_paths(model)
     if outliving := outliving_text(model, originals):
         warnings.warn(outliving, stacklevel=2)
@@ -138,8 +178,13 @@ def _check_arguments(
         require_group("compress", chosen.group if group is None else group)
         return chosen if group is None else replace(chosen, group=group)
     for name, value in (("group", group), ("calibration", calibration)):
-        if value is not None:
-            allowed = ", ".join(s.name for s in SCHEMES.values() if isinstance(s, Int4Scheme))
+        takes = [
+            s.name
+            for s in SCHEMES.values()
+            if isinstance(s, Int4Scheme) or (name != "group" and s.is_calibrated)
+        ]
+        if value is not None and scheme not in takes:
+            allowed = ", ".join(takes)
             raise ValueError(f"compress: {name} was given with scheme {scheme}; allowed with {allowed}")
     return chosen
 
@@ -182,35 +227,60 @@ def _calibrate(
     model: nn.Module,
     packed: list[Candidate],
     calibration: Calibration,
-    scheme: Int4Scheme,
+    scheme: Scheme,
+    is_mixed: bool,
     progress: bool | None,
-) -> tuple[dict[str, QuantizedInt4], list[str]]:
+) -> tuple[dict[str, Rounded], list[str]]:
     """The rounded weights, by the first layer that has the weight, and the layers that no input reached."""
     layers: dict[str, list[nn.Linear]] = {}
     for candidate in packed:
         layers.setdefault(candidate.weight_owner, []).append(candidate.linear)
-    quantized: dict[str, QuantizedInt4] = {}
+    rounded: dict[str, Rounded] = {}
     unreached: list[str] = []
     with linears_see_inputs(packed):
-        found = quantize_calibrated(model, layers, calibration, scheme.quantize)
-        for name, weight in _with_progress(found, len(layers), "calibrating", progress):
+        found = quantize_calibrated(model, layers, calibration, partial(_quantize, scheme, is_mixed))
+        for name, weight in with_progress(found, len(layers), "calibrating", progress):
             if weight is None:
                 unreached.append(name)
             else:
-                quantized[name] = weight
-    return quantized, unreached
+                rounded[name] = weight
+    return rounded, unreached
 
 
-def _with_progress(items: Iterable[Item], total: int, what: str, wanted: bool | None) -> Iterator[Item]:
-    if wanted is False or (wanted is None and not sys.stderr.isatty()):
-        yield from items
-        return
-    try:
-        from rich.console import Console
-        from rich.progress import track
-    except ImportError:
-        if wanted:
-            raise ImportError("compress: progress=True needs rich: pip install rich") from None
-        yield from items
-        return
-    yield from track(items, what, total, console=Console(stderr=True), transient=True)
+def _quantize(scheme: Scheme, is_mixed: bool, w: Tensor, hessian: Tensor) -> Rounded:
+    rounded = scheme.quantize(w, hessian)
+    dense = scheme.dense if is_mixed and isinstance(scheme, Sparse24Scheme) else None
+    if dense is not None and dense.is_calibrated:
+        return rounded._replace(dense=dense.quantize(w, hessian))
+    return rounded
+
+
+class _Mixed(NamedTuple):
+    """What says which layers of a sparse24 scheme stay dense."""
+
+    fraction: float = 1.0
+    max_layer_error: float | None = None
+    filters: Sequence[Skip] = ()
+
+    def dense(
+        self, packed: list[Candidate], scheme: Scheme, rounded: Mapping[str, Rounded]
+    ) -> dict[str, str]:
+        """The layers that stay dense, with a reason, by the first layer that has the weight."""
+        named, unmatched = filtered(packed, self.filters)
+        for pattern in unmatched:
+            text = f"lamina.compress: dense pattern {pattern!r} matches no {LINEAR_KINDS} to pack"
+            warnings.warn(text, stacklevel=3)
+        asked = {
+            c.weight_owner: f"dense: {named[c.name]}".replace("skip ", "") for c in packed if c.name in named
+        }
+        if self.fraction == 1 and self.max_layer_error is None:
+            return asked
+        errors: dict[str, float] = {}
+        elements: dict[str, int] = {}
+        for candidate in packed:
+            owner, weight = candidate.weight_owner, candidate.linear.weight
+            if owner not in errors:
+                done = rounded.get(owner) or scheme.quantize(weight, None)
+                errors[owner] = torch.inf if owner in asked else done.error or 0.0
+                elements[owner] = weight.numel()
+        return dense_layers(errors, elements, self.fraction, self.max_layer_error) | asked

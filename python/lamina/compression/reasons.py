@@ -33,13 +33,14 @@ PLAIN_ATTRIBUTES = frozenset({*vars(nn.Module()), "in_features", "out_features",
 QUIET_ATTRIBUTES = frozenset({"_is_hf_initialized"})
 
 
-def checked_filters(skip: Skip | Sequence[Skip]) -> Sequence[Skip]:
+def checked_filters(skip: Skip | Sequence[Skip], argument: str = "skip") -> Sequence[Skip]:
     """The entries of `skip`, each a pattern or a function."""
     filters = [skip] if isinstance(skip, str) or not isinstance(skip, Sequence) else skip
     for wanted in filters:
         if not isinstance(wanted, str) and (isinstance(wanted, type) or not callable(wanted)):
             raise TypeError(
-                f"compress: skip must hold name patterns or functions (name, module) -> bool, got {wanted!r}"
+                f"compress: {argument} must hold name patterns or functions (name, module) -> bool, got "
+                f"{wanted!r}"
             )
     return filters
 
@@ -75,7 +76,7 @@ def unsuitable(model: nn.Module, candidate: Candidate, scheme: Scheme, must_shri
             )
         if name.rpartition(".")[2] == "_orig_mod":
             return COMPILED
-    problem = not_plain(module) or _would_be_lost(candidate, scheme)
+    problem = not_plain(module) or scheme.problem(linear) or _would_be_lost(candidate, scheme)
     if problem is not None:
         return problem
     if linear.in_features > scheme.max_k:

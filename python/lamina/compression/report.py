@@ -177,6 +177,7 @@ def make_report(
     candidates: list[Candidate],
     scheme: Scheme,
     *,
+    schemes: Mapping[str, Scheme],
     reasons: Mapping[str, str],
     notes: Mapping[str, str],
     dry_run: bool,
@@ -203,7 +204,7 @@ def make_report(
         if name in reasons:
             rows.append(CompressionRow(*extents, "skip", reasons[name], before[name], before[name]))
         else:
-            after = _packed_bytes(candidate, scheme, candidate.bias_owner in biases)
+            after = _packed_bytes(candidate, schemes[name], candidate.bias_owner in biases)
             rows.append(CompressionRow(*extents, "compress", notes.get(name, ""), before[name], after))
             biases.add(candidate.bias_owner)
     total = ByteSet([*model.parameters(), *model.buffers()]).total

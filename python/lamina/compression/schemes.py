@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from lamina._library import build_info
-from lamina.nn import Int4Linear, Int8Linear
+from lamina.compression.budget import output_error
+from lamina.nn import Int4Linear, Int8Linear, Sparse24Int4Linear, Sparse24Int8Linear, Sparse24Linear
 from lamina.nn.packed_linear import PackedLinear
-from lamina.quant import QuantizedInt4, gptq
+from lamina.ops import is_sparse24
+from lamina.quant import gptq, prune_sparse24, prune_sparse24_int4, prune_sparse24_int8
+from lamina.quant.sparse24_masks import GROUP
+
+
+class Rounded(NamedTuple):
+    """A weight that a scheme has rounded with the Hessian of its inputs."""
+
+    weight: Any  # QuantizedInt4, PrunedInt8 or PrunedInt4, as the scheme's convert takes it
+    error: float | None = None  # |x (w_rounded - w).T| / |x w.T| of a 2:4 weight
+    dense: Any = None  # the weight for the dense scheme, a Rounded, where the layer may stay dense
 
 
 @dataclass(frozen=True)
@@ -19,9 +32,12 @@ class Scheme:
     name: str
     summary: str
 
+    is_sparse: ClassVar = False  # whether its layers are 2:4
+    is_calibrated: ClassVar = False  # whether it rounds with a Hessian
+
     @property
     def op(self) -> str:
-        """The product that its layers call."""
+        """The product whose limits hold for its layers; a 2:4 product has those of its dense twin."""
         raise NotImplementedError
 
     @property
@@ -34,8 +50,16 @@ class Scheme:
         """The packed layer that `linear` becomes, on the meta device: its structure without values."""
         raise NotImplementedError
 
-    def convert(self, linear: nn.Linear, quantized: QuantizedInt4 | None = None) -> PackedLinear:
-        """The packed layer that `linear` becomes. `quantized` is its weight if calibration has rounded it."""
+    def problem(self, linear: nn.Linear) -> str | None:
+        """Why this scheme cannot pack a layer that others can, or None."""
+        return None
+
+    def quantize(self, w: Tensor, hessian: Tensor | None) -> Rounded:
+        """The weight [n, k] of a layer whose inputs have this Hessian; with None of a 2:4 scheme alone."""
+        raise NotImplementedError
+
+    def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
+        """The packed layer that `linear` becomes. `rounded` is its weight if it was rounded beforehand."""
         raise NotImplementedError
 
     def has_made(self, module: PackedLinear) -> bool:
@@ -49,24 +73,26 @@ class Int8Scheme(Scheme):
 
     symmetric: bool  # activations
 
+    layer: ClassVar[type[Int8Linear]] = Int8Linear
+
     @property
     def op(self) -> str:
         return "gemm_int8"
 
     def blank(self, linear: nn.Linear) -> PackedLinear:
         bias = linear.bias
-        module = Int8Linear(
+        module = self.layer(
             linear.in_features, linear.out_features, bias is not None, symmetric=self.symmetric,
             device="meta", dtype=None if bias is None else bias.dtype,
         )  # fmt: skip
         module.weight_dtype = linear.weight.dtype  # the bias may have another dtype
         return module
 
-    def convert(self, linear: nn.Linear, quantized: QuantizedInt4 | None = None) -> PackedLinear:
-        return Int8Linear.from_linear(linear, symmetric=self.symmetric)
+    def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
+        return self.layer.from_linear(linear, symmetric=self.symmetric)
 
     def has_made(self, module: PackedLinear) -> bool:
-        return type(module) is Int8Linear and module.symmetric == self.symmetric
+        return type(module) is self.layer and module.symmetric == self.symmetric
 
 
 @dataclass(frozen=True)
@@ -77,12 +103,15 @@ class Int4Scheme(Scheme):
     activations: str
     group: int = 128
 
+    is_calibrated: ClassVar = True
+    layer: ClassVar[type[Int4Linear]] = Int4Linear
+
     @property
     def op(self) -> str:
         return "gemm_int4_int8" if self.activations == "int8" else "gemm_int4"
 
     def blank(self, linear: nn.Linear) -> PackedLinear:
-        module = Int4Linear(
+        module = self.layer(
             linear.in_features, linear.out_features, False, group=self.group, symmetric=self.symmetric,
             activations=self.activations, device="meta", dtype=linear.weight.dtype,
         )  # fmt: skip
@@ -90,23 +119,122 @@ class Int4Scheme(Scheme):
             module.bias = linear.bias.detach().to("meta")
         return module
 
-    def quantize(self, w: Tensor, hessian: Tensor) -> QuantizedInt4:
-        """GPTQ of the weight [n, k] of a layer whose inputs have this Hessian."""
-        return gptq(w, hessian, self.group, symmetric=self.symmetric)
+    def quantize(self, w: Tensor, hessian: Tensor | None) -> Rounded:
+        assert hessian is not None
+        return Rounded(gptq(w, hessian, self.group, symmetric=self.symmetric))
 
-    def convert(self, linear: nn.Linear, quantized: QuantizedInt4 | None = None) -> PackedLinear:
-        if quantized is not None:
-            module = Int4Linear.from_quantized(quantized, linear.bias, activations=self.activations)
+    def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
+        if rounded is not None:
+            module = Int4Linear.from_quantized(rounded.weight, linear.bias, activations=self.activations)
             return module.train(linear.training)
-        return Int4Linear.from_linear(
+        return self.layer.from_linear(
             linear, group=self.group, symmetric=self.symmetric, activations=self.activations
         )
 
     def has_made(self, module: PackedLinear) -> bool:
-        return type(module) is Int4Linear and (module.symmetric, module.activations) == (
+        return type(module) is self.layer and (module.symmetric, module.activations) == (
             self.symmetric,
             self.activations,
         )
+
+
+@dataclass(frozen=True)
+class Sparse24Scheme(Scheme):
+    """What the schemes with 2:4 weights have in common."""
+
+    is_sparse: ClassVar = True
+    is_calibrated: ClassVar = True
+
+    @property
+    def dense(self) -> Scheme | None:
+        """The scheme of layers that stay dense; None: they stay float."""
+        return SCHEMES[self.name.removeprefix("sparse24-")]
+
+    def problem(self, linear: nn.Linear) -> str | None:
+        k = linear.in_features
+        return f"its k = {k} is no multiple of {GROUP}" if k % GROUP else None
+
+    def quantize(self, w: Tensor, hessian: Tensor | None) -> Rounded:
+        w = w.detach()
+        mask = w != 0 if is_sparse24(w) else None  # a weight that was pruned and trained keeps its mask
+        pruned, values = self.prune(w, hessian, mask)
+        return Rounded(pruned, output_error(w, values, hessian))
+
+    def prune(self, w: Tensor, hessian: Tensor | None, mask: Tensor | None) -> tuple[Any, Tensor]:
+        """The pruned and rounded weight, and its values."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Sparse24Int8Scheme(Sparse24Scheme, Int8Scheme):
+    """W8A8 with 2:4 weights."""
+
+    layer: ClassVar[type[Int8Linear]] = Sparse24Int8Linear
+
+    def prune(self, w: Tensor, hessian: Tensor | None, mask: Tensor | None) -> tuple[Any, Tensor]:
+        pruned = prune_sparse24_int8(w, hessian, mask=mask)
+        return pruned, pruned.q * pruned.scale[:, None]
+
+    def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
+        if rounded is None:
+            return super().convert(linear)
+        return Sparse24Int8Linear.from_pruned(linear, rounded.weight, symmetric=self.symmetric)
+
+
+@dataclass(frozen=True)
+class Sparse24Int4Scheme(Sparse24Scheme, Int4Scheme):
+    """W4A16 and W4A8 with 2:4 weights."""
+
+    layer: ClassVar[type[Int4Linear]] = Sparse24Int4Linear
+
+    @property
+    def dense(self) -> Scheme | None:
+        scheme = super().dense
+        assert isinstance(scheme, Int4Scheme)
+        return replace(scheme, group=self.group)
+
+    def prune(self, w: Tensor, hessian: Tensor | None, mask: Tensor | None) -> tuple[Any, Tensor]:
+        pruned = prune_sparse24_int4(w, hessian, self.group, symmetric=self.symmetric, mask=mask)
+        return pruned, pruned.quantized.dequantize()
+
+    def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
+        if rounded is None:
+            return super().convert(linear)
+        return Sparse24Int4Linear.from_pruned(linear, rounded.weight, activations=self.activations)
+
+
+@dataclass(frozen=True)
+class Sparse24FloatScheme(Sparse24Scheme):
+    """2:4 weights and activations in a float dtype."""
+
+    dtype: torch.dtype
+
+    @property
+    def op(self) -> str:
+        return "gemm_int4"  # which has the limit of every float sum
+
+    @property
+    def dense(self) -> Scheme | None:
+        return None
+
+    def blank(self, linear: nn.Linear) -> PackedLinear:
+        k, n = linear.in_features, linear.out_features
+        module = Sparse24Linear(k, n, False, device="meta", dtype=self.dtype)
+        module.bias = None if linear.bias is None else linear.bias.detach().to("meta")
+        module.weight_dtype = linear.weight.dtype
+        return module
+
+    def prune(self, w: Tensor, hessian: Tensor | None, mask: Tensor | None) -> tuple[Any, Tensor]:
+        pruned = prune_sparse24(w.to(self.dtype), hessian, mask=mask)
+        return pruned, pruned.weight
+
+    def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
+        if rounded is None:
+            return Sparse24Linear.from_linear(linear, dtype=self.dtype)
+        return Sparse24Linear.from_pruned(linear, rounded.weight)
+
+    def has_made(self, module: PackedLinear) -> bool:
+        return isinstance(module, Sparse24Linear) and module.packed_weight.dtype == self.dtype
 
 
 SCHEMES: dict[str, Scheme] = {
@@ -118,5 +246,14 @@ SCHEMES: dict[str, Scheme] = {
         Int4Scheme("w4a16_asymmetric", "as w4a16, weights with zero points", False, "float"),
         Int4Scheme("w4a8", "int4 weights per group, int8 activations per token", True, "int8"),
         Int4Scheme("w4a8_asymmetric", "as w4a8, weights with zero points", False, "int8"),
+        Sparse24Int8Scheme("sparse24-w8a8", "2:4 int8 weights per channel, int8 activations", True),
+        Sparse24Int8Scheme(
+            "sparse24-w8a8_asymmetric", "as sparse24-w8a8, activations with a zero point", False
+        ),
+        Sparse24FloatScheme("sparse24-bf16", "2:4 weights and activations in bfloat16", torch.bfloat16),
+        Sparse24Int4Scheme("sparse24-w4a16", "2:4 int4 weights per group, float activations", True, "float"),
+        Sparse24Int4Scheme("sparse24-w4a16_asymmetric", "as sparse24-w4a16, zero points", False, "float"),
+        Sparse24Int4Scheme("sparse24-w4a8", "2:4 int4 weights per group, int8 activations", True, "int8"),
+        Sparse24Int4Scheme("sparse24-w4a8_asymmetric", "as sparse24-w4a8, zero points", False, "int8"),
     )
 }

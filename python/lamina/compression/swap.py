@@ -9,21 +9,28 @@ from torch import nn
 
 from lamina.compression.candidates import Candidate
 from lamina.compression.reasons import extra_attributes
-from lamina.compression.schemes import Scheme
+from lamina.compression.schemes import Rounded, Scheme
 from lamina.nn.packed_linear import PackedLinear, checked_bias
-from lamina.quant import QuantizedInt4
 
 
 def replace_layers(
-    model: nn.Module, packed: Iterable[Candidate], scheme: Scheme, quantized: Mapping[str, QuantizedInt4]
+    model: nn.Module,
+    packed: Iterable[Candidate],
+    schemes: Mapping[str, Scheme],
+    rounded: Mapping[str, Rounded],
 ) -> None:
-    """Packs each weight once, and drops the float weight of a layer before the next layer is packed."""
+    """Packs each weight once, and drops the float weight of a layer before the next layer is packed.
+
+    schemes  by the name of each layer
+    rounded  the weights that were rounded beforehand, by the first layer that has the weight
+    """
     weights: dict[str, PackedLinear] = {}  # by the first layer that has the weight
     biases: dict[str, PackedLinear] = {}  # by the first layer that has the bias
     # load_state_dict cannot write to buffers that are made inside torch.inference_mode().
     with torch.inference_mode(False), torch.no_grad():
         for candidate in packed:
-            weight = quantized.get(candidate.weight_owner)
+            weight = rounded.get(candidate.weight_owner)
+            scheme = schemes[candidate.name]
             module = _convert(candidate, scheme, weight, weights.get(candidate.weight_owner))
             weights.setdefault(candidate.weight_owner, module)
             module.bias = biases.setdefault(candidate.bias_owner, module).bias
@@ -34,13 +41,13 @@ def replace_layers(
 
 
 def _convert(
-    candidate: Candidate, scheme: Scheme, quantized: QuantizedInt4 | None, tied: PackedLinear | None
+    candidate: Candidate, scheme: Scheme, rounded: Rounded | None, tied: PackedLinear | None
 ) -> PackedLinear:
     """The packed layer, which shares its weight with `tied`, a layer that has the weight already."""
     linear = candidate.linear
     try:
         if tied is None and not linear.weight.is_meta:
-            return scheme.convert(linear, quantized)
+            return scheme.convert(linear, rounded)
         module = scheme.blank(linear).train(linear.training)
         if tied is not None:
             module.share_weight(tied)

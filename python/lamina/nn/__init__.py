@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from lamina.nn.int4_linear import Int4Linear
 from lamina.nn.int8_linear import Int8Linear
+from lamina.nn.sparse24_linear import Sparse24Int4Linear, Sparse24Int8Linear, Sparse24Linear
 
-__all__ = ["Int4Linear", "Int8Linear"]
+__all__ = ["Int4Linear", "Int8Linear", "Sparse24Int4Linear", "Sparse24Int8Linear", "Sparse24Linear"]

@@ -58,6 +58,9 @@ class Int4Linear(PackedLinear):
         "perm": (torch.int32,),
     }
 
+    PRODUCTS: ClassVar[dict[str, Callable[..., Tensor]]] = {"float": gemm_int4, "int8": gemm_int4_int8}
+
+    weight_scale: Tensor
     weight_zero_point: Tensor | None
     perm: Tensor | None
 
@@ -82,9 +85,10 @@ class Int4Linear(PackedLinear):
         self._set(more)
         scales = (_groups(k, self.group), n)
         zero_point = None if symmetric else torch.full(scales, 8, dtype=torch.uint8, device=device)
-        self.register_buffer("weight_packed", _packed_zeros(n, k, device))
+        place = torch.empty(0, device=device).device
         # Belongs to the bytes, on any device: the op refuses bytes that moved without this module.
-        self._layout = layout_for(self.weight_packed.device)
+        self._layout = self._layout_for(place)
+        self.register_buffer("weight_packed", self._zeros(n, k, place))
         self.register_buffer("weight_scale", torch.ones(scales, dtype=dtype, device=device))
         self.register_buffer("weight_zero_point", zero_point)
         self.register_buffer("perm", None)
@@ -145,8 +149,8 @@ class Int4Linear(PackedLinear):
             problem = f"bias must be [n] with n = {n}, got {list(bias.shape)}"
         if problem is not None:
             raise ValueError(f"Int4Linear: {problem}")
-        module._layout = layout_for(q.device)
-        module.weight_packed = pack_int4(q, module._layout, perm).data
+        module._layout = module._layout_for(q.device)
+        module.weight_packed = module._packed(q, zero_point, perm)
         module.perm = perm
         module.weight_scale = scale.detach().clone()
         module.weight_zero_point = None if zero_point is None else zero_point.clone()
@@ -256,8 +260,7 @@ class Int4Linear(PackedLinear):
             scale = scale.to(rows.dtype)  # itself, where it has that dtype
             if zero_point is not None and zero_point.is_floating_point():
                 zero_point = zero_point.to(rows.dtype)
-        product = gemm_int4 if self.activations == "float" else gemm_int4_int8
-        return product(
+        return self.PRODUCTS[self.activations](
             rows,
             self.packed_weight,
             scale,
@@ -268,27 +271,48 @@ class Int4Linear(PackedLinear):
             perm=self.perm,
         )
 
+    @staticmethod
+    def _layout_for(device: torch.device) -> str:
+        return layout_for(device)
+
+    @staticmethod
+    def _packed_shape(n: int, k: int) -> tuple[int, ...]:
+        return packed_int4_shape(n, k)
+
+    def _packed(self, q: Tensor, zero_point: Tensor | None, perm: Tensor | None) -> Tensor:
+        """The codes [n, k] in the layout of this module."""
+        return pack_int4(q, self._layout, perm).data
+
+    def _zeros(self, n: int, k: int, device: torch.device) -> Tensor:
+        """Packed codes 8, with their padding."""
+        if device.type == "meta":
+            return torch.empty(self._packed_shape(n, k), dtype=torch.uint8, device=device)
+        return self._packed(torch.full((n, k), 8, dtype=torch.uint8, device=device), None, None)
+
+    def _number_of(self, layout: str) -> int:
+        return next(number for number, name in self.FORMATS.items() if name == layout)
+
     @property
     def _format(self) -> int:
-        return _number_of(self._layout)
+        return self._number_of(self._layout)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int4Linear:
         super()._apply(fn, recurse)
         device = self.weight_packed.device
-        if layout_for(device) != self._layout and not self.weight_packed.is_meta:
-            self.weight_packed = _repacked(self.packed_weight, layout_for(device))
-            self._layout = layout_for(device)
+        if self._layout_for(device) != self._layout and not self.weight_packed.is_meta:
+            self.weight_packed = _repacked(self.packed_weight, self._layout_for(device))
+            self._layout = self._layout_for(device)
             self.weight_format = torch.tensor([self._format, *self.weight_format.tolist()[1:]], device=device)
         return self
 
     def _in_own_layout(self, state: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        header, layout = state["weight_format"].tolist(), layout_for(device)
+        header, layout = state["weight_format"].tolist(), self._layout_for(device)
         self._layout = layout
         if self.FORMATS[header[0]] == layout or state["weight_packed"].is_meta:
             return state
         k = len(state["perm"]) if "perm" in state else self.in_features
         loaded = PackedInt4(state["weight_packed"], self.out_features, k, self.FORMATS[header[0]])
-        own = torch.tensor([_number_of(layout), *header[1:]], device=state["weight_format"].device)
+        own = torch.tensor([self._number_of(layout), *header[1:]], device=state["weight_format"].device)
         return state | {"weight_packed": _repacked(loaded, layout), "weight_format": own}
 
     def _set(self, more: list[int]) -> None:
@@ -324,7 +348,7 @@ class Int4Linear(PackedLinear):
             k = len(perm)
         scales = (_groups(k, group), self.out_features)
         shapes = {
-            "weight_packed": packed_int4_shape(self.out_features, k),
+            "weight_packed": self._packed_shape(self.out_features, k),
             "weight_scale": scales,
             "weight_zero_point": scales,
         }
@@ -342,10 +366,6 @@ class Int4Linear(PackedLinear):
         if self.weight_packed.shape != state["weight_packed"].shape:
             self.weight_packed = torch.empty_like(state["weight_packed"], device=device)
         self.weight_scale = torch.empty_like(state["weight_scale"], device=device)
-
-
-def _number_of(layout: str) -> int:
-    return next(number for number, name in Int4Linear.FORMATS.items() if name == layout)
 
 
 def _repacked(packed: PackedInt4, layout: str) -> Tensor:
@@ -369,11 +389,3 @@ def _require_groups(g_idx: Tensor, k: int, groups: int) -> None:
 def _require_activations(wanted: str) -> None:
     if wanted not in ACTIVATIONS:
         raise ValueError(f'Int4Linear: activations = {wanted!r}; allowed: "float", "int8"')
-
-
-def _packed_zeros(n: int, k: int, device: torch.device | str | None) -> Tensor:
-    """Codes 8, and padding."""
-    if torch.empty(0, device=device).is_meta:
-        return torch.empty(packed_int4_shape(n, k), dtype=torch.uint8, device=device)
-    q = torch.full((n, k), 8, dtype=torch.uint8, device=device)
-    return pack_int4(q, layout_for(q.device)).data

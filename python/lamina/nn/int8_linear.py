@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,12 @@ from lamina.nn.packed_linear import (
     ordinary_tensors,
     require_loaded,
 )
-from lamina.ops import PackedInt8, gemm_int8, pack_int8, quantize_int8
+from lamina.ops import PackedInt8, PackedSparse24, gemm_int8, pack_int8, quantize_int8
 from lamina.ops.pack_int8 import packed_shape
 from lamina.quant import quantize_weight_int8
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Int8Linear(PackedLinear):
@@ -43,6 +47,9 @@ class Int8Linear(PackedLinear):
         "input_zero_point": (torch.int8,),
     }
 
+    MATMUL: ClassVar[Callable[..., Tensor]] = staticmethod(gemm_int8)
+
+    weight_scale: Tensor
     weight_sums: Tensor
     input_scale: Tensor | None
     input_zero_point: Tensor | None
@@ -61,9 +68,7 @@ class Int8Linear(PackedLinear):
         super().__init__(in_features, out_features, dtype)
         self._symmetric = symmetric
         n, k = out_features, in_features
-        self.register_buffer(
-            "weight_packed", torch.zeros(packed_shape(n, k), dtype=torch.int8, device=device)
-        )
+        self.register_buffer("weight_packed", self._zeros(n, k, device))
         self.register_buffer("weight_sums", torch.zeros(n, dtype=torch.int32, device=device))
         self.register_buffer("weight_scale", torch.ones(n, dtype=torch.float32, device=device))
         self.register_buffer("weight_format", torch.tensor(self._header(int(symmetric)), device=device))
@@ -122,15 +127,16 @@ class Int8Linear(PackedLinear):
     @classmethod
     def _of_packed(
         cls,
-        packed: PackedInt8,
+        packed: PackedInt8 | PackedSparse24,
         scale: Tensor,
         bias: Tensor | None,
         symmetric: bool,
         dtype: torch.dtype | None,
-    ) -> Int8Linear:
+    ) -> Self:
         # On meta: the zeros of a new module would be allocated only to be dropped.
         module = cls(packed.k, packed.n, False, symmetric=symmetric, device="meta", dtype=dtype)
         module.weight_packed = packed.data
+        assert packed.column_sums is not None
         module.weight_sums = packed.column_sums
         module.weight_scale = scale.to(packed.device)
         module.weight_format = torch.tensor(module._header(int(symmetric)), device=packed.device)
@@ -160,11 +166,15 @@ class Int8Linear(PackedLinear):
             f"bias={self.bias is not None}, activations={activations}"
         )
 
+    def _zeros(self, n: int, k: int, device: torch.device | str | None) -> Tensor:
+        """The packed weight 0."""
+        return torch.zeros(packed_shape(n, k), dtype=torch.int8, device=device)
+
     def _product(self, rows: Tensor) -> Tensor:
         a = quantize_int8(
             rows, scale=self.input_scale, zero_point=self.input_zero_point, symmetric=self.symmetric
         )
-        return gemm_int8(
+        return self.MATMUL(
             a.q,
             self.packed_weight,
             a.scale,

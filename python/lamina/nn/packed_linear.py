@@ -32,7 +32,7 @@ def ordinary_tensors(function: Callable[P, R]) -> Callable[P, R]:
 class PackedLinear(nn.Module):
     """The abstract base class of Int8Linear and Int4Linear.
 
-    A subclass registers the buffers `weight_packed`, `weight_scale`, `weight_format`, `bias` and its own.
+    A subclass registers the buffers `weight_packed`, `weight_format`, `bias` and its own.
     weight_format is int64: the number of the packed layout, its version, n, k, and what the subclass adds. It
     holds k because shapes do not: k = 65 and k = 100 both pack into two tiles.
     """
@@ -43,7 +43,6 @@ class PackedLinear(nn.Module):
     DTYPES: ClassVar[Mapping[str, Dtypes]]  # of the buffers; bias is any of WEIGHT_DTYPES
 
     weight_packed: Tensor
-    weight_scale: Tensor
     weight_format: Tensor
     bias: Tensor | None
 
@@ -154,7 +153,7 @@ class PackedLinear(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
         shape = self.weight_packed.shape
         kept = {name: getattr(self, name) for name in self.DTYPES}
-        self.weight_dtype = fn(self.weight_scale.new_empty(0, dtype=self.weight_dtype)).dtype
+        self.weight_dtype = fn(self.weight_packed.new_empty(0, dtype=self.weight_dtype)).dtype
         # Flat meanwhile: .to(memory_format=...) gives every 4-D and 5-D tensor other strides.
         self.weight_packed = self.weight_packed.reshape(-1)
         try:

@@ -1,20 +1,21 @@
-"""GPTQ of a model's layers, with the inputs that they get when the float model runs on calibration data."""
+"""Rounding and pruning of a model's layers, with the inputs that they get on calibration data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lamina.quant.gptq_rounding import Hessian
-from lamina.quant.int4 import QuantizedInt4
+from lamina.quant.hessians import Hessian
 
 # The arguments of one call of a model: a tensor, keyword arguments or positional ones.
 Batch = Tensor | Mapping[str, Any] | Sequence[Any]
 Calibration = Iterable[Batch] | Callable[[nn.Module], object]
+
+Result = TypeVar("Result")
 
 # The most bytes of Hessians held at a time, 4 k^2 each. A single larger Hessian is still held.
 HESSIAN_BYTES = 2 << 30
@@ -24,8 +25,9 @@ def quantize_calibrated(
     model: nn.Module,
     layers: Mapping[str, Sequence[nn.Linear]],
     calibration: Calibration,
-    quantize: Callable[[Tensor, Tensor], QuantizedInt4],
-) -> Iterator[tuple[str, QuantizedInt4 | None]]:
+    quantize: Callable[[Tensor, Tensor], Result],
+    op: str = "compress",
+) -> Iterator[tuple[str, Result | None]]:
     """Yields (name, quantize(weight, hessian)) for each layer; None for one that no input reached.
 
     layers       name -> the layers that share this weight, usually one; their inputs are added up
@@ -35,7 +37,9 @@ def quantize_calibrated(
     The model runs in eval mode, once for each set of layers whose Hessians fit in HESSIAN_BYTES. A compiled
     model runs eagerly: compiled code does not call the hooks that record a layer's inputs.
     """
-    batches = calibration if callable(calibration) else _checked_batches(model, calibration)
+    batches = (
+        calibration if callable(calibration) else checked_batches(model, calibration, f"{op}: calibration")
+    )
     for names in _rounds(layers):
         hessians = {name: Hessian() for name in names}
         with _observed({linear: hessians[name] for name in names for linear in layers[name]}):
@@ -45,7 +49,7 @@ def quantize_calibrated(
             try:
                 weight = quantize(layers[name][0].weight, seen.mean()) if seen.rows else None
             except (ValueError, RuntimeError) as error:
-                raise type(error)(f"compress: layer {name!r}: {error}") from error
+                raise type(error)(f"{op}: layer {name!r}: {error}") from error
             yield name, weight
 
 
@@ -86,36 +90,40 @@ def _run(model: nn.Module, batches: list[Batch] | Callable[[nn.Module], object])
                 batches(model)
                 return
             for batch in batches:
-                if isinstance(batch, Tensor):
-                    model(batch)
-                elif isinstance(batch, Mapping):
-                    model(**batch)
-                else:
-                    model(*batch)
+                call_model(model, batch)
     finally:
         for module, mode in training.items():
             module.training = mode
 
 
-def _checked_batches(model: nn.Module, calibration: Iterable[Batch]) -> list[Batch]:
+def call_model(model: nn.Module, batch: Batch) -> Any:
+    """The result of the model for the arguments of one call."""
+    if isinstance(batch, Tensor):
+        return model(batch)
+    return model(**batch) if isinstance(batch, Mapping) else model(*batch)
+
+
+def checked_batches(model: nn.Module, calibration: Iterable[Batch], argument: str) -> list[Batch]:
     """The batches with their NumPy arrays as tensors. Raises TypeError for anything else but batches."""
     is_one = isinstance(calibration, Tensor | Mapping | str | bytes) or _is_array(calibration)
     if is_one or not isinstance(calibration, Iterable):
         raise TypeError(
-            f"compress: calibration must hold batches, got {type(calibration).__name__}; put one into a list"
+            f"{argument} must hold batches, got {type(calibration).__name__}; put one into a list"
         )
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
     batches: list[Batch] = []
     for at, batch in enumerate(calibration):
         if isinstance(batch, Tensor) or _is_array(batch):
-            batches.append(_as_tensor(at, batch, like))
+            batches.append(_as_tensor(f"{argument}[{at}]", batch, like))
         elif isinstance(batch, Mapping):
-            batches.append({name: _as_tensor(at, value, like) for name, value in batch.items()})
+            batches.append(
+                {name: _as_tensor(f"{argument}[{at}]", value, like) for name, value in batch.items()}
+            )
         elif isinstance(batch, Sequence) and not isinstance(batch, str | bytes):
-            batches.append([_as_tensor(at, value, like) for value in batch])
+            batches.append([_as_tensor(f"{argument}[{at}]", value, like) for value in batch])
         else:
             raise TypeError(
-                f"compress: calibration[{at}] must be a tensor, a NumPy array, a mapping of keyword "
+                f"{argument}[{at}] must be a tensor, a NumPy array, a mapping of keyword "
                 f"arguments or a sequence of positional ones, got {type(batch).__name__}"
             )
     return batches
@@ -126,12 +134,12 @@ def _is_array(value: object) -> bool:
     return type(value).__module__ == "numpy" and hasattr(value, "shape")
 
 
-def _as_tensor(at: int, value: Any, like: Tensor) -> Any:
+def _as_tensor(where: str, value: Any, like: Tensor) -> Any:
     """A NumPy array as a tensor on the device of `like`, floats in its dtype; other values unchanged."""
     if not _is_array(value):
         return value
     try:
         tensor = torch.as_tensor(value.copy(), device="cpu")  # which has no negative strides
     except (TypeError, ValueError) as error:
-        raise type(error)(f"compress: calibration[{at}]: {error}") from error
+        raise type(error)(f"{where}: {error}") from error
     return tensor.to(like if tensor.is_floating_point() else like.device)

@@ -27,6 +27,7 @@ class Encoder(NamedTuple):
 
     model: nn.Module
     tokenize: Callable[[Sequence[str]], Mapping[str, Tensor]]
+    tokens: Sequence[str] = ()  # by their number
 
 
 def load_encoder(device: str) -> Encoder:
@@ -48,7 +49,8 @@ def load_encoder(device: str) -> Encoder:
         batch = tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt")
         return {name: tensor.to(device) for name, tensor in batch.items()}
 
-    return Encoder(model.eval().to(device), tokenize)
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    return Encoder(model.eval().to(device), tokenize, tokens)
 
 
 def embed(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
