@@ -87,60 +87,75 @@ struct Int4Int8Sm90a {
     if constexpr (kHasZeros) dev::wgmma_fence_registers(flat(group.kept));
   }
 
-  struct Operand : Int8Operand {
-    uint32_t ones[4];
-  };
+  // Operand a of the products of ones.
+  using Ones = uint32_t[4];
+  LAMINA_DEVICE static void set_ones(Ones& ones) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) ones[i] = 0x01010101;
+  }
 
   // The product of slices [begin, end) of a tile, a wgmma group of its own.
   LAMINA_DEVICE static void multiply(const Args& args, const std::byte* w, uint32_t padding,
                                      uint64_t tokens, int begin, int end, Groups& group,
-                                     Operand& operand) {
+                                     Int8Operand& operand, Ones& ones) {
     unpack_codes(load_codes(w), operand.a);
     operand.metadata = s8_metadata(load_metadata(4, w) | padding);
     if (end - begin < kSlices) mask_slices(operand.a, begin, end);
     if (args.p.a_zero_point.is_given()) group.add_codes(0, operand.a);
     dev::wgmma_fence_registers(operand.a);
-    if constexpr (kHasZeros) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) operand.ones[i] = 0x01010101;
-      mask_slices(operand.ones, begin, end);
-      dev::wgmma_fence_registers(operand.ones);
-    }
+    if constexpr (kHasZeros) dev::wgmma_fence_registers(ones);
     dev::wgmma_fence();
     dev::wgmma_sparse_m64k64_s8<kTokens>(flat(group.sums), operand.a, tokens, operand.metadata,
                                          !group.is_new);
     if constexpr (kHasZeros)
-      dev::wgmma_sparse_m64k64_s8<kTokens>(flat(group.kept), operand.ones, tokens, operand.metadata,
+      dev::wgmma_sparse_m64k64_s8<kTokens>(flat(group.kept), ones, tokens, operand.metadata,
                                            !group.is_new);
     dev::wgmma_commit();
     group.is_new = false;
     group.slices += end - begin;
   }
 
-  // The products of the 64 k from slice `slice` on. Within a group, products of neighbouring tiles have registers of their
-  // own, so a product waits only for the one before the last. In a tile in which a group ends, products are waited for
-  // one by one.
-  LAMINA_DEVICE static void multiply_tile(const Args& args, int warp, const std::byte* stage,
-                                          int tile, int slice, uint32_t padding, Groups& group,
-                                          Operand& operand) {
-    const std::byte* const w = Pipe::tile_at(stage, warp, tile);
-    const uint64_t tokens = Pipe::tokens_of(stage, tile);
-    int end = args.groups.end_of(group.index) - slice;
-    if (end > kSlices) {
+  // Ends a group whose products have started.
+  LAMINA_DEVICE static void end_group(const Args& args, int warp, const std::byte* stage,
+                                      Groups& group) {
+    dev::wgmma_wait<0>();
+    fence_sums(group);
+    group.end(args, Place{0, warp}, stage + Pipe::kGroupsAt, tokens_zero(warp));
+    fence_sums(group);
+  }
+
+  // The products of two tiles within one group, without zero points: with them the sums leave no registers for a second
+  // product in flight. Each has registers of its own, and waits only for the product that used
+  // them two tiles before.
+  LAMINA_DEVICE static void multiply_pair(const Args& args, int warp, const std::byte* stage,
+                                          int tile, uint32_t padding, Groups& group,
+                                          Int8Operand (&operands)[2], Ones& ones) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
       dev::wgmma_wait<1>();
-      return multiply(args, w, padding, tokens, 0, kSlices, group, operand);
+      multiply(args, Pipe::tile_at(stage, warp, tile + i), padding,
+               Pipe::tokens_of(stage, tile + i), 0, kSlices, group, operands[i], ones);
     }
+  }
+
+  // The products of one tile, from slice `slice` on, in which a group may end. Products are waited for one by one.
+  LAMINA_DEVICE static void multiply_tile(const Args& args, int warp, const std::byte* stage,
+                                          int tile, int slice, uint32_t padding, Groups& group) {
+    int end = args.groups.end_of(group.index) - slice;
 #pragma unroll 1
     for (int s = 0; s < kSlices;) {
       const int next = end < kSlices ? end : kSlices;
-      Operand own;
-      multiply(args, w, padding, tokens, s, next, group, own);
+      Int8Operand own;
+      Ones ones;
+      set_ones(ones);
+      mask_slices(ones, s, next);
+      multiply(args, Pipe::tile_at(stage, warp, tile), padding, Pipe::tokens_of(stage, tile), s,
+               next, group, own, ones);
       dev::wgmma_wait<0>();
       fence_sums(group);
       s = next;
       if (s != end) continue;
-      group.end(args, Place{0, warp}, stage + Pipe::kGroupsAt, tokens_zero(warp));
-      fence_sums(group);
+      end_group(args, warp, stage, group);
       end = args.groups.end_of(group.index) - slice;
     }
   }
@@ -156,7 +171,9 @@ struct Int4Int8Sm90a {
                                     typename Pipe::Cursor& cursor) {
     const int first_step = static_cast<int>(tile.first_step);
     const uint32_t padding = padding_of(tile.n0 / sparse24_tile::kTileN + warp, args.p.problem.n);
-    Operand operands[2];
+    Int8Operand operands[2];
+    Ones ones;
+    set_ones(ones);
     Groups group;
     group.begin(args.groups.of_slice(first_step * kSlices));
     const auto end_k_chunk =
@@ -166,31 +183,39 @@ struct Int4Int8Sm90a {
                                                        tokens_zero(warp));
     dev::warp_sync();
     fence_sums(group);
+    // Call it after the products of the tile before step `done`.
+    const auto finish_tile = [&](int done) {
+      if (args.groups.keeps_integers && done == tile.steps) {
+        dev::wgmma_wait<0>();
+        fence_sums(group);
+        group.keep_integers(args, Place{0, warp}, tokens_zero(warp));
+      }
+      end_k_chunk(args.split, first_step + done, done == tile.steps, [&](int64_t partial) {
+        Pipe::template store<TokenScaler, true>(args, tile, warp, partial, group.k_chunk[0]);
+      });
+    };
     int before = 0;  // the stage before
     for (int s = 0; s < tile.steps; s += Pipe::kStageTiles) {
       const std::byte* const stage = Pipe::stage_at(cursor.stage);
       Pipe::wait_full(cursor);
       group.row = 0;
 #pragma unroll
-      for (int t = 0; t < Pipe::kStageTiles; ++t) {
+      for (int t = 0; t < Pipe::kStageTiles; t += 2) {
         if (t > 0 && s + t >= tile.steps) break;
-        const int done = s + t + 1;
-        multiply_tile(args, warp, stage, t, (first_step + s + t) * kSlices, padding, group,
-                      operands[t % 2]);
-        // All but the last product of the stage before have been waited for, and the last one below.
-        if (t == 1 && s > 0) Pipe::release(before);
-        if (args.groups.keeps_integers && done == tile.steps) {
-          dev::wgmma_wait<0>();
-          fence_sums(group);
-          group.keep_integers(args, Place{0, warp}, tokens_zero(warp));
+        const int slice = (first_step + s + t) * kSlices;
+        const int end = args.groups.end_of(group.index) - slice;
+        if (!kHasZeros && end >= 2 * kSlices && s + t + 1 < tile.steps) {
+          multiply_pair(args, warp, stage, t, padding, group, operands, ones);
+          if (end == 2 * kSlices) end_group(args, warp, stage, group);
+          finish_tile(s + t + 2);
+        } else {
+#pragma unroll 1
+          for (int i = 0; i < 2 && s + t + i < tile.steps; ++i) {
+            multiply_tile(args, warp, stage, t + i, slice + i * kSlices, padding, group);
+            finish_tile(s + t + i + 1);
+          }
         }
-        end_k_chunk(args.split, first_step + done, done == tile.steps, [&](int64_t partial) {
-          Pipe::template store<TokenScaler, true>(args, tile, warp, partial, group.k_chunk[0]);
-        });
-      }
-      if (s > 0 && s + 1 >= tile.steps) {
-        dev::wgmma_wait<0>();
-        Pipe::release(before);
+        if (t == 0 && s > 0) Pipe::release(before);  // its last product was waited for above
       }
       before = cursor.stage;
       cursor.advance();
