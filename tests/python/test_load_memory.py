@@ -31,7 +31,7 @@ with torch.device("meta"):
     model = torch.nn.Sequential(*(torch.nn.Linear({k}, {n}, bias=False) for _ in range({layers})))
 lamina.pack_int4(torch.zeros(64, 64, dtype=torch.uint8))
 done, seen, before = threading.Event(), [anonymous()], anonymous()
-thread = threading.Thread(target=sample)
+thread = threading.Thread(target=sample, daemon=True)
 thread.start()
 lamina.load_checkpoint(model, sys.argv[1])
 done.set()
