@@ -31,7 +31,7 @@ with torch.device("meta"):
     model = torch.nn.Sequential(*(torch.nn.Linear({k}, {n}, bias=False) for _ in range({layers})))
 lamina.pack_int4(torch.zeros(64, 64, dtype=torch.uint8))
 done, seen, before = threading.Event(), [anonymous()], anonymous()
-thread = threading.Thread(target=sample)
+thread = threading.Thread(target=sample, daemon=True)
 thread.start()
 lamina.load_checkpoint(model, sys.argv[1])
 done.set()
@@ -43,7 +43,7 @@ print(max(seen) - before, anonymous() - before, held)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux shows the memory of a process")
 def test_one_layer_is_read_at_a_time(tmp_path: Path) -> None:
-    """The float weights would take 16 times the layer's codes; all codes, unpacked, 24 times."""
+    """All codes in a byte each would take 48 MiB beside the packed ones, the float weights 192 MiB."""
     g = generator("memory")
     tensors = {}
     for layer in range(LAYERS):
@@ -55,8 +55,6 @@ def test_one_layer_is_read_at_a_time(tmp_path: Path) -> None:
     script = SCRIPT.format(n=N, k=K, layers=LAYERS)
     run = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
     peak, after, held = map(int, run.stdout.split())
-    assert held == LAYERS * N * (K // 2 + K // GROUP * 2 + 0) + LAYERS * 8 * 8  # codes, scales, weight_format
-    layer = N * K  # codes of a byte
-    assert peak < held + 4 * layer, (
-        f"{peak >> 20} MiB at most, {after >> 20} MiB after, {held >> 20} MiB held"
-    )
+    assert held == LAYERS * (N * (K // 2 + K // GROUP * 2) + 8 * 8)  # codes, scales, weight_format
+    text = f"{peak >> 20} MiB at most, {after >> 20} MiB after, {held >> 20} MiB held"
+    assert peak < held + LAYERS * N * K // 2, text  # the modules that are imported meanwhile take 12 MiB

@@ -89,7 +89,7 @@ MUTANTS = (
         tests=IMPORT,
     ),
     *plant(
-        "python/lamina/integrations/sparse24.py",
+        "python/lamina/checkpoint/formats/sparse24.py",
         ("marlin-24: scales of short weights are permuted", "if size >= k // 2 else", "if size >= k else"),
         ("marlin-24: scales stay permuted", ".transpose(2, 3)", ""),
         tests=IMPORT,

@@ -1,6 +1,7 @@
 """Functions with the signatures of other libraries, computed by lamina's ops.
 
 flash_attn     flash_attn_with_kvcache and flash_attn_varlen_func of Dao-AILab's flash-attn
+sparse24       2:4 weights of torch and compressed-tensors, imported as lamina.Sparse24
 torch_varlen   varlen_attn of torch.nn.attention.varlen
 vllm_ops       reshape_and_cache and reshape_and_cache_flash of vLLM
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lamina.checkpoint.formats import sparse24
 from lamina.checkpoint.formats.layer import (
     FLOAT,
     FLOATS,
@@ -22,7 +23,6 @@ from lamina.checkpoint.formats.layer import (
     groups_of,
 )
 from lamina.checkpoint.formats.words import unpack_columns, unpack_rows
-from lamina.integrations import sparse24
 from lamina.quant import QuantizedInt4
 
 FP8 = (torch.float8_e4m3fn,)

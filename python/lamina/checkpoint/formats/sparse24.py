@@ -1,0 +1,142 @@
+"""2:4 weights that torch and compressed-tensors have compressed, as lamina.Sparse24.
+
+Metadata is checked: a group that does not keep two different entries in rising order is named by its row. The
+CPU imports the weights of a CUDA device and moves the results back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lamina._checks import call, require_tensors
+from lamina.ops.compress_sparse24 import Sparse24
+
+_CUTLASS = {torch.float16: "cutlass_16", torch.bfloat16: "cutlass_16", torch.int8: "cutlass_8"}
+_CUTLASS[torch.float32] = "cutlass_pairs"
+_GROUP = 128  # the only group of marlin-24 beside all of k
+
+
+def from_torch(w: Tensor) -> Sparse24:
+    """The weight that torch.sparse.to_sparse_semi_structured has made, on the same device.
+
+    w  [n, k]  SparseSemiStructuredTensorCUTLASS of f32, f16, bf16 or int8, or
+       SparseSemiStructuredTensorCUSPARSELT of f16 or bf16 with n and k multiples of 128. No other order of
+       cuSPARSELt is described: the ValueError says to compress w.to_dense() instead
+    """
+    kind = type(w).__name__
+    n, k = w.shape
+    if kind == "SparseSemiStructuredTensorCUTLASS":
+        if w.dtype not in _CUTLASS:
+            raise ValueError(
+                f"lamina::from_torch: w must be float32, float16, bfloat16 or int8, got {w.dtype}"
+            )
+        values, meta = _part(w, "packed"), _part(w, "meta")
+        return Sparse24(values, _import_metadata(meta, _CUTLASS[w.dtype], n, k), n, k)
+    if kind == "SparseSemiStructuredTensorCUSPARSELT":
+        return from_cusparselt(_part(w, "packed"), n, k)
+    raise ValueError(
+        "lamina::from_torch: w must be a SparseSemiStructuredTensorCUTLASS or a "
+        f"SparseSemiStructuredTensorCUSPARSELT, got {kind}"
+    )
+
+
+def from_cusparselt(packed: Tensor, n: int, k: int) -> Sparse24:
+    """The weight [n, k] in the order of cuSPARSELt, as torch's SparseSemiStructuredTile.cu describes it.
+
+    No GPU has checked this order yet.
+
+    packed  f16 | bf16, n * k * 9/16 elements: the kept entries, then metadata. n and k are multiples of 128
+    """
+    require_tensors("from_cusparselt", packed=packed)
+    is_described = packed.dtype in (torch.float16, torch.bfloat16) and n % 128 == 0 and k % 128 == 0
+    if not is_described or packed.numel() != n * k // 16 * 9:
+        raise ValueError(
+            f"lamina::from_cusparselt: packed of {packed.dtype}, {packed.numel()} elements, [n, k] = "
+            f"[{n}, {k}]; cuSPARSELt's order is described only for float16 and bfloat16 with n and k "
+            "multiples of 128 and n * k * 9 / 16 elements; call compress_sparse24(w.to_dense()) where the "
+            "weight was made"
+        )
+    flat = packed.flatten()
+    values, metadata = flat[: n * k // 2], flat[n * k // 2 :]
+    return Sparse24(
+        values.view(n, k // 2), _import_metadata(metadata.view(torch.int16), "cusparselt_16", n, k), n, k
+    )
+
+
+def from_bitmask(compressed: Tensor, bitmask: Tensor, n: int, k: int) -> Sparse24:
+    """The weight [n, k] in compressed-tensors' format sparse-24-bitmask.
+
+    compressed  [n, k/2]  f32 | f16 | bf16 | int8 | uint8: the kept entries in the order of k
+    bitmask     [n, ceil(k/8)]  uint8: a bit an entry, lowest first, 1 where it is kept: two of every four
+    """
+    require_tensors("from_bitmask", compressed=compressed, bitmask=bitmask)
+    if compressed.shape != (n, k // 2):
+        raise ValueError(
+            f"lamina::from_bitmask: compressed must be [n, k / 2] = [{n}, {k // 2}], "
+            f"got {list(compressed.shape)}"
+        )
+    return Sparse24(compressed, _import_metadata(bitmask, "bitmask", n, k), n, k)
+
+
+@dataclass(frozen=True, eq=False)
+class Marlin24:
+    """A symmetric int4 or int8 2:4 weight from compressed-tensors' format marlin-24.
+
+    weight  Sparse24 of the codes: int4 as uint8 0..15, where 8 is 0; int8 as int8
+    scale   [ceil(k/group), n] f16, as gemm_int4 takes it
+    group   128, or k where one scale a channel is for all of k
+    """
+
+    weight: Sparse24
+    scale: Tensor
+    group: int
+
+
+def from_marlin24(
+    weight_packed: Tensor, scale_packed: Tensor, meta: Tensor, bits: int, group: int | None = None
+) -> Marlin24:
+    """The weight in compressed-tensors' format marlin-24: 2:4, 4 or 8 bits, symmetric.
+
+    weight_packed  [k/32, n * bits/2] int32, n a multiple of 64
+    scale_packed   [k/group, n] f16
+    meta           [k/32, 2n] int16
+    group          128; None: one scale a channel
+    """
+    require_tensors("from_marlin24", weight_packed=weight_packed, scale_packed=scale_packed, meta=meta)
+    if group not in (None, _GROUP):
+        raise ValueError(f"lamina::from_marlin24: group = {group}; allowed: None, {_GROUP}")
+    codes = call(torch.ops.lamina.import_marlin24, weight_packed.cpu(), bits).to(weight_packed.device)
+    n, k = codes.shape[0], codes.shape[1] * 2
+    size = k if group is None else group
+    groups = -(-k // size) if k else 0
+    for name, tensor, shape in (
+        ("scale_packed", scale_packed, (groups, n)),
+        ("meta", meta, (k // 32, 2 * n)),
+    ):
+        if tensor.shape != shape:
+            raise ValueError(
+                f"lamina::from_marlin24: {name} must be {list(shape)} for [n, k] = [{n}, {k}] and group "
+                f"{size}, got {list(tensor.shape)}"
+            )
+    if bits == 8:
+        codes = (codes ^ 128).view(torch.int8)
+    # compressed-tensors compares the group with the kept half of k: scales of short weights keep their order.
+    scale = scale_packed if size >= k // 2 else scale_packed.view(groups, -1, 4, 2).transpose(2, 3)
+    weight = Sparse24(codes, _import_metadata(meta, "marlin", n, k), n, k)
+    return Marlin24(weight, scale.reshape(groups, n).contiguous(), size)
+
+
+def _import_metadata(metadata: Tensor, order: str, n: int, k: int) -> Tensor:
+    imported: Tensor = call(torch.ops.lamina.import_sparse24_metadata, metadata.cpu(), order, n, k)
+    return imported.to(metadata.device)
+
+
+def _part(w: Tensor, name: str) -> Tensor:
+    part = getattr(w, name)
+    if part is None:
+        raise ValueError(f"lamina::from_torch: w.{name} is None: the tensor holds only its transpose")
+    tensor: Tensor = part
+    return tensor
