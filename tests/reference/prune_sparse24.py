@@ -10,7 +10,7 @@ Mask = NDArray[np.bool_]
 
 
 def keep_two(score: F64) -> Mask:
-    """Of each four along k the two with the highest score; of equal scores the first."""
+    """Keeps the two with the highest score of each four along k; equal scores keep the first."""
     mask = np.zeros(score.shape, bool)
     for row in range(score.shape[0]):
         for first in range(0, score.shape[1], 4):

@@ -256,7 +256,7 @@ def _quantize(scheme: Scheme, is_mixed: bool, w: Tensor, hessian: Tensor) -> Rou
 
 
 class _Mixed(NamedTuple):
-    """What says which layers of a sparse24 scheme stay dense."""
+    """The arguments that say which layers of a sparse24 scheme stay dense."""
 
     fraction: float = 1.0
     max_layer_error: float | None = None

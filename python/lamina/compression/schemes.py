@@ -140,7 +140,7 @@ class Int4Scheme(Scheme):
 
 @dataclass(frozen=True)
 class Sparse24Scheme(Scheme):
-    """What the schemes with 2:4 weights have in common."""
+    """The base class of the schemes with 2:4 weights."""
 
     is_sparse: ClassVar = True
     is_calibrated: ClassVar = True

@@ -31,8 +31,8 @@ def feature_order_sparse24(
     rounds   >= 0: each round pairs the groups of four at random, and divides the eight features of each pair
              anew in the best of the 35 ways (channel permutation: Pool and Yu, NeurIPS 2021)
     seed     of the pairs; the same seed gives the same order
-    returns  [k] int32: place p holds feature order[p], as a perm of pack_int4 (act-order). What magnitude or
-             "wanda" would keep is never less than without the order
+    returns  [k] int32: place p holds feature order[p], as a perm of pack_int4 (act-order). Magnitude or
+             "wanda" keep at least as much of the weight as without the order
     Raises   ValueError naming argument, value and allowed values; for a NaN or Inf its position
 
         order = feature_order_sparse24(w, h).long()
