@@ -64,6 +64,11 @@ MUTANTS = (
             CASES,
         ),
         (
+            "attention cuda: the word of a neighbour",
+            "args.p.tree_mask + token * args.p.tree_mask_stride + word + w",
+            "args.p.tree_mask + token * args.p.tree_mask_stride + (word + w > 0 ? word + w - 1 : 0)",
+        ),
+        (
             "attention cuda: positions in int32",
             "int64_t{at.prefix} + info.position",
             "at.prefix + info.position",
