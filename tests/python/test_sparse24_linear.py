@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import lamina
 from lamina.compression import sparse24_plan
+from lamina.compression.budget import dense_layers
 from lamina.nn import Int8Linear, Sparse24Int8Linear
 from lamina.quant import hessian, prune_sparse24, prune_sparse24_int8
 from tests.python.test_int8_linear import seeded
@@ -152,6 +153,13 @@ def test_a_budget_keeps_the_layers_of_the_largest_error_dense(calibration: Any) 
     nothing = model()
     lamina.compress(nothing, "sparse24-w8a8", calibration=calibration, sparse24_fraction=0)
     assert set(layers(nothing).values()) == {"Int8Linear"}
+
+
+def test_a_budget_takes_the_smallest_errors_first() -> None:
+    errors, elements = {"a": 0.3, "b": 0.1, "c": 0.2}, {"a": 10, "b": 10, "c": 10}
+    assert set(dense_layers(errors, elements, 2 / 3, None)) == {"a"}
+    assert set(dense_layers(errors, elements, 1 / 3, None)) == {"a", "c"}
+    assert set(dense_layers(errors, elements, 1.0, 0.2)) == {"a"}
 
 
 def test_layers_that_are_named_stay_dense() -> None:
