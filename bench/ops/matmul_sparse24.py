@@ -1,9 +1,9 @@
 """The products with 2:4 weights beside lamina's own dense product of the same types, and torch's 2:4 tensors.
 
 All get the same numbers: a random weight of which each group of four input features keeps two. The dense
-product gets it with zeros in place. `--weight-dtype` int8, int4, int4_int8 (int4 weights with activations that
-the call quantises to int8), bf16, f16 or f32. Activations and results of float weights have their dtype. Work
-counts the bytes of the compressed weight and the products with kept weights.
+product gets it with zeros in place. `--weight-dtype` is int8, int4, bf16, f16, f32, or int4_int8 for int4
+weights with activations that the call quantises to int8. Activations and results of float weights have their
+dtype. Work counts the bytes of the compressed weight and the products with kept weights.
 """
 
 from __future__ import annotations
@@ -180,24 +180,29 @@ def _lamina_dense(case: Case, inputs: Inputs, context: Context) -> Candidate:
     )  # fmt: skip
 
 
-def _dequantised(case: Case, inputs: Inputs) -> Tensor:
-    if case.weight_dtype not in DTYPES:
-        raise PeerUnavailable("a float product; use it with --weight-dtype bf16, f16 or f32")
-    return inputs.w
+def _dequantised(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """a [m, k] and w [n, k] as floats; what is not kept is 0."""
+    i, kind = inputs, str(case.weight_dtype)
+    if kind in DTYPES:
+        return i.a, i.w
+    each = i.group or case.k
+    scale = i.w_scale.repeat_interleave(each, 0)[: case.k].T
+    a = i.a.float() * i.a_scale if kind == "int8" else i.a.float()
+    return a, (i.w.float() - FILL.get(kind, 0)) * scale
 
 
 def _torch(case: Case, inputs: Inputs, context: Context, *, impl: str) -> Candidate:
-    w = _dequantised(case, inputs)
+    a, w = _dequantised(case, inputs)
     sparse = impl == "torch_sparse24"
     make = torch.sparse.to_sparse_semi_structured if sparse else Tensor.clone
     try:
-        torch.nn.functional.linear(inputs.a, make(w))
+        torch.nn.functional.linear(a, make(w))
     except (RuntimeError, NotImplementedError, ValueError) as error:
         raise PeerUnavailable(str(error).splitlines()[0]) from error
     ring = context.rotation.ring((impl, case.n, case.k, case.weight_dtype), w.nbytes, lambda: make(w))
 
     def call() -> Tensor:
-        return torch.nn.functional.linear(inputs.a, next(ring))
+        return torch.nn.functional.linear(a, next(ring))
 
     def check() -> Accuracy:
         error = (call().double() - inputs.expected.exact).abs()
