@@ -11,7 +11,11 @@ MUTANTS = (
     *plant(
         "python/lamina/checkpoint/formats/words.py",
         ("words: AWQ's order inverted", "(0, 4, 1, 5, 2, 6, 3, 7)", "(0, 2, 4, 6, 1, 3, 5, 7)"),
-        ("words: the codes past the last column stay", "codes.flatten(1)[:, :columns]", "codes.flatten(1)[:, -columns:]"),
+        (
+            "words: the codes past the last column stay",
+            "codes.flatten(1)[:, :columns]",
+            "codes.flatten(1)[:, -columns:]",
+        ),
         tests=FOLDERS,
     ),
     *plant(

@@ -13,27 +13,6 @@ INDICES = ("tests/ops/test_paged_attention_indices.py",)
 
 MUTANTS = (
     Mutant(
-        "kv: a page as large as their number",
-        "csrc/kv/block_table.cc",
-        "blocks[b] >= cache.pages",
-        "blocks[b] > cache.pages",
-        ERRORS,
-    ),
-    Mutant(
-        "kv: the last page is not checked",
-        "csrc/kv/block_table.cc",
-        "b < ceil_div(end, cache.page)",
-        "b < end / cache.page",
-        INDICES,
-    ),
-    Mutant(
-        "kv: offsets may decrease",
-        "csrc/kv/block_table.cc",
-        "offsets[i + 1] < offsets[i]",
-        "offsets[i + 1] < 0",
-        ERRORS,
-    ),
-    Mutant(
         "paged_attention: one token more than max_seqlen_q",
         "csrc/ops/paged_attention/plan.cc",
         "length > p_.max_seqlen_q",

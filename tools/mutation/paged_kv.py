@@ -13,8 +13,31 @@ MOVES = ("tests/ops/test_paged_kv_move.py",)
 MERGES = ("tests/ops/test_merge_attention_states.py",)
 CACHE = ("tests/python/test_kv.py",)
 ERRORS = ("tests/ops/test_errors.py", "-k", "paged_kv or copy_kv or compact_kv")
+BAD_TABLES = ("tests/ops/test_errors.py", "-k", "paged_attention")
+BAD_INDICES = ("tests/ops/test_paged_attention_indices.py",)
 
 MUTANTS = (
+    Mutant(
+        "kv: a page as large as their number",
+        "csrc/kv/block_table.cc",
+        "blocks[b] >= cache.pages",
+        "blocks[b] > cache.pages",
+        BAD_TABLES,
+    ),
+    Mutant(
+        "kv: the last page is not checked",
+        "csrc/kv/block_table.cc",
+        "b < ceil_div(end, cache.page)",
+        "b < end / cache.page",
+        BAD_INDICES,
+    ),
+    Mutant(
+        "kv: offsets may decrease",
+        "csrc/kv/block_table.cc",
+        "offsets[i + 1] < offsets[i]",
+        "offsets[i + 1] < 0",
+        BAD_TABLES,
+    ),
     Mutant(
         "append: the rotation turns back", BODY, "x1 * angles.cos[i] - x2", "x1 * angles.cos[i] + x2", APPEND
     ),

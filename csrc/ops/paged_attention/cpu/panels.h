@@ -55,7 +55,7 @@ constexpr int64_t pieces_of_block(int64_t dwords) {
   return Simd::kColumns / kPieceKeys * ceil_div(dwords, Simd::kLanes);
 }
 
-// What turns keys of T into unsigned bytes for kWhole.
+// The bits that turn keys of T into unsigned bytes for kWhole.
 template <class T>
 constexpr int32_t kFlipOf = std::is_same_v<T, int8_t> ? INT32_MIN | 0x808080 : 0;
 
@@ -152,7 +152,7 @@ class KeysAhead {
   int64_t dwords_ = 0, block_ = 0, at_ = 0, key_ = 0, left_ = 0, each_ = 0;
 };
 
-// What a microkernel does beside the product of keys.
+// The work of a microkernel beside the product of keys.
 template <class Simd, class T>
 using KeySide = std::conditional_t<Simd::kPacksAhead, KeysAhead<Simd, T>, Prefetch>;
 

@@ -32,7 +32,7 @@ using PackKeys = void (*)(const char* const* rows, int count, int64_t dim, int32
 using PrepareValues = void (*)(const char* const* rows, int64_t count, int64_t dim, int32_t* panel,
                                Prefetch& prefetch);
 
-// What the scores of a query need: a factor, and what to subtract from integer dot products.
+// Scores of a query need a factor, and a number to subtract from integer dot products.
 struct Query {
   float factor;
   int32_t offset;

@@ -112,7 +112,7 @@ float largest_score(const ScoreRow& row, const Dots& dots) {
   return reduce<kAlign / 2>(lanes, [](float a, float b) { return a > b ? a : b; });
 }
 
-// What the numbers of a row become scores with, in units of log 2.
+// The numbers of a row times this factor are its scores, in units of log 2.
 inline float factor_of(const ScoreRow& row) { return is_linear(row) ? row.scale * kLog2E : kLog2E; }
 
 // dots(j): dot products from column j on. kAreRaw: they are row.scores.

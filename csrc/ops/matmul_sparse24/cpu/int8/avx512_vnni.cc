@@ -1,4 +1,4 @@
-// matmul_sparse24_int8, matmul_sparse24_int4_int8 / avx512_vnni: vpshufb picks the activations of the kept weights, then vpdpbusd multiplies them.
+// matmul_sparse24_int8, matmul_sparse24_int4_int8 / avx512_vnni: vpshufb picks activations, vpdpbusd multiplies.
 // Activations are packed as a + 128; the epilogue subtracts 128 * column sum.
 //
 // Count  Select: 64 kept values, 128 dense weights, take vpsrld and vpternlogd for the indices of all rows and, for a
@@ -6,7 +6,7 @@
 //        vpdpbusd twice. Select is 2 + 2 m uops, expand 6 + 2 m, the dense kernel 2 m: select is the better for every
 //        m. Its row costs one uop on the multiply ports where dense has two, and one on the shuffle port.
 //        One row: 4 uops, 2 cycles, for 80 bytes; DRAM gives a core 2 to 8 bytes a cycle.
-//        Many rows: the indices of a block of k become vpshufb controls in L1 once, for all panels of rows.
+//        Many rows on Intel: vpshufb and vpdpbusd share a port there, about 0.8 of dense; not built otherwise.
 // Tile   5 rows x 64 columns = 20 accumulators + 5 rows + values, indices, selected and 2 constants of 32 registers
 #include "base/avx512.h"
 #include "base/unroll.h"
