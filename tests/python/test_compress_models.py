@@ -18,6 +18,7 @@ from lamina.quant import gptq, hessian, quantize_weight_int8
 from tests.python.test_compress import model_bytes, reasons
 
 transformers = pytest.importorskip("transformers")
+auto = pytest.importorskip("transformers.quantizers.auto")
 load_file = pytest.importorskip("safetensors.torch").load_file
 IDS = torch.arange(12).reshape(2, 6)
 SIZES = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
@@ -101,8 +102,12 @@ def test_a_loaded_model_generates_the_same_tokens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["LlamaForCausalLM", "LlamaModel", "AutoModelForCausalLM"])
-def test_transformers_without_lamina_refuses_what_is_saved(kind: str, tmp_path: Path) -> None:
+def test_transformers_without_lamina_refuses_what_is_saved(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For an unknown quantisation method transformers itself only warns, and loads random weights."""
+    for known in (auto.AUTO_QUANTIZER_MAPPING, auto.AUTO_QUANTIZATION_CONFIG_MAPPING):
+        monkeypatch.delitem(known, "lamina", raising=False)  # another test may have registered it
     model = made(llama)
     lamina.compress(model, "w4a16")
     lamina.save_compressed(model, tmp_path)

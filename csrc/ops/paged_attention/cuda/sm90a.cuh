@@ -179,11 +179,12 @@ struct Sm90a {
     const int32_t first = dev::warp() / Shape::kWarpgroupWarps * Shape::kWarpgroupRows;
     const int32_t rows = Shape::at(&Place::rows), last = first + Shape::kWarpgroupRows - 1;
     const int32_t row = rows - 1 < last ? rows - 1 : last;
+    const auto info = [&](RowMember member) {
+      return dev::load_shared(Rows::members(static_cast<int>(member)) + row);
+    };
     // Plain tokens come before nodes, and no token sees less than the one before it.
-    const bool is_node = row >= first && Rows::info(row, RowMember::kToken) >= 0;
-    dev::store_shared(end_column(), row < first ? 0
-                                    : is_node   ? INT32_MAX
-                                                : Rows::info(row, RowMember::kHigh));
+    const bool is_node = row >= first && info(RowMember::kToken) >= 0;
+    dev::store_shared(end_column(), row < first ? 0 : is_node ? INT32_MAX : info(RowMember::kHigh));
   }
 
   // Whether the rows of this warpgroup see nothing from this block on. Tiles of the largest head_dim have not even registers
