@@ -88,13 +88,14 @@ def test_errors_of_cuda_alone(arch: int) -> None:
         *torch.ops.lamina.compress_sparse24(int8.w), 256, "sparse24_tile", 128
     )
     with emulated_gpu(arch, 4):
-        with pytest.raises(RuntimeError, match="a is float32; on CUDA it must be float16 or bfloat16"):
+        with pytest.raises(ValueError, match="a is float32; on CUDA it must be float16 or bfloat16"):
             emu_ops().matmul_sparse24_int4(inputs.a.float(), data, inputs.scale, 32)
         with pytest.raises(
-            RuntimeError, match="w_scale must have the dtype of a, float16, on CUDA, got float32"
+            (RuntimeError, ValueError),
+            match="w_scale must have the dtype of a, float16, on CUDA, got float32",
         ):
             emu_ops().matmul_sparse24_int4(inputs.a, data, inputs.scale.float(), 32)
-        with pytest.raises(RuntimeError, match=r"group = 128.*no CUDA kernel is built.*group = None"):
+        with pytest.raises(ValueError, match=r"group = 128.*no CUDA kernel is built.*group = None"):
             emu_ops().matmul_sparse24_int8(int8.a, *packed, int8.a_scale, int8.w_scale)
 
 
