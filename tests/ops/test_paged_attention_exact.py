@@ -195,6 +195,13 @@ def test_scores_from_nothing_to_beyond_exp(magnitude: float, backend: Backend) -
 
 
 @BACKENDS
+@pytest.mark.parametrize("cache", ["f32", "bf16", "int8_token"])
+def test_a_negative_scale_turns_the_order_of_scores(cache: str, backend: Backend) -> None:
+    inputs = dataclasses.replace(around(backend, cache=cache, alibi="").inputs(), scale=-20.0)
+    check_attention(backend, inputs, inputs.expected())
+
+
+@BACKENDS
 def test_the_largest_score_may_be_anywhere(backend: Backend) -> None:
     """In each of three chunks, first and last of a chunk: the partial sums of others must be rescaled."""
     inputs = AttentionCase(((1, 1300),), heads=(1, 2), head_dim=16).on(backend).inputs()
