@@ -167,3 +167,20 @@ def test_pack_and_unpack(shape: tuple[int, int], dtype: torch.dtype) -> None:
     if dtype == torch.int8:
         assert_equal(packed.column_sums, w.sum(1, dtype=torch.int32))
         assert packed.nbytes == -(-shape[0] // 16) * -(-shape[1] // 64) * 640 + shape[0] * 4
+
+
+@pytest.mark.parametrize("layout", ["sparse24_rows", "sparse24_tile"])
+def test_rows_of_values_and_of_metadata_may_be_apart(layout: str) -> None:
+    sparse = lamina.compress_sparse24(pruned(GemmCase("rows", 1, 37, 132).inputs()).w)
+    values, metadata = (torch.zeros(37, 200, dtype=part.dtype) for part in (sparse.values, sparse.metadata))
+    values[:, : sparse.values.shape[1]], metadata[:, : sparse.metadata.shape[1]] = (
+        sparse.values,
+        sparse.metadata,
+    )
+    apart = values[:, : sparse.values.shape[1]], metadata[:, : sparse.metadata.shape[1]]
+    for got, want in zip(
+        torch.ops.lamina.pack_sparse24(*apart, 132, layout),
+        torch.ops.lamina.pack_sparse24(sparse.values, sparse.metadata, 132, layout),
+        strict=True,
+    ):
+        assert_equal(got, want, layout)
