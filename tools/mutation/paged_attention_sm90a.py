@@ -78,8 +78,8 @@ MUTANTS = (
         ),
         (
             "attention sm90a: rows end a block early",
-            "Rows::info(row, RowMember::kHigh)",
-            "Rows::info(row, RowMember::kHigh) - kColumns",
+            "info(row, RowMember::kHigh)",
+            "info(row, RowMember::kHigh) - kColumns",
         ),
         ("attention sm90a: a turn too many", "if (block.index() > 0) {", "if (block.index() >= 0) {"),
         (
