@@ -78,8 +78,8 @@ MUTANTS = (
         ),
         (
             "attention sm90a: rows end a block early",
-            "info(row, RowMember::kHigh)",
-            "info(row, RowMember::kHigh) - kColumns",
+            "info(RowMember::kHigh)",
+            "info(RowMember::kHigh) - kColumns",
         ),
         ("attention sm90a: a turn too many", "if (block.index() > 0) {", "if (block.index() >= 0) {"),
         (
