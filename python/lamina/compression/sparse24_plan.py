@@ -133,7 +133,7 @@ def _shape(candidate: Candidate) -> tuple[int, int]:
 
 def _unsuitable(model: nn.Module, candidate: Candidate, scheme: Sparse24Scheme) -> str | None:
     if candidate.linear.weight.is_cuda:
-        return f"{scheme.name} has no CUDA kernel yet"
+        return f"{scheme.name} has layers for the CPU only"
     return unsuitable(model, candidate, scheme, must_shrink=True)
 
 

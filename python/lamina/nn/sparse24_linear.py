@@ -39,7 +39,7 @@ class Sparse24Int8Linear(Int8Linear):
     """Int8Linear with a 2:4 weight: of four consecutive input features each output feature keeps two.
 
     in_features is a multiple of 4. The result has the bits of an Int8Linear with zeros in place; the weight
-    takes 5 bits instead of 8 in memory. There are CPU kernels; on CUDA the layer raises NotImplementedError.
+    takes 5 bits instead of 8 in memory. The layer runs on a CPU; on CUDA it raises NotImplementedError.
 
     A new module is zero; fill it with `from_pruned`, `from_linear` or `load_state_dict`. The state dict is
     that of Int8Linear, but `weight_packed` is uint8.
@@ -104,8 +104,8 @@ class Sparse24Int8Linear(Int8Linear):
 class Sparse24Int4Linear(Int4Linear):
     """Int4Linear with a 2:4 weight: of four consecutive input features each output feature keeps two.
 
-    in_features is a multiple of 4. The weight takes 3 bits instead of 4 in memory, beside its scales. There
-    are CPU kernels; on CUDA the layer raises NotImplementedError. Neither x nor bias has a gradient.
+    in_features is a multiple of 4. The weight takes 3 bits instead of 4 in memory, beside its scales. The
+    layer runs on a CPU; on CUDA it raises NotImplementedError. Neither x nor bias has a gradient.
 
     Fill a new module, which is zero, with `from_pruned`, `from_linear`, `from_quantized` or
     `load_state_dict`. The state dict is that of Int4Linear without `perm`.
@@ -189,7 +189,7 @@ class Sparse24Linear(PackedLinear):
     """nn.Linear with a 2:4 weight in f32, f16 or bf16. For inference only.
 
     in_features is a multiple of 4. `dtype` is that of the weight; x is cast to it, and the result has the
-    dtype of x. A bf16 weight takes 9 bits instead of 16 in memory. There are CPU kernels; on CUDA the layer
+    dtype of x. A bf16 weight takes 9 bits instead of 16 in memory. The layer runs on a CPU; on CUDA it
     raises NotImplementedError.
 
     Fill a new module, which is zero, with `from_pruned`, `from_linear` or `load_state_dict`. The state dict
@@ -294,6 +294,6 @@ def _require_groups_of_four(module: nn.Module, in_features: int) -> None:
 def _require_cpu(module: nn.Module, rows: Tensor) -> None:
     if rows.is_cuda:
         raise NotImplementedError(
-            f"lamina.nn.{type(module).__name__} has no CUDA kernel yet, and its input is on {rows.device}; "
+            f"lamina.nn.{type(module).__name__} runs on a CPU only, and its input is on {rows.device}; "
             "move the model to the CPU, or compress it with a scheme without sparse24"
         )

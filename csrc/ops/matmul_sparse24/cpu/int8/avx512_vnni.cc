@@ -6,7 +6,7 @@
 //        vpdpbusd twice. Select is 2 + 2 m uops, expand 6 + 2 m, the dense kernel 2 m: select is the better for every
 //        m. Its row costs one uop on the multiply ports where dense has two, and one on the shuffle port.
 //        One row: 4 uops, 2 cycles, for 80 bytes; DRAM gives a core 2 to 8 bytes a cycle.
-//        Many rows on Intel: vpshufb and vpdpbusd share a port there, about 0.8 of dense; not built otherwise.
+//        Many rows on Intel, where vpshufb has one port: about 0.8 of the speed of the dense kernel, by count.
 // Tile   5 rows x 64 columns = 20 accumulators + 5 rows + values, indices, selected and 2 constants of 32 registers
 #include "base/avx512.h"
 #include "base/unroll.h"
