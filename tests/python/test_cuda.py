@@ -254,7 +254,8 @@ def test_the_doctor_passes_on_the_device(op: str, device: torch.device) -> None:
     assert check.passed, [check.error, check.worst]
     on_cpu = doctor.run_check(op, "cpu", doctor.CHECKS[op], doctor.CPU)
     cases = [outcome.case for outcome in check.outcomes]
-    left_out = "float32" if op in ("gemm_int4", "paged_attention") else "nothing"  # which CUDA refuses
+    refused_on_cuda = ("gemm_int4", "matmul_sparse24", "paged_attention")
+    left_out = "float32" if op in refused_on_cuda else "nothing"
     assert cases == [outcome.case for outcome in on_cpu.outcomes if left_out not in outcome.case]
 
 
