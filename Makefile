@@ -25,7 +25,7 @@ CXX_FILES = $(shell find csrc tests bench -type f \( -name '*.h' -o -name '*.cc'
 
 FORCE:
 
-.PHONY: FORCE help demo test test-all bench mutants kernel-report docs build lint types format clean
+.PHONY: FORCE help demo test test-all bench mutants kernel-report wheel docs build lint types format clean
 
 help:
 	@echo "make demo      compress a real sentence encoder, compare size, speed and embeddings"
@@ -33,13 +33,17 @@ help:
 	@echo "make mutants   plant bugs in the kernels, count those that the tests catch"
 	@echo "make bench     benchmark against peers in the same process"
 	@echo "make kernel-report: registers, spills, instructions of the CUDA kernels, against their budgets"
+	@echo "make wheel     the archive of the sources and a wheel for package indexes, in dist/, tried in a fresh environment"
 	@echo "make docs      write the generated pages and figures of docs/"
 	@echo "make build     compile the library into python/lamina"
 	@echo "make lint      ruff, clang-format;  make types: mypy;  make format: rewrite"
 	@echo "make clean     remove what was built;  the environment is in $(VENV)"
 
-$(READY) $(READY_FOR_DEMO): pyproject.toml constraints.txt tools/venv.sh
-	@tools/venv.sh $(VENV) $(if $(filter $@,$(READY)),dev,demo)
+# What only `make wheel` needs, on top of all else.
+READY_FOR_RELEASE := $(VENV)/.ready_for_release
+
+$(READY) $(READY_FOR_DEMO) $(READY_FOR_RELEASE): pyproject.toml constraints.txt tools/venv.sh
+	@tools/venv.sh $(VENV) $(if $(filter $@,$(READY)),dev,$(patsubst $(VENV)/.ready_for_%,%,$@))
 	@touch $@
 
 # setup.py alone shows the progress of ninja; pip, which would hide it, installs what is built.
@@ -82,6 +86,9 @@ kernel-report: build
 
 bench: build
 	$(RUN) $(PY) bench/run.py $(or $(ARGS),$(BENCH_DEFAULT))
+
+wheel: build $(READY_FOR_RELEASE)
+	$(RUN) $(PY) -m tools.wheel $(ARGS)
 
 docs: build
 	$(RUN) $(PY) -m tools.ops_page > docs/ops.md

@@ -12,9 +12,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.support.backends import ROOT
+from tools import wheel as wheels
 
 SCRIPT = """
 import sys, torch, lamina
@@ -23,22 +23,6 @@ w = torch.tensor([[1, 2, 3], [-128, 127, 0]], dtype=torch.int8)
 a = torch.tensor([[-128, 5, 127]], dtype=torch.int8)
 print(lamina.gemm_int8(a, lamina.pack_int8(w), torch.tensor([0.5]), torch.ones(2)).tolist())
 """
-
-
-def run(command: list[str], folder: Path, **variables: str) -> str:
-    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    result = subprocess.run(
-        command,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**environment, "PATH": search, **variables},
-        check=False,
-    )
-    assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-6000:]}"
-    return result.stdout
 
 
 def tracked_files() -> list[str]:
@@ -59,25 +43,15 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in tracked_files():
         (source / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / file, source / file)
-    run([sys.executable, "setup.py", "-q", "sdist"], source)
-    (archive,) = (source / "dist").iterdir()
-    return archive
+    return wheels.make_archive(source / "dist", source)
 
 
 @pytest.fixture(scope="module", params=["packed", pytest.param("compiled", marks=pytest.mark.slow)])
 def wheel(sdist: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made from the archive, as a user would: around the library under test, or around a CPU build."""
     out = tmp_path_factory.mktemp("wheel")
-    options = ["--no-build-isolation", "--no-deps", "--no-index", "--disable-pip-version-check", "-q"]
-    library = str(ROOT / "python" / "lamina" / "_C.abi3.so") if request.param == "packed" else ""
-    run(
-        [sys.executable, "-m", "pip", "wheel", *options, "-w", str(out), str(sdist)],
-        out,
-        LAMINA_LIBRARY=library,
-        LAMINA_CMAKE_ARGS="-DLAMINA_CUDA=OFF",
-    )
-    (built,) = out.glob("*.whl")
-    return built
+    library = str(wheels.LIBRARY) if request.param == "packed" else ""
+    return wheels.make_wheel(sdist, out, LAMINA_LIBRARY=library, LAMINA_CMAKE_ARGS="-DLAMINA_CUDA=OFF")
 
 
 def test_the_archive_of_the_sources_has_all_that_a_build_reads(sdist: Path) -> None:
@@ -105,16 +79,15 @@ def test_contents(wheel: Path) -> None:
 
 
 def test_works_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
-    """torch and what it needs come from this environment through a .pth file: nothing is downloaded."""
-    run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], tmp_path)
-    python = str(tmp_path / "venv" / "bin" / "python")
-    site = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
-    install = ["--target", str(site), "--no-deps", "--no-index", "--disable-pip-version-check", "-q"]
-    run([sys.executable, "-m", "pip", "install", *install, str(wheel)], tmp_path)
-    purelib = Path(torch.__file__).parents[1]
-    # The folder named in a .pth file is searched, but its own .pth files, an editable install, are not run.
-    (site / "torch_of_the_tests.pth").write_text(f"{purelib}\n")
-    assert run([python, "-c", SCRIPT], tmp_path).strip() == "[[131.5, 8509.5]]"
+    python = wheels.install_alone(wheel, tmp_path / "venv")
+    assert wheels.run([str(python), "-c", SCRIPT], tmp_path).strip() == "[[131.5, 8509.5]]"
+
+
+def test_an_index_takes_the_tag(wheel: Path, tmp_path: Path) -> None:
+    tagged = wheels.tag_manylinux(wheel, tmp_path)
+    assert re.fullmatch(r"lamina-[^-]+-cp310-abi3-(manylinux[0-9_]+_x86_64\.?)+", tagged.stem)
+    libraries = [name for name in zipfile.ZipFile(tagged).namelist() if ".so" in name]
+    assert libraries == ["lamina/_C.abi3.so"], "no copies of torch's libraries"
 
 
 def test_stable_abi(wheel: Path, tmp_path: Path) -> None:
@@ -124,4 +97,4 @@ def test_stable_abi(wheel: Path, tmp_path: Path) -> None:
     if audit is None:
         pytest.skip("torch-abi-audit is not installed")
     zipfile.ZipFile(wheel).extract("lamina/_C.abi3.so", tmp_path)
-    run([audit, "--check", "both", str(tmp_path / "lamina" / "_C.abi3.so")], tmp_path)
+    wheels.run([audit, "--check", "both", str(tmp_path / "lamina" / "_C.abi3.so")], tmp_path)
