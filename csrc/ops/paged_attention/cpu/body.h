@@ -89,7 +89,7 @@ class Worker {
       2048;  // of panels of keys together, which should stay in L1
   // Rows of the cache are prefetched as they follow each other: keys, values, keys of the next chunk. This many rows
   // ahead take longer to multiply than memory takes to answer.
-  static constexpr int64_t kAhead = 256;
+  static constexpr int64_t kAhead = 256, kAgain = 160, kManyRows = 16;
 
   // Chunks [begin, end) of the tile; `first` is the visit of chunk 0.
   void compute_piece(int64_t first, int64_t begin, int64_t end) {
@@ -189,8 +189,16 @@ class Worker {
     const int64_t distance = std::clamp<int64_t>(range.count() / count * count, count, kAhead);
     const int64_t ahead = j + distance, value = range.low + ahead - range.high;
     if (ahead < range.high)
-      return {columns.keys + ahead, std::min(count, range.high - ahead), key_bytes_, passes};
-    return {columns.values + value, std::min(count, range.high - value), value_bytes_, passes};
+      return {columns.keys + ahead, std::min(count, range.high - ahead), key_bytes_, passes,
+              again(ahead - range.low)};
+    return {columns.values + value, std::min(count, range.high - value), value_bytes_, passes,
+            again(value - range.low)};
+  }
+
+  // How many rows later a row is asked for again, where `before` rows lie before the first. Few rows of queries wait
+  // for memory anyway.
+  int64_t again(int64_t before) const {
+    return before >= kAgain && tile_->rows >= kManyRows ? kAgain : 0;
   }
 
   // Prefetches the scales of the next chunk, if one is given. While a step multiplies, the keys of the next are packed.
@@ -289,9 +297,9 @@ class Worker {
       if (product_.prepare_values != nullptr) passes += value_passes(block.count());
       Prefetch prefetch = after < 0
                               ? Prefetch(shared_->values + ahead, std::min(value_keys_, -after),
-                                         value_bytes_, passes)
+                                         value_bytes_, passes, again(ahead - shared.low))
                               : Prefetch(next_ + after, std::min(value_keys_, next_count_ - after),
-                                         key_bytes_, passes);
+                                         key_bytes_, passes, again(after));
       const char* const* values = values_of(*shared_, block, prefetch);
       // Keys that all tokens see go with all rows, then those of each token.
       const Range all = chunk.common_keys(block);

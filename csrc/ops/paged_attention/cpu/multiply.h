@@ -27,32 +27,39 @@ namespace lamina::paged_attention {
 namespace {
 
 // Rows that a later step reads. All phases of a step ask for a few at a time: all at once would fill the core's miss
-// buffers and stall it, and a phase that asks for none would leave memory idle.
+// buffers and stall it, and a phase that asks for none would leave memory idle. A core drops some prefetches when it is
+// busy, so a row may be asked for again `again` rows later (0: once).
 class Prefetch {
  public:
   Prefetch() = default;
   static constexpr int kSteps = 4;  // steps of k in a pass of a microkernel
-  // passes: how often pass() will be called.
-  Prefetch(const char* const* rows, int64_t count, int64_t bytes, int64_t passes)
+  // passes: how often pass() will be called. rows[-again] is a row too.
+  Prefetch(const char* const* rows, int64_t count, int64_t bytes, int64_t passes, int64_t again)
       : rows_(rows),
         bytes_(bytes),
+        again_(again),
         left_(std::max<int64_t>(count, 0)),
         each_(ceil_div(left_ * kWhole, std::max<int64_t>(passes, 1))) {}
 
   LAMINA_INLINE void pass() {
-    for (due_ += each_; due_ >= kWhole && left_ > 0; due_ -= kWhole, --left_) {
-      const char* at = *rows_++;
-      for (const char* const end = at + bytes_; at < end; at += 2 * kLine) {
-        prefetch_line(at);
-        prefetch_line(at + kLine);
-      }
+    for (due_ += each_; due_ >= kWhole && left_ > 0; due_ -= kWhole, --left_, ++rows_) {
+      ask(rows_[0]);
+      if (again_ > 0) ask(rows_[-again_]);
     }
   }
 
  private:
   static constexpr int64_t kLine = 64, kWhole = 1024;
+
+  LAMINA_INLINE void ask(const char* at) const {
+    for (const char* const end = at + bytes_; at < end; at += 2 * kLine) {
+      prefetch_line(at);
+      prefetch_line(at + kLine);
+    }
+  }
+
   const char* const* rows_ = nullptr;
-  int64_t bytes_ = 0, left_ = 0;
+  int64_t bytes_ = 0, again_ = 0, left_ = 0;
   int64_t each_ = 0, due_ = 0;  // rows in parts of kWhole: of a pass, and not yet asked for
 };
 
