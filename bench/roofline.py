@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -57,8 +57,16 @@ PEAKS = (
 
 LANES = {"avx2": 8, "avx512": 16}  # of f32
 
-# The vectors that lamina's instruction sets do other arithmetic with.
-VECTORS = {"avx512_vnni": "avx512", "avx512_bf16": "avx512", "amx_int8": "avx512", "amx_bf16": "avx512"}
+# The instruction set whose arithmetic each of lamina's uses where it has none of its own.
+LOWER = {"amx_int8": "avx512", "amx_bf16": "avx512", "avx512_bf16": "avx512_vnni", "avx512_vnni": "avx512"}
+
+
+def _downwards(isa: str) -> Iterator[str]:
+    """The instruction set, then those below."""
+    yield isa
+    while isa in LOWER:
+        isa = LOWER[isa]
+        yield isa
 
 
 @dataclass
@@ -96,7 +104,7 @@ class Ceilings:
         """The peak on `isa`, or the best measured; bf16 without its own instructions is computed in f32."""
         measured = self.ops_per_s.get(arithmetic, {})
         if isa is not None:
-            return measured.get(isa, measured.get(VECTORS.get(isa, isa)))
+            return next((measured[name] for name in _downwards(isa) if name in measured), None)
         if not measured and arithmetic == "bf16":
             return self.peak("f32")
         return max(measured.values(), default=None)
@@ -105,7 +113,8 @@ class Ceilings:
         """The rate of one kind; that of multiplications is the rate of an f32 multiply-add."""
         if kind != "multiply":
             return self.peak(kind, isa)
-        ops, lanes = self.peak("f32", isa), LANES.get(VECTORS.get(isa or "", isa or ""))
+        ops = self.peak("f32", isa)
+        lanes = next((LANES[name] for name in _downwards(isa or "") if name in LANES), None)
         return ops / (2 * lanes) if ops and lanes else None
 
     def to_json(self) -> dict[str, object]:

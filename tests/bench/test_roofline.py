@@ -38,6 +38,9 @@ def test_peak_is_that_of_the_isa_or_the_best() -> None:
     ceilings.ops_per_s["f32"] = {"avx2": 2.0, "avx512": 4.0}
     assert ceilings.peak("f32", "amx_int8") == 4.0
     assert ceilings.peak("f32", "avx2") == 2.0
+    ceilings.ops_per_s["int8"] = {"avx512_vnni": 5.0}
+    assert ceilings.peak("int8", "avx512_bf16") == 5.0, "avx512_bf16 has no int8 arithmetic of its own"
+    assert ceilings.peak("f32", "avx512_bf16") == 4.0
 
 
 @pytest.mark.parametrize("run_bytes", [0, 64, 4096, 12288])
