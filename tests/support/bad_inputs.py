@@ -16,6 +16,7 @@ import lamina
 from tests.support.bad_gemm_int4 import bad_gemm_int4_inputs
 from tests.support.bad_gemm_int4_int8 import bad_gemm_int4_int8_inputs
 from tests.support.bad_input import INT8, RAW, BadInput, K, M, N, bytes_
+from tests.support.bad_matmul_sparse24 import bad_matmul_sparse24_inputs
 from tests.support.bad_paged_attention import bad_paged_attention_inputs
 from tests.support.bad_paged_kv import bad_paged_kv_inputs
 from tests.support.bad_sparse24 import bad_sparse24_inputs
@@ -329,6 +330,7 @@ def bad_inputs() -> list[BadInput]:
         *bad_pack_inputs(),
         *bad_int4_inputs(),
         *bad_sparse24_inputs(),
+        *bad_matmul_sparse24_inputs(),
         *bad_gemm_int4_int8_inputs(),
         *bad_gemm_int4_inputs(),
         *bad_paged_attention_inputs(),

@@ -183,8 +183,9 @@ def matmul_sparse24(
     op = "matmul_sparse24"
     require_tensors(op, a=a)
     require_optional_tensors(op, bias=bias, gate=gate, residual=residual)
-    _check(op, a, w, (torch.float32, torch.float16, torch.bfloat16), activation, max_sms)
-    if w.dtype != a.dtype:
+    floats = (torch.float32, torch.float16, torch.bfloat16)
+    _check(op, a, w, floats, activation, max_sms)
+    if a.dtype in floats and w.dtype != a.dtype:  # the op refuses other dtypes of a
         dtype, got = (str(t.dtype).removeprefix("torch.") for t in (a, w))
         raise ValueError(f"lamina::{op}: w holds {got} values; allowed: {dtype}, the dtype of a")
     if out_dtype is not None:
