@@ -120,9 +120,10 @@ def test_pack_and_unpack(dtype: torch.dtype) -> None:
         assert_equal(again.metadata, sparse.metadata)
 
 
+@pytest.mark.parametrize("k, group", [(36, 16), (60, 64)])  # the second ends past k, with the tile
 @pytest.mark.parametrize("backend", cuda_backends(INT4))
-def test_padding_past_k_meets_no_infinite_scale(backend: Backend) -> None:
-    inputs = exact(3, 33, 36, 16, torch.float16, has_codes=True)
+def test_padding_past_k_meets_no_infinite_scale(k: int, group: int, backend: Backend) -> None:
+    inputs = exact(3, 33, k, group, torch.float16, has_codes=True)
     scale = torch.full_like(inputs.scale, torch.inf)
     above = dataclasses.replace(
         inputs, a=torch.ones_like(inputs.a), codes=torch.full_like(inputs.codes, 9), scale=scale
