@@ -29,8 +29,10 @@ function(lamina_isa_sources target simde_isas)
     else()
       target_compile_options(${target}_${isa} PRIVATE ${LAMINA_ISA_FLAGS_${isa}})
     endif()
-    # Half of the time of the sanitized build would be the optimisation of these files.
-    target_compile_options(${target}_${isa} PRIVATE $<$<BOOL:${LAMINA_SANITIZE}>:-O0>)
+    # Half of the time of the sanitized build would be the optimisation of these files. Unrolled kernels name every register
+    # through a reference; a check of each reference for null would multiply their code, and AddressSanitizer reports an
+    # access to null too.
+    target_compile_options(${target}_${isa} PRIVATE $<$<BOOL:${LAMINA_SANITIZE}>:-O0 -fno-sanitize=null>)
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_${isa}>)
   endforeach()
 endfunction()

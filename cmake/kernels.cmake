@@ -16,10 +16,11 @@ function(lamina_camel_case name out)
   set(${out} ${all} PARENT_SCOPE)
 endfunction()
 
-# lamina_cuda_kernels(FOLDER SUFFIX ARCHS OUT): writes the kernels of these archs as FOLDER/<op>_<name>.SUFFIX, and for each
-# op the function that lists them; OUT becomes the files.
-function(lamina_cuda_kernels folder suffix archs out)
+# lamina_cuda_kernels(FOLDER SUFFIX ARCHS ONLY OUT): writes the kernels of these archs as FOLDER/<op>_<name>.SUFFIX, and for
+# each op the function that lists them; OUT becomes the files. ONLY: the names <op>_<name> to write; all if it is empty.
+function(lamina_cuda_kernels folder suffix archs only out)
   set(files "")
+  set(unknown ${only})
   file(GLOB lists CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/ops/*/kernels.inc)
   foreach(list IN LISTS lists)
     # Another row is another file: a change of the list configures anew.
@@ -31,7 +32,8 @@ function(lamina_cuda_kernels folder suffix archs out)
     foreach(row IN LISTS rows)
       string(REGEX REPLACE "^LAMINA_CUDA_KERNEL\\(([a-z0-9_]+), (([a-z0-9]+)_[a-z0-9_]+), (.*)\\)$" "\\1;\\2;\\3;\\4" parts "${row}")
       list(POP_FRONT parts op name arch config)
-      if(NOT arch IN_LIST archs)
+      list(REMOVE_ITEM unknown ${op}_${name})
+      if(NOT arch IN_LIST archs OR (only AND NOT ${op}_${name} IN_LIST only))
         continue()
       endif()
       string(REGEX REPLACE "^${space}_?" "" template ${op}_${arch})
@@ -75,5 +77,8 @@ ${listed_${op}}  };
       list(APPEND files ${file})
     endforeach()
   endforeach()
+  if(unknown)
+    message(FATAL_ERROR "lamina: no kernels.inc has the kernels ${unknown}")
+  endif()
   set(${out} ${files} PARENT_SCOPE)
 endfunction()

@@ -13,10 +13,20 @@ import pytest
 import torch
 
 import lamina
-from tests.support.backends import ROOT
+from tests.support.backends import ROOT, STANDS_FOR_STORES, cuda_kernels
 
-BUILD = ROOT / "build" / "cpp_tests"
 PROGRAMS = ("lamina_tests", "lamina_tests_emulator")
+# A sanitizer sees the code of a template, whatever the tile. So `make test` compiles with sanitizers only the
+# kernels that reach all of the code: one of each template, and
+# - the kernel of gemm_int8 whose two warpgroups store boxes of their own;
+# - the kernel of gemm_int4_int8 in which some threads copy no rows of a;
+# - for every cache of paged_attention the kernels that the head dims of the C++ tests choose.
+TEMPLATES = {op: kernels for op, kernels in STANDS_FOR_STORES.items() if kernels != ("rows",)}
+SANITIZED = (
+    *(f"{op}_{kernel}" for op, kernels in TEMPLATES.items() for kernel in kernels),
+    *("gemm_int8_sm90a_m128", "gemm_int4_int8_sm80_m16"),
+    *(f"paged_attention_{kernel}" for kernel in cuda_kernels("paged_attention") if "_d64" in kernel),
+)
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 assert lamina.__version__  # registers torch.ops.lamina
 
@@ -39,8 +49,10 @@ def missing_isas() -> set[str]:
     return set(lamina._library.build_info()["cpu_isas_built"]) - set(torch.ops.lamina.cpu_isas().split(","))
 
 
-@pytest.fixture(scope="module")
-def programs() -> list[Path]:
+@pytest.fixture(scope="module", params=["few", pytest.param("all", marks=pytest.mark.slow)])
+def programs(request: pytest.FixtureRequest) -> list[Path]:
+    """The programs of the C++ tests, with few CUDA kernels or with all."""
+    build = ROOT / "build" / f"cpp_tests_{request.param}"
     cmake = shutil.which("cmake", path=PATH)
     if cmake is None:
         pytest.skip("cmake is not installed")
@@ -53,14 +65,15 @@ def programs() -> list[Path]:
         "SIMDE": "ON" if missing_isas() else "OFF",
         "SIMDE_ISAS": ";".join(sorted(missing_isas())),
         "CUDA": "OFF",
+        "EMULATED_KERNELS": ";".join(SANITIZED) if request.param == "few" else "",
     }
     flags = [f"-DLAMINA_{option}={value}" for option, value in options.items()]
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with (BUILD / "lock").open("w") as lock:  # of the processes of one test run
+    build.mkdir(parents=True, exist_ok=True)
+    with (build / "lock").open("w") as lock:  # of the processes of one test run
         fcntl.flock(lock, fcntl.LOCK_EX)
-        run([cmake, "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", *flags])
-        run([cmake, "--build", str(BUILD), "--target", *PROGRAMS])
-    return [BUILD / "tests" / "cpp" / program for program in PROGRAMS]
+        run([cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *flags])
+        run([cmake, "--build", str(build), "--target", *PROGRAMS])
+    return [build / "tests" / "cpp" / program for program in PROGRAMS]
 
 
 def test_cpp_tests_under_sanitizers(programs: list[Path]) -> None:

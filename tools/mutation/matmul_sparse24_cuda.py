@@ -70,8 +70,8 @@ MUTANTS = (
         ("sparse24 sm80: k that ends within a tile", "&& left >= sparse24_tile::kTileK", ""),
         (
             "sparse24 sm80: metadata of the first tile of a step",
-            "load_metadata(Weights::kBits, tile.of(i))",
-            "load_metadata(Weights::kBits, Pipe::tile_at(at, stage, i, 0))",
+            "load_metadata(kBits, tile.of(i))",
+            "load_metadata(kBits, Pipe::tile_at(at, stage, i, 0))",
         ),
         tests=FLOAT,
     ),
@@ -79,8 +79,8 @@ MUTANTS = (
         f"{CUDA}/float_sm90a.cuh",
         (
             "sparse24 sm90a: wrong selector",
-            "wgmma_sparse_m64k32_bf16<kTokens, kProduct>",
-            "wgmma_sparse_m64k32_bf16<kTokens, 1 - kProduct>",
+            "wgmma_sparse_m64k32_bf16<Kernel::kTokens, kProduct>",
+            "wgmma_sparse_m64k32_bf16<Kernel::kTokens, 1 - kProduct>",
         ),
         (
             "sparse24 sm90a: values overwritten two products too early",
@@ -89,15 +89,15 @@ MUTANTS = (
         ),
         (
             "sparse24 sm90a: a stage is released while its products are in flight",
-            "if (t == kSets / kProducts - 1 && s > begin) Pipe::release(before);",
-            "if (t == kSets / kProducts - 1) Pipe::release(cursor.stage);",
+            "kReleaseTile = kTileSets - 1;",
+            "kReleaseTile = 0;",
         ),
         (
             "sparse24 sm90a: metadata of the next tile",
-            "load_metadata(Weights::kBits, w)",
-            "load_metadata(Weights::kBits, Pipe::tile_at(stage, warp, (t + 1) % Pipe::kStageTiles))",
+            "load_metadata(kBits, tile)",
+            "load_metadata(kBits, Pipe::tile_at(stage, warp, (t + 1) % Pipe::kStageTiles))",
         ),
-        ("sparse24 sm90a: padding past k is no metadata", "(s + t < end ? padding : kPadding)", "padding"),
+        ("sparse24 sm90a: padding past k is no metadata", "(is_within_k ? padding : kPadding)", "padding"),
         (
             "sparse24 sm90a: a group that ends within a product",
             "if (group.end <= slice + 2 * p + 1) enter();",

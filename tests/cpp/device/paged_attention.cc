@@ -49,13 +49,13 @@ TEST(paged_attention_of_random_arguments_on_a_gpu) {
 
 constexpr DeviceInfo kH200 = typical_device(90, 132);
 
-// Llama-3-8B: requests that decode from contexts of up to 128K keys.
+// Llama-3.2-1B: requests that decode from contexts of up to 128K keys.
 Sizes decode_of(int64_t requests) {
   return {.tokens = requests,
           .heads = 32,
           .kv_heads = 8,
-          .head_dim = 128,
-          .v_head_dim = 128,
+          .head_dim = 64,
+          .v_head_dim = 64,
           .requests = requests,
           .max_seqlen_q = 1,
           .page = 16,
@@ -95,7 +95,7 @@ TEST(paged_attention_plans_once_for_the_same_sizes) {
   other.max_seqlen_q = 16;
   CHECK_EQ(plans_of(other, kH200, ""), 1);
   CHECK(std::string_view(paged_attention::known_plan_cuda(other, kH200, "").kernel.name) ==
-        "paged_attention_sm80_r64_d128");
+        "paged_attention_sm80_r64_d64");
 }
 
 }  // namespace

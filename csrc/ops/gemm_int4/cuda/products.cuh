@@ -1,12 +1,29 @@
-// The kernels of gemm_int4 on both archs share these steps on the weights of 16 k.
+// The weights of gemm_int4 on both archs, and the steps on 16 k of them.
 #pragma once
 
 #include <type_traits>
 
 #include "base/numeric.h"
 #include "device/device.h"
+#include "gemm/cuda/int4_groups.cuh"
+#include "layout/int4.h"
+#include "ops/gemm_int4/cuda/run.h"
 
 namespace lamina::gemm_int4 {
+
+// T_: F16 or BF16, the dtype of a.
+template <class T_>
+struct Int4Weights {
+  using T = T_;
+  using Params = gemm_int4::Params;
+  static constexpr const char* kOp = "gemm_int4";
+  static constexpr int kTileBytes = int4::kTileBytes;
+  static constexpr bool kHasGroups = true;
+
+  template <int kColumns, int kStageSlices>
+  using Groups = StageGroups<T, kColumns, kStageSlices>;
+  static GroupArgs group_args(const Params& params) { return GroupArgs::of(params); }
+};
 
 // Sets the weights of 16 k from the `valid`-th on to 0. Past k, codes and scales are arbitrary, and weights may be
 // Inf or NaN.

@@ -1,7 +1,6 @@
 // gemm_int4 on a GPU.
 #pragma once
 
-#include "block/row_alignment.h"
 #include "gemm/cuda/plan.h"
 #include "ops/gemm_int4/gemm_int4.h"
 
@@ -13,21 +12,6 @@ const CudaOp& cuda_op();
 // Each k chunk has a partial sum of its own.
 constexpr int64_t k_chunks(const Problem& p) { return ceil_div(p.k, kChunkK); }
 constexpr KRule k_rule(const Problem&) { return {kChunkK, true}; }
-
-// Bytes of a row of a that one copy moves: 16, 4 or 1; 1 for a gather.
-inline int a_copy_bytes(const Params& params) {
-  if (params.perm.is_given()) return 1;
-  const Problem& p = params.problem;
-  return copy_bytes_of(row_alignment(params.a, p.m, p.k * 2, params.a_stride * 2));
-}
-
-// CudaKernel::launch where a kernel exists for each dtype of a.
-template <class KernelF16, class KernelBF16>
-Status launch_by_dtype(const void* erased, const Split& split, int max_blocks, void* stream) {
-  const Params& params = *static_cast<const Params*>(erased);
-  const auto start = params.a_dtype == DType::kF16 ? &KernelF16::start : &KernelBF16::start;
-  return start(params, split, max_blocks, stream);
-}
 
 // An error for dtypes that the CUDA kernels cannot take, although the CPU kernels can.
 Status check_cuda(const Params& params);

@@ -6,6 +6,7 @@
 // Tile   6 rows x 64 columns = 24 accumulators + 4 weights + 1 broadcast of 32 registers.
 #include "base/avx512.h"
 #include "base/unroll.h"
+#include "base/with_constant.h"
 #include "gemm/cpu/pack_bytes.h"
 #include "ops/gemm_int8/cpu/dense.h"
 
@@ -58,38 +59,14 @@ struct Tile {
     });
   }
 
-  template <int kRows>
-  static void multiply_rows(const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n,
-                            int64_t groups, int32_t* acc, bool accumulate, Prefetch ahead) {
-    switch (tiles_n) {
-      case 1:
-        return multiply_fixed<kRows, 1>(a, w, w_stride, groups, acc, accumulate, ahead);
-      case 2:
-        return multiply_fixed<kRows, 2>(a, w, w_stride, groups, acc, accumulate, ahead);
-      case 3:
-        return multiply_fixed<kRows, 3>(a, w, w_stride, groups, acc, accumulate, ahead);
-      default:
-        return multiply_fixed<kRows, 4>(a, w, w_stride, groups, acc, accumulate, ahead);
-    }
-  }
-
   static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n,
                        int64_t tiles_k, int32_t* acc, bool accumulate, Prefetch ahead) {
-    const int64_t groups = tiles_k * int8_tile::kGroups;
-    switch (rows) {
-      case 1:
-        return multiply_rows<1>(a, w, w_stride, tiles_n, groups, acc, accumulate, ahead);
-      case 2:
-        return multiply_rows<2>(a, w, w_stride, tiles_n, groups, acc, accumulate, ahead);
-      case 3:
-        return multiply_rows<3>(a, w, w_stride, tiles_n, groups, acc, accumulate, ahead);
-      case 4:
-        return multiply_rows<4>(a, w, w_stride, tiles_n, groups, acc, accumulate, ahead);
-      case 5:
-        return multiply_rows<5>(a, w, w_stride, tiles_n, groups, acc, accumulate, ahead);
-      default:
-        return multiply_rows<6>(a, w, w_stride, tiles_n, groups, acc, accumulate, ahead);
-    }
+    with_constant<kTileM>(rows, [&](auto tile_rows) LAMINA_INLINE {
+      with_constant<4>(tiles_n, [&](auto tiles) LAMINA_INLINE {
+        multiply_fixed<tile_rows, tiles>(a, w, w_stride, tiles_k * int8_tile::kGroups, acc,
+                                         accumulate, ahead);
+      });
+    });
   }
 };
 

@@ -1,4 +1,4 @@
-// Operand a of the products on f16 and bf16: 2:4 values as they are, or int4 codes that become values in registers.
+// The weights of the products on f16 and bf16: 2:4 values as they are, or int4 codes that become values in registers.
 #pragma once
 
 #include <type_traits>
@@ -28,18 +28,20 @@ struct NoGroups {
   };
 };
 
-// kBits: 4 for codes, 16 for values. T: F16 or BF16.
+// kBits: 4 for codes, 16 for values. T_: F16 or BF16, the dtype of a.
 template <int kBits_, class T_>
 struct FloatWeights {
-  static constexpr int kBits = kBits_;
-  static constexpr bool kIsInt4 = kBits == 4;
+  static constexpr int kBits = kBits_, kTileBytes = sparse24_tile::tile_bytes(kBits);
+  static constexpr bool kHasGroups = kBits == 4;
+  static constexpr const char* kOp = kHasGroups ? "matmul_sparse24_int4" : "matmul_sparse24";
   using T = T_;
+  using Params = HalfParams;
 
   template <int kColumns, int kStageSlices>
-  using Groups = std::conditional_t<kIsInt4, StageGroups<T, kColumns, kStageSlices>, NoGroups>;
+  using Groups = std::conditional_t<kHasGroups, StageGroups<T, kColumns, kStageSlices>, NoGroups>;
 
   static GroupArgs group_args(const HalfParams& params) {
-    if constexpr (kIsInt4) return GroupArgs::of(params);
+    if constexpr (kHasGroups) return GroupArgs::of(params);
     return {};
   }
 };

@@ -1,4 +1,5 @@
-// int4 codes as operand a of products on int8: 16 times the code minus 8, which is 0 for a symmetric zero point.
+// The weights of the products on int8 and int4 codes: as operand a, 16 times the code minus 8, which is 0 for a symmetric
+// zero point.
 #pragma once
 
 #include "device/sparse.h"
@@ -7,6 +8,13 @@
 #include "ops/matmul_sparse24/cuda/weights.cuh"
 
 namespace lamina::matmul_sparse24 {
+
+template <bool kHasZeros>
+struct Int4Int8Weights {
+  static constexpr const char* kOp = "matmul_sparse24_int4_int8";
+  static constexpr Codes kCodes = kHasZeros ? Codes::kSparseWithZeros : Codes::kSparse;
+  static constexpr int kTileBytes = sparse24_tile::tile_bytes(4);
+};
 
 // Operand a of 16 rows x 64 k, and its metadata.
 struct Int8Operand {

@@ -8,11 +8,11 @@
 
 namespace lamina::matmul_sparse24 {
 
-using Int4Sm80Config = FloatSm80Config;
+using Int4Sm80Config = HalfSm80Config;
 
 template <Int4Sm80Config kConfig>
 CudaKernel int4_sm80_kernel(const char* name) {
-  return float_sm80_kernel<4, kConfig>(name);
+  return half_sm80_kernel<kConfig, CodesSm80>(name);
 }
 
 }  // namespace lamina::matmul_sparse24

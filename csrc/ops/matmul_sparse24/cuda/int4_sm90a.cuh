@@ -8,11 +8,11 @@
 
 namespace lamina::matmul_sparse24 {
 
-using Int4Sm90aConfig = FloatSm90aConfig;
+using Int4Sm90aConfig = HalfSm90aConfig;
 
 template <Int4Sm90aConfig kConfig>
 CudaKernel int4_sm90a_kernel(const char* name) {
-  return float_sm90a_kernel<4, kConfig>(name);
+  return half_sm90a_kernel<kConfig, CodesSm90a>(name);
 }
 
 }  // namespace lamina::matmul_sparse24

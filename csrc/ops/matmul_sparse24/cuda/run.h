@@ -23,21 +23,6 @@ using HalfParams = gemm_int4::Params;
 constexpr int64_t k_chunks(const Problem& p) { return ceil_div(p.k, kChunkK); }
 constexpr KRule float_k_rule(const Problem&) { return {kChunkK, true}; }
 
-// Bytes of a row of a that one copy moves: 16, 4 or 1; 1 for a gather.
-inline int a_copy_bytes(const HalfParams& params) {
-  if (params.perm.is_given()) return 1;
-  const Problem& p = params.problem;
-  return copy_bytes_of(row_alignment(params.a, p.m, p.k * 2, params.a_stride * 2));
-}
-
-// CudaKernel::launch where a kernel exists for each dtype of a.
-template <class KernelF16, class KernelBF16>
-Status launch_by_dtype(const void* erased, const Split& split, int max_blocks, void* stream) {
-  const HalfParams& params = *static_cast<const HalfParams*>(erased);
-  const auto start = params.a_dtype == DType::kF16 ? &KernelF16::start : &KernelBF16::start;
-  return start(params, split, max_blocks, stream);
-}
-
 // Every CUDA kernel of each op in this build.
 const CudaOp& half_cuda_op();
 const CudaOp& int4_cuda_op();

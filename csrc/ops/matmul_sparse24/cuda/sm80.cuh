@@ -8,11 +8,11 @@
 
 namespace lamina::matmul_sparse24 {
 
-using Sm80Config = FloatSm80Config;
+using Sm80Config = HalfSm80Config;
 
 template <Sm80Config kConfig>
 CudaKernel sm80_kernel(const char* name) {
-  return float_sm80_kernel<16, kConfig>(name);
+  return half_sm80_kernel<kConfig, ValuesSm80>(name);
 }
 
 }  // namespace lamina::matmul_sparse24

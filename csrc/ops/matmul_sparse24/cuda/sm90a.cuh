@@ -8,11 +8,11 @@
 
 namespace lamina::matmul_sparse24 {
 
-using Sm90aConfig = FloatSm90aConfig;
+using Sm90aConfig = HalfSm90aConfig;
 
 template <Sm90aConfig kConfig>
 CudaKernel sm90a_kernel(const char* name) {
-  return float_sm90a_kernel<16, kConfig>(name);
+  return half_sm90a_kernel<kConfig, ValuesSm90a>(name);
 }
 
 }  // namespace lamina::matmul_sparse24

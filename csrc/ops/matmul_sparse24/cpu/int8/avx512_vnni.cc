@@ -10,6 +10,7 @@
 // Tile   5 rows x 64 columns = 20 accumulators + 5 rows + values, indices, selected and 2 constants of 32 registers
 #include "base/avx512.h"
 #include "base/unroll.h"
+#include "base/with_constant.h"
 #include "gemm/cpu/pack_bytes.h"
 #include "ops/matmul_sparse24/cpu/int8/int4_nest.h"
 #include "ops/matmul_sparse24/cpu/int8/sparse.h"
@@ -108,36 +109,14 @@ struct Tile {
     });
   }
 
-  template <int kRows>
-  static void multiply_rows(const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n,
-                            int64_t spans, int32_t* acc, bool accumulate, Prefetch ahead) {
-    switch (tiles_n) {
-      case 1:
-        return multiply_fixed<kRows, 1>(a, w, w_stride, spans, acc, accumulate, ahead);
-      case 2:
-        return multiply_fixed<kRows, 2>(a, w, w_stride, spans, acc, accumulate, ahead);
-      case 3:
-        return multiply_fixed<kRows, 3>(a, w, w_stride, spans, acc, accumulate, ahead);
-      default:
-        return multiply_fixed<kRows, 4>(a, w, w_stride, spans, acc, accumulate, ahead);
-    }
-  }
-
   static void multiply(int rows, const int8_t* a, const int8_t* w, int64_t w_stride, int tiles_n,
                        int64_t tiles_k, int32_t* acc, bool accumulate, Prefetch ahead) {
-    const int64_t spans = tiles_k * sparse24_rows::kSpans;
-    switch (rows) {
-      case 1:
-        return multiply_rows<1>(a, w, w_stride, tiles_n, spans, acc, accumulate, ahead);
-      case 2:
-        return multiply_rows<2>(a, w, w_stride, tiles_n, spans, acc, accumulate, ahead);
-      case 3:
-        return multiply_rows<3>(a, w, w_stride, tiles_n, spans, acc, accumulate, ahead);
-      case 4:
-        return multiply_rows<4>(a, w, w_stride, tiles_n, spans, acc, accumulate, ahead);
-      default:
-        return multiply_rows<5>(a, w, w_stride, tiles_n, spans, acc, accumulate, ahead);
-    }
+    with_constant<kTileM>(rows, [&](auto tile_rows) LAMINA_INLINE {
+      with_constant<4>(tiles_n, [&](auto tiles) LAMINA_INLINE {
+        multiply_fixed<tile_rows, tiles>(a, w, w_stride, tiles_k * sparse24_rows::kSpans, acc,
+                                         accumulate, ahead);
+      });
+    });
   }
 };
 
