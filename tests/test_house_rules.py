@@ -225,7 +225,7 @@ def test_public_python_is_documented_and_typed(path: Path) -> Offences:
 
 # Deep to shallow: a module may import its own package and those before it.
 PACKAGES = ("_library", "_checks", "_progress", "ops", "kv", "devices", "quant", "testing", "nn")
-PACKAGES += ("compression", "checkpoint", "integrations", "doctor", "cli")
+PACKAGES += ("compression", "checkpoint", "parallel", "integrations", "doctor", "cli")
 RUNS_TESTS = {f"bench/gpu/{file}.py" for file in ("one_kernel", "rehearsal", "target")}
 
 

@@ -16,10 +16,12 @@ from lamina.nn.packed_linear import (
     ordinary_tensors,
     require_loaded,
 )
+from lamina.nn.parts import Layer, part_of_int4
 from lamina.ops import PackedInt4, gemm_int4, gemm_int4_int8, pack_int4
 from lamina.ops.dequantize import add_to_features
 from lamina.ops.gemm_int4 import GROUP_STEP
 from lamina.ops.pack_int4 import CPU_LAYOUT, CUDA_LAYOUT, layout_for, packed_int4_shape
+from lamina.ops.tiles import Range
 from lamina.quant import WEIGHT_DTYPES, QuantizedInt4, act_order, quantize_weight_int4
 from lamina.quant.checks import is_group, require_group
 
@@ -144,18 +146,13 @@ class Int4Linear(PackedLinear):
         )  # fmt: skip
         state = {"weight_scale": scale, "weight_zero_point": zero_point, "perm": perm}
         given = {name: tensor for name, tensor in state.items() if tensor is not None}
-        problem = module._dtype_problem(given) or module._shape_problem(given, module.group)
+        problem = module._dtype_problem(given) or module._shape_problem(given, group)
         if problem is None and bias is not None and bias.shape != (n,):
             problem = f"bias must be [n] with n = {n}, got {list(bias.shape)}"
         if problem is not None:
             raise ValueError(f"Int4Linear: {problem}")
         module._layout = module._layout_for(q.device)
-        module.weight_packed = module._packed(q, zero_point, perm)
-        module.perm = perm
-        module.weight_scale = scale.detach().clone()
-        module.weight_zero_point = None if zero_point is None else zero_point.clone()
-        more = (module.group, int(symmetric), ACTIVATIONS.index(activations), int(perm is not None))
-        module.weight_format = torch.tensor(module._header(*more), device=q.device)
+        module._own(module._packed(q, zero_point, perm), scale.detach(), zero_point, perm, group)
         copied = checked_bias("Int4Linear", bias)
         module.bias = None if copied is None else copied.to(q.device)
         return module
@@ -253,6 +250,18 @@ class Int4Linear(PackedLinear):
     @property
     def _has_gradient(self) -> bool:
         return self.activations == "float"
+
+    def _own(self, data: Tensor, scale: Tensor, zero: Tensor | None, perm: Tensor | None, group: int) -> None:
+        """Takes a packed weight and a perm, and copies of scales and zero points, all on one device."""
+        self.weight_packed, self.perm = data, perm
+        self.weight_scale = scale.clone()
+        self.weight_zero_point = None if zero is None else zero.clone()
+        self._group = group if group < self.packed_features else -1
+        more = (self.group, int(self.symmetric), ACTIVATIONS.index(self.activations), int(perm is not None))
+        self.weight_format = torch.tensor(self._header(*more), device=data.device)
+
+    def _part(self: Layer, n: Range, k: Range) -> Layer:
+        return part_of_int4(self, n, k)
 
     def _product(self, rows: Tensor) -> Tensor:
         scale, zero_point = self.weight_scale, self.weight_zero_point

@@ -16,7 +16,8 @@ from lamina.nn.packed_linear import (
     require_loaded,
 )
 from lamina.ops import PackedInt8, PackedSparse24, gemm_int8, pack_int8, quantize_int8
-from lamina.ops.pack_int8 import packed_shape
+from lamina.ops.pack_int8 import TILE_K, TILE_N, packed_shape
+from lamina.ops.tiles import Range, is_at_tiles
 from lamina.quant import quantize_weight_int8
 
 if TYPE_CHECKING:
@@ -169,6 +170,19 @@ class Int8Linear(PackedLinear):
     def _zeros(self, n: int, k: int, device: torch.device | str | None) -> Tensor:
         """The packed weight 0."""
         return torch.zeros(packed_shape(n, k), dtype=torch.int8, device=device)
+
+    def _part(self, n: Range, k: Range) -> Self:
+        part: PackedInt8 | PackedSparse24 = self.packed_weight
+        at_tiles = is_at_tiles(n, part.n, TILE_N) and is_at_tiles(k, part.k, TILE_K)
+        if at_tiles or isinstance(part, PackedSparse24):  # which refuses other cuts
+            part = part.shard(n, k)
+        else:
+            part = pack_int8(part.unpack()[n[0] : n[1], k[0] : k[1]])
+        module = self._of_packed(part, self.weight_scale[n[0] : n[1]], None, self.symmetric, None)
+        for name in self.weight_buffers:
+            held = getattr(module if name.startswith("weight") else self, name)
+            setattr(module, name, None if held is None else held.clone())
+        return module
 
     def _product(self, rows: Tensor) -> Tensor:
         a = quantize_int8(

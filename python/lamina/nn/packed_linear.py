@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lamina.nn.linear_input import autocast, call_on_jagged, call_on_proxy
 from lamina.nn.packed_weight import PackedWeight, refuse_to_write
+from lamina.ops.tiles import Range
 from lamina.quant import WEIGHT_DTYPES, require_finite
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Dtypes = tuple[torch.dtype, ...]
 P = ParamSpec("P")
@@ -92,6 +96,32 @@ class PackedLinear(nn.Module):
         for name in self.weight_buffers:
             setattr(self, name, getattr(other, name))
 
+    @ordinary_tensors
+    def shard(self, n: Range | None = None, k: Range | None = None) -> Self:
+        """A layer of output features n[0]..n[1] and input features k[0]..k[1]; None takes all.
+
+        The part has the codes and the scales of this layer, in tensors of its own, and nothing is rounded
+        again. The outputs of parts along n follow each other in the output of the layer, bit for bit. The
+        outputs of parts along k add up to it: only a part that begins at input feature 0 has the bias.
+
+        Packed tiles are copied as they are where a range of n begins and ends at multiples of 16 or at the
+        end, and a range of k at multiples of 64 or at the end. Int8Linear and Int4Linear unpack and pack
+        other ranges; layers with 2:4 weights refuse them.
+
+        Raises   ValueError for an empty range, one beyond the layer, and one that cuts a tile of 2:4 weights
+        """
+        n, k = n or (0, self.out_features), k or (0, self.in_features)
+        for name, (begin, end), extent in (("n", n, self.out_features), ("k", k, self.in_features)):
+            if not 0 <= begin < end <= extent:
+                raise ValueError(
+                    f"{self._kind}.shard: {name} = {(begin, end)}; must be a range within (0, {extent}) that "
+                    "is not empty"
+                )
+        part = self._part(n, k)
+        part.bias = None if self.bias is None or k[0] > 0 else self.bias[n[0] : n[1]].clone()
+        part.weight_dtype = self.weight_dtype
+        return part.train(self.training)
+
     def forward(self, input: Tensor) -> Tensor:
         """input [..., k] in f32, f16 or bf16 -> [..., n] in the dtype of the input.
 
@@ -137,6 +167,10 @@ class PackedLinear(nn.Module):
 
     def _header(self, *more: int) -> list[int]:
         return [self._format, self.VERSION, self.out_features, self.in_features, *more]
+
+    def _part(self, n: Range, k: Range) -> Self:
+        """A layer of these features without a bias, with tensors of its own."""
+        raise NotImplementedError
 
     def _product(self, rows: Tensor) -> Tensor:
         """[m, k] -> [m, n] in the dtype of rows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from lamina.ops import (
     pack_sparse24,
 )
 from lamina.ops.pack_sparse24 import CPU_LAYOUT, packed_sparse24_shape
+from lamina.ops.tiles import Range
 from lamina.quant import (
     WEIGHT_DTYPES,
     PrunedInt4,
@@ -33,6 +34,9 @@ from lamina.quant import (
     prune_sparse24_int8,
 )
 from lamina.quant.sparse24_masks import GROUP, keep_two, require_mask
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Sparse24Int8Linear(Int8Linear):
@@ -238,15 +242,19 @@ class Sparse24Linear(PackedLinear):
     @ordinary_tensors
     def from_pruned(cls, linear: nn.Linear, pruned: PrunedWeight) -> Sparse24Linear:
         """Makes a layer from the weight of `linear` after lamina.quant.prune_sparse24, and its bias."""
-        weight = pruned.weight.cpu()
-        n, k = weight.shape
-        module = cls(k, n, False, device="meta", dtype=weight.dtype)
-        module.weight_packed = pack_sparse24(compress_sparse24(weight, pruned.mask.cpu())).data
-        module.weight_format = torch.tensor(module._header(WEIGHT_DTYPES.index(weight.dtype)), device="cpu")
+        module = cls._of_packed(pack_sparse24(compress_sparse24(pruned.weight.cpu(), pruned.mask.cpu())))
         bias = checked_bias(cls.__name__, linear.bias)
         module.bias = None if bias is None else bias.cpu()
         module.weight_dtype = linear.weight.dtype
         return module.to(linear.weight.device).train(linear.training)
+
+    @classmethod
+    def _of_packed(cls, packed: PackedSparse24) -> Self:
+        module = cls(packed.k, packed.n, False, device="meta", dtype=packed.dtype)
+        module.weight_packed = packed.data
+        header = module._header(WEIGHT_DTYPES.index(packed.dtype))
+        module.weight_format = torch.tensor(header, device=packed.device)
+        return module
 
     @property
     def packed_weight(self) -> PackedSparse24:
@@ -263,6 +271,10 @@ class Sparse24Linear(PackedLinear):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, dtype={self._dtype}"
         )
+
+    def _part(self, n: Range, k: Range) -> Self:
+        part = self.packed_weight.shard(n, k)
+        return self._of_packed(replace(part, data=part.data.clone()))
 
     def _product(self, rows: Tensor) -> Tensor:
         _require_cpu(self, rows)

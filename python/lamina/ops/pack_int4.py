@@ -11,6 +11,7 @@ from torch import Tensor
 from lamina._checks import call, require_2d, require_optional_tensors, require_str, require_tensors
 from lamina._library import build_info
 from lamina.ops.registration import Arguments, fake
+from lamina.ops.tiles import Range, tiles_of
 
 MOST_CODE = 15
 _LAYOUTS: dict[str, str] = {
@@ -64,21 +65,14 @@ class PackedInt4:
         """The same packed weight, byte for byte, on another device."""
         return PackedInt4(self.data.to(device), self.n, self.k, self.layout)
 
-    def shard(self, n: tuple[int, int] | None = None, k: tuple[int, int] | None = None) -> PackedInt4:
+    def shard(self, n: Range | None = None, k: Range | None = None) -> PackedInt4:
         """The packed weight of rows n[0]..n[1] and features k[0]..k[1], without unpacking; None takes all.
 
         A range of n begins at a multiple of 16, a range of k at a multiple of 64. A range ends at such a
         multiple, or at the end of the weight. A shard along k is a copy.
         """
         n, k = n or (0, self.n), k or (0, self.k)
-        for name, (begin, end), extent, tile in (("n", n, self.n, TILE_N), ("k", k, self.k, TILE_K)):
-            is_cut = begin % tile == 0 and (end % tile == 0 or end == extent)
-            if not (0 <= begin <= end <= extent and is_cut):
-                raise ValueError(
-                    f"lamina: PackedInt4.shard: {name} = {(begin, end)}; must be within (0, {extent}), begin "
-                    f"at a multiple of {tile}, and end at one or at {extent}"
-                )
-        data = self.data[n[0] // TILE_N : -(-n[1] // TILE_N), k[0] // TILE_K : -(-k[1] // TILE_K)]
+        data = self.data[tiles_of("PackedInt4", n, k, (self.n, self.k), (TILE_N, TILE_K))]
         return PackedInt4(data.contiguous(), n[1] - n[0], k[1] - k[0], self.layout)
 
 

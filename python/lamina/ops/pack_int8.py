@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor
 from lamina._checks import call, require_2d, require_optional_int, require_tensors
 from lamina._library import build_info
 from lamina.ops.registration import Arguments, fake
+from lamina.ops.tiles import Range, tiles_of
 
 LAYOUT = "int8_tile"
 GROUP: int = build_info()["limits"]["gemm_int8"]["group"]  # input features that share scales along k
 _INT8_TILE: dict[str, int] = build_info()["layouts"][LAYOUT]
+TILE_N, TILE_K = _INT8_TILE["tile_n"], _INT8_TILE["tile_k"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,18 @@ class PackedInt8:
         """The same packed weight, byte for byte, on another device."""
         return PackedInt8(self.data.to(device), self.column_sums.to(device), self.n, self.k)
 
+    def shard(self, n: Range | None = None, k: Range | None = None) -> PackedInt8:
+        """The packed weight of rows n[0]..n[1] and features k[0]..k[1]; None takes all.
+
+        A range of n begins at a multiple of 16, a range of k at a multiple of 64, or of 128 where groups
+        share scales. A range ends at such a multiple, or at the end of the weight. A shard along k is a copy,
+        and its column sums are those of its own features.
+        """
+        n, k = n or (0, self.n), k or (0, self.k)
+        data = self.data[tiles_of("PackedInt8", n, k, (self.n, self.k), (TILE_N, TILE_K), self.group)]
+        part = PackedInt8(data.contiguous(), self.column_sums, n[1] - n[0], k[1] - k[0])
+        return replace(part, column_sums=sums_of_part(self.column_sums, n, k, self.k, part.unpack))
+
     def cuda(self, device: torch.device | str | int | None = None) -> PackedInt8:
         """The same packed weight on a CUDA device, the current one by default."""
         return self.to("cuda" if device is None else device)
@@ -85,10 +100,23 @@ def pack_int8(w: Tensor, group: int | None = None) -> PackedInt8:
     return PackedInt8(data, column_sums, w.shape[0], w.shape[1]).to(w.device)
 
 
+def sums_of_part(sums: Tensor, n: Range, k: Range, extent: int, unpack: Callable[[], Tensor]) -> Tensor:
+    """The column sums of rows n and features k of a weight with column sums `sums` and `extent` features.
+
+    unpack   gives int8 [rows, any] with the values of the part; only sums over a part of k need them
+    """
+    sums = sums[..., n[0] : n[1]]
+    if sums.dim() == 2:
+        sums = sums[k[0] // GROUP : -(-k[1] // GROUP)]
+    elif k != (0, extent):
+        sums = unpack().sum(1, dtype=torch.int32)
+    return sums.contiguous()
+
+
 def packed_shape(n: int, k: int) -> tuple[int, int, int, int, int]:
     """Shape of PackedInt8.data for a weight [n, k]."""
-    tile_n, tile_k, group_k = (_INT8_TILE[name] for name in ("tile_n", "tile_k", "group_k"))
-    return -(-n // tile_n), -(-k // tile_k), tile_k // group_k, tile_n, group_k
+    group_k = _INT8_TILE["group_k"]
+    return -(-n // TILE_N), -(-k // TILE_K), TILE_K // group_k, TILE_N, group_k
 
 
 @fake("pack_int8")

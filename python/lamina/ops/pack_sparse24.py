@@ -11,8 +11,9 @@ from torch import Tensor
 from lamina._checks import call, require_2d, require_optional_int, require_str
 from lamina._library import build_info
 from lamina.ops.compress_sparse24 import Sparse24
-from lamina.ops.pack_int8 import GROUP
+from lamina.ops.pack_int8 import GROUP, sums_of_part
 from lamina.ops.registration import Arguments, fake
+from lamina.ops.tiles import Range, tiles_of
 
 CPU_LAYOUT, CUDA_LAYOUT = "sparse24_rows", "sparse24_tile"
 _ROWS: dict[str, int] = build_info()["layouts"][CPU_LAYOUT]  # the same sizes in both layouts
@@ -63,6 +64,16 @@ class PackedSparse24:
         """The same weight in the memory of another device, in the same layout."""
         sums = None if self.column_sums is None else self.column_sums.to(device)
         return replace(self, data=self.data.to(device), column_sums=sums)
+
+    def shard(self, n: Range | None = None, k: Range | None = None) -> PackedSparse24:
+        """The packed weight of rows n[0]..n[1] and features k[0]..k[1], as PackedInt8.shard cuts."""
+        n, k = n or (0, self.n), k or (0, self.k)
+        data = self.data[tiles_of("PackedSparse24", n, k, (self.n, self.k), (TILE_N, TILE_K), self.group)]
+        part = replace(self, data=data.contiguous(), column_sums=None, n=n[1] - n[0], k=k[1] - k[0])
+        if self.column_sums is None:
+            return part
+        sums = sums_of_part(self.column_sums, n, k, self.k, lambda: part.unpack().values)
+        return replace(part, column_sums=sums)
 
     def unpack(self) -> Sparse24:
         """The weight that was packed, exactly."""
