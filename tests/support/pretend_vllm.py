@@ -12,7 +12,6 @@ from enum import Enum
 from pkgutil import resolve_name
 from types import ModuleType, SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -142,15 +141,21 @@ def pretend_vllm() -> Iterator[None]:
     for name, module in modules.items():
         if (parent := name.rpartition(".")[0]) in modules:
             setattr(modules[parent], name.rpartition(".")[2], module)
-    with mock.patch.dict(sys.modules, modules):
-        for name in [name for name in sys.modules if name.startswith(PLUGIN)]:
-            del sys.modules[name]
+    _forget_plugin()
+    sys.modules.update(modules)  # not mock.patch.dict, which would also forget what torch imports meanwhile
+    try:
         yield
-    # What was imported inside holds classes of the pretended modules.
-    for name in [name for name in sys.modules if name.startswith(PLUGIN)]:
+    finally:
+        _forget_plugin()
+        for name in modules:
+            del sys.modules[name]
+
+
+def _forget_plugin() -> None:
+    """The next import makes its modules anew, with classes of the vLLM that is there then."""
+    for name in [name for name in sys.modules if f"{name}.".startswith(f"{PLUGIN}.")]:
         del sys.modules[name]
-    if hasattr(package := resolve_name("lamina.integrations"), "vllm"):
-        del package.vllm
+    vars(resolve_name("lamina.integrations")).pop("vllm", None)
 
 
 def parameter(data: Tensor, **dims: int) -> nn.Parameter:
