@@ -23,6 +23,7 @@ os.environ |= {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # bound threads wait minutes for a core that is in use
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
+    "TORCHDYNAMO_DISABLE": "1",  # a part of the engine compiles in spite of enforce_eager
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 
