@@ -84,7 +84,7 @@ def merge_state_v2(
 
 def _pack(weight: Tensor, is_transposed: bool) -> PackedInt8:
     version = 0 if weight.is_inference() else weight._version  # inference mode counts no writes
-    held: tuple[int, PackedInt8] | None = _packed.get(weight)
+    held: tuple[int, PackedInt8] | None = _packed.get(weight)  # type: ignore[no-untyped-call]
     if held is None or held[0] != version:
         held = version, pack_int8(weight.T.contiguous() if is_transposed else weight)
         _packed[weight] = held
