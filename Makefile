@@ -15,6 +15,10 @@ RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
 READY := $(VENV)/.ready
 BUILT := $(VENV)/.built
+# vLLM pins its own versions of everything. One library serves both environments: its ABI is stable.
+VLLM_VENV ?= .venv-vllm
+VLLM_READY := $(VLLM_VENV)/.ready
+VLLM_PY := $(VLLM_VENV)/bin/python
 # What the demo needs where nothing is there yet and no GPU is: its own packages, and the CPU half of the library.
 READY_FOR_DEMO := $(VENV)/.ready_for_demo
 CPU_BUILT := $(VENV)/.cpu_built
@@ -25,11 +29,12 @@ CXX_FILES = $(shell find csrc tests bench -type f \( -name '*.h' -o -name '*.cc'
 
 FORCE:
 
-.PHONY: FORCE help demo test test-all bench mutants kernel-report wheel docs build lint types format clean
+.PHONY: FORCE help demo test test-all test-vllm bench mutants kernel-report wheel docs build lint types format clean
 
 help:
 	@echo "make demo      compress a real sentence encoder, compare size, speed and embeddings"
 	@echo "make test      all tests but the slow ones; test-all: those too"
+	@echo "make test-vllm the plugin in vLLM's CPU engine, in an environment of 2 GB of its own"
 	@echo "make mutants   plant bugs in the kernels, count those that the tests catch"
 	@echo "make bench     benchmark against peers in the same process"
 	@echo "make kernel-report: registers, spills, instructions of the CUDA kernels, against their budgets"
@@ -46,13 +51,18 @@ $(READY) $(READY_FOR_DEMO) $(READY_FOR_RELEASE): pyproject.toml constraints.txt 
 	@tools/venv.sh $(VENV) $(if $(filter $@,$(READY)),dev,$(patsubst $(VENV)/.ready_for_%,%,$@))
 	@touch $@
 
+INSTALL := -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 # setup.py alone shows the progress of ninja; pip, which would hide it, installs what is built.
 define BUILD
 @$(RUN) $(PY) setup.py -q build_ext --inplace
-@$(RUN) LAMINA_LIBRARY=python/lamina/_C.abi3.so \
-	$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+@$(RUN) LAMINA_LIBRARY=python/lamina/_C.abi3.so $(PY) $(INSTALL)
 @touch $@
 endef
+
+$(VLLM_READY): tests/vllm/requirements.txt tools/venv.sh pyproject.toml | $(BUILT)
+	@tools/venv.sh $(VLLM_VENV) tests/vllm/requirements.txt
+	@LAMINA_LIBRARY=python/lamina/_C.abi3.so $(VLLM_PY) $(INSTALL)
+	@touch $@
 
 # The stamps alone do not count where the library has been removed.
 $(BUILT) $(CPU_BUILT): $(SOURCES) $(if $(wildcard python/lamina/_C.abi3.so),,FORCE)
@@ -77,6 +87,9 @@ test: build
 test-all: build
 	$(RUN) $(PY) -m pytest -m "" $(PARALLEL) $(ARGS)
 	$(RUN) $(PY) -m pytest --hypothesis-profile=long $(PARALLEL) tests/probe
+
+test-vllm: build $(VLLM_READY)
+	$(VLLM_PY) -m pytest tests/vllm $(ARGS)
 
 mutants: build
 	$(RUN) $(PY) -m tools.mutants $(ARGS)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Makes the virtual environment that the Makefile works in: tools/venv.sh DIR EXTRA
+# Makes a virtual environment that the Makefile works in: tools/venv.sh DIR EXTRA
 #
-#   EXTRA       extra of pyproject.toml whose packages are installed
+#   EXTRA       extra of pyproject.toml whose packages are installed; or a file that names all packages beside
+#               torch by their versions, which are installed as they are, with the CPU build of torch
 #   PYTHON      interpreter to use; by default the first of python3.11 3.12 3.13 3.10 and python3 that runs
 #   VENV_ARGS   arguments for "python -m venv", such as --system-site-packages to keep an installed torch
 #   TORCH       requirement to install where the environment has no torch >= 2.11
@@ -70,11 +71,11 @@ install_torch() {
   if [[ -n ${TORCH:-} ]]; then
     echo "lamina: installing $TORCH"
     pip_install "$TORCH"
-  elif [[ $(uname -s) != Linux ]] || nvidia-smi -L >/dev/null 2>&1; then
+  elif [[ ! -f $extra ]] && { [[ $(uname -s) != Linux ]] || nvidia-smi -L >/dev/null 2>&1; }; then
     echo "lamina: installing torch $torch_version"
     pip_install "torch==$torch_version"
   else
-    echo "lamina: no GPU found, installing the CPU build of torch $torch_version"
+    echo "lamina: installing the CPU build of torch $torch_version"
     pip_install "torch==$torch_version+cpu" 2>/dev/null ||
       pip_install --retries 1 --extra-index-url "$torch_cpu_index" "torch==$torch_version+cpu" ||
       die "found no CPU build of torch $torch_version for $("$venv/bin/python" --version)" \
@@ -91,6 +92,12 @@ echo "lamina: $venv with $("$python" --version) ($(command -v "$python"))"
 pip_install --upgrade "pip>=23.1"
 has_torch || install_torch
 has_torch || die "torch does not import, or is older than 2.11: $venv/bin/python -c 'import torch'"
+
+if [[ -f $extra ]]; then
+  echo "lamina: installing the packages of $extra"
+  pip_install --no-deps -r "$extra"
+  exit
+fi
 
 # What torch is there stays there: a dependency that wants another one is an error, not a download.
 {
