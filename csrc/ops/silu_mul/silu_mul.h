@@ -19,9 +19,9 @@ namespace lamina::silu_mul {
 
 struct Params {
   int64_t m = 0, n = 0;
-  DType dtype = DType::kF32;   // of all floats
-  const void* gate = nullptr;  // [m, n], unit column stride
-  const void* up = nullptr;    // [m, n], unit column stride
+  DType dtype = DType::kF32;               // of all floats
+  const void* gate = nullptr;              // [m, n], unit column stride
+  const void* up = nullptr;                // [m, n], unit column stride
   int64_t gate_stride = 0, up_stride = 0;  // elements between rows
   void* out = nullptr;                     // [m, n] contiguous, unless `quantized` is given
   Int8Rows quantized;

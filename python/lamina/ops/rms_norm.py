@@ -41,11 +41,10 @@ def rms_norm(
               z = T(x + residual), the new residual; z = x without residual
               inverse = 1 / sqrt(sum z^2 / n + eps)
               out = T(T(z * inverse) * weight)
-    Error     |out - exact| <= |exact| ((h/2 + 4) u + 2 t) (1 + 2^-6) + s (1 + |weight|) per element, if the
-              sum of the squares of the row is below 2^127. exact is out for the z that is returned, without
-              rounding; u = 2^-24; h = 13 + ceil(n/c) with c = 2048, for f32 1024; t = 0, 2^-11, 2^-8 and s =
-              2^-149, 2^-25, 2^-134 for f32, f16, bf16. The new residual is x + residual rounded once. The
-              tests use these expressions
+    Error     |out - exact| <= (|exact| ((h/2 + 5) u + 2 t) + s (1 + |weight|)) (1 + 2^-6) per element, if the
+              sum of the squares of the row is below 2^127. exact is out without roundings, of z as it is
+              returned and of the f32 eps; u = 2^-24; h = 14 + ceil(n/c) with c = 2048, for f32 1024; t = 0,
+              2^-11, 2^-8 and s = 2^-149, 2^-25, 2^-134 for f32, f16, bf16. The tests use this expression
     NaN, Inf  A row that holds a NaN is NaN. If the sum of the squares overflows, finite values give 0 and
               infinite values give NaN, as in f32 steps of torch
     Raises    ValueError that names the argument, its value and the allowed values; TypeError for an argument

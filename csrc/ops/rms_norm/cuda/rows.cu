@@ -87,8 +87,8 @@ struct Rows {
       Row::quantize(p.n, values, p.quantized, i, dev::dynamic_smem() + kSumBytes);
     } else {
       T* const out = static_cast<T*>(p.out) + i * p.n;
-      Row::for_chunks(
-          p.n, [&](int64_t j, int count) { store_run(out + j, values(j, count), count); });
+      Row::for_chunks(p.n,
+                      [&](int64_t j, int count) { store_run(out + j, values(j, count), count); });
     }
   }
 };

@@ -49,9 +49,7 @@ struct Chunks {
     }
   }
 
-  static int64_t blocks(const Params& p) {
-    return ceil_div(p.m * ceil_div(p.n, kChunk), kThreads);
-  }
+  static int64_t blocks(const Params& p) { return ceil_div(p.m * ceil_div(p.n, kChunk), kThreads); }
 };
 
 template <class T>
@@ -65,9 +63,7 @@ struct Rows : Chunks<T> {
     const Params& p = args.p;
     const int64_t stride = dev::grid_size().x;
     for (int64_t i = dev::block_index().x; i < p.m; i += stride) {
-      const auto values = [&](int64_t j, int count) {
-        return Chunks<T>::compute(p, i, j, count);
-      };
+      const auto values = [&](int64_t j, int count) { return Chunks<T>::compute(p, i, j, count); };
       Row::quantize(p.n, values, p.quantized, i, dev::dynamic_smem());
       if (i + stride < p.m) dev::block_sync();  // all threads have read the extremes
     }
