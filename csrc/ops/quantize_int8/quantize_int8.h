@@ -29,7 +29,7 @@ struct Params : Int8Rows {
   Broadcast<float> static_scale;        // [m]; not given: dynamic
   Broadcast<int8_t> static_zero_point;  // [m], with static_scale and !symmetric
 
-  // Of row i; needs a static scale.
+  // The static grid of row i.
   constexpr Grid static_grid(int64_t i) const {
     return {static_scale[i], symmetric ? 0 : int32_t{static_zero_point[i]}};
   }
