@@ -7,7 +7,7 @@
 #include "block/reduce.cuh"
 #include "block/runs.cuh"
 #include "device/device.h"
-#include "quant/int8.h"
+#include "quant/int8_rows.h"
 
 namespace lamina {
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "quant/int8.h"
+#include "quant/int8_rows.h"
 
 namespace lamina {
 namespace {

@@ -1,7 +1,7 @@
 // The results of ops that end with the int8 quantiser.
 #pragma once
 
-#include "quant/int8.h"
+#include "quant/int8_rows.h"
 #include "torch/interop.h"
 
 namespace lamina::interop {

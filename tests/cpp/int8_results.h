@@ -2,7 +2,7 @@
 #pragma once
 
 #include "memory.h"
-#include "quant/int8.h"
+#include "quant/int8_rows.h"
 
 namespace lamina::test {
 

@@ -69,7 +69,7 @@ MUTANTS = (
         tests=NORM_EMULATOR,
     ),
     *plant(
-        "csrc/block/reduce.cuh",
+        "csrc/block/sum.cuh",
         ("sum_of_block: lanes swap the wrong halves", "is_upper ? sums[e] : sums[e + kept]", "sums[e]"),
         (
             "sum_of_block: sharers are not added",

@@ -17,7 +17,7 @@
 #include "base/numeric.h"
 #include "base/parallel.h"
 #include "base/status.h"
-#include "quant/int8.h"
+#include "quant/int8_rows.h"
 
 namespace lamina::quantize_int8 {
 

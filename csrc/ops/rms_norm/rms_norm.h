@@ -18,7 +18,7 @@
 #include "base/numeric.h"
 #include "base/parallel.h"
 #include "base/status.h"
-#include "quant/int8.h"
+#include "quant/int8_rows.h"
 
 namespace lamina::rms_norm {
 

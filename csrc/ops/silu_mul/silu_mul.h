@@ -13,7 +13,7 @@
 #include "base/parallel.h"
 #include "base/status.h"
 #include "gemm/activation.h"
-#include "quant/int8.h"
+#include "quant/int8_rows.h"
 
 namespace lamina::silu_mul {
 

@@ -7,8 +7,8 @@
 // Reference  tests/reference/rms_norm.py
 #include <algorithm>
 
-#include "block/reduce.cuh"
 #include "block/runs.cuh"
+#include "block/sum.cuh"
 #include "device/device.h"
 #include "ops/rms_norm/rms_norm.h"
 #include "quant/int8_row.cuh"
