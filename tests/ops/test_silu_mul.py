@@ -38,7 +38,10 @@ def check(
     given = (torch.cat([gate, up], 1),) if beside else (gate, up)
     (got,) = backend.run("silu_mul", *given)
     assert_equal(got, reference.silu_mul_steps(gate, up), f"out {label}")
-    assert_within(got, reference.silu_mul(gate, up), gate.dtype, label)
+    exact, bound = reference.silu_mul(gate, up)
+    covered = up.isfinite()  # an infinity times a silu that underflows is NaN
+    at = covered.numpy()
+    assert_within(got[covered], reference.Expected(exact[at], bound[at]), gate.dtype, label)
     for symmetric in (True, False):
         want = reference.silu_mul_int8(gate, up, symmetric)
         q, scale, zero_point = backend.run("silu_mul_int8", *given, symmetric=symmetric)
