@@ -24,8 +24,9 @@ def silu_mul(x: Tensor, up: Tensor | None = None) -> Tensor:
              the others. With `up`: the gate [m, n]
     up       [m, n]  of the dtype of x, any row stride
     returns  [m, n] of the dtype of x: silu(gate) * up in f32, rounded once. torch rounds silu(gate) as well
-    Error    |out - exact| <= ((7 u + t) |exact| + 2^-148 |up| + s) (1 + 2^-7) per element for a finite up, with u = 2^-24 and
-             t = 0, 2^-11, 2^-8, s = 2^-149, 2^-24, 2^-133 for f32, f16, bf16. The tests use this expression
+    Error    |out - exact| <= ((7 u + t) |exact| + 2^-148 |up| + s) (1 + 2^-7) per element for a finite up,
+             with u = 2^-24 and t = 0, 2^-11, 2^-8, s = 2^-149, 2^-24, 2^-133 for f32, f16, bf16. The tests
+             use this expression
     NaN, Inf propagate as in f32 steps. The silu of -Inf is -0
     Raises   ValueError that names the argument, its value and the allowed values; TypeError for an argument
              of a wrong Python type (docs/errors.md lists both)
