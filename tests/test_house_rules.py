@@ -36,6 +36,8 @@ def may_include(path: str, included: str) -> bool:
 OPS = sorted(path.parent.name for path in CSRC.glob("ops/*/kernels.inc"))
 # The Python functions of a folder that has several; the others have one, of the same name.
 FUNCTIONS = {
+    "rms_norm": ("rms_norm", "rms_norm_int8"),
+    "silu_mul": ("silu_mul", "silu_mul_int8"),
     "paged_kv": ("append_paged_kv", "gather_paged_kv", "copy_kv_blocks", "compact_kv"),
     "matmul_sparse24": (
         *("matmul_sparse24", "matmul_sparse24_int8"),

@@ -28,7 +28,10 @@ SECTIONS = {
         *("gemm_int8", "gemm_int8_quantized", "gemm_int4", "gemm_int4_int8"),
         *("matmul_sparse24", "matmul_sparse24_int8", "matmul_sparse24_int4", "matmul_sparse24_int4_int8"),
     ),
-    "Activations": ("quantize_int8", "QuantizedInt8"),
+    "Activations": (
+        *("quantize_int8", "QuantizedInt8"),
+        *("rms_norm", "rms_norm_int8", "silu_mul", "silu_mul_int8"),
+    ),
     "Attention and its cache": (
         *("paged_attention", "append_paged_kv", "gather_paged_kv", "copy_kv_blocks", "compact_kv"),
         *("merge_attention_states", "check_errors"),
@@ -57,6 +60,8 @@ SECTIONS = {
         "nn.Sparse24Int8Linear",
         "nn.Sparse24Int4Linear",
         "nn.Sparse24Linear",
+        "nn.PackedLinear",
+        "nn.RMSNorm",
     ),
     "Rounding of weights": (
         *("quant.quantize_weight_int8", "quant.quantize_weight_int4", "quant.QuantizedInt4"),

@@ -35,6 +35,8 @@ from bench.gpu.verdicts import (
 from tests.ops.test_matmul_sparse24 import check_int4_int8
 from tests.reference import paged_kv as kv_reference
 from tests.reference import quantize as quantize_reference
+from tests.reference import rms_norm as rms_norm_reference
+from tests.reference import silu_mul as silu_mul_reference
 from tests.reference.merge_attention_states import merge_attention_states as merge_reference
 from tests.support import kv_cases
 from tests.support.attention_cases import AttentionCase
@@ -106,10 +108,30 @@ def _sparse24_int8(backend: Any, m: int, n: int, k: int) -> None:
 def _quantize_int8(backend: Any, m: int, n: int, k: int) -> None:
     x = torch.randn(m, k, generator=generator("one kernel"))
     want = quantize_reference.quantize_int8(x.numpy(), None, None, symmetric=False)
-    got = backend.quantize(x, None, None, False)
-    assert_equal(got[0], want.q, f"q {(m, k)}")
-    assert_equal(got[1], want.scale, f"scale {(m, k)}")
-    assert_equal(got[2], want.zero_point, f"zero point {(m, k)}")
+    _assert_quantized(backend.quantize(x, None, None, False), want, (m, k))
+
+
+def _assert_quantized(got: Any, want: quantize_reference.Quantized, label: object) -> None:
+    for name, part, right in zip(want._fields, got, want, strict=False):  # rms_norm_int8 has a fourth result
+        assert_equal(part, right, f"{name} {label}")
+
+
+def _rms_norm(backend: Any, m: int, n: int, k: int) -> None:
+    x, residual = torch.randn(2, m, k, generator=generator("one kernel")).bfloat16()
+    weight, z = torch.linspace(0.5, 2, k).bfloat16(), rms_norm_reference.add(x, residual)
+    out, added = backend.run("rms_norm", x, weight, 1e-5, residual)
+    assert_equal(out, rms_norm_reference.rms_norm_steps(z, weight, 1e-5), f"out {(m, k)}")
+    assert_equal(added, z, f"new residual {(m, k)}")
+    want = rms_norm_reference.rms_norm_int8(z, weight, 1e-5, False)
+    _assert_quantized(backend.run("rms_norm_int8", x, weight, 1e-5, residual, False), want, (m, k))
+
+
+def _silu_mul(backend: Any, m: int, n: int, k: int) -> None:
+    gate, up = torch.randn(2, m, k, generator=generator("one kernel")).bfloat16()
+    (out,) = backend.run("silu_mul", gate, up)
+    assert_equal(out, silu_mul_reference.silu_mul_steps(gate, up), f"out {(m, k)}")
+    want = silu_mul_reference.silu_mul_int8(gate, up, False)
+    _assert_quantized(backend.run("silu_mul_int8", gate, up, False), want, (m, k))
 
 
 def _head_dim(k: int) -> int:
@@ -194,6 +216,8 @@ CHECKS: dict[str, Callable[[Any, int, int, int], None]] = {
     "paged_attention": _paged_attention,
     "paged_kv": _paged_kv,
     "quantize_int8": _quantize_int8,
+    "rms_norm": _rms_norm,
+    "silu_mul": _silu_mul,
 }
 
 

@@ -89,7 +89,9 @@ class HostBench:
         if self.name == "paged_attention":
             found = self._op.candidates(case, context)
             return found
-        if self.name in ("quantize_int8", "paged_kv", "merge_attention_states"):
+        if self.name.startswith(
+            ("quantize_int8", "rms_norm", "silu_mul", "paged_kv", "merge_attention_states")
+        ):
             found = self._op.candidates(case, replace(context, isas=("generic",)))
             return found
         found = importlib.import_module(f"bench.gpu.{self.name}").candidates(case, context)

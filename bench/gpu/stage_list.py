@@ -61,6 +61,11 @@ SUITES = {
         45,
     ),
     "quantize_int8": Suite("1,16,64,256,1024,4096", "8192x8192", "4096x4096,14336x14336", 20),
+    # Rows of the hidden size and of the intermediate size. k is not used.
+    "rms_norm_int8": Suite("1,16,256,4096", "4096x1", "8192x1", 5),
+    "silu_mul_int8": Suite("1,16,256,4096", "14336x1", "28672x1", 5),
+    "rms_norm": Suite("1,16,256,4096", "4096x1", "8192x1", 5),
+    "silu_mul": Suite("1,16,256,4096", "14336x1", "28672x1", 5),
     # 32/8 heads of 128. A skewed batch of 32 has one request of 128K keys and 31 of 1K.
     "paged_attention": Suite(
         "",

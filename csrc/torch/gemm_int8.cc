@@ -9,6 +9,7 @@
 #include "torch/accelerator.h"
 #include "torch/epilogue.h"
 #include "torch/int8.h"
+#include "torch/int8_rows.h"
 #include "torch/interop.h"
 #include "torch/product.h"
 
@@ -108,16 +109,11 @@ std::tuple<Tensor, Tensor, Tensor> gemm_quantized(
   require(!out_scale || symmetric, kOp,
           "out_scale was given; it is allowed only with symmetric = True");
   const int64_t m = inputs.m(), n = inputs.n();
-  Tensor q = new_tensor(a, {m, n}, ScalarType::Char);
-  Tensor scale = new_tensor(a, {m, 1}, ScalarType::Float);
-  Tensor zero_point = new_tensor(a, {symmetric ? 0 : m, 1}, ScalarType::Char);
+  const Int8Tensors to(a, m, n, symmetric);
+  static_cast<Int8Rows&>(params.quantize) = to.rows();
   params.quantize.m = m;
   params.quantize.k = n;
-  params.quantize.symmetric = symmetric;
   params.quantize.static_scale = params.gemm.out_scale;
-  params.quantize.q = static_cast<int8_t*>(q.data_ptr());
-  params.quantize.scale = static_cast<float*>(scale.data_ptr());
-  params.quantize.zero_point = static_cast<int8_t*>(zero_point.data_ptr());
   const Workspace workspace(a, params.workspace_bytes());
   params.connect(workspace.data());
   if (accelerator) {
@@ -125,7 +121,7 @@ std::tuple<Tensor, Tensor, Tensor> gemm_quantized(
   } else {
     raise_if_bad(gemm_int8::run_quantized(params, TorchParallel()));
   }
-  return {q, scale, zero_point};
+  return {to.q, to.scale, to.zero_point};
 }
 
 std::tuple<Tensor, Tensor> pack(const Tensor& w, std::optional<int64_t> group) {

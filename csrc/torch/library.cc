@@ -128,6 +128,16 @@ LAMINA_LIBRARY(m) {
   m.def(
       "quantize_int8(Tensor x, Tensor? scale=None, Tensor? zero_point=None, bool symmetric=True) "
       "-> (Tensor q, Tensor scale, Tensor zero_point)");
+  m.def(
+      "rms_norm(Tensor x, Tensor weight, float eps=1e-06, Tensor? residual=None) -> (Tensor out, "
+      "Tensor new_residual)");
+  m.def(
+      "rms_norm_int8(Tensor x, Tensor weight, float eps=1e-06, Tensor? residual=None, bool "
+      "symmetric=True) -> (Tensor q, Tensor scale, Tensor zero_point, Tensor new_residual)");
+  m.def("silu_mul(Tensor x, Tensor? up=None) -> Tensor");
+  m.def(
+      "silu_mul_int8(Tensor x, Tensor? up=None, bool symmetric=True) -> (Tensor q, Tensor scale, "
+      "Tensor zero_point)");
   m.def("pack_int8(Tensor w, int? group=None) -> (Tensor data, Tensor column_sums)");
   m.def("unpack_int8(Tensor data, SymInt n, SymInt k) -> Tensor");
   m.def("pack_int4(Tensor q, str layout, Tensor? perm=None) -> Tensor");
@@ -200,6 +210,8 @@ LAMINA_LIBRARY(m) {
   m.def("explain_paged_kv() -> str");
   m.def("explain_merge_attention_states() -> str");
   m.def("explain_quantize_int8(int m, int k) -> str");
+  m.def("explain_rms_norm(int m, int n) -> str");
+  m.def("explain_silu_mul(int m, int n) -> str");
   m.def(
       "pack_sparse24(Tensor values, Tensor metadata, SymInt k, str layout, int? group=None) -> "
       "(Tensor data, Tensor column_sums)");

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "torch/accelerator.h"
+#include "torch/int8_rows.h"
 #include "torch/interop.h"
 
 #if defined(LAMINA_WITH_CUDA) || defined(LAMINA_EMULATOR)
@@ -37,7 +38,6 @@ std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& x, std::optional<Tenso
   params.k = x.size(1);
   params.x = x.data_ptr();
   params.x_stride = x_arg.row_stride();
-  params.symmetric = symmetric;
   require(!zero_point || (scale && !symmetric), kOp,
           "zero_point was given; it is allowed only with scale and symmetric = False");
   require(!scale || symmetric || zero_point, kOp,
@@ -49,18 +49,14 @@ std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& x, std::optional<Tenso
         broadcast<int8_t>(zero_point_arg, ScalarType::Char, params.m, "[m, 1]");
   const std::optional<Accelerator> accelerator = accelerator_of({x_arg, scale_arg, zero_point_arg});
 
-  Tensor q = new_tensor(x, {params.m, params.k}, ScalarType::Char);
-  Tensor out_scale = new_tensor(x, {params.m, 1}, ScalarType::Float);
-  Tensor out_zero_point = new_tensor(x, {symmetric ? 0 : params.m, 1}, ScalarType::Char);
-  params.q = static_cast<int8_t*>(q.data_ptr());
-  params.scale = static_cast<float*>(out_scale.data_ptr());
-  params.zero_point = static_cast<int8_t*>(out_zero_point.data_ptr());
+  const Int8Tensors to(x, params.m, params.k, symmetric);
+  static_cast<Int8Rows&>(params) = to.rows();
   if (accelerator) {
     run_on(*accelerator, params);
   } else {
     raise_if_bad(quantize_int8::run(params, TorchParallel()));
   }
-  return {q, out_scale, out_zero_point};
+  return {to.q, to.scale, to.zero_point};
 }
 
 std::string explain(int64_t m, int64_t k) {

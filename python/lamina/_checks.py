@@ -70,6 +70,12 @@ def require_optional_int(op: str, name: str, value: object) -> None:
         raise ValueError(f"lamina::{op}: {name} = {value}; must be None or fit in 64 bits")
 
 
+def require_float(op: str, name: str, value: object) -> None:
+    """The argument must be a float or an int."""
+    if not isinstance(value, float | int) or isinstance(value, bool):
+        raise TypeError(f"lamina::{op}: {name} must be a float, got {_kind(value)}")
+
+
 def require_dtype(op: str, name: str, value: object) -> None:
     """The argument must be a torch.dtype."""
     if not isinstance(value, torch.dtype):

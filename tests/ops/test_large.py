@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.reference import layout, quantize
+from tests.reference import layout, quantize, rms_norm, silu_mul
 from tests.support.backends import Backend, available, cpu_backends, emulated_kernels, emulator_parameters
 from tests.support.cases import FLOAT_DTYPES, GemmCase, dtype_name, generator, grouped, random_int8
 from tests.support.check import Inputs, check_product, followed
@@ -145,6 +145,27 @@ def test_quantize_reads_rows_far_apart(op: str, backend: Backend) -> None:
     q, scale, got_zero = backend.quantize(x, far_apart(fixed, APART), far_apart(zero, APART), False)
     assert_equal(q, want.q)
     assert_equal(got_zero, zero)
+
+
+@backends("rms_norm")
+def test_rms_norm_reads_rows_far_apart(op: str, backend: Backend) -> None:
+    x, residual = torch.randn(2, MANY, 70, generator=generator("far"))
+    z, weight = x + residual, torch.linspace(0.5, 2, 70)
+    for stride in (FAR, APART):
+        far = far_apart(x, stride), weight, 1e-6, far_apart(residual, stride)
+        got, added = backend.run("rms_norm", *far)
+        assert_equal(got, rms_norm.rms_norm_steps(z, weight, 1e-6))
+        assert_equal(added, z)
+        assert_equal(backend.run("rms_norm_int8", *far)[0], rms_norm.rms_norm_int8(z, weight, 1e-6, True).q)
+
+
+@backends("silu_mul")
+def test_silu_mul_reads_rows_far_apart(op: str, backend: Backend) -> None:
+    gate, up = torch.randn(2, MANY, 70, generator=generator("far"))
+    for stride in (FAR, APART):
+        far = far_apart(gate, stride), far_apart(up, stride)
+        assert_equal(backend.run("silu_mul", *far)[0], silu_mul.silu_mul_steps(gate, up))
+        assert_equal(backend.run("silu_mul_int8", *far)[0], silu_mul.silu_mul_int8(gate, up, True).q)
 
 
 def test_pack_reads_rows_far_apart() -> None:

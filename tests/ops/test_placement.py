@@ -28,6 +28,9 @@ def arguments() -> dict[str, dict[str, Any]]:
     return {
         "quantize_int8": {"x": torch.ones(M, K), "scale": torch.ones(M), "zero_point": i.a_zero_point,
                           "symmetric": False},
+        **{op: {"x": torch.ones(M, K), "weight": torch.ones(K), "eps": 1e-6, "residual": torch.ones(M, K)}
+           for op in ("rms_norm", "rms_norm_int8")},
+        **{op: {"x": torch.ones(M, K), "up": torch.ones(M, K)} for op in ("silu_mul", "silu_mul_int8")},
         "gemm_int8": {**int8, "out_dtype": torch.float32},
         "gemm_int8_quantized": {**int8, "out_scale": torch.ones(M)},
         "gemm_int4": {"a": torch.ones(M, K), **int4},

@@ -79,6 +79,21 @@ def sparse24_calls(op: str) -> Iterator[tuple[Any, ...]]:
         yield (x.bfloat16(), data, scales[:1], -1, None, None, None, None, torch.bfloat16, "silu", gate)
 
 
+def activation_calls(op: str) -> Iterator[tuple[Any, ...]]:
+    """Calls of rms_norm, silu_mul and their int8 forms."""
+    x = torch.randn(9, 70, generator=generator("activations"))
+    last = (False,) if op.endswith("int8") else ()
+    if op.startswith("rms_norm"):
+        weight = torch.ones(70)
+        yield (x, weight)
+        yield (x.half()[:, :65], weight.half()[:65], 1e-5, x.half()[:, 5:], *last)
+        yield (x.bfloat16()[:0], weight.bfloat16())
+    else:
+        yield (x,)
+        yield (x.half()[:, :65], x.half()[:, 5:], *last)
+        yield (x.bfloat16()[:0], None, *last)
+
+
 def sample_calls(op: str) -> Iterator[tuple[Any, ...]]:
     """Positional arguments of several calls that differ in shape, stride, dtype and optional arguments."""
     g = generator("samples")
@@ -90,6 +105,8 @@ def sample_calls(op: str) -> Iterator[tuple[Any, ...]]:
         yield (x.bfloat16()[:1], torch.tensor([0.1]))
         yield (x, torch.rand(9, 1) + 0.1, torch.zeros(9, 1, dtype=torch.int8), False)
         yield (x[:0],)
+    elif op.startswith(("rms_norm", "silu_mul")):
+        yield from activation_calls(op)
     elif op == "pack_int8":
         yield from ((w,), (w[:5, :64],), (w[:0],), (w[:, :0],), (w, 128))
     elif op == "pack_int4":
@@ -236,6 +253,14 @@ def gated(x: torch.Tensor, packed: lamina.PackedInt8, w_scale: torch.Tensor) -> 
     return y.q * y.scale
 
 
+def gated_mlp(x: torch.Tensor, packed: lamina.PackedInt8, w_scale: torch.Tensor) -> torch.Tensor:
+    norm = torch.ones_like(x[0])
+    q, residual = lamina.rms_norm_int8(x, norm, residual=x)
+    y = lamina.gemm_int8(q.q, packed, q.scale, w_scale)
+    hidden = lamina.silu_mul_int8(y, y * 2, symmetric=False)
+    return hidden.q.sum(1) + lamina.rms_norm(residual, norm).sum(1) + lamina.silu_mul(y, y).sum(1)
+
+
 @pytest.fixture
 def fresh_dynamo() -> Iterator[None]:
     torch._dynamo.reset()
@@ -244,7 +269,7 @@ def fresh_dynamo() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("fresh_dynamo")
-@pytest.mark.parametrize("layer", [linear, gated])
+@pytest.mark.parametrize("layer", [linear, gated, gated_mlp])
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
 def test_compiles_to_one_graph_for_every_m(backend: str, layer: Callable[..., torch.Tensor]) -> None:
     inputs = GEMM_BY_NAME["seven_rows"].inputs()

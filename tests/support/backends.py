@@ -37,7 +37,9 @@ STANDS_FOR_STORES = {
     "gemm_int4": ("sm80_m32", "sm90a_m32"),
     "gemm_int4_int8": ("sm80_m64", "sm90a_m32"),
     **{f"matmul_sparse24{of}": ("sm80_m64", "sm90a_m64") for of in ("", "_int8", "_int4", "_int4_int8")},
-    **dict.fromkeys(("quantize_int8", "paged_kv", "merge_attention_states"), ("rows",)),
+    **dict.fromkeys(
+        ("quantize_int8", "rms_norm", "silu_mul", "paged_kv", "merge_attention_states"), ("rows",)
+    ),
 }
 
 
@@ -139,11 +141,15 @@ class Backend:
         """The first bad index that kernels have recorded, which it forgets; a CPU kernel records none."""
         return ""
 
-    def quantize(self, x: torch.Tensor, *args: Any, **options: Any) -> tuple[torch.Tensor, ...]:
+    def run(self, op: str, *args: Any, **options: Any) -> tuple[torch.Tensor, ...]:
+        """The results of the op, in a tuple, for operands in this backend's memory."""
         placed, named = self._place_all(args), self._place_all(options.values())
         with self.active() as ops:
-            results = ops.quantize_int8(self.place(x), *placed, **dict(zip(options, named, strict=True)))
-        return tuple(result.cpu() for result in results)
+            results = getattr(ops, op)(*placed, **dict(zip(options, named, strict=True)))
+        return tuple(r.cpu() for r in (results if isinstance(results, tuple) else (results,)))
+
+    def quantize(self, x: torch.Tensor, *args: Any, **options: Any) -> tuple[torch.Tensor, ...]:
+        return self.run("quantize_int8", x, *args, **options)
 
     def pack(self, w: torch.Tensor, group: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         with self.active() as ops:
@@ -160,41 +166,24 @@ class Backend:
         sums: torch.Tensor,
         out_dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
-        i = inputs
-        with self.active() as ops:
-            out: torch.Tensor = ops.gemm_int8(
-                *self._operands(i, data, sums),
-                out_dtype,
-                i.activation,
-                *self._place_all((i.gate, i.residual)),
-                i.max_sms,
-            )
-        return out.cpu()
+        i, operands = inputs, self._operands(inputs, data, sums)
+        then = (out_dtype, i.activation, i.gate, i.residual, i.max_sms)
+        return self.run("gemm_int8", *operands, *then)[0]
 
     def matmul_sparse24_int8(self, i: GemmInputs, out_dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """gemm() with i.w compressed."""
         sparse = torch.ops.lamina.compress_sparse24(i.w)
         with self.active() as ops:
             data, sums = ops.pack_sparse24(*sparse, i.w.shape[1], self.sparse24_layout, i.group)
-            out: torch.Tensor = ops.matmul_sparse24_int8(
-                *self._operands(i, data, sums),
-                out_dtype,
-                i.activation,
-                *self._place_all((i.gate, i.residual)),
-                i.max_sms,
-            )
-        return out.cpu()
+        then = (out_dtype, i.activation, i.gate, i.residual, i.max_sms)
+        return self.run("matmul_sparse24_int8", *self._operands(i, data, sums), *then)[0]
 
     def gemm_quantized(
         self, inputs: GemmInputs, out_scale: torch.Tensor | None = None, symmetric: bool = True
     ) -> tuple[torch.Tensor, ...]:
-        i, place = inputs, self._place_all
-        operands = self._operands(i, *self.pack(i.w, i.group))
-        with self.active() as ops:
-            results = ops.gemm_int8_quantized(
-                *operands, i.activation, *place((i.gate, i.residual, out_scale)), symmetric, i.max_sms
-            )
-        return tuple(result.cpu() for result in results)
+        i, operands = inputs, self._operands(inputs, *self.pack(inputs.w, inputs.group))
+        then = (i.activation, i.gate, i.residual, out_scale, symmetric, i.max_sms)
+        return self.run("gemm_int8_quantized", *operands, *then)
 
     def gemm_int4_int8(self, inputs: Int4Inputs, out_dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return self.gemm_int4_int8_packed(inputs, inputs.pack(self.int4_layout), out_dtype)
@@ -225,7 +214,7 @@ class Backend:
     def _operands(self, i: GemmInputs, data: torch.Tensor, sums: torch.Tensor) -> list[Any]:
         # TMA needs aligned rows; the planner gives other rows to another kernel (tests/ops/test_emulator.py).
         a = in_aligned_rows(i.a) if self.isa.startswith("sm90a") else i.a
-        return self._place_all((a, data, sums, i.a_scale, i.w_scale, i.a_zero_point, i.bias))
+        return [a, data, sums, i.a_scale, i.w_scale, i.a_zero_point, i.bias]
 
     def _place_all(self, arguments: Iterable[Any]) -> list[Any]:
         return [self.place(arg) if isinstance(arg, torch.Tensor) else arg for arg in arguments]

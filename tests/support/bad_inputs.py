@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import lamina
+from tests.support.bad_activations import bad_rms_norm_inputs, bad_silu_mul_inputs
 from tests.support.bad_gemm_int4 import bad_gemm_int4_inputs
 from tests.support.bad_gemm_int4_int8 import bad_gemm_int4_int8_inputs
 from tests.support.bad_input import INT8, RAW, BadInput, K, M, N, bytes_
@@ -326,6 +327,8 @@ def bad_inputs() -> list[BadInput]:
     gemm_inputs = (*bad_gemm_inputs(), *bad_grouped_inputs(), *bad_quantized_inputs())
     return [
         *bad_quantize_inputs(),
+        *bad_rms_norm_inputs(),
+        *bad_silu_mul_inputs(),
         *gemm_inputs,
         *bad_pack_inputs(),
         *bad_int4_inputs(),

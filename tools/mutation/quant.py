@@ -52,6 +52,14 @@ MUTANTS = (
         ("quantize: rows of zeros get scale 0", "/ 127.0f, FLT_MIN)", "/ 127.0f, 0.0f)"),
     ),
     *plant(
+        "csrc/quant/int8_row.h",
+        (
+            "quantize: last value not searched",
+            "j < k; ++j) { const int32_t key",
+            "j < k - 1; ++j) { const int32_t key",
+        ),
+    ),
+    *plant(
         "csrc/quant/perm.cc",
         (
             "perm: one feature too many is allowed",

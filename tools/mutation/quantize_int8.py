@@ -7,16 +7,7 @@ from tools.mutation.mutant import CAPPED, plant
 MUTANTS = (
     *plant(
         "csrc/ops/quantize_int8/cpu/body.h",
-        (
-            "quantize: last value not searched",
-            "j < k; ++j) { const int32_t key",
-            "j < k - 1; ++j) { const int32_t key",
-        ),
-        (
-            "quantize: static scale of the first row",
-            "p.static_scale[i], p.symmetric",
-            "p.static_scale[0], p.symmetric",
-        ),
+        ("quantize: static scale of the first row", "p.static_grid(i)", "p.static_grid(0)"),
         ("quantize: row stride ignored", "i * p.x_stride", "i * p.k"),
     ),
     *plant(

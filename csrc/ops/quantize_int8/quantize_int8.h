@@ -17,20 +17,22 @@
 #include "base/numeric.h"
 #include "base/parallel.h"
 #include "base/status.h"
+#include "quant/int8_rows.h"
 
 namespace lamina::quantize_int8 {
 
-struct Params {
+struct Params : Int8Rows {
   int64_t m = 0, k = 0;
   const void* x = nullptr;  // [m, k] of x_dtype, unit column stride
   DType x_dtype = DType::kF32;
-  int64_t x_stride = 0;  // elements between rows of x
-  bool symmetric = true;
+  int64_t x_stride = 0;                 // elements between rows of x
   Broadcast<float> static_scale;        // [m]; not given: dynamic
   Broadcast<int8_t> static_zero_point;  // [m], with static_scale and !symmetric
-  int8_t* q = nullptr;                  // [m, k] contiguous
-  float* scale = nullptr;               // [m]
-  int8_t* zero_point = nullptr;         // [m], used when !symmetric
+
+  // The static grid of row i.
+  constexpr Grid static_grid(int64_t i) const {
+    return {static_scale[i], symmetric ? 0 : int32_t{static_zero_point[i]}};
+  }
 };
 
 // An error unless every value is finite and at least FLT_MIN. `what` opens the message: "op: argument".

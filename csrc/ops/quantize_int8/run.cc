@@ -2,11 +2,10 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
-#include <sstream>
 #include <vector>
 
 #include "base/cpu_kernel.h"
-#include "base/int_math.h"
+#include "base/row_plan.h"
 #include "ops/quantize_int8/cpu/kernel.h"
 #include "ops/quantize_int8/quantize_int8.h"
 
@@ -19,9 +18,8 @@ namespace lamina::quantize_int8 {
 
 namespace {
 
-// The fewest elements for which waking a thread pays: at about 4 elements a cycle they take longer than the wake-up,
-// 5 us.
-constexpr int64_t kGrainElements = 64 * 1024;
+// At about 4 elements a cycle a task takes longer than the wake-up of its thread, 5 us.
+constexpr RowPlan kPlan{"quantize_int8", "k", 64 * 1024};
 
 const std::vector<CpuKernel>& kernels() {
   static const std::vector<CpuKernel> rows = {
@@ -31,10 +29,6 @@ const std::vector<CpuKernel>& kernels() {
 #undef LAMINA_CUDA_KERNEL
   };
   return rows;
-}
-
-int64_t grain_rows(int64_t k) {
-  return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, k));
 }
 
 }  // namespace
@@ -55,25 +49,15 @@ Status run(const Params& params, const Parallel& parallel) {
       return status;
   if (Status status = cpu_info(cpu); !status.is_ok()) return status;
   const CpuKernel& kernel = choose_kernel(kernels(), cpu.isa);
-  parallel.for_range(params.m, grain_rows(params.k),
+  parallel.for_range(params.m, kPlan.grain_rows(params.k),
                      [&](int64_t begin, int64_t end) { kernel.quantize_rows(params, begin, end); });
   return Status::ok();
 }
 
 Status explain(int64_t m, int64_t k, int threads, std::string& text) {
   CpuInfo cpu;
-  if (m < 0 || k < 0)
-    return Status::error("quantize_int8: m = ", m, ", k = ", k, "; none may be negative");
   if (Status status = cpu_info(cpu); !status.is_ok()) return status;
-  std::ostringstream out;
-  out << "quantize_int8  m = " << m << ", k = " << k << "\n"
-      << "kernel         " << choose_kernel(kernels(), cpu.isa).name << ": best of this build for "
-      << isa_name(cpu.isa) << "\n"
-      << "tasks          "
-      << std::min<int64_t>(threads, std::max<int64_t>(1, ceil_div(m, grain_rows(k)))) << " on "
-      << threads << " threads: a task is at least " << kGrainElements << " elements";
-  text = out.str();
-  return Status::ok();
+  return kPlan.explain(m, k, choose_kernel(kernels(), cpu.isa).name, cpu.isa, threads, text);
 }
 
 }  // namespace lamina::quantize_int8

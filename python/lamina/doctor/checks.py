@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lamina import ops
-from lamina.doctor import attention, sparse24
+from lamina.doctor import activations, attention, sparse24
 from lamina.doctor.outcome import DeviceCheck, Outcome
 from lamina.ops import pack_int4, pack_int8
 from lamina.ops.pack_int4 import INT4_LAYOUTS, layout_for
@@ -258,6 +258,7 @@ def _short(dtype: torch.dtype) -> str:
 # The checks of pack_int8 and pack_int4 also unpack.
 CHECKS: dict[str, DeviceCheck] = {
     "quantize_int8": _check_quantize_int8,
+    **activations.CHECKS,
     "pack_int8": _check_pack_int8,
     "pack_int4": _check_pack_int4,
     "gemm_int8": _check_gemm_int8,

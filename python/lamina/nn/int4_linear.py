@@ -17,7 +17,7 @@ from lamina.nn.packed_linear import (
     require_loaded,
 )
 from lamina.nn.parts import Layer, part_of_int4
-from lamina.ops import PackedInt4, gemm_int4, gemm_int4_int8, pack_int4
+from lamina.ops import PackedInt4, QuantizedInt8, gemm_int4, gemm_int4_int8, pack_int4
 from lamina.ops.dequantize import add_to_features
 from lamina.ops.gemm_int4 import GROUP_STEP
 from lamina.ops.pack_int4 import CPU_LAYOUT, CUDA_LAYOUT, layout_for, packed_int4_shape
@@ -263,7 +263,17 @@ class Int4Linear(PackedLinear):
     def _part(self: Layer, n: Range, k: Range) -> Layer:
         return part_of_int4(self, n, k)
 
+    @property
+    def quantizes(self) -> str | None:
+        return "symmetric" if self.activations == "int8" else None
+
     def _product(self, rows: Tensor) -> Tensor:
+        return self._multiply(rows, rows.dtype)
+
+    def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype) -> Tensor:
+        return self._multiply(a.q, dtype, a_scale=a.scale, a_zero_point=a.zero_point)
+
+    def _multiply(self, rows: Tensor, dtype: torch.dtype, **of_rows: Tensor | None) -> Tensor:
         scale, zero_point = self.weight_scale, self.weight_zero_point
         if rows.is_cuda and self.activations == "float":
             scale = scale.to(rows.dtype)  # itself, where it has that dtype
@@ -276,8 +286,9 @@ class Int4Linear(PackedLinear):
             group=self.group,
             w_zero_point=zero_point,
             bias=self.bias,
-            out_dtype=rows.dtype,
+            out_dtype=dtype,
             perm=self.perm,
+            **of_rows,
         )
 
     @staticmethod
@@ -325,9 +336,7 @@ class Int4Linear(PackedLinear):
         return state | {"weight_packed": _repacked(loaded, layout), "weight_format": own}
 
     def _set(self, more: list[int]) -> None:
-        self._group = more[0]
-        self._symmetric = bool(more[1])
-        self._activations = ACTIVATIONS[more[2]]
+        self._group, self._symmetric, self._activations = more[0], bool(more[1]), ACTIVATIONS[more[2]]
 
     def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:
         group, symmetric, activations, has_perm = more

@@ -15,7 +15,7 @@ from lamina.nn.packed_linear import (
     ordinary_tensors,
     require_loaded,
 )
-from lamina.ops import PackedInt8, PackedSparse24, gemm_int8, pack_int8, quantize_int8
+from lamina.ops import PackedInt8, PackedSparse24, QuantizedInt8, gemm_int8, pack_int8, quantize_int8
 from lamina.ops.pack_int8 import TILE_K, TILE_N, packed_shape
 from lamina.ops.tiles import Range, is_at_tiles
 from lamina.quant import quantize_weight_int8
@@ -184,10 +184,20 @@ class Int8Linear(PackedLinear):
             setattr(module, name, None if held is None else held.clone())
         return module
 
+    @property
+    def quantizes(self) -> str | None:
+        if self.input_scale is not None:
+            return "static"
+        return "symmetric" if self.symmetric else "asymmetric"
+
+    def quantize(self, rows: Tensor) -> QuantizedInt8:
+        scale, zero_point = self.input_scale, self.input_zero_point
+        return quantize_int8(rows, scale=scale, zero_point=zero_point, symmetric=self.symmetric)
+
     def _product(self, rows: Tensor) -> Tensor:
-        a = quantize_int8(
-            rows, scale=self.input_scale, zero_point=self.input_zero_point, symmetric=self.symmetric
-        )
+        return self._product_int8(self.quantize(rows), rows.dtype)
+
+    def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype) -> Tensor:
         return self.MATMUL(
             a.q,
             self.packed_weight,
@@ -195,7 +205,7 @@ class Int8Linear(PackedLinear):
             self.weight_scale,
             a_zero_point=a.zero_point,
             bias=self.bias,
-            out_dtype=rows.dtype,
+            out_dtype=dtype,
         )
 
     def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:

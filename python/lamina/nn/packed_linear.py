@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from lamina.nn.linear_input import autocast, call_on_jagged, call_on_proxy
 from lamina.nn.packed_weight import PackedWeight, refuse_to_write
+from lamina.nn.rows import as_rows
+from lamina.ops import QuantizedInt8, quantize_int8
 from lamina.ops.tiles import Range
 from lamina.quant import WEIGHT_DTYPES, require_finite
 
@@ -142,10 +144,36 @@ class PackedLinear(nn.Module):
             raise ValueError(
                 f"{self._kind}: x must be [..., k] with k = {self.in_features}, got {list(x.shape)}"
             )
-        rows = x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0)
-        if rows.stride(1) != 1:
-            rows = rows.contiguous()
-        return self._product(rows).reshape(*x.shape[:-1], self.out_features)
+        return self._product(as_rows(x)).reshape(*x.shape[:-1], self.out_features)
+
+    @property
+    def quantizes(self) -> str | None:
+        """How `forward` quantises activations: "symmetric" or "asymmetric", with the scales of each token;
+        "static", with a scale of this layer; None: the layer multiplies floats.
+
+        Layers whose answers are the same, but for "static", can share the result of `quantize`.
+        """
+        return None
+
+    def quantize(self, rows: Tensor) -> QuantizedInt8:
+        """The activations [m, k] in int8, as `forward` quantises them. ValueError if `quantizes` is None."""
+        self._require_int8()
+        return quantize_int8(rows, symmetric=self.quantizes == "symmetric")
+
+    def forward_quantized(self, a: QuantizedInt8, dtype: torch.dtype) -> Tensor:
+        """The output [m, n] in `dtype` for activations [m, k] that are quantised already.
+
+        layer.forward_quantized(layer.quantize(x), x.dtype) has the bits of layer(x). An asymmetric `a` is
+        allowed for every layer.
+
+        Raises   ValueError if `quantizes` is None, or for an `a` of another k
+        """
+        self._require_int8()
+        if a.q.dim() != 2 or a.q.shape[1] != self.in_features:
+            raise ValueError(
+                f"{self._kind}: a.q must be [m, k] with k = {self.in_features}, got {list(a.q.shape)}"
+            )
+        return self._product_int8(a, dtype)
 
     @property
     def _has_gradient(self) -> bool:
@@ -175,6 +203,16 @@ class PackedLinear(nn.Module):
     def _product(self, rows: Tensor) -> Tensor:
         """[m, k] -> [m, n] in the dtype of rows."""
         raise NotImplementedError
+
+    def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype) -> Tensor:
+        """[m, k] -> [m, n] in `dtype`, if `quantizes` is not None."""
+        raise NotImplementedError
+
+    def _require_int8(self) -> None:
+        if self.quantizes is None:
+            raise ValueError(
+                f"{self._kind}: this layer multiplies floats; call it with the activations themselves"
+            )
 
     def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:
         """Why this class cannot take `more`, its part of weight_format, or the tensors; None if it can."""

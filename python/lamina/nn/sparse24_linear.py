@@ -14,6 +14,7 @@ from lamina.nn.int8_linear import Int8Linear
 from lamina.nn.packed_linear import PackedLinear, checked_bias, ordinary_tensors, require_loaded
 from lamina.ops import (
     PackedSparse24,
+    QuantizedInt8,
     compress_sparse24,
     matmul_sparse24,
     matmul_sparse24_int4,
@@ -104,6 +105,10 @@ class Sparse24Int8Linear(Int8Linear):
         _require_cpu(self, rows)
         return super()._product(rows)
 
+    def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype) -> Tensor:
+        _require_cpu(self, a.q)
+        return super()._product_int8(a, dtype)
+
 
 class Sparse24Int4Linear(Int4Linear):
     """Int4Linear with a 2:4 weight: of four consecutive input features each output feature keeps two.
@@ -187,6 +192,10 @@ class Sparse24Int4Linear(Int4Linear):
     def _product(self, rows: Tensor) -> Tensor:
         _require_cpu(self, rows)
         return super()._product(rows)
+
+    def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype) -> Tensor:
+        _require_cpu(self, a.q)
+        return super()._product_int8(a, dtype)
 
 
 class Sparse24Linear(PackedLinear):

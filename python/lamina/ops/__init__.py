@@ -21,6 +21,8 @@ from lamina.ops.paged_attention import paged_attention
 from lamina.ops.paged_kv import append_paged_kv, compact_kv, copy_kv_blocks, gather_paged_kv
 from lamina.ops.quantize_int8 import QuantizedInt8, quantize_int8
 from lamina.ops.registration import register_fakes
+from lamina.ops.rms_norm import rms_norm, rms_norm_int8
+from lamina.ops.silu_mul import silu_mul, silu_mul_int8
 
 __all__ = [
     "PackedInt4",
@@ -49,6 +51,10 @@ __all__ = [
     "pack_sparse24",
     "paged_attention",
     "quantize_int8",
+    "rms_norm",
+    "rms_norm_int8",
+    "silu_mul",
+    "silu_mul_int8",
 ]
 
 register_fakes("lamina")

@@ -162,3 +162,23 @@ def _finished(y: Tensor, bound: Tensor, bias: Tensor | None, out_dtype: torch.dt
 
 def _f32(x: Tensor) -> Tensor:
     return x.float().double()
+
+
+def rms_norm(z: Tensor, weight: Tensor, eps: float) -> Expected:
+    """z [m, n], the new residual if there is one; weight [n]. Sums of squares must not overflow f32."""
+    values, scales = z.double(), weight.double()
+    mean = values.square().mean(1, keepdim=True) + torch.tensor(eps).double()
+    exact = values / mean.sqrt() * scales
+    columns = 4096 // z.dtype.itemsize  # that a block of a GPU takes at once
+    steps = 14 + -(-z.shape[1] // columns)
+    relative = (steps / 2 + 5) * U + 2 * U_OUT[z.dtype]
+    smallest = max(TINY[z.dtype] / 2, UNDERFLOW)
+    return Expected(exact, (exact.abs() * relative + smallest * (1 + scales.abs())) * (1 + 2.0**-6))
+
+
+def silu_mul(gate: Tensor, up: Tensor) -> Expected:
+    """gate and up [m, n]."""
+    factor = up.double()
+    exact = torch.nn.functional.silu(gate.double()) * factor
+    bound = exact.abs() * (7 * U + U_OUT[gate.dtype]) + 2.0**-148 * factor.abs() + TINY[gate.dtype]
+    return Expected(exact, bound * (1 + 2.0**-7))

@@ -22,16 +22,11 @@ struct Rows {
   static constexpr const char* kName = "quantize_int8_rows";
   static constexpr int kThreads = 256, kMinBlocks = 4;
   using InRow = Int8Row<In, kThreads>;
-  using Chunk = typename InRow::Chunk;
-  static constexpr int kChunk = InRow::kChunk, kSmemBytes = InRow::kSmemBytes;
-
-  struct alignas(kChunk) Quantized {
-    int8_t value[kChunk];
-  };
+  static constexpr int kSmemBytes = InRow::kSmemBytes;
 
   LAMINA_DEVICE static RowGrid find_grid(const Params& p, int64_t i, Range range) {
     if (!p.static_scale.is_given()) return row_grid(range, p.symmetric);
-    const Grid grid{p.static_scale[i], p.symmetric ? 0 : int32_t{p.static_zero_point[i]}};
+    const Grid grid = p.static_grid(i);
     // The host cannot check the value of a static scale before the launch, so the kernel does.
     return {grid, !range.has_nan() && grid.scale >= FLT_MIN && grid.scale <= FLT_MAX};
   }
@@ -46,26 +41,9 @@ struct Rows {
 
   LAMINA_DEVICE static void quantize_row(const Params& p, int64_t i) {
     const In* const x = static_cast<const In*>(p.x) + i * p.x_stride;
-    int8_t* const q = p.q + i * p.k;
-    const RowGrid found = find_grid(p, i, InRow::find_range(x, p.k, dev::dynamic_smem()));
-    const Quantizer quantizer = found.quantizer(p.symmetric);
-    InRow::for_chunks(x, p.k, [&](int64_t j, int count, const Chunk& chunk) {
-      Quantized result;
-#pragma unroll
-      for (int e = 0; e < kChunk; ++e)
-        result.value[e] = found.is_there ? quantizer(to_f32(chunk.value[e])) : int8_t{0};
-      if (count == kChunk && reinterpret_cast<uintptr_t>(q) % kChunk == 0) {
-        dev::store_global(reinterpret_cast<Quantized*>(q + j), result);
-      } else {
-#pragma unroll
-        for (int e = 0; e < kChunk; ++e)
-          if (e < count) dev::store_global(q + j + e, result.value[e]);
-      }
-    });
-    if (dev::thread_index() != 0) return;
-    const Grid grid = found.kept();
-    dev::store_global(p.scale + i, grid.scale);
-    if (!p.symmetric) dev::store_global(p.zero_point + i, static_cast<int8_t>(grid.zero_point));
+    const auto values = [&](int64_t j, int count) { return InRow::load(x + j, count); };
+    const Range range = InRow::find_range(p.k, values, dev::dynamic_smem());
+    InRow::store(find_grid(p, i, range), p.k, values, p, i);
   }
 };
 
