@@ -28,7 +28,7 @@ FORCE:
 .PHONY: FORCE help demo test test-all bench mutants kernel-report docs build lint types format clean
 
 help:
-	@echo "make demo      compress a real sentence encoder, compare size, speed and embeddings"
+	@echo "make demo      compress a real language model, compare size, speed and perplexity with torch and llama.cpp"
 	@echo "make test      all tests but the slow ones; test-all: those too"
 	@echo "make mutants   plant bugs in the kernels, count those that the tests catch"
 	@echo "make bench     benchmark against peers in the same process"

@@ -1,4 +1,4 @@
-"""The command `lamina demo`, its tables and notes."""
+"""`lamina demo --model minilm`: its tables and notes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 from statistics import median
+from typing import NoReturn
 
 import click
 import torch
@@ -28,28 +29,21 @@ from lamina.cli.demo.sentences import SENTENCES
 from lamina.cli.environment import environment
 from lamina.devices import cuda_problem
 
+MIN_REPEATS = 20
 
-@click.command()
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--scheme",
-    "schemes",
-    type=click.Choice(list(MIN_COSINE)),
-    multiple=True,
-    help="May be repeated; by default all that run on the device.",
-)
-@click.option("--repeats", type=click.IntRange(min=20), default=30, show_default=True, help="Timed runs.")
-@click.option(
-    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here."
-)
-@click.option("-v", "--verbose", is_flag=True, help="Cosine similarity of every sentence.")
-def demo(device: str, schemes: tuple[str, ...], repeats: int, json_path: Path | None, verbose: bool) -> None:
-    """Compress a real sentence encoder; compare size, latency and embeddings with torch in the same run.
 
-    On a CUDA device torch runs the model in f32 and in f16, and the f16 model is compressed.
+def run_encoder(
+    device: str, schemes: tuple[str, ...], repeats: int, json_path: Path | None, verbose: bool
+) -> NoReturn:
+    """Compresses the encoder, prints size, latency and embeddings beside torch, and exits.
 
-    Exit status 1 if a sentence's cosine similarity is under the bound of its scheme.
+    On a CUDA device torch runs the model in f32 and in f16, and the f16 model is compressed. Exit status 1 if
+    the cosine similarity of a sentence is under the bound of its scheme.
     """
+    if unknown := set(schemes) - set(MIN_COSINE):
+        raise click.UsageError(f"--scheme {min(unknown)}: allowed for {MODEL_NAME}: {', '.join(MIN_COSINE)}")
+    if repeats < MIN_REPEATS:
+        raise click.UsageError(f"--repeats {repeats}: must be at least {MIN_REPEATS} for {MODEL_NAME}")
     device = _choose_device(device)
     chosen = list(dict.fromkeys(schemes)) or list(SCHEME_NAMES[device])
     if missing := set(chosen) - set(SCHEME_NAMES[device]):
