@@ -52,9 +52,9 @@ class Variant(NamedTuple):
         return f"{what}{rounded}; head {self.head or 'float'}"
 
 
-# The most perplexity, relative to torch f32: some percent above what was measured on 2026-11-29, which is 1.031
-# for w8a8, 1.044 with the int8 head, 1.012 and 1.032 for the weights of the file, and 1.205 for those rounded
-# anew.
+# The most perplexity, relative to torch f32: some percent above the measured one (2026-11-29), which is 1.031
+# for w8a8, 1.044 with the int8 head, 1.012 and 1.032 for the weights of the file, and 1.205 for those that
+# are rounded anew.
 VARIANTS = {
     BASELINE: Variant(),
     "torch bf16": Variant(dtype=torch.bfloat16, most=1.03),
