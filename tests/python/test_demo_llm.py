@@ -27,6 +27,7 @@ from lamina.cli.demo import llm, llm_command, llm_measure  # noqa: E402
 from lamina.cli.demo.encoder import DemoError  # noqa: E402
 from lamina.cli.demo.llama_cpp import LlamaCpp  # noqa: E402
 from lamina.cli.demo.llm_measure import LlmResult  # noqa: E402
+from lamina.integrations.transformers import accelerate  # noqa: E402
 
 has_model = importlib.util.find_spec(llm.MODEL_PACKAGE) is not None
 needs_model = pytest.mark.skipif(not has_model, reason=f"needs the weights: {llm.INSTALL}")
@@ -165,7 +166,7 @@ def model() -> Any:
     )
     made = transformers.LlamaForCausalLM(config).eval()
     lamina.compress(made, "w8a8")
-    made.set_attn_implementation("lamina")
+    accelerate(made)
     return made
 
 
@@ -178,7 +179,10 @@ class Letters:
     """A tokenizer with a token a letter, and the methods that a conversation needs."""
 
     def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> list[int]:
-        return [ord(letter) for m in messages for letter in f"{m['role'][0]}:{m['content']};"] + [ord(">")]
+        return [ord(letter) for m in messages for letter in f"{m['role'][0]}:{m['content']};"] + [
+            ord("a"),
+            ord(":"),
+        ]
 
     def decode(self, ids: Any, **_: Any) -> str:
         return "".join(chr(int(at)) for at in (ids if isinstance(ids, list) else ids.tolist()) if at != 127)
@@ -224,7 +228,7 @@ def test_a_conversation_drops_what_has_no_room(model: Any) -> None:
         answer = talk.answer(question, 8, lambda _: None)
     assert answer == plain_answer(model, talk._messages[:-1], 8)
     assert len(talk._messages) < 6
-    with pytest.raises(ValueError, match=r"the question has 104 tokens .* at most 40 are allowed"):
+    with pytest.raises(ValueError, match=r"the question has 105 tokens .* at most 40 are allowed"):
         talk.answer("x" * 100, 8, lambda _: None)
 
 
@@ -232,7 +236,7 @@ def test_chat_goes_on_after_an_error_and_ends(monkeypatch: pytest.MonkeyPatch, m
     monkeypatch.setattr("lamina.cli.chat.load", lambda names: iter([(names[0], model, Letters())]))
     result = run("chat", "--max-tokens", "4", input=f"{'y' * 2100}\nhello\n/reset\n/quit\nnever\n")
     assert result.exit_code == 0, result.output
-    assert "the question has 2104 tokens" in result.output
+    assert "the question has 2105 tokens" in result.output
     assert run("chat", input="").exit_code == 0  # the end of the input
 
 

@@ -106,8 +106,9 @@ def _fuse(layer: Any) -> None:
     mlp.gate_up_proj = merge_rows_of(mlp, "gate_proj", "up_proj")
     for name in ("q_norm", "k_norm"):
         setattr(attention, name, getattr(attention, name, None))
-    attention.__class__ = _with(_FusedAttention, type(attention))
-    mlp.__class__ = _with(_FusedMlp, type(mlp))
+    kinds: list[Any] = [type(attention), type(mlp)]
+    attention.__class__ = _with(_FusedAttention, kinds[0])
+    mlp.__class__ = _with(_FusedMlp, kinds[1])
 
 
 def merge_rows_of(parent: nn.Module, *names: str) -> PackedLinear:

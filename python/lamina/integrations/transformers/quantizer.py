@@ -161,7 +161,7 @@ class LaminaHfQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **_: Any) -> bool:
         """True for the weights to pack, and for the tensors of packed layers, which load_layer() checks."""
-        layer, _, part = param_name.rpartition(".")
+        layer, _dot, part = param_name.rpartition(".")
         return layer in self._entries if self.pre_quantized else layer in self._schemes and part == "weight"
 
     def get_quantize_ops(self) -> ConversionOps:
