@@ -162,8 +162,7 @@ class CompressionReport:
         return lines
 
 
-# A model with fewer weights than this gets an advice: docs/quantization.md has the perplexity of SmolLM2-135M
-# with groups of 128 and of 32.
+# A model with fewer weights than this gets an advice; the limit is a judgement, not a measurement.
 SMALL, ADVISED_GROUP = 1_000_000_000, 32
 # Tensors that stay float are printed if they have at least this share of the model's bytes.
 LARGE = 0.01
