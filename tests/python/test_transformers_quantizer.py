@@ -157,3 +157,63 @@ def test_a_bad_config_is_refused(options: dict[str, Any], message: str) -> None:
 def test_a_model_without_a_packed_layer_is_an_error(floats: Path) -> None:
     with pytest.raises(ValueError, match="no packed layer"):
         load(floats, quantization_config=LaminaConfig("w8a8", skip=["*"]))
+
+
+def test_weights_are_packed_one_at_a_time(floats: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a layer is packed, the later layers still have no values, and the earlier ones are packed."""
+    from lamina.integrations.transformers.quantizer import LaminaHfQuantizer
+
+    kinds: list[tuple[int, int]] = []
+    pack = LaminaHfQuantizer.pack
+
+    def watched(self: Any, model: nn.Module, name: str, weight: Tensor) -> None:
+        linears = [m for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.endswith("_proj")]
+        assert all(m.weight.is_meta for m in linears)
+        pack(self, model, name, weight)
+        kinds.append((len(packed(model)), len(linears)))
+
+    monkeypatch.setattr(LaminaHfQuantizer, "pack", watched)
+    model = load(floats, quantization_config=LaminaConfig("w8a8"))
+    assert len(kinds) >= 14
+    assert [done for done, _ in kinds] == list(range(1, len(kinds) + 1))
+    assert not any(t.is_meta for t in (*model.parameters(), *model.buffers()))
+
+
+def test_biases_are_kept_when_weights_are_packed_while_loading(tmp_path: Path) -> None:
+    model = make(attention_bias=True, mlp_bias=True)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(parameter.data)
+    model.save_pretrained(tmp_path)
+    got = load(tmp_path, quantization_config=LaminaConfig("w8a8"))
+    lamina.compress(model, "w8a8")
+    assert torch.equal(logits(got), logits(model))
+    assert got.model.layers[0].self_attn.q_proj.bias.abs().min() > 0
+
+
+@pytest.mark.parametrize("scheme", ["w4a8", {"*.down_proj": "w8a8", "*": "w4a16"}])
+def test_a_head_with_a_scheme_of_its_own(floats: Path, scheme: Any, tmp_path: Path) -> None:
+    model = load(floats, quantization_config=LaminaConfig(scheme, group=32, head="w8a8"))
+    assert "lm_head" in packed(model) and not model.config.tie_word_embeddings
+    expected = load(floats)
+    lamina.compress(expected, scheme, group=32, head="w8a8")
+    assert torch.equal(logits(model), logits(expected))
+    model.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert packed(again) == packed(model)
+    assert torch.equal(logits(again), logits(model))
+    lamina.save_compressed(model, tmp_path / "lamina")
+    assert torch.equal(logits(load(tmp_path / "lamina")), logits(model))
+
+
+def test_the_model_inside_and_the_model_with_a_head_read_one_folder(floats: Path, tmp_path: Path) -> None:
+    whole = load(floats, quantization_config=LaminaConfig("w8a8", head="w8a8"))
+    whole.save_pretrained(tmp_path / "whole")
+    inside = transformers.AutoModel.from_pretrained(tmp_path / "whole").eval()
+    assert type(inside).__name__ == "LlamaModel"
+    with torch.inference_mode():
+        assert torch.equal(inside(IDS).last_hidden_state, whole.model(IDS).last_hidden_state)
+    inside.save_pretrained(tmp_path / "inside")
+    again = load(tmp_path / "inside")  # its head is new, as for a float model
+    with torch.inference_mode():
+        assert torch.equal(again.model(IDS).last_hidden_state, whole.model(IDS).last_hidden_state)

@@ -28,6 +28,7 @@ SHOWN = 5
 IGNORED = ("*.rotary_emb.inv_freq", "*.masked_bias")  # of old checkpoints: constants of the architecture
 CACHE_SCALES = ("k_scale", "v_scale")
 KEEP = "float"
+KEEP_ALL = "all float"  # in place of a value of `convert`, for dequantize=True
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def load_checkpoint(
     *,
     activations: str | None = None,
     convert: str | None = None,
+    dequantize: bool = False,
     qzeros_borrow: bool | None = None,
     device: torch.device | str | None = None,
     ignore: Sequence[str] = (),
@@ -85,6 +87,9 @@ def load_checkpoint(
     convert      for weights that no product takes as they are stored, such as float8 or 8-bit groups: a
                  scheme of lamina.compress, which quantises them anew, or "float", which keeps the layer
                  float. None: such a layer raises an error. The report has the error of each new weight
+    dequantize   True: every layer becomes an nn.Linear with the values of the file, in the dtype of the
+                 model's own weight, to compress the model anew or to compare with. `activations` and
+                 `convert` must then be None
     qzeros_borrow  of 4-bit GPTQ: see Int4Linear.from_gptq
     device       device of the loaded tensors. None: each goes to the device of the model's own tensor, or to
                  the CPU if that one is on the meta device
@@ -98,7 +103,7 @@ def load_checkpoint(
     Files are mapped into memory and read one layer at a time. Names, shapes and dtypes are checked before
     the model changes. Float tensors are cast to the dtype of the model.
     """
-    _check_arguments(model, activations, convert)
+    _check_arguments(model, activations, convert, dequantize)
     inner = bare(model)
     source = open_source(Path(path), inner, qzeros_borrow)
     compute_buffers(inner)
@@ -114,13 +119,15 @@ def load_checkpoint(
     target = None if device is None else torch.device(device)
     with torch.inference_mode(False), torch.no_grad():
         for layer in planned:
-            _replace(inner, layer, source, activations, convert, target, report)
+            _replace(inner, layer, source, activations, KEEP_ALL if dequantize else convert, target, report)
         _fill(floats, source, target)
     leave_fused_paths(inner)
     return report
 
 
-def _check_arguments(model: nn.Module, activations: str | None, convert: str | None) -> None:
+def _check_arguments(
+    model: nn.Module, activations: str | None, convert: str | None, dequantize: bool
+) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"load_checkpoint: model must be a torch.nn.Module, got {type(model).__name__}")
     if activations not in (None, "float", "int8"):
@@ -129,6 +136,9 @@ def _check_arguments(model: nn.Module, activations: str | None, convert: str | N
         raise ValueError(
             f"load_checkpoint: convert = {convert!r}; allowed: None, {KEEP}, {', '.join(SCHEMES)}"
         )
+    for name, value in (("activations", activations), ("convert", convert)):
+        if dequantize and value is not None:
+            raise ValueError(f"load_checkpoint: {name} = {value!r} with dequantize=True; allowed: None")
 
 
 def _planned(model: nn.Module, source: Source) -> tuple[list[_Planned], list[str]]:
@@ -245,6 +255,8 @@ def _module_of(
     convert: str | None,
     report: CheckpointReport,
 ) -> nn.Module:
+    if convert == KEEP_ALL:
+        return _float_linear(_values(read.weight).to(dtype), bias)
     wanted = read.activations if activations in (None, read.activations.dtype) else Activations(activations)
     if isinstance(read.weight, QuantizedInt4):
         if wanted.scale is not None or not wanted.symmetric:
@@ -282,11 +294,8 @@ def _converted(
             f'no product takes its weight, {read.stored}; pass convert="w8a8" or another scheme to quantise '
             'it anew, or convert="float" to keep the layer float'
         )
-    linear = nn.Linear(w.shape[1], w.shape[0], bias=False, device="meta")
     keep = convert == KEEP or read.stored == "float"
-    linear.weight = nn.Parameter(w.to(dtype) if keep else w, requires_grad=False)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias, requires_grad=False)
+    linear = _float_linear(w.to(dtype) if keep else w, bias)
     if keep:
         return linear
     assert convert is not None
@@ -295,6 +304,21 @@ def _converted(
     error = (module.dequantize_weight() - w).double().norm() / w.double().norm().clamp(min=1e-300)
     report.converted[name] = (read.stored, float(error))
     return module
+
+
+def _float_linear(w: Tensor, bias: Tensor | None) -> nn.Linear:
+    linear = nn.Linear(w.shape[1], w.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(w, requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias, requires_grad=False)
+    return linear
+
+
+def _values(weight: QuantizedInt4 | Int8Weight | Tensor) -> Tensor:
+    """The weight [n, k] of a layer, in f32 if it is quantised."""
+    if isinstance(weight, QuantizedInt4):
+        return weight.dequantize()
+    return weight.q.float() * weight.scale.float()[:, None] if isinstance(weight, Int8Weight) else weight
 
 
 def _scheme_of(module: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""The command `lamina`: info, doctor, explain, demo. Needs the extra `cli` (click and rich)."""
+"""The command `lamina`: info, doctor, explain, demo, chat. Needs the extra `cli` (click and rich)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command group, and the command info; demo, doctor and explain have their own files."""
+"""The command group, and the command info; chat, demo, doctor and explain have their own files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 import lamina
+from lamina.cli.chat import chat
 from lamina.cli.demo.command import demo
 from lamina.cli.doctor import doctor
 from lamina.cli.environment import environment, rows
@@ -40,3 +41,4 @@ def info(as_json: bool) -> None:
 app.add_command(explain)
 app.add_command(doctor)
 app.add_command(demo)
+app.add_command(chat)

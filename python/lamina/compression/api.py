@@ -5,14 +5,13 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lamina._checks import call, require_optional_int
+from lamina._checks import call
 from lamina._progress import with_progress
 from lamina.compression.budget import dense_layers, require_budget
 from lamina.compression.candidates import (
@@ -22,6 +21,7 @@ from lamina.compression.candidates import (
     is_linear,
     linears_see_inputs,
 )
+from lamina.compression.choice import checked_choice, require_option
 from lamina.compression.outliving import outliving_text
 from lamina.compression.reasons import (
     QUIET_ATTRIBUTES,
@@ -32,20 +32,22 @@ from lamina.compression.reasons import (
     unsuitable,
 )
 from lamina.compression.report import CompressionReport, make_report
-from lamina.compression.schemes import SCHEMES, Int4Scheme, Rounded, Scheme, Sparse24Scheme
+from lamina.compression.schemes import SCHEMES, Rounded, Scheme, Sparse24Scheme
 from lamina.compression.swap import leave_fused_paths, replace_layers
-from lamina.compression.ties import leave_ties, tie_notes
+from lamina.compression.ties import forget_ties, leave_ties, tie_notes
 from lamina.quant import require_finite
-from lamina.quant.calibration import Calibration, quantize_calibrated
-from lamina.quant.checks import require_group
+from lamina.quant.calibration import Calibration, Tokenizer, quantize_calibrated, text_batches
 
 
 def compress(
     model: nn.Module,
-    scheme: str = "w8a8",
+    scheme: str | Mapping[str, str] = "w8a8",
     *,
     group: int | None = None,
-    calibration: Calibration | None = None,
+    scale_dtype: torch.dtype | None = None,
+    head: str | None = None,
+    calibration: Calibration | Sequence[str] | None = None,
+    tokenizer: Tokenizer | None = None,
     sparse24_fraction: float = 1.0,
     max_layer_error: float | None = None,
     dense: Skip | Sequence[Skip] = (),
@@ -63,16 +65,24 @@ def compress(
                   with lamina.load_compressed or with load_state_dict(..., assign=True)
     scheme        one of lamina.compression.SCHEMES: "w8a8", "w4a16" or "w4a8", each also with "_asymmetric",
                   and with "sparse24-" before it for 2:4 weights; "sparse24-bf16" rounds activations to bf16
-                  too. 2:4 weights have kernels on CPUs only
+                  too. 2:4 weights have kernels on CPUs only. A mapping of shell patterns on qualified names
+                  to schemes, {"lm_head": "w8a8", "*.down_proj": "w8a8", "*": "w4a8"}: the first pattern that
+                  matches counts, and a layer that none matches stays float
     group         w4 schemes: input features that share a scale, a multiple of 16, or -1 for all; None is 128.
                   The last group of a layer may be smaller; a layer with fewer input features has one group
+    scale_dtype   w4 schemes: float32, float16 or bfloat16; None is the dtype of the weight
+    head          a scheme for the output layer of a language model (get_output_embeddings()). The layer is
+                  packed although its weight is tied to the embedding, which stays float: the two are untied,
+                  and model.config says so. A mapping with the full name of a tied layer does likewise
     calibration   w4 and sparse24 schemes: some hundred typical inputs of the model, each a tensor or a NumPy
                   array, a mapping of keyword arguments or a sequence of positional ones; or a function that
                   runs the model that it is given. The float model runs on them, a compiled one eagerly. On
                   the layer's device, weights are rounded by GPTQ (lamina.quant.gptq), or pruned and rounded
                   by SparseGPT (lamina.quant.prune_sparse24_int8), not to nearest and by magnitude. The
                   Hessians take 4 k^2 bytes a layer; the model runs again for each further 2 GiB of them. If
-                  no input reaches a layer, a warning names it and its weight is rounded to nearest
+                  no input reaches a layer, a warning names it and its weight is rounded to nearest. With a
+                  tokenizer: texts, each of them one call, of which the first 2048 tokens count
+    tokenizer     of transformers, for calibration with texts
     sparse24_fraction  sparse24 schemes, from 0 to 1: the share of the weights that may be 2:4. Whole layers
                   stay dense, those with the largest errors, and get the scheme without "sparse24-"; of
                   "sparse24-bf16" they stay as they are
@@ -98,71 +108,79 @@ def compress(
     copied to the packed layer, and its row says so. A warning names layers whose float original is still
     referenced after compression.
     """
-    chosen = _check_arguments(model, scheme, group, calibration)
+    _require_model(model)
+    choice = checked_choice(scheme, group, scale_dtype, head)
+    is_calibrated = any(one.is_calibrated for one in choice.schemes)
+    takers = [one for one in SCHEMES.values() if one.is_calibrated]
+    require_option("calibration", calibration, choice, is_calibrated, takers)
+    if tokenizer is not None:
+        calibration = text_batches(model, calibration, tokenizer)
     require_budget("compress", sparse24_fraction, max_layer_error)
     mixed = _Mixed(sparse24_fraction, max_layer_error, tuple(checked_filters(dense, "dense")))
-    if mixed != _Mixed() and not chosen.is_sparse:
+    if mixed != _Mixed() and (isinstance(scheme, Mapping) or not SCHEMES[scheme].is_sparse):
         raise ValueError(
-            f"compress: sparse24_fraction, max_layer_error or dense was given with scheme {scheme}; allowed "
-            f"with {', '.join(s.name for s in SCHEMES.values() if s.is_sparse)}"
+            f"compress: sparse24_fraction, max_layer_error or dense was given with scheme {choice.text}; "
+            f"allowed with {', '.join(s.name for s in SCHEMES.values() if s.is_sparse)}"
         )
     candidates = find_candidates(model)
-    reasons, unmatched = filtered(candidates, checked_filters(skip))
+    schemes, reasons, untied, unmatched = choice.assign(model, candidates)
+    for pattern in unmatched:
+        warnings.warn(f"lamina.compress: scheme pattern {pattern!r} matches no {LINEAR_KINDS}", stacklevel=2)
+    skipped, unmatched = filtered(candidates, checked_filters(skip))
+    reasons |= skipped
     for pattern in unmatched:
         warnings.warn(f"lamina.compress: skip pattern {pattern!r} matches no {LINEAR_KINDS}", stacklevel=2)
     for candidate in candidates:
-        if candidate.name not in reasons and (reason := unsuitable(model, candidate, chosen, skip_growing)):
-            reasons[candidate.name] = reason
-    leave_ties(model, candidates, reasons)
-    notes = _notes(model, candidates, reasons)
-    schemes = {candidate.name: chosen for candidate in candidates}
+        name = candidate.name
+        if name not in reasons and (reason := unsuitable(model, candidate, schemes[name], skip_growing)):
+            reasons[name] = reason
+    leave_ties(model, candidates, reasons, untied)
+    notes = _notes(model, candidates, reasons, untied)
+    report_of = partial(make_report, model, candidates, choice.text, schemes=schemes, notes=notes)
     if dry_run:
-        return make_report(
-            model, candidates, chosen, schemes=schemes, reasons=reasons, notes=notes, dry_run=True
-        )
+        return report_of(reasons=reasons, is_calibrated=calibration is not None, dry_run=True)
 
     call(torch.ops.lamina.cpu_isa)  # raises for a bad LAMINA_CPU_ISA, before any layer is named in an error
     packed = [candidate for candidate in candidates if candidate.name not in reasons]
     _require_packable(packed, calibration is not None)
     rounded: dict[str, Rounded] = {}  # by the first layer that has the weight
     if calibration is not None:
-        rounded, unreached = _calibrate(model, packed, calibration, chosen, mixed != _Mixed(), progress)
+        rounded, unreached = _calibrate(model, packed, calibration, schemes, mixed != _Mixed(), progress)
         for name in unreached:
             text = f"lamina.compress: no calibration input reaches layer {name!r}: it is rounded to nearest"
             warnings.warn(text, stacklevel=2)
-    if isinstance(chosen, Sparse24Scheme):
-        stay_dense = mixed.dense(packed, chosen, rounded)
-        for candidate in packed:
-            owner = candidate.weight_owner
-            if (reason := stay_dense.get(owner)) and chosen.dense is None:
-                reasons[candidate.name] = reason
-            elif reason and chosen.dense is not None:
-                schemes[candidate.name] = chosen.dense
-            elif done := rounded.get(owner):
-                reason = f"2:4, output error {done.error:.4f}"
-            if reason:
-                notes[candidate.name] = "; ".join(filter(None, (reason, notes.get(candidate.name))))
-        for owner in stay_dense.keys() & rounded.keys():
-            dense_weight = rounded.pop(owner).dense
-            rounded |= {} if dense_weight is None else {owner: dense_weight}
-        packed = [candidate for candidate in packed if candidate.name not in reasons]
-    report = make_report(
-        model, candidates, chosen, schemes=schemes, reasons=reasons, notes=notes, dry_run=False
-    )
+    stay_dense = mixed.dense(packed, schemes, rounded)
+    for candidate in packed:
+        one, owner, note = schemes[candidate.name], candidate.weight_owner, None
+        if not isinstance(one, Sparse24Scheme):
+            continue
+        if (reason := stay_dense.get(owner)) and one.dense is None:
+            note = reasons[candidate.name] = reason
+        elif reason and one.dense is not None:
+            note, schemes[candidate.name] = reason, one.dense
+        elif done := rounded.get(owner):
+            note = f"2:4, output error {done.error:.4f}"
+        if note:
+            notes[candidate.name] = "; ".join(filter(None, (note, notes.get(candidate.name))))
+    for owner in stay_dense.keys() & rounded.keys():
+        dense_weight = rounded.pop(owner).dense
+        rounded |= {} if dense_weight is None else {owner: dense_weight}
+    packed = [candidate for candidate in packed if candidate.name not in reasons]
+    report = report_of(reasons=reasons, is_calibrated=calibration is not None, dry_run=False)
     originals = [(candidate.name, weakref.ref(candidate.module)) for candidate in packed]
     for candidate in candidates:
         if candidate.name in reasons:
             candidate.release()
     replace_layers(model, with_progress(packed, len(packed), "compressing", progress), schemes, rounded)
     leave_fused_paths(model)
+    if freed := untied - reasons.keys():
+        forget_ties(model, freed)
     if outliving := outliving_text(model, originals):
         warnings.warn(outliving, stacklevel=2)
     return report
 
 
-def _check_arguments(
-    model: nn.Module, scheme: str, group: int | None, calibration: Calibration | None
-) -> Scheme:
+def _require_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"compress: model must be a torch.nn.Module, got {type(model).__name__}")
     if is_linear(model):
@@ -170,29 +188,14 @@ def _check_arguments(
             f"compress: model is itself an {LINEAR_KINDS}, which cannot be swapped in place; for an "
             "nn.Linear use lamina.nn.Int8Linear.from_linear(model) or lamina.nn.Int4Linear.from_linear(model)"
         )
-    if not isinstance(scheme, str) or scheme not in SCHEMES:
-        raise ValueError(f"compress: scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
-    chosen = SCHEMES[scheme]
-    if isinstance(chosen, Int4Scheme):
-        require_optional_int("compress", "group", group)
-        require_group("compress", chosen.group if group is None else group)
-        return chosen if group is None else replace(chosen, group=group)
-    for name, value in (("group", group), ("calibration", calibration)):
-        takes = [
-            s.name
-            for s in SCHEMES.values()
-            if isinstance(s, Int4Scheme) or (name != "group" and s.is_calibrated)
-        ]
-        if value is not None and scheme not in takes:
-            allowed = ", ".join(takes)
-            raise ValueError(f"compress: {name} was given with scheme {scheme}; allowed with {allowed}")
-    return chosen
 
 
-def _notes(model: nn.Module, candidates: list[Candidate], reasons: Mapping[str, str]) -> dict[str, str]:
+def _notes(
+    model: nn.Module, candidates: list[Candidate], reasons: Mapping[str, str], untied: frozenset[str]
+) -> dict[str, str]:
     """The notes in the rows of packed layers, by the first name of the layer."""
     notes: dict[str, list[str]] = {}
-    for name, note in tie_notes(model, candidates, reasons):
+    for name, note in tie_notes(model, candidates, reasons, untied):
         notes.setdefault(name, []).append(note)
     for candidate in candidates:
         carried = sorted(extra_attributes(candidate.module).keys() - QUIET_ATTRIBUTES)
@@ -227,18 +230,23 @@ def _calibrate(
     model: nn.Module,
     packed: list[Candidate],
     calibration: Calibration,
-    scheme: Scheme,
+    schemes: Mapping[str, Scheme],
     is_mixed: bool,
     progress: bool | None,
 ) -> tuple[dict[str, Rounded], list[str]]:
     """The rounded weights, by the first layer that has the weight, and the layers that no input reached."""
     layers: dict[str, list[nn.Linear]] = {}
     for candidate in packed:
-        layers.setdefault(candidate.weight_owner, []).append(candidate.linear)
+        if schemes[candidate.name].is_calibrated:
+            layers.setdefault(candidate.weight_owner, []).append(candidate.linear)
     rounded: dict[str, Rounded] = {}
     unreached: list[str] = []
+
+    def quantize(name: str, w: Tensor, hessian: Tensor) -> Rounded:
+        return _quantize(schemes[name], is_mixed, w, hessian)
+
     with linears_see_inputs(packed):
-        found = quantize_calibrated(model, layers, calibration, partial(_quantize, scheme, is_mixed))
+        found = quantize_calibrated(model, layers, calibration, quantize)
         for name, weight in with_progress(found, len(layers), "calibrating", progress):
             if weight is None:
                 unreached.append(name)
@@ -263,7 +271,7 @@ class _Mixed(NamedTuple):
     filters: Sequence[Skip] = ()
 
     def dense(
-        self, packed: list[Candidate], scheme: Scheme, rounded: Mapping[str, Rounded]
+        self, packed: list[Candidate], schemes: Mapping[str, Scheme], rounded: Mapping[str, Rounded]
     ) -> dict[str, str]:
         """The layers that stay dense, with a reason, by the first layer that has the weight."""
         named, unmatched = filtered(packed, self.filters)
@@ -280,7 +288,7 @@ class _Mixed(NamedTuple):
         for candidate in packed:
             owner, weight = candidate.weight_owner, candidate.linear.weight
             if owner not in errors:
-                done = rounded.get(owner) or scheme.quantize(weight, None)
+                done = rounded.get(owner) or schemes[candidate.name].quantize(weight, None)
                 errors[owner] = torch.inf if owner in asked else done.error or 0.0
                 elements[owner] = weight.numel()
         return dense_layers(errors, elements, self.fraction, self.max_layer_error) | asked

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -135,14 +134,14 @@ def _pruned(
     for candidate in chosen:
         layers.setdefault(candidate.weight_owner, []).append(candidate.linear)
 
-    def one(method: str, w: Tensor, hessian: Tensor | None) -> tuple[Tensor, float]:
-        weight = prune_sparse24(w, hessian, method=method).weight
+    def one(name: str, w: Tensor, hessian: Tensor | None) -> tuple[Tensor, float]:
+        weight = prune_sparse24(w, hessian, method="magnitude" if hessian is None else method).weight
         return weight, output_error(w, weight, hessian)
 
     made: dict[str, tuple[Tensor, float]] = {}
     if calibration is not None:
         with linears_see_inputs(chosen):
-            found = quantize_calibrated(model, layers, calibration, partial(one, method), "prune")
+            found = quantize_calibrated(model, layers, calibration, one, "prune")
             for name, result in with_progress(found, len(layers), "pruning", progress, "prune"):
                 if result is None:
                     warnings.warn(
@@ -152,5 +151,5 @@ def _pruned(
                     made[name] = result
     for name, linears in layers.items():
         if name not in made:
-            made[name] = one("magnitude", linears[0].weight, None)
+            made[name] = one(name, linears[0].weight, None)
     return {n: weight for n, (weight, _) in made.items()}, {n: error for n, (_, error) in made.items()}

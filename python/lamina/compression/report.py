@@ -11,7 +11,7 @@ from torch import nn
 
 from lamina.compression.candidates import Candidate
 from lamina.compression.memory import ByteSet
-from lamina.compression.schemes import Scheme
+from lamina.compression.schemes import Int4Scheme, Scheme
 from lamina.nn.packed_linear import PackedLinear
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class CompressionRow:
     reason: str
     bytes_before: int
     bytes_after: int
+    scheme: str = ""  # of a packed layer
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class CompressionReport:
     rows: tuple[CompressionRow, ...]
     model_bytes_before: int  # parameters and buffers of the whole model; shared bytes count once
     kept: tuple[KeptTensor, ...] = ()  # also the small ones, which the printed report leaves out
+    advice: tuple[str, ...] = ()  # sentences on what to change
 
     @property
     def compressed(self) -> tuple[CompressionRow, ...]:
@@ -89,6 +91,7 @@ class CompressionReport:
             "dry_run": self.dry_run,
             "rows": [asdict(row) for row in self.rows],
             "kept": [asdict(tensor) for tensor in self.kept],
+            "advice": list(self.advice),
             **{name: getattr(self, name) for name in totals},
         }
 
@@ -112,17 +115,17 @@ class CompressionReport:
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
             for line in lines
         ]
-        return "\n".join([*text, self.summary()])
+        return "\n".join([*text, self.summary(), *self.advice])
 
     def __rich__(self) -> Table:
         from rich.table import Table
 
-        table = Table(caption=self.summary(), caption_justify="left")
+        table = Table(caption="\n".join([self.summary(), *self.advice]), caption_justify="left")
         numbers = ("count", "n", "k", "before", "after")
         for name in _HEADER:
             table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
         for line in self._lines()[1:]:
-            table.add_row(*line, style=None if line[4] == "compress" else "dim")
+            table.add_row(*line, style=None if line[4].startswith("compress") else "dim")
         return table
 
     def _lines(self) -> list[tuple[str, ...]]:
@@ -131,9 +134,11 @@ class CompressionReport:
         Names that differ only in their numbers are one kind: `layer.*.mlp` covers `layer.0.mlp` and the like.
         """
         layers: dict[tuple[str, ...], list[CompressionRow]] = {}
+        is_mixed = len({row.scheme for row in self.compressed}) > 1
         for row in self.rows:
             reason = re.sub(r"\.\d+(?=\.)", ".*", row.reason)
-            key = (_kind(row.name), str(row.n), str(row.k), row.action, reason)
+            action = f"{row.action} {row.scheme}".rstrip() if is_mixed else row.action
+            key = (_kind(row.name), str(row.n), str(row.k), action, reason)
             layers.setdefault(key, []).append(row)
         lines: list[tuple[str, ...]] = []
         for (name, n, k, action, reason), rows in layers.items():
@@ -157,6 +162,8 @@ class CompressionReport:
         return lines
 
 
+# A model with fewer weights than this gets an advice; the limit is a judgement, not a measurement.
+SMALL, ADVISED_GROUP = 1_000_000_000, 32
 # Tensors that stay float are printed if they have at least this share of the model's bytes.
 LARGE = 0.01
 _HEADER = ("layer", "count", "n", "k", "action", "before", "after", "reason")
@@ -175,15 +182,18 @@ def _kind(name: str) -> str:
 def make_report(
     model: nn.Module,
     candidates: list[Candidate],
-    scheme: Scheme,
+    scheme: str,
     *,
     schemes: Mapping[str, Scheme],
     reasons: Mapping[str, str],
     notes: Mapping[str, str],
+    is_calibrated: bool,
     dry_run: bool,
 ) -> CompressionReport:
     """The report for a plan that leaves the candidates with a reason and packs the others.
 
+    scheme   the text for the head of the report
+    schemes  of each layer
     Call it while all float tensors are alive, because addresses of freed tensors are reused. Packing a layer
     does not free bytes that a layer left float or another module also holds: its row does not count them.
     """
@@ -205,10 +215,30 @@ def make_report(
             rows.append(CompressionRow(*extents, "skip", reasons[name], before[name], before[name]))
         else:
             after = _packed_bytes(candidate, schemes[name], candidate.bias_owner in biases)
-            rows.append(CompressionRow(*extents, "compress", notes.get(name, ""), before[name], after))
+            own = schemes[name].name
+            rows.append(CompressionRow(*extents, "compress", notes.get(name, ""), before[name], after, own))
             biases.add(candidate.bias_owner)
     total = ByteSet([*model.parameters(), *model.buffers()]).total
-    return CompressionReport(scheme.name, dry_run, tuple(rows), total, kept)
+    packed = [candidate for candidate in candidates if candidate.name not in reasons]
+    advice = () if is_calibrated else _advice(packed, schemes)
+    return CompressionReport(scheme, dry_run, tuple(rows), total, kept, advice)
+
+
+def _advice(packed: list[Candidate], schemes: Mapping[str, Scheme]) -> tuple[str, ...]:
+    """Smaller groups, for a small model whose int4 weights are rounded to nearest."""
+    weights = sum(candidate.linear.weight.numel() for candidate in packed)
+    groups = {
+        one.group
+        for one in (schemes[candidate.name] for candidate in packed)
+        if isinstance(one, Int4Scheme) and not 0 < one.group <= ADVISED_GROUP
+    }
+    if not groups or weights >= SMALL:
+        return ()
+    text = " and ".join("all of k" if group == -1 else str(group) for group in sorted(groups))
+    return (
+        f"advice: int4 groups of {text} cost a model with {weights:,} weights in these layers much of its "
+        f"quality; group={ADVISED_GROUP} costs less, and calibration= less still",
+    )
 
 
 def _packed_bytes(candidate: Candidate, scheme: Scheme, has_bias_already: bool) -> int:

@@ -102,6 +102,7 @@ class Int4Scheme(Scheme):
     symmetric: bool  # weights
     activations: str
     group: int = 128
+    scale_dtype: torch.dtype | None = None  # None is the dtype of the weight
 
     is_calibrated: ClassVar = True
     layer: ClassVar[type[Int4Linear]] = Int4Linear
@@ -113,23 +114,26 @@ class Int4Scheme(Scheme):
     def blank(self, linear: nn.Linear) -> PackedLinear:
         module = self.layer(
             linear.in_features, linear.out_features, False, group=self.group, symmetric=self.symmetric,
-            activations=self.activations, device="meta", dtype=linear.weight.dtype,
+            activations=self.activations, device="meta", dtype=self.scale_dtype or linear.weight.dtype,
         )  # fmt: skip
+        module.weight_dtype = linear.weight.dtype
         if linear.bias is not None:  # its dtype may differ from that of the weight
             module.bias = linear.bias.detach().to("meta")
         return module
 
     def quantize(self, w: Tensor, hessian: Tensor | None) -> Rounded:
         assert hessian is not None
-        return Rounded(gptq(w, hessian, self.group, symmetric=self.symmetric))
+        return Rounded(gptq(w, hessian, self.group, symmetric=self.symmetric, scale_dtype=self.scale_dtype))
 
     def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
         if rounded is not None:
             module = Int4Linear.from_quantized(rounded.weight, linear.bias, activations=self.activations)
+            module.weight_dtype = linear.weight.dtype
             return module.train(linear.training)
         return self.layer.from_linear(
-            linear, group=self.group, symmetric=self.symmetric, activations=self.activations
-        )
+            linear, group=self.group, symmetric=self.symmetric, activations=self.activations,
+            scale_dtype=self.scale_dtype,
+        )  # fmt: skip
 
     def has_made(self, module: PackedLinear) -> bool:
         return type(module) is self.layer and (module.symmetric, module.activations) == (
@@ -191,10 +195,12 @@ class Sparse24Int4Scheme(Sparse24Scheme, Int4Scheme):
     def dense(self) -> Scheme | None:
         scheme = super().dense
         assert isinstance(scheme, Int4Scheme)
-        return replace(scheme, group=self.group)
+        return replace(scheme, group=self.group, scale_dtype=self.scale_dtype)
 
     def prune(self, w: Tensor, hessian: Tensor | None, mask: Tensor | None) -> tuple[Any, Tensor]:
-        pruned = prune_sparse24_int4(w, hessian, self.group, symmetric=self.symmetric, mask=mask)
+        pruned = prune_sparse24_int4(
+            w, hessian, self.group, symmetric=self.symmetric, mask=mask, scale_dtype=self.scale_dtype
+        )
         return pruned, pruned.quantized.dequantize()
 
     def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -18,9 +18,15 @@ class Named(NamedTuple):
     tensor: Tensor
 
 
-def leave_ties(model: nn.Module, candidates: list[Candidate], reasons: dict[str, str]) -> None:
+def leave_ties(
+    model: nn.Module,
+    candidates: list[Candidate],
+    reasons: dict[str, str],
+    untied: frozenset[str] = frozenset(),
+) -> None:
     """Adds a reason for each layer whose weight shares bytes with a tensor that stays float.
 
+    untied  layers that are packed all the same
     Packing such a layer would add a packed weight and free nothing. A layer left for this reason may share
     bytes with further layers, so the search repeats until it finds no new layer.
     """
@@ -30,7 +36,7 @@ def leave_ties(model: nn.Module, candidates: list[Candidate], reasons: dict[str,
         held: dict[Key, ByteSet] = {}
         found = False
         for candidate in candidates:
-            if candidate.name in reasons:
+            if candidate.name in reasons or candidate.name in untied:
                 continue
             weight = candidate.linear.weight
             key = storage_key(weight)
@@ -43,8 +49,24 @@ def leave_ties(model: nn.Module, candidates: list[Candidate], reasons: dict[str,
                 found = True
 
 
+def forget_ties(model: nn.Module, names: Iterable[str]) -> None:
+    """Tells transformers that these layers no longer have the weight of the embedding."""
+    config: Any = getattr(model, "config", None)
+    parts = [config, config.get_text_config()] if hasattr(config, "get_text_config") else [config]
+    for part in parts:
+        if getattr(part, "tie_word_embeddings", False):
+            part.tie_word_embeddings = False
+    declared: Any = getattr(model, "all_tied_weights_keys", None)
+    for name in names:
+        if isinstance(declared, dict):
+            declared.pop(f"{name}.weight", None)
+
+
 def tie_notes(
-    model: nn.Module, candidates: list[Candidate], reasons: Mapping[str, str]
+    model: nn.Module,
+    candidates: list[Candidate],
+    reasons: Mapping[str, str],
+    untied: frozenset[str] = frozenset(),
 ) -> Iterator[tuple[str, str]]:
     """Yields (layer, note) for packed layers whose weight shares a storage."""
     kept = _staying(model, candidates, reasons)
@@ -60,7 +82,9 @@ def tie_notes(
         elif held.touches(weight):
             other = next(name for name, tensor in packed[key] if shared_bytes(weight, tensor))
             yield candidate.name, f"its weight overlaps that of {other}; each is packed by itself"
-        if key in kept:
+        if key in kept and candidate.name in untied:
+            yield candidate.name, f"untied from {kept[key][0].name}, which stays float"
+        elif key in kept:
             yield (
                 candidate.name,
                 f"its float memory is not freed: {kept[key][0].name} is a view of the same storage",

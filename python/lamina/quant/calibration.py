@@ -14,6 +14,9 @@ from lamina.quant.hessians import Hessian
 # The arguments of one call of a model: a tensor, keyword arguments or positional ones.
 Batch = Tensor | Mapping[str, Any] | Sequence[Any]
 Calibration = Iterable[Batch] | Callable[[nn.Module], object]
+# Of transformers: texts to a mapping of keyword arguments.
+Tokenizer = Callable[..., Mapping[str, Any]]
+MAX_TOKENS = 2048  # of a text
 
 Result = TypeVar("Result")
 
@@ -25,10 +28,10 @@ def quantize_calibrated(
     model: nn.Module,
     layers: Mapping[str, Sequence[nn.Linear]],
     calibration: Calibration,
-    quantize: Callable[[Tensor, Tensor], Result],
+    quantize: Callable[[str, Tensor, Tensor], Result],
     op: str = "compress",
 ) -> Iterator[tuple[str, Result | None]]:
-    """Yields (name, quantize(weight, hessian)) for each layer; None for one that no input reached.
+    """Yields (name, quantize(name, weight, hessian)) for each layer; None for one that no input reached.
 
     layers       name -> the layers that share this weight, usually one; their inputs are added up
     calibration  batches, which are kept in memory, or a function that runs the model that it is given.
@@ -47,7 +50,7 @@ def quantize_calibrated(
         for name in names:
             seen = hessians.pop(name)
             try:
-                weight = quantize(layers[name][0].weight, seen.mean()) if seen.rows else None
+                weight = quantize(name, layers[name][0].weight, seen.mean()) if seen.rows else None
             except (ValueError, RuntimeError) as error:
                 raise type(error)(f"{op}: layer {name!r}: {error}") from error
             yield name, weight
@@ -103,6 +106,19 @@ def call_model(model: nn.Module, batch: Batch) -> Any:
     return model(**batch) if isinstance(batch, Mapping) else model(*batch)
 
 
+def text_batches(model: nn.Module, texts: Any, tokenizer: Tokenizer) -> list[Batch]:
+    """Texts as keyword arguments of a model, each text a batch. Raises TypeError for anything but texts."""
+    is_texts = isinstance(texts, Sequence) and not isinstance(texts, str)
+    if not is_texts or not all(isinstance(text, str) for text in texts):
+        raise TypeError(
+            "compress: tokenizer was given, so calibration must be a sequence of texts, got "
+            f"{type(texts).__name__}; leave out the tokenizer for batches of tensors"
+        )
+    like = next(model.parameters(), torch.empty(0, device="cpu"))
+    made = (tokenizer(text, return_tensors="pt", truncation=True, max_length=MAX_TOKENS) for text in texts)
+    return [{name: tensor.to(like.device) for name, tensor in batch.items()} for batch in made]
+
+
 def checked_batches(model: nn.Module, calibration: Iterable[Batch], argument: str) -> list[Batch]:
     """The batches with their NumPy arrays as tensors. Raises TypeError for anything else but batches."""
     is_one = isinstance(calibration, Tensor | Mapping | str | bytes) or _is_array(calibration)
@@ -125,6 +141,7 @@ def checked_batches(model: nn.Module, calibration: Iterable[Batch], argument: st
             raise TypeError(
                 f"{argument}[{at}] must be a tensor, a NumPy array, a mapping of keyword "
                 f"arguments or a sequence of positional ones, got {type(batch).__name__}"
+                + ("; texts need tokenizer=" if isinstance(batch, str) else "")
             )
     return batches
 

@@ -31,7 +31,7 @@ class Stored(NamedTuple):
 
 
 class GgufFile(NamedTuple):
-    """An open file. An array among the fields is its length."""
+    """An open file. An array among the fields is a list."""
 
     fields: dict[str, Any]
     tensors: dict[str, Stored]
@@ -96,10 +96,10 @@ class _Cursor:
         self.skip(size)
         return struct.unpack_from("<" + code, self._memory, self.at - size)[0]
 
-    def string(self) -> str:
+    def string(self, errors: str = "strict") -> str:
         length = self.scalar("Q")
         self.skip(length)
-        return self._memory[self.at - length : self.at].decode()
+        return self._memory[self.at - length : self.at].decode(errors=errors)
 
     def value(self, kind: int) -> Any:
         if kind == STRING:
@@ -109,12 +109,13 @@ class _Cursor:
         if kind != ARRAY:
             raise struct.error(f"a field of type {kind}")
         of, length = self.scalar("I"), self.scalar("Q")
-        if of in SCALARS:
-            self.skip(length * struct.calcsize(SCALARS[of]))
-        else:
-            for _ in range(length):
-                self.value(of)
-        return length
+        if of == STRING:  # the tokens of a vocabulary need not be UTF-8
+            return [self.string("surrogateescape") for _ in range(length)]
+        if of not in SCALARS:
+            return [self.value(of) for _ in range(length)]
+        size = length * struct.calcsize("<" + SCALARS[of])
+        self.skip(size)
+        return list(struct.unpack_from(f"<{length}{SCALARS[of]}", self._memory, self.at - size))
 
     def tensor(self) -> tuple[str, int, tuple[int, ...], int]:
         """Name, type, shape with the contiguous dimension last, and the offset of its bytes."""

@@ -1,135 +1,58 @@
-"""The command `lamina demo`, its tables and notes."""
+"""The command `lamina demo`."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
-from statistics import median
 
 import click
-import torch
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
-from lamina.cli.demo.encoder import MODEL_NAME, DemoError
-from lamina.cli.demo.measure import (
-    BASELINE,
-    BASELINES,
-    BATCHES,
-    MIN_COSINE,
-    SCHEME_NAMES,
-    SchemeResult,
-    as_dict,
-    run_demo,
-)
-from lamina.cli.demo.sentences import SENTENCES
-from lamina.cli.environment import environment
-from lamina.devices import cuda_problem
+from lamina.cli.demo.encoder_command import run_encoder
+from lamina.cli.demo.llm_command import run_llm
+from lamina.cli.demo.prose import QUESTION
+
+REPEATS = {"smollm2": 3, "minilm": 30}
+FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--model", type=click.Choice(list(REPEATS)), default="smollm2", show_default=True)
+@click.option("--scheme", "schemes", multiple=True, help="May be repeated; by default all of the model.")
 @click.option(
-    "--scheme",
-    "schemes",
-    type=click.Choice(list(MIN_COSINE)),
-    multiple=True,
-    help="May be repeated; by default all that run on the device.",
+    "--repeats", type=click.IntRange(min=1), help=f"Timed rounds; by default {REPEATS['smollm2']} of smollm2."
 )
-@click.option("--repeats", type=click.IntRange(min=20), default=30, show_default=True, help="Timed runs.")
+@click.option("--json", "json_path", type=FILE, help="Write the figures here.")
+@click.option("--plot", type=FILE, help="smollm2: draw speed and perplexity here (.svg, .png).")
+@click.option("--question", default=QUESTION, help="smollm2: the question that the last scheme answers.")
 @click.option(
-    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here."
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="minilm runs on both; smollm2 runs on a CPU.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Cosine similarity of every sentence.")
-def demo(device: str, schemes: tuple[str, ...], repeats: int, json_path: Path | None, verbose: bool) -> None:
-    """Compress a real sentence encoder; compare size, latency and embeddings with torch in the same run.
+@click.option("-v", "--verbose", is_flag=True, help="minilm: cosine similarity of every sentence.")
+def demo(
+    model: str,
+    schemes: tuple[str, ...],
+    repeats: int | None,
+    json_path: Path | None,
+    plot: Path | None,
+    question: str,
+    device: str,
+    verbose: bool,
+) -> None:
+    """Compress a real model; compare size, speed and quality with torch in the same run.
 
-    On a CUDA device torch runs the model in f32 and in f16, and the f16 model is compressed.
+    smollm2 is the language model SmolLM2-135M-Instruct: prefill and decode, perplexity, and an answer.
+    minilm is the sentence encoder all-MiniLM-L6-v2: latency and embeddings.
 
-    Exit status 1 if a sentence's cosine similarity is under the bound of its scheme.
+    Exit status 1 if a scheme loses more quality than its bound allows.
     """
-    device = _choose_device(device)
-    chosen = list(dict.fromkeys(schemes)) or list(SCHEME_NAMES[device])
-    if missing := set(chosen) - set(SCHEME_NAMES[device]):
-        allowed = ", ".join(SCHEME_NAMES[device])
-        raise click.UsageError(f"--scheme {min(missing)}: runs on cpu only; allowed on {device}: {allowed}")
-    console = Console()
-    try:
-        results = run_demo(device, chosen, repeats, None)
-    except DemoError as error:
-        raise click.ClickException(str(error)) from error
-    machine = environment()
-    console.print(_table(results), highlight=False)
-    console.print(_notes(machine, device, repeats), highlight=False, markup=False)
-    if verbose:
-        console.print(_cosine_table(results), highlight=False)
-    if json_path is not None:
-        json_path.write_text(json.dumps(as_dict(results, machine | {"device": device}), indent=2) + "\n")
-    failed = [result for result in results if not result.passed]
-    for result in failed:
-        click.echo(
-            f"FAILED: {result.scheme}: cosine {min(result.cosines):.6f} is under {result.min_cosine}",
-            err=True,
-        )
-    sys.exit(1 if failed else 0)
-
-
-def _choose_device(wanted: str) -> str:
-    if wanted == "cpu":
-        return "cpu"
-    problem = cuda_problem()
-    if wanted == "cuda" and problem:
-        raise click.UsageError(f"--device cuda: {problem}; use --device cpu")
-    return "cpu" if problem else "cuda"
-
-
-def _table(results: list[SchemeResult]) -> Table:
-    """At most 80 columns wide."""
-    title = f"{MODEL_NAME}, {len(SENTENCES)} sentences"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
-    table.add_column("scheme", no_wrap=True)
-    headers = ["model\nMB", "linear\nMB"]
-    for size in BATCHES:
-        headers += [f"batch\n{size} ms", "\nx"]
-    headers += ["cosine\nmin", "\nmedian", "nearest\nkept", "pairs\nfound"]
-    for header in headers:
-        table.add_column(header, justify="right", no_wrap=True)
-    for result in results:
-        table.add_row(*_cells(result), style=None if result.passed else "red")
-    return table
-
-
-def _cells(result: SchemeResult) -> list[str]:
-    count = len(result.cosines)
-    cells = [result.scheme, f"{result.model_bytes / 1e6:.1f}", f"{result.linear_bytes / 1e6:.1f}"]
-    for latency in result.latencies:
-        cells += [f"{latency.median_ms:#.4g}", f"{latency.speedup:.2f}"]
-    cells += [f"{min(result.cosines):.4f}", f"{median(result.cosines):.4f}"]
-    return [*cells, f"{result.neighbours_agree}/{count}", f"{result.paraphrases_found}/{count}"]
-
-
-def _notes(machine: dict[str, object], device: str, repeats: int) -> str:
-    where = f"{machine['cpu']}, {machine['threads']} threads, {machine['cpu_isa']}"
+    repeats = repeats or REPEATS[model]
+    if model == "minilm":
+        if plot is not None:
+            raise click.UsageError("--plot: allowed with --model smollm2")
+        run_encoder(device, schemes, repeats, json_path, verbose)
     if device == "cuda":
-        where = torch.cuda.get_device_name()
-    return (
-        f"ms: median of {repeats} forward passes, models in turn, on {where}; x: speed-up over {BASELINE}\n"
-        f"the schemes compress the model of {list(BASELINES[device])[-1]}; gptq: calibrated on other text\n"
-        f"cosine: of each embedding with that of {BASELINE}\n"
-        f"nearest kept: sentences with the same nearest neighbour as under {BASELINE}\n"
-        "pairs found: sentences whose nearest neighbour is their paraphrase"
-    )
-
-
-def _cosine_table(results: list[SchemeResult]) -> Table:
-    compressed = [result for result in results if result.scheme != BASELINE]
-    title = f"cosine similarity with {BASELINE}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
-    for result in compressed:
-        table.add_column(result.scheme.replace("_", "_\n"), justify="right")
-    table.add_column("sentence", overflow="fold", min_width=22)
-    for index, sentence in enumerate(SENTENCES):
-        table.add_row(*(f"{result.cosines[index]:.6f}" for result in compressed), sentence)
-    return table
+        raise click.UsageError("--device cuda: allowed with --model minilm; smollm2 runs on a CPU")
+    run_llm(schemes, repeats, json_path, plot, question)

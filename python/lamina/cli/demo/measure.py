@@ -94,7 +94,7 @@ def run_demo(device: str, schemes: Sequence[str], repeats: int, progress: bool |
         scheme = name.removesuffix(GPTQ)
         same_weights = name.replace("w4a8", "w4a16")
         if name not in models and same_weights in models:
-            models[name] = _with_int8_activations(models[same_weights])
+            models[name] = with_int8_activations(models[same_weights])
             reports[name] = reports[same_weights]
             continue
         models[name] = copy.deepcopy(models[last])
@@ -140,9 +140,9 @@ def _calibration(encoder: Encoder) -> list[Mapping[str, Tensor]]:
     return [encoder.tokenize(sentences[first : first + 16]) for first in range(0, len(sentences), 16)]
 
 
-def _with_int8_activations(model: nn.Module) -> nn.Module:
-    """A copy with int8 activations: rounding the weights again would take seconds and give the same."""
-    model = copy.deepcopy(model)
+def with_int8_activations(model: nn.Module) -> nn.Module:
+    """A copy with int8 activations that shares the weights: rounding them again would give the same."""
+    model = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
     for module in model.modules():
         if isinstance(module, Int4Linear):
             module.activations = "int8"

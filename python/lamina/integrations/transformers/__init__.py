@@ -11,9 +11,24 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from lamina.integrations.transformers.attention import Mask, attention, make_mask
 from lamina.integrations.transformers.cache import PagedKVCache
+from lamina.integrations.transformers.foreign import give_back, take_over
+from lamina.integrations.transformers.fused import AccelerateReport, accelerate
+from lamina.integrations.transformers.gguf import from_gguf
 from lamina.integrations.transformers.quantizer import LaminaConfig, LaminaHfQuantizer
 
-__all__ = ["LaminaConfig", "LaminaHfQuantizer", "Mask", "PagedKVCache", "attention", "make_mask"]
+__all__ = [
+    "AccelerateReport",
+    "LaminaConfig",
+    "LaminaHfQuantizer",
+    "Mask",
+    "PagedKVCache",
+    "accelerate",
+    "attention",
+    "from_gguf",
+    "give_back",
+    "make_mask",
+    "take_over",
+]
 
 AttentionInterface.register("lamina", attention)
 AttentionMaskInterface.register("lamina", make_mask)

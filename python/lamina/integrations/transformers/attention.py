@@ -169,15 +169,17 @@ def attention(
         mask = Mask(causal, (left, NO_LIMIT if causal else left), None, range(queries))
     rows = unit_stride(query.transpose(1, 2).flatten(0, 1))
     chosen = mask.selection
-    counts = torch.full((batch,), queries, dtype=torch.int32, device=query.device)
     is_query = None if chosen is None else chosen.queries
-    if is_query is not None:
-        rows, counts = rows[is_query], is_query.view(batch, queries).sum(1, dtype=torch.int32)
     keys = _keys(key, value, chosen)
+    offsets = keys.cu_seqlens_q
+    if is_query is not None:
+        rows, counts = rows[is_query], is_query.view(batch, queries).sum(1)
+        offsets = torch.nn.functional.pad(counts.cumsum(0, dtype=torch.int32), (1, 0))
+    elif offsets is None:
+        offsets = torch.arange(batch + 1, dtype=torch.int32, device=query.device) * queries
     out, _ = paged_attention(
-        rows, keys.k_cache, keys.v_cache, keys.block_table, keys.seq_lens,
-        torch.nn.functional.pad(counts.cumsum(0, dtype=torch.int32), (1, 0)),
-        max_seqlen_q=queries, scale=scaling, causal=mask.causal, window=mask.window, softcap=softcap or 0.0,
+        rows, keys.k_cache, keys.v_cache, keys.block_table, keys.seq_lens, offsets, max_seqlen_q=queries,
+        scale=scaling, causal=mask.causal, window=mask.window, softcap=softcap or 0.0,
         sinks=None if s_aux is None else s_aux.float(), k_scale=keys.k_scale, v_scale=keys.v_scale,
         out_dtype=query.dtype, return_lse=True,
     )  # fmt: skip
@@ -195,6 +197,7 @@ class _Keys(NamedTuple):
     seq_lens: Tensor
     k_scale: Tensor | None = None
     v_scale: Tensor | None = None
+    cu_seqlens_q: Tensor | None = None  # of a batch without padding, if it is known
 
 
 def _keys(key: Tensor, value: Tensor, chosen: Selection | None) -> _Keys:
@@ -234,7 +237,10 @@ def _paged_keys(key: PagedStates, value: PagedStates, chosen: Selection | None) 
     k_scale, v_scale = (None if of is None else of[layer] for of in (pool.k_scale, pool.v_scale))
     if chosen is None:
         batch = cache.tables
-        return _Keys(pool.k[layer], pool.v[layer], batch.block_table, batch.seq_lens, k_scale, v_scale)
+        return _Keys(
+            pool.k[layer], pool.v[layer], batch.block_table, batch.seq_lens, k_scale, v_scale,
+            batch.cu_seqlens_q,
+        )  # fmt: skip
     blocks = cache.tables.block_table.gather(1, (chosen.order // pool.page).long())
     table = blocks * pool.page + chosen.order % pool.page
     k_cache, v_cache = (pages[layer].flatten(0, 1).unsqueeze(1) for pages in (pool.k, pool.v))

@@ -73,9 +73,13 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        self.require_pages(key_states, value_states)
+        return self.cache.write(self.index, key_states, value_states)
+
+    def require_pages(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Allocates the pages if that has not been done."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        return self.cache.write(self.index, key_states, value_states)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.length + query_length, 0
@@ -126,6 +130,8 @@ class PagedKVCache(Cache):  # type: ignore[misc]
         self._slots = torch.empty(0, dtype=torch.int64)
         nothing = torch.empty(0, dtype=torch.int32)
         self.tables = Batch(nothing, nothing, nothing, 0)
+        self._embeddings: tuple[Tensor, Tensor] | None = None
+        self._rotary: dict[str, Tensor] = {}
         layers = config.get_text_config(decoder=True).num_hidden_layers
         super().__init__(layers=[_Layer(self, index) for index in range(layers)])
 
@@ -144,8 +150,13 @@ class PagedKVCache(Cache):  # type: ignore[misc]
                 v_head_dim=value.shape[3], dtype=self.dtype or key.dtype, device=key.device,
             )  # fmt: skip
 
-    def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[PagedStates, PagedStates]:
-        """Adds key and value [batch, kv_heads, new tokens, head_dim] to a layer; returns all its states."""
+    def write(
+        self, layer: int, key: Tensor, value: Tensor, **rotary: Tensor
+    ) -> tuple[PagedStates, PagedStates]:
+        """Adds key and value [batch, kv_heads, new tokens, head_dim] to a layer; returns all its states.
+
+        rotary  arguments of append_paged_kv, which rotate the keys
+        """
         at = self.layers[layer]
         batch, _, count, _ = key.shape
         if not self._seqs:
@@ -159,9 +170,28 @@ class PagedKVCache(Cache):  # type: ignore[misc]
             self._slots = self.pool.append(self._seqs, count)
             self.tables = self.pool.batch(self._seqs, count)
         k, v = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))
-        self.pool.write(layer, k, v, self._slots)
+        self.pool.write(layer, k, v, self._slots, **rotary)
         at.length += count
         return PagedStates(self, layer, key, True), PagedStates(self, layer, value, False)
+
+    def rotate_and_write(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, embeddings: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, PagedStates, PagedStates]:
+        """As write, after rotating the keys and, in place, query [batch, heads, new tokens, head_dim].
+
+        embeddings  cos and sin [1 or batch, new tokens, rotary_dim] of transformers: both halves of the last
+                    dimension are equal
+        """
+        self.layers[layer].require_pages(key, value)
+        rows = query.transpose(1, 2).flatten(0, 1)
+        if self._embeddings is not embeddings:  # the layers of a model share them
+            self._embeddings = embeddings
+            batch, _, count, _ = key.shape
+            half = embeddings[0].shape[-1] // 2
+            cos, sin = (x[..., :half].expand(batch, count, half).reshape(-1, half) for x in embeddings)
+            self._rotary = {"cos": cos, "sin": sin, "positions": torch.arange(len(cos), device=cos.device)}
+        states = self.write(layer, key, value, **self._rotary, q=rows)
+        return rows.view(query.shape[0], -1, *rows.shape[1:]).transpose(1, 2), *states
 
     def crop(self, tokens_to_remove: int) -> None:
         """Drops the last abs(tokens_to_remove) tokens; a positive number is refused, as by other caches."""

@@ -1,0 +1,241 @@
+"""lamina.integrations.transformers.accelerate: merged products and fused decoder layers compute the same."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+transformers = pytest.importorskip("transformers")
+
+import lamina  # noqa: E402
+from lamina.integrations.transformers import PagedKVCache, accelerate  # noqa: E402
+from lamina.nn import Int4Linear, Int8Linear  # noqa: E402
+from lamina.nn.merged import merge_rows  # noqa: E402
+from lamina.nn.packed_linear import PackedLinear  # noqa: E402
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "initializer_range": 0.2,
+    "max_position_embeddings": 256,
+}  # fmt: skip
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaForCausalLM", {}),
+    "biases": ("LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True}),
+    "sliding window": ("MistralForCausalLM", {"sliding_window": 5}),
+    "qwen2": ("Qwen2ForCausalLM", {}),
+    "norms of heads": ("Qwen3ForCausalLM", {}),
+    "windows in some layers": (
+        "Qwen3ForCausalLM",
+        {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    ),
+}
+SCHEMES = ["w8a8", "w8a8_asymmetric", "w4a16", "w4a8_asymmetric"]
+IDS = torch.randint(1, 97, (2, 11), generator=torch.Generator().manual_seed(5))
+PADDED = torch.tensor([[1] * 11, [0] * 4 + [1] * 7])
+
+
+def make(name: str, **more: Any) -> nn.Module:
+    kind, options = MODELS[name]
+    torch.manual_seed(7)
+    model = getattr(transformers, kind)
+    made: nn.Module = model(model.config_class(**{**SIZES, **options, **more})).eval()
+    for parameter_name, parameter in made.named_parameters():
+        if "norm" in parameter_name or parameter_name.endswith("bias"):
+            nn.init.normal_(parameter.data, 0.7, 0.3)  # ones and zeros would hide a lost one
+    return made
+
+
+def packed(name: str, scheme: str, **more: Any) -> nn.Module:
+    model = make(name, **more)
+    lamina.compress(model, scheme, group=32 if scheme.startswith("w4") else None)
+    model.set_attn_implementation("lamina")
+    return model
+
+
+def fused(model: nn.Module) -> nn.Module:
+    made = copy.deepcopy(model)
+    report = accelerate(made)
+    assert report.fused == SIZES["num_hidden_layers"] and not report.left
+    return made
+
+
+def logits(model: nn.Module, **options: Any) -> Tensor:
+    with torch.inference_mode():
+        out: Tensor = model(IDS, **options).logits
+    return out
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", MODELS)
+def test_an_accelerated_model_gives_the_same_bits(name: str, scheme: str) -> None:
+    """Norms, rotary positions, products and residuals round in f32 as those of transformers do."""
+    model = packed(name, scheme)
+    faster = fused(model)
+    assert torch.equal(logits(faster), logits(model))
+    caches: list[Callable[[], Any]] = [lambda: None, lambda: PagedKVCache(model.config, 32, max_batch_size=2)]
+    for cache in caches:
+        for mask in (None, PADDED):
+            mine, plain = (
+                logits(m, attention_mask=mask, past_key_values=cache(), use_cache=True)
+                for m in (faster, model)
+            )
+            seen = torch.ones_like(PADDED) if mask is None else mask
+            assert torch.equal(mine[seen.bool()], plain[seen.bool()])
+
+
+def test_it_gives_what_the_float_model_gives_nearly() -> None:
+    """A guard against a fault that both ways of a packed model share."""
+    model = make("norms of heads")
+    exact = logits(model)
+    lamina.compress(model, "w8a8")
+    accelerate(model)
+    assert (logits(model) - exact).abs().max() < 0.15 * exact.abs().max()  # int8, three layers deep
+
+
+@pytest.mark.parametrize("name", ["llama", "norms of heads"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_generation_writes_the_same_tokens(name: str, dtype: torch.dtype) -> None:
+    model = packed(name, "w4a8_asymmetric")
+    found = []
+    for one in (model, fused(model)):
+        with torch.inference_mode():
+            found.append(
+                one.generate(
+                    IDS, attention_mask=PADDED, max_new_tokens=12, do_sample=False, pad_token_id=0,
+                    past_key_values=PagedKVCache(one.config, 32, max_batch_size=2, dtype=dtype),
+                )
+            )  # fmt: skip
+    assert torch.equal(*found) and found[0].shape[1] > IDS.shape[1] + 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_other_dtypes(dtype: torch.dtype) -> None:
+    model = packed("llama", "w8a8").to(dtype)
+    exact = logits(model).float()
+    assert (logits(fused(model)).float() - exact).abs().max() <= 0.03 * exact.abs().max()
+
+
+def test_other_attentions_work_too() -> None:
+    model = packed("llama", "w8a8")
+    faster = fused(model)
+    for one in (model, faster):
+        one.set_attn_implementation("sdpa")
+    assert torch.equal(logits(faster), logits(model))
+    with torch.inference_mode():
+        kept = faster(IDS, output_hidden_states=True).hidden_states
+        want = model(IDS, output_hidden_states=True).hidden_states
+    assert len(kept) == len(want) == 4
+    assert all(torch.equal(a, b) for a, b in zip(kept, want, strict=True))
+
+
+def test_there_are_fewer_products() -> None:
+    model = packed("llama", "w8a8")
+    faster = fused(model)
+    counts = [sum(isinstance(m, PackedLinear) for m in one.modules()) for one in (model, faster)]
+    assert counts == [3 * 7 + 1, 3 * 4 + 1]
+    assert sum(b.numel() for b in faster.buffers()) < 1.02 * sum(b.numel() for b in model.buffers())
+
+
+def test_layers_that_cannot_be_fused_are_left_with_a_reason() -> None:
+    model = make("llama")
+    lamina.compress(model, {"*.0.*.v_proj": "w8a8", "*.1.*.down_proj": "w4a8", "*.2.*": "w4a8"}, group=32)
+    before = logits_by_lamina(model)
+    report = accelerate(model)
+    assert report.fused == 1
+    assert report.left == {
+        "model.layers.0": "q_proj, k_proj, v_proj: Linear is neither Int8Linear nor Int4Linear",
+        "model.layers.1": "q_proj, k_proj, v_proj: Linear is neither Int8Linear nor Int4Linear",
+    }
+    assert "fused 1 of 3 decoder layers" in str(report) and "left 2: q_proj" in str(report)
+    assert torch.equal(logits(model), before)
+    assert accelerate(model).fused == 0  # a second call finds nothing to do
+
+
+def logits_by_lamina(model: nn.Module) -> Tensor:
+    model.set_attn_implementation("lamina")
+    return logits(model)
+
+
+def test_other_models_are_left() -> None:
+    config = transformers.GptOssConfig(
+        **{**SIZES, "num_local_experts": 2, "num_experts_per_tok": 1, "num_hidden_layers": 1}
+    )
+    model = transformers.GptOssForCausalLM(config).eval()
+    report = accelerate(model)
+    assert report.fused == 0
+    assert "GptOssDecoderLayer is not one of LlamaDecoderLayer" in report.left["model.layers.0"]
+    with pytest.raises(TypeError, match="model must be a PreTrainedModel, got Linear"):
+        accelerate(nn.Linear(2, 2))  # type: ignore[arg-type]
+
+
+def test_an_accelerated_model_is_not_saved(tmp_path: Path) -> None:
+    model = fused(packed("llama", "w8a8"))
+    with pytest.raises(ValueError, match="save it before accelerate"):
+        model.state_dict()
+    with pytest.raises(ValueError, match="extra state"):
+        lamina.save_compressed(model, tmp_path)
+
+
+def linears(
+    scheme: str, bias: bool = False, k: int = 72, ns: tuple[int, ...] = (40, 17, 3)
+) -> list[PackedLinear]:
+    torch.manual_seed(1)
+    model = nn.Sequential(*(nn.Linear(k, n, bias) for n in ns))
+    lamina.compress(model, scheme, group=32 if scheme.startswith("w4") else None, skip_growing=False)
+    return list(model)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_merged_rows_have_the_bits_of_their_layers(scheme: str, bias: bool) -> None:
+    layers = linears(scheme, bias)
+    merged = merge_rows(layers)
+    assert torch.equal(merged.dequantize_weight(), torch.cat([layer.dequantize_weight() for layer in layers]))
+    x = torch.randn(5, 72, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(merged(x), torch.cat([layer(x) for layer in layers], 1))
+    assert (merged.out_features, merged.weight_dtype) == (60, torch.float32)
+
+
+def test_float_zero_points_and_one_group_are_merged() -> None:
+    w = [torch.randn(n, 64, generator=torch.Generator().manual_seed(n)) for n in (16, 24)]
+    layers = []
+    for weight in w:
+        quantized = lamina.quant.quantize_weight_int4(weight, -1, symmetric=False)
+        assert quantized.zero_point is not None
+        layers.append(
+            Int4Linear.from_quantized(quantized._replace(zero_point=quantized.zero_point.float() + 0.25))
+        )
+    assert torch.equal(
+        merge_rows(layers).dequantize_weight(), torch.cat([layer.dequantize_weight() for layer in layers])
+    )
+
+
+def test_layers_that_differ_are_not_merged() -> None:
+    float_layer: Any = nn.Linear(72, 16)
+    int8, int4 = linears("w8a8")[0], linears("w4a16")[0]
+    static = Int8Linear.from_quantized(
+        torch.ones(16, 72, dtype=torch.int8), torch.ones(16), input_scale=torch.ones(1)
+    )
+    order = Int4Linear.from_quantized(
+        lamina.quant.quantize_weight_int4(torch.randn(16, 64), 32)._replace(
+            g_idx=torch.arange(64, dtype=torch.int32) % 2
+        )
+    )
+    for layers, message in (
+        ([int8, float_layer], "Linear is neither"),
+        ([int8, int4], "Int4Linear, k = 72.* and Int8Linear, k = 72.* differ"),
+        ([int8, linears("w8a8", k=64)[0]], "k = 64.* differ"),
+        ([int8, linears("w8a8", bias=True)[0]], "bias torch.float32.* differ"),
+        ([int8, linears("w8a8_asymmetric")[0]], "symmetric = False.* differ"),
+        ([int4, linears("w4a8")[0]], "activations = int8.* differ"),
+        ([static, static], "static scale"),
+        ([order, order], "act-order"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            merge_rows(layers)
