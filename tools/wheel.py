@@ -27,7 +27,7 @@ PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")
 
 
 def run(command: list[str], cwd: Path = ROOT, **variables: str) -> str:
-    """What the command prints; where it fails, that is the error."""
+    """Runs a command and returns what it prints; an error of the command has that text."""
     search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     result = subprocess.run(

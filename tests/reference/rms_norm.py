@@ -70,4 +70,5 @@ def _halved(terms: F32) -> F32:
     while len(terms) > 1:
         half = len(terms) // 2
         terms = terms[:half] + terms[half:]
-    return terms[0]
+    first: F32 = terms[0]
+    return first
