@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -65,7 +64,9 @@ def tag_manylinux(wheel: Path, out: Path, platform: str = "auto") -> Path:
     tagged = out / "tagged"
     run(["auditwheel", "repair", f"--plat={platform}", *excluded, f"--wheel-dir={tagged}", str(wheel)])
     (fresh,) = tagged.glob("*.whl")
-    return Path(shutil.move(fresh, out / fresh.name))
+    wheel = fresh.replace(out / fresh.name)
+    tagged.rmdir()
+    return wheel
 
 
 def install_alone(wheel: Path, folder: Path) -> Path:

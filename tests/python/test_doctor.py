@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from lamina import ops
 from lamina.devices import cpu_isas, cuda_problem
-from lamina.doctor import CHECKS, count_checks, run_checks
+from lamina.doctor import CHECKS, Check, count_checks, run_checks
+from lamina.doctor.outcome import Outcome
 from lamina.doctor.run import CPU, run_check
 
 
@@ -33,6 +35,12 @@ def test_cuda_is_skipped_with_the_reason() -> None:
         assert check.skipped == problem
         assert not check.passed
         assert not check.failed
+
+
+def test_a_case_without_a_ratio_fails() -> None:
+    check = Check("an op", "cpu", (Outcome("right", 0.5), Outcome("not a number", math.nan)))
+    assert check.failed
+    assert check.worst.case == "not a number"
 
 
 def test_no_op_is_forgotten() -> None:

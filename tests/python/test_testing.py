@@ -96,6 +96,12 @@ def test_error_over_bound(got: list[list[float]], ratio: float) -> None:
     assert error_over_bound(torch.tensor(got), EXPECTED) == ratio
 
 
+@pytest.mark.parametrize(("got", "ratio"), [(3.0, 0.0), (3.5, math.inf)])
+def test_error_over_a_bound_of_zero(got: float, ratio: float) -> None:
+    exact = Expected(torch.tensor([3.0, 1.0]).double(), torch.tensor([0.0, 0.5]).double())
+    assert error_over_bound(torch.tensor([got, 1.0]), exact) == ratio
+
+
 def test_same_values() -> None:
     x = torch.tensor([1.0, math.nan])
     assert same_values(x, x.half())

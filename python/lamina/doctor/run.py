@@ -31,7 +31,11 @@ class Check:
     @property
     def worst(self) -> Outcome:
         """The case nearest to its bound, or past it."""
-        return max(self.outcomes, key=lambda o: o.ratio, default=Outcome("none", math.inf))
+        return max(
+            self.outcomes,
+            key=lambda o: math.inf if math.isnan(o.ratio) else o.ratio,
+            default=Outcome("none", math.inf),
+        )
 
     @property
     def passed(self) -> bool:
