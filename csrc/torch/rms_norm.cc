@@ -25,7 +25,7 @@ class Call {
  public:
   Call(const char* op, const Tensor& x, const Tensor& weight, double eps,
        const std::optional<Tensor>& residual)
-      : x_(x) {
+      : x_(x), has_residual_(residual.has_value()) {
     const Argument x_arg{op, "x", x}, weight_arg{op, "weight", weight};
     const Argument residual_arg{op, "residual", residual ? *residual : x};
     x_arg.is_2d("[m, n]");
@@ -51,9 +51,8 @@ class Call {
 
   // The new residual; [0, n] without a residual.
   Tensor run(void* out, const Int8Rows& quantized) {
-    const bool has_residual = params_.residual != nullptr;
     Tensor new_residual =
-        new_tensor(x_, {has_residual ? params_.m : 0, params_.n}, x_.scalar_type());
+        new_tensor(x_, {has_residual_ ? params_.m : 0, params_.n}, x_.scalar_type());
     params_.new_residual = new_residual.data_ptr();
     params_.out = out;
     params_.quantized = quantized;
@@ -67,6 +66,7 @@ class Call {
 
  private:
   const Tensor& x_;
+  const bool has_residual_;  // whose data may be null where it has no elements
   rms_norm::Params params_;
   std::optional<Accelerator> accelerator_;
 };
