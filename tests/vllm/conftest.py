@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 collect_ignore_glob = [] if HAS_VLLM else ["test_*.py"]
 
-# The engine runs in this process, so that tests can look into it; test_workers.py starts others.
-os.environ |= {
+# The engine runs in this process, so that tests can look into it; test_workers.py starts others. Where these
+# tests are not collected, the variables would change other tests.
+ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # bound threads wait minutes for a core that is in use
@@ -26,6 +27,8 @@ os.environ |= {
     "TORCHDYNAMO_DISABLE": "1",  # a part of the engine compiles in spite of enforce_eager
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
+if HAS_VLLM:
+    os.environ |= ENVIRONMENT
 
 
 @pytest.fixture(scope="session")
