@@ -24,7 +24,7 @@ Inputs = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured. Each function takes the inputs of a case; `int8` tells whether the op quantises."""
+    """The measured functions. Each one takes the inputs of a case; `int8` tells whether the op quantises."""
 
     name: str
     int8: bool

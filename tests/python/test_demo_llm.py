@@ -39,10 +39,9 @@ def run(*arguments: str, **more: Any) -> Result:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A short prompt, few tokens, half of the text, and no peer."""
+    """A short prompt, few tokens, and no peer."""
     monkeypatch.setattr(llm_measure, "PROMPT", 16)
     monkeypatch.setattr(llm_measure, "ANSWER", 4)
-    monkeypatch.setattr(llm_measure, "PROSE", llm_measure.PROSE[:900])
     monkeypatch.setattr(llm_command, "ANSWER_TOKENS", 24)
     monkeypatch.setattr(LlamaCpp, "start", lambda *_: None)
 

@@ -237,7 +237,7 @@ def test_what_is_not_supported_is_refused(attention: Any) -> None:
 
 @dataclass(frozen=True)
 class Spec:
-    """What customize_spec reads of vLLM's AttentionSpec."""
+    """The fields that customize_spec reads of vLLM's AttentionSpec."""
 
     kv_quant_mode: Any
     dtype: torch.dtype = torch.int8

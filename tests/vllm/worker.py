@@ -1,4 +1,4 @@
-"""What the worker processes of a test count and report; vLLM mixes the class into its worker."""
+"""The worker processes of a test count and report with this; vLLM mixes the class into its worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// What the kernels on f16 and bf16 activations do with the Params of their op.
+// The use that kernels on f16 and bf16 activations make of the Params of their op.
 #pragma once
 
 #include "base/numeric.h"

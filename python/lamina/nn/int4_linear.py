@@ -23,7 +23,7 @@ from lamina.ops.gemm_int4 import GROUP_STEP
 from lamina.ops.pack_int4 import CPU_LAYOUT, CUDA_LAYOUT, layout_for, packed_int4_shape
 from lamina.ops.tiles import Range
 from lamina.quant import WEIGHT_DTYPES, QuantizedInt4, act_order, quantize_weight_int4
-from lamina.quant.checks import is_group, require_group
+from lamina.quant.checks import count_groups, is_group, require_g_idx, require_group
 
 ACTIVATIONS = ("float", "int8")  # by their number in weight_format
 
@@ -85,7 +85,7 @@ class Int4Linear(PackedLinear):
         n, k = out_features, in_features
         more = [group if group < k else -1, int(symmetric), ACTIVATIONS.index(activations), 0]
         self._set(more)
-        scales = (_groups(k, self.group), n)
+        scales = (count_groups(k, self.group), n)
         zero_point = None if symmetric else torch.full(scales, 8, dtype=torch.uint8, device=device)
         place = torch.empty(0, device=device).device
         # Belongs to the bytes, on any device: the op refuses bytes that moved without this module.
@@ -136,7 +136,7 @@ class Int4Linear(PackedLinear):
         n, k = q.shape
         symmetric, perm = zero_point is None, None
         if g_idx is not None:
-            _require_groups(g_idx, k, len(scale))
+            require_g_idx("Int4Linear", g_idx, k, len(scale))
             perm, group, rows = act_order(g_idx)
             scale, zero_point = scale[rows], None if zero_point is None else zero_point[rows]
         group = group if group < (k if perm is None else len(perm)) else -1
@@ -364,7 +364,7 @@ class Int4Linear(PackedLinear):
             if perm.numel() and not perm.is_meta and not -1 <= perm.min() <= perm.max() < k:
                 return f"perm must hold -1 to {k - 1}, got {perm.min()} to {perm.max()}"
             k = len(perm)
-        scales = (_groups(k, group), self.out_features)
+        scales = (count_groups(k, group), self.out_features)
         shapes = {
             "weight_packed": self._packed_shape(self.out_features, k),
             "weight_scale": scales,
@@ -389,19 +389,6 @@ class Int4Linear(PackedLinear):
 def _repacked(packed: PackedInt4, layout: str) -> Tensor:
     """The same codes in another layout, where they were."""
     return pack_int4(packed.unpack(), layout).data
-
-
-def _groups(k: int, group: int) -> int:
-    return -(-k // (max(k, 1) if group == -1 else group))
-
-
-def _require_groups(g_idx: Tensor, k: int, groups: int) -> None:
-    if g_idx.shape != (k,) or (k and int(g_idx.max()) >= groups):
-        most = f", at most {int(g_idx.max())}" if g_idx.numel() else ""
-        raise ValueError(
-            f"Int4Linear: g_idx must be [k] with k = {k}, below {groups} groups of the scales, "
-            f"got {list(g_idx.shape)}{most}"
-        )
 
 
 def _require_activations(wanted: str) -> None:

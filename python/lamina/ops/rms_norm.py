@@ -81,7 +81,8 @@ def rms_norm_int8(
                               rounded to the dtype of x before it is quantised. A row with a NaN or an Inf
                               gets q = 0, zero_point = 0 and scale = NaN
     Error                     that of rms_norm, and on top that of quantize_int8
-    Raises, Devices           as rms_norm
+    Raises                    as rms_norm
+    Devices                   as rms_norm
     Source                    csrc/ops/rms_norm/rms_norm.h
     """
     _require("rms_norm_int8", x, weight, eps, residual)

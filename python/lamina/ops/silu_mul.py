@@ -49,7 +49,8 @@ def silu_mul_int8(x: Tensor, up: Tensor | None = None, *, symmetric: bool = True
                      is rounded to the dtype of x before it is quantised. A row with a NaN or an Inf gets
                      q = 0, zero_point = 0 and scale = NaN
     Error            that of silu_mul, and on top that of quantize_int8
-    Raises, Devices  as silu_mul
+    Raises           as silu_mul
+    Devices          as silu_mul
     Source           csrc/ops/silu_mul/silu_mul.h
     """
     _require("silu_mul_int8", x, up)

@@ -14,7 +14,7 @@ from lamina.quant.hessians import Hessian
 # The arguments of one call of a model: a tensor, keyword arguments or positional ones.
 Batch = Tensor | Mapping[str, Any] | Sequence[Any]
 Calibration = Iterable[Batch] | Callable[[nn.Module], object]
-# Of transformers: texts to a mapping of keyword arguments.
+# A tokenizer of transformers turns texts into a mapping of keyword arguments.
 Tokenizer = Callable[..., Mapping[str, Any]]
 MAX_TOKENS = 2048  # of a text
 

@@ -57,3 +57,18 @@ def require_finite(name: str, w: Tensor) -> None:
     raise ValueError(
         f"{name} holds {len(bad)} NaN or Inf, the first at {list(at)} ({w[at].item()}); it must be finite"
     )
+
+
+def count_groups(k: int, group: int) -> int:
+    """The groups of k input features; group -1 is one for all."""
+    return -(-k // (max(k, 1) if group == -1 else group))
+
+
+def require_g_idx(op: str, g_idx: Tensor, k: int, groups: int) -> None:
+    """Raises ValueError unless g_idx is [k] with the numbers of groups that have scales."""
+    if g_idx.shape != (k,) or (k and int(g_idx.max()) >= groups):
+        most = f", at most {int(g_idx.max())}" if g_idx.numel() else ""
+        raise ValueError(
+            f"{op}: g_idx must be [k] with k = {k}, below {groups} groups of the scales, "
+            f"got {list(g_idx.shape)}{most}"
+        )

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "base/scratch.h"
+#include "base/with_type.h"
 #include "ops/paged_attention/cpu/columns.h"
 #include "ops/paged_attention/cpu/kernel.h"
 #include "ops/paged_attention/cpu/products.h"
@@ -150,13 +151,7 @@ class Worker {
         }
       });
     };
-    if (p_.q_dtype == DType::kF32) {
-      load(float{});
-    } else if (p_.q_dtype == DType::kF16) {
-      load(F16{});
-    } else {
-      load(BF16{});
-    }
+    with_type(p_.q_dtype, load);
   }
 
   Chunk chunk_of(int64_t visit) const {
@@ -371,13 +366,9 @@ class Worker {
                        p_.v_scale.of_all());
         }
         const int64_t offset = (token * p_.heads + head) * p_.v_head_dim;
-        if (p_.out_dtype == DType::kF32) {
-          store(result, static_cast<float*>(p_.out) + offset, p_.v_head_dim);
-        } else if (p_.out_dtype == DType::kF16) {
-          store(result, static_cast<F16*>(p_.out) + offset, p_.v_head_dim);
-        } else {
-          store(result, static_cast<BF16*>(p_.out) + offset, p_.v_head_dim);
-        }
+        with_type(p_.out_dtype, [&]<class T>(T) {
+          store(result, static_cast<T*>(p_.out) + offset, p_.v_head_dim);
+        });
       }
     });
   }

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "base/with_type.h"
 #include "ops/paged_kv/cpu/kernel.h"
 #include "ops/paged_kv/encoding.h"
 
@@ -18,13 +19,7 @@ const T* element(const void* data, int64_t offset) {
   return static_cast<const T*>(data) + offset;
 }
 
-// Calls body(T{}) with the element type of the dtype.
-template <class Body>
-void with_type(DType dtype, const Body& body) {
-  if (dtype == DType::kF32) body(float{});
-  if (dtype == DType::kF16) body(F16{});
-  if (dtype == DType::kBF16) body(BF16{});
-}
+using lamina::with_type;
 
 template <class Body>
 void with_type(kv::CacheDType dtype, const Body& body) {

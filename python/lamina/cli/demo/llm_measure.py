@@ -127,7 +127,7 @@ def run_llm_demo(
 
 
 def log_probabilities(model: Any, ids: Tensor) -> Tensor:
-    """Of the next token [tokens - 1, vocabulary], in f32."""
+    """The log probabilities of the next token, [tokens - 1, vocabulary], in f32."""
     with torch.inference_mode():
         logits: Tensor = model(ids, use_cache=False).logits[0, :-1]
         return logits.float().log_softmax(-1)

@@ -54,7 +54,7 @@ def from_gguf(
     dtype       of the tensors that are not packed
     returns     the model in eval mode on the CPU, and its tokenizer with the chat template of the file
     Raises      ValueError for a file that is damaged, of another architecture, with scaled rotary positions
-                or another tokenizer; the message names the field. What lamina.load_checkpoint raises
+                or another tokenizer; the message names the field. Also the errors of lamina.load_checkpoint
 
     transformers needs the package gguf for from_pretrained(..., gguf_file=...), and dequantises all weights.
     """

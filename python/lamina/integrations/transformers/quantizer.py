@@ -146,7 +146,7 @@ class LaminaHfQuantizer(HfQuantizer):  # type: ignore[misc]
             options = self._options
             if isinstance(model.get_output_embeddings(), PackedLinear):
                 options["head"] = None
-            # What is left: a tied head, which has no tensor in the files. The plan has given all warnings.
+            # A tied head is left, which has no tensor in the files. The plan has given all warnings.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 compress(model, **options, progress=False)
@@ -165,7 +165,7 @@ class LaminaHfQuantizer(HfQuantizer):  # type: ignore[misc]
         return layer in self._entries if self.pre_quantized else layer in self._schemes and part == "weight"
 
     def get_quantize_ops(self) -> ConversionOps:
-        """What packs a weight as soon as it is read."""
+        """The operation that packs a weight as soon as it is read."""
         return _Pack(self)
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, str]]:
