@@ -60,8 +60,8 @@ def test_demo_on_the_real_model(tmp_path: Path) -> None:
     assert list(rows) == [llm.BASELINE, *chosen]
     base, w4a16, w4a8 = rows.values()
     assert base["divergence"] == 0 and base["agreement"] == 1
-    # The int4 weights of the file are those of the float model: only f32 sums round in another order.
-    assert w4a16["perplexity"] == pytest.approx(base["perplexity"], rel=0.01)
+    # The int4 weights of the file are those of the float model. Only the head is rounded, to int8.
+    assert w4a16["perplexity"] == pytest.approx(base["perplexity"], rel=0.02)
     assert w4a16["divergence"] < 0.01 < w4a8["divergence"] < 0.2
     assert w4a8["perplexity"] < 1.04 * base["perplexity"]
     assert w4a16["model_bytes"] < 0.45 * base["model_bytes"]
