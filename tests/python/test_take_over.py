@@ -129,7 +129,7 @@ def test_what_the_model_lacks_is_named(tmp_path: Path) -> None:
 def test_it_is_explicit_and_can_be_undone() -> None:
     before = {method: auto.AUTO_QUANTIZER_MAPPING[method] for method in METHODS}
     configs = {method: auto.AUTO_QUANTIZATION_CONFIG_MAPPING[method] for method in METHODS}
-    assert not any("lamina" in kind.__module__ for kind in before.values())
+    assert not any("lamina" in kind.__module__ for kind in (*before.values(), *configs.values()))
     take_over("gptq")
     take_over("gptq", "awq")
     changed = [method for method in METHODS if auto.AUTO_QUANTIZER_MAPPING[method] is not before[method]]

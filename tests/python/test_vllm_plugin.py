@@ -249,6 +249,15 @@ def test_int4_layers_compute_their_weight(
     assert error_over_bound(got, layer.expected(activations)) <= 1
 
 
+def test_groups_of_an_act_order_may_differ_in_size(plugin: Any) -> None:
+    layer = Int4Layer("gptq", False, act_order=True)
+    layer.g_idx[: K // 4] = 0
+    weight = (layer.q.double() - 8) * layer.scale.double()[layer.g_idx.long()].T
+    exact, terms = (x @ w.T for x, w in ((layer.x.double(), weight), (layer.x.double().abs(), weight.abs())))
+    got = layer.run(layer.x)
+    assert error_over_bound(got, Expected(exact + layer.bias, 2.0**-20 * (terms + layer.bias.abs()))) <= 1
+
+
 def test_int4_layers_take_other_shapes_and_dtypes(plugin: Any) -> None:
     layer = Int4Layer("gptq", False)
     x = layer.x.bfloat16()
