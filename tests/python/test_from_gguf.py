@@ -93,6 +93,7 @@ def test_the_model_of_a_file(tied: bool, tmp_path: Path) -> None:
     model, _ = from_gguf(tmp_path / "m.gguf", dequantize=True)
     assert not any(isinstance(module, PackedLinear) for module in model.modules())
     assert (model.lm_head.weight is model.model.embed_tokens.weight) is tied
+    assert model.config.tie_word_embeddings is tied
     assert (model.config.max_position_embeddings, model.config.eos_token_id) == (77, 0)
     packed, _ = from_gguf(tmp_path / "m.gguf")
     assert sum(isinstance(module, Int4Linear) for module in packed.modules()) == 14 + (not tied)
