@@ -24,8 +24,8 @@ from tests.python.test_load_gguf import HEADS, HIDDEN, KV_HEADS, file_name, in_f
 Types = gguf.GGMLQuantizationType
 # The letters of byte-level BPE: a space is written as this letter.
 SPACE = "\u0120"
-TOKENS = ["<end>", *(chr(code) for code in range(33, 127)), SPACE, "ab", f"{SPACE}c", "ab1", "\u010a"]
-MERGES = ["a b", f"{SPACE} c", "ab 1"]
+TOKENS = ["<end>", *(chr(code) for code in range(33, 127)), SPACE, "ab", f"{SPACE}c", "ab1", "12", "\u010a"]
+MERGES = ["a b", f"{SPACE} c", "ab 1", "1 2"]
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}<end>{% endfor %}"
 CONTROL = 3
 
@@ -123,7 +123,7 @@ def test_the_tokenizer_of_a_file(tmp_path: Path) -> None:
         return names
 
     assert tokens("abab c") == ["ab", "ab", f"{SPACE}c"]
-    assert tokens("ab12") == ["ab", "1", "2"]  # digits stand alone, so that "ab1" is never made
+    assert tokens("ab12") == ["ab", "1", "2"]  # digits stand alone: neither "ab1" nor "12"
     assert tokens("x<end>y\n") == ["x", "<end>", "y", "\u010a"]
     assert tokenizer.decode(tokenizer("ab12 c\n")["input_ids"]) == "ab12 c\n"
     assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<end>", 0)
