@@ -48,12 +48,6 @@ MUTANTS = (
         f"{TRANSFORMERS}/fused.py",
         ("fused: norms of heads dropped", "if self.q_norm is not None:", "if False:"),
         (
-            "fused: window of the config for every layer",
-            'getattr(self, "sliding_window", getattr(self.config, "sliding_window", None))',
-            'getattr(self.config, "sliding_window", None)',
-            f"{FUSED} -k other_attentions or windows",
-        ),
-        (
             "fused: gate and up swapped",
             'merge_rows_of(mlp, "gate_proj", "up_proj")',
             'merge_rows_of(mlp, "up_proj", "gate_proj")',
