@@ -239,8 +239,8 @@ MUTANTS = (
         ("half sm90a: k that ends within a tile", "slice + kSlices <= args.groups.whole_slices", "true"),
         (
             "half sm90a, perm: the rows of a split start at its first k",
-            "copy_rows(args, tile.m0, step, thread, stage);",
-            "{ Args moved = args; if (args.p.perm.is_given()) moved.p.a = static_cast<const std::byte*>(args.p.a) + tile.first_step * int4::kTileK * 2; copy_rows(moved, tile.m0, step, thread, stage); }",
+            "Pipe::copy_rows(args, tile.m0, step, thread, stage);",
+            "{ Args moved = args; if (args.p.perm.is_given()) moved.p.a = static_cast<const std::byte*>(args.p.a) + tile.first_step * int4::kTileK * 2; Pipe::copy_rows(moved, tile.m0, step, thread, stage); }",
             "tests/ops/test_split_k.py -k gemm_int4-",
         ),
         tests="tests/ops/test_gemm_int4_cuda.py",
