@@ -263,6 +263,15 @@ def test_readme_compares_the_schemes_as_the_results_do() -> None:
     assert f"is {ratios('gemm_int8', 'torch_bf16')} times as fast" in read("README.md")
 
 
+def test_readme_shows_the_language_model_as_measured() -> None:
+    lines = [line for line in read("README.md").splitlines() if line.startswith("| ")]
+    for row in json.loads(read("bench/results/epyc-zen4-2core/demo_llm.json"))["rows"]:
+        cells = f"| {row['model_bytes'] / 1e6:.0f} | {row['prefill']:.0f} | {row['decode']:.1f} |"
+        if row["perplexity"] is not None:
+            cells += f" {row['perplexity']:.2f} | {row['agreement'] * 100:.1f} % |"
+        assert any(cells in line for line in lines), row["scheme"]
+
+
 def quotable(file: Path) -> set[str]:
     """The numbers of a result file as tables quote them."""
     texts = set()
