@@ -42,9 +42,7 @@ struct AmxProduct : Bf16Product<Amx> {
         Amx::store_int(panel + i * Amx::kColumns, both[0]);
         Amx::store_int(panel + i * Amx::kColumns + Amx::kLanes, both[1]);
       }
-      multiply_keys(rows,
-                    {o.a, o.a_stride, {panel, Amx::kColumns, 0}, o.c, o.c_stride, o.k, 1, true},
-                    prefetch);
+      multiply_keys(rows, {o.a, {panel, 0}, o.c, o.k, 1, true}, prefetch);
     }
   }
   template <class B>
@@ -59,13 +57,13 @@ struct AmxProduct : Bf16Product<Amx> {
   template <int kRow, class Body>
   static void with_sums(int64_t rows, const Operands<Panel>& o, bool is_load, const Body& body) {
     const int64_t count = std::min<int64_t>(rows - kRow * kTile, kTile);
-    int32_t* c = o.c + kRow * kTile * o.c_stride;
-    if (count == kTile) return body(c, o.c_stride);
+    int32_t* c = o.c + kRow * kTile * kRowStride;
+    if (count == kTile) return body(c, kRowStride);
     int32_t some[kTile * Amx::kColumns] = {};
     const auto copy = [&](bool out) {
       for (int64_t i = 0; i < count; ++i)
-        std::memcpy(out ? c + i * o.c_stride : some + i * Amx::kColumns,
-                    out ? some + i * Amx::kColumns : c + i * o.c_stride,
+        std::memcpy(out ? c + i * kRowStride : some + i * Amx::kColumns,
+                    out ? some + i * Amx::kColumns : c + i * kRowStride,
                     Amx::kColumns * sizeof(int32_t));
     };
     if (is_load) copy(false);
@@ -90,11 +88,11 @@ struct AmxProduct : Bf16Product<Amx> {
     });
     for (int64_t p = 0; p < o.k; p += kTile) {
       for (int i = 0; i < kTile; i += Prefetch::kSteps) prefetch.pass();
-      const int32_t* b = o.b.at + p * o.b.stride;
-      amx_load<6>(b, 4 * o.b.stride);
-      amx_load<7>(b + kTile, 4 * o.b.stride);
+      const int32_t* b = o.b.at + p * Amx::kColumns;
+      amx_load<6>(b, 4 * Amx::kColumns);
+      amx_load<7>(b + kTile, 4 * Amx::kColumns);
       unroll<kRows>([&](auto r) {
-        amx_load<4 + r>(o.a + r * kTile * o.a_stride + p, 4 * o.a_stride);
+        amx_load<4 + r>(o.a + r * kTile * kRowStride + p, 4 * kRowStride);
         amx_multiply_bf16<2 * r, 4 + r, 6>();
         amx_multiply_bf16<2 * r + 1, 4 + r, 7>();
       });

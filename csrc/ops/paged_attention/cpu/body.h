@@ -48,7 +48,7 @@ class Worker {
         std::max(kKeyDwords, q_stride_ * Simd::kColumns) + 3 * Simd::kLanes * Simd::kColumns;
     const int64_t panel = std::max(2 * panel_dwords_, kValueRows * dim_);
     const int64_t dwords = round_up(p_.head_dim, Simd::kColumns) + 2 * rows * state_stride_ +
-                           3 * rows + planes * (q_stride_ + kScoreStride + dim_) + panel;
+                           3 * rows + 3 * planes * kRowStride + panel;
     char* memory =
         static_cast<char*>(thread_scratch(4 * dwords + 2 * static_cast<int64_t>(sizeof(Columns))));
     shared_ = reinterpret_cast<Columns*>(memory);
@@ -56,9 +56,9 @@ class Worker {
     auto* next = reinterpret_cast<int32_t*>(own_ + 1);
     const auto take = [&](int64_t count) { return std::exchange(next, next + count); };
     panel_ = take(panel);
-    queries_ = take(planes * q_stride_);
-    scores_ = take(planes * kScoreStride);
-    sums_ = take(planes * dim_);
+    queries_ = take(planes * kRowStride);
+    scores_ = take(planes * kRowStride);
+    sums_ = take(planes * kRowStride);
     states_ = reinterpret_cast<float*>(take(rows * state_stride_));
     partial_ = reinterpret_cast<float*>(take(rows * state_stride_));
     row_ = reinterpret_cast<float*>(take(round_up(p_.head_dim, Simd::kColumns)));
@@ -82,8 +82,6 @@ class Worker {
   }
 
  private:
-  static constexpr int64_t kScoreStride =
-      kChunk + Simd::kColumns;               // a block may store past the chunk
   static constexpr int64_t kValueRows = 32;  // of a panel of values, at most
   static constexpr int64_t kPreparedKeys = kValueRows * Product::kKeysPerDword;
   static constexpr int64_t kKeyDwords =
@@ -131,8 +129,13 @@ class Worker {
   }
   int64_t head_of(int64_t row) const { return head_ * group_ + (tile_->row + row) % group_; }
 
-  static Planes planes(int32_t* rows, int64_t stride, int64_t row) {
-    return {rows + Product::kPlanes * row * stride, stride};
+  static Planes planes(int32_t* rows, int64_t row) {
+    return {rows + Product::kPlanes * row * kRowStride};
+  }
+
+  static void clear(int32_t* rows, int64_t row, int64_t dwords) {
+    for (int i = 0; i < Product::kPlanes; ++i)
+      std::fill_n(planes(rows, row).dwords + i * kRowStride, dwords, 0);
   }
 
   void load_queries() {
@@ -145,9 +148,8 @@ class Worker {
                                                            head_of(r) * p_.q_head_stride);
           Prefetch none;
           widen_values<Simd, T>(&from, 1, p_.head_dim, reinterpret_cast<int32_t*>(row_), none);
-          std::memset(queries_ + Product::kPlanes * r * q_stride_, 0,
-                      static_cast<size_t>(Product::kPlanes * q_stride_) * sizeof(int32_t));
-          query_[r] = Product::query(row_, p_.head_dim, planes(queries_, q_stride_, r));
+          clear(queries_, r, q_stride_);
+          query_[r] = Product::query(row_, p_.head_dim, planes(queries_, r));
         }
       });
     };
@@ -167,15 +169,13 @@ class Worker {
     const bool is_last = visit + 1 == plan_.begin(part_ + 1);
     const Chunk next = is_last ? chunk : chunk_of(visit + 1);
     multiply_keys(*shared_, shared, {0, tile_->rows}, is_last ? nullptr : &next);
-    std::memset(sums_, 0,
-                static_cast<size_t>(Product::kPlanes * tile_->rows * dim_) * sizeof(int32_t));
+    for (int64_t r = 0; r < tile_->rows; ++r) clear(sums_, r, dim_);
     for_tokens([&](int64_t token, Range rows) { weigh(chunk, token, rows, states); });
     next_count_ = is_last ? 0 : next.point_first(kAhead, next_);
     multiply_values(chunk, shared);
     for_tokens([&](int64_t token, Range rows) { add_own(chunk, token, rows); });
     for (int64_t r = 0; r < tile_->rows; ++r)
-      Product::finish_vector(planes(sums_, dim_, r), weight_factors_[r], dim_,
-                             state(states, r).vector());
+      Product::finish_vector(planes(sums_, r), weight_factors_[r], dim_, state(states, r).vector());
   }
 
   // The keys to prefetch while `count` keys from j on are multiplied. After the keys come the values.
@@ -222,11 +222,9 @@ class Worker {
         if (is_packed)
           side.begin(columns.keys + end, after / Simd::kColumns, dwords, other, block, passes);
       Product::multiply_keys(operands,
-                             {planes(queries_, q_stride_, rows.low).dwords,
-                              q_stride_,
-                              {panel, Simd::kColumns, block},
-                              planes(scores_, kScoreStride, rows.low).dwords + j,
-                              kScoreStride,
+                             {planes(queries_, rows.low).dwords,
+                              {panel, block},
+                              planes(scores_, rows.low).dwords + j,
                               dwords,
                               blocks,
                               false},
@@ -256,7 +254,7 @@ class Worker {
     row.value_scale = p_.v_scale.is_per_token() ? columns->value_scale : nullptr;
     const auto for_rows = [&](const auto& body) {
       for (int64_t r = rows.low; r < rows.high; ++r) {
-        const Planes scores = planes(scores_, kScoreStride, r);
+        const Planes scores = planes(scores_, r);
         row.scores = scores.floats();
         row.scale = scale * query_[r].factor;
         if (p_.alibi_slopes != nullptr)
@@ -340,17 +338,14 @@ class Worker {
         cut_[j - steps.low] = j >= keys.low && j < keys.high ? values[j - steps.low] : kZeros;
       values = cut_;
     }
-    Product::multiply_values(
-        Product::kPlanes * rows.count(),
-        {planes(scores_, kScoreStride, rows.low).dwords + steps.low / Product::kKeysPerDword,
-         kScoreStride,
-         {values, 0},
-         planes(sums_, dim_, rows.low).dwords,
-         dim_,
-         steps.count() / Product::kKeysPerDword,
-         dim_ / Simd::kColumns,
-         true},
-        prefetch);
+    Product::multiply_values(Product::kPlanes * rows.count(),
+                             {planes(scores_, rows.low).dwords + steps.low / Product::kKeysPerDword,
+                              {values, 0},
+                              planes(sums_, rows.low).dwords,
+                              steps.count() / Product::kKeysPerDword,
+                              dim_ / Simd::kColumns,
+                              true},
+                             prefetch);
   }
 
   void finish(float* states) const {

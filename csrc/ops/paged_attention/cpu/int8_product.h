@@ -67,7 +67,7 @@ struct Int8Product {
     const bool has_codes = sum == 0.0f && largest >= kTiny;
     const float inverse = has_codes ? kLargestQuery / largest : 0.0f;
     auto* high = reinterpret_cast<int8_t*>(to.dwords);
-    auto* low = reinterpret_cast<int8_t*>(to.dwords + to.stride);
+    auto* low = reinterpret_cast<int8_t*>(to.dwords + kRowStride);
     int32_t codes = 0;
     for (int64_t i = 0; i < dim; ++i) {
       const int code = has_codes ? static_cast<int>(std::lrintf(row[i] * inverse)) : 0;
@@ -81,7 +81,7 @@ struct Int8Product {
     const I offset = Simd::set_int(query.offset);
     return largest_score<Simd, false>(row, [&](int64_t j) LAMINA_INLINE {
       const I high = Simd::load_int(planes.dwords + j),
-              low = Simd::load_int(planes.dwords + planes.stride + j);
+              low = Simd::load_int(planes.dwords + kRowStride + j);
       return Simd::to_floats(
           Simd::subtract(Simd::add(Simd::template shift_left<8>(high), low), offset));
     });
@@ -103,7 +103,7 @@ struct Int8Product {
     for (int64_t j = row.begin(); j < row.end(); j += Simd::kLanes) {
       const I code = Simd::to_ints(Simd::mul(Simd::load(row.scores + j), Simd::set(inverse)));
       Simd::store_low_bytes(planes.dwords + j / 4, Simd::template shift_right<8>(code));
-      Simd::store_low_bytes(planes.dwords + planes.stride + j / 4, code);
+      Simd::store_low_bytes(planes.dwords + kRowStride + j / 4, code);
     }
     return is_valid ? (most >= kTiny ? most : 0.0f) : std::numeric_limits<float>::quiet_NaN();
   }
@@ -112,7 +112,7 @@ struct Int8Product {
   static void finish_vector(Planes sums, float factor, int64_t dim, float* vector) {
     for (int64_t i = 0; i < dim; i += Simd::kLanes) {
       const F high = Simd::to_floats(Simd::load_int(sums.dwords + i));
-      const F low = Simd::to_floats(Simd::load_int(sums.dwords + sums.stride + i));
+      const F low = Simd::to_floats(Simd::load_int(sums.dwords + kRowStride + i));
       const F sum = Simd::div(Simd::fma(high, Simd::set(256.0f), low), Simd::set(kLargestWeight));
       Simd::store(sums.floats() + i, Simd::mul(sum, Simd::set(factor)));
     }

@@ -22,6 +22,8 @@
 #include "base/int_math.h"
 #include "base/prefetch_line.h"
 #include "base/unroll.h"
+#include "kv/cache.h"
+#include "ops/paged_attention/plan.h"
 
 namespace lamina::paged_attention {
 namespace {
@@ -63,11 +65,11 @@ class Prefetch {
   int64_t each_ = 0, due_ = 0;  // rows in parts of kWhole: of a pass, and not yet asked for
 };
 
-// b in memory: rows `stride` dwords apart, and blocks of kColumns columns `block` dwords apart.
+// b in memory: blocks of kColumns columns, `block` dwords apart, whose rows follow each other.
 struct Panel {
   static constexpr int kLeastBlocks = 1;
   const int32_t* at;
-  int64_t stride, block;
+  int64_t block;
 
   // The next row.
   template <class Simd, int kVectors>
@@ -76,7 +78,7 @@ struct Panel {
     unroll<kVectors>([&](auto v) LAMINA_INLINE {
       to[v] = Simd::load_int(at + (v / kEach) * block + v % kEach * Simd::kLanes);
     });
-    at += stride;
+    at += Simd::kColumns;
   }
   template <class Simd>
   void skip_blocks(int64_t count) {
@@ -123,20 +125,23 @@ struct Rows {
   }
 };
 
+// Dwords between rows of a and of c, whatever they hold: queries, weights of a chunk, or sums. A constant leaves the
+// registers of addresses to the microkernel.
+inline constexpr int64_t kRowStride = kChunk + 32;
+static_assert(kv::kMaxHeadDim <= kRowStride);
+
 // c has blocks of kColumns columns next to each other.
 template <class B>
 struct Operands {
   const int32_t* a;
-  int64_t a_stride;
   B b;
   int32_t* c;
-  int64_t c_stride;
   int64_t k, blocks;
   bool accumulate;
 
   void skip_rows(int64_t rows) {
-    a += rows * a_stride;
-    c += rows * c_stride;
+    a += rows * kRowStride;
+    c += rows * kRowStride;
   }
   template <class Simd>
   void skip_blocks(int64_t count) {
@@ -154,18 +159,17 @@ void multiply_rows(const Operands<B>& o, Side& side) {
   typename Dot::Sum sum[kRows][kVectors];
   unroll<kRows>([&](auto r) LAMINA_INLINE {
     unroll<kVectors>([&](auto v) LAMINA_INLINE {
-      sum[r][v] = Dot::sum(o.accumulate ? Simd::load_int(o.c + r * o.c_stride + v * kLanes)
+      sum[r][v] = Dot::sum(o.accumulate ? Simd::load_int(o.c + r * kRowStride + v * kLanes)
                                         : Simd::set_int(0));
     });
   });
   const int32_t* a = o.a;
-  const int64_t a_stride = o.a_stride;
   B b = o.b;
   const auto step = [&] LAMINA_INLINE {
     I each[kVectors];
     b.template take<Simd, kVectors>(each);
     unroll<kRows>([&](auto r) LAMINA_INLINE {
-      const I one = Simd::set_int(a[r * a_stride]);
+      const I one = Simd::set_int(a[r * kRowStride]);
       unroll<kVectors>([&](auto v)
                            LAMINA_INLINE { sum[r][v] = Dot::add(sum[r][v], one, each[v]); });
     });
@@ -181,7 +185,7 @@ void multiply_rows(const Operands<B>& o, Side& side) {
   side = own;
   unroll<kRows>([&](auto r) LAMINA_INLINE {
     unroll<kVectors>([&](auto v) LAMINA_INLINE {
-      Simd::store_int(o.c + r * o.c_stride + v * kLanes, Dot::bits(sum[r][v]));
+      Simd::store_int(o.c + r * kRowStride + v * kLanes, Dot::bits(sum[r][v]));
     });
   });
 }

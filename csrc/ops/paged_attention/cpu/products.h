@@ -38,10 +38,9 @@ struct Query {
   int32_t offset;
 };
 
-// One row of a product, which has kPlanes rows `stride` dwords apart.
+// One row of a product, which has kPlanes rows.
 struct Planes {
   int32_t* dwords;
-  int64_t stride;
   float* floats() const { return reinterpret_cast<float*>(dwords); }
 };
 

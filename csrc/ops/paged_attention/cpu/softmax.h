@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numbers>
 
 #include "base/int_math.h"
@@ -70,12 +71,15 @@ LAMINA_INLINE inline typename Simd::F score(const ScoreRow& row, typename Simd::
   return s;
 }
 
-// Combines 2 kHalf numbers in the order of a tree.
-template <int kHalf, class Combine>
-LAMINA_INLINE inline float reduce(float* lanes, const Combine& combine) {
-  for (int i = 0; i < kHalf; ++i) lanes[i] = combine(lanes[i], lanes[i + kHalf]);
-  if constexpr (kHalf > 1) return reduce<kHalf / 2>(lanes, combine);
-  return lanes[0];
+// Combines kCount numbers in the order of a tree: those of the second half with those of the first.
+template <int kCount, class Combine>
+LAMINA_INLINE inline float reduce(const float* lanes, const Combine& combine) {
+  typedef float Quad __attribute__((vector_size(16)));
+  Quad x[kCount / 4];
+  std::memcpy(x, lanes, sizeof(x));
+  for (int half = kCount / 8; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) x[i] = combine(x[i], x[i + half]);
+  return combine(combine(x[0][0], x[0][2]), combine(x[0][1], x[0][3]));
 }
 
 // Scores in place; returns the largest. dots(j): dot products from column j on. The loop over whole vectors has no branch.
@@ -109,7 +113,7 @@ float largest_score(const ScoreRow& row, const Dots& dots) {
   cut(whole_end, row.end());
   alignas(64) float lanes[kAlign];
   for (int i = 0; i < kSteps; ++i) Simd::store(lanes + i * kLanes, highest[i]);
-  return reduce<kAlign / 2>(lanes, [](float a, float b) { return a > b ? a : b; });
+  return reduce<kAlign>(lanes, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 // The numbers of a row times this factor are its scores, in units of log 2.
@@ -152,7 +156,7 @@ float weigh_row(const ScoreRow& row, float highest, const Put& put) {
   }
   alignas(64) float lanes[kSums];
   for (int v = 0; v < kSums / kLanes; ++v) Simd::store(lanes + v * kLanes, sums[v]);
-  return reduce<kSums / 2>(lanes, [](float a, float b) { return a + b; });
+  return reduce<kSums>(lanes, [](auto a, auto b) { return a + b; });
 }
 
 template <class Simd, class Put>
