@@ -77,8 +77,7 @@ class Function:
         return min((loop for loop in loops if found(loop) == most), key=lambda loop: loop[1] - loop[0])
 
     def is_loop(self, first: int, last: int) -> bool:
-        """Whether all ways to the branch at `last` go through `first`. Rare code behind the kernel branches back
-        too."""
+        """Whether all ways to the branch at `last` go through `first`. Rare code behind branches back too."""
         seen, new = {first}, [next(iter(self.blocks))]
         while new:
             head = new.pop()

@@ -1,10 +1,11 @@
-"""On wgmma paged_attention loads slots that rows see by TMA, in boxes of 16, 32 or 64, and copies all others."""
+"""On wgmma paged_attention loads slots that rows see by TMA, in boxes of 16, 32 or 64; it copies others."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -49,15 +50,11 @@ def copied(inputs: AttentionInputs) -> AttentionInputs:
     return inputs.replace(k_cache=in_wider_rows(inputs.k_cache), v_cache=in_wider_rows(inputs.v_cache))
 
 
-def maps(call: Callable[[], object]) -> int:
-    """The tensor maps that the call made."""
-
-    def made() -> int:
-        return int(json.loads(emu_ops().host_work())["tensor_maps"])
-
-    before = made()
-    call()
-    return made() - before
+def call(inputs: AttentionInputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """out and lse for tensors where they are."""
+    with KERNEL.active() as ops:
+        out, lse = ops.paged_attention(**inputs.arguments(), return_lse=True)
+    return out, lse
 
 
 def check_against_copies(inputs: AttentionInputs, seed: int = 0, sms: int = 4) -> None:
@@ -80,7 +77,9 @@ def test_boxes_change_no_bit(row: tuple[Any, ...]) -> None:
 def test_schedules_of_many_rounds_of_the_ring(page: int, seed: int) -> None:
     """A block of threads has pieces with boxes, with copies and with both, one after the other."""
     lens = ((30, 1000), (30, 30), (7, 700))
-    case = AttentionCase(lens, heads=(1, 2), head_dim=64, page=page, window=(650, 0) if seed % 2 else (-1, -1))
+    case = AttentionCase(
+        lens, heads=(1, 2), head_dim=64, page=page, window=(650, 0) if seed % 2 else (-1, -1)
+    )
     check_against_copies(case.on(KERNEL).inputs(), seed, sms=seed)
 
 
@@ -104,29 +103,76 @@ def test_a_stray_page_is_zeros_and_an_error(index: int | None, page: int) -> Non
         assert_equal(mine, other)
 
 
-def loads(inputs: AttentionInputs) -> set[str]:
-    """The instructions that write keys and values to shared memory, but for those of TMA."""
+def accesses_of_loads(inputs: AttentionInputs) -> list[Any]:
+    """The accesses to shared memory by the code that copies keys and values."""
     emulator().take_report()
     with KERNEL.active() as ops:
         emulator().set_options(count_accesses=True)
         ops.paged_attention(**inputs.arguments())
-    sites = emulator().take_report().sites
-    return {site.function for site in sites if "start_copies" in site.file or "loads.cuh" in site.file}
+    return [site for site in emulator().take_report().sites if "loads.cuh" in site.file]
 
 
-def test_whole_boxes_are_not_copied() -> None:
-    for page in (16, 64):
-        case = AttentionCase(((64, 128), (2, 192)), heads=(1, 2), page=page).on(KERNEL)
-        print(loads(case.inputs()))
-        print(loads(copied(case.inputs())))
+@pytest.mark.parametrize("page", [16, 64])
+def test_whole_boxes_are_not_copied(page: int) -> None:
+    inputs = AttentionCase(((64, 128), (2, 192)), heads=(1, 2), page=page).on(KERNEL).inputs()
+    assert accesses_of_loads(inputs) == []
+    assert accesses_of_loads(copied(inputs)) != []
 
 
-def one_page(inputs: AttentionInputs) -> AttentionInputs:
-    """The caches with their first page alone, whose stride is odd."""
-    keep = int(inputs.block_table[0, 0])
+def strided(cache: torch.Tensor, *strides: int, offset: int = 0) -> torch.Tensor:
+    """The same values with other first strides, -1 for those of the cache, and NaN between them."""
+    old = cache.stride()
+    given = [old[i] if stride < 0 else stride for i, stride in enumerate(strides)] + list(old[len(strides) :])
+    last = sum((size - 1) * stride for size, stride in zip(cache.shape, given, strict=True))
+    moved = torch.full((last + 1 + offset,), torch.nan, dtype=cache.dtype).as_strided(
+        cache.shape, given, offset
+    )
+    return moved.copy_(cache)
 
-    def alone(cache: torch.Tensor) -> torch.Tensor:
-        return cache[keep : keep + 1].as_strided((1, *cache.shape[1:]), (cache.stride(0) + 1, *cache.stride()[1:]))
 
-    table = torch.zeros_like(inputs.block_table)
-    return inputs.replace(k_cache=alone(inputs.k_cache), v_cache=alone(inputs.v_cache), block_table=table)
+def first_page(cache: torch.Tensor) -> torch.Tensor:
+    return strided(cache[:1], 7 * cache.stride(0) + 1)
+
+
+# Of caches [pages, page, 1, 64]: what changes, and whether TMA can load them.
+CACHES: dict[str, tuple[int, Callable[[torch.Tensor], torch.Tensor], bool]] = {
+    "pages of 8": (8, torch.clone, False),
+    "pages of 24": (24, torch.clone, False),
+    "pages of 112": (112, torch.clone, True),
+    "one page, so that its stride is free": (128, first_page, True),
+    "one head, so that its stride is free": (16, lambda cache: strided(cache, -1, -1, 3), True),
+    "slots with gaps": (16, lambda cache: strided(cache, 16 * 72, 72), True),
+    "slots at 8 bytes": (16, lambda cache: strided(cache, 16 * 68, 68), False),
+    "pages at 8 bytes": (16, lambda cache: strided(cache, 16 * 64 + 4), False),
+    "a base at 8 bytes": (16, lambda cache: strided(cache, offset=4), False),
+}
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_caches_that_tma_can_load(name: str) -> None:
+    page, change, is_loaded = CACHES[name]
+    lens = ((40, 100),) if page == 128 else ((40, 150), (3, 80))
+    inputs = AttentionCase(lens, heads=(1, 2), page=page).on(KERNEL).inputs()
+    if page == 128:  # the page of the request is the first one
+        used = int(inputs.block_table[0, 0])
+        inputs = inputs.replace(
+            block_table=inputs.block_table.clone().fill_(0),
+            k_cache=inputs.k_cache[used:],
+            v_cache=inputs.v_cache[used:],
+        )
+    want = check_attention(KERNEL, inputs, inputs.expected(), name)
+    changed = inputs.replace(k_cache=change(inputs.k_cache), v_cache=change(inputs.v_cache))
+    half = changed.replace(k_cache=in_wider_rows(changed.k_cache))
+    made: list[int] = []
+
+    def count_maps() -> None:
+        for given in (changed, changed, half):
+            before = json.loads(emu_ops().host_work())["tensor_maps"]
+            got = call(given)
+            made.append(json.loads(emu_ops().host_work())["tensor_maps"] - before)
+            for mine, other in zip(got, want, strict=True):
+                assert_equal(mine, other, name)
+
+    with ThreadPoolExecutor(1) as pool:  # a new thread has no maps yet
+        pool.submit(count_maps).result()
+    assert made == [2 * is_loaded, 0, 0]

@@ -140,7 +140,11 @@ MUTANTS = (
             "make_box_map(k, args.box_slots, args.values)",
         ),
         ("attention sm90a: boxes reach into the next page", "slots < least ||", "false ||"),
-        ("attention sm90a: boxes of rows that are not aligned", "|| !allows_boxes(k) || !allows_boxes(v)", ""),
+        (
+            "attention sm90a: boxes of rows that are not aligned",
+            "|| !allows_boxes(k) || !allows_boxes(v)",
+            "",
+        ),
         tests=BOXES,
     ),
     *plant(
