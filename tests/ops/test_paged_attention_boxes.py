@@ -77,9 +77,8 @@ def test_boxes_change_no_bit(row: tuple[Any, ...]) -> None:
 def test_schedules_of_many_rounds_of_the_ring(page: int, seed: int) -> None:
     """A block of threads has pieces with boxes, with copies and with both, one after the other."""
     lens = ((30, 1000), (30, 30), (7, 700))
-    case = AttentionCase(
-        lens, heads=(1, 2), head_dim=64, page=page, window=(650, 0) if seed % 2 else (-1, -1)
-    )
+    window = (650, 0) if seed % 2 else (-1, -1)
+    case = AttentionCase(lens, heads=(1, 2), head_dim=64, page=page, window=window, causal=bool(seed % 2))
     check_against_copies(case.on(KERNEL).inputs(), seed, sms=seed)
 
 
