@@ -76,6 +76,7 @@ def test_the_decode_call_of_transformers(device: torch.device) -> None:
             cache_seqlens=torch.tensor(lengths, dtype=torch.int32).to(place),
             block_table=table.int().to(place), softmax_scale=0.25, causal=True, window_size=(-1, -1),
         )  # fmt: skip
+        assert isinstance(out, torch.Tensor)
         return out.cpu(), cache.cpu()
 
     out, cache = decode(device)
