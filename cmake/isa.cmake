@@ -30,9 +30,10 @@ function(lamina_isa_sources target simde_isas)
       target_compile_options(${target}_${isa} PRIVATE ${LAMINA_ISA_FLAGS_${isa}})
     endif()
     # Half of the time of the sanitized build would be the optimisation of these files. Unrolled kernels name every register
-    # through a reference; a check of each reference for null would multiply their code, and AddressSanitizer reports an
-    # access to null too.
-    target_compile_options(${target}_${isa} PRIVATE $<$<BOOL:${LAMINA_SANITIZE}>:-O0 -fno-sanitize=null>)
+    # through a reference and every element through a pointer; checks of these would double their code, and
+    # AddressSanitizer reports the accesses. Arithmetic is checked.
+    target_compile_options(${target}_${isa} PRIVATE
+      $<$<BOOL:${LAMINA_SANITIZE}>:-O0 -fno-sanitize=null,alignment,bounds,object-size,pointer-overflow>)
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_${isa}>)
   endforeach()
 endfunction()
