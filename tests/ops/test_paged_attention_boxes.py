@@ -133,7 +133,7 @@ def first_page(cache: torch.Tensor) -> torch.Tensor:
     return strided(cache[:1], 7 * cache.stride(0) + 1)
 
 
-# Of caches [pages, page, 1, 64]: what changes, and whether TMA can load them.
+# Caches [pages, page, 1, 64] by name: the page, a change, and whether TMA can load the result.
 CACHES: dict[str, tuple[int, Callable[[torch.Tensor], torch.Tensor], bool]] = {
     "pages of 8": (8, torch.clone, False),
     "pages of 24": (24, torch.clone, False),
