@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
+
 import pytest
 
-from tools.loop_slots import functions
+from tools.loop_slots import count_of, functions
 
 # A kernel with a loop before the main one, and a main loop with a rare way and one that is left out.
 DUMP = """
@@ -44,3 +47,32 @@ def test_the_shortest_way_that_does_the_work_counts() -> None:
 @pytest.mark.parametrize("name", ["kernel", "other", "none"])
 def test_kernels_are_found_by_a_part_of_their_symbols(name: str) -> None:
     assert list(functions(DUMP, name)) == ([] if name == "none" else [f"_Z{name}"])
+
+
+# A loop without products: a wait whose rare code lies behind the kernel, then copies or a box.
+PRODUCER = """
+    Function : _Zproducer
+        /*0000*/                   S2R R0, SR_TID.X ;
+        /*0010*/              @!P0 BRA 0xb0 ;
+        /*0020*/               @P1 BRA 0x70 ;
+        /*0030*/                   LDGSTS.E.BYPASS.128 [R5], desc[UR4][R2.64] ;
+        /*0040*/                   LDGSTS.E.BYPASS.128 [R6], desc[UR4][R2.64] ;
+        /*0050*/                   BRA.DIV UR5, 0xd0 ;
+        /*0060*/                   BRA 0x90 ;
+        /*0070*/                   SHF.R.U64 R2, R2, R0, R3 ;
+        /*0080*/                   UTMALDG.4D [UR8], [UR18] ;
+        /*0090*/               @P2 BRA 0x10 ;
+        /*00a0*/                   EXIT ;
+        /*00b0*/              @!P0 BRA 0xb0 ;
+        /*00c0*/                   BRA 0x20 ;
+        /*00d0*/                   NOP ;
+        /*00e0*/                   BRA 0x60 ;
+"""
+
+
+@pytest.mark.parametrize(("opcodes", "length"), [("LDGSTS", 7), ("UTMALDG|SHF", 5)])
+def test_the_loop_of_a_warp_that_only_loads(opcodes: str, length: int) -> None:
+    wanted = re.compile(opcodes)
+    (kernel,) = functions(PRODUCER, "producer", wanted, partial(count_of, wanted=wanted)).values()
+    assert kernel.loop == (0x10, 0x90)
+    assert kernel.way()[:2] == (2, length)

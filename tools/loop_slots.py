@@ -6,6 +6,12 @@ block of four or more powers of 2: the way without masks, biases, errors and una
 instructions of a loop inside are counted once. docs/performance.md has the counts of attention.
 
     python -m tools.loop_slots build/cmake/.../paged_attention_sm80_r16_d128.cu.o BF16 --arch 90
+
+For warps without products, --loop says whose loop it is: the opcodes of which it has most. --through says
+which opcodes the way must go through; SHF.R.U64 is the end of a division by the page.
+
+    python -m tools.loop_slots .../paged_attention_sm90a_r128_d128.cu.o BF16 --arch 90a \\
+        --loop UTMALDG --through "UTMALDG|SHF.R.U64"
 """
 
 from __future__ import annotations
@@ -15,9 +21,10 @@ import os
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 from tools.kernel_report import NO_TOOLS, find_tools
 
@@ -36,15 +43,16 @@ def target(text: str) -> int | None:
     return int(found[1], 16) if found else None
 
 
-def work_of(codes: Counter[str]) -> int:
+def count_of(codes: Counter[str], wanted: re.Pattern[str]) -> int:
+    return sum(number for code, number in codes.items() if wanted.match(code))
+
+
+def usual_work(codes: Counter[str]) -> int:
     """How much of what the way must do a run of instructions does."""
-    names = Counter[str]()
-    for code, count in codes.items():
-        names[code.split(".")[0]] += count
-    copies = sum(count for code, count in codes.items() if code.startswith("LDGSTS.E.BYPASS.128"))
-    addresses = sum(count for code, count in codes.items() if code.startswith("STS.64"))
+    copies = count_of(codes, re.compile(r"LDGSTS\.E\.BYPASS\.128"))
+    addresses = count_of(codes, re.compile(r"STS\.64"))
     powers = codes["MUFU.EX2"] if codes["MUFU.EX2"] >= 4 and not codes["MUFU.RCP"] else 0
-    return sum(n for name, n in names.items() if PRODUCT.fullmatch(name)) + copies + 4 * addresses + powers
+    return count_of(codes, PRODUCT) + copies + 4 * addresses + powers
 
 
 @dataclass
@@ -52,19 +60,32 @@ class Function:
     """The instructions of a kernel, by address."""
 
     instructions: dict[int, str]
+    main: re.Pattern[str] = PRODUCT
+    work_of: Callable[[Counter[str]], int] = usual_work
 
     @cached_property
     def loop(self) -> tuple[int, int]:
         """The first and the last address of the main loop."""
         ends = [(to, at) for at, text in self.instructions.items() if (to := target(text)) is not None]
-        loops = [(first, last) for first, last in ends if first <= last]
+        loops = [(first, last) for first, last in ends if first <= last and self.is_loop(first, last)]
 
-        def products(loop: tuple[int, int]) -> int:
+        def found(loop: tuple[int, int]) -> int:
             inside = (text for at, text in self.instructions.items() if loop[0] <= at <= loop[1])
-            return sum(bool(PRODUCT.match(opcode(text))) for text in inside)
+            return count_of(Counter(map(opcode, inside)), self.main)
 
-        most = max(map(products, loops))
-        return min((loop for loop in loops if products(loop) == most), key=lambda loop: loop[1] - loop[0])
+        most = max(map(found, loops))
+        return min((loop for loop in loops if found(loop) == most), key=lambda loop: loop[1] - loop[0])
+
+    def is_loop(self, first: int, last: int) -> bool:
+        """Whether all ways to the branch at `last` go through `first`. Rare code behind branches back too."""
+        seen, new = {first}, [next(iter(self.blocks))]
+        while new:
+            head = new.pop()
+            if head in seen:
+                continue
+            seen.add(head)
+            new += self.after[head]
+        return max(head for head in self.blocks if head <= last) not in seen - {first}
 
     @cached_property
     def blocks(self) -> dict[int, list[str]]:
@@ -80,33 +101,40 @@ class Function:
             begins = target(text) is not None or bool(re.search(r"\b(EXIT|RET)\b", text))
         return found
 
+    @cached_property
+    def after(self) -> dict[int, list[int]]:
+        """The blocks that may follow each block."""
+        following = dict(zip(self.blocks, list(self.blocks)[1:], strict=False))
+        found: dict[int, list[int]] = {}
+        for head, texts in self.blocks.items():
+            to, last = target(texts[-1]), texts[-1]
+            found[head] = [to] if to in self.blocks else []
+            goes_on = not re.match(r"EXIT|RET", last) if to is None else re.match(r"@|BRA\.DIV", last)
+            if goes_on and head in following:
+                found[head].append(following[head])
+        return found
+
     def way(self) -> Way:
         """The shortest turn of the loop that does all of its work."""
         first, last = self.loop
-        heads = [head for head in self.blocks if first <= head <= last]
-        following = dict(zip(self.blocks, list(self.blocks)[1:], strict=False))
         best: dict[int, Way] = {}
-        for head in reversed(heads):  # only ways forward, so what comes later is known
-            texts = self.blocks[head]
-            to, ends = target(texts[-1]), bool(re.match(r"EXIT|RET", texts[-1]))
-            after = [to] if to is not None else []
-            if not ends and (to is None or texts[-1].startswith("@")) and head in following:
-                after.append(following[head])
-            turn: Way = (0, 0, Counter())
-            ways = [turn if at == first else best[at] for at in after if at == first or at in best]
+        turn: Way = (0, 0, Counter())
+        # Only ways forward, so what comes later is known.
+        for head in reversed([head for head in self.blocks if first <= head <= last]):
+            ways = [turn if at == first else best[at] for at in self.after[head] if at == first or at in best]
             if not ways:
                 continue
             done, length, codes = max(ways, key=lambda way: (way[0], -way[1]))
-            own = Counter(map(opcode, texts))
-            best[head] = (done + work_of(own), length + len(texts), codes + own)
+            own = Counter(map(opcode, self.blocks[head]))
+            best[head] = (done + self.work_of(own), length + len(self.blocks[head]), codes + own)
         return best[first]
 
 
-def functions(dump: str, name: str) -> dict[str, Function]:
+def functions(dump: str, name: str, *choices: Any) -> dict[str, Function]:
     """The kernels in the output of cuobjdump -sass whose symbols have `name` in them."""
     parts = re.split(r"^\s+Function : (\S+)$", dump, flags=re.MULTILINE)
     return {
-        symbol: Function({int(at, 16): text for at, text in INSTRUCTION.findall(body)})
+        symbol: Function({int(at, 16): text for at, text in INSTRUCTION.findall(body)}, *choices)
         for symbol, body in zip(parts[1::2], parts[2::2], strict=True)
         if name in symbol
     }
@@ -119,13 +147,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("object")
     parser.add_argument("kernel", help="a part of the symbol")
     parser.add_argument("--arch", default="90")
+    parser.add_argument("--loop", type=re.compile, default=PRODUCT, help="opcodes, a regular expression")
+    parser.add_argument("--through", type=re.compile, help="opcodes")
     wanted = parser.parse_args(arguments)
     if (path := find_tools()) is None:
         parser.error(NO_TOOLS)
     command = ["cuobjdump", "-sass", "-arch", f"sm_{wanted.arch}", wanted.object]
     environment = {**os.environ, "PATH": path}
     dump = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    for symbol, function in functions(dump, wanted.kernel).items():
+    work_of = partial(count_of, wanted=wanted.through) if wanted.through else usual_work
+    for symbol, function in functions(dump, wanted.kernel, wanted.loop, work_of).items():
         _, length, codes = function.way()
         families = Counter[str]()
         for code, count in codes.items():

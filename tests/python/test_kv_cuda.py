@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import lamina
+from lamina.integrations.flash_attn import flash_attn_with_kvcache
 from lamina.kv import PagedCache
 from tests.python.test_cuda import device as device  # the fixture
 from tests.support.cases import generator
@@ -58,6 +59,30 @@ def test_check_errors_raises_once(device: torch.device, monkeypatch: pytest.Monk
         with pytest.raises(RuntimeError, match=text):
             lamina.check_errors(place)
         lamina.check_errors(place)
+
+
+def test_the_decode_call_of_transformers(device: torch.device) -> None:
+    """Pages of 256 rows, the layers of a cache interleaved, a table padded with -1; a new key for each."""
+    lengths, table = [300, 0, 511], torch.tensor([[4, 1, -1, -1], [2, -1, -1, -1], [5, 0, -1, -1]])
+    g = generator("decode call")
+    layers = torch.randn(6, 2, 2, 256, 2, 16, generator=g).bfloat16()  # pages, layers, keys and values
+    q = torch.randn(3, 1, 4, 16, generator=g).bfloat16()
+    k, v = torch.randn(2, 3, 1, 2, 16, generator=g).bfloat16().unbind(0)
+
+    def decode(place: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        cache = layers.clone().to(place)
+        out = flash_attn_with_kvcache(
+            q=q.to(place), k_cache=cache[:, 1, 0], v_cache=cache[:, 1, 1], k=k.to(place), v=v.to(place),
+            cache_seqlens=torch.tensor(lengths, dtype=torch.int32).to(place),
+            block_table=table.int().to(place), softmax_scale=0.25, causal=True, window_size=(-1, -1),
+        )  # fmt: skip
+        assert isinstance(out, torch.Tensor)
+        return out.cpu(), cache.cpu()
+
+    out, cache = decode(device)
+    exact, appended = decode(torch.device("cpu"))
+    assert_equal(cache, appended)
+    torch.testing.assert_close(out, exact, rtol=2e-2, atol=2e-2)
 
 
 def test_without_a_device_there_is_nothing_to_check() -> None:

@@ -27,8 +27,8 @@ MUTANTS = (
         ("attention cuda: one page too many", "page >= args_.p.k.pages", "page > args_.p.k.pages"),
         (
             "attention cuda: scales of values for keys",
-            "&p.k_scale.at(page, slot, head), bytes",
-            "&p.v_scale.at(page, slot, head), bytes",
+            "&p.k_scale.at(at.page, at.slot, head), bytes",
+            "&p.v_scale.at(at.page, at.slot, head), bytes",
         ),
         ("attention cuda: values at the distance of others", "if (!args_.values_match)", "if (false)"),
         ("attention cuda: rows of the first lanes", "there_ >> own_row", "there_"),
@@ -44,8 +44,8 @@ MUTANTS = (
         ),
         (
             "attention cuda: the slot of the page before",
-            "slot = next_slot_ - index",
-            "slot = next_slot_ - 0",
+            "next_slot_ - index",
+            "next_slot_ - 0",
         ),
         (
             "attention cuda: keys for values",

@@ -6,27 +6,12 @@ from tools.mutation.mutant import plant
 
 CUDA = "csrc/ops/paged_attention/cuda"
 CASES = "tests/ops/test_paged_attention.py tests/ops/test_paged_attention_cuda.py -k sm90a"
+BOXES = "tests/ops/test_paged_attention_boxes.py"
 CHOICE = "tests/ops/test_paged_attention_cuda.py -k wgmma"
 
 MUTANTS = (
     *plant(
         f"{CUDA}/sm90a.cuh",
-        (
-            "attention sm90a: no proxy fence after copies",
-            "dev::fence_proxy_async(); arrive_in_cluster<1>(&Shape::barriers().full",
-            "arrive_in_cluster<1>(&Shape::barriers().full",
-        ),
-        (
-            "attention sm90a: a stage is full too early",
-            "dev::cp_async_wait<kAhead>();",
-            "dev::cp_async_wait<kAhead + 1>();",
-        ),
-        (
-            "attention sm90a: the last stages are full too early",
-            "dev::cp_async_wait<0>(); for (",
-            "for (",
-        ),
-        ("attention sm90a: parity of empty stages", "next.parity ^ 1", "next.parity"),
         (
             "attention sm90a: parity of full stages",
             "full[cursor.stage], cursor.parity",
@@ -88,6 +73,79 @@ MUTANTS = (
             "",
         ),
         tests=CASES,
+    ),
+    *plant(
+        f"{CUDA}/sm90a.cuh",
+        ("attention sm90a: no fence after barriers are made", "dev::fence_mbarrier_init();", ""),
+        tests=BOXES,
+    ),
+    *plant(
+        f"{CUDA}/sm90a_producer.cuh",
+        (
+            "attention sm90a: no proxy fence after copies",
+            "dev::cp_async_wait<kAhead>(); dev::fence_proxy_async();",
+            "dev::cp_async_wait<kAhead>();",
+        ),
+        (
+            "attention sm90a: no proxy fence after the last copies",
+            "dev::cp_async_wait<0>(); dev::fence_proxy_async();",
+            "dev::cp_async_wait<0>();",
+        ),
+        (
+            "attention sm90a: a stage is full too early",
+            "dev::cp_async_wait<kAhead>();",
+            "dev::cp_async_wait<kAhead + 1>();",
+        ),
+        (
+            "attention sm90a: the last stages are full too early",
+            "dev::cp_async_wait<0>(); dev::fence",
+            "dev::fence",
+        ),
+        ("attention sm90a: parity of empty stages", "next_.parity ^ 1", "next_.parity"),
+        ("attention sm90a: boxes while copies are under way", "if (is_boxed) finish_copies();", "", BOXES),
+        (
+            "attention sm90a: bytes of a tile for a part of its boxes",
+            "Shape::kBoxes * slots * Shape::kRunBytes",
+            "Shape::kTileBytes",
+            BOXES,
+        ),
+        (
+            "attention sm90a: no bytes are expected",
+            "dev::mbarrier_expect_tx(full, Shape::kBoxes * slots * Shape::kRunBytes);",
+            "",
+            BOXES,
+        ),
+        (
+            "attention sm90a: slot and head of a box swapped",
+            "at.slot, Shape::at(&Place::head)",
+            "Shape::at(&Place::head), at.slot",
+            BOXES,
+        ),
+        ("attention sm90a: boxes at the first row", "+ row * Shape::kRunBytes;", ";", BOXES),
+        ("attention sm90a: a box for each warp", "(row & (slots - 1)) == 0", "true", BOXES),
+        ("attention sm90a: never boxes", "args.box_slots > 0 &&", "args.box_slots < 0 &&", BOXES),
+        tests=CASES,
+    ),
+    *plant(
+        f"{CUDA}/loads.cuh",
+        ("attention sm90a: boxes with unused slots", "- first >= slots", "- first > 0"),
+        ("attention sm90a: boxes that begin before the window", "first >= Shape::at(&Place::any_low) &&", ""),
+        tests=BOXES,
+    ),
+    *plant(
+        f"{CUDA}/sm90a_boxes.h",
+        (
+            "attention sm90a: boxes of keys for values",
+            "make_box_map(v, args.box_slots, args.values)",
+            "make_box_map(k, args.box_slots, args.values)",
+        ),
+        ("attention sm90a: boxes reach into the next page", "slots < least ||", "false ||"),
+        (
+            "attention sm90a: boxes of rows that are not aligned",
+            "|| !allows_boxes(k) || !allows_boxes(v)",
+            "",
+        ),
+        tests=BOXES,
     ),
     *plant(
         f"{CUDA}/sm90a_products.cuh",

@@ -15,6 +15,10 @@ namespace lamina::paged_attention {
 template <class Shape>
 class Loads {
  public:
+  static constexpr int kRows = kColumns / Shape::kLoadWarps;  // of a warp
+  static_assert(kRows <= dev::kWarpLanes && kRows % 8 == 0);
+  LAMINA_DEVICE static int first_row() { return Shape::load_warp() * kRows; }
+
   // The blocks of columns of the split.
   LAMINA_DEVICE explicit Loads(const KernelArgs& args) : args_(args), walk_(args) {
     if (!walk_.is_done()) read_entry();
@@ -23,29 +27,61 @@ class Loads {
   // Whether all keys have been started.
   LAMINA_DEVICE bool is_done() const { return walk_.is_done(); }
 
+  // Whether query rows of the tile see all of the `slots` columns of the next block among which this warp's rows are. slots: a
+  // power of two, at least kRows.
+  LAMINA_DEVICE bool sees_all(int slots) const {
+    const int32_t first = walk_.first_column() + (first_row() & -slots);
+    return first >= Shape::at(&Place::any_low) && Shape::at(&Place::any_high) - first >= slots;
+  }
+
+  // The slot of a page where a row of keys and values lies. Page -1: none.
+  struct Spot {
+    int32_t page = -1, slot = 0;
+  };
+
+  // Takes the next block: where this lane's row lies. Reads the entry for the block after it.
+  LAMINA_DEVICE Spot take_block() {
+    if (args_.depths != nullptr) store_positions();
+    Spot at;
+    if (next_slot_ >= 0) {
+      const int32_t index = args_.page(next_slot_);
+      at = {entry_, next_slot_ - index * static_cast<int32_t>(args_.p.k.page)};
+      if (at.page < 0 || at.page >= args_.p.k.pages) {
+        kv::report(args_.error, kv::ErrorOp::kPagedAttention, kv::ErrorArgument::kBlockTable,
+                   at.page, Shape::at(&Tile::request), index);
+        at.page = -1;
+      }
+    }
+    walk_.advance(args_);
+    if (!walk_.is_done()) read_entry();
+    return at;
+  }
+
+  // Starts to copy this warp's rows of keys of the block that was taken last. at: what take_block() returned.
+  LAMINA_DEVICE void copy_keys(const Spot& at, int stage) {
+    translate(at, stage);
+    copy_rows(args_.p.k, args_.k_copy_bytes, Shape::kKeyRowsAt, stage);
+  }
+  // The same with values, after the keys.
+  LAMINA_DEVICE void copy_values(int stage) const {
+    copy_rows(args_.p.v, args_.v_copy_bytes, Shape::kValueRowsAt, stage);
+  }
+
   // Starts to fill this stage, the next of the ring, with the keys of the next block or, if there is none, with nothing.
   LAMINA_DEVICE void start_keys(int stage) {
     has_values_ = !walk_.is_done();
-    if (has_values_) {
-      if (args_.depths != nullptr) store_positions();
-      translate(stage);
-      copy_rows(args_.p.k, args_.k_copy_bytes, Shape::kKeyRowsAt, stage);
-    }
+    if (has_values_) copy_keys(take_block(), stage);
     dev::cp_async_commit();
   }
   // The same with the values of the block whose keys were started last.
   LAMINA_DEVICE void start_values(int stage) {
-    if (has_values_) copy_rows(args_.p.v, args_.v_copy_bytes, Shape::kValueRowsAt, stage);
+    if (has_values_) copy_values(stage);
     dev::cp_async_commit();
   }
 
  private:
-  static constexpr int kRows = kColumns / Shape::kLoadWarps;  // of a warp
-  static_assert(kRows <= dev::kWarpLanes && kRows % 8 == 0);
-
   LAMINA_DEVICE static bool owns_row() { return dev::lane() < kRows; }
   LAMINA_DEVICE static int row() { return first_row() + dev::lane(); }
-  LAMINA_DEVICE static int first_row() { return Shape::load_warp() * kRows; }
 
   // The slot of this lane's column in the block where the walk is, or -1 if nobody sees the column.
   LAMINA_DEVICE int32_t find_slot() const {
@@ -73,51 +109,40 @@ class Loads {
   }
   static constexpr int kSize = Shape::kIsQuantized ? 1 : 2;  // bytes of an element
 
-  // Finds the addresses of this lane's column in the block, and reads the entry for the next block.
-  LAMINA_DEVICE void translate(int stage) {
-    int32_t page = -1, slot = 0;
-    if (next_slot_ >= 0) {
-      page = entry_;
-      const int32_t index = args_.page(next_slot_);
-      slot = next_slot_ - index * static_cast<int32_t>(args_.p.k.page);
-      if (page < 0 || page >= args_.p.k.pages) {
-        kv::report(args_.error, kv::ErrorOp::kPagedAttention, kv::ErrorArgument::kBlockTable, page,
-                   Shape::at(&Tile::request), index);
-        page = -1;
-      }
-    }
-    there_ = dev::ballot(page >= 0);
-    if (page < 0) page = slot = 0;  // a valid address, although nothing is read from it
-    dev::warp_sync();               // all lanes have read the addresses of the block before
+  // Leaves the addresses of this lane's row to the lanes that copy it.
+  LAMINA_DEVICE void translate(Spot at, int stage) {
+    there_ = dev::ballot(at.page >= 0);
+    if (at.page < 0) at = {0, 0};  // a valid address, although nothing is read from it
+    dev::warp_sync();              // all lanes have read the addresses of the block before
     if (owns_row()) {
-      store_addresses(page, slot);
-      if constexpr (Shape::kIsQuantized) copy_scales(stage, page, slot);
+      store_addresses(at);
+      if constexpr (Shape::kIsQuantized) copy_scales(at, stage);
     }
     dev::warp_sync();
-    walk_.advance(args_);
-    if (!walk_.is_done()) read_entry();
   }
 
-  LAMINA_DEVICE void store_addresses(int32_t page, int32_t slot) const {
+  LAMINA_DEVICE void store_addresses(const Spot& at) const {
     const Params& p = args_.p;
     const int32_t head = Shape::at(&Place::head);
     const uint64_t key = reinterpret_cast<uint64_t>(p.k.data) +
-                         static_cast<uint64_t>(p.k.offset(page, slot, head) * kSize);
+                         static_cast<uint64_t>(p.k.offset(at.page, at.slot, head) * kSize);
     dev::store_shared(address(Shape::kKeyRowsAt, row()), key);
     uint64_t value = key + static_cast<uint64_t>(args_.value_distance);
     if (!args_.values_match)
       value = reinterpret_cast<uint64_t>(p.v.data) +
-              static_cast<uint64_t>(p.v.offset(page, slot, head) * kSize);
+              static_cast<uint64_t>(p.v.offset(at.page, at.slot, head) * kSize);
     dev::store_shared(address(Shape::kValueRowsAt, row()), value);
   }
 
-  LAMINA_DEVICE void copy_scales(int stage, int32_t page, int32_t slot) const {
+  LAMINA_DEVICE void copy_scales(const Spot& at, int stage) const {
     const Params& p = args_.p;
     const int32_t head = Shape::at(&Place::head), bytes = there_ >> dev::lane() & 1 ? 4 : 0;
     if (p.k_scale.is_per_token())
-      dev::cp_async<4>(Shape::scales(stage, false) + row(), &p.k_scale.at(page, slot, head), bytes);
+      dev::cp_async<4>(Shape::scales(stage, false) + row(), &p.k_scale.at(at.page, at.slot, head),
+                       bytes);
     if (p.v_scale.is_per_token())
-      dev::cp_async<4>(Shape::scales(stage, true) + row(), &p.v_scale.at(page, slot, head), bytes);
+      dev::cp_async<4>(Shape::scales(stage, true) + row(), &p.v_scale.at(at.page, at.slot, head),
+                       bytes);
   }
 
   // kLanes lanes copy neighbouring chunks of a row. A lane copies every kLanes-th chunk of every kStep-th row, so that

@@ -5,23 +5,21 @@
 //            with values are in flight. Named barriers make the warpgroups start their products in turn, so one
 //            multiplies while the other computes weights
 // Layouts    q [tokens, heads, head_dim] with any strides; caches: kv/cache.h; the ring: sm90a_shape.cuh
-// Data path  gmem -cp.async-> smem ring -> wgmma's shared operand: keys times queries (registers; smem for
+// Data path  gmem -TMA or cp.async-> smem ring -> wgmma's shared operand: keys times queries (registers; smem for
 //            head_dim > 128) -> scores -> weights (registers) -> times values -> f32 -> out
 // Order      a score sums head_dim in steps of 16; a block of columns has one maximum; weights are summed in f32 and,
 //            rounded to 16 bits, multiplied with values in steps of 16 columns
 // Budget     regs <= 168; 0 spills; 0 bank conflicts in the ring (layout/swizzle.h)
-//            requires SASS: HGMMA, LDGSTS
+//            requires SASS: HGMMA, LDGSTS, UTMALDG
 // Requires   no alignment, as in sm80.cuh
 // Source     own; the roles of warps and the order of products as in FlashAttention-3 (arXiv:2407.08608)
 // Reference  tests/reference/paged_attention.py
 #pragma once
 
-#include "block/cluster.cuh"
 #include "block/reduce.cuh"
-#include "block/ring.cuh"
-#include "ops/paged_attention/cuda/loads.cuh"
 #include "ops/paged_attention/cuda/pieces.cuh"
 #include "ops/paged_attention/cuda/run.h"
+#include "ops/paged_attention/cuda/sm90a_producer.cuh"
 #include "ops/paged_attention/cuda/sm90a_products.cuh"
 #include "ops/paged_attention/cuda/specials.cuh"
 
@@ -36,9 +34,10 @@ struct Sm90a {
   using Rows = TileRows<Shape>;
   using Special = Specials<Shape>;
   using Piece = Pieces<Shape>;
-  using Cursor = RingCursor<Shape::kStages>;
+  using Producer = Sm90aProducer<Shape>;
+  using Cursor = typename Producer::Cursor;
 
-  using Args = KernelArgs;
+  using Args = Sm90aArgs;
   static constexpr const char* kName = "paged_attention_sm90a";
   static constexpr int kThreads = Shape::kThreads + Shape::kLoadWarps * dev::kWarpLanes;
   static constexpr int kMinBlocks = 1;
@@ -54,46 +53,6 @@ struct Sm90a {
     cursor.advance();
     cursor.advance();
   }
-
-  // The producer warps. A stage is full for its readers kAhead stages later, when its copies have landed: wgmma reads
-  // shared memory through another proxy than the copies write it, so the threads that copied must wait for their copies and
-  // then pass a fence.
-  struct Producer {
-    static constexpr int kAhead = kConfig.ahead;
-    static_assert(kAhead + 3 <= Shape::kStages);
-    Cursor next, done;
-
-    LAMINA_DEVICE void arrive() {
-      dev::fence_proxy_async();
-      arrive_in_cluster<1>(&Shape::barriers().full[done.stage]);
-      done.advance();
-    }
-
-    // Fills stages with the keys and values of a piece.
-    LAMINA_DEVICE void fill(const Args& args) {
-      Loads<Shape> loads(args);
-      int under_way = 0;
-      const auto fill_next = [&](const auto& start) {
-        // The ring starts empty: the phase before the first counts as done.
-        dev::mbarrier_wait(&Shape::barriers().empty[next.stage], next.parity ^ 1);
-        start(next.stage);
-        next.advance();
-        if (under_way == kAhead) {
-          dev::cp_async_wait<kAhead>();
-          arrive();
-        } else {
-          ++under_way;
-        }
-      };
-#pragma unroll 1
-      while (!loads.is_done()) {
-        fill_next([&](int stage) { loads.start_keys(stage); });
-        fill_next([&](int stage) { loads.start_values(stage); });
-      }
-      dev::cp_async_wait<0>();
-      for (; under_way > 0; --under_way) arrive();
-    }
-  };
 
   // Keys and values are in every other stage.
   struct Stages {
@@ -314,6 +273,7 @@ struct Sm90a {
         dev::mbarrier_init(&Shape::barriers().full[s], Shape::kLoadWarps);
         dev::mbarrier_init(&Shape::barriers().empty[s], Shape::kWarps);
       }
+      dev::fence_mbarrier_init();
     }
     dev::block_sync();
     const int warp =
@@ -327,7 +287,9 @@ struct Sm90a {
     }
   }
 
-  static Status start(const KernelArgs& args, void* stream) {
+  static Status start(const KernelArgs& common, void* stream) {
+    Args args{common, {}, {}, 0};
+    if (Status status = add_boxes(Producer::kRows, args); !status.is_ok()) return status;
     return dev::launch<Sm90a>({{args.work.blocks, 1, 1}, Shape::kSmemBytes, 1, args.overlaps},
                               stream, args);
   }

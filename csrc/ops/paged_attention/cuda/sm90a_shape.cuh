@@ -16,6 +16,8 @@ struct Sm90aConfig {
   int ahead;   // stages that are being filled at once
 };
 
+inline constexpr int kBoxElements = 64;
+
 template <Sm90aConfig kConfig, class Query>
 struct Sm90aShape : InSmem<Sm90aShape<kConfig, Query>> {
   using InSmem<Sm90aShape>::smem;
@@ -24,7 +26,8 @@ struct Sm90aShape : InSmem<Sm90aShape<kConfig, Query>> {
   static constexpr Elements kElements = Elements::kHalf;
   static constexpr bool kIsQuantized = false, kHasSplits = false;
 
-  static constexpr int kRows = kConfig.rows, kDim = kConfig.dim, kStages = kConfig.stages;
+  static constexpr int kRows = kConfig.rows, kDim = kConfig.dim, kStages = kConfig.stages,
+                       kAhead = kConfig.ahead;
   static constexpr int kWarpgroupWarps = 4, kWarpgroupRows = 64;
   static constexpr int kWarpgroups = kRows / kWarpgroupRows;
   // The math warps come first; kThreads are their threads. The warpgroup behind them loads.
@@ -36,11 +39,12 @@ struct Sm90aShape : InSmem<Sm90aShape<kConfig, Query>> {
   static constexpr bool kKeepsQueries = kDim <= 128;  // in registers
 
   static constexpr Swizzle kSwizzle = Swizzle::k128;
-  static constexpr int kBoxElements = 64, kRunBytes = 128, kAtomBytes = 8 * kRunBytes;
+  static constexpr int kRunBytes = 128, kAtomBytes = 8 * kRunBytes;
   static constexpr int kBoxChunks = kRunBytes / swizzle::kChunkBytes;
   static constexpr int kBoxBytes = kColumns * kRunBytes;  // of keys or values
   static constexpr int kRowChunks = kDim / 8;
-  static constexpr int kTileBytes = kDim / kBoxElements * kBoxBytes;
+  static constexpr int kBoxes = kDim / kBoxElements;  // of a row
+  static constexpr int kTileBytes = kBoxes * kBoxBytes;
   static_assert(kDim % kBoxElements == 0 && kRunBytes == swizzle_bytes(kSwizzle));
   static_assert(kTileBytes % swizzle_alignment(kSwizzle) == 0);
 

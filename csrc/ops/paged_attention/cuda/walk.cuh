@@ -24,8 +24,9 @@ class Walk {
 
   LAMINA_DEVICE bool is_done() const { return block_ >= limit_; }
   LAMINA_DEVICE int32_t first_column() const { return block_ * kColumns; }
-  LAMINA_DEVICE int32_t token() const { return token_; }  // whose own the columns are; -1: shared
-  LAMINA_DEVICE int index() const { return index_; }      // of the block in this walk
+  // Whose own the columns are; -1: shared.
+  LAMINA_DEVICE int32_t token() const { return Shape::kHasSplits ? token_ : -1; }
+  LAMINA_DEVICE int index() const { return index_; }  // of the block in this walk
 
   LAMINA_DEVICE void advance(const KernelArgs& args) {
     ++index_;
@@ -36,6 +37,7 @@ class Walk {
  private:
   // Goes to the first own block of `token` or of the tokens after it.
   LAMINA_DEVICE void find_own(const KernelArgs& args, int32_t token) {
+    if constexpr (!Shape::kHasSplits) return;
     const int32_t own_end = Shape::at(&Place::own_end), prefix = Shape::at(&Place::prefix);
     const int32_t begin = Shape::at(&Place::split_begin), end = Shape::at(&Place::split_end);
     for (; token < own_end; ++token) {
