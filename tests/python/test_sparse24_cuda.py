@@ -79,7 +79,7 @@ def test_a_layer_is_packed_once_for_the_device_that_it_is_on(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_layer_moves_and_a_state_dict_crosses_devices(kind: str, device: torch.device) -> None:  # noqa: F811
-    layer, x = linear(N, K), x_for(kind)
+    layer, x = linear(N, K).bfloat16(), x_for(kind)
     on_cpu, moved = made(kind, layer), made(kind, layer)
     before = {name: buffer.clone() for name, buffer in on_cpu.named_buffers()}
     with torch.no_grad():
