@@ -25,7 +25,8 @@ std::string explain_float(int64_t m, int64_t n, int64_t k) {
 }
 
 std::string explain_int8(int64_t m, int64_t n, int64_t k, std::optional<int64_t> group) {
-  return on_cpu("matmul_sparse24_int8", {m, n, k, int8_group_of("explain_matmul_sparse24_int8", group)});
+  return on_cpu("matmul_sparse24_int8",
+                {m, n, k, int8_group_of("explain_matmul_sparse24_int8", group)});
 }
 
 std::string explain_int4(int64_t m, int64_t n, int64_t k, std::optional<int64_t> group) {

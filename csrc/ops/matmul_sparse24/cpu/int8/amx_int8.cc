@@ -29,7 +29,8 @@ constexpr std::array<uint32_t, 16> controls(uint32_t first) {
     }
   return table;
 }
-constexpr std::array<uint32_t, 16> kControls[] = {controls(0), controls(2)};  // of a step's two groups
+constexpr std::array<uint32_t, 16> kControls[] = {controls(0),
+                                                  controls(2)};  // of a step's two groups
 
 struct Tile : AmxProduct {
   static constexpr int kOffset = 0;
@@ -57,9 +58,9 @@ struct Tile : AmxProduct {
     const __m512i columns = _mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0);
     unroll<2>([&](auto group) LAMINA_INLINE {
       constexpr int kShift = 2 * kStep + 16 * group, kSelect = 0xca;
-      const __m512i code = _mm512_ternarylogic_epi32(_mm512_set1_epi32(3),
-                                                     _mm512_srli_epi32(indices, kShift),
-                                                     _mm512_srli_epi32(indices, kShift + 6), kSelect);
+      const __m512i code =
+          _mm512_ternarylogic_epi32(_mm512_set1_epi32(3), _mm512_srli_epi32(indices, kShift),
+                                    _mm512_srli_epi32(indices, kShift + 6), kSelect);
       const __m512i control = _mm512_or_si512(
           columns, _mm512_permutexvar_epi32(code, _mm512_loadu_si512(kControls[group].data())));
       _mm512_store_si512(to + group * kAmxRowBytes, _mm512_shuffle_epi8(values, control));
@@ -94,9 +95,9 @@ struct Tile : AmxProduct {
       const int64_t count = std::min(kBlockTilesK, tiles_k - k);
       expand(w + k * kTileBytes, w_stride, tiles_n, count);
       const int8_t* const dense = expanded().tiles[0][0];
-      multiply_products<int8_tile::kTileK>(
-          rows, tiles_n, a + k * packed_bytes(rows), dense, kBlockTilesK * int8_tile::kTileBytes,
-          int64_t{0}, count, acc, accumulate || k > 0, Prefetch{dense, INT_MAX});
+      multiply_products<int8_tile::kTileK>(rows, tiles_n, a + k * packed_bytes(rows), dense,
+                                           kBlockTilesK * int8_tile::kTileBytes, int64_t{0}, count,
+                                           acc, accumulate || k > 0, Prefetch{dense, INT_MAX});
     }
   }
 };
