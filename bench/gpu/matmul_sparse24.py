@@ -56,7 +56,8 @@ class Inputs:
     @property
     def weight(self) -> Tensor:
         """[n, k]: values or codes."""
-        return self.of.q if "int4" in self.kind else self.of.w
+        weight: Tensor = self.of.q if "int4" in self.kind else self.of.w
+        return weight
 
     @property
     def out_dtype(self) -> torch.dtype:

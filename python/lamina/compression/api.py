@@ -169,7 +169,7 @@ def compress(
             note = reasons[candidate.name] = reason
         elif reason and one.dense is not None:
             note, schemes[candidate.name] = reason, one.dense
-        elif done := rounded.get(owner):
+        elif (done := rounded.get(owner)) and done.error is not None:
             rows = one.dense_rows
             but = f" but for rows {rows[0]} to {rows[1]}" if rows else ""
             note = f"2:4{but}, output error {done.error.without(rows):.4f}"

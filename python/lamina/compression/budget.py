@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -27,7 +28,7 @@ class OutputError:
 
     def without(self, dense_rows: tuple[int, ...] = ()) -> float:
         """The error if these blocks of rows have none."""
-        return float(self._rows[~mask_of_dense(dense_rows, len(self._rows))].sum()) ** 0.5
+        return math.sqrt(self._rows[~mask_of_dense(dense_rows, len(self._rows))].sum())
 
     def dense_rows(self, limit: float) -> tuple[int, ...]:
         """The smallest block of rows without which the error is at most `limit`; () if none is needed."""

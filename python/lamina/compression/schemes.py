@@ -250,7 +250,7 @@ class Sparse24Int4Scheme(Sparse24Scheme, Int4Scheme):
             dense = rounded.dense.weight
         sparse = rounded.weight.quantized
         zero_point = sparse.zero_point
-        if zero_point is not None:
+        if zero_point is not None and dense.zero_point is not None:
             zero_point = torch.where(is_dense, dense.zero_point, zero_point)
         merged = sparse._replace(
             q=torch.where(is_dense[:, None], dense.q, sparse.q),

@@ -142,9 +142,10 @@ class _Kind(NamedTuple):
 
 def _kind(candidate: Candidate) -> _Kind:
     weight = candidate.linear.weight
+    n, k = weight.shape
     if weight.is_cuda:
-        return _Kind(*weight.shape, weight.device, weight.dtype)
-    return _Kind(*weight.shape, torch.device("cpu"), torch.float32)
+        return _Kind(n, k, weight.device, weight.dtype)
+    return _Kind(n, k, torch.device("cpu"), torch.float32)
 
 
 def _measured(kind: _Kind, tokens: int, scheme: Sparse24Scheme, model_bytes: int) -> _Times:
@@ -168,9 +169,13 @@ def _measured(kind: _Kind, tokens: int, scheme: Sparse24Scheme, model_bytes: int
 
 
 def _seconds(layer: nn.Module, x: Tensor) -> float:
-    wait = torch.cuda.synchronize if x.is_cuda else (lambda: None)
-    wait()
+    _wait(x)
     start = time.perf_counter()
     layer(x)
-    wait()
+    _wait(x)
     return time.perf_counter() - start
+
+
+def _wait(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
