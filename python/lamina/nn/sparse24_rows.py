@@ -97,6 +97,7 @@ class WithDenseRows(PackedLinear):
 
 
 def require_groups_of_four(module: nn.Module, in_features: int) -> None:
+    """Raises a ValueError unless whole groups of four input features divide `in_features`."""
     if in_features % GROUP:
         raise ValueError(
             f"{type(module).__name__}: in_features = {in_features}; must be a multiple of {GROUP}"
