@@ -40,7 +40,7 @@ def bad_matmul_sparse24_inputs() -> Iterator[BadInput]:
         yield from _bad_products(op)
     yield from _bad_int4_products("matmul_sparse24_int4")
     yield from _bad_int4_products("matmul_sparse24_int4_int8")
-    for op in GOOD.keys() - {"matmul_sparse24"}:
+    for op in list(GOOD)[1:]:  # floats have no product of dense rows
         yield from _bad_dense_rows(op)
     yield from _bad_explained()
 
