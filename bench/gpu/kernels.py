@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     deadline += wanted.seconds
     target = targets.load()
     known = by_name(verdicts.load(wanted.json))
-    kernels = [key for key in target.kernels() if wanted.only in (None, key[0].removesuffix("_grouped"))]
+    kernels = [key for key in target.kernels() if wanted.only in (None, verdicts.suite_of(key[0]))]
     # Kernels that have not run yet come first, then those that were not right in an earlier run.
     waiting = [key for key in kernels if key not in known or not known[key].is_fine]
     waiting.sort(key=lambda key: key in known)

@@ -74,6 +74,7 @@ class HostBench:
     def __init__(self, op: Any) -> None:
         self.name, self.dtypes, self.groups = op.name, ("bf16",), getattr(op, "groups", ())
         self.devices = ("cpu",)
+        self.weight_dtypes = getattr(op, "weight_dtypes", ())
         self._op = op
 
     def peers_on(self, device: str) -> tuple[str, ...]:

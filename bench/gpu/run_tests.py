@@ -103,7 +103,7 @@ def is_about(test: str, kernel: Kernel, only: str | None) -> bool:
     if only is None:
         return True
     named = sorted((op for op in op_names() if op in test), key=len)
-    op = kernel[0].removesuffix("_grouped") if kernel else named[-1] if named else ""
+    op = verdicts.suite_of(kernel[0] if kernel else named[-1] if named else "")
     return op == only
 
 

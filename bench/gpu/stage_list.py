@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.gpu import prepare
@@ -30,10 +30,12 @@ class Suite:
     first: str
     more: str
     share: float
+    weight_dtypes: str = ""
 
     def arguments(self, kind: str) -> tuple[str, ...]:
         shapes: str = getattr(self, kind)
-        return ("--m", self.ms, "--shapes", shapes) if self.ms else ("--cases", shapes)
+        weights = ("--weight-dtypes", self.weight_dtypes) if self.weight_dtypes else ()
+        return ("--m", self.ms, "--shapes", shapes, *weights) if self.ms else ("--cases", shapes)
 
 
 def _attention(*cases: str) -> str:
@@ -59,6 +61,9 @@ SUITES = {
         "8192x8192g128",
         "8192x8192,4096x4096g128,28672x4096g128,4096x14336g128,8192x8192g32",
         45,
+    ),
+    "matmul_sparse24": Suite(
+        "1,16,64,256,1024", "8192x8192", "4096x4096,28672x4096", 60, "int4,bf16,int8,int4_int8"
     ),
     "quantize_int8": Suite("1,16,64,256,1024,4096", "8192x8192", "4096x4096,14336x14336", 20),
     # Rows of the hidden size and of the intermediate size. k is not used.
@@ -135,7 +140,8 @@ def make_stages(wanted: Namespace, gpu: Gpu, work: Path) -> list[Stage]:
         for op, suite in SUITES.items():
             if wanted.only in (None, op):
                 if wanted.dry_run:
-                    suite = TINY if suite.ms else TINY_ATTENTION
+                    tiny = TINY if suite.ms else TINY_ATTENTION
+                    suite = replace(tiny, weight_dtypes=suite.weight_dtypes)
                 cases = (*suite.arguments(kind), "--samples", SAMPLES)
                 commands = program("suite", op, *cases, *smoke, "--json", str(work / f"{op}.json"))
                 lacks = _lacks(gpu, "numpy")

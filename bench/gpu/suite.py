@@ -26,7 +26,7 @@ if __package__ in (None, ""):  # run as a file: make `bench` importable, from th
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from bench.attention.cases import parse_options
-from bench.cases import AnyCase, BenchError, check_peers, make_cases, op_names
+from bench.cases import AnyCase, BenchError, check_peers, make_cases, op_names, weight_dtype_of
 from bench.gpu import target as targets
 from bench.gpu import verdicts
 from bench.gpu.plans import kernel_of
@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--shapes", type=parse_shapes, default=[], help="NxK or NxKgGROUP, comma separated")
     made.add_argument("--cases", help="of paged_attention: options of bench/run.py as NAME=VALUE; ...")
     made.add_argument("--dtype", default="bf16", help="of activations or output")
+    made.add_argument("--weight-dtypes", default="", help="of an op with several, comma separated")
     made.add_argument("--peers", default="all", help="names, comma separated; all or none")
     made.add_argument("--values", choices=("normal", "uniform"), default="normal")
     made.add_argument("--samples", type=int, default=50)
@@ -146,9 +147,11 @@ def wanted_cases(op: Any, where: str, wanted: argparse.Namespace) -> list[AnyCas
         return [
             case for options in parse_options(wanted.cases) for case in op.cases(where, wanted.dtype, options)
         ]
+    weights = [weight_dtype_of(op, kind or None) for kind in wanted.weight_dtypes.split(",")]
     return [
-        replace(case, values=wanted.values)
+        replace(case, values=wanted.values, weight_dtype=kind)
         for n, k, group in wanted.shapes
+        for kind in weights
         for case in make_cases(op, where, wanted.m, n, k, wanted.dtype, group)
     ]
 
@@ -167,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BenchError, ValueError) as error:
         print(error, file=sys.stderr)
         return EXIT_FAILED
-    smoke = [v for v in verdicts.load(wanted.smoke) if v.op.removesuffix("_grouped") == wanted.op]
+    smoke = [v for v in verdicts.load(wanted.smoke) if v.suite == wanted.op]
     if smoke and all(verdict.verdict != verdicts.RIGHT for verdict in smoke):
         print(f"no kernel of {wanted.op} is right: {smoke[0].name} is {smoke[0].verdict}")
         return EXIT_NOTHING

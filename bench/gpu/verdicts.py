@@ -32,8 +32,19 @@ class Verdict:
         return f"{self.op}_{self.kernel}"
 
     @property
+    def suite(self) -> str:
+        """The op under whose name the kernel is measured."""
+        return suite_of(self.op)
+
+    @property
     def is_fine(self) -> bool:
         return self.verdict in (RIGHT, NOT_MEANT)
+
+
+def suite_of(op: str) -> str:
+    """One suite measures the kernels of gemm_int8 with scales along k, and one those of all 2:4 weights."""
+    family = "matmul_sparse24"
+    return family if op.startswith(family) else op.removesuffix("_grouped")
 
 
 def mark(word: str, detail: str = "") -> str:

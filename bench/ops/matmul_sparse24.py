@@ -48,7 +48,7 @@ def _mask(n: int, k: int) -> Tensor:
     return (torch.rand(n, k // 4, 4, generator=g).argsort(-1) < 2).view(n, k)
 
 
-def _float_expected(a: Tensor, w: Tensor, dtype: torch.dtype) -> Expected:
+def float_expected(a: Tensor, w: Tensor, dtype: torch.dtype) -> Expected:
     """The bound of the docstring, with the rounding of the result."""
     k, x, y = a.shape[1], a.double(), w.double()
     exact = x @ y.T
@@ -65,7 +65,7 @@ def make_inputs(case: Case) -> Inputs:
     if kind in DTYPES:
         dtype = DTYPES[kind]
         a, w = x.to(dtype), (torch.randn(case.n, case.k, generator=g) * kept).to(dtype)
-        return Inputs(a, one, w, kept, one, 0, dtype, _float_expected(a, w, dtype))
+        return Inputs(a, one, w, kept, one, 0, dtype, float_expected(a, w, dtype))
     out_dtype = DTYPES[case.dtype]
     if kind == "int8":
         groups = -(-case.k // GROUP) if case.group else 1
@@ -145,16 +145,21 @@ def _candidate(
     return Candidate(impl, computes, call, check, work, ring, isa, select, plan)
 
 
+def _plan(kind: str, case: Case, inputs: Inputs) -> str:
+    explain = torch.ops.lamina
+    if kind in DTYPES:
+        return str(explain.explain_matmul_sparse24(case.m, case.n, case.k))
+    of_kind = getattr(explain, f"explain_matmul_sparse24_{kind}")
+    return str(of_kind(case.m, case.n, case.k, inputs.group or None))
+
+
 def _lamina(case: Case, inputs: Inputs, context: Context, isa: str) -> Candidate:
     import lamina
 
     kind = str(case.weight_dtype)
     sparse = lamina.compress_sparse24(inputs.w, inputs.kept, FILL.get(kind, 0))
-    op = {"int8": "_int8", "int4": "_int4", "int4_int8": "_int4_int8"}.get(kind, "")
     torch.ops.lamina.set_cpu_isa(isa)
-    plan = torch.ops.lamina.explain_matmul_sparse24(
-        f"matmul_sparse24{op}", case.m, case.n, case.k, inputs.group or None
-    )
+    plan = _plan(kind, case, inputs)
     group = GROUP if kind == "int8" and inputs.group else None
     return _candidate(
         "lamina", f"{kind} 2:4 weight", case, inputs, context, isa, case.m * case.n * case.k // 2,
@@ -222,15 +227,21 @@ _PEERS: dict[str, Callable[[Case, Inputs, Context], Candidate]] = {
 
 class Sparse24Bench:
     name = "matmul_sparse24"
-    devices = ("cpu",)
+    devices = ("cpu", "cuda")
     dtypes = tuple(DTYPES)
     groups = (32, 64, 128)
     weight_dtypes = ("int8", "int4", "int4_int8", *DTYPES)
 
     def peers_on(self, device: str) -> tuple[str, ...]:
-        return tuple(_PEERS)
+        from bench.gpu import matmul_sparse24 as gpu
+
+        return gpu.PEERS if device == "cuda" else tuple(_PEERS)
 
     def candidates(self, case: Case, context: Context) -> list[Candidate]:
+        from bench.gpu import matmul_sparse24 as gpu
+
+        if case.device == "cuda":
+            return gpu.candidates(case, context)
         inputs = make_inputs(case)
         found = [_lamina(case, inputs, context, isa) for isa in context.isas]
         return found + wanted_peers(_PEERS, case, inputs, context)

@@ -113,11 +113,7 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
                   require_packed_int4(op, "w", weight, problem.n, problem.k);
                 });
   Tensor out = new_result(kOp, a, inputs.n(), out_dtype.value_or(a.scalar_type()), params);
-  if (accelerator) {
-    run_on(*accelerator, params, sms, a);
-  } else {
-    raise_if_bad(gemm_int4::run(params, TorchParallel()));
-  }
+  compute(accelerator, params, sms, a);
   return out;
 }
 
@@ -129,6 +125,15 @@ std::string explain(int64_t m, int64_t n, int64_t k, std::optional<int64_t> grou
 }
 
 }  // namespace
+
+void compute(const std::optional<Accelerator>& accelerator, const gemm_int4::Params& params,
+             int max_sms, const Tensor& like) {
+  if (accelerator) {
+    run_on(*accelerator, params, max_sms, like);
+  } else {
+    raise_if_bad(gemm_int4::run(params, TorchParallel()));
+  }
+}
 
 LAMINA_IMPL(CPU, m) {
   m.impl("gemm_int4", TORCH_BOX(&gemm));

@@ -52,12 +52,7 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
                        require_packed_int4(op, "w", weight, problem.n, problem.k);
                      });
   Tensor out = new_result(kOp, a, inputs.n(), out_dtype, params);
-  if (accelerator) {
-    run_on(*accelerator, params, sms, a);
-  } else {
-    const Workspace workspace(a, gemm_int4_int8::workspace_bytes(params));
-    raise_if_bad(gemm_int4_int8::run(params, workspace.data(), TorchParallel()));
-  }
+  compute(accelerator, params, sms, a);
   return out;
 }
 
@@ -69,6 +64,16 @@ std::string explain(int64_t m, int64_t n, int64_t k, std::optional<int64_t> grou
 }
 
 }  // namespace
+
+void compute(const std::optional<Accelerator>& accelerator, const gemm_int4_int8::Params& params,
+             int max_sms, const Tensor& like) {
+  if (accelerator) {
+    run_on(*accelerator, params, max_sms, like);
+  } else {
+    const Workspace workspace(like, gemm_int4_int8::workspace_bytes(params));
+    raise_if_bad(gemm_int4_int8::run(params, workspace.data(), TorchParallel()));
+  }
+}
 
 LAMINA_IMPL(CPU, m) { m.impl("gemm_int4_int8", TORCH_BOX(&gemm)); }
 LAMINA_IMPL(CUDA, m) { m.impl("gemm_int4_int8", TORCH_BOX(&gemm)); }

@@ -85,11 +85,7 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor
   const std::optional<Accelerator> accelerator =
       read_int8(kOp, inputs, activation, params, require_packed_w);
   Tensor out = new_result(kOp, a, inputs.n(), out_dtype, params);
-  if (accelerator) {
-    run_on(*accelerator, params, sms, a);
-  } else {
-    raise_if_bad(gemm_int8::run(params, TorchParallel()));
-  }
+  compute(accelerator, params, sms, a);
   return out;
 }
 
@@ -167,6 +163,15 @@ std::string explain(int64_t m, int64_t n, int64_t k, std::optional<int64_t> grou
 }
 
 }  // namespace
+
+void compute(const std::optional<Accelerator>& accelerator, const gemm_int8::Params& params,
+             int max_sms, const Tensor& like) {
+  if (accelerator) {
+    run_on(*accelerator, params, max_sms, like);
+  } else {
+    raise_if_bad(gemm_int8::run(params, TorchParallel()));
+  }
+}
 
 LAMINA_IMPL(CPU, m) {
   m.impl("gemm_int8", TORCH_BOX(&gemm));

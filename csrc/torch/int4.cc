@@ -9,7 +9,7 @@ namespace {
 // Checks the sizes and reads what all products of int4 weights share; `a` is 2-D by now.
 template <class Params>
 void read_weight(const char* op, const Int4Inputs& in, int64_t group, Params& params,
-                 RequirePackedInt4 require_packed) {
+                 const RequirePackedInt4& require_packed) {
   require(in.w_scale.dim() == 2, op, "w_scale must be 2-D [ceil(k / group), n], got ",
           ShapeText{in.w_scale});
   params.perm = read_perm(op, in.perm, in.a.size(1));
@@ -26,7 +26,8 @@ void read_weight(const char* op, const Int4Inputs& in, int64_t group, Params& pa
 
 std::optional<Accelerator> read_int4(const char* op, const Int4Inputs& in, int64_t group,
                                      const std::optional<std::string>& activation,
-                                     gemm_int4::Params& params, RequirePackedInt4 require_packed) {
+                                     gemm_int4::Params& params,
+                                     const RequirePackedInt4& require_packed) {
   const EpilogueTensors then{op, in.a, in.bias, in.gate, in.residual};
   const Argument a{op, "a", in.a};
   params.a_dtype = a.float_dtype();
@@ -49,7 +50,7 @@ std::optional<Accelerator> read_int4_int8(const char* op, const Int4Inputs& in,
                                           const ActivationScales& of_a, int64_t group,
                                           const std::optional<std::string>& activation,
                                           gemm_int4_int8::Params& params,
-                                          RequirePackedInt4 require_packed) {
+                                          const RequirePackedInt4& require_packed) {
   const EpilogueTensors then{op, in.a, in.bias, in.gate, in.residual};
   const Argument a{op, "a", in.a};
   if (of_a.scale) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <optional>
 
 #include "gemm/problem.h"
@@ -74,12 +75,14 @@ struct Int4Inputs {
 };
 
 // Checks the sizes, and that w is packed for the problem.
-using RequirePackedInt4 = void (*)(const char* op, const gemm::Problem& problem, const Tensor& w);
+using RequirePackedInt4 =
+    std::function<void(const char* op, const gemm::Problem& problem, const Tensor& w)>;
 
 // Checks all inputs and fills all Params but the output. Returns the device of the call.
 std::optional<Accelerator> read_int4(const char* op, const Int4Inputs& in, int64_t group,
                                      const std::optional<std::string>& activation,
-                                     gemm_int4::Params& params, RequirePackedInt4 require_packed);
+                                     gemm_int4::Params& params,
+                                     const RequirePackedInt4& require_packed);
 
 // Scales and zero points of int8 activations, which products of int4 weights may take.
 struct ActivationScales {
@@ -91,6 +94,12 @@ std::optional<Accelerator> read_int4_int8(const char* op, const Int4Inputs& in,
                                           const ActivationScales& of_a, int64_t group,
                                           const std::optional<std::string>& activation,
                                           gemm_int4_int8::Params& params,
-                                          RequirePackedInt4 require_packed);
+                                          const RequirePackedInt4& require_packed);
+
+// gemm_int4 and gemm_int4_int8 on the device of a call. like: a tensor there.
+void compute(const std::optional<Accelerator>& accelerator, const gemm_int4::Params& params,
+             int max_sms, const Tensor& like);
+void compute(const std::optional<Accelerator>& accelerator, const gemm_int4_int8::Params& params,
+             int max_sms, const Tensor& like);
 
 }  // namespace lamina::interop

@@ -31,7 +31,8 @@ int64_t int8_group_of(const char* op, std::optional<int64_t> group) {
 
 std::optional<Accelerator> read_int8(const char* op, const Int8Inputs& in,
                                      const std::optional<std::string>& activation,
-                                     gemm_int8::Params& params, RequirePacked require_packed) {
+                                     gemm_int8::Params& params,
+                                     const RequirePacked& require_packed) {
   const Argument a{op, "a", in.a}, w{op, "w", in.w}, w_sums{op, "w_sums", in.w_sums};
   const Argument a_scale{op, "a_scale", in.a_scale}, w_scale{op, "w_scale", in.w_scale};
   const EpilogueTensors then{op, in.a, in.bias, in.gate, in.residual};

@@ -1,6 +1,7 @@
 // The arguments that all products of int8 activations and int8 weights share.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -24,11 +25,17 @@ struct Int8Inputs {
 };
 
 // Checks that w is packed for the problem.
-using RequirePacked = void (*)(const char* op, const Tensor& w, const gemm::Problem& problem);
+using RequirePacked =
+    std::function<void(const char* op, const Tensor& w, const gemm::Problem& problem)>;
 
 // Checks all inputs and fills all Params but the outputs. Returns the device of the call.
 std::optional<Accelerator> read_int8(const char* op, const Int8Inputs& in,
                                      const std::optional<std::string>& activation,
-                                     gemm_int8::Params& params, RequirePacked require_packed);
+                                     gemm_int8::Params& params,
+                                     const RequirePacked& require_packed);
+
+// gemm_int8 on the device of a call. like: a tensor there.
+void compute(const std::optional<Accelerator>& accelerator, const gemm_int8::Params& params,
+             int max_sms, const Tensor& like);
 
 }  // namespace lamina::interop

@@ -226,17 +226,34 @@ LAMINA_LIBRARY(m) {
   m.def(
       "matmul_sparse24_int4(Tensor a, Tensor w, Tensor w_scale, int group, Tensor? "
       "w_zero_point=None, Tensor? bias=None, ScalarType? out_dtype=None, str? activation=None, "
-      "Tensor? gate=None, Tensor? residual=None, Tensor? perm=None, int? max_sms=None) -> Tensor");
+      "Tensor? gate=None, Tensor? residual=None, Tensor? perm=None, int? max_sms=None, Tensor? "
+      "dense=None, int[] dense_rows=[]) -> Tensor");
   m.def(
       "matmul_sparse24_int4_int8(Tensor a, Tensor w, Tensor w_scale, int group, Tensor? "
       "a_scale=None, Tensor? w_zero_point=None, Tensor? a_zero_point=None, Tensor? bias=None, "
       "ScalarType out_dtype=float, str? activation=None, Tensor? gate=None, Tensor? residual=None, "
-      "Tensor? perm=None, int? max_sms=None) -> Tensor");
+      "Tensor? perm=None, int? max_sms=None, Tensor? dense=None, int[] dense_rows=[]) -> Tensor");
   m.def(
       "matmul_sparse24_int8(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, "
       "Tensor? a_zero_point=None, Tensor? bias=None, ScalarType out_dtype=float, str? "
-      "activation=None, Tensor? gate=None, Tensor? residual=None, int? max_sms=None) -> Tensor");
-  m.def("explain_matmul_sparse24(str op, int m, int n, int k, int? group=None) -> str");
+      "activation=None, Tensor? gate=None, Tensor? residual=None, int? max_sms=None, Tensor? "
+      "dense=None, int[] dense_rows=[]) -> Tensor");
+  m.def("explain_matmul_sparse24(int m, int n, int k) -> str");
+  m.def("explain_matmul_sparse24_int8(int m, int n, int k, int? group=None) -> str");
+  m.def("explain_matmul_sparse24_int4(int m, int n, int k, int? group=None) -> str");
+  m.def("explain_matmul_sparse24_int4_int8(int m, int n, int k, int? group=None) -> str");
+  m.def(
+      "explain_matmul_sparse24_cuda(int m, int n, int k, int compute_capability, int sm_count, "
+      "int? max_sms=None) -> str");
+  m.def(
+      "explain_matmul_sparse24_int8_cuda(int m, int n, int k, int compute_capability, int "
+      "sm_count, int? max_sms=None) -> str");
+  m.def(
+      "explain_matmul_sparse24_int4_cuda(int m, int n, int k, int compute_capability, int "
+      "sm_count, int? group=None, int? max_sms=None) -> str");
+  m.def(
+      "explain_matmul_sparse24_int4_int8_cuda(int m, int n, int k, int compute_capability, int "
+      "sm_count, int? group=None, int? max_sms=None) -> str");
   m.def("explain_gemm_int8(int m, int n, int k, int? group=None) -> str");
   m.def(
       "explain_gemm_int8_cuda(int m, int n, int k, int compute_capability, int sm_count, int? "

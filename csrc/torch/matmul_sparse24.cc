@@ -1,11 +1,14 @@
 #include "ops/matmul_sparse24/matmul_sparse24.h"
 
 #include <tuple>
+#include <vector>
 
 #include "base/huge_pages.h"
+#include "layout/int8_tile.h"
 #include "layout/sparse24.h"
 #include "layout/sparse24_rows.h"
 #include "ops/matmul_sparse24/pack.h"
+#include "ops/matmul_sparse24/row_blocks.h"
 #include "torch/accelerator.h"
 #include "torch/epilogue.h"
 #include "torch/int4.h"
@@ -42,14 +45,12 @@ const matmul_sparse24::Layout& layout_of(const char* op, const std::string& name
 }
 
 void require_packed(const char* op, const char* name, const Tensor& w, int64_t n, int64_t k,
-                    int bits) {
+                    int tile_bytes) {
   Argument{op, name, w}.has_dtype(ScalarType::Byte);
-  require(w.dim() == 3 && w.size(0) == sparse24_rows::tiles_n(n) &&
-              w.size(1) == sparse24_rows::tiles_k(k) &&
-              w.size(2) == sparse24_rows::tile_bytes(bits),
+  const int64_t tiles_n = sparse24_rows::tiles_n(n), tiles_k = sparse24_rows::tiles_k(k);
+  require(w.dim() == 3 && w.size(0) == tiles_n && w.size(1) == tiles_k && w.size(2) == tile_bytes,
           op, name, " must be packed by pack_sparse24 from [n, k] = [", n, ", ", k, "], so 3-D [",
-          sparse24_rows::tiles_n(n), ", ", sparse24_rows::tiles_k(k), ", ",
-          sparse24_rows::tile_bytes(bits), "], got ", ShapeText{w});
+          tiles_n, ", ", tiles_k, ", ", tile_bytes, "], got ", ShapeText{w});
   require(w.is_contiguous(), op, name, " must be contiguous; call .contiguous()");
 }
 
@@ -98,7 +99,7 @@ std::tuple<Tensor, Tensor> unpack(const Tensor& data, int64_t n, int64_t k, std:
   require(k >= 0 && k % sparse24::kGroupK == 0, kOp, "k = ", k, "; allowed: multiples of 4");
   const int bits = value_bits(kOp, "dtype", dtype);
   const matmul_sparse24::Layout& order = layout_of(kOp, layout, bits);
-  require_packed(kOp, "data", data, n, k, bits);
+  require_packed(kOp, "data", data, n, k, sparse24_rows::tile_bytes(bits));
   Tensor values = new_tensor(data, {n, sparse24::values_k(k)}, dtype);
   Tensor metadata = new_tensor(data, {n, sparse24::metadata_bytes(k)}, ScalarType::Byte);
   matmul_sparse24::unpack(order, {n, k, bits}, static_cast<const uint8_t*>(data.data_ptr()),
@@ -107,20 +108,31 @@ std::tuple<Tensor, Tensor> unpack(const Tensor& data, int64_t n, int64_t k, std:
   return {values, metadata};
 }
 
-void require_int8(const char* op, const Tensor& w, const gemm::Problem& problem) {
-  raise_if_bad(matmul_sparse24::check_int8(problem));
-  require_packed(op, "w", w, problem.n, problem.k, 8);
+// The bytes of a tile of dense rows.
+constexpr int dense_bytes(int bits) {
+  return sparse24_rows::kTileN * sparse24_rows::kTileK * bits / 8;
 }
+static_assert(dense_bytes(8) == int8_tile::kTileBytes && dense_bytes(4) == int4::kTileBytes);
 
-void require_int4(const char* op, const gemm::Problem& problem, const Tensor& w) {
-  raise_if_bad(matmul_sparse24::check_int4(problem));
-  require_packed(op, "w", w, problem.n, problem.k, 4);
-}
+// The dense rows of a call's weight, beside the 2:4 rows that `w` has.
+struct DenseRows {
+  const std::optional<Tensor>& data;  // packed
+  const std::vector<int64_t>& bounds;
 
-void require_int4_int8(const char* op, const gemm::Problem& problem, const Tensor& w) {
-  raise_if_bad(matmul_sparse24::check_int4_int8(problem));
-  require_packed(op, "w", w, problem.n, problem.k, 4);
-}
+  // Checks both; a value has `bits` bits.
+  void check(const char* op, const Tensor& w, const gemm::Problem& problem, int bits) const {
+    require(data.has_value() != bounds.empty(), op, "dense was ", data ? "given" : "not given",
+            " with ", bounds.size(), " entries of dense_rows; allowed: both or neither");
+    raise_if_bad(matmul_sparse24::check_row_blocks(op, problem.n, bounds));
+    const int64_t count = matmul_sparse24::count_dense_rows(bounds);
+    require_packed(op, "w", w, problem.n - count, problem.k, sparse24_rows::tile_bytes(bits));
+    if (!data) return;
+    require(!problem.is_grouped() || bits == 4, op,
+            "w has scales along k (group = 128); dense is allowed with group = None");
+    require_packed(op, "dense", *data, count, problem.k, dense_bytes(bits));
+    accelerator_of({{op, "w", w}, {op, "dense", *data}});
+  }
+};
 
 const uint8_t* bytes_of(const Tensor& w) { return static_cast<const uint8_t*>(w.data_ptr()); }
 
@@ -173,24 +185,60 @@ void run_on(const Accelerator& accelerator, const matmul_sparse24::FloatParams& 
 }
 #endif
 
+// The product of 2:4 rows.
+template <class Params>
+void compute(const std::optional<Accelerator>& accelerator, const Params& params, int max_sms,
+             const Tensor& like) {
+  if (accelerator) {
+    run_on(*accelerator, params, max_sms, like);
+  } else if constexpr (requires { params.floats; }) {
+    raise_if_bad(matmul_sparse24::run(params, nullptr, TorchParallel()));  // int8 by now
+  } else {
+    raise_if_bad(matmul_sparse24::run(params, TorchParallel()));
+  }
+}
+
+// The product of all rows. Dense: the params of the product of dense rows.
+template <class Dense, class Sparse>
+void compute_rows(const DenseRows& dense, int bits, const std::optional<Accelerator>& accelerator,
+                  const Sparse& params, int max_sms, const Tensor& like) {
+  if (!dense.data) return compute(accelerator, params, max_sms, like);
+  const gemm::Problem& problem = params.problem;
+  const int64_t tiles_k = sparse24_rows::tiles_k(problem.k);
+  matmul_sparse24::for_row_blocks(problem.n, dense.bounds, [&](const auto& block) {
+    if (block.is_dense) {
+      Dense part = matmul_sparse24::params_of<Dense>(params, block);
+      part.w = reinterpret_cast<decltype(part.w)>(bytes_of(*dense.data)) +
+               block.tile * tiles_k * dense_bytes(bits);
+      interop::compute(accelerator, part, max_sms, like);
+    } else {
+      Sparse part = matmul_sparse24::params_of(params, block);
+      part.weight.data += block.tile * tiles_k * sparse24_rows::tile_bytes(bits);
+      compute(accelerator, part, max_sms, like);
+    }
+  });
+}
+
 Tensor matmul_int8(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor& a_scale,
                    const Tensor& w_scale, std::optional<Tensor> a_zero_point,
                    std::optional<Tensor> bias, ScalarType out_dtype,
                    std::optional<std::string> activation, std::optional<Tensor> gate,
-                   std::optional<Tensor> residual, std::optional<int64_t> max_sms) {
+                   std::optional<Tensor> residual, std::optional<int64_t> max_sms,
+                   std::optional<Tensor> dense, std::vector<int64_t> dense_rows) {
   constexpr const char* kOp = "matmul_sparse24_int8";
   const int sms = checked_sms(kOp, max_sms);
+  const DenseRows rows{dense, dense_rows};
   const Int8Inputs inputs{a, w, w_sums, a_scale, w_scale, a_zero_point, bias, gate, residual};
   matmul_sparse24::Int8Params params;
   const std::optional<Accelerator> accelerator =
-      read_int8(kOp, inputs, activation, params, require_int8);
+      read_int8(kOp, inputs, activation, params,
+                [&](const char* op, const Tensor& weight, const gemm::Problem& problem) {
+                  raise_if_bad(matmul_sparse24::check_int8(problem));
+                  rows.check(op, weight, problem, 8);
+                });
   params.weight.data = bytes_of(w);
   Tensor out = new_result(kOp, a, inputs.n(), out_dtype, params);
-  if (accelerator) {
-    run_on(*accelerator, params, sms, a);
-  } else {
-    raise_if_bad(matmul_sparse24::run(params, TorchParallel()));
-  }
+  compute_rows<gemm_int8::Params>(rows, 8, accelerator, params, sms, a);
   return out;
 }
 
@@ -198,20 +246,22 @@ Tensor matmul_int4(const Tensor& a, const Tensor& w, const Tensor& w_scale, int6
                    std::optional<Tensor> w_zero_point, std::optional<Tensor> bias,
                    std::optional<ScalarType> out_dtype, std::optional<std::string> activation,
                    std::optional<Tensor> gate, std::optional<Tensor> residual,
-                   std::optional<Tensor> perm, std::optional<int64_t> max_sms) {
+                   std::optional<Tensor> perm, std::optional<int64_t> max_sms,
+                   std::optional<Tensor> dense, std::vector<int64_t> dense_rows) {
   constexpr const char* kOp = "matmul_sparse24_int4";
   const int sms = checked_sms(kOp, max_sms);
+  const DenseRows rows{dense, dense_rows};
   const Int4Inputs inputs{a, w, w_scale, w_zero_point, bias, gate, residual, perm};
   matmul_sparse24::Int4Params params;
   const std::optional<Accelerator> accelerator =
-      read_int4(kOp, inputs, group, activation, params, require_int4);
+      read_int4(kOp, inputs, group, activation, params,
+                [&](const char* op, const gemm::Problem& problem, const Tensor& weight) {
+                  raise_if_bad(matmul_sparse24::check_int4(problem));
+                  rows.check(op, weight, problem, 4);
+                });
   params.weight.data = bytes_of(w);
   Tensor out = new_result(kOp, a, inputs.n(), out_dtype.value_or(a.scalar_type()), params);
-  if (accelerator) {
-    run_on(*accelerator, params, sms, a);
-  } else {
-    raise_if_bad(matmul_sparse24::run(params, TorchParallel()));
-  }
+  compute_rows<gemm_int4::Params>(rows, 4, accelerator, params, sms, a);
   return out;
 }
 
@@ -220,21 +270,25 @@ Tensor matmul_int4_int8(const Tensor& a, const Tensor& w, const Tensor& w_scale,
                         std::optional<Tensor> a_zero_point, std::optional<Tensor> bias,
                         ScalarType out_dtype, std::optional<std::string> activation,
                         std::optional<Tensor> gate, std::optional<Tensor> residual,
-                        std::optional<Tensor> perm, std::optional<int64_t> max_sms) {
+                        std::optional<Tensor> perm, std::optional<int64_t> max_sms,
+                        std::optional<Tensor> dense, std::vector<int64_t> dense_rows) {
   constexpr const char* kOp = "matmul_sparse24_int4_int8";
   const int sms = checked_sms(kOp, max_sms);
+  const DenseRows rows{dense, dense_rows};
   const Int4Inputs inputs{a, w, w_scale, w_zero_point, bias, gate, residual, perm};
   matmul_sparse24::Int4Int8Params params;
-  const std::optional<Accelerator> accelerator = read_int4_int8(
-      kOp, inputs, {a_scale, a_zero_point}, group, activation, params, require_int4_int8);
+  const std::optional<Accelerator> accelerator =
+      read_int4_int8(kOp, inputs, {a_scale, a_zero_point}, group, activation, params,
+                     [&](const char* op, const gemm::Problem& problem, const Tensor& weight) {
+                       raise_if_bad(matmul_sparse24::check_int4_int8(problem));
+                       rows.check(op, weight, problem, 4);
+                     });
   params.weight.data = bytes_of(w);
   Tensor out = new_result(kOp, a, inputs.n(), out_dtype, params);
-  if (accelerator) {
-    run_on(*accelerator, params, sms, a);
-  } else {
-    const Workspace workspace(a, gemm_int4_int8::workspace_bytes(params));
-    raise_if_bad(matmul_sparse24::run(params, workspace.data(), TorchParallel()));
-  }
+  const Workspace workspace(a, accelerator ? 0 : gemm_int4_int8::workspace_bytes(params));
+  if (!accelerator)  // once for all blocks of rows
+    raise_if_bad(gemm_int4_int8::quantize_floats(params, workspace.data(), TorchParallel()));
+  compute_rows<gemm_int4_int8::Params>(rows, 4, accelerator, params, sms, a);
   return out;
 }
 
@@ -251,7 +305,8 @@ Tensor matmul(const Tensor& a, const Tensor& w, int64_t n, std::optional<Tensor>
   a_arg.is_2d("[m, k]");
   params.problem = {a.size(0), n, a.size(1)};
   raise_if_bad(matmul_sparse24::check_float(params.problem));
-  require_packed(kOp, "w", w, n, a.size(1), value_bits(kOp, "a", a.scalar_type()));
+  const int bits = value_bits(kOp, "a", a.scalar_type());
+  require_packed(kOp, "w", w, n, a.size(1), sparse24_rows::tile_bytes(bits));
   params.a = a.data_ptr();
   params.a_stride = a_arg.row_stride();
   params.weight.data = bytes_of(w);
@@ -263,22 +318,8 @@ Tensor matmul(const Tensor& a, const Tensor& w, int64_t n, std::optional<Tensor>
                       then.argument("gate", gate),
                       then.argument("residual", residual)});
   Tensor out = new_result(kOp, a, n, out_dtype.value_or(a.scalar_type()), params);
-  if (accelerator) {
-    run_on(*accelerator, params, sms, a);
-  } else {
-    raise_if_bad(matmul_sparse24::run(params, TorchParallel()));
-  }
+  compute(accelerator, params, sms, a);
   return out;
-}
-
-std::string explain(std::string op, int64_t m, int64_t n, int64_t k, std::optional<int64_t> group) {
-  std::string text;
-  constexpr const char* kExplain = "explain_matmul_sparse24";
-  const bool is_int4 = op == "matmul_sparse24_int4" || op == "matmul_sparse24_int4_int8";
-  const gemm::Problem problem{
-      m, n, k, is_int4 ? group_of(group.value_or(-1), k) : int8_group_of(kExplain, group)};
-  raise_if_bad(matmul_sparse24::explain(op, problem, TorchParallel().threads(), text));
-  return text;
 }
 
 std::tuple<Tensor, Tensor> pack_cuda(const Tensor&, const Tensor&, int64_t, std::string,
@@ -307,9 +348,6 @@ LAMINA_IMPL(CUDA, m) {
   m.impl("matmul_sparse24_int8", TORCH_BOX(&matmul_int8));
   m.impl("matmul_sparse24_int4", TORCH_BOX(&matmul_int4));
   m.impl("matmul_sparse24_int4_int8", TORCH_BOX(&matmul_int4_int8));
-}
-LAMINA_IMPL(CompositeExplicitAutograd, m) {
-  m.impl("explain_matmul_sparse24", TORCH_BOX(&explain));
 }
 
 }  // namespace lamina::interop

@@ -135,7 +135,7 @@ def test_independent_of_the_thread_count(backend: Backend) -> None:
 @pytest.mark.parametrize("backend", cpu_backends(OP))
 def test_the_forced_isa_is_the_one_that_runs(backend: Backend) -> None:
     with backend.active() as ops:
-        assert kernel_of(ops.explain_matmul_sparse24(OP, 64, 64, 64)) == f"{OP}_{backend.isa}"
+        assert kernel_of(ops.explain_matmul_sparse24_int8(64, 64, 64)) == f"{OP}_{backend.isa}"
 
 
 @pytest.mark.parametrize("out_dtype", FLOAT_DTYPES, ids=dtype_name)

@@ -6,6 +6,7 @@
 #include "ops/gemm_int4/cuda/run.h"
 #include "ops/gemm_int4_int8/cuda/run.h"
 #include "ops/gemm_int8/cuda/run.h"
+#include "ops/matmul_sparse24/cuda/run.h"
 #include "probe.h"
 
 namespace lamina::probe {
@@ -32,6 +33,19 @@ const std::vector<Op>& ops() {
       {"gemm_int4_int8", &gemm_int4_int8::check, &gemm_int4_int8::cpu_op,
        [](const Problem&) -> const CudaOp& { return gemm_int4_int8::cuda_op(); },
        &gemm_int4_int8::k_rule},
+      {"matmul_sparse24", &matmul_sparse24::check_float, &matmul_sparse24::float_op,
+       [](const Problem&) -> const CudaOp& { return matmul_sparse24::half_cuda_op(); },
+       &matmul_sparse24::float_k_rule},
+      {"matmul_sparse24_int8", &matmul_sparse24::check_int8, &matmul_sparse24::int8_op,
+       [](const Problem&) -> const CudaOp& { return matmul_sparse24::int8_cuda_op(); },
+       &matmul_sparse24::int8_k_rule},
+      {"matmul_sparse24_int4", &matmul_sparse24::check_int4, &matmul_sparse24::int4_op,
+       [](const Problem&) -> const CudaOp& { return matmul_sparse24::int4_cuda_op(); },
+       &matmul_sparse24::float_k_rule},
+      {"matmul_sparse24_int4_int8", &matmul_sparse24::check_int4_int8,
+       &matmul_sparse24::int4_int8_op,
+       [](const Problem&) -> const CudaOp& { return matmul_sparse24::int4_int8_cuda_op(); },
+       [](const Problem& p) { return matmul_sparse24::int4_int8_k_rule(p, false); }},
   };
   return all;
 }

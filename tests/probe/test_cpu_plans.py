@@ -104,9 +104,10 @@ def test_a_problem_is_refused_or_planned_without_overflow(call: Call) -> None:
         probe().check(call.op, call.problem)
     except ValueError as error:
         assert str(error).startswith(f"{call.op}: ")
-        assert min(call.m, call.n, call.k) < 0 or needs_too_much(call)
+        assert min(call.m, call.n, call.k) < 0 or is_cut_in_a_group(call) or needs_too_much(call)
         return
-    assert min(call.m, call.n, call.k) >= 0 and not needs_too_much(call)
+    assert min(call.m, call.n, call.k) >= 0
+    assert not is_cut_in_a_group(call) and not needs_too_much(call)
     if call.m == 0 or call.n == 0:
         return
     plan = call.plan()
@@ -116,10 +117,15 @@ def test_a_problem_is_refused_or_planned_without_overflow(call: Call) -> None:
     assert plan.block(plan.tasks - 1, call.problem)[1::2] == (call.m, call.n)
 
 
+def is_cut_in_a_group(call: Call) -> bool:
+    return "sparse24" in call.op and call.k % 4 != 0
+
+
 def needs_too_much(call: Call) -> bool:
     """More than the largest k of the op, or a matrix of 2^63 bytes."""
     m, n, k = call.m, call.n, call.k
-    largest = {"gemm_int8": 2**24 - 1, "gemm_int4": 2**48, "gemm_int4_int8": 2**19}[call.op]
+    largest = 2**24 - 1 if call.op.endswith("_int8") else 2**48
+    largest = 2**19 if call.op.endswith("_int4_int8") else largest
     packed = (n + 15) // 16 * ((k + 63) // 64) * 1024
     return k > largest or max(m * max(n, 1) * 4, m * max(k, 1) * 4, packed) >= 2**63
 

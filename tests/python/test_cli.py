@@ -85,6 +85,15 @@ def see(monkeypatch: pytest.MonkeyPatch, devices: list[CudaDevice] | None) -> No
     monkeypatch.setattr("lamina.cli.environment.runtime_devices", lambda: devices)
 
 
+@has_cuda
+@pytest.mark.parametrize("op", ["", "_int8", "_int4", "_int4_int8"])
+def test_explain_products_with_2_4_weights(op: str) -> None:
+    shape = ("explain", f"matmul_sparse24{op}", "--m", "16", "--n", "4096", "--k", "4096")
+    assert "on a CPU" in lamina(*shape, "--device", "cpu").output
+    result = lamina(*shape, "--arch", "90", "--sms", "132")
+    assert f"kernel     matmul_sparse24{op}_sm90a_m" in result.output
+
+
 def test_explain_lists_an_op_once() -> None:
     lines = {line.split()[2]: line for line in lamina("explain").output.splitlines()[1:]}
     planned = {

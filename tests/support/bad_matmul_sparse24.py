@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +40,8 @@ def bad_matmul_sparse24_inputs() -> Iterator[BadInput]:
         yield from _bad_products(op)
     yield from _bad_int4_products("matmul_sparse24_int4")
     yield from _bad_int4_products("matmul_sparse24_int4_int8")
+    for op in list(GOOD)[1:]:  # floats have no product of dense rows
+        yield from _bad_dense_rows(op)
     yield from _bad_explained()
 
 
@@ -128,13 +132,36 @@ def _bad_int4_products(op: str) -> Iterator[BadInput]:
     yield bad("perm beyond k", "perm[5]", "= 64;", "-1 to 63", perm=wrong)
 
 
+def _bad_dense_rows(op: str) -> Iterator[BadInput]:
+    """Blocks of dense rows that only the op sees: the packed weight of lamina.pack_sparse24 is right."""
+    good = GOOD[op]
+    whole = torch.zeros(1, 1, 1024 if good["w"].dtype == torch.int8 else 512, dtype=torch.uint8)
+    none = good["w"].data[:0]
+
+    def bad(
+        what: str, argument: str, got: str, allowed: str, dense: Any, dense_rows: list[int], w: Any = none
+    ) -> BadInput:
+        packed = replace(good["w"], data=w, dense=dense, dense_rows=dense_rows)
+        call = partial(getattr(lamina, op), **(good | {"w": packed}))
+        return BadInput(op, what, call, argument, got, allowed)
+
+    yield bad("dense without rows", "dense", "given with 0 entries", "both or neither", whole, [])
+    yield bad("rows without dense", "dense", "not given with 2 entries", "both or neither", None, [0, N])
+    yield bad("dense rows from 3", "dense_rows[0]", "= 3;", "multiple of 64", whole, [3, N])
+    yield bad("dense rows to 4", "dense_rows[1]", "= 4;", "or n where a block ends", whole, [0, 4])
+    yield bad("dense rows beyond n", "dense_rows[1]", "= 64;", "from 1 to 5", whole, [0, 64])
+    yield bad("dense rows without an end", "dense_rows", "1 entries", "an end of each block", whole, [0])
+    yield bad("dense of less", "dense", "[0, 1, ", "so 3-D [1, 1, ", whole[:0], [0, N])
+    yield bad("2:4 rows beside dense ones", "w ", "[1, 1, ", "so 3-D [0, 1, ", whole, [0, N], good["w"].data)
+
+
 def _bad_explained() -> Iterator[BadInput]:
-    def bad(what: str, got: str, allowed: str, *arguments: Any) -> BadInput:
+    def bad(op: str, what: str, got: str, allowed: str, *arguments: Any) -> BadInput:
         def call() -> Any:
-            return RAW.explain_matmul_sparse24(*arguments)
+            return getattr(RAW, op)(*arguments)
 
-        return BadInput("explain_matmul_sparse24", what, call, got.split()[0], got, allowed)
+        return BadInput(op, what, call, got.split()[0], got, allowed)
 
-    yield bad("op unknown", 'op = "gemm_int8"', "matmul_sparse24_int8", "gemm_int8", 1, 8, 64, None)
-    yield bad("k no multiple of 4", "k = 66", "4", "matmul_sparse24", 1, 8, 66, None)
-    yield bad("n negative", "n = -1", "", "matmul_sparse24", 1, -1, 64, None)
+    for op in GOOD:
+        yield bad(f"explain_{op}", "k no multiple of 4", "k = 66", "4", 1, 8, 66)
+        yield bad(f"explain_{op}", "n negative", "n = -1", "", 1, -1, 64)

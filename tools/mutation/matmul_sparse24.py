@@ -38,6 +38,18 @@ MUTANTS = (
         tests=INT8,
     ),
     *plant(
+        "csrc/ops/matmul_sparse24/cpu/int8/amx_int8.cc",
+        (
+            "sparse24 amx: both groups take the first two values",
+            "{controls(0), controls(2)}",
+            "{controls(0), controls(0)}",
+        ),
+        ("sparse24 amx: the weights of the block before", "block.of == w &&", "block.of &&"),
+        ("sparse24 amx: one column tile of each block", "to = block.tiles[t][0];", "to = block.tiles[0][0];"),
+        ("sparse24 amx: each block of k overwrites the sums", "accumulate || k > 0,", "accumulate,"),
+        tests=f"{INT8} -k amx",
+    ),
+    *plant(
         "csrc/ops/matmul_sparse24/cpu/int8/generic.cc",
         ("sparse24: values 1 and 2 belong to one group", "at % kValues / 2", "at % kValues / 3"),
         tests=INT8,

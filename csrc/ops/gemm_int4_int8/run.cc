@@ -49,6 +49,7 @@ Status quantize_floats(Params& params, void* workspace, const Parallel& parallel
   quantize.scale = static_cast<float*>(workspace);
   quantize.q = reinterpret_cast<int8_t*>(quantize.scale + quantize.m);
   if (Status status = quantize_int8::run(quantize, parallel); !status.is_ok()) return status;
+  params.has_floats = false;
   params.a = quantize.q;
   params.a_stride = quantize.k;
   params.a_scale = {quantize.scale, 1};

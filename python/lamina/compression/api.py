@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from lamina._checks import call
 from lamina._progress import with_progress
-from lamina.compression.budget import dense_layers, require_budget
+from lamina.compression.budget import OutputError, common_limit, dense_layers, require_budget
 from lamina.compression.candidates import (
     LINEAR_KINDS,
     Candidate,
@@ -50,6 +51,7 @@ def compress(
     tokenizer: Tokenizer | None = None,
     sparse24_fraction: float = 1.0,
     max_layer_error: float | None = None,
+    dense_rows: bool = False,
     dense: Skip | Sequence[Skip] = (),
     skip: Skip | Sequence[Skip] = (),
     skip_growing: bool = True,
@@ -60,14 +62,14 @@ def compress(
 
     model         any nn.Module on any device. Each layer that is an nn.Linear, or transformers' Conv1D, is
                   replaced by a packed layer on its device, one at a time: the CPU quantises the weight, and
-                  the device packs it (the CPU, if it is int8). Errors that can be found beforehand are raised
-                  before any layer changes. On the meta device the packed layers have no values: fill them
-                  with lamina.load_compressed or with load_state_dict(..., assign=True)
+                  the device packs it (the CPU, if it is int8 or 2:4). Errors that can be found beforehand are
+                  raised before any layer changes. On the meta device the packed layers have no values: fill
+                  them with lamina.load_compressed or with load_state_dict(..., assign=True)
     scheme        one of lamina.compression.SCHEMES: "w8a8", "w4a16" or "w4a8", each also with "_asymmetric",
                   and with "sparse24-" before it for 2:4 weights; "sparse24-bf16" rounds activations to bf16
-                  too. 2:4 weights have kernels on CPUs only. A mapping of shell patterns on qualified names
-                  to schemes, {"lm_head": "w8a8", "*.down_proj": "w8a8", "*": "w4a8"}: the first pattern that
-                  matches counts, and a layer that none matches stays float
+                  too. A mapping of shell patterns on qualified names to schemes, {"lm_head": "w8a8",
+                  "*.down_proj": "w8a8", "*": "w4a8"}: the first pattern that matches counts, and a layer that
+                  none matches stays float
     group         w4 schemes: input features that share a scale, a multiple of 16, or -1 for all; None is 128.
                   The last group of a layer may be smaller; a layer with fewer input features has one group
     scale_dtype   w4 schemes: float32, float16 or bfloat16; None is the dtype of the weight
@@ -88,6 +90,9 @@ def compress(
                   "sparse24-bf16" they stay as they are
     max_layer_error    sparse24 schemes: the largest |x (w_packed - w).T| / |x w.T| of a 2:4 layer on the
                   calibration inputs x, or of its weights without calibration; layers above it stay dense
+    dense_rows    sparse24 schemes of int8 and int4: True: of a layer whose error is too large only a block of
+                  rows stays dense, the smallest one without which the error is small enough. For
+                  sparse24_fraction, that is the same error for all layers. One call computes all rows
     dense         sparse24 schemes: layers that stay dense, given as in skip: lamina.plan_sparse24(...).dense
     skip          layers to leave: shell patterns on qualified names ("lm_head", "*.attention.*") and
                   functions (name, module) -> bool. A pattern that matches no layer warns.
@@ -116,11 +121,16 @@ def compress(
     if tokenizer is not None:
         calibration = text_batches(model, calibration, tokenizer)
     require_budget("compress", sparse24_fraction, max_layer_error)
-    mixed = _Mixed(sparse24_fraction, max_layer_error, tuple(checked_filters(dense, "dense")))
+    filters = tuple(checked_filters(dense, "dense"))
+    mixed = _Mixed(sparse24_fraction, max_layer_error, dense_rows, filters)
     if mixed != _Mixed() and (isinstance(scheme, Mapping) or not SCHEMES[scheme].is_sparse):
         raise ValueError(
-            f"compress: sparse24_fraction, max_layer_error or dense was given with scheme {choice.text}; "
-            f"allowed with {', '.join(s.name for s in SCHEMES.values() if s.is_sparse)}"
+            f"compress: sparse24_fraction, max_layer_error, dense_rows or dense was given with scheme "
+            f"{choice.text}; allowed with {', '.join(s.name for s in SCHEMES.values() if s.is_sparse)}"
+        )
+    if dense_rows and any(isinstance(one, Sparse24Scheme) and one.dense is None for one in choice.schemes):
+        raise ValueError(
+            f"compress: dense_rows was given with scheme {choice.text}, which has no product of dense rows"
         )
     candidates = find_candidates(model)
     schemes, reasons, untied, unmatched = choice.assign(model, candidates)
@@ -150,6 +160,7 @@ def compress(
             text = f"lamina.compress: no calibration input reaches layer {name!r}: it is rounded to nearest"
             warnings.warn(text, stacklevel=2)
     stay_dense = mixed.dense(packed, schemes, rounded)
+    mixed.keep_rows(packed, schemes, rounded, stay_dense)
     for candidate in packed:
         one, owner, note = schemes[candidate.name], candidate.weight_owner, None
         if not isinstance(one, Sparse24Scheme):
@@ -158,8 +169,10 @@ def compress(
             note = reasons[candidate.name] = reason
         elif reason and one.dense is not None:
             note, schemes[candidate.name] = reason, one.dense
-        elif done := rounded.get(owner):
-            note = f"2:4, output error {done.error:.4f}"
+        elif (done := rounded.get(owner)) and done.error is not None:
+            rows = one.dense_rows
+            but = f" but for rows {rows[0]} to {rows[1]}" if rows else ""
+            note = f"2:4{but}, output error {done.error.without(rows):.4f}"
         if note:
             notes[candidate.name] = "; ".join(filter(None, (note, notes.get(candidate.name))))
     for owner in stay_dense.keys() & rounded.keys():
@@ -268,6 +281,7 @@ class _Mixed(NamedTuple):
 
     fraction: float = 1.0
     max_layer_error: float | None = None
+    dense_rows: bool = False
     filters: Sequence[Skip] = ()
 
     def dense(
@@ -281,14 +295,47 @@ class _Mixed(NamedTuple):
         asked = {
             c.weight_owner: f"dense: {named[c.name]}".replace("skip ", "") for c in packed if c.name in named
         }
-        if self.fraction == 1 and self.max_layer_error is None:
+        if self.dense_rows or (self.fraction == 1 and self.max_layer_error is None):
             return asked
         errors: dict[str, float] = {}
         elements: dict[str, int] = {}
         for candidate in packed:
             owner, weight = candidate.weight_owner, candidate.linear.weight
-            if owner not in errors:
+            if owner not in errors and isinstance(schemes[candidate.name], Sparse24Scheme):
                 done = rounded.get(owner) or schemes[candidate.name].quantize(weight, None)
-                errors[owner] = torch.inf if owner in asked else done.error or 0.0
+                errors[owner] = torch.inf if owner in asked or done.error is None else done.error.without()
                 elements[owner] = weight.numel()
         return dense_layers(errors, elements, self.fraction, self.max_layer_error) | asked
+
+    def keep_rows(
+        self,
+        packed: list[Candidate],
+        schemes: dict[str, Scheme],
+        rounded: dict[str, Rounded],
+        stay_dense: dict[str, str],
+    ) -> None:
+        """Makes rows dense as `dense_rows` says: in `schemes` and `rounded`, all rows in `stay_dense`."""
+        weights: dict[str, Tensor] = {}
+        errors: dict[str, OutputError] = {}
+        for candidate in packed if self.dense_rows else ():
+            owner, one = candidate.weight_owner, schemes[candidate.name]
+            if owner in errors or owner in stay_dense or not isinstance(one, Sparse24Scheme):
+                continue
+            weights[owner] = candidate.linear.weight
+            done = rounded.setdefault(owner, rounded.get(owner) or one.quantize(weights[owner], None))
+            assert done.error is not None
+            errors[owner] = done.error
+        features = {owner: weight.shape[1] for owner, weight in weights.items()}
+        limit = min(
+            torch.inf if self.max_layer_error is None else self.max_layer_error,
+            torch.inf if self.fraction == 1 else common_limit(errors, features, self.fraction),
+        )
+        for owner, weight in weights.items():
+            rows, one = errors[owner].dense_rows(limit), schemes[owner]
+            if rows == (0, len(weight)):
+                stay_dense[owner] = f"dense: its output error as 2:4 is {errors[owner].without():.4f}"
+            elif rows:
+                assert isinstance(one, Sparse24Scheme)
+                one = replace(one, dense_rows=rows)
+                rounded[owner] = one.with_dense_rows(weight, rounded[owner])
+                schemes |= {c.name: one for c in packed if c.weight_owner == owner}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lamina._progress import with_progress
-from lamina.compression.budget import dense_layers, output_error, require_budget
+from lamina.compression.budget import OutputError, dense_layers, require_budget
 from lamina.compression.candidates import LINEAR_KINDS, Candidate, find_candidates, linears_see_inputs
 from lamina.compression.reasons import Skip, checked_filters, filtered, not_plain
 from lamina.quant import prune_sparse24
@@ -136,7 +136,7 @@ def _pruned(
 
     def one(name: str, w: Tensor, hessian: Tensor | None) -> tuple[Tensor, float]:
         weight = prune_sparse24(w, hessian, method="magnitude" if hessian is None else method).weight
-        return weight, output_error(w, weight, hessian)
+        return weight, OutputError(w, weight, hessian).without()
 
     made: dict[str, tuple[Tensor, float]] = {}
     if calibration is not None:

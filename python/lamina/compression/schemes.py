@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lamina._library import build_info
-from lamina.compression.budget import output_error
+from lamina.compression.budget import OutputError
 from lamina.nn import Int4Linear, Int8Linear, Sparse24Int4Linear, Sparse24Int8Linear, Sparse24Linear
 from lamina.nn.packed_linear import PackedLinear
+from lamina.nn.sparse24_rows import WithDenseRows
 from lamina.ops import is_sparse24
-from lamina.quant import gptq, prune_sparse24, prune_sparse24_int4, prune_sparse24_int8
+from lamina.ops.pack_sparse24 import mask_of_dense
+from lamina.quant import (
+    gptq,
+    prune_sparse24,
+    prune_sparse24_int4,
+    prune_sparse24_int8,
+    quantize_weight_int4,
+    quantize_weight_int8,
+)
 from lamina.quant.sparse24_masks import GROUP
 
 
@@ -21,7 +30,7 @@ class Rounded(NamedTuple):
     """A weight that a scheme has rounded with the Hessian of its inputs."""
 
     weight: Any  # QuantizedInt4, PrunedInt8 or PrunedInt4, as the scheme's convert takes it
-    error: float | None = None  # |x (w_rounded - w).T| / |x w.T| of a 2:4 weight
+    error: OutputError | None = None  # of a 2:4 weight
     dense: Any = None  # the weight for the dense scheme, a Rounded, where the layer may stay dense
 
 
@@ -146,6 +155,9 @@ class Int4Scheme(Scheme):
 class Sparse24Scheme(Scheme):
     """The base class of the schemes with 2:4 weights."""
 
+    # Blocks of rows that are dense, as in lamina.pack_sparse24.
+    dense_rows: tuple[int, ...] = field(default=(), kw_only=True)
+
     is_sparse: ClassVar = True
     is_calibrated: ClassVar = True
 
@@ -162,7 +174,23 @@ class Sparse24Scheme(Scheme):
         w = w.detach()
         mask = w != 0 if is_sparse24(w) else None  # a weight that was pruned and trained keeps its mask
         pruned, values = self.prune(w, hessian, mask)
-        return Rounded(pruned, output_error(w, values, hessian))
+        return Rounded(pruned, OutputError(w, values, hessian))
+
+    def blank(self, linear: nn.Linear) -> PackedLinear:
+        module = super().blank(linear)
+        if self.dense_rows:
+            assert isinstance(module, WithDenseRows)
+            module.reserve(self.dense_rows)
+        return module
+
+    def with_dense_rows(self, w: Tensor, rounded: Rounded) -> Rounded:
+        """The weight whose dense rows are as the dense scheme rounds them."""
+        is_dense = mask_of_dense(self.dense_rows, len(w)).to(w.device)
+        return rounded._replace(weight=self.merged(w.detach(), rounded, is_dense))
+
+    def merged(self, w: Tensor, rounded: Rounded, is_dense: Tensor) -> Any:
+        """The rounded weight, whose rows `is_dense` [n] are those of the dense scheme."""
+        raise NotImplementedError
 
     def prune(self, w: Tensor, hessian: Tensor | None, mask: Tensor | None) -> tuple[Any, Tensor]:
         """The pruned and rounded weight, and its values."""
@@ -179,10 +207,20 @@ class Sparse24Int8Scheme(Sparse24Scheme, Int8Scheme):
         pruned = prune_sparse24_int8(w, hessian, mask=mask)
         return pruned, pruned.q * pruned.scale[:, None]
 
+    def merged(self, w: Tensor, rounded: Rounded, is_dense: Tensor) -> Any:
+        q, scale = quantize_weight_int8(w.cpu())
+        pruned, where = rounded.weight, is_dense.cpu()
+        return pruned._replace(
+            q=torch.where(where[:, None], q, pruned.q.cpu()),
+            scale=torch.where(where, scale, pruned.scale.cpu()),
+        )
+
     def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
         if rounded is None:
             return super().convert(linear)
-        return Sparse24Int8Linear.from_pruned(linear, rounded.weight, symmetric=self.symmetric)
+        return Sparse24Int8Linear.from_pruned(
+            linear, rounded.weight, symmetric=self.symmetric, dense_rows=self.dense_rows
+        )
 
 
 @dataclass(frozen=True)
@@ -203,10 +241,30 @@ class Sparse24Int4Scheme(Sparse24Scheme, Int4Scheme):
         )
         return pruned, pruned.quantized.dequantize()
 
+    def merged(self, w: Tensor, rounded: Rounded, is_dense: Tensor) -> Any:
+        if rounded.dense is None:
+            dense = quantize_weight_int4(
+                w, self.group, symmetric=self.symmetric, search=True, scale_dtype=self.scale_dtype
+            )
+        else:
+            dense = rounded.dense.weight
+        sparse = rounded.weight.quantized
+        zero_point = sparse.zero_point
+        if zero_point is not None and dense.zero_point is not None:
+            zero_point = torch.where(is_dense, dense.zero_point, zero_point)
+        merged = sparse._replace(
+            q=torch.where(is_dense[:, None], dense.q, sparse.q),
+            scale=torch.where(is_dense, dense.scale, sparse.scale),
+            zero_point=zero_point,
+        )
+        return rounded.weight._replace(quantized=merged)
+
     def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
         if rounded is None:
             return super().convert(linear)
-        return Sparse24Int4Linear.from_pruned(linear, rounded.weight, activations=self.activations)
+        return Sparse24Int4Linear.from_pruned(
+            linear, rounded.weight, activations=self.activations, dense_rows=self.dense_rows
+        )
 
 
 @dataclass(frozen=True)

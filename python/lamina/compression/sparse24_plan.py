@@ -68,9 +68,10 @@ def plan_sparse24(
     skip: Skip | Sequence[Skip] = (),
     progress: bool | None = None,
 ) -> Sparse24Plan:
-    """Says for each linear layer whether 2:4 pays on this machine for calls of `tokens` tokens, and why.
+    """Says for each linear layer whether 2:4 pays on its device for calls of `tokens` tokens, and why.
 
-    model    any nn.Module with float weights, also on the meta device; it is neither run nor changed
+    model    any nn.Module with float weights; it is neither run nor changed. The CPU is measured for layers
+             on the meta device
     tokens   > 0: rows of the inputs of a layer in one call, such as 1 for decoding
     scheme   a sparse24 scheme of lamina.compression.SCHEMES, or its name in lamina.compress
     skip     layers to leave, as in lamina.compress
@@ -82,7 +83,8 @@ def plan_sparse24(
     Every shape of the model is measured once, with random weights: both layers in turn, 31 samples or one
     second. The weights rotate through as many copies as the model has bytes, at most 128 MiB, because a
     layer's weight is not in the cache when its turn comes. The plan holds for this machine, its threads and
-    the torch.float32 inputs of the layers. Times include the quantisation of the inputs.
+    inputs of torch.float32, on CUDA of the dtype of the weights. Times include the quantisation of the inputs
+    and, on CUDA, the launch.
 
         plan = lamina.plan_sparse24(model, tokens=1)
         lamina.compress(model, "sparse24-w8a8", dense=plan.dense)
@@ -98,21 +100,23 @@ def plan_sparse24(
     candidates = find_candidates(model)
     reasons, _ = filtered(candidates, checked_filters(skip))
     for candidate in candidates:
-        if candidate.name not in reasons and (reason := _unsuitable(model, candidate, sparse)):
+        if candidate.name not in reasons and (
+            reason := unsuitable(model, candidate, sparse, must_shrink=True)
+        ):
             reasons[candidate.name] = reason
-    shapes = {_shape(c): c for c in candidates if c.name not in reasons}
+    kinds = {_kind(c): c for c in candidates if c.name not in reasons}
     model_bytes = sum(c.linear.weight.numel() for c in candidates if c.name not in reasons)
     times = {
-        shape: _measured(shape, tokens, sparse, model_bytes)
-        for shape in with_progress(shapes, len(shapes), "measuring", progress, "plan_sparse24")
+        kind: _measured(kind, tokens, sparse, model_bytes)
+        for kind in with_progress(kinds, len(kinds), "measuring", progress, "plan_sparse24")
     }
     rows = []
     for candidate in candidates:
-        n, k = _shape(candidate)
+        n, k = candidate.linear.weight.shape
         if candidate.name in reasons:
             rows.append(PlannedLayer(candidate.name, n, k, False, reasons[candidate.name]))
         else:
-            rows.append(_row(candidate.name, n, k, times[n, k]))
+            rows.append(_row(candidate.name, n, k, times[_kind(candidate)]))
     return Sparse24Plan(scheme, tokens, tuple(rows))
 
 
@@ -127,20 +131,27 @@ def _row(name: str, n: int, k: int, times: _Times) -> PlannedLayer:
     return PlannedLayer(name, n, k, gain >= GAIN, reason, *times)
 
 
-def _shape(candidate: Candidate) -> tuple[int, int]:
-    return candidate.linear.out_features, candidate.linear.in_features
+class _Kind(NamedTuple):
+    """Layers that take the same time."""
+
+    n: int
+    k: int
+    device: torch.device
+    dtype: torch.dtype
 
 
-def _unsuitable(model: nn.Module, candidate: Candidate, scheme: Sparse24Scheme) -> str | None:
-    if candidate.linear.weight.is_cuda:
-        return f"{scheme.name} has layers for the CPU only"
-    return unsuitable(model, candidate, scheme, must_shrink=True)
+def _kind(candidate: Candidate) -> _Kind:
+    weight = candidate.linear.weight
+    n, k = weight.shape
+    if weight.is_cuda:
+        return _Kind(n, k, weight.device, weight.dtype)
+    return _Kind(n, k, torch.device("cpu"), torch.float32)
 
 
-def _measured(shape: tuple[int, int], tokens: int, scheme: Sparse24Scheme, model_bytes: int) -> _Times:
-    n, k = shape
-    x = torch.randn(tokens, k, device="cpu", dtype=torch.float32)
-    linear = nn.Linear(k, n, device="cpu", dtype=torch.float32)
+def _measured(kind: _Kind, tokens: int, scheme: Sparse24Scheme, model_bytes: int) -> _Times:
+    n, k, device, dtype = kind
+    x = torch.randn(tokens, k, device=device, dtype=dtype)
+    linear = nn.Linear(k, n, device=device, dtype=dtype)
     rings = []
     for one in (scheme.dense, scheme):
         layer = linear if one is None else one.convert(linear)
@@ -158,6 +169,13 @@ def _measured(shape: tuple[int, int], tokens: int, scheme: Sparse24Scheme, model
 
 
 def _seconds(layer: nn.Module, x: Tensor) -> float:
+    _wait(x)
     start = time.perf_counter()
     layer(x)
+    _wait(x)
     return time.perf_counter() - start
+
+
+def _wait(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)

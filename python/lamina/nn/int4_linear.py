@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,10 @@ from lamina.nn.packed_linear import (
     require_loaded,
 )
 from lamina.nn.parts import Layer, part_of_int4
-from lamina.ops import PackedInt4, QuantizedInt8, gemm_int4, gemm_int4_int8, pack_int4
+from lamina.ops import PackedInt4, PackedSparse24, QuantizedInt8, gemm_int4, gemm_int4_int8, pack_int4
 from lamina.ops.dequantize import add_to_features
 from lamina.ops.gemm_int4 import GROUP_STEP
-from lamina.ops.pack_int4 import CPU_LAYOUT, CUDA_LAYOUT, layout_for, packed_int4_shape
+from lamina.ops.pack_int4 import CPU_LAYOUT, CUDA_LAYOUT, packed_int4_shape
 from lamina.ops.tiles import Range
 from lamina.quant import WEIGHT_DTYPES, QuantizedInt4, act_order, quantize_weight_int4
 from lamina.quant.checks import count_groups, is_group, require_g_idx, require_group
@@ -88,7 +88,6 @@ class Int4Linear(PackedLinear):
         scales = (count_groups(k, self.group), n)
         zero_point = None if symmetric else torch.full(scales, 8, dtype=torch.uint8, device=device)
         place = torch.empty(0, device=device).device
-        # Belongs to the bytes, on any device: the op refuses bytes that moved without this module.
         self._layout = self._layout_for(place)
         self.register_buffer("weight_packed", self._zeros(n, k, place))
         self.register_buffer("weight_scale", torch.ones(scales, dtype=dtype, device=device))
@@ -127,7 +126,12 @@ class Int4Linear(PackedLinear):
     @classmethod
     @ordinary_tensors
     def from_quantized(
-        cls, quantized: QuantizedInt4, bias: Tensor | None = None, *, activations: str = "float"
+        cls,
+        quantized: QuantizedInt4,
+        bias: Tensor | None = None,
+        *,
+        activations: str = "float",
+        **options: Any,
     ) -> Int4Linear:
         """Makes a layer from a weight that is quantised already (lamina.quant) and a copy of `bias` [n]."""
         q, scale, zero_point, group, g_idx = quantized
@@ -152,7 +156,7 @@ class Int4Linear(PackedLinear):
         if problem is not None:
             raise ValueError(f"Int4Linear: {problem}")
         module._layout = module._layout_for(q.device)
-        module._own(module._packed(q, zero_point, perm), scale.detach(), zero_point, perm, group)
+        module._own(module._packed(q, zero_point, perm, **options), scale.detach(), zero_point, perm, group)
         copied = checked_bias("Int4Linear", bias)
         module.bias = None if copied is None else copied.to(q.device)
         return module
@@ -242,23 +246,26 @@ class Int4Linear(PackedLinear):
             f"activations={self.activations}" + ("" if self.perm is None else ", act_order=True")
         )
 
-    def share_weight(self, other: PackedLinear) -> None:
-        super().share_weight(other)
-        assert isinstance(other, Int4Linear)
-        self._layout = other._layout
-
     @property
     def _has_gradient(self) -> bool:
         return self.activations == "float"
 
-    def _own(self, data: Tensor, scale: Tensor, zero: Tensor | None, perm: Tensor | None, group: int) -> None:
+    def _own(
+        self,
+        packed: PackedInt4 | PackedSparse24,
+        scale: Tensor,
+        zero: Tensor | None,
+        perm: Tensor | None,
+        group: int,
+    ) -> None:
         """Takes a packed weight and a perm, and copies of scales and zero points, all on one device."""
-        self.weight_packed, self.perm = data, perm
+        self._hold(packed)
+        self.perm = perm
         self.weight_scale = scale.clone()
         self.weight_zero_point = None if zero is None else zero.clone()
         self._group = group if group < self.packed_features else -1
         more = (self.group, int(self.symmetric), ACTIVATIONS.index(self.activations), int(perm is not None))
-        self.weight_format = torch.tensor(self._header(*more), device=data.device)
+        self.weight_format = torch.tensor(self._header(*more), device=packed.device)
 
     def _part(self: Layer, n: Range, k: Range) -> Layer:
         return part_of_int4(self, n, k)
@@ -291,49 +298,21 @@ class Int4Linear(PackedLinear):
             **of_rows,
         )
 
-    @staticmethod
-    def _layout_for(device: torch.device) -> str:
-        return layout_for(device)
+    def _packed_shape(self, state: dict[str, Tensor], k: int) -> tuple[int, ...]:
+        """Shape of weight_packed in a state dict, for k packed features."""
+        return packed_int4_shape(self.out_features, k)
 
-    @staticmethod
-    def _packed_shape(n: int, k: int) -> tuple[int, ...]:
-        return packed_int4_shape(n, k)
-
-    def _packed(self, q: Tensor, zero_point: Tensor | None, perm: Tensor | None) -> Tensor:
+    def _packed(
+        self, q: Tensor, zero_point: Tensor | None, perm: Tensor | None
+    ) -> PackedInt4 | PackedSparse24:
         """The codes [n, k] in the layout of this module."""
-        return pack_int4(q, self._layout, perm).data
+        return pack_int4(q, self._layout, perm)
 
     def _zeros(self, n: int, k: int, device: torch.device) -> Tensor:
         """Packed codes 8, with their padding."""
         if device.type == "meta":
-            return torch.empty(self._packed_shape(n, k), dtype=torch.uint8, device=device)
-        return self._packed(torch.full((n, k), 8, dtype=torch.uint8, device=device), None, None)
-
-    def _number_of(self, layout: str) -> int:
-        return next(number for number, name in self.FORMATS.items() if name == layout)
-
-    @property
-    def _format(self) -> int:
-        return self._number_of(self._layout)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int4Linear:
-        super()._apply(fn, recurse)
-        device = self.weight_packed.device
-        if self._layout_for(device) != self._layout and not self.weight_packed.is_meta:
-            self.weight_packed = _repacked(self.packed_weight, self._layout_for(device))
-            self._layout = self._layout_for(device)
-            self.weight_format = torch.tensor([self._format, *self.weight_format.tolist()[1:]], device=device)
-        return self
-
-    def _in_own_layout(self, state: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        header, layout = state["weight_format"].tolist(), self._layout_for(device)
-        self._layout = layout
-        if self.FORMATS[header[0]] == layout or state["weight_packed"].is_meta:
-            return state
-        k = len(state["perm"]) if "perm" in state else self.in_features
-        loaded = PackedInt4(state["weight_packed"], self.out_features, k, self.FORMATS[header[0]])
-        own = torch.tensor([self._number_of(layout), *header[1:]], device=state["weight_format"].device)
-        return state | {"weight_packed": _repacked(loaded, layout), "weight_format": own}
+            return torch.empty(packed_int4_shape(n, k), dtype=torch.uint8, device=device)
+        return self._packed(torch.full((n, k), 8, dtype=torch.uint8, device=device), None, None).data
 
     def _set(self, more: list[int]) -> None:
         self._group, self._symmetric, self._activations = more[0], bool(more[1]), ACTIVATIONS[more[2]]
@@ -366,7 +345,7 @@ class Int4Linear(PackedLinear):
             k = len(perm)
         scales = (count_groups(k, group), self.out_features)
         shapes = {
-            "weight_packed": self._packed_shape(self.out_features, k),
+            "weight_packed": self._packed_shape(state, k),
             "weight_scale": scales,
             "weight_zero_point": scales,
         }
@@ -384,11 +363,6 @@ class Int4Linear(PackedLinear):
         if self.weight_packed.shape != state["weight_packed"].shape:
             self.weight_packed = torch.empty_like(state["weight_packed"], device=device)
         self.weight_scale = torch.empty_like(state["weight_scale"], device=device)
-
-
-def _repacked(packed: PackedInt4, layout: str) -> Tensor:
-    """The same codes in another layout, where they were."""
-    return pack_int4(packed.unpack(), layout).data
 
 
 def _require_activations(wanted: str) -> None:

@@ -37,7 +37,7 @@ class Int8Linear(PackedLinear):
     `weight_format` int64, `bias`, and what it has of the input. Scales stay f32 under .half() and .to(dtype).
     """
 
-    FORMATS: ClassVar = {1: PackedInt8.FORMAT}
+    FORMATS: ClassVar = {1: PackedInt8.layout}
     VERSION = PackedInt8.VERSION
     HEADER = 5  # [format, version, n, k, symmetric activations]
     DTYPES: ClassVar = {
@@ -69,7 +69,9 @@ class Int8Linear(PackedLinear):
         super().__init__(in_features, out_features, dtype)
         self._symmetric = symmetric
         n, k = out_features, in_features
-        self.register_buffer("weight_packed", self._zeros(n, k, device))
+        place = torch.empty(0, device=device).device
+        self._layout = self._layout_for(place)
+        self.register_buffer("weight_packed", self._zeros(n, k, place))
         self.register_buffer("weight_sums", torch.zeros(n, dtype=torch.int32, device=device))
         self.register_buffer("weight_scale", torch.ones(n, dtype=torch.float32, device=device))
         self.register_buffer("weight_format", torch.tensor(self._header(int(symmetric)), device=device))
@@ -136,7 +138,7 @@ class Int8Linear(PackedLinear):
     ) -> Self:
         # On meta: the zeros of a new module would be allocated only to be dropped.
         module = cls(packed.k, packed.n, False, symmetric=symmetric, device="meta", dtype=dtype)
-        module.weight_packed = packed.data
+        module._hold(packed)
         assert packed.column_sums is not None
         module.weight_sums = packed.column_sums
         module.weight_scale = scale.to(packed.device)
@@ -167,7 +169,7 @@ class Int8Linear(PackedLinear):
             f"bias={self.bias is not None}, activations={activations}"
         )
 
-    def _zeros(self, n: int, k: int, device: torch.device | str | None) -> Tensor:
+    def _zeros(self, n: int, k: int, device: torch.device) -> Tensor:
         """The packed weight 0."""
         return torch.zeros(packed_shape(n, k), dtype=torch.int8, device=device)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lamina.nn.linear_input import autocast, call_on_jagged, call_on_proxy
 from lamina.nn.packed_weight import PackedWeight, refuse_to_write
 from lamina.nn.rows import as_rows
-from lamina.ops import QuantizedInt8, quantize_int8
+from lamina.ops import PackedInt4, PackedInt8, PackedSparse24, QuantizedInt8, quantize_int8
 from lamina.ops.tiles import Range
 from lamina.quant import WEIGHT_DTYPES, require_finite
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Dtypes = tuple[torch.dtype, ...]
+Packed = PackedInt8 | PackedInt4 | PackedSparse24
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -43,7 +44,9 @@ class PackedLinear(nn.Module):
     holds k because shapes do not: k = 65 and k = 100 both pack into two tiles.
     """
 
-    FORMATS: ClassVar[Mapping[int, str]]  # layouts by their number in weight_format, names of docs/layouts.md
+    # Layouts by their number in weight_format, names of docs/layouts.md: that of CPU kernels first, that of
+    # CUDA kernels last.
+    FORMATS: ClassVar[Mapping[int, str]]
     VERSION: ClassVar[int]
     HEADER: ClassVar[int]  # elements of weight_format
     DTYPES: ClassVar[Mapping[str, Dtypes]]  # of the buffers; bias is any of WEIGHT_DTYPES
@@ -61,6 +64,8 @@ class PackedLinear(nn.Module):
         self.in_features = in_features
         self.out_features = out_features
         self.weight_dtype = torch.get_default_dtype() if dtype is None else dtype
+        # Belongs to the bytes, on any device: the op refuses bytes that moved without this module.
+        self._layout = next(iter(self.FORMATS.values()))
 
     @property
     def weight(self) -> Tensor:
@@ -97,6 +102,7 @@ class PackedLinear(nn.Module):
         """Takes the packed weight of `other`, a layer of the same class, extents and options, for its own."""
         for name in self.weight_buffers:
             setattr(self, name, getattr(other, name))
+        self._layout = other._layout
 
     @ordinary_tensors
     def shard(self, n: Range | None = None, k: Range | None = None) -> Self:
@@ -183,11 +189,28 @@ class PackedLinear(nn.Module):
     @property
     def _format(self) -> int:
         """Number of the layout that this module holds."""
-        return next(iter(self.FORMATS))
+        return next(number for number, layout in self.FORMATS.items() if layout == self._layout)
 
-    def _in_own_layout(self, state: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """Entries of a state dict without a problem, for a module whose buffers will be on `device`."""
-        return state
+    def _layout_for(self, device: torch.device) -> str:
+        """The layout that the kernels of a device read."""
+        layouts = list(self.FORMATS.values())
+        return layouts[-1 if device.type == "cuda" else 0]
+
+    @property
+    def packed_weight(self) -> Packed:
+        """The weight as the product takes it."""
+        raise NotImplementedError
+
+    def _hold(self, packed: Packed) -> None:
+        """Takes the bytes of a packed weight."""
+        self.weight_packed, self._layout = packed.data, packed.layout
+
+    def _repack(self) -> None:
+        """Packs the weight anew if the kernels of the device that holds it read another layout."""
+        device = self.weight_packed.device
+        if self._layout_for(device) != self._layout and device.type != "meta":
+            self._hold(self.packed_weight.repacked(self._layout_for(device)))
+            self.weight_format = torch.tensor([self._format, *self.weight_format.tolist()[1:]], device=device)
 
     @property
     def _kind(self) -> str:
@@ -214,6 +237,10 @@ class PackedLinear(nn.Module):
                 f"{self._kind}: this layer multiplies floats; call it with the activations themselves"
             )
 
+    def _is_header(self, length: int) -> bool:
+        """Whether weight_format can have so many elements."""
+        return length == self.HEADER
+
     def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:
         """Why this class cannot take `more`, its part of weight_format, or the tensors; None if it can."""
         raise NotImplementedError
@@ -225,7 +252,10 @@ class PackedLinear(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
         shape = self.weight_packed.shape
         kept = {name: getattr(self, name) for name in self.DTYPES}
-        self.weight_dtype = fn(self.weight_packed.new_empty(0, dtype=self.weight_dtype)).dtype
+        example = fn(self.weight_packed.new_empty(0, dtype=self.weight_dtype))
+        layout, self.weight_dtype = self._layout_for(example.device), example.dtype
+        if self.weight_packed.is_meta:
+            self._layout = layout  # there are no bytes yet
         # Flat meanwhile: .to(memory_format=...) gives every 4-D and 5-D tensor other strides.
         self.weight_packed = self.weight_packed.reshape(-1)
         try:
@@ -236,6 +266,7 @@ class PackedLinear(nn.Module):
         for name, old in kept.items():
             if old is not None and old.is_floating_point() and getattr(self, name).dtype is not old.dtype:
                 setattr(self, name, old.to(getattr(self, name).device))
+        self._repack()
         return self
 
     @ordinary_tensors
@@ -257,15 +288,13 @@ class PackedLinear(nn.Module):
             return
         header = state.get("weight_format")
         if header is not None and not header.is_meta:
-            is_assigned = local_metadata.get("assign_to_params_buffers", False)
-            held = state.get("weight_packed", self.weight_packed) if is_assigned else self.weight_packed
-            own = self._in_own_layout(state, held.device)
-            if own is not state:
-                state_dict = state_dict | {prefix + name: entry for name, entry in own.items()}
-            self._adopt(header.tolist()[4:], own)
+            layout, *more = header.tolist()
+            self._layout = self.FORMATS[layout]
+            self._adopt(more[3:], state)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+        self._repack()
 
     def _state_problem(self, state: dict[str, Any], has_weight: bool) -> str | None:
         """Why the entries of a state dict are not a weight for this module, or None.
@@ -295,7 +324,7 @@ class PackedLinear(nn.Module):
                 f"weight format {self.FORMATS[layout]} has version {version}; this lamina reads version "
                 f"{self.VERSION}; save the model again from its float weights"
             )
-        if len(header) != self.HEADER:
+        if not self._is_header(len(header)):
             return f"weight_format must be int64 [{self.HEADER}], got {header.dtype} {list(header.shape)}"
         if rest[:2] != [self.out_features, self.in_features]:
             return f"the weight is {rest[:2]}; this module is [{self.out_features}, {self.in_features}]"

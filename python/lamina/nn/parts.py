@@ -43,7 +43,6 @@ def part_of_int4(layer: Layer, n: Range, k: Range) -> Layer:
         k[1] - k[0], n[1] - n[0], False, group=group, symmetric=layer.symmetric,
         activations=layer.activations, device="meta", dtype=scale.dtype,
     )  # fmt: skip
-    part._layout = layer._layout
     zero_point = None if zero_point is None else zero_point[:, columns]
     perm = None if perm is None else perm.to(packed.device, copy=True)
     part._own(packed, scale[:, columns], zero_point, perm, group)
@@ -75,14 +74,16 @@ def features_of(k: Range, packed_k: int, group: int, perm: Tensor | None) -> Fea
     return Features(ordered.group, ordered.scale_rows, order, None if is_in_order else features)
 
 
-def cut_int4(whole: PackedInt4 | PackedSparse24, n: Range, k: Range, order: Tensor | None) -> Tensor:
-    """The packed codes of rows n, and of features k or of those in `order`, in a tensor of its own.
+def cut_int4(
+    whole: PackedInt4 | PackedSparse24, n: Range, k: Range, order: Tensor | None
+) -> PackedInt4 | PackedSparse24:
+    """The packed codes of rows n, and of features k or of those in `order`, in memory of their own.
 
     Tiles are copied as they are where both ranges begin and end with tiles. Other codes are packed anew;
     2:4 weights refuse them.
     """
     at_tiles = is_at_tiles(n, whole.n, TILE_N) and is_at_tiles(k, whole.k, TILE_K)
     if isinstance(whole, PackedSparse24) or (order is None and at_tiles):
-        return whole.shard(n, k).data.clone()
+        return whole.shard(n, k).clone()
     codes = whole.unpack()[n[0] : n[1]]
-    return pack_int4(codes[:, k[0] : k[1]] if order is None else codes, whole.layout, order).data
+    return pack_int4(codes[:, k[0] : k[1]] if order is None else codes, whole.layout, order)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -12,9 +11,16 @@ from torch import Tensor, nn
 from lamina.nn.int4_linear import Int4Linear
 from lamina.nn.int8_linear import Int8Linear
 from lamina.nn.packed_linear import PackedLinear, checked_bias, ordinary_tensors, require_loaded
+from lamina.nn.sparse24_rows import (
+    State,
+    WithDenseRows,
+    pack_rows,
+    packed_problem,
+    packed_zeros,
+    require_groups_of_four,
+)
 from lamina.ops import (
     PackedSparse24,
-    QuantizedInt8,
     compress_sparse24,
     matmul_sparse24,
     matmul_sparse24_int4,
@@ -22,7 +28,14 @@ from lamina.ops import (
     matmul_sparse24_int8,
     pack_sparse24,
 )
-from lamina.ops.pack_sparse24 import CPU_LAYOUT, packed_sparse24_shape
+from lamina.ops.pack_sparse24 import (
+    CPU_LAYOUT,
+    CUDA_LAYOUT,
+    count_dense,
+    mask_of_dense,
+    packed_sparse24_shape,
+    sparse24_layout_for,
+)
 from lamina.ops.tiles import Range
 from lamina.quant import (
     WEIGHT_DTYPES,
@@ -34,30 +47,37 @@ from lamina.quant import (
     prune_sparse24_int4,
     prune_sparse24_int8,
 )
-from lamina.quant.sparse24_masks import GROUP, keep_two, require_mask
+from lamina.quant.sparse24_masks import keep_two, require_mask
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Sparse24Int8Linear(Int8Linear):
+class Sparse24Int8Linear(WithDenseRows, Int8Linear):
     """Int8Linear with a 2:4 weight: of four consecutive input features each output feature keeps two.
 
     in_features is a multiple of 4. The result has the bits of an Int8Linear with zeros in place; the weight
-    takes 5 bits instead of 8 in memory. The layer runs on a CPU; on CUDA it raises NotImplementedError.
+    takes 5 bits instead of 8 in memory. .to() between CPU and CUDA repacks the weight.
 
     A new module is zero; fill it with `from_pruned`, `from_linear` or `load_state_dict`. The state dict is
-    that of Int8Linear, but `weight_packed` is uint8.
+    that of Int8Linear, but `weight_packed` is uint8. Where blocks of rows are dense, it also has
+    `weight_dense` uint8, and `weight_format` the begin and the end of each block.
     """
 
-    FORMATS: ClassVar = {4: CPU_LAYOUT}
+    FORMATS: ClassVar = {4: CPU_LAYOUT, 7: CUDA_LAYOUT}
     VERSION = PackedSparse24.VERSION
-    DTYPES: ClassVar = {**Int8Linear.DTYPES, "weight_packed": (torch.uint8,)}
+    VALUES = torch.int8
+    DTYPES: ClassVar = {
+        **Int8Linear.DTYPES,
+        "weight_packed": (torch.uint8,),
+        **WithDenseRows.DENSE_DTYPES,
+    }
     MATMUL: ClassVar[Callable[..., Tensor]] = staticmethod(matmul_sparse24_int8)
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, **options: Any) -> None:
-        _require_groups_of_four(self, in_features)
+        require_groups_of_four(self, in_features)
         super().__init__(in_features, out_features, bias, **options)
+        self.register_buffer("weight_dense", None)  # last, as in Int8Linear
 
     @classmethod
     @ordinary_tensors
@@ -72,61 +92,61 @@ class Sparse24Int8Linear(Int8Linear):
     @classmethod
     @ordinary_tensors
     def from_pruned(
-        cls, linear: nn.Linear, pruned: PrunedInt8, *, symmetric: bool = True
+        cls,
+        linear: nn.Linear,
+        pruned: PrunedInt8,
+        *,
+        symmetric: bool = True,
+        dense_rows: Sequence[int] = (),
     ) -> Sparse24Int8Linear:
-        """Makes a layer from the weight of `linear` after lamina.quant.prune_sparse24_int8, and its bias."""
+        """Makes a layer from the weight of `linear` after lamina.quant.prune_sparse24_int8, and its bias.
+
+        dense_rows  as in lamina.pack_sparse24: rows that have all of pruned.q, whatever the mask
+        """
         if pruned.q.shape != linear.weight.shape:
             raise ValueError(
                 f"{cls.__name__}: pruned must be {list(linear.weight.shape)} like linear, got "
                 f"{list(pruned.q.shape)}"
             )
-        packed = pack_sparse24(compress_sparse24(pruned.q.cpu(), pruned.mask.cpu()))
         weight = linear.weight
-        module = cls._of_packed(packed, pruned.scale.cpu(), linear.bias, symmetric, weight.dtype)
-        return module.to(weight.device).train(linear.training)
+        packed = pack_rows(pruned.q.to(weight.device), pruned.mask, dense_rows)
+        module = cls._of_packed(packed, pruned.scale, linear.bias, symmetric, weight.dtype)
+        return module.train(linear.training)
 
     @property
     def packed_weight(self) -> PackedSparse24:  # type: ignore[override]
         """The weight as lamina.ops.matmul_sparse24_int8 takes it."""
-        n, k = self.out_features, self.in_features
-        return PackedSparse24(self.weight_packed, self.weight_sums, n, k, torch.int8)
+        return self._packed_of(self.weight_sums)
 
     def dequantize_weight(self) -> Tensor:
         """The weight [n, k] in f32 that this module computes with."""
-        return self.packed_weight.unpack().decompress().float() * self.weight_scale[:, None]
+        return self.packed_weight.decompress().float() * self.weight_scale[:, None]
 
-    def _zeros(self, n: int, k: int, device: torch.device | str | None) -> Tensor:
-        if torch.empty(0, device=device).is_meta:
-            return torch.empty(packed_sparse24_shape(n, k, torch.int8), dtype=torch.uint8, device=device)
-        zeros = torch.zeros(n, k, dtype=torch.int8, device="cpu")
-        return pack_sparse24(compress_sparse24(zeros)).data.to(device)
-
-    def _product(self, rows: Tensor) -> Tensor:
-        _require_cpu(self, rows)
-        return super()._product(rows)
-
-    def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype) -> Tensor:
-        _require_cpu(self, a.q)
-        return super()._product_int8(a, dtype)
+    def _zeros(self, n: int, k: int, device: torch.device) -> Tensor:
+        return packed_zeros(n, k, torch.int8, self._layout, device)
 
 
-class Sparse24Int4Linear(Int4Linear):
+class Sparse24Int4Linear(WithDenseRows, Int4Linear):
     """Int4Linear with a 2:4 weight: of four consecutive input features each output feature keeps two.
 
-    in_features is a multiple of 4. The weight takes 3 bits instead of 4 in memory, beside its scales. The
-    layer runs on a CPU; on CUDA it raises NotImplementedError. Neither x nor bias has a gradient.
+    in_features is a multiple of 4. The weight takes 3 bits instead of 4 in memory, beside its scales.
+    Neither x nor bias has a gradient.
 
     Fill a new module, which is zero, with `from_pruned`, `from_linear`, `from_quantized` or
-    `load_state_dict`. The state dict is that of Int4Linear without `perm`.
+    `load_state_dict`. The state dict is that of Int4Linear without `perm`; where blocks of rows are dense, it
+    differs as that of Sparse24Int8Linear.
     """
 
-    FORMATS: ClassVar = {5: CPU_LAYOUT}
+    FORMATS: ClassVar = {5: CPU_LAYOUT, 8: CUDA_LAYOUT}
     VERSION = PackedSparse24.VERSION
+    VALUES = torch.uint8
+    DTYPES: ClassVar = {**Int4Linear.DTYPES, **WithDenseRows.DENSE_DTYPES}
     PRODUCTS: ClassVar = {"float": matmul_sparse24_int4, "int8": matmul_sparse24_int4_int8}
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, **options: Any) -> None:
-        _require_groups_of_four(self, in_features)
+        require_groups_of_four(self, in_features)
         super().__init__(in_features, out_features, bias, **options)
+        self.register_buffer("weight_dense", None)  # last, as in Int8Linear
 
     @classmethod
     @ordinary_tensors
@@ -143,37 +163,44 @@ class Sparse24Int4Linear(Int4Linear):
     @classmethod
     @ordinary_tensors
     def from_pruned(
-        cls, linear: nn.Linear, pruned: PrunedInt4, *, activations: str = "float"
+        cls,
+        linear: nn.Linear,
+        pruned: PrunedInt4,
+        *,
+        activations: str = "float",
+        dense_rows: Sequence[int] = (),
     ) -> Sparse24Int4Linear:
-        """Makes a layer from the weight of `linear` after lamina.quant.prune_sparse24_int4, and its bias."""
-        bias = None if linear.bias is None else linear.bias.cpu()
-        module = cls.from_quantized(pruned.quantized.to("cpu"), bias, activations=activations)
+        """Makes a layer from the weight of `linear` after lamina.quant.prune_sparse24_int4, and its bias.
+
+        dense_rows  as in lamina.pack_sparse24: rows that have all codes of pruned.quantized
+        """
+        weight = linear.weight
+        quantized = pruned.quantized.to(weight.device)
+        module = cls.from_quantized(quantized, linear.bias, activations=activations, dense_rows=dense_rows)
         assert isinstance(module, Sparse24Int4Linear)
-        module.weight_dtype = linear.weight.dtype
-        return module.to(linear.weight.device).train(linear.training)
+        module.weight_dtype = weight.dtype
+        return module.train(linear.training)
 
     @property
     def packed_weight(self) -> PackedSparse24:  # type: ignore[override]
         """The weight as lamina.ops.matmul_sparse24_int4 takes it."""
-        return PackedSparse24(self.weight_packed, None, self.out_features, self.in_features, torch.uint8)
+        return self._packed_of(None)
 
     def dequantize_weight(self) -> Tensor:
         """The weight [n, k] in f32 that this module computes with."""
-        sparse = self.packed_weight.unpack()
+        packed, no_code = self.packed_weight, 255
+        q = packed.decompress(no_code)
         group = max(self.in_features, 1) if self.group == -1 else self.group
-        quantized = QuantizedInt4(sparse.decompress(), self.weight_scale, self.weight_zero_point, group)
-        kept = replace(sparse, values=torch.ones_like(sparse.values)).decompress().bool()
-        return torch.where(kept, quantized.dequantize(), 0.0)
+        quantized = QuantizedInt4(q, self.weight_scale, self.weight_zero_point, group)
+        return torch.where(q == no_code, 0.0, quantized.dequantize())
 
-    @staticmethod
-    def _layout_for(device: torch.device) -> str:
-        return CPU_LAYOUT
-
-    @staticmethod
-    def _packed_shape(n: int, k: int) -> tuple[int, ...]:
-        return packed_sparse24_shape(n, k, torch.uint8)
-
-    def _packed(self, q: Tensor, zero_point: Tensor | None, perm: Tensor | None) -> Tensor:
+    def _packed(
+        self,
+        q: Tensor,
+        zero_point: Tensor | None,
+        perm: Tensor | None,
+        dense_rows: Sequence[int] = (),
+    ) -> PackedSparse24:
         """A code that is its zero point is a weight 0, which is kept only to complete a group of two."""
         if perm is not None:
             raise ValueError(f"{self._kind}: g_idx must be None: 2:4 weights have no act-order")
@@ -182,35 +209,35 @@ class Sparse24Int4Linear(Int4Linear):
             group = max(q.shape[1], 1) if self.group == -1 else self.group
             origin = zero_point.T.repeat_interleave(group, 1)[:, : q.shape[1]]
         is_weight = q != origin
+        is_weight[mask_of_dense(dense_rows, len(q)).to(q.device)] = False
         require_mask(self._kind, is_weight, q)
-        return pack_sparse24(compress_sparse24(q, keep_two(is_weight.char(), 1))).data
+        return pack_rows(q, keep_two(is_weight.char(), 1), dense_rows)
+
+    def _zeros(self, n: int, k: int, device: torch.device) -> Tensor:
+        return packed_zeros(n, k, torch.uint8, self._layout, device, 8)
+
+    def _packed_shape(self, state: State, k: int) -> tuple[int, ...]:
+        dense = count_dense(self._rows_in(state), self.out_features)
+        return packed_sparse24_shape(self.out_features - dense, k, self.VALUES)
 
     @property
     def _has_gradient(self) -> bool:
         return False
-
-    def _product(self, rows: Tensor) -> Tensor:
-        _require_cpu(self, rows)
-        return super()._product(rows)
-
-    def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype) -> Tensor:
-        _require_cpu(self, a.q)
-        return super()._product_int8(a, dtype)
 
 
 class Sparse24Linear(PackedLinear):
     """nn.Linear with a 2:4 weight in f32, f16 or bf16. For inference only.
 
     in_features is a multiple of 4. `dtype` is that of the weight; x is cast to it, and the result has the
-    dtype of x. A bf16 weight takes 9 bits instead of 16 in memory. The layer runs on a CPU; on CUDA it
-    raises NotImplementedError.
+    dtype of x. A bf16 weight takes 9 bits instead of 16 in memory. .to() between CPU and CUDA repacks the
+    weight; on CUDA it is f16 or bf16.
 
     Fill a new module, which is zero, with `from_pruned`, `from_linear` or `load_state_dict`. The state dict
     holds `weight_packed` uint8, `weight_format` int64 and `bias`. A loaded state dict sets the dtype, which
     stays under .half() and .to(dtype).
     """
 
-    FORMATS: ClassVar = {6: CPU_LAYOUT}
+    FORMATS: ClassVar = {6: CPU_LAYOUT, 9: CUDA_LAYOUT}
     VERSION = PackedSparse24.VERSION
     HEADER = 5  # [format, version, n, k, number of the dtype in WEIGHT_DTYPES]
     DTYPES: ClassVar = {"weight_packed": (torch.uint8,)}
@@ -225,13 +252,14 @@ class Sparse24Linear(PackedLinear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        _require_groups_of_four(self, in_features)
+        require_groups_of_four(self, in_features)
         super().__init__(in_features, out_features, dtype)
         if self.weight_dtype not in WEIGHT_DTYPES:
             raise ValueError(f"{self._kind}: dtype must be f32, f16 or bf16, got {self.weight_dtype}")
         self._dtype, n = self.weight_dtype, out_features
-        zeros = torch.zeros(n, in_features, dtype=self._dtype, device="cpu")
-        packed = pack_sparse24(compress_sparse24(zeros)).data.to(device)
+        place = torch.empty(0, device=device).device
+        self._layout = self._layout_for(place)
+        packed = packed_zeros(n, in_features, self._dtype, self._layout, place)
         self.register_buffer("weight_packed", packed)
         number = WEIGHT_DTYPES.index(self._dtype)
         self.register_buffer("weight_format", torch.tensor(self._header(number), device=device))
@@ -251,16 +279,18 @@ class Sparse24Linear(PackedLinear):
     @ordinary_tensors
     def from_pruned(cls, linear: nn.Linear, pruned: PrunedWeight) -> Sparse24Linear:
         """Makes a layer from the weight of `linear` after lamina.quant.prune_sparse24, and its bias."""
-        module = cls._of_packed(pack_sparse24(compress_sparse24(pruned.weight.cpu(), pruned.mask.cpu())))
-        bias = checked_bias(cls.__name__, linear.bias)
-        module.bias = None if bias is None else bias.cpu()
+        device = linear.weight.device
+        sparse = compress_sparse24(pruned.weight.cpu(), pruned.mask.cpu())
+        packed = pack_sparse24(sparse, _float_layout(device, pruned.weight.dtype)).to(device)
+        module = cls._of_packed(packed)
+        module.bias = checked_bias(cls.__name__, linear.bias)
         module.weight_dtype = linear.weight.dtype
-        return module.to(linear.weight.device).train(linear.training)
+        return module.train(linear.training)
 
     @classmethod
     def _of_packed(cls, packed: PackedSparse24) -> Self:
         module = cls(packed.k, packed.n, False, device="meta", dtype=packed.dtype)
-        module.weight_packed = packed.data
+        module._hold(packed)
         header = module._header(WEIGHT_DTYPES.index(packed.dtype))
         module.weight_format = torch.tensor(header, device=packed.device)
         return module
@@ -268,11 +298,12 @@ class Sparse24Linear(PackedLinear):
     @property
     def packed_weight(self) -> PackedSparse24:
         """The weight as lamina.ops.matmul_sparse24 takes it."""
-        return PackedSparse24(self.weight_packed, None, self.out_features, self.in_features, self._dtype)
+        n, k = self.out_features, self.in_features
+        return PackedSparse24(self.weight_packed, None, n, k, self._dtype, self._layout)
 
     def dequantize_weight(self) -> Tensor:
         """The weight [n, k] in f32 that this module computes with."""
-        return self.packed_weight.unpack().decompress().float()
+        return self.packed_weight.decompress().float()
 
     def extra_repr(self) -> str:
         """The text in the parentheses of print(model)."""
@@ -282,39 +313,30 @@ class Sparse24Linear(PackedLinear):
         )
 
     def _part(self, n: Range, k: Range) -> Self:
-        part = self.packed_weight.shard(n, k)
-        return self._of_packed(replace(part, data=part.data.clone()))
+        return self._of_packed(self.packed_weight.shard(n, k).clone())
+
+    def _layout_for(self, device: torch.device) -> str:
+        return _float_layout(device, self._dtype)
 
     def _product(self, rows: Tensor) -> Tensor:
-        _require_cpu(self, rows)
         a = rows.to(self._dtype)
         return matmul_sparse24(a, self.packed_weight, bias=self.bias, out_dtype=rows.dtype)
 
-    def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:
+    def _header_problem(self, more: list[int], state: State) -> str | None:
         if not 0 <= more[0] < len(WEIGHT_DTYPES):
             return f"weight_format[4] (dtype) must be below {len(WEIGHT_DTYPES)}, got {more[0]}"
-        shape = packed_sparse24_shape(self.out_features, self.in_features, WEIGHT_DTYPES[more[0]])
-        if "weight_packed" in state and state["weight_packed"].shape != shape:
-            return f"weight_packed must be {list(shape)}, got {list(state['weight_packed'].shape)}"
-        return None
+        return packed_problem(self, self.out_features, WEIGHT_DTYPES[more[0]], state)
 
-    def _adopt(self, more: list[int], state: dict[str, Tensor]) -> None:
+    def _adopt(self, more: list[int], state: State) -> None:
         self._dtype = WEIGHT_DTYPES[more[0]]
-        if "weight_packed" in state:
-            device = self.weight_packed.device
-            self.weight_packed = torch.empty_like(state["weight_packed"], device=device)
+        self.weight_packed = torch.empty_like(state["weight_packed"], device=self.weight_packed.device)
 
 
-def _require_groups_of_four(module: nn.Module, in_features: int) -> None:
-    if in_features % GROUP:
+def _float_layout(device: torch.device, dtype: torch.dtype) -> str:
+    """The layout that the kernels of a device read."""
+    if device.type == "cuda" and dtype == torch.float32:
         raise ValueError(
-            f"{type(module).__name__}: in_features = {in_features}; must be a multiple of {GROUP}"
+            "Sparse24Linear: the weight is f32, which CUDA kernels do not multiply; make the layer with "
+            "dtype=torch.bfloat16 or torch.float16, or leave it on the CPU"
         )
-
-
-def _require_cpu(module: nn.Module, rows: Tensor) -> None:
-    if rows.is_cuda:
-        raise NotImplementedError(
-            f"lamina.nn.{type(module).__name__} runs on a CPU only, and its input is on {rows.device}; "
-            "move the model to the CPU, or compress it with a scheme without sparse24"
-        )
+    return sparse24_layout_for(device)

@@ -52,7 +52,7 @@ def matmul_sparse24_int8(
     require_dtype(op, "out_dtype", out_dtype)
     out: Tensor = call(
         torch.ops.lamina.matmul_sparse24_int8, a, w.data, w.column_sums, a_scale, w_scale, a_zero_point, bias,
-        out_dtype, activation, gate, residual, max_sms,
+        out_dtype, activation, gate, residual, max_sms, w.dense, w.dense_rows,
     )  # fmt: skip
     return out
 
@@ -97,7 +97,7 @@ def matmul_sparse24_int4(
         require_dtype(op, "out_dtype", out_dtype)
     out: Tensor = call(
         torch.ops.lamina.matmul_sparse24_int4, a, w.data, w_scale, group, w_zero_point, bias, out_dtype,
-        activation, gate, residual, perm, max_sms,
+        activation, gate, residual, perm, max_sms, w.dense, w.dense_rows,
     )  # fmt: skip
     return out
 
@@ -143,7 +143,7 @@ def matmul_sparse24_int4_int8(
     require_dtype(op, "out_dtype", out_dtype)
     out: Tensor = call(
         torch.ops.lamina.matmul_sparse24_int4_int8, a, w.data, w_scale, group, a_scale, w_zero_point,
-        a_zero_point, bias, out_dtype, activation, gate, residual, perm, max_sms,
+        a_zero_point, bias, out_dtype, activation, gate, residual, perm, max_sms, w.dense, w.dense_rows,
     )  # fmt: skip
     return out
 

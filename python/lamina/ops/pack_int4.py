@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -64,6 +64,14 @@ class PackedInt4:
     def to(self, device: torch.device | str | int) -> PackedInt4:
         """The same packed weight, byte for byte, on another device."""
         return PackedInt4(self.data.to(device), self.n, self.k, self.layout)
+
+    def clone(self) -> PackedInt4:
+        """The same packed weight in memory of its own."""
+        return replace(self, data=self.data.clone())
+
+    def repacked(self, layout: str) -> PackedInt4:
+        """The same codes in another layout, on the same device, which packs them."""
+        return pack_int4(self.unpack(), layout)
 
     def shard(self, n: Range | None = None, k: Range | None = None) -> PackedInt4:
         """The packed weight of rows n[0]..n[1] and features k[0]..k[1], without unpacking; None takes all.

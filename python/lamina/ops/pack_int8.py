@@ -34,7 +34,7 @@ class PackedInt8:
     n: int
     k: int
 
-    FORMAT: ClassVar = LAYOUT
+    layout: ClassVar = LAYOUT  # on every device
     VERSION: ClassVar = _INT8_TILE["version"]
 
     @property
@@ -61,6 +61,14 @@ class PackedInt8:
     def to(self, device: torch.device | str | int) -> PackedInt8:
         """The same packed weight, byte for byte, on another device."""
         return PackedInt8(self.data.to(device), self.column_sums.to(device), self.n, self.k)
+
+    def clone(self) -> PackedInt8:
+        """The same packed weight in memory of its own."""
+        return replace(self, data=self.data.clone(), column_sums=self.column_sums.clone())
+
+    def repacked(self, layout: str) -> PackedInt8:
+        """The weight itself: all kernels read one layout."""
+        return self
 
     def shard(self, n: Range | None = None, k: Range | None = None) -> PackedInt8:
         """The packed weight of rows n[0]..n[1] and features k[0]..k[1]; None takes all.
