@@ -101,13 +101,13 @@ class Sparse24Int8Linear(Int8Linear):
         zeros = torch.zeros(n, k, dtype=torch.int8, device="cpu")
         return pack_sparse24(compress_sparse24(zeros)).data.to(device)
 
-    def _product(self, rows: Tensor) -> Tensor:
+    def _product(self, rows: Tensor, residual: Tensor | None = None) -> Tensor:
         _require_cpu(self, rows)
-        return super()._product(rows)
+        return super()._product(rows, residual)
 
-    def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype) -> Tensor:
+    def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype, residual: Tensor | None) -> Tensor:
         _require_cpu(self, a.q)
-        return super()._product_int8(a, dtype)
+        return super()._product_int8(a, dtype, residual)
 
 
 class Sparse24Int4Linear(Int4Linear):
@@ -189,13 +189,13 @@ class Sparse24Int4Linear(Int4Linear):
     def _has_gradient(self) -> bool:
         return False
 
-    def _product(self, rows: Tensor) -> Tensor:
+    def _product(self, rows: Tensor, residual: Tensor | None = None) -> Tensor:
         _require_cpu(self, rows)
-        return super()._product(rows)
+        return super()._product(rows, residual)
 
-    def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype) -> Tensor:
+    def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype, residual: Tensor | None) -> Tensor:
         _require_cpu(self, a.q)
-        return super()._product_int8(a, dtype)
+        return super()._product_int8(a, dtype, residual)
 
 
 class Sparse24Linear(PackedLinear):
@@ -285,10 +285,12 @@ class Sparse24Linear(PackedLinear):
         part = self.packed_weight.shard(n, k)
         return self._of_packed(replace(part, data=part.data.clone()))
 
-    def _product(self, rows: Tensor) -> Tensor:
+    def _product(self, rows: Tensor, residual: Tensor | None = None) -> Tensor:
         _require_cpu(self, rows)
         a = rows.to(self._dtype)
-        return matmul_sparse24(a, self.packed_weight, bias=self.bias, out_dtype=rows.dtype)
+        return matmul_sparse24(
+            a, self.packed_weight, bias=self.bias, residual=residual, out_dtype=rows.dtype
+        )
 
     def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:
         if not 0 <= more[0] < len(WEIGHT_DTYPES):

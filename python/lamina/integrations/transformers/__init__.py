@@ -11,6 +11,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from lamina.integrations.transformers.attention import Mask, attention, make_mask
 from lamina.integrations.transformers.cache import PagedKVCache
+from lamina.integrations.transformers.continuous import (
+    NAME,
+    batched_attention,
+    make_batched_mask,
+    use_continuous_batching,
+)
 from lamina.integrations.transformers.foreign import give_back, take_over
 from lamina.integrations.transformers.fused import AccelerateReport, accelerate
 from lamina.integrations.transformers.gguf import from_gguf
@@ -28,7 +34,10 @@ __all__ = [
     "give_back",
     "make_mask",
     "take_over",
+    "use_continuous_batching",
 ]
 
 AttentionInterface.register("lamina", attention)
 AttentionMaskInterface.register("lamina", make_mask)
+AttentionInterface.register(NAME, batched_attention)
+AttentionMaskInterface.register(NAME, make_batched_mask)
