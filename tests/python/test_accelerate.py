@@ -134,7 +134,7 @@ def test_generation_writes_the_same_tokens(name: str, dtype: torch.dtype) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_other_dtypes(dtype: torch.dtype) -> None:
-    """The sum with a residual is rounded once in the fused layer, and twice where the ops follow each other."""
+    """The sum with a residual is rounded once in a fused layer, and twice where the ops follow each other."""
     exact = logits(packed("llama", "w4a16", dtype)).float()
     most = 16 * torch.finfo(dtype).eps * exact.abs().max()
     assert (logits(fused("llama", "w4a16", dtype)).float() - exact).abs().max() <= most

@@ -31,7 +31,9 @@ def made(name: str) -> Any:
     kind, options = MODELS[name]
     torch.manual_seed(7)
     model = getattr(transformers, kind)
-    return model(model.config_class(**SIZES, **options)).eval()
+    instance = model(model.config_class(**SIZES, **options)).eval()
+    instance.generation_config.eos_token_id = None  # every answer has all its tokens
+    return instance
 
 
 def tokens(model: Any) -> list[list[int]]:
@@ -41,11 +43,8 @@ def tokens(model: Any) -> list[list[int]]:
     config = ContinuousBatchingConfig(
         page_size=4, num_blocks=14, max_batch_tokens=16, max_requests_per_batch=3, auto_switch_to_flash=False
     )
-    answers = model.generate_batch(
-        PROMPTS,
-        generation_config=GenerationConfig(max_new_tokens=9, do_sample=False, eos_token_id=-1, pad_token_id=0),
-        continuous_batching_config=config,
-    )
+    greedy = GenerationConfig(max_new_tokens=9, do_sample=False, eos_token_id=-1)
+    answers = model.generate_batch(PROMPTS, greedy, config)
     return [answers[at].generated_tokens for at in sorted(answers)]
 
 
@@ -79,6 +78,6 @@ def test_patterns_that_only_a_batch_explains_are_refused_elsewhere() -> None:
     with torch.inference_mode():
         plain = model(ids).logits
         with pytest.raises(NotImplementedError, match="does not support attention_mask"):
-            model(ids, position_ids=torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]]))
+            model(ids, position_ids=torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]]), use_cache=False)
         model.set_attn_implementation("lamina")
         assert torch.equal(model(ids).logits, plain)

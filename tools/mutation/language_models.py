@@ -63,6 +63,13 @@ MUTANTS = (
         tests=FUSED,
     ),
     *plant(
+        f"{TRANSFORMERS}/smoothing.py",
+        ("smooth: the bias of the source stays", "source.bias.div_(s)", "pass"),
+        ("smooth: the weight of a Gemma gains 1", "full / s - (full - source.weight)", "full / s"),
+        ("smooth: any strength is a half", "w.pow(1 - strength)", "w.pow(0.5)"),
+        tests="tests/python/test_smooth.py",
+    ),
+    *plant(
         f"{TRANSFORMERS}/continuous.py",
         ("batch: the table of the first batch", "if held is lengths:", "if held is not None:"),
         ("batch: windows dropped", "NO_LIMIT if sliding_window is None else", "NO_LIMIT if True else"),

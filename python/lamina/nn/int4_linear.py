@@ -220,12 +220,15 @@ class Int4Linear(PackedLinear):
     @property
     def packed_weight(self) -> PackedInt4:
         """The weight as lamina.ops.gemm_int4 takes it."""
-        return PackedInt4(self.weight_packed, self.out_features, self.packed_features, self._layout)
+        data = self._buffers["weight_packed"]
+        assert data is not None
+        return PackedInt4(data, self.out_features, self.packed_features, self._layout)
 
     @property
     def packed_features(self) -> int:
         """k of packed_weight: with a perm the number of its entries."""
-        return self.in_features if self.perm is None else len(self.perm)
+        perm = self._buffers["perm"]
+        return self.in_features if perm is None else len(perm)
 
     def dequantize_weight(self) -> Tensor:
         """The weight [n, k] in f32 that this module computes with."""

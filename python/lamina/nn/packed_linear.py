@@ -180,7 +180,7 @@ class PackedLinear(nn.Module):
         return self._product_int8(a, dtype, residual)
 
     def multiply(self, a: Activations, dtype: torch.dtype, residual: Tensor | None = None) -> Tensor:
-        """The output [m, n] + residual for rows [m, k] of int8, or of floats in `dtype`. The op alone checks."""
+        """[m, n] + residual for rows [m, k] of int8, or of floats in `dtype`. Only the op checks them."""
         if isinstance(a, QuantizedInt8):
             return self._product_int8(a, dtype, residual)
         return self._product(a, residual)

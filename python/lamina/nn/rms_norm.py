@@ -56,8 +56,8 @@ class RMSNorm(nn.Module):
             module.weight = nn.Parameter(1 + weight.detach(), weight.requires_grad)
         if not module._agrees_with(norm):
             raise ValueError(
-                f"RMSNorm.from_module: {kind} computes neither weight * (x / rms(x)) nor, in f32, the same with "
-                "1 + weight; leave it as it is"
+                f"RMSNorm.from_module: {kind} computes neither weight * (x / rms(x)) nor, in f32, that "
+                "with 1 + weight; leave it as it is"
             )
         return module.train(norm.training)
 

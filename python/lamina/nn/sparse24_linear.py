@@ -288,9 +288,7 @@ class Sparse24Linear(PackedLinear):
     def _product(self, rows: Tensor, residual: Tensor | None = None) -> Tensor:
         _require_cpu(self, rows)
         a = rows.to(self._dtype)
-        return matmul_sparse24(
-            a, self.packed_weight, bias=self.bias, residual=residual, out_dtype=rows.dtype
-        )
+        return matmul_sparse24(a, self.packed_weight, bias=self.bias, residual=residual, out_dtype=rows.dtype)
 
     def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:
         if not 0 <= more[0] < len(WEIGHT_DTYPES):

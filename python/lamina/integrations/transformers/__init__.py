@@ -21,6 +21,7 @@ from lamina.integrations.transformers.foreign import give_back, take_over
 from lamina.integrations.transformers.fused import AccelerateReport, accelerate
 from lamina.integrations.transformers.gguf import from_gguf
 from lamina.integrations.transformers.quantizer import LaminaConfig, LaminaHfQuantizer
+from lamina.integrations.transformers.smoothing import smooth
 
 __all__ = [
     "AccelerateReport",
@@ -33,6 +34,7 @@ __all__ = [
     "from_gguf",
     "give_back",
     "make_mask",
+    "smooth",
     "take_over",
     "use_continuous_batching",
 ]

@@ -188,7 +188,7 @@ def as_mask(
 def attend(
     rows: Tensor, batch: int, mask: Mask, find_keys: Callable[[Selection | None], Keys], **options: Any
 ) -> Tensor:
-    """paged_attention of rows [batch * queries, heads, head_dim]; find_keys(the valid keys) gives the cache."""
+    """paged_attention of rows [batch * queries, heads, head_dim] on find_keys(the valid keys)."""
     chosen = mask.selection
     is_query = None if chosen is None else chosen.queries
     keys = find_keys(chosen)

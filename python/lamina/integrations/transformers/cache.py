@@ -159,7 +159,7 @@ class PagedKVCache(Cache):  # type: ignore[misc]
     def write_rotated(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, embeddings: tuple[Tensor, Tensor]
     ) -> None:
-        """Adds rows key and value [batch * new tokens, kv_heads, head_dim], and rotates keys and, in place, query.
+        """Adds rows key and value [batch * new tokens, kv_heads, head_dim]; rotates keys and query in place.
 
         embeddings  cos and sin [1 or batch, new tokens, rotary_dim] of transformers: both halves of the last
                     dimension are equal

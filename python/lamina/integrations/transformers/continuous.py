@@ -19,8 +19,9 @@ NAME = "lamina_flash"
 def use_continuous_batching(model: PreTrainedModel) -> None:
     """Lets model.generate_batch and its kin call paged_attention. Other calls of the model work as before.
 
-    transformers admits to continuous batching "sdpa", "paged|eager" and attentions with "flash" in their name.
-    For such a name set_attn_implementation would load a package, so this function sets the name in the config.
+    transformers admits to continuous batching "sdpa", "paged|eager" and attentions with "flash" in their
+    name. For such a name set_attn_implementation would load a package, so this function sets the name in the
+    config.
     """
     model.config._attn_implementation = NAME
 
@@ -54,7 +55,7 @@ def batched_attention(
     query       [1, heads, tokens, head_dim]
     key, value  [1, kv_heads, tokens, head_dim]: written to the pages of `cache` and read where they lie.
                 Layers with a sliding window have rings for pages, and read a copy of their windows
-    batch       cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, read_index, write_index of transformers
+    batch       cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, read_index and write_index
     returns     [1, tokens, heads, head_dim], and None for the weights
     Raises      as the attention "lamina"
     """
@@ -90,7 +91,7 @@ def batched_attention(
 def _table(cache: Any, batch: dict[str, Any], allocator: Any) -> Tensor:
     """The block table [requests, most blocks] of a batch, made once for all layers.
 
-    transformers lists the slot of each key of each request; every page of them begins at a multiple of its size.
+    transformers lists the slot of each key of each request; every page begins at a multiple of its size.
     """
     lengths = batch["cu_seq_lens_k"]  # made anew for each batch
     held, table = getattr(cache, "lamina_table", (None, None))

@@ -1,7 +1,7 @@
-"""Decoder layers whose products share their inputs and add the residuals: what accelerate puts into a model.
+"""Decoder layers whose products share their inputs and add the residuals, for accelerate.
 
-A layer is a chain on rows [tokens, features]: norm, product, attention, product + residual, norm, product, gate,
-product + residual. Norms and gates write int8 where the product after them multiplies int8.
+A layer is a chain on rows [tokens, features]: norm, product, attention, product + residual, norm, product,
+gate, product + residual. Norms and gates write int8 where the product after them multiplies int8.
 """
 
 from __future__ import annotations

@@ -69,11 +69,12 @@ def accelerate(model: PreTrainedModel) -> AccelerateReport:
              it is, with a reason
     Raises   TypeError if model is no PreTrainedModel
 
-    q, k and v become one product, and so do gate and up. RMS norms and silu(gate) * up are lamina's ops, which
-    write int8 for products that multiply int8. The products before a residual add it. With a PagedKVCache the
-    keys are rotated while they are written. In f32 the result has the bits of the packed layers called one by
-    one with lamina.rms_norm, lamina.silu_mul and the attention "lamina". Nothing has gradients afterwards,
-    torch.autocast has no effect on the layers, and the model cannot be saved: save it before.
+    q, k and v become one product, and so do gate and up. RMS norms and silu(gate) * up are lamina's ops,
+    which write int8 for products that multiply int8. The products before a residual add it. With a
+    PagedKVCache the keys are rotated while they are written. In f32 the result has the bits of the packed
+    layers called one by one with lamina.rms_norm, lamina.silu_mul and the attention "lamina". Nothing has
+    gradients afterwards, torch.autocast has no effect on the layers, and the model cannot be saved: save it
+    before.
     """
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"lamina: accelerate: model must be a PreTrainedModel, got {type(model).__name__}")
@@ -101,11 +102,17 @@ def _is_decoder_layer(module: nn.Module) -> bool:
     return type(module).__name__.endswith("DecoderLayer") and not is_fused
 
 
+def unknown_layer(layer: nn.Module) -> str | None:
+    """Why a decoder layer is none of those whose forward is known, or None."""
+    if type(layer) in KNOWN:
+        return None
+    return f"{type(layer).__name__} is not one of {', '.join(known.__name__ for known in KNOWN)}"
+
+
 def _problem(layer: Any) -> str | None:
     """Why a decoder layer cannot be fused, or None."""
-    if type(layer) not in KNOWN:
-        allowed = ", ".join(known.__name__ for known in KNOWN)
-        return f"{type(layer).__name__} is not one of {allowed}"
+    if reason := unknown_layer(layer):
+        return reason
     attention, mlp = layer.self_attn, layer.mlp
     for module in (layer, attention, mlp, *_norms(layer).values()):
         if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
