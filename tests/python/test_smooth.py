@@ -12,7 +12,7 @@ from torch import Tensor, nn
 pytest.importorskip("transformers")
 
 import lamina
-from lamina.integrations.transformers import smooth
+from lamina.integrations.transformers import smooth, smoothing
 from tests.python.test_accelerate import MODELS, make
 
 IDS = [torch.randint(1, 97, (2, 16), generator=torch.Generator().manual_seed(seed)) for seed in (1, 2, 3)]
@@ -23,12 +23,15 @@ def logits(model: Any) -> Tensor:
         return torch.cat([model(ids).logits for ids in IDS])
 
 
+@pytest.mark.parametrize("strength", [0.6, None])
 @pytest.mark.parametrize("name", MODELS)
-def test_the_function_stays(name: str) -> None:
+def test_the_function_stays(name: str, strength: float | None) -> None:
     model: Any = make(name)
     before, weights = logits(model), copy.deepcopy(model.state_dict())
-    assert smooth(model, IDS, strength=0.6) == {}
+    assert smooth(model, IDS, strength=strength) == {}
     torch.testing.assert_close(logits(model), before, rtol=0, atol=2e-4)
+    if strength is None:
+        return
     changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, weights[name])}
     assert {n for n in changed if ".1." in n and n.endswith("proj.weight")} == {
         f"model.layers.1.{n}.weight"
@@ -62,13 +65,30 @@ def test_outliers_of_features_lose_less_in_int8() -> None:
             layer.mlp.up_proj.weight[::20] *= 60
     exact = logits(model)
     errors = []
-    for change in (False, True):
+    for strength in (-1.0, 0.5, None):
         packed = copy.deepcopy(model)
-        if change:
-            smooth(packed, IDS)
+        if strength != -1.0:
+            smooth(packed, IDS, strength=strength)
         lamina.compress(packed, "w8a8")
         errors.append(float((logits(packed) - exact).norm()))
     assert errors[1] < 0.7 * errors[0]
+    assert errors[2] < 0.7 * errors[0]
+
+
+def test_a_layer_that_moving_would_make_worse_stays() -> None:
+    """int8 holds these inputs and weights exactly, and no part of their ranges has to move."""
+    g = torch.Generator().manual_seed(4)
+    x, w = (torch.randint(-50, 51, (64, 96), generator=g).float() for _ in "xw")
+    x[:, 0] = w[:, 1] = 127
+    model: Any = make("llama")
+    mlp = model.model.layers[0].mlp
+    with torch.no_grad():
+        mlp.down_proj.weight.copy_(w)
+    inputs = smoothing.Inputs()
+    inputs.add(x)
+    before = mlp.up_proj.weight.clone()
+    smoothing._move(model.model.layers[0], smoothing.Seam("mlp.up_proj", ("mlp.down_proj",)), inputs, None)
+    assert torch.equal(mlp.up_proj.weight, before)
 
 
 def test_texts_and_layers_that_are_left() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -220,9 +220,8 @@ class Int4Linear(PackedLinear):
     @property
     def packed_weight(self) -> PackedInt4:
         """The weight as lamina.ops.gemm_int4 takes it."""
-        data = self._buffers["weight_packed"]
-        assert data is not None
-        return PackedInt4(data, self.out_features, self.packed_features, self._layout)
+        held: dict[str, Any] = self._buffers  # which nn.Module.__getattr__ searches slowly
+        return PackedInt4(held["weight_packed"], self.out_features, self.packed_features, self._layout)
 
     @property
     def packed_features(self) -> int:
@@ -277,9 +276,8 @@ class Int4Linear(PackedLinear):
         return self._multiply(a.q, dtype, a_scale=a.scale, a_zero_point=a.zero_point, residual=residual)
 
     def _multiply(self, rows: Tensor, dtype: torch.dtype, **of_rows: Tensor | None) -> Tensor:
-        held = self._buffers  # which nn.Module.__getattr__ searches slowly
+        held: dict[str, Any] = self._buffers
         scale, zero_point = held["weight_scale"], held["weight_zero_point"]
-        assert scale is not None
         if rows.is_cuda and self.activations == "float":
             scale = scale.to(rows.dtype)  # itself, where it has that dtype
             if zero_point is not None and zero_point.is_floating_point():

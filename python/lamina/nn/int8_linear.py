@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -198,7 +198,7 @@ class Int8Linear(PackedLinear):
         return self._product_int8(self.quantize(rows), rows.dtype, residual)
 
     def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype, residual: Tensor | None) -> Tensor:
-        held = self._buffers  # which nn.Module.__getattr__ searches slowly
+        held: dict[str, Any] = self._buffers  # which nn.Module.__getattr__ searches slowly
         return self.MATMUL(
             a.q,
             self.packed_weight,

@@ -71,7 +71,8 @@ def batched_attention(
     if allocator.supports_block_table:
         k_cache, v_cache = allocator.get_cache_for_block_table(layer)
         slots = batch["write_index"][allocator.index]
-        append_paged_kv(*(unit_stride(x[0].transpose(0, 1)) for x in (key, value)), k_cache, v_cache, slots)
+        k, v = (unit_stride(x[0].transpose(0, 1)) for x in (key, value))
+        append_paged_kv(k, v, k_cache, v_cache, slots)
         table = _table(cache, batch, allocator)
     else:
         k, v = cache.update(key, value, layer, dict(batch))
@@ -94,15 +95,15 @@ def _table(cache: Any, batch: dict[str, Any], allocator: Any) -> Tensor:
     transformers lists the slot of each key of each request; every page begins at a multiple of its size.
     """
     lengths = batch["cu_seq_lens_k"]  # made anew for each batch
-    held, table = getattr(cache, "lamina_table", (None, None))
-    if held is lengths:
-        return table
     offsets, page = lengths[allocator.layer_type], allocator.tokens_per_page
+    made: tuple[Any, Tensor] = getattr(cache, "lamina_table", (None, offsets))
+    if made[0] is lengths:
+        return made[1]
     slots = batch["read_index"][allocator.index]
     if not len(slots):  # no request has keys of an earlier batch
         slots = batch["write_index"][allocator.index]
     most = -(-batch["max_length_k"][allocator.layer_type] // page)
     first = offsets[:-1, None] + torch.arange(most, device=offsets.device) * page
-    table = (slots[first.clamp(max=len(slots) - 1)] // page).to(torch.int32)
+    table: Tensor = (slots[first.clamp(max=len(slots) - 1)] // page).to(torch.int32)
     cache.lamina_table = lengths, table
     return table

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
@@ -56,8 +57,8 @@ class FusedSandwichLayer(nn.Module):
         attended, _ = attention(a, None, like=hidden_states, **options)
         x = x + self.post_attention_layernorm(attended)
         a = self.pre_feedforward_layernorm.input_of(mlp.gate_up_proj, x)
-        x = x + self.post_feedforward_layernorm(mlp(a, None, like=hidden_states))
-        return x.view(hidden_states.shape)
+        out: Tensor = x + self.post_feedforward_layernorm(mlp(a, None, like=hidden_states))
+        return out.view(hidden_states.shape)
 
 
 class FusedMlp(nn.Module):
@@ -92,7 +93,7 @@ class FusedAttention(nn.Module):
     o_proj: PackedLinear
     q_norm: Any
     k_norm: Any
-    heads: tuple[int, int, int]  # of queries, keys and values
+    heads: list[int]  # of queries, keys and values
     window: int | None
     softcap: float | None
 
@@ -108,7 +109,7 @@ class FusedAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Rows of activations, of which `like` [batch, tokens, features] has the extents and the dtype."""
         rows = self.qkv_proj.multiply(a, like.dtype)
-        query, key, value = rows.view(len(rows), -1, self.head_dim).split(self.heads, dim=1)
+        query, key, value = torch.split(rows.view(len(rows), -1, self.head_dim), self.heads, dim=1)
         if self.q_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         batch, queries, _ = like.shape

@@ -141,10 +141,15 @@ def _fuse(layer: Any, norms: dict[str, RMSNorm]) -> None:
     for name in ("q_norm", "k_norm"):
         setattr(attention, name, getattr(attention, name, None))
     config, kv_heads = attention.config, attention.config.num_key_value_heads
-    attention.heads = (config.num_attention_heads, kv_heads, kv_heads)
+    attention.heads = [config.num_attention_heads, kv_heads, kv_heads]
     attention.window = getattr(attention, "sliding_window", getattr(config, "sliding_window", None))
     attention.softcap = getattr(attention, "attn_logit_softcapping", None)
-    for module, mixin in ((attention, FusedAttention), (mlp, FusedMlp), (layer, KNOWN[type(layer)])):
+    mixins: list[tuple[Any, Any]] = [
+        (attention, FusedAttention),
+        (mlp, FusedMlp),
+        (layer, KNOWN[type(layer)]),
+    ]
+    for module, mixin in mixins:
         module.__class__ = _with(mixin, type(module))
 
 
