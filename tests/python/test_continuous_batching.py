@@ -13,7 +13,7 @@ import lamina  # noqa: E402
 from lamina.integrations.transformers import accelerate, use_continuous_batching  # noqa: E402
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+    "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "initializer_range": 0.2,
     "max_position_embeddings": 256,
 }  # fmt: skip

@@ -42,6 +42,6 @@ there again.
 
 
 def calibration_texts() -> list[str]:
-    """Sixteen parts of Python's own help texts, some 300 tokens each: far from the prose above."""
+    """Eight parts of Python's own help texts, some 300 tokens each: far from the prose above."""
     text = "\n".join(topics[name] for name in sorted(topics))
-    return [text[begin : begin + 1200] for begin in range(0, 16 * 9000, 9000)]
+    return [text[begin : begin + 1200] for begin in range(0, 8 * 18000, 18000)]

@@ -121,7 +121,7 @@ class FusedAttention(nn.Module):
             out = attend(query, batch, mask, keys, scale=self.scaling, softcap=self.softcap or 0.0)
         else:
             query, key, value = (
-                x.unflatten(0, (batch, queries)).transpose(1, 2) for x in (query, key, value)
+                x.view(batch, queries, *x.shape[1:]).transpose(1, 2) for x in (query, key, value)
             )
             query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
             if cache is not None:

@@ -144,13 +144,9 @@ def _fuse(layer: Any, norms: dict[str, RMSNorm]) -> None:
     attention.heads = [config.num_attention_heads, kv_heads, kv_heads]
     attention.window = getattr(attention, "sliding_window", getattr(config, "sliding_window", None))
     attention.softcap = getattr(attention, "attn_logit_softcapping", None)
-    mixins: list[tuple[Any, Any]] = [
-        (attention, FusedAttention),
-        (mlp, FusedMlp),
-        (layer, KNOWN[type(layer)]),
-    ]
-    for module, mixin in mixins:
-        module.__class__ = _with(mixin, type(module))
+    for module, mixin in ((attention, FusedAttention), (mlp, FusedMlp), (layer, KNOWN[type(layer)])):
+        kinds: list[Any] = [mixin, type(module)]
+        module.__class__ = _with(*kinds)
 
 
 def merge_rows_of(parent: nn.Module, *names: str) -> PackedLinear:
