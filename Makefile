@@ -82,6 +82,9 @@ build: $(READY) $(BUILT)
 demo: $(if $(or $(wildcard $(BUILT)),$(shell nvidia-smi -L 2>/dev/null)),build,$(CPU_BUILT))
 	$(RUN) lamina demo $(ARGS)
 
+# A process of tests waits for the cores that the other processes use, instead of spinning on its own.
+test test-all: export OMP_WAIT_POLICY ?= passive
+
 test: build
 	$(RUN) $(PY) -m pytest $(PARALLEL) $(ARGS)
 

@@ -30,9 +30,31 @@ function(lamina_isa_sources target simde_isas)
       target_compile_options(${target}_${isa} PRIVATE ${LAMINA_ISA_FLAGS_${isa}})
     endif()
     # Half of the time of the sanitized build would be the optimisation of these files. Unrolled kernels name every register
-    # through a reference; a check of each reference for null would multiply their code, and AddressSanitizer reports an
-    # access to null too.
-    target_compile_options(${target}_${isa} PRIVATE $<$<BOOL:${LAMINA_SANITIZE}>:-O0 -fno-sanitize=null>)
+    # through a reference and every element through a pointer; checks of these would double their code, and
+    # AddressSanitizer reports the accesses. Arithmetic is checked.
+    target_compile_options(${target}_${isa} PRIVATE
+      $<$<BOOL:${LAMINA_SANITIZE}>:-O0 -fno-sanitize=null,alignment,bounds,object-size,pointer-overflow>)
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_${isa}>)
   endforeach()
+endfunction()
+
+# lamina_missing_isas(OUT): the instruction sets above AVX2 that this machine, as far as Linux says, cannot run.
+function(lamina_missing_isas out)
+  set(flags "")
+  if(EXISTS /proc/cpuinfo)
+    file(STRINGS /proc/cpuinfo flags REGEX "^flags" LIMIT_COUNT 1)
+  endif()
+  set(needs_avx512_vnni avx512f avx512bw avx512dq avx512vl avx512_vnni)
+  set(needs_avx512_bf16 ${needs_avx512_vnni} avx512_bf16)
+  set(needs_amx_int8 ${needs_avx512_bf16} amx_tile amx_int8 amx_bf16)
+  set(missing "")
+  foreach(isa avx512_vnni avx512_bf16 amx_int8)
+    foreach(flag IN LISTS needs_${isa})
+      if(NOT flags MATCHES " ${flag}( |$)")
+        list(APPEND missing ${isa})
+        break()
+      endif()
+    endforeach()
+  endforeach()
+  set(${out} "${missing}" PARENT_SCOPE)
 endfunction()

@@ -1,7 +1,11 @@
-# CUDA kernels as sources: one file for each row LAMINA_CUDA_KERNEL(op, name, config) of csrc/ops/<folder>/kernels.inc. The
-# prefix of the name is the arch: the kernel is the template <arch>_kernel in cuda/<arch>.cuh, for the Config <Arch>Config.
-# In a folder of several ops named <folder>_<part>, a part with templates of its own has <part>_<arch>.cuh,
-# <part>_<arch>_kernel and <Part><Arch>Config.
+# CUDA kernels as sources, from the rows LAMINA_CUDA_KERNEL(op, name, config) of csrc/ops/<folder>/kernels.inc. The prefix
+# of the name is the arch: the kernel is the template <arch>_kernel in cuda/<arch>.cuh, for the Config <Arch>Config. In a
+# folder of several ops named <folder>_<part>, a part with templates of its own has <part>_<arch>.cuh, <part>_<arch>_kernel
+# and <Part><Arch>Config.
+
+# Kernels of an op and arch that share a source. The headers take half of the time of a source with one kernel.
+
+set(LAMINA_KERNELS_OF_SOURCE 3)
 
 # lamina_camel_case(NAME OUT): gemm_int8 becomes GemmInt8.
 function(lamina_camel_case name out)
@@ -16,8 +20,8 @@ function(lamina_camel_case name out)
   set(${out} ${all} PARENT_SCOPE)
 endfunction()
 
-# lamina_cuda_kernels(FOLDER SUFFIX ARCHS ONLY OUT): writes the kernels of these archs as FOLDER/<op>_<name>.SUFFIX, and for
-# each op the function that lists them; OUT becomes the files. ONLY: the names <op>_<name> to write; all if it is empty.
+# lamina_cuda_kernels(FOLDER SUFFIX ARCHS ONLY OUT): writes the kernels of these archs as FOLDER/<op>_<arch>_<number>.SUFFIX,
+# and for each op the function that lists them; OUT becomes the files. ONLY: the names <op>_<name> to write; all if it is empty.
 function(lamina_cuda_kernels folder suffix archs only out)
   set(files "")
   set(unknown ${only})
@@ -29,6 +33,7 @@ function(lamina_cuda_kernels folder suffix archs only out)
     get_filename_component(space ${space} NAME)
     file(STRINGS ${list} rows REGEX "^LAMINA_CUDA_KERNEL\\([a-z0-9_]+, [a-z0-9_]+, ")
     set(ops "")
+    set(sources "")
     foreach(row IN LISTS rows)
       string(REGEX REPLACE "^LAMINA_CUDA_KERNEL\\(([a-z0-9_]+), (([a-z0-9]+)_[a-z0-9_]+), (.*)\\)$" "\\1;\\2;\\3;\\4" parts "${row}")
       list(POP_FRONT parts op name arch config)
@@ -41,22 +46,32 @@ function(lamina_cuda_kernels folder suffix archs only out)
         set(template ${arch})
       endif()
       lamina_camel_case(${template} camel)
-      set(file ${folder}/${op}_${name}.${suffix})
-      file(CONFIGURE OUTPUT ${file} CONTENT "// Written by CMake from csrc/ops/${space}/kernels.inc.
-#include \"ops/${space}/cuda/${template}.cuh\"
-
-namespace lamina::${space} {
-
+      list(APPEND names_${op}_${arch} ${name})
+      list(LENGTH names_${op}_${arch} count)
+      math(EXPR number "(${count} - 1) / ${LAMINA_KERNELS_OF_SOURCE}")
+      set(source ${op}_${arch}_${number})
+      list(APPEND sources ${source})
+      set(header_${source} ops/${space}/cuda/${template}.cuh)
+      string(APPEND body_${source} "
 CudaKernel ${op}_${name}() {
   return ${template}_kernel<${camel}Config{${config}}>(\"${op}_${name}\");
 }
-
-}  // namespace lamina::${space}
 ")
-      list(APPEND files ${file})
       list(APPEND ops ${op})
       string(APPEND declared_${op} "CudaKernel ${op}_${name}();\n")
       string(APPEND listed_${op} "      ${op}_${name}(),\n")
+    endforeach()
+    list(REMOVE_DUPLICATES sources)
+    foreach(source IN LISTS sources)
+      set(file ${folder}/${source}.${suffix})
+      file(CONFIGURE OUTPUT ${file} CONTENT "// Written by CMake from csrc/ops/${space}/kernels.inc.
+#include \"${header_${source}}\"
+
+namespace lamina::${space} {
+${body_${source}}
+}  // namespace lamina::${space}
+")
+      list(APPEND files ${file})
     endforeach()
     list(REMOVE_DUPLICATES ops)
     foreach(op IN LISTS ops)

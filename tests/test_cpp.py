@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import lamina
 from tests.support.backends import ROOT, STANDS_FOR_STORES, cuda_kernels
@@ -44,11 +43,6 @@ def run(command: list[str], **environment: str) -> str:
     return result.stdout
 
 
-def missing_isas() -> set[str]:
-    """ISAs that are built but that this machine cannot run: those use SIMDe."""
-    return set(lamina._library.build_info()["cpu_isas_built"]) - set(torch.ops.lamina.cpu_isas().split(","))
-
-
 @pytest.fixture(scope="module", params=["few", pytest.param("all", marks=pytest.mark.slow)])
 def programs(request: pytest.FixtureRequest) -> list[Path]:
     """The programs of the C++ tests, with few CUDA kernels or with all."""
@@ -56,14 +50,11 @@ def programs(request: pytest.FixtureRequest) -> list[Path]:
     cmake = shutil.which("cmake", path=PATH)
     if cmake is None:
         pytest.skip("cmake is not installed")
-    # SIMDe takes minutes to compile with sanitizers: only the instruction sets that the machine lacks use it.
     options = {
         "EXTENSION": "OFF",
         "TESTS": "ON",
         "SANITIZE": "ON",
         "WERROR": "ON",
-        "SIMDE": "ON" if missing_isas() else "OFF",
-        "SIMDE_ISAS": ";".join(sorted(missing_isas())),
         "CUDA": "OFF",
         "EMULATED_KERNELS": ";".join(SANITIZED) if request.param == "few" else "",
     }

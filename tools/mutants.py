@@ -9,6 +9,7 @@ of make build: with ccache they find its objects, and a mutant that is tried aga
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import random
@@ -103,21 +104,13 @@ class Workshop:
         )
 
     def configure(self) -> str:
-        """SIMDe emulates the ISAs that this machine lacks."""
-        code = (
-            "import json, torch, lamina; ops = torch.ops.lamina;"
-            "built, native = json.loads(ops.build_info())['cpu_isas_built'], ops.cpu_isas().split(',');"
-            "print(torch.__path__[0], *(isa for isa in built if isa not in native))"
-        )
-        asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        torch_root, *missing = asked.stdout.split()
+        torch = importlib.util.find_spec("torch")
+        assert torch is not None and torch.origin is not None
         result = self.run(
             "cmake", "-S", self.tree, "-B", self.build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython_EXECUTABLE={self.prefix / 'bin' / 'python'}",
-            f"-DTORCH_ROOT={self._inside(Path(torch_root))}",
+            f"-DTORCH_ROOT={self._inside(Path(torch.origin).parent)}",
             f"-DLAMINA_OUTPUT={self.tree / 'python' / 'lamina'}", "-DLAMINA_CUDA=OFF",
-            "-DLAMINA_EMULATOR=ON", f"-DLAMINA_SIMDE={'ON' if missing else 'OFF'}",
-            f"-DLAMINA_SIMDE_ISAS={';'.join(missing)}",
         )  # fmt: skip
         return "" if result.returncode == 0 else result.stdout
 

@@ -16,7 +16,7 @@ from lamina.ops.pack_int4 import INT4_LAYOUTS
 from lamina.quant import ActOrder, act_order
 from tests.reference import layout as layouts
 from tests.reference.gemm import Expected
-from tests.support.backends import Backend, backends, cpu_backends, simde_parameters
+from tests.support.backends import Backend, backends, cpu_backends
 from tests.support.cases import FLOAT_DTYPES, generator, with_row_stride
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import Int4Case, Int4Inputs, random_codes
@@ -25,7 +25,7 @@ OPS = ("gemm_int4", "gemm_int4_int8")
 EVERY = [
     pytest.param(op, *parameter.values, id=f"{op}-{parameter.id}", marks=parameter.marks)
     for op in OPS
-    for parameter in (*cpu_backends(op), *simde_parameters(op))
+    for parameter in cpu_backends(op)
 ]
 KERNELS = pytest.mark.parametrize(("op", "backend"), EVERY)
 

@@ -14,14 +14,13 @@ import lamina
 from lamina.ops.gemm_int4 import GRADIENT_ROWS
 from tests.reference.gemm import Expected
 from tests.reference.gemm_int4 import UNDERFLOW
-from tests.support.backends import Backend, available_cpu, cpu_backends, kernel_of, simde_parameters
+from tests.support.backends import Backend, available_cpu, cpu_backends, kernel_of
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import Int4Case, Int4Inputs
 
 OP = "gemm_int4"
 BACKENDS = pytest.mark.parametrize("backend", cpu_backends(OP))
-SIMDE = pytest.mark.parametrize("backend", simde_parameters(OP))
 
 ROWS = (0, 1, 2, 3, 4, 5, 6, 7, 13, 33, 66)
 COLUMNS = (0, 1, 15, 16, 17, 64, 65, 130)
@@ -53,13 +52,6 @@ def check_solved(backend: Backend, group: int, k: int) -> None:
 def test_every_depth(group: int, backend: Backend) -> None:
     """Groups that cross blocks and k chunks, ragged last groups, groups larger than k."""
     for k in DEPTHS:
-        check_solved(backend, group, k)
-
-
-@SIMDE
-@pytest.mark.parametrize("group", GROUPS)
-def test_simde_kernels_match_reference(group: int, backend: Backend) -> None:
-    for k in (0, 17, 257, 1100):
         check_solved(backend, group, k)
 
 

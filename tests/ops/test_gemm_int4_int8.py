@@ -13,7 +13,7 @@ import lamina
 from tests.reference import gemm_int4 as reference
 from tests.reference import quantize
 from tests.reference.gemm import Expected
-from tests.support.backends import Backend, available_cpu, cpu_backends, kernel_of, simde_parameters
+from tests.support.backends import Backend, available_cpu, cpu_backends, kernel_of
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, random_int8, with_row_stride
 from tests.support.check import check_int4
 from tests.support.compare import assert_equal, assert_within
@@ -21,7 +21,6 @@ from tests.support.int4_cases import Int4Case, Int4Inputs
 
 OP = "gemm_int4_int8"
 BACKENDS = pytest.mark.parametrize("backend", cpu_backends(OP))
-SIMDE = pytest.mark.parametrize("backend", simde_parameters(OP))
 
 ROWS = (0, 1, 2, 3, 4, 5, 6, 7, 13, 33, 66)
 COLUMNS = (0, 1, 15, 16, 17, 64, 65, 130)
@@ -59,13 +58,6 @@ def check_solved(backend: Backend, group: int, k: int) -> None:
 def test_every_depth(group: int, backend: Backend) -> None:
     """Groups that cross blocks and k chunks, ragged last groups, groups larger than k."""
     for k in DEPTHS:
-        check_solved(backend, group, k)
-
-
-@SIMDE
-@pytest.mark.parametrize("group", GROUPS)
-def test_simde_kernels_match_reference(group: int, backend: Backend) -> None:
-    for k in (0, 17, 257, 1100):
         check_solved(backend, group, k)
 
 

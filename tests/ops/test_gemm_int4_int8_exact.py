@@ -13,7 +13,7 @@ import lamina
 from lamina.quant import quantize_weight_int4
 from tests.reference import activation as activations
 from tests.reference import gemm_int4 as reference
-from tests.support.backends import Backend, cpu_backends, simde_parameters
+from tests.support.backends import Backend, cpu_backends
 from tests.support.cases import FLOAT_DTYPES, generator, random_int8
 from tests.support.check import check_int4
 from tests.support.compare import assert_equal, assert_within
@@ -21,7 +21,6 @@ from tests.support.int4_cases import Int4Case, Int4Inputs, random_codes
 
 OP = "gemm_int4_int8"
 BACKENDS = pytest.mark.parametrize("backend", cpu_backends(OP))
-EVERY = [*cpu_backends(OP), *simde_parameters(OP)]
 ONE = torch.ones(1)
 MAX_K = 2**19  # csrc/ops/gemm_int4_int8/gemm_int4_int8.h
 
@@ -53,7 +52,7 @@ def extremes(group: int) -> list[tuple[Int4Inputs, torch.Tensor, torch.Tensor]]:
     return found
 
 
-@pytest.mark.parametrize("backend", EVERY)
+@BACKENDS
 @pytest.mark.parametrize("group", [16, 32, 48, 64, 80, 96, 128, 256, 272, 2000, -1])
 def test_extreme_values_everywhere(group: int, backend: Backend) -> None:
     """Sums of products in int16 reach their largest magnitude, for each group size."""

@@ -19,7 +19,6 @@ from tests.support.backends import (
     backends,
     cpu_backends,
     kernel_of,
-    simde_parameters,
 )
 from tests.support.cases import (
     FLOAT_DTYPES,
@@ -51,16 +50,6 @@ def case_with_answer(case: GemmCase) -> tuple[GemmInputs, NDArray[np.int64]]:
 @pytest.mark.parametrize("case", GEMM_CASES, ids=str)
 def test_matches_reference(case: GemmCase, backend: Backend) -> None:
     check_gemm(backend, *case_with_answer(case), case, in_turn(backend, GEMM_CASES.index(case), FLOAT_DTYPES))
-
-
-SIMDE = simde_parameters("gemm_int8")
-
-
-@pytest.mark.parametrize("backend", SIMDE)
-@pytest.mark.parametrize("name", ["no_depth", "ragged_everywhere", "ragged_amx_panel", "blocks_of_depth"])
-def test_simde_kernels_match_reference(name: str, backend: Backend) -> None:
-    """SIMDe's and emulated AMX kernels stay tested on machines that never need them."""
-    check_gemm(backend, *case_with_answer(GEMM_BY_NAME[name]), name)
 
 
 @STORES

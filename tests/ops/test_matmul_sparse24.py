@@ -11,7 +11,7 @@ import torch
 import lamina
 from tests.reference import gemm
 from tests.reference import matmul_sparse24 as reference
-from tests.support.backends import Backend, backends, cpu_backends, kernel_of, simde_parameters
+from tests.support.backends import Backend, backends, cpu_backends, kernel_of
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import Int4Case, Int4Inputs
@@ -76,14 +76,6 @@ def floats(m: int, n: int, k: int, dtype: torch.dtype) -> Floats:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_matches_reference(shape: tuple[int, int, int], dtype: torch.dtype, backend: Backend) -> None:
     floats(*shape, dtype).check(backend, dtype)
-
-
-@pytest.mark.parametrize("backend", simde_parameters(OP))
-@DTYPE
-def test_simde_kernels_match_reference(dtype: torch.dtype, backend: Backend) -> None:
-    """SIMDe's kernels stay tested on machines that never need them."""
-    for shape in ((2, 130, 300), (7, 70, 84)):
-        floats(*shape, dtype).check(backend, torch.float32, shape)
 
 
 @BACKENDS
@@ -186,13 +178,6 @@ def test_int4_with_codes_in_another_order(backend: Backend) -> None:
     check_int4(backend, permuted.but(a=torch.randn(6, 150, generator=generator("perm"))), kept, torch.float32)
 
 
-@pytest.mark.parametrize("backend", simde_parameters(INT4))
-@pytest.mark.parametrize("m", [2, 7])
-def test_simde_int4_kernels_match_reference(m: int, backend: Backend) -> None:
-    inputs, kept = sparse_codes(Int4Case("simde", m, 130, 212, 48), zero=torch.uint8)
-    check_int4(backend, inputs, kept, torch.float32)
-
-
 def run_int4_int8(
     backend: Backend, i: Int4Inputs, kept: torch.Tensor, out_dtype: torch.dtype
 ) -> torch.Tensor:
@@ -242,13 +227,6 @@ def test_int4_int8_with_codes_in_another_order(backend: Backend) -> None:
     for a_zero in ("none", "token"):
         inputs = Int4Case("perm", 6, 33, 132, 32).inputs(zero=torch.uint8, a_zero=a_zero).permuted(150)
         check_int4_int8(backend, inputs, random_mask(*inputs.q.shape), torch.float32)
-
-
-@pytest.mark.parametrize("backend", simde_parameters(INT4_INT8))
-@pytest.mark.parametrize("m", [2, 7])
-def test_simde_int4_int8_kernels_match_reference(m: int, backend: Backend) -> None:
-    inputs = Int4Case("simde", m, 130, 212, 48).inputs(zero=torch.uint8, a_zero="token")
-    check_int4_int8(backend, inputs, random_mask(*inputs.q.shape), torch.float32)
 
 
 @INT4_INT8_BACKENDS

@@ -10,7 +10,7 @@ import torch
 
 import lamina
 from tests.reference.sparse24 import PAIRS
-from tests.support.backends import Backend, backends, cpu_backends, kernel_of, simde_parameters
+from tests.support.backends import Backend, backends, cpu_backends, kernel_of
 from tests.support.cases import FLOAT_DTYPES, GEMM_CASES, GemmCase, GemmInputs, dtype_name, generator, grouped
 from tests.support.check import followed
 from tests.support.compare import assert_equal, assert_within
@@ -37,13 +37,6 @@ def check(
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_matches_reference(case: GemmCase, backend: Backend) -> None:
     check(backend, pruned(case.inputs(zero_point="token", bias=torch.float32)), case)
-
-
-@pytest.mark.parametrize("backend", simde_parameters(OP))
-@pytest.mark.parametrize("shape", [(17, 49, 192), (33, 97, 80), (5, 70, 1104)], ids=str)
-def test_simde_kernels_match_reference(shape: tuple[int, int, int], backend: Backend) -> None:
-    """SIMDe's and emulated AMX kernels stay tested on machines that never need them."""
-    check(backend, pruned(GemmCase("simde", *shape).inputs(zero_point="token")), shape, FLOAT_DTYPES[:1])
 
 
 @pytest.mark.parametrize("backend", cpu_backends(OP))

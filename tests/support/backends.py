@@ -331,7 +331,8 @@ def simde_isas() -> list[str]:
 def runnable(isa: str) -> Backend | None:
     """The ISA natively if the machine can run it, else with SIMDe if the build has that.
 
-    With LAMINA_TEST_SIMDE=1 the tests run as on an AVX2 machine: every ISA above AVX2 runs with SIMDe.
+    With LAMINA_TEST_SIMDE=1 all above AVX2 run with SIMDe, as on an AVX2 machine. The build must have them:
+    LAMINA_CMAKE_ARGS='-DLAMINA_SIMDE_ISAS=avx512_vnni;avx512_bf16;amx_int8' make build.
     """
     prefer_simde = "LAMINA_TEST_SIMDE" in os.environ and isa not in ("generic", "avx2")
     if isa in torch.ops.lamina.cpu_isas().split(",") and not prefer_simde:
@@ -364,25 +365,9 @@ def grouped_backends(stores: bool = False) -> list[Any]:
 def available_cpu(op: str) -> list[Backend]:
     """Every CPU kernel of `op` that can run here, natively or with SIMDe."""
     found = [runnable(isa) for isa in cpu_kernels(op)]
-    return [backend for backend in found if backend is not None] + simde_backends(op)
+    return [backend for backend in found if backend is not None]
 
 
 def available(op: str) -> list[Backend]:
     """Every backend of `op` that can run here."""
     return available_cpu(op) + emulated_kernels(op)
-
-
-def simde_backends(op: str) -> list[Backend]:
-    """The CPU kernels of `op` with SIMDe, whether or not the machine has the ISA."""
-    return [Backend(isa, test_library=True) for isa in cpu_kernels(op) if isa in simde_isas()]
-
-
-def simde_parameters(op: str) -> list[Any]:
-    """One pytest parameter per CPU kernel of `op` with SIMDe; skipped if the library is not built."""
-    reason = "this build emulates no instruction set (install libsimde-dev)"
-    parameters = []
-    for isa in cpu_kernels(op):
-        marks = [] if isa in simde_isas() else [pytest.mark.skip(reason=reason)]
-        backend = Backend(isa, test_library=True)
-        parameters.append(pytest.param(backend, id=str(backend), marks=marks))
-    return parameters

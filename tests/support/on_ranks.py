@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,18 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+# One server imports these; each rank is a fork of it.
+IMPORTED = ["lamina", "torch.distributed.tensor", "transformers.models.llama.modeling_llama"]
+
 
 def run_on_ranks(function: Callable[..., None], size: int, folder: Path, *args: Any) -> None:
     """Calls function(rank, size, *args) in `size` processes; an exception in one of them fails the test.
 
     folder   a new folder, where the processes meet
     """
-    mp.spawn(_rank, (function, size, str(folder / "store"), args), nprocs=size)  # type: ignore[no-untyped-call]
+    multiprocessing.set_forkserver_preload(IMPORTED)
+    arguments = (function, size, str(folder / "store"), args)
+    mp.start_processes(_rank, arguments, nprocs=size, start_method="forkserver")  # type: ignore[no-untyped-call]
 
 
 def _rank(rank: int, function: Callable[..., None], size: int, store: str, args: tuple[Any, ...]) -> None:
