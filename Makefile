@@ -29,7 +29,7 @@ CXX_FILES = $(shell find csrc tests bench -type f \( -name '*.h' -o -name '*.cc'
 
 FORCE:
 
-.PHONY: FORCE help demo test test-all test-vllm bench mutants kernel-report wheel docs build lint types format clean
+.PHONY: FORCE help demo test test-all test-vllm bench mutants kernel-report wheel hub-kernel docs build lint types format clean
 
 help:
 	@echo "make demo      compress a real language model, compare size, speed and perplexity with torch and llama.cpp"
@@ -39,6 +39,7 @@ help:
 	@echo "make bench     benchmark against peers in the same process"
 	@echo "make kernel-report: registers, spills, instructions of the CUDA kernels, against their budgets"
 	@echo "make wheel     the archive of the sources and a wheel for package indexes, in dist/, tried in a fresh environment"
+	@echo "make hub-kernel: the wheel as a kernel of the Hugging Face hub, in build/hub;  BACKENDS=\"cpu cu130\""
 	@echo "make docs      write the generated pages and figures of docs/"
 	@echo "make build     compile the library into python/lamina"
 	@echo "make lint      ruff, clang-format;  make types: mypy;  make format: rewrite"
@@ -105,6 +106,9 @@ bench: build
 
 wheel: build $(READY_FOR_RELEASE)
 	$(RUN) $(PY) -m tools.wheel $(ARGS)
+
+hub-kernel: wheel
+	$(RUN) $(PY) -m tools.hub_kernel "$$(ls -t dist/lamina-*manylinux*.whl | head -1)" build/hub $(BACKENDS)
 
 docs: build
 	$(RUN) $(PY) -m tools.ops_page > docs/ops.md

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.backends import ROOT
+from tools import hub_kernel
 from tools import wheel as wheels
 
 SCRIPT = """
@@ -98,3 +100,41 @@ def test_stable_abi(wheel: Path, tmp_path: Path) -> None:
         pytest.skip("torch-abi-audit is not installed")
     zipfile.ZipFile(wheel).extract("lamina/_C.abi3.so", tmp_path)
     wheels.run([audit, "--check", "both", str(tmp_path / "lamina" / "_C.abi3.so")], tmp_path)
+
+
+KERNEL = """
+import importlib.util, json, sys
+from pathlib import Path
+import torch
+folder = Path(sys.argv[1])
+metadata = json.loads((folder / "metadata.json").read_text())
+spec = importlib.util.spec_from_file_location(metadata["id"], folder / "__init__.py")
+kernel = sys.modules[metadata["id"]] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(kernel)
+import lamina
+assert lamina.__file__ == str(folder / "lamina" / "__init__.py"), lamina.__file__
+assert str(folder) not in sys.path
+print(kernel.quantize_int8(torch.tensor([[1.0, -2.0]])).q.tolist(), kernel.flash_attn_varlen_func.__name__)
+"""
+
+
+def test_a_kernel_of_the_hub_is_loaded_from_its_folder(wheel: Path, tmp_path: Path) -> None:
+    """As `kernels` loads it: __init__.py is a module of another name, and lamina is on no path."""
+    folders = hub_kernel.lay_out(wheel, tmp_path, ["cpu", "cu130"])
+    variants = [f"torch-stable-abi211-{backend}-x86_64-linux" for backend in ("cpu", "cu130")]
+    assert folders == [tmp_path / "build" / variant for variant in variants]
+    assert (tmp_path / "build.toml").read_text() == (ROOT / "build.toml").read_text()
+    kinds = [json.loads((folder / "metadata.json").read_text())["backend"]["type"] for folder in folders]
+    assert kinds == ["cpu", "cuda"]
+    loaded = wheels.run([sys.executable, "-c", KERNEL, str(folders[0])], tmp_path)
+    assert loaded.strip() == "[[64, -127]] flash_attn_varlen_func"
+
+
+def test_the_package_kernels_loads_it(wheel: Path, tmp_path: Path) -> None:
+    pytest.importorskip("kernels", reason="pip install kernels")
+    hub_kernel.lay_out(wheel, tmp_path, ["cpu"])
+    script = (
+        f"import pathlib, kernels; print(kernels.get_local_kernel(pathlib.Path({str(tmp_path)!r})).__file__)"
+    )
+    loaded = wheels.run([sys.executable, "-c", script], tmp_path)
+    assert loaded.strip().startswith(str(tmp_path / "build"))

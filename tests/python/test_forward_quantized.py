@@ -91,6 +91,21 @@ def test_quantised_activations_give_the_bits_of_forward(kind: str, dtype: torch.
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("kind", [*LAYERS, *FLOAT_LAYERS])
+def test_a_residual_is_added_before_the_one_rounding(kind: str, dtype: torch.dtype) -> None:
+    layer = LAYERS[kind][0]() if kind in LAYERS else FLOAT_LAYERS[kind]()
+    x, residual = torch.randn(5, K, generator=generator("x")), torch.randn(5, N, generator=generator("r"))
+    residual = residual.to(dtype)
+    if kind in LAYERS:
+        a = layer.quantize(x)
+        want = (layer.forward_quantized(a, torch.float32) + residual).to(dtype)
+        assert_equal(layer.forward_quantized(a, dtype, residual), want, kind)
+        assert_equal(layer.multiply(a, dtype, residual), want, kind)
+    assert_equal(layer.multiply(x, torch.float32, residual), layer(x) + residual, kind)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("kind", LAYERS)
 def test_an_asymmetric_input_is_taken_by_every_layer(kind: str) -> None:
     layer = LAYERS[kind][0]()

@@ -126,6 +126,7 @@ def test_the_tokenizer_of_a_file(tmp_path: Path) -> None:
     assert tokens("ab12") == ["ab", "1", "2"]  # digits stand alone: neither "ab1" nor "12"
     assert tokens("x<end>y\n") == ["x", "<end>", "y", "\u010a"]
     assert tokenizer.decode(tokenizer("ab12 c\n")["input_ids"]) == "ab12 c\n"
+    assert set(tokenizer("ab")) == {"input_ids", "attention_mask"}  # what every model takes
     assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<end>", 0)
     ids = tokenizer.apply_chat_template([{"role": "user", "content": "ab"}], return_dict=False)
     assert ids == tokenizer("ab<end>")["input_ids"]

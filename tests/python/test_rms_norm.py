@@ -100,10 +100,20 @@ class GemmaNorm(torch.nn.Module):
         return torch.nn.functional.rms_norm(x, (N,), 1 + self.weight, self.eps)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("value", [0.0, 9.0])
+def test_takes_the_place_of_a_norm_with_one_plus_its_weight(value: float) -> None:
+    theirs = GemmaNorm(value)
+    theirs.weight.add_(made_norm().weight)
+    ours, (x, _) = RMSNorm.from_module(theirs), inputs(torch.float32, 5)
+    assert torch.equal(ours.weight, 1 + theirs.weight)
+    exact, bound = reference.rms_norm(x, 1 + theirs.weight, 1e-6)
+    assert_within(ours(x), reference.Expected(exact, bound), torch.float32)
+
+
 BAD_NORMS = {
-    "multiplies by 1 + weight": (GemmaNorm(0.0), "GemmaNorm computes something else"),
-    "multiplies by 1 + a large weight": (GemmaNorm(9.0), "GemmaNorm computes something else"),
-    "subtracts the mean": (torch.nn.LayerNorm(N), "LayerNorm computes something else"),
+    "would round 1 + weight": (GemmaNorm(0.0).bfloat16(), "GemmaNorm computes neither"),
+    "subtracts the mean": (torch.nn.LayerNorm(N), "LayerNorm computes neither"),
     "no eps": (torch.nn.RMSNorm(N), "RMSNorm must have a float variance_epsilon or eps, got None"),
     "no weight": (torch.nn.Identity(), "Identity.weight must be a parameter"),
     "a weight of two dimensions": (torch.nn.Linear(N, N), "Linear.weight must be a parameter"),

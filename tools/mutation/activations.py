@@ -122,12 +122,18 @@ MUTANTS = (
     ),
     *plant(
         "python/lamina/nn/int4_linear.py",
-        ("forward_quantized: the zero points are lost", "a_zero_point=a.zero_point)", "a_zero_point=None)"),
+        (
+            "forward_quantized: the zero points are lost",
+            "a_zero_point=a.zero_point, residual",
+            "a_zero_point=None, residual",
+        ),
+        ("multiply: W4A16 loses the residual", "rows.dtype, residual=residual", "rows.dtype, residual=None"),
         tests="tests/python/test_forward_quantized.py",
     ),
     *plant(
         "python/lamina/nn/int8_linear.py",
         ("quantizes: a static layer says that it can share", 'return "static"', 'return "symmetric"'),
+        ("multiply: W8A8 loses the residual", "residual=residual,", "residual=None,"),
         tests="tests/python/test_forward_quantized.py",
     ),
     *plant(

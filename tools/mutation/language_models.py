@@ -6,6 +6,7 @@ from tools.mutation.mutant import plant
 
 TRANSFORMERS = "python/lamina/integrations/transformers"
 SCHEMES, FUSED = "tests/python/test_compress_schemes.py", "tests/python/test_accelerate.py"
+BATCHES = "tests/python/test_continuous_batching.py"
 QUANTIZER, GGUF = "tests/python/test_transformers_quantizer.py", "tests/python/test_from_gguf.py"
 DEMO, TAKE_OVER = "tests/python/test_demo_llm.py", "tests/python/test_take_over.py"
 
@@ -46,7 +47,6 @@ MUTANTS = (
     ),
     *plant(
         f"{TRANSFORMERS}/fused.py",
-        ("fused: norms of heads dropped", "if self.q_norm is not None:", "if False:"),
         (
             "fused: gate and up swapped",
             'merge_rows_of(mlp, "gate_proj", "up_proj")',
@@ -55,13 +55,36 @@ MUTANTS = (
         tests=FUSED,
     ),
     *plant(
+        f"{TRANSFORMERS}/decoder.py",
+        ("fused: norms of heads dropped", "if self.q_norm is not None:", "if False:"),
+        ("fused: silu in place of gelu", "if not self.is_silu:", "if False:"),
+        ("fused: the softcap dropped", "softcap=self.softcap or 0.0)", "softcap=0.0)"),
+        ("fused: attention without the residual", "-1), like.dtype, residual)", "-1), like.dtype, None)"),
+        tests=FUSED,
+    ),
+    *plant(
+        f"{TRANSFORMERS}/smoothing.py",
+        ("smooth: the bias of the source stays", "source.bias.div_(s)", "pass"),
+        ("smooth: the weight of a Gemma gains 1", "full / s - (full - source.weight)", "full / s"),
+        ("smooth: any strength is a half", "w.pow(1 - share)", "w.pow(0.5)"),
+        ("smooth: something always moves", "moves = [torch.ones_like(x), *moves]", "pass"),
+        tests="tests/python/test_smooth.py",
+    ),
+    *plant(
+        f"{TRANSFORMERS}/continuous.py",
+        ("batch: the table of the first batch", "if made[0] is lengths:", "if made[0] is not None:"),
+        ("batch: windows dropped", "NO_LIMIT if sliding_window is None else", "NO_LIMIT if True else"),
+        ("batch: a page early", "torch.arange(most, device", "torch.arange(-1, most - 1, device"),
+        tests=BATCHES,
+    ),
+    *plant(
         f"{TRANSFORMERS}/cache.py",
         (
             "rotary: positions of the first forward",
             "if self._embeddings is not embeddings:",
             "if not self._rotary:",
         ),
-        ("rotary: queries are not rotated", "**self._rotary, q=rows)", "**self._rotary)"),
+        ("rotary: queries are not rotated", "**self._rotary, q=query)", "**self._rotary)"),
         tests=FUSED,
     ),
     *plant(

@@ -224,12 +224,14 @@ class Int4Linear(PackedLinear):
     @property
     def packed_weight(self) -> PackedInt4:
         """The weight as lamina.ops.gemm_int4 takes it."""
-        return PackedInt4(self.weight_packed, self.out_features, self.packed_features, self._layout)
+        held: dict[str, Any] = self._buffers  # which nn.Module.__getattr__ searches slowly
+        return PackedInt4(held["weight_packed"], self.out_features, self.packed_features, self._layout)
 
     @property
     def packed_features(self) -> int:
         """k of packed_weight: with a perm the number of its entries."""
-        return self.in_features if self.perm is None else len(self.perm)
+        perm = self._buffers["perm"]
+        return self.in_features if perm is None else len(perm)
 
     def dequantize_weight(self) -> Tensor:
         """The weight [n, k] in f32 that this module computes with."""
@@ -274,27 +276,28 @@ class Int4Linear(PackedLinear):
     def quantizes(self) -> str | None:
         return "symmetric" if self.activations == "int8" else None
 
-    def _product(self, rows: Tensor) -> Tensor:
-        return self._multiply(rows, rows.dtype)
+    def _product(self, rows: Tensor, residual: Tensor | None = None) -> Tensor:
+        return self._multiply(rows, rows.dtype, residual=residual)
 
-    def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype) -> Tensor:
-        return self._multiply(a.q, dtype, a_scale=a.scale, a_zero_point=a.zero_point)
+    def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype, residual: Tensor | None) -> Tensor:
+        return self._multiply(a.q, dtype, a_scale=a.scale, a_zero_point=a.zero_point, residual=residual)
 
     def _multiply(self, rows: Tensor, dtype: torch.dtype, **of_rows: Tensor | None) -> Tensor:
-        scale, zero_point = self.weight_scale, self.weight_zero_point
+        held: dict[str, Any] = self._buffers
+        scale, zero_point = held["weight_scale"], held["weight_zero_point"]
         if rows.is_cuda and self.activations == "float":
             scale = scale.to(rows.dtype)  # itself, where it has that dtype
             if zero_point is not None and zero_point.is_floating_point():
                 zero_point = zero_point.to(rows.dtype)
-        return self.PRODUCTS[self.activations](
+        return self.PRODUCTS[self._activations](
             rows,
             self.packed_weight,
             scale,
-            group=self.group,
+            group=self._group,
             w_zero_point=zero_point,
             bias=self.bias,
             out_dtype=dtype,
-            perm=self.perm,
+            perm=held["perm"],
             **of_rows,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -196,18 +196,20 @@ class Int8Linear(PackedLinear):
         scale, zero_point = self.input_scale, self.input_zero_point
         return quantize_int8(rows, scale=scale, zero_point=zero_point, symmetric=self.symmetric)
 
-    def _product(self, rows: Tensor) -> Tensor:
-        return self._product_int8(self.quantize(rows), rows.dtype)
+    def _product(self, rows: Tensor, residual: Tensor | None = None) -> Tensor:
+        return self._product_int8(self.quantize(rows), rows.dtype, residual)
 
-    def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype) -> Tensor:
+    def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype, residual: Tensor | None) -> Tensor:
+        held: dict[str, Any] = self._buffers  # which nn.Module.__getattr__ searches slowly
         return self.MATMUL(
             a.q,
             self.packed_weight,
             a.scale,
-            self.weight_scale,
+            held["weight_scale"],
             a_zero_point=a.zero_point,
             bias=self.bias,
             out_dtype=dtype,
+            residual=residual,
         )
 
     def _header_problem(self, more: list[int], state: dict[str, Tensor]) -> str | None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Dtypes = tuple[torch.dtype, ...]
 Packed = PackedInt8 | PackedInt4 | PackedSparse24
+Activations = Tensor | QuantizedInt8
+TOKENWISE = ("symmetric", "asymmetric")  # values of `quantizes` with scales of each token alone
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -166,11 +168,13 @@ class PackedLinear(nn.Module):
         self._require_int8()
         return quantize_int8(rows, symmetric=self.quantizes == "symmetric")
 
-    def forward_quantized(self, a: QuantizedInt8, dtype: torch.dtype) -> Tensor:
-        """The output [m, n] in `dtype` for activations [m, k] that are quantised already.
+    def forward_quantized(
+        self, a: QuantizedInt8, dtype: torch.dtype, residual: Tensor | None = None
+    ) -> Tensor:
+        """The output [m, n] in `dtype` for activations [m, k] that are quantised already, plus `residual`.
 
         layer.forward_quantized(layer.quantize(x), x.dtype) has the bits of layer(x). An asymmetric `a` is
-        allowed for every layer.
+        allowed for every layer. The residual [m, n] is added before the one rounding to `dtype`.
 
         Raises   ValueError if `quantizes` is None, or for an `a` of another k
         """
@@ -179,7 +183,13 @@ class PackedLinear(nn.Module):
             raise ValueError(
                 f"{self._kind}: a.q must be [m, k] with k = {self.in_features}, got {list(a.q.shape)}"
             )
-        return self._product_int8(a, dtype)
+        return self._product_int8(a, dtype, residual)
+
+    def multiply(self, a: Activations, dtype: torch.dtype, residual: Tensor | None = None) -> Tensor:
+        """[m, n] + residual for rows [m, k] of int8, or of floats in `dtype`. Only the op checks them."""
+        if isinstance(a, QuantizedInt8):
+            return self._product_int8(a, dtype, residual)
+        return self._product(a, residual)
 
     @property
     def _has_gradient(self) -> bool:
@@ -223,12 +233,12 @@ class PackedLinear(nn.Module):
         """A layer of these features without a bias, with tensors of its own."""
         raise NotImplementedError
 
-    def _product(self, rows: Tensor) -> Tensor:
-        """[m, k] -> [m, n] in the dtype of rows."""
+    def _product(self, rows: Tensor, residual: Tensor | None = None) -> Tensor:
+        """[m, k] -> [m, n] + residual in the dtype of rows."""
         raise NotImplementedError
 
-    def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype) -> Tensor:
-        """[m, k] -> [m, n] in `dtype`, if `quantizes` is not None."""
+    def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype, residual: Tensor | None) -> Tensor:
+        """[m, k] -> [m, n] + residual in `dtype`, if `quantizes` is not None."""
         raise NotImplementedError
 
     def _require_int8(self) -> None:

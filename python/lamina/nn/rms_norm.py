@@ -7,6 +7,7 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
+from lamina.nn.packed_linear import TOKENWISE, Activations, PackedLinear
 from lamina.nn.rows import as_rows
 from lamina.ops import QuantizedInt8, rms_norm, rms_norm_int8
 
@@ -15,8 +16,8 @@ class RMSNorm(nn.Module):
     """LlamaRMSNorm of transformers on one kernel: weight * (x / rms(x)). For inference only.
 
     The input [..., n] is f32, f16 or bf16, of the dtype of `weight` [n]. Qwen, Mistral and others have the
-    same norm. Gemma multiplies by 1 + weight, which this module does not compute. `forward_quantized` gives
-    the int8 input that the layers after the norm share. `variance_epsilon` is eps.
+    same norm. Gemma multiplies by 1 + weight: from_module adds the 1. `forward_quantized` gives the int8
+    input that the layers after the norm share. `variance_epsilon` is eps.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class RMSNorm(nn.Module):
     def from_module(cls, norm: nn.Module) -> RMSNorm:
         """Makes a norm that shares the weight of `norm`, a LlamaRMSNorm, torch.nn.RMSNorm or the like.
 
-        eps is norm.variance_epsilon or norm.eps.
+        eps is norm.variance_epsilon or norm.eps. The norm of Gemma, in f32, gives a norm with 1 + its weight;
+        in f16 and bf16 the sum would be rounded.
 
         Raises   ValueError if `norm` has no such weight or eps, or if the two modules differ on a row of
-                 numbers, as they do for Gemma
+                 numbers
         """
         kind, weight = type(norm).__name__, getattr(norm, "weight", None)
         eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
@@ -50,10 +52,12 @@ class RMSNorm(nn.Module):
             )
         module = cls(0, eps)
         module.weight = weight
+        if not module._agrees_with(norm) and weight.dtype is torch.float32:
+            module.weight = nn.Parameter(1 + weight.detach(), weight.requires_grad)
         if not module._agrees_with(norm):
             raise ValueError(
-                f"RMSNorm.from_module: {kind} computes something else than weight * (x / rms(x)); "
-                "leave it as it is"
+                f"RMSNorm.from_module: {kind} computes neither weight * (x / rms(x)) nor, in f32, that "
+                "with 1 + weight; leave it as it is"
             )
         return module.train(norm.training)
 
@@ -93,6 +97,15 @@ class RMSNorm(nn.Module):
             return rms_norm_int8(rows, self.weight, eps=eps, symmetric=symmetric)
         q, added = rms_norm_int8(rows, self.weight, eps=eps, residual=residual_rows, symmetric=symmetric)
         return q, added.view(x.shape)
+
+    def input_of(self, layer: PackedLinear, x: Tensor) -> Activations:
+        """The rows of forward(x), as layer.multiply takes them with the least work.
+
+        They are int8 where the layer, and all that share its input, quantises each token by itself.
+        """
+        if layer.quantizes in TOKENWISE:
+            return self.forward_quantized(x, symmetric=layer.quantizes == "symmetric")
+        return as_rows(self.forward(x))
 
     def extra_repr(self) -> str:
         """The text in the parentheses of print(model)."""

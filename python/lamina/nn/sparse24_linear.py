@@ -318,9 +318,9 @@ class Sparse24Linear(PackedLinear):
     def _layout_for(self, device: torch.device) -> str:
         return _float_layout(device, self._dtype)
 
-    def _product(self, rows: Tensor) -> Tensor:
+    def _product(self, rows: Tensor, residual: Tensor | None = None) -> Tensor:
         a = rows.to(self._dtype)
-        return matmul_sparse24(a, self.packed_weight, bias=self.bias, out_dtype=rows.dtype)
+        return matmul_sparse24(a, self.packed_weight, bias=self.bias, residual=residual, out_dtype=rows.dtype)
 
     def _header_problem(self, more: list[int], state: State) -> str | None:
         if not 0 <= more[0] < len(WEIGHT_DTYPES):

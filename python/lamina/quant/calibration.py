@@ -46,7 +46,7 @@ def quantize_calibrated(
     for names in _rounds(layers):
         hessians = {name: Hessian() for name in names}
         with _observed({linear: hessians[name] for name in names for linear in layers[name]}):
-            _run(model, batches)
+            run_model(model, batches)
         for name in names:
             seen = hessians.pop(name)
             try:
@@ -84,7 +84,8 @@ def _observed(hessians: Mapping[nn.Linear, Hessian]) -> Iterator[None]:
             handle.remove()
 
 
-def _run(model: nn.Module, batches: list[Batch] | Callable[[nn.Module], object]) -> None:
+def run_model(model: nn.Module, batches: Iterable[Batch] | Callable[[nn.Module], object]) -> None:
+    """Runs the model on all batches in eval mode, eagerly and without gradients."""
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:

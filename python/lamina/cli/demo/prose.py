@@ -1,6 +1,8 @@
-"""The text on which `lamina demo` judges a language model, and the question that the model answers."""
+"""The texts with which `lamina demo` calibrates and judges a language model, and its question."""
 
 from __future__ import annotations
+
+from pydoc_data.topics import topics
 
 QUESTION = "What is the capital of France, and which river flows through the city?"
 
@@ -37,3 +39,9 @@ boats, and over the faces of the people, and then it came back, exactly thirty s
 anything for a while. Then the children began to count aloud, and when they reached thirty the light was \
 there again.
 """
+
+
+def calibration_texts() -> list[str]:
+    """Eight parts of Python's own help texts, some 300 tokens each: far from the prose above."""
+    text = "\n".join(topics[name] for name in sorted(topics))
+    return [text[begin : begin + 1200] for begin in range(0, 8 * 18000, 18000)]

@@ -11,10 +11,17 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from lamina.integrations.transformers.attention import Mask, attention, make_mask
 from lamina.integrations.transformers.cache import PagedKVCache
+from lamina.integrations.transformers.continuous import (
+    NAME,
+    batched_attention,
+    make_batched_mask,
+    use_continuous_batching,
+)
 from lamina.integrations.transformers.foreign import give_back, take_over
 from lamina.integrations.transformers.fused import AccelerateReport, accelerate
 from lamina.integrations.transformers.gguf import from_gguf
 from lamina.integrations.transformers.quantizer import LaminaConfig, LaminaHfQuantizer
+from lamina.integrations.transformers.smoothing import smooth
 
 __all__ = [
     "AccelerateReport",
@@ -27,8 +34,12 @@ __all__ = [
     "from_gguf",
     "give_back",
     "make_mask",
+    "smooth",
     "take_over",
+    "use_continuous_batching",
 ]
 
 AttentionInterface.register("lamina", attention)
 AttentionMaskInterface.register("lamina", make_mask)
+AttentionInterface.register(NAME, batched_attention)
+AttentionMaskInterface.register(NAME, make_batched_mask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import masking_utils
 
 from lamina.integrations._attention import refuse, refuse_gradients, unit_stride
-from lamina.integrations.transformers.cache import PagedStates
+from lamina.integrations.transformers.cache import PagedKVCache, PagedStates
 from lamina.ops import paged_attention
 
 NO_LIMIT = -1
@@ -162,35 +162,58 @@ def attention(
     )
     refuse_gradients(FUNCTION, query=query, key=key, value=value)
     batch, _, queries, _ = query.shape
-    mask = attention_mask
-    if not isinstance(mask, Mask):
-        causal = queries > 1 and bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-        left = NO_LIMIT if sliding_window is None else sliding_window - 1
-        mask = Mask(causal, (left, NO_LIMIT if causal else left), None, range(queries))
     rows = unit_stride(query.transpose(1, 2).flatten(0, 1))
+    mask = as_mask(attention_mask, module, queries, sliding_window, is_causal)
+    sinks = None if s_aux is None else s_aux.float()
+    options = {"scale": scaling, "softcap": softcap or 0.0, "sinks": sinks}
+    out = attend(rows, batch, mask, partial(_keys, key, value), **options)
+    return out.view(batch, queries, *out.shape[1:]), None
+
+
+def as_mask(
+    given: Any,
+    module: torch.nn.Module,
+    queries: int,
+    sliding_window: int | None,
+    is_causal: bool | None = None,
+) -> Mask:
+    """The mask of make_mask, or the one that its absence means."""
+    if isinstance(given, Mask):
+        return given
+    causal = queries > 1 and bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    left = NO_LIMIT if sliding_window is None else sliding_window - 1
+    return Mask(causal, (left, NO_LIMIT if causal else left), None, range(queries))
+
+
+def attend(
+    rows: Tensor, batch: int, mask: Mask, find_keys: Callable[[Selection | None], Keys], **options: Any
+) -> Tensor:
+    """paged_attention of rows [batch * queries, heads, head_dim] on find_keys(the valid keys)."""
     chosen = mask.selection
     is_query = None if chosen is None else chosen.queries
-    keys = _keys(key, value, chosen)
-    offsets = keys.cu_seqlens_q
+    keys = find_keys(chosen)
+    queries = len(rows) // batch
+    offsets, total = keys.cu_seqlens_q, len(rows)
     if is_query is not None:
         rows, counts = rows[is_query], is_query.view(batch, queries).sum(1)
         offsets = torch.nn.functional.pad(counts.cumsum(0, dtype=torch.int32), (1, 0))
     elif offsets is None:
-        offsets = torch.arange(batch + 1, dtype=torch.int32, device=query.device) * queries
-    out, _ = paged_attention(
+        offsets = torch.arange(batch + 1, dtype=torch.int32, device=rows.device) * queries
+    out = paged_attention(
         rows, keys.k_cache, keys.v_cache, keys.block_table, keys.seq_lens, offsets, max_seqlen_q=queries,
-        scale=scaling, causal=mask.causal, window=mask.window, softcap=softcap or 0.0,
-        sinks=None if s_aux is None else s_aux.float(), k_scale=keys.k_scale, v_scale=keys.v_scale,
-        out_dtype=query.dtype, return_lse=True,
+        causal=mask.causal, window=mask.window, k_scale=keys.k_scale, v_scale=keys.v_scale, **options,
     )  # fmt: skip
-    if is_query is not None:
-        all_rows = out.new_zeros(batch * queries, *out.shape[1:])
-        all_rows[is_query] = out
-        out = all_rows
-    return out.view(batch, queries, *out.shape[1:]), None
+    assert isinstance(out, Tensor)
+    if is_query is None:
+        return out
+    all_rows = out.new_zeros(total, *out.shape[1:])
+    all_rows[is_query] = out
+    return all_rows
 
 
-class _Keys(NamedTuple):
+class Keys(NamedTuple):
+    """A cache as paged_attention takes it."""
+
     k_cache: Tensor
     v_cache: Tensor
     block_table: Tensor
@@ -200,19 +223,19 @@ class _Keys(NamedTuple):
     cu_seqlens_q: Tensor | None = None  # of a batch without padding, if it is known
 
 
-def _keys(key: Tensor, value: Tensor, chosen: Selection | None) -> _Keys:
+def _keys(key: Tensor, value: Tensor, chosen: Selection | None) -> Keys:
     """The keys of a call as a paged cache, without a copy."""
     if isinstance(key, PagedStates) and isinstance(value, PagedStates):
-        return _paged_keys(key, value, chosen)
+        return paged_keys(key.cache, key.layer, chosen)
     batch, _, length, _ = key.shape
     first = torch.arange(batch, dtype=torch.int32, device=key.device)[:, None]
     if chosen is None:  # a page for each row of the batch
         lengths = torch.full((batch,), length, dtype=torch.int32, device=key.device)
-        return _Keys(key.transpose(1, 2), value.transpose(1, 2), first, lengths)
+        return Keys(key.transpose(1, 2), value.transpose(1, 2), first, lengths)
     k_step, v_step = _step(key), _step(value)
     if k_step is None or k_step != v_step:
         key, value, k_step = key.contiguous(), value.contiguous(), key.shape[1] * length
-    return _Keys(_slots(key, k_step), _slots(value, k_step), chosen.order + first * k_step, chosen.lengths)
+    return Keys(_slots(key, k_step), _slots(value, k_step), chosen.order + first * k_step, chosen.lengths)
 
 
 def _step(x: Tensor) -> int | None:
@@ -231,20 +254,20 @@ def _slots(x: Tensor, step: int) -> Tensor:
     )
 
 
-def _paged_keys(key: PagedStates, value: PagedStates, chosen: Selection | None) -> _Keys:
-    cache, layer = key.cache, key.layer
+def paged_keys(cache: PagedKVCache, layer: int, chosen: Selection | None) -> Keys:
+    """The keys of a layer of a cache, without a copy."""
     pool = cache.pool
     k_scale, v_scale = (None if of is None else of[layer] for of in (pool.k_scale, pool.v_scale))
     if chosen is None:
         batch = cache.tables
-        return _Keys(
+        return Keys(
             pool.k[layer], pool.v[layer], batch.block_table, batch.seq_lens, k_scale, v_scale,
             batch.cu_seqlens_q,
         )  # fmt: skip
     blocks = cache.tables.block_table.gather(1, (chosen.order // pool.page).long())
     table = blocks * pool.page + chosen.order % pool.page
     k_cache, v_cache = (pages[layer].flatten(0, 1).unsqueeze(1) for pages in (pool.k, pool.v))
-    return _Keys(k_cache, v_cache, table, chosen.lengths, _slot_scales(k_scale), _slot_scales(v_scale))
+    return Keys(k_cache, v_cache, table, chosen.lengths, _slot_scales(k_scale), _slot_scales(v_scale))
 
 
 def _slot_scales(scale: Tensor | None) -> Tensor | None:

@@ -146,19 +146,38 @@ class PagedKVCache(Cache):  # type: ignore[misc]
         """Allocates the pages for keys and values like these, unless they are there."""
         if self._pool is None:
             self._pool = PagedCache(
-                len(self.layers), self.pages, self.page, key.shape[1], key.shape[3],
-                v_head_dim=value.shape[3], dtype=self.dtype or key.dtype, device=key.device,
+                len(self.layers), self.pages, self.page, key.shape[1], key.shape[-1],
+                v_head_dim=value.shape[-1], dtype=self.dtype or key.dtype, device=key.device,
             )  # fmt: skip
 
-    def write(
-        self, layer: int, key: Tensor, value: Tensor, **rotary: Tensor
-    ) -> tuple[PagedStates, PagedStates]:
-        """Adds key and value [batch, kv_heads, new tokens, head_dim] to a layer; returns all its states.
+    def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[PagedStates, PagedStates]:
+        """Adds key and value [batch, kv_heads, new tokens, head_dim] to a layer; returns all its states."""
+        k, v = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))
+        self._write_rows(layer, k, v, key.shape[0])
+        return PagedStates(self, layer, key, True), PagedStates(self, layer, value, False)
 
-        rotary  arguments of append_paged_kv, which rotate the keys
+    def write_rotated(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, embeddings: tuple[Tensor, Tensor]
+    ) -> None:
+        """Adds rows key and value [batch * new tokens, kv_heads, head_dim]; rotates keys and query in place.
+
+        embeddings  cos and sin [1 or batch, new tokens, rotary_dim] of transformers: both halves of the last
+                    dimension are equal
         """
+        self.layers[layer].require_pages(key, value)
+        count = embeddings[0].shape[1]
+        batch = len(key) // count
+        if self._embeddings is not embeddings:  # the layers of a model share them
+            self._embeddings = embeddings
+            half = embeddings[0].shape[-1] // 2
+            cos, sin = (x[..., :half].expand(batch, count, half).reshape(-1, half) for x in embeddings)
+            self._rotary = {"cos": cos, "sin": sin, "positions": torch.arange(len(cos), device=cos.device)}
+        self._write_rows(layer, key, value, batch, **self._rotary, q=query)
+
+    def _write_rows(self, layer: int, key: Tensor, value: Tensor, batch: int, **rotary: Tensor) -> None:
+        """Adds rows to a layer; `rotary` are arguments of append_paged_kv."""
         at = self.layers[layer]
-        batch, _, count, _ = key.shape
+        count = len(key) // batch
         if not self._seqs:
             self._seqs = [self.pool.new() for _ in range(batch)]
         if batch != len(self._seqs):
@@ -169,29 +188,8 @@ class PagedKVCache(Cache):  # type: ignore[misc]
         if at.length == self.pool.length(self._seqs[0]):  # the first layer makes room for all
             self._slots = self.pool.append(self._seqs, count)
             self.tables = self.pool.batch(self._seqs, count)
-        k, v = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))
-        self.pool.write(layer, k, v, self._slots, **rotary)
+        self.pool.write(layer, key, value, self._slots, **rotary)
         at.length += count
-        return PagedStates(self, layer, key, True), PagedStates(self, layer, value, False)
-
-    def rotate_and_write(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, embeddings: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, PagedStates, PagedStates]:
-        """As write, after rotating the keys and, in place, query [batch, heads, new tokens, head_dim].
-
-        embeddings  cos and sin [1 or batch, new tokens, rotary_dim] of transformers: both halves of the last
-                    dimension are equal
-        """
-        self.layers[layer].require_pages(key, value)
-        rows = query.transpose(1, 2).flatten(0, 1)
-        if self._embeddings is not embeddings:  # the layers of a model share them
-            self._embeddings = embeddings
-            batch, _, count, _ = key.shape
-            half = embeddings[0].shape[-1] // 2
-            cos, sin = (x[..., :half].expand(batch, count, half).reshape(-1, half) for x in embeddings)
-            self._rotary = {"cos": cos, "sin": sin, "positions": torch.arange(len(cos), device=cos.device)}
-        states = self.write(layer, key, value, **self._rotary, q=rows)
-        return rows.view(query.shape[0], -1, *rows.shape[1:]).transpose(1, 2), *states
 
     def crop(self, tokens_to_remove: int) -> None:
         """Drops the last abs(tokens_to_remove) tokens; a positive number is refused, as by other caches."""

@@ -130,4 +130,9 @@ def _tokenizer(path: Path, file: GgufFile) -> PreTrainedTokenizerFast:
     )
     numbers = {name: field(f"ggml.{at}_token_id") for name, at in TOKENS.items()}
     named = {name: tokens[number] for name, number in numbers.items() if number is not None}
-    return PreTrainedTokenizerFast(tokenizer_object=own, chat_template=field("chat_template"), **named)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=own,
+        chat_template=field("chat_template"),
+        model_input_names=["input_ids", "attention_mask"],
+        **named,
+    )
