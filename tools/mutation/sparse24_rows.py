@@ -64,9 +64,9 @@ MUTANTS = (
     *plant(
         "python/lamina/compression/schemes.py",
         (
-            "dense rows: scales of the 2:4 rows",
-            "scale=torch.where(where, scale,",
-            "scale=torch.where(~where, scale,",
+            "dense rows: int8 values of the 2:4 rows",
+            "q=torch.where(where[:, None], q,",
+            "q=torch.where(~where[:, None], q,",
         ),
         ("dense rows: rounded to nearest in spite of GPTQ", "if rounded.dense is None:", "if True:"),
         tests=LAYERS,
