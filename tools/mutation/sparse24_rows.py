@@ -56,12 +56,6 @@ MUTANTS = (
         tests=ROWS,
     ),
     *plant(
-        "python/lamina/compression/budget.py",
-        ("dense rows: the block with the least error", ".max(0)", ".min(0)"),
-        ("dense rows: every layer has one input feature", "rows * features[name]", "rows"),
-        tests=LAYERS,
-    ),
-    *plant(
         "python/lamina/compression/schemes.py",
         (
             "dense rows: int8 values of the 2:4 rows",
