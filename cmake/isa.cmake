@@ -9,6 +9,12 @@ set(LAMINA_ISA_FLAGS_amx_int8 ${LAMINA_ISA_FLAGS_avx512_bf16} -mamx-tile -mamx-i
 # With SIMDe these files may use nothing beyond AVX2. SIMDe is not written for our warnings.
 set(LAMINA_SIMDE_FLAGS -mavx2 -mfma -mf16c -O2 -Wno-conversion -Wno-psabi -Wno-error)
 
+# Half of the time of the sanitized build would be the optimisation of files with unrolled kernels, and a third checks for
+# undefined behaviour, which double their code. AddressSanitizer sees every access, and the generic kernels have all checks.
+# Its options stand behind those of lamina_flags, because the last one counts.
+add_library(lamina_unchecked INTERFACE)
+target_compile_options(lamina_unchecked INTERFACE -fno-sanitize=undefined)
+
 # lamina_isa_sources(TARGET ISAS): adds ops/*/cpu/*.cc and ops/*/cpu/*/*.cc of the current source directory with their flags. The files of the
 # instruction sets in ISAS use SIMDe.
 function(lamina_isa_sources target simde_isas)
@@ -29,11 +35,12 @@ function(lamina_isa_sources target simde_isas)
     else()
       target_compile_options(${target}_${isa} PRIVATE ${LAMINA_ISA_FLAGS_${isa}})
     endif()
-    # Half of the time of the sanitized build would be the optimisation of these files. Unrolled kernels name every register
-    # through a reference and every element through a pointer; checks of these would double their code, and
-    # AddressSanitizer reports the accesses. Arithmetic is checked.
-    target_compile_options(${target}_${isa} PRIVATE
-      $<$<BOOL:${LAMINA_SANITIZE}>:-O0 -fno-sanitize=null,alignment,bounds,object-size,pointer-overflow>)
+    if(LAMINA_SANITIZE)
+      target_compile_options(${target}_${isa} PRIVATE -O0)
+      if(NOT isa STREQUAL generic)
+        target_link_libraries(${target}_${isa} PRIVATE lamina_unchecked)
+      endif()
+    endif()
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_${isa}>)
   endforeach()
 endfunction()
