@@ -4,7 +4,6 @@
 # and <Part><Arch>Config.
 
 # Kernels of an op and arch that share a source. The headers take half of the time of a source with one kernel.
-
 set(LAMINA_KERNELS_OF_SOURCE 3)
 
 # lamina_camel_case(NAME OUT): gemm_int8 becomes GemmInt8.
