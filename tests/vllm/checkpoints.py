@@ -108,7 +108,7 @@ def smollm2() -> LlamaForCausalLM:
 
 
 def tiny() -> LlamaForCausalLM:
-    """A random Llama whose heads two processes can share, with a bias at the inputs of attention."""
+    """A random Llama whose heads two processes can share, with biases in attention."""
     torch.manual_seed(11)
     config = LlamaConfig(
         vocab_size=512, hidden_size=256, intermediate_size=384, num_hidden_layers=2, num_attention_heads=4,
