@@ -19,8 +19,7 @@ gemm::Operand operand(const Argument& argument, int64_t m, int64_t n) {
 
 }  // namespace
 
-void EpilogueTensors::read(int64_t m, int64_t n, const std::optional<std::string>& activation,
-                           gemm::Epilogue& epilogue) const {
+void EpilogueArguments::read(int64_t m, int64_t n, gemm::Epilogue& epilogue) const {
   if (bias) {
     const Argument vector = argument("bias", bias);
     epilogue.bias_dtype = vector.float_dtype();

@@ -4,7 +4,6 @@
 #include "layout/int4.h"
 #include "ops/gemm_int4/pack.h"
 #include "torch/accelerator.h"
-#include "torch/epilogue.h"
 #include "torch/int4.h"
 #include "torch/interop.h"
 #include "torch/product.h"
@@ -104,14 +103,14 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
             std::optional<int64_t> max_sms) {
   constexpr const char* kOp = "gemm_int4";
   const int sms = checked_sms(kOp, max_sms);
-  const Int4Inputs inputs{a, w, w_scale, w_zero_point, bias, gate, residual, perm};
+  const EpilogueArguments then{kOp, a, bias, activation, gate, residual};
+  const Int4Inputs inputs{a, w, w_scale, group, w_zero_point, perm, then};
   gemm_int4::Params params;
   const std::optional<Accelerator> accelerator =
-      read_int4(kOp, inputs, group, activation, params,
-                [](const char* op, const auto& problem, const Tensor& weight) {
-                  raise_if_bad(gemm_int4::check(problem));
-                  require_packed_int4(op, "w", weight, problem.n, problem.k);
-                });
+      read_int4(kOp, inputs, params, [](const char* op, const auto& problem, const Tensor& weight) {
+        raise_if_bad(gemm_int4::check(problem));
+        require_packed_int4(op, "w", weight, problem.n, problem.k);
+      });
   Tensor out = new_result(kOp, a, inputs.n(), out_dtype.value_or(a.scalar_type()), params);
   compute(accelerator, params, sms, a);
   return out;

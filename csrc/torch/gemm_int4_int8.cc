@@ -1,7 +1,6 @@
 #include "ops/gemm_int4_int8/gemm_int4_int8.h"
 
 #include "torch/accelerator.h"
-#include "torch/epilogue.h"
 #include "torch/int4.h"
 #include "torch/interop.h"
 #include "torch/product.h"
@@ -43,10 +42,11 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
             std::optional<int64_t> max_sms) {
   constexpr const char* kOp = "gemm_int4_int8";
   const int sms = checked_sms(kOp, max_sms);
-  const Int4Inputs inputs{a, w, w_scale, w_zero_point, bias, gate, residual, perm};
+  const EpilogueArguments then{kOp, a, bias, activation, gate, residual};
+  const Int4Inputs inputs{a, w, w_scale, group, w_zero_point, perm, then};
   gemm_int4_int8::Params params;
   const std::optional<Accelerator> accelerator =
-      read_int4_int8(kOp, inputs, {a_scale, a_zero_point}, group, activation, params,
+      read_int4_int8(kOp, inputs, {a_scale, a_zero_point}, params,
                      [](const char* op, const gemm::Problem& problem, const Tensor& weight) {
                        raise_if_bad(gemm_int4_int8::check(problem));
                        require_packed_int4(op, "w", weight, problem.n, problem.k);

@@ -7,7 +7,6 @@
 #include "ops/gemm_int8/pack.h"
 #include "ops/gemm_int8/quantized.h"
 #include "torch/accelerator.h"
-#include "torch/epilogue.h"
 #include "torch/int8.h"
 #include "torch/int8_rows.h"
 #include "torch/interop.h"
@@ -80,10 +79,10 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor
             std::optional<Tensor> residual, std::optional<int64_t> max_sms) {
   constexpr const char* kOp = "gemm_int8";
   const int sms = checked_sms(kOp, max_sms);
-  const Int8Inputs inputs{a, w, w_sums, a_scale, w_scale, a_zero_point, bias, gate, residual};
+  const EpilogueArguments then{kOp, a, bias, activation, gate, residual};
+  const Int8Inputs inputs{a, w, w_sums, a_scale, w_scale, a_zero_point, then};
   gemm_int8::Params params;
-  const std::optional<Accelerator> accelerator =
-      read_int8(kOp, inputs, activation, params, require_packed_w);
+  const std::optional<Accelerator> accelerator = read_int8(kOp, inputs, params, require_packed_w);
   Tensor out = new_result(kOp, a, inputs.n(), out_dtype, params);
   compute(accelerator, params, sms, a);
   return out;
@@ -97,11 +96,11 @@ std::tuple<Tensor, Tensor, Tensor> gemm_quantized(
     std::optional<int64_t> max_sms) {
   constexpr const char* kOp = "gemm_int8_quantized";
   const int sms = checked_sms(kOp, max_sms);
-  const Int8Inputs inputs{a,    w,    w_sums,   a_scale,  w_scale, a_zero_point,
-                          bias, gate, residual, out_scale};
+  const EpilogueArguments then{kOp, a, bias, activation, gate, residual};
+  const Int8Inputs inputs{a, w, w_sums, a_scale, w_scale, a_zero_point, then, out_scale};
   gemm_int8::QuantizedParams params;
   const std::optional<Accelerator> accelerator =
-      read_int8(kOp, inputs, activation, params.gemm, require_packed_w);
+      read_int8(kOp, inputs, params.gemm, require_packed_w);
   require(!out_scale || symmetric, kOp,
           "out_scale was given; it is allowed only with symmetric = True");
   const int64_t m = inputs.m(), n = inputs.n();

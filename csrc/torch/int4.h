@@ -12,6 +12,7 @@
 #include "quant/group_tensor.h"
 #include "quant/perm.h"
 #include "torch/accelerator.h"
+#include "torch/epilogue.h"
 #include "torch/interop.h"
 
 namespace lamina::interop {
@@ -66,10 +67,12 @@ inline GroupTensor read_groups(const Argument& argument, const gemm::Problem& p,
   return read;
 }
 
-// The tensors that all products of int4 weights take.
+// The arguments that all products of int4 weights take.
 struct Int4Inputs {
   const Tensor &a, &w, &w_scale;
-  const std::optional<Tensor>&w_zero_point, &bias, &gate, &residual, &perm;
+  int64_t group;
+  const std::optional<Tensor>&w_zero_point, &perm;
+  const EpilogueArguments& then;
 
   int64_t n() const { return w_scale.size(1); }
 };
@@ -79,8 +82,7 @@ using RequirePackedInt4 =
     std::function<void(const char* op, const gemm::Problem& problem, const Tensor& w)>;
 
 // Checks all inputs and fills all Params but the output. Returns the device of the call.
-std::optional<Accelerator> read_int4(const char* op, const Int4Inputs& in, int64_t group,
-                                     const std::optional<std::string>& activation,
+std::optional<Accelerator> read_int4(const char* op, const Int4Inputs& in,
                                      gemm_int4::Params& params,
                                      const RequirePackedInt4& require_packed);
 
@@ -91,8 +93,7 @@ struct ActivationScales {
 
 // The same as read_int4 for int8 activations, and for floats that the call quantises.
 std::optional<Accelerator> read_int4_int8(const char* op, const Int4Inputs& in,
-                                          const ActivationScales& of_a, int64_t group,
-                                          const std::optional<std::string>& activation,
+                                          const ActivationScales& of_a,
                                           gemm_int4_int8::Params& params,
                                           const RequirePackedInt4& require_packed);
 

@@ -1,7 +1,5 @@
 #include "torch/int8.h"
 
-#include "torch/epilogue.h"
-
 namespace lamina::interop {
 namespace {
 
@@ -30,12 +28,11 @@ int64_t int8_group_of(const char* op, std::optional<int64_t> group) {
 }
 
 std::optional<Accelerator> read_int8(const char* op, const Int8Inputs& in,
-                                     const std::optional<std::string>& activation,
                                      gemm_int8::Params& params,
                                      const RequirePacked& require_packed) {
   const Argument a{op, "a", in.a}, w{op, "w", in.w}, w_sums{op, "w_sums", in.w_sums};
   const Argument a_scale{op, "a_scale", in.a_scale}, w_scale{op, "w_scale", in.w_scale};
-  const EpilogueTensors then{op, in.a, in.bias, in.gate, in.residual};
+  const EpilogueArguments& then = in.then;
   const Argument zero_point = then.argument("a_zero_point", in.a_zero_point);
   const Argument out_scale = then.argument("out_scale", in.out_scale);
 
@@ -53,8 +50,8 @@ std::optional<Accelerator> read_int8(const char* op, const Int8Inputs& in,
   }
   require_packed(op, in.w, params.problem);
   std::optional<Accelerator> accelerator = accelerator_of(
-      {a, w, w_sums, a_scale, w_scale, zero_point, then.argument("bias", in.bias),
-       then.argument("gate", in.gate), then.argument("residual", in.residual), out_scale});
+      {a, w, w_sums, a_scale, w_scale, zero_point, then.argument("bias", then.bias),
+       then.argument("gate", then.gate), then.argument("residual", then.residual), out_scale});
 
   params.a = static_cast<const int8_t*>(in.a.data_ptr());
   params.a_stride = a.row_stride();
@@ -72,7 +69,7 @@ std::optional<Accelerator> read_int8(const char* op, const Int8Inputs& in,
   if (in.a_zero_point)
     params.a_zero_point =
         broadcast<int8_t>(zero_point, ScalarType::Char, m, "[m] or [m, 1] with m");
-  then.read(m, n, activation, params);
+  then.read(m, n, params);
   if (in.out_scale)
     params.out_scale = broadcast<float>(out_scale, ScalarType::Float, m, "[m] or [m, 1] with m");
   return accelerator;

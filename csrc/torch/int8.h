@@ -7,6 +7,7 @@
 
 #include "ops/gemm_int8/gemm_int8.h"
 #include "torch/accelerator.h"
+#include "torch/epilogue.h"
 #include "torch/interop.h"
 
 namespace lamina::interop {
@@ -14,10 +15,11 @@ namespace lamina::interop {
 // The group of a Problem; None means no scales along k.
 int64_t int8_group_of(const char* op, std::optional<int64_t> group);
 
-// The tensors that these products take, in the order of their schemas.
+// The arguments that these products take.
 struct Int8Inputs {
   const Tensor &a, &w, &w_sums, &a_scale, &w_scale;
-  const std::optional<Tensor>&a_zero_point, &bias, &gate, &residual;
+  const std::optional<Tensor>& a_zero_point;
+  const EpilogueArguments& then;
   std::optional<Tensor> out_scale = std::nullopt;  // only of gemm_int8_quantized
 
   int64_t m() const { return a.size(0); }
@@ -30,7 +32,6 @@ using RequirePacked =
 
 // Checks all inputs and fills all Params but the outputs. Returns the device of the call.
 std::optional<Accelerator> read_int8(const char* op, const Int8Inputs& in,
-                                     const std::optional<std::string>& activation,
                                      gemm_int8::Params& params,
                                      const RequirePacked& require_packed);
 

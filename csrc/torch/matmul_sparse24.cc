@@ -228,14 +228,14 @@ Tensor matmul_int8(const Tensor& a, const Tensor& w, const Tensor& w_sums, const
   constexpr const char* kOp = "matmul_sparse24_int8";
   const int sms = checked_sms(kOp, max_sms);
   const DenseRows rows{dense, dense_rows};
-  const Int8Inputs inputs{a, w, w_sums, a_scale, w_scale, a_zero_point, bias, gate, residual};
+  const EpilogueArguments then{kOp, a, bias, activation, gate, residual};
+  const Int8Inputs inputs{a, w, w_sums, a_scale, w_scale, a_zero_point, then};
   matmul_sparse24::Int8Params params;
-  const std::optional<Accelerator> accelerator =
-      read_int8(kOp, inputs, activation, params,
-                [&](const char* op, const Tensor& weight, const gemm::Problem& problem) {
-                  raise_if_bad(matmul_sparse24::check_int8(problem));
-                  rows.check(op, weight, problem, 8);
-                });
+  const std::optional<Accelerator> accelerator = read_int8(
+      kOp, inputs, params, [&](const char* op, const Tensor& weight, const gemm::Problem& problem) {
+        raise_if_bad(matmul_sparse24::check_int8(problem));
+        rows.check(op, weight, problem, 8);
+      });
   params.weight.data = bytes_of(w);
   Tensor out = new_result(kOp, a, inputs.n(), out_dtype, params);
   compute_rows<gemm_int8::Params>(rows, 8, accelerator, params, sms, a);
@@ -251,14 +251,14 @@ Tensor matmul_int4(const Tensor& a, const Tensor& w, const Tensor& w_scale, int6
   constexpr const char* kOp = "matmul_sparse24_int4";
   const int sms = checked_sms(kOp, max_sms);
   const DenseRows rows{dense, dense_rows};
-  const Int4Inputs inputs{a, w, w_scale, w_zero_point, bias, gate, residual, perm};
+  const EpilogueArguments then{kOp, a, bias, activation, gate, residual};
+  const Int4Inputs inputs{a, w, w_scale, group, w_zero_point, perm, then};
   matmul_sparse24::Int4Params params;
-  const std::optional<Accelerator> accelerator =
-      read_int4(kOp, inputs, group, activation, params,
-                [&](const char* op, const gemm::Problem& problem, const Tensor& weight) {
-                  raise_if_bad(matmul_sparse24::check_int4(problem));
-                  rows.check(op, weight, problem, 4);
-                });
+  const std::optional<Accelerator> accelerator = read_int4(
+      kOp, inputs, params, [&](const char* op, const gemm::Problem& problem, const Tensor& weight) {
+        raise_if_bad(matmul_sparse24::check_int4(problem));
+        rows.check(op, weight, problem, 4);
+      });
   params.weight.data = bytes_of(w);
   Tensor out = new_result(kOp, a, inputs.n(), out_dtype.value_or(a.scalar_type()), params);
   compute_rows<gemm_int4::Params>(rows, 4, accelerator, params, sms, a);
@@ -275,10 +275,11 @@ Tensor matmul_int4_int8(const Tensor& a, const Tensor& w, const Tensor& w_scale,
   constexpr const char* kOp = "matmul_sparse24_int4_int8";
   const int sms = checked_sms(kOp, max_sms);
   const DenseRows rows{dense, dense_rows};
-  const Int4Inputs inputs{a, w, w_scale, w_zero_point, bias, gate, residual, perm};
+  const EpilogueArguments then{kOp, a, bias, activation, gate, residual};
+  const Int4Inputs inputs{a, w, w_scale, group, w_zero_point, perm, then};
   matmul_sparse24::Int4Int8Params params;
   const std::optional<Accelerator> accelerator =
-      read_int4_int8(kOp, inputs, {a_scale, a_zero_point}, group, activation, params,
+      read_int4_int8(kOp, inputs, {a_scale, a_zero_point}, params,
                      [&](const char* op, const gemm::Problem& problem, const Tensor& weight) {
                        raise_if_bad(matmul_sparse24::check_int4_int8(problem));
                        rows.check(op, weight, problem, 4);
@@ -299,7 +300,7 @@ Tensor matmul(const Tensor& a, const Tensor& w, int64_t n, std::optional<Tensor>
   constexpr const char* kOp = "matmul_sparse24";
   const int sms = checked_sms(kOp, max_sms);
   const Argument a_arg{kOp, "a", a};
-  const EpilogueTensors then{kOp, a, bias, gate, residual};
+  const EpilogueArguments then{kOp, a, bias, activation, gate, residual};
   matmul_sparse24::FloatParams params;
   params.a_dtype = a_arg.float_dtype();
   a_arg.is_2d("[m, k]");
@@ -310,7 +311,7 @@ Tensor matmul(const Tensor& a, const Tensor& w, int64_t n, std::optional<Tensor>
   params.a = a.data_ptr();
   params.a_stride = a_arg.row_stride();
   params.weight.data = bytes_of(w);
-  then.read(a.size(0), n, activation, params);
+  then.read(a.size(0), n, params);
   const std::optional<Accelerator> accelerator =
       accelerator_of({a_arg,
                       {kOp, "w", w},

@@ -61,7 +61,7 @@ def points(stride: int) -> torch.Tensor:
 def check_activation(backend: Backend, name: str, y: torch.Tensor) -> None:
     """Only the bias reaches the activation: acc = 0, and scale -1 keeps the signs of the bias's zeros."""
     zeros = torch.zeros(1, 1, dtype=torch.int8), torch.zeros(len(y), 1, dtype=torch.int8)
-    inputs = GemmInputs(*zeros, torch.tensor([-1.0]), torch.ones(1), None, y, name)
+    inputs = GemmInputs(*zeros, torch.tensor([-1.0]), torch.ones(1), None, y, activation=name)
     got = backend.gemm(inputs)
     y64 = y.double().numpy()[None]
     s = activations.exact(name, y64)

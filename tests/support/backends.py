@@ -166,24 +166,23 @@ class Backend:
         sums: torch.Tensor,
         out_dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
-        i, operands = inputs, self._operands(inputs, data, sums)
-        then = (out_dtype, i.activation, i.gate, i.residual, i.max_sms)
-        return self.run("gemm_int8", *operands, *then)[0]
+        operands, i = self._operands(inputs, data, sums), inputs
+        return self.run("gemm_int8", *operands, out_dtype=out_dtype, max_sms=i.max_sms, **i.then())[0]
 
     def matmul_sparse24_int8(self, i: GemmInputs, out_dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """gemm() with i.w compressed."""
         sparse = torch.ops.lamina.compress_sparse24(i.w)
         with self.active() as ops:
             data, sums = ops.pack_sparse24(*sparse, i.w.shape[1], self.sparse24_layout, i.group)
-        then = (out_dtype, i.activation, i.gate, i.residual, i.max_sms)
-        return self.run("matmul_sparse24_int8", *self._operands(i, data, sums), *then)[0]
+        options = {"out_dtype": out_dtype, "max_sms": i.max_sms, **i.then()}
+        return self.run("matmul_sparse24_int8", *self._operands(i, data, sums), **options)[0]
 
     def gemm_quantized(
         self, inputs: GemmInputs, out_scale: torch.Tensor | None = None, symmetric: bool = True
     ) -> tuple[torch.Tensor, ...]:
         i, operands = inputs, self._operands(inputs, *self.pack(inputs.w, inputs.group))
-        then = (i.activation, i.gate, i.residual, out_scale, symmetric, i.max_sms)
-        return self.run("gemm_int8_quantized", *operands, *then)
+        options = {"out_scale": out_scale, "symmetric": symmetric, "max_sms": i.max_sms, **i.then()}
+        return self.run("gemm_int8_quantized", *operands, **options)
 
     def gemm_int4_int8(self, inputs: Int4Inputs, out_dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return self.gemm_int4_int8_packed(inputs, inputs.pack(self.int4_layout), out_dtype)
@@ -192,24 +191,12 @@ class Backend:
         self, inputs: Int4Inputs, data: torch.Tensor, out_dtype: torch.dtype = torch.float32
     ) -> torch.Tensor:
         i = inputs
-        scales = (i.a_scale, i.w_zero_point, i.a_zero_point, i.bias)
-        a, data, w_scale, *optional, gate, residual, perm = self._place_all(
-            (i.a, data, i.w_scale, *scales, i.gate, i.residual, i.perm)
-        )
-        with self.active() as ops:
-            out: torch.Tensor = ops.gemm_int4_int8(
-                a, data, w_scale, i.group, *optional, out_dtype, i.activation, gate, residual, perm, i.max_sms
-            )
-        return out.cpu()
+        given = (i.a, data, i.w_scale, i.group, i.a_scale, i.w_zero_point, i.a_zero_point, i.bias, out_dtype)
+        return self.run("gemm_int4_int8", *given, perm=i.perm, max_sms=i.max_sms, **i.then())[0]
 
     def gemm_int4(self, i: Int4Inputs, out_dtype: torch.dtype | None = None) -> torch.Tensor:
-        place = self._place_all
-        with self.active() as ops:
-            out: torch.Tensor = ops.gemm_int4(
-                *place((i.a, i.pack(self.int4_layout), i.w_scale)), i.group, *place((i.w_zero_point, i.bias)),
-                out_dtype, i.activation, *place((i.gate, i.residual, i.perm)), i.max_sms,
-            )  # fmt: skip
-        return out.cpu()
+        given = (i.a, i.pack(self.int4_layout), i.w_scale, i.group, i.w_zero_point, i.bias, out_dtype)
+        return self.run("gemm_int4", *given, perm=i.perm, max_sms=i.max_sms, **i.then())[0]
 
     def _operands(self, i: GemmInputs, data: torch.Tensor, sums: torch.Tensor) -> list[Any]:
         # TMA needs aligned rows; the planner gives other rows to another kernel (tests/ops/test_emulator.py).

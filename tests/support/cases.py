@@ -31,8 +31,36 @@ def cut_rows(t: Optional, begin: int, end: int) -> Optional:
     return t if t is None or t.numel() == 1 else t[begin:end]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Epilogue:
+    """The arguments of the steps after the bias."""
+
+    activation: str | None = None
+    gate: torch.Tensor | None = None
+    residual: torch.Tensor | None = None
+
+    def then(self) -> dict[str, Any]:
+        """By their names in the schema."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(Epilogue)}
+
+    def steps(self) -> reference.Steps:
+        return reference.Steps(**{name: widened(value) for name, value in self.then().items()})
+
+    def rows_of_then(self, begin: int, end: int) -> dict[str, Any]:
+        """then() for a slice of the batch."""
+        return {
+            name: value[begin:end] if isinstance(value, torch.Tensor) else value
+            for name, value in self.then().items()
+        }
+
+
+def widened(value: Any) -> Any:
+    """A tensor of floats as an f32 array, and any other value as it is."""
+    return value.float().numpy() if isinstance(value, torch.Tensor) else value
+
+
 @dataclass(frozen=True)
-class GemmInputs:
+class GemmInputs(Epilogue):
     """The arguments of gemm_int8 with the weight as [n, k], and what the op must return for them."""
 
     a: torch.Tensor
@@ -41,9 +69,6 @@ class GemmInputs:
     w_scale: torch.Tensor
     a_zero_point: torch.Tensor | None
     bias: torch.Tensor | None
-    activation: str | None = None
-    gate: torch.Tensor | None = None
-    residual: torch.Tensor | None = None
     max_sms: int | None = None
     group: int | None = None
 
@@ -54,8 +79,7 @@ class GemmInputs:
             a=self.a[begin:end],
             a_scale=cut_rows(self.a_scale, begin, end),
             a_zero_point=cut_rows(self.a_zero_point, begin, end),
-            gate=None if self.gate is None else self.gate[begin:end],
-            residual=None if self.residual is None else self.residual[begin:end],
+            **self.rows_of_then(begin, end),
         )
 
     def accumulated(self) -> NDArray[np.int64]:
@@ -64,11 +88,7 @@ class GemmInputs:
         return accumulate(self.a.numpy(), self.w.numpy(), zero_point)
 
     def _epilogue(self, out_dtype: torch.dtype) -> tuple[Any, ...]:
-        def widened(t: torch.Tensor | None) -> Any:
-            return None if t is None else t.float().numpy()
-
-        then = reference.Steps(self.activation, widened(self.gate), widened(self.residual))
-        return self.a_scale.numpy(), self.w_scale.numpy(), widened(self.bias), out_dtype, then
+        return self.a_scale.numpy(), self.w_scale.numpy(), widened(self.bias), out_dtype, self.steps()
 
     def expected(self, acc: NDArray[np.int64], out_dtype: torch.dtype) -> reference.Expected:
         return reference.gemm_int8(acc, *self._epilogue(out_dtype))

@@ -11,13 +11,13 @@ import torch
 import lamina  # noqa: F401  registers torch.ops.lamina
 from tests.reference import gemm, gemm_int4
 from tests.reference.gemm_int4 import Sums
-from tests.support.cases import cut_rows, generator, random_int8, random_scale
+from tests.support.cases import Epilogue, cut_rows, generator, random_int8, random_scale, widened
 
 LAYOUT = "int4_rows"
 
 
 @dataclass(frozen=True)
-class Int4Inputs:
+class Int4Inputs(Epilogue):
     """The arguments of gemm_int4_int8 with the weight as codes [n, k], and what the op must return.
 
     With floats in a and no a_scale they are the arguments of gemm_int4.
@@ -31,9 +31,6 @@ class Int4Inputs:
     w_zero_point: torch.Tensor | None = None
     a_zero_point: torch.Tensor | None = None
     bias: torch.Tensor | None = None
-    activation: str | None = None
-    gate: torch.Tensor | None = None
-    residual: torch.Tensor | None = None
     perm: torch.Tensor | None = None  # q, scales and zero points are in its order
     max_sms: int | None = None
 
@@ -47,8 +44,7 @@ class Int4Inputs:
             a=self.a[begin:end],
             a_scale=cut_rows(self.a_scale, begin, end),
             a_zero_point=cut_rows(self.a_zero_point, begin, end),
-            gate=None if self.gate is None else self.gate[begin:end],
-            residual=None if self.residual is None else self.residual[begin:end],
+            **self.rows_of_then(begin, end),
         )
 
     def pack(self, layout: str = LAYOUT) -> torch.Tensor:
@@ -77,12 +73,8 @@ class Int4Inputs:
         return gemm_int4.accumulate(self.gathered().a.numpy(), self.q.numpy(), self.group, zero_point)
 
     def _arguments(self, out_dtype: torch.dtype) -> tuple[Any, ...]:
-        def widened(t: torch.Tensor | None) -> Any:
-            return None if t is None else t.float().numpy()
-
         scales = gemm_int4.Scales(widened(self.a_scale), widened(self.w_scale), widened(self.w_zero_point))
-        then = gemm.Steps(self.activation, widened(self.gate), widened(self.residual))
-        return scales, widened(self.bias), out_dtype, then
+        return scales, widened(self.bias), out_dtype, self.steps()
 
     def expected(self, sums: Sums, out_dtype: torch.dtype) -> gemm.Expected:
         return gemm_int4.gemm_int4_int8(sums, *self._arguments(out_dtype))

@@ -9,10 +9,10 @@ MUTANTS = (
         "csrc/torch/int4.cc",
         (
             "binding, int4: residual on another device",
-            'then.argument("w_zero_point", in.w_zero_point), then.argument("bias", in.bias), '
-            'then.argument("gate", in.gate), then.argument("residual", in.residual), ',
-            'then.argument("w_zero_point", in.w_zero_point), then.argument("bias", in.bias), '
-            'then.argument("gate", in.gate), ',
+            'then.argument("w_zero_point", in.w_zero_point), then.argument("bias", then.bias), '
+            'then.argument("gate", then.gate), then.argument("residual", then.residual), ',
+            'then.argument("w_zero_point", in.w_zero_point), then.argument("bias", then.bias), '
+            'then.argument("gate", then.gate), ',
         ),
         tests="tests/ops/test_placement.py",
     ),
