@@ -49,6 +49,32 @@ def test_kernels_are_found_by_a_part_of_their_symbols(name: str) -> None:
     assert list(functions(DUMP, name)) == ([] if name == "none" else [f"_Z{name}"])
 
 
+# The factors of a new maximum lie in a block of their own, which is rare; the weights are packed in pairs.
+SOFTMAX = """
+    Function : _Zsoftmax
+        /*0000*/                   HMMA.16816.F32 R0, R4, R8, R0 ;
+        /*0010*/              @!P1 BRA 0x60 ;
+        /*0020*/                   MUFU.EX2 R1, R1 ;
+        /*0030*/                   MUFU.EX2 R2, R2 ;
+        /*0040*/                   MUFU.EX2 R3, R3 ;
+        /*0050*/                   MUFU.EX2 R4, R4 ;
+        /*0060*/               @P2 BRA 0xc0 ;
+        /*0070*/                   MUFU.EX2 R1, R1 ;
+        /*0080*/                   MUFU.EX2 R2, R2 ;
+        /*0090*/                   MUFU.EX2 R3, R3 ;
+        /*00a0*/                   MUFU.EX2 R4, R4 ;
+        /*00b0*/                   F2FP.BF16.F32.PACK_AB R1, R1, R2 ;
+        /*00c0*/               @P3 BRA 0x0 ;
+        /*00d0*/                   EXIT ;
+"""
+
+
+def test_the_way_has_the_weights_but_no_new_maximum() -> None:
+    (kernel,) = functions(SOFTMAX, "softmax").values()
+    work, length, codes = kernel.way()
+    assert (work, length, codes["MUFU.EX2"]) == (5, 9, 4)
+
+
 # A loop without products: a wait whose rare code lies behind the kernel, then copies or a box.
 PRODUCER = """
     Function : _Zproducer

@@ -2,8 +2,9 @@
 
 The loop is the innermost one with most matrix products. The shortest way through it counts that goes through
 every product, every asynchronous copy of 16 bytes, every pair of addresses stored to shared memory and every
-block of four or more powers of 2: the way without masks, biases, errors and unaligned copies. The
-instructions of a loop inside are counted once. docs/performance.md has the counts of attention.
+block of four or more powers of 2 that are packed in pairs: the way without masks, biases, new maxima, errors
+and unaligned copies. The instructions of a loop inside are counted once. docs/performance.md has the counts
+of attention.
 
     python -m tools.loop_slots build/cmake/.../paged_attention_sm80_r16_d128.cu.o BF16 --arch 90
 
@@ -51,7 +52,9 @@ def usual_work(codes: Counter[str]) -> int:
     """How much of what the way must do a run of instructions does."""
     copies = count_of(codes, re.compile(r"LDGSTS\.E\.BYPASS\.128"))
     addresses = count_of(codes, re.compile(r"STS\.64"))
-    powers = codes["MUFU.EX2"] if codes["MUFU.EX2"] >= 4 and not codes["MUFU.RCP"] else 0
+    # Powers that are not packed in pairs are the factors of a new maximum, which is rare.
+    is_softmax = codes["MUFU.EX2"] >= 4 and count_of(codes, re.compile("F2FP")) and not codes["MUFU.RCP"]
+    powers = codes["MUFU.EX2"] if is_softmax else 0
     return count_of(codes, PRODUCT) + copies + 4 * addresses + powers
 
 

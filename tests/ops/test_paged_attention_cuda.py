@@ -11,13 +11,14 @@ import torch
 from hypothesis import given, settings
 
 from tests.ops.test_paged_attention_indices import CASES, CHANGES, problem_of, spoiled, stray_pages
-from tests.support.attention_cases import CACHES, AttentionCase, AttentionInputs
+from tests.support.attention_cases import CACHES, ROWS_OF_BYTES, AttentionCase, AttentionInputs
 from tests.support.attention_check import (
     arithmetic,
     attend,
     attend_invariantly,
     check_attention,
     emulated,
+    rows_of,
     tiles,
 )
 from tests.support.backends import NO_PROBE, EmulatedKernel, emulator, probe
@@ -110,13 +111,13 @@ def test_a_stray_page_is_read_as_zeros() -> None:
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("tree", ["", "random"])
 def test_rows_of_a_tile_change_no_bit(tree: str, cache: str) -> None:
-    """With batch_invariant, tiles of 16, 64 and 128 rows, and cuts between any blocks of threads."""
+    """With batch_invariant, tiles of 16, 32, 64 and 128 rows, and cuts between any blocks of threads."""
     narrow = emulated("sm80_r128")
     for case in (dataclasses.replace(LONG, tree=tree, cache=cache), dataclasses.replace(LONG, tree=tree)):
         inputs = case.on(narrow if case.cache == "f32" else emulated("sm80_r64")).inputs()
         want = attend_invariantly(emulated("sm80_r16"), inputs)
         for tile in INVARIANT_TILES:
-            if tile != "sm80_r128" or inputs.k_cache.dtype.itemsize == 2:
+            if rows_of(tile) in ROWS_OF_BYTES or inputs.k_cache.dtype.itemsize == 2:
                 for sms in (1, 7):
                     backend = dataclasses.replace(emulated(tile, seed=sms), sms=sms)
                     for got, wanted in zip(attend_invariantly(backend, inputs), want, strict=True):
@@ -177,14 +178,35 @@ def test_dtypes_that_cuda_kernels_refuse(changed: dict[str, Any], message: str) 
         attend(emulated("sm80_r16"), inputs)
 
 
-def test_the_kernel_follows_the_rows_of_a_request() -> None:
-    """From sizes that the host knows: max_seqlen_q times the group."""
+def test_a_kernel_of_too_small_a_head_dim_is_refused() -> None:
     kernel = EmulatedKernel("", True, "paged_attention")
     with kernel.active() as ops:
         ops.set_cuda_kernel("paged_attention_sm80_r128_d64")
         inputs = AttentionCase("decode", q_dtype=torch.half, cache="f16", head_dim=80).inputs()
         with pytest.raises(ValueError, match=r'name = "paged_attention_sm80_r128_d64": no CUDA kernel'):
             ops.paged_attention(**inputs.arguments())
+
+
+def chosen(tokens: int, group: int, compute_capability: int = 80, **options: Any) -> str:
+    device = probe().cuda.Device(compute_capability, 108)
+    name = probe().cuda.attention_kernel(device, tokens, group, **options)
+    return str(name).removeprefix("paged_attention_")
+
+
+@pytest.mark.parametrize("group", [1, 4, 8, 13])
+def test_a_call_gets_the_smallest_tile_that_holds_a_request(group: int) -> None:
+    """A request has `group` rows for each token. batch_invariant leaves the choice among tiles of sm80."""
+    for tokens in range(1, 200 // group):
+        rows = next((n for n in (16, 32, 64, 128) if tokens * group <= n), 128)
+        for invariant in (False, True):
+            assert chosen(tokens, group, batch_invariant=invariant) == f"sm80_r{rows}_d128"
+        narrow = chosen(tokens, group, head_dim=64)
+        assert narrow == f"sm80_r{64 if rows == 32 else rows}_d64"  # no tile of 32 has d64
+        of_bytes = chosen(tokens, group, head_dim=72, is_int8=True)
+        assert of_bytes == f"sm80_r{16 if rows == 16 else 64}_d128_int8"
+        newer = chosen(tokens, group, 90)
+        assert newer == ("sm90a_r128_d128" if tokens * group >= 64 else f"sm80_r{rows}_d128")
+        assert chosen(tokens, group, 90, batch_invariant=True) == f"sm80_r{rows}_d128"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -1,4 +1,4 @@
-// cpu, cuda: which kernel computes a product, and how the product is cut.
+// cpu, cuda: which kernel computes a product, and how the product is cut; the kernel of paged_attention on a GPU.
 #include "base/cpu_features.h"
 #include "gemm/cpu/plan.h"
 #include "gemm/cuda/cost.h"
@@ -7,6 +7,7 @@
 #include "ops/gemm_int4_int8/cuda/run.h"
 #include "ops/gemm_int8/cuda/run.h"
 #include "ops/matmul_sparse24/cuda/run.h"
+#include "ops/paged_attention/cuda/run.h"
 #include "probe.h"
 
 namespace lamina::probe {
@@ -107,6 +108,28 @@ DeviceInfo device_of(int compute_capability, int sm_count) {
   return typical_device(compute_capability, sm_count);
 }
 
+// The kernel that computes paged_attention for one request of `tokens`; "" if none can.
+std::string attention_kernel(const DeviceInfo& device, int64_t tokens, int64_t group,
+                             int64_t head_dim, bool is_int8, bool batch_invariant) {
+  const paged_attention::Sizes sizes{.tokens = tokens,
+                                     .heads = group,
+                                     .kv_heads = 1,
+                                     .head_dim = head_dim,
+                                     .v_head_dim = head_dim,
+                                     .requests = 1,
+                                     .max_seqlen_q = tokens,
+                                     .page = 16,
+                                     .max_blocks = 8,
+                                     .tree_words = 0,
+                                     .cache = is_int8 ? kv::CacheDType::kI8 : kv::CacheDType::kBF16,
+                                     .batch_invariant = batch_invariant,
+                                     .has_tree = false,
+                                     .has_depths = false,
+                                     .has_biases = false};
+  const paged_attention::CudaKernel kernel = paged_attention::plan_cuda(sizes, device, "").kernel;
+  return kernel.launch == nullptr ? "" : kernel.name;
+}
+
 void add_cuda(py::module_& module) {
   py::module_ cuda = module.def_submodule("cuda");
   py::class_<CudaKernel>(cuda, "Kernel")
@@ -171,6 +194,9 @@ void add_cuda(py::module_& module) {
   };
   def("plan", &plan_cuda);
   def("known_plan", &known_plan_cuda);
+  cuda.def("attention_kernel", &attention_kernel, py::arg("device"), py::arg("tokens"),
+           py::arg("group"), py::arg("head_dim") = 128, py::arg("is_int8") = false,
+           py::arg("batch_invariant") = false);
 }
 
 }  // namespace

@@ -34,6 +34,10 @@ def tiles() -> list[str]:
     return list(dict.fromkeys(re.findall(r"^\w+_r\d+", kernel)[0] for kernel in cuda_kernels(OP)))
 
 
+def rows_of(tile: str) -> int:
+    return int(tile.partition("_r")[2])
+
+
 def emulated(tile: str, seed: int | None = None) -> EmulatedKernel:
     seed = int(os.environ.get("LAMINA_EMULATOR_SEED", "0")) if seed is None else seed
     return EmulatedKernel(tile, True, OP, seed)
@@ -43,7 +47,7 @@ def attention_backends(*rows: int) -> list[Any]:
     """The CPU kernels, and the CUDA kernels with tiles of these rows (or of any), emulated and on a GPU."""
     parameters = cpu_backends(OP)
     for tile in tiles():
-        if rows and int(tile.partition("_r")[2]) not in rows:
+        if rows and rows_of(tile) not in rows:
             continue
         marks = [] if probe() is not None else [pytest.mark.skip(reason=NO_PROBE)]
         parameters.append(pytest.param(emulated(tile), id=f"{tile}_emulator", marks=marks))

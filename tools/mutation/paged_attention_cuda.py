@@ -10,6 +10,8 @@ EXACT = "tests/ops/test_paged_attention_exact.py tests/ops/test_paged_attention_
 TREES = "tests/ops/test_paged_attention_tree.py -k emulator"
 SM90A = "tests/ops/test_paged_attention_cuda.py -k sm90a"
 NEWER = "tests/ops/test_paged_attention_cuda.py -k newer"
+CHOICE = "tests/ops/test_paged_attention_cuda.py -k smallest_tile"
+ROWS_32 = "tests/ops/test_paged_attention.py tests/ops/test_paged_attention_cuda.py -k sm80_r32"
 
 MUTANTS = (
     *plant(
@@ -288,5 +290,42 @@ MUTANTS = (
             NEWER,
         ),
         tests=CASES,
+    ),
+    *plant(
+        f"{CUDA}/run.cc",
+        (
+            "attention cuda: 32 rows do not fit a tile of 32",
+            "holds = kernel.rows >= needed, other_holds = other.rows >= needed",
+            "holds = kernel.rows > needed, other_holds = other.rows > needed",
+        ),
+        (
+            "attention cuda: 32 rows in the largest tile",
+            "holds ? kernel.rows < other.rows",
+            "holds ? kernel.rows > other.rows",
+        ),
+        tests=CHOICE,
+    ),
+    *plant(
+        f"{CUDA}/shape.cuh",
+        (
+            "attention cuda: of 32 rows the first 16 twice",
+            "return warp_m() * kWarpRows + tile * 16",
+            "return (kRows == 32 ? 0 : warp_m() * kWarpRows) + tile * 16",
+        ),
+        (
+            "attention cuda: of 32 rows the last 16 have no warps",
+            "dev::any(warp_m() * kWarpRows < Sm80Shape::at(&Place::rows))",
+            "dev::any(warp_m() * kRows < Sm80Shape::at(&Place::rows))",
+        ),
+        tests=ROWS_32,
+    ),
+    *plant(
+        f"{CUDA}/softmax.cuh",
+        (
+            "attention cuda: of 32 rows maxima lie on those of 16",
+            "warp_n * Shape::kRows + Shape::row_of(t, half)",
+            "warp_n * 16 + Shape::row_of(t, half)",
+        ),
+        tests=ROWS_32,
     ),
 )

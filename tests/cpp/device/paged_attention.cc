@@ -15,8 +15,12 @@ using paged_attention::Sizes;
 
 TEST(paged_attention_of_random_arguments_on_a_gpu) {
   constexpr int64_t kCalls = 400;
-  const std::string_view kernels[] = {"", "paged_attention_sm80_r16", "paged_attention_sm80_r64",
-                                      "paged_attention_sm80_r128", "paged_attention_sm90a"};
+  const std::string_view kernels[] = {"",
+                                      "paged_attention_sm80_r16",
+                                      "paged_attention_sm80_r32",
+                                      "paged_attention_sm80_r64",
+                                      "paged_attention_sm80_r128",
+                                      "paged_attention_sm90a"};
   int64_t ran = 0, right = 0;
   for (int64_t i = 0; i < kCalls; ++i) {
     AttentionProblem problem(static_cast<uint64_t>(i));
@@ -25,7 +29,7 @@ TEST(paged_attention_of_random_arguments_on_a_gpu) {
     const DeviceInfo device = typical_device(i % 2 == 0 ? 80 : 90, static_cast<int>(1 + i % 4));
     if (!paged_attention::check_cuda(params, device).is_ok()) continue;
     const CudaPlan plan = paged_attention::plan_cuda(paged_attention::sizes_of(params), device,
-                                                     kernels[static_cast<size_t>(i / 4 % 5)]);
+                                                     kernels[static_cast<size_t>(i / 4 % 6)]);
     if (plan.kernel.launch == nullptr) continue;
     at("problem ", i, ", ", plan.kernel.name);
     dev::emu::device() = device;
