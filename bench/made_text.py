@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lamina.cli.demo.encoder import Encoder
 
-POOL = 16 * 8  # sentences among which those of similar length become batches
+POOL = 16 * 32  # sentences among which those of similar length become batches
 
 # Frames of sentences, none of them from the sentences that are judged; words of the tokenizer fill the gaps.
 TEMPLATES = (
@@ -40,7 +40,7 @@ def made_batches(encoder: Encoder, count: int, seed: int) -> list[Mapping[str, T
 
 def made_sentences(encoder: Encoder, count: int, seed: int) -> list[str]:
     """Sentences of templates whose gaps words of the tokenizer fill."""
-    words = [word for word in encoder.tokens if re.fullmatch("[a-z]{3,}", word)]  # common ones first
+    words = _words(encoder)
     generator = torch.Generator().manual_seed(seed)
 
     def sentence() -> str:
@@ -54,6 +54,20 @@ def made_sentences(encoder: Encoder, count: int, seed: int) -> list[str]:
     return [sentence() for _ in range(count)]
 
 
+def with_other_words(encoder: Encoder, sentences: list[str], share: float, seed: int) -> list[str]:
+    """The sentences, where words of the tokenizer replace this share of the words of four letters or more."""
+    words = _words(encoder)
+    known = {word for word in words if len(word) >= 4}
+    generator = random.Random(seed)
+
+    def other(match: re.Match[str]) -> str:
+        if match.group() not in known or generator.random() >= share:
+            return match.group()
+        return words[int(generator.random() ** 2 * len(words))]
+
+    return [re.sub(r"[a-z]+", other, sentence) for sentence in sentences]
+
+
 def alike_in_length(encoder: Encoder, sentences: list[str], seed: int) -> list[Mapping[str, Tensor]]:
     """Shuffled batches of 16 sentences of similar length, with little padding; len(sentences) % 16 is 0."""
     shuffled = random.Random(seed).sample(sentences, len(sentences))
@@ -63,3 +77,8 @@ def alike_in_length(encoder: Encoder, sentences: list[str], seed: int) -> list[M
         batches += [pool[at : at + 16] for at in range(0, len(pool), 16)]
     random.Random(seed).shuffle(batches)
     return [encoder.tokenize(batch) for batch in batches]
+
+
+def _words(encoder: Encoder) -> list[str]:
+    """The words of three letters or more that are one token, common ones first."""
+    return [word for word in encoder.tokens if re.fullmatch("[a-z]{3,}", word)]
