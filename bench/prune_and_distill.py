@@ -3,7 +3,7 @@
 Embeddings of the 32 sentences of `lamina demo`, compared with those of the f32 model. Calibration and
 distillation see other text: sentences that are made of frames and words of the tokenizer and mean nothing,
 and sentences of Python's documentation with some words replaced. The prose of the demo, which is in
-neither, is a second judge.
+neither, served to choose the recipe.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scheme", default="sparse24-w8a8")
-    parser.add_argument("--steps", type=int, default=2000, help="of 16 sentences")
+    parser.add_argument("--steps", type=int, default=1000, help="of 16 sentences")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
