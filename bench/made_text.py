@@ -5,6 +5,7 @@ It covers more of a model's vocabulary than any text of its size, and nobody has
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Mapping
 
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from lamina.cli.demo.encoder import Encoder
+
+POOL = 16 * 32  # sentences among which those of similar length become batches
 
 # Frames of sentences, none of them from the sentences that are judged; words of the tokenizer fill the gaps.
 TEMPLATES = (
@@ -31,6 +34,12 @@ TEMPLATES = (
 
 def made_batches(encoder: Encoder, count: int, seed: int) -> list[Mapping[str, Tensor]]:
     """Batches of 16 made sentences: a template each, its gaps filled with words of the tokenizer."""
+    made = made_sentences(encoder, 16 * count, seed)
+    return [encoder.tokenize(made[begin : begin + 16]) for begin in range(0, len(made), 16)]
+
+
+def made_sentences(encoder: Encoder, count: int, seed: int) -> list[str]:
+    """Sentences of templates whose gaps words of the tokenizer fill."""
     words = _words(encoder)
     generator = torch.Generator().manual_seed(seed)
 
@@ -42,7 +51,32 @@ def made_batches(encoder: Encoder, count: int, seed: int) -> list[Mapping[str, T
             template = template.replace("_", words[int(place)], 1)
         return template
 
-    return [encoder.tokenize([sentence() for _ in range(16)]) for _ in range(count)]
+    return [sentence() for _ in range(count)]
+
+
+def with_other_words(encoder: Encoder, sentences: list[str], share: float, seed: int) -> list[str]:
+    """The sentences, where words of the tokenizer replace this share of the words of four letters or more."""
+    words = _words(encoder)
+    known = {word for word in words if len(word) >= 4}
+    generator = random.Random(seed)
+
+    def other(match: re.Match[str]) -> str:
+        if match.group() not in known or generator.random() >= share:
+            return match.group()
+        return words[int(generator.random() ** 2 * len(words))]
+
+    return [re.sub(r"[a-z]+", other, sentence) for sentence in sentences]
+
+
+def alike_in_length(encoder: Encoder, sentences: list[str], seed: int) -> list[Mapping[str, Tensor]]:
+    """Shuffled batches of 16 sentences of similar length, with little padding; len(sentences) % 16 is 0."""
+    shuffled = random.Random(seed).sample(sentences, len(sentences))
+    batches = []
+    for begin in range(0, len(shuffled), POOL):
+        pool = sorted(shuffled[begin : begin + POOL], key=len)
+        batches += [pool[at : at + 16] for at in range(0, len(pool), 16)]
+    random.Random(seed).shuffle(batches)
+    return [encoder.tokenize(batch) for batch in batches]
 
 
 def _words(encoder: Encoder) -> list[str]:

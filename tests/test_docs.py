@@ -272,6 +272,20 @@ def test_readme_shows_the_language_model_as_measured() -> None:
         assert any(cells in line for line in lines), row["scheme"]
 
 
+def test_the_worked_example_of_distillation_is_as_measured() -> None:
+    page = read("docs/sparse24.md")
+    found = json.loads(read("bench/results/epyc-zen4-2core/prune_and_distill.json"))
+    for row in found["rows"]:
+        cells = [f"{row[key]:.4f}" for key in ("cosine_mean", "cosine_min")]
+        cells += [f"{row[key]:.0f}/32" for key in ("nearest_kept", "pairs_found")]
+        cells += [f"{row['prose_cosine_mean']:.4f}"]
+        assert f"| {row['model']} | {' | '.join(cells)} |" in page
+    assert f"{found['steps']} batches of 16 sentences" in page
+    assert f"Distillation recovers {found['recovered']:.0%} of the cosine that pruning lost" in page
+    assert f"{found['recovered_of_prose']:.0%} of that lost for the prose" in page
+    assert found["recovered"] >= 0.5
+
+
 def quotable(file: Path) -> set[str]:
     """The numbers of a result file as tables quote them."""
     texts = set()
