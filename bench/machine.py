@@ -106,12 +106,12 @@ class Noise:
 
     @staticmethod
     def _now() -> tuple[float, float, float, float]:
-        """Seconds: wall, this process, all processes, stolen by the hypervisor."""
+        """Seconds: wall, this process and its ended children, all processes, stolen by the hypervisor."""
         times = [int(field) for field in (_read("/proc/stat") or "cpu").splitlines()[0].split()[1:9]]
         user, nice, system, _idle, _iowait, irq, softirq, steal = times or [0] * 8
         ticks = os.sysconf("SC_CLK_TCK")
         busy = (user + nice + system + irq + softirq) / ticks
-        return time.perf_counter(), time.process_time(), busy, steal / ticks
+        return time.perf_counter(), sum(os.times()[:4]), busy, steal / ticks
 
     def to_json(self) -> dict[str, float]:
         wall, own, total, steal = self._now()

@@ -272,6 +272,13 @@ def test_readme_shows_the_language_model_as_measured() -> None:
         assert any(cells in line for line in lines), row["scheme"]
 
 
+def test_the_table_of_vllm_engines_is_as_measured() -> None:
+    page = read("docs/integrations.md")
+    for row in json.loads(read("bench/results/epyc-zen4-2core/vllm.json"))["rows"]:
+        prefill, one, eight = (row[f"{key}_tokens_per_s"] for key in ("prefill", "decode_1", "decode_8"))
+        assert f"| {row['engine']} | {prefill:,.0f} | {one:.1f} | {eight:.0f} |" in page
+
+
 def test_the_worked_example_of_distillation_is_as_measured() -> None:
     page = read("docs/sparse24.md")
     found = json.loads(read("bench/results/epyc-zen4-2core/prune_and_distill.json"))
