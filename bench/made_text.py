@@ -55,7 +55,10 @@ def made_sentences(encoder: Encoder, count: int, seed: int) -> list[str]:
 
 
 def with_other_words(encoder: Encoder, sentences: list[str], share: float, seed: int) -> list[str]:
-    """The sentences, where words of the tokenizer replace this share of the words of four letters or more."""
+    """The sentences, where words of the tokenizer replace some others.
+
+    share   of the lower-case words of four letters or more that the tokenizer has, so less of all words
+    """
     words = _words(encoder)
     known = {word for word in words if len(word) >= 4}
     generator = random.Random(seed)
@@ -65,7 +68,7 @@ def with_other_words(encoder: Encoder, sentences: list[str], share: float, seed:
             return match.group()
         return words[int(generator.random() ** 2 * len(words))]
 
-    return [re.sub(r"[a-z]+", other, sentence) for sentence in sentences]
+    return [re.sub(r"(?<![\w'])[a-z]+(?![\w'])", other, sentence) for sentence in sentences]
 
 
 def alike_in_length(encoder: Encoder, sentences: list[str], seed: int) -> list[Mapping[str, Tensor]]:

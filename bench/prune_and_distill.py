@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import lamina
 from bench.documentation import documentation_sentences
-from bench.machine import describe
+from bench.machine import Noise, describe
 from bench.made_text import alike_in_length, made_batches, made_sentences, with_other_words
 from lamina.cli.demo.encoder import Encoder, embed, load_encoder
 from lamina.cli.demo.prose import PROSE
@@ -52,7 +52,9 @@ def main() -> None:
     print(str(pruned).splitlines()[-1], flush=True)
     rows[f"{options.scheme}, pruned"] = before = measure(student, options.scheme)
     data = training_batches(encoder, options.steps)
+    noise = Noise()
     report = lamina.distill(student, teacher, data, learning_rate=options.learning_rate)
+    noise_of_steps = noise.to_json()
     print(report, flush=True)
     rows[f"{options.scheme}, distilled"] = after = measure(student, options.scheme)
     print(
@@ -71,7 +73,7 @@ def main() -> None:
     print(f"\nDistillation recovers {recovered:.0%} of the cosine lost, {of_prose:.0%} in the prose.")
     if options.json:
         found = {
-            "machine": describe(),
+            "machine": describe() | {"noise": noise_of_steps},
             "rows": [{"model": name} | row for name, row in rows.items()],
             "recovered": recovered,
             "recovered_of_prose": of_prose,
@@ -84,7 +86,7 @@ def main() -> None:
 
 
 def training_batches(encoder: Encoder, steps: int) -> list[Mapping[str, Tensor]]:
-    """Batches of 16: half of the sentences made, half of the documentation, 40 % of its words replaced."""
+    """Batches of 16: half of the sentences made, half of the documentation, some of its words replaced."""
     half = 8 * steps
     documentation = documentation_sentences()
     order = random.Random(1)
@@ -92,7 +94,7 @@ def training_batches(encoder: Encoder, steps: int) -> list[Mapping[str, Tensor]]
     while len(chosen) < half:
         chosen += order.sample(documentation, min(half - len(chosen), len(documentation)))
     sentences = [*with_other_words(encoder, chosen, 0.4, seed=1), *made_sentences(encoder, half, seed=1)]
-    if seen := set(sentences) & {*SENTENCES, *prose_sentences()}:
+    if seen := {*chosen, *sentences} & {*SENTENCES, *prose_sentences()}:
         raise RuntimeError(f"the text for distillation has sentences that are judged: {seen}")
     return alike_in_length(encoder, sentences, seed=1)
 

@@ -128,9 +128,9 @@ MUTANTS = (
             "int begin = 0 * part",
         ),
         (
-            "paged cuda, copy: a part of a page is left out",
-            "begin += parts * kPartChunks",
-            "begin += 2 * parts * kPartChunks",
+            "paged cuda, copy: the last part of a page is left out",
+            "parts = ceil_div(most_chunks, CopyPages::kPartChunks);",
+            "parts = std::max<int64_t>(1, most_chunks / CopyPages::kPartChunks);",
         ),
         (
             "paged cuda, copy: runs of one head",

@@ -40,7 +40,7 @@ struct CopyPages {
     const int pair = dev::block_index().x / args.parts, part = dev::block_index().x % args.parts;
     const int64_t from = checked_page(args, pair, 0), to = checked_page(args, pair, 1);
     if (from >= 0 && to >= 0)
-      copy_part(copied, copied.moved.row(from, 0, 0), copied.moved.row(to, 0, 0), part, args.parts);
+      copy_part(copied, copied.moved.row(from, 0, 0), copied.moved.row(to, 0, 0), part);
   }
 
   // A page of the mapping, or -1.
@@ -54,30 +54,29 @@ struct CopyPages {
   }
 
   LAMINA_DEVICE static void copy_part(const Copied& copied, const std::byte* from, std::byte* to,
-                                      int part, int parts) {
+                                      int part) {
     const Runs& runs = copied.runs;
     const int run_chunks = static_cast<int>(ceil_div(runs.bytes, kChunkBytes));
     const int inner = static_cast<int>(runs.inner.count);
     const int chunks = run_chunks * inner * static_cast<int>(runs.outer.count);
-    for (int begin = part * kPartChunks + dev::thread_index(); begin < chunks;
-         begin += parts * kPartChunks) {
-      int64_t offset[kInFlight];
-      int bytes[kInFlight];
-      dev::U32x4 chunk[kInFlight];
+    const int begin = part * kPartChunks + dev::thread_index();
+    if (begin >= chunks) return;
+    int64_t offset[kInFlight];
+    int bytes[kInFlight];
+    dev::U32x4 chunk[kInFlight];
 #pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        const int c = begin + i * kThreads, run = c / run_chunks, column = c % run_chunks;
-        bytes[i] = c < chunks ? chunk_bytes(runs.bytes, column) : 0;
-        offset[i] = run / inner * runs.outer.stride + run % inner * runs.inner.stride +
-                    int64_t{column} * kChunkBytes;
-      }
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i)
-        if (bytes[i] > 0) chunk[i] = load_chunk(copied.copy_bytes, from + offset[i], bytes[i]);
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i)
-        if (bytes[i] > 0) store_chunk(copied.copy_bytes, to + offset[i], chunk[i], bytes[i]);
+    for (int i = 0; i < kInFlight; ++i) {
+      const int c = begin + i * kThreads, run = c / run_chunks, column = c % run_chunks;
+      bytes[i] = c < chunks ? chunk_bytes(runs.bytes, column) : 0;
+      offset[i] = run / inner * runs.outer.stride + run % inner * runs.inner.stride +
+                  int64_t{column} * kChunkBytes;
     }
+#pragma unroll
+    for (int i = 0; i < kInFlight; ++i)
+      if (bytes[i] > 0) chunk[i] = load_chunk(copied.copy_bytes, from + offset[i], bytes[i]);
+#pragma unroll
+    for (int i = 0; i < kInFlight; ++i)
+      if (bytes[i] > 0) store_chunk(copied.copy_bytes, to + offset[i], chunk[i], bytes[i]);
   }
 };
 
