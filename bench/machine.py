@@ -106,7 +106,7 @@ class Noise:
 
     @staticmethod
     def _now() -> tuple[float, float, float, float]:
-        """Seconds: wall, this process and its ended children, all processes, stolen by the hypervisor."""
+        """Seconds: wall, this process and the children that it has waited for, all processes, stolen."""
         times = [int(field) for field in (_read("/proc/stat") or "cpu").splitlines()[0].split()[1:9]]
         user, nice, system, _idle, _iowait, irq, softirq, steal = times or [0] * 8
         ticks = os.sysconf("SC_CLK_TCK")

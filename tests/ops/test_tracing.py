@@ -240,6 +240,26 @@ def test_schema_names_no_argument_mode(op: str) -> None:
     assert not schema.is_mutable
 
 
+# The arguments of each product behind `bias`, in the order in which callers may give them by position.
+BEHIND_BIAS = {
+    "gemm_int8": "out_dtype activation gate residual max_sms",
+    "gemm_int8_quantized": "activation gate residual out_scale symmetric max_sms",
+    "gemm_int4": "out_dtype activation gate residual perm max_sms",
+    "gemm_int4_int8": "out_dtype activation gate residual perm max_sms",
+    "matmul_sparse24": "out_dtype activation gate residual max_sms",
+    "matmul_sparse24_int8": "out_dtype activation gate residual max_sms dense dense_rows",
+    "matmul_sparse24_int4": "out_dtype activation gate residual perm max_sms dense dense_rows",
+    "matmul_sparse24_int4_int8": "out_dtype activation gate residual perm max_sms dense dense_rows",
+}
+
+
+@pytest.mark.parametrize("op", BEHIND_BIAS)
+def test_calls_by_position_stay_valid(op: str) -> None:
+    names = [argument.name for argument in getattr(torch.ops.lamina, op).default._schema.arguments]
+    wanted = BEHIND_BIAS[op].split()
+    assert names[names.index("bias") + 1 :][: len(wanted)] == wanted
+
+
 def linear(x: torch.Tensor, packed: lamina.PackedInt8, w_scale: torch.Tensor) -> torch.Tensor:
     q, scale, zero_point = lamina.quantize_int8(x.abs() + x, symmetric=False)
     y = lamina.gemm_int8(q, packed, scale, w_scale, a_zero_point=zero_point, out_dtype=x.dtype)

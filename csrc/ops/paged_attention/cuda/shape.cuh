@@ -123,7 +123,8 @@ struct Sm80Shape : InSmem<Sm80Shape<kConfig, Query>> {
   static constexpr int kWarpRows = 16 * kTilesM;
   static_assert(kTilesM >= 1 && kTilesColumn % 2 == 0 && kTilesElement % 2 == 0);
   static_assert(!kIsQuantized || kTilesElement % 4 == 0);
-  // Larger tiles load the queries again for each block of columns: registers are few, and r32_d128 would save 3 slots of 505.
+  // Larger tiles load the queries again for each block of columns, because registers are few. Queries that stay would save
+  // r32_d128 3 slots of 505.
   static constexpr bool kKeepsQueries = kRows == 16;
 
   static constexpr int kRowBytes = kDim * (kIsQuantized ? 1 : 2);
