@@ -288,8 +288,8 @@ def test_the_worked_example_of_distillation_is_as_measured() -> None:
         cells += [f"{row['prose_cosine_mean']:.4f}"]
         assert f"| {row['model']} | {' | '.join(cells)} |" in page
     assert f"{found['steps']} batches of 16 sentences" in page
-    assert f"Distillation recovers {found['recovered']:.0%} of the cosine that pruning lost" in page
-    assert f"{found['recovered_of_prose']:.0%} of that lost for the prose" in page
+    assert f"Distillation recovers {found['recovered'] * 100:.0f} % of the cosine that pruning lost" in page
+    assert f"{found['recovered_of_prose'] * 100:.0f} % of that lost for the prose" in page
     assert found["recovered"] >= 0.5
 
 
