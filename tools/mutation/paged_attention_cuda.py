@@ -241,7 +241,11 @@ MUTANTS = (
             "continue;",
         ),
         ("attention cuda: overlapping spans", "larger(ends.before, mine)", "mine"),
-        ("attention cuda: the last token of a tile", "(end - 1) / group).any", "end / group).any"),
+        (
+            "attention cuda: the columns of the first token of a tile",
+            "(end - 1) / group).any",
+            "row / group).any",
+        ),
         tests=CASES,
     ),
     *plant(
