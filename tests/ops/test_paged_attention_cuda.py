@@ -225,6 +225,24 @@ def test_special_values_reach_the_rows_that_see_them(tile: str, value: float) ->
     check_attention(backend, inputs, inputs.expected(), value)
 
 
+@pytest.mark.parametrize("code", [0x7F, 0xFF])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("tile", [f"sm80_r{rows}" for rows in ROWS_OF_BYTES])
+def test_nan_of_float8_stays_nan(tile: str, dtype: torch.dtype, code: int) -> None:
+    """In each byte of a word of the values, and in a key, which later tokens see."""
+    backend = emulated(tile)
+    lens = ((70, 150), (3, 140))
+    case = AttentionCase(lens, dtype, "e4m3", heads=(1, 2), head_dim=64, out_dtype=torch.float32)
+    inputs = case.on(backend).inputs()
+    for request, slot, element in ((0, 3, 20), (0, 90, 21), (1, 64, 22), (1, 138, 23)):
+        page, row = inputs.slot(request, slot)
+        inputs.v_cache.view(torch.uint8)[page, row, 0, element] = code
+    page, row = inputs.slot(0, 140)
+    inputs.k_cache.view(torch.uint8)[page, row, 0, 7] = code
+    check_attention(backend, inputs, inputs.expected(), code)
+    assert attend(backend, inputs)[0].isnan().any()
+
+
 def uses_wgmma(compute_capability: int, tokens: int, batch_invariant: bool = False) -> bool:
     """Whether a request of these tokens, with two heads for each head of the cache, goes to sm90a: mma alone
     reads values with ldmatrix.trans."""

@@ -115,8 +115,8 @@ def test_a_node_has_the_bits_of_its_path(prefix: int, cache: str, backend: Backe
 
 @BACKENDS
 def test_columns_follow_depth_and_then_slots(backend: Backend) -> None:
-    """Nodes in another order of slots have the same bits, and a node may come before its parent. Paths of more
-    than three nodes cross column 512, where a chunk of a CPU ends and a block of 64 columns of a GPU."""
+    """Nodes in another order of slots have the same bits, and a node may come before its parent. Paths of
+    more than three nodes cross column 512, where a chunk of a CPU ends and a block of 64 columns of a GPU."""
     nodes, prefix = 20, 509
     lens = ((nodes, prefix + nodes),)
     case = AttentionCase(lens, heads=(1, 2), head_dim=16, page=16, out_dtype=torch.float32)
