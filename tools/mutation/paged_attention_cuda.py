@@ -40,11 +40,6 @@ MUTANTS = (
             "",
         ),
         (
-            "attention cuda: values without keys",
-            "has_values_ = !walk_.is_done();",
-            "has_values_ = has_values_ || !walk_.is_done();",
-        ),
-        (
             "attention cuda: the slot of the page before",
             "next_slot_ - index",
             "next_slot_ - 0",
