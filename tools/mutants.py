@@ -39,7 +39,7 @@ TESTS = (
     "-k",
     "not emulator",
 )
-# Where a CUDA kernel changed.
+# Where code of CUDA kernels changed.
 EMULATOR_TESTS = (
     "tests/ops/test_quantize_int8.py",
     "tests/ops/test_gemm_int8.py",
@@ -156,7 +156,8 @@ class Workshop:
 
 def selection(mutant: Mutant) -> tuple[str, ...]:
     """The arguments of pytest that choose the tests which must catch a mutant."""
-    return mutant.tests or (EMULATOR_TESTS if "/cuda/" in mutant.file else TESTS)
+    runs_on_gpu = {"cuda", "block"} & {*Path(mutant.file).parts}
+    return mutant.tests or (EMULATOR_TESTS if runs_on_gpu else TESTS)
 
 
 def git(*arguments: str) -> str:
