@@ -22,7 +22,7 @@ VLLM_PY := $(VLLM_VENV)/bin/python
 # What the demo needs where nothing is there yet and no GPU is: its own packages, and the CPU half of the library.
 READY_FOR_DEMO := $(VENV)/.ready_for_demo
 CPU_BUILT := $(VENV)/.cpu_built
-CPU_HALF := -DLAMINA_CUDA=OFF -DLAMINA_EMULATOR=OFF -DLAMINA_SIMDE=OFF
+CPU_HALF := -DLAMINA_CUDA=OFF -DLAMINA_EMULATOR=OFF -DLAMINA_SIMDE=OFF -DLAMINA_NATIVE=ON
 SOURCES := setup.py pyproject.toml $(wildcard tests/probe/*.cc tests/probe/*.h tests/probe/*.txt) \
 	$(shell find CMakeLists.txt cmake csrc -type f 2>/dev/null)
 CXX_FILES = $(shell find csrc tests bench -type f \( -name '*.h' -o -name '*.cc' -o -name '*.c' -o -name '*.cu' -o -name '*.cuh' \))

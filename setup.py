@@ -53,6 +53,7 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}", f"-DTORCH_ROOT={Path(torch.__file__).parent}",
             f"-DLAMINA_OUTPUT={output}", f"-DLAMINA_VERSION={self.distribution.get_version()}",
             f"-DLAMINA_EMULATOR={for_tests}", f"-DLAMINA_SIMDE={for_tests}", "-DLAMINA_CUDA=AUTO",
+            "-DLAMINA_NATIVE=OFF",
             *os.environ.get("LAMINA_CMAKE_ARGS", "").split(),
         ]  # fmt: skip
         subprocess.run([str(part) for part in configure], check=True)

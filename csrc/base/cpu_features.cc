@@ -11,12 +11,27 @@
 #include <sys/syscall.h>
 #endif
 
+#include "base/built_isas.h"
+
 namespace lamina {
 namespace {
 
 constexpr std::array<std::string_view, kIsaCount> kNames = {"generic", "avx2", "avx512_vnni",
                                                             "avx512_bf16", "amx_int8"};
 constexpr int kAuto = -1;
+
+bool is_built(Isa isa) {
+  switch (isa) {
+    LAMINA_IF_BUILT(generic, case Isa::kGeneric:)
+    LAMINA_IF_BUILT(avx2, case Isa::kAvx2:)
+    LAMINA_IF_BUILT(avx512_vnni, case Isa::kAvx512Vnni:)
+    LAMINA_IF_BUILT(avx512_bf16, case Isa::kAvx512Bf16:)
+    LAMINA_IF_BUILT(amx_int8, case Isa::kAmxInt8:)
+    return true;
+    default:
+      return false;
+  }
+}
 
 #if defined(__x86_64__) && !defined(LAMINA_USE_SIMDE)
 // Linux keeps AMX tile data off until the process asks for it (5.16 and newer, Documentation/arch/x86/xstate.rst).
@@ -93,8 +108,10 @@ Status find_available(std::string_view source, std::string_view name, int& setti
       return Status::ok();
     }
   return Status::error(source, " = \"", name, "\" is ",
-                       isa ? "not available on this machine" : "not a CPU ISA", "; allowed: auto, ",
-                       available_names());
+                       isa && !is_built(*isa) ? "not in this build, which is for one machine"
+                       : isa                  ? "not available on this machine"
+                                              : "not a CPU ISA",
+                       "; allowed: auto, ", available_names());
 }
 
 struct Setting {
@@ -127,7 +144,7 @@ const std::vector<Isa>& available_isas() {
   static const std::vector<Isa> isas = [] {
     std::vector<Isa> found;
     for (int i = 0; i < kIsaCount; ++i)
-      if (can_run(static_cast<Isa>(i))) found.push_back(static_cast<Isa>(i));
+      if (const auto isa = static_cast<Isa>(i); is_built(isa) && can_run(isa)) found.push_back(isa);
     return found;
   }();
   return isas;
@@ -135,6 +152,9 @@ const std::vector<Isa>& available_isas() {
 
 Status active_isa(Isa& isa) {
   if (!setting().status.is_ok()) return setting().status;
+  if (available_isas().empty())
+    return Status::error(
+        "lamina was built for the CPU of another machine; build it here: make build");
   const int value = setting().isa.load(std::memory_order_relaxed);
   isa = value == kAuto ? available_isas().back() : static_cast<Isa>(value);
   return Status::ok();

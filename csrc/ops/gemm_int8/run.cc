@@ -1,10 +1,12 @@
 // check -> plan -> compute
+#include "base/built_isas.h"
 #include "gemm/cpu/plan.h"
 #include "ops/gemm_int8/gemm_int8.h"
 
 namespace lamina::gemm_int8 {
 
-#define LAMINA_CPU_KERNEL(op, isa, value, min_m) CpuKernel op##_##isa(int64_t);
+#define LAMINA_CPU_KERNEL(op, isa, value, min_m) \
+  LAMINA_IF_BUILT(isa, CpuKernel op##_##isa(int64_t);)
 #define LAMINA_CUDA_KERNEL(...)
 #include "ops/gemm_int8/kernels.inc"
 #undef LAMINA_CPU_KERNEL
@@ -13,7 +15,7 @@ const CpuOp& cpu_op() {
   static const CpuOp op{"gemm_int8",
                         1.0,
                         {
-#define LAMINA_CPU_KERNEL(op, isa, value, min_m) op##_##isa(min_m),
+#define LAMINA_CPU_KERNEL(op, isa, value, min_m) LAMINA_IF_BUILT(isa, op##_##isa(min_m), )
 #include "ops/gemm_int8/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 #undef LAMINA_CUDA_KERNEL

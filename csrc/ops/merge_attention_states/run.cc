@@ -3,6 +3,7 @@
 #include <cstring>
 #include <vector>
 
+#include "base/built_isas.h"
 #include "base/cpu_kernel.h"
 #include "ops/merge_attention_states/cpu/kernel.h"
 #include "ops/merge_attention_states/merge_attention_states.h"
@@ -11,7 +12,7 @@
 namespace lamina::merge_attention_states {
 
 #define LAMINA_CUDA_KERNEL(...)
-#define LAMINA_CPU_KERNEL(op, isa, value) CpuKernel op##_##isa();
+#define LAMINA_CPU_KERNEL(op, isa, value) LAMINA_IF_BUILT(isa, CpuKernel op##_##isa();)
 #include "ops/merge_attention_states/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 
@@ -22,7 +23,7 @@ constexpr int64_t kGrainElements = 32 * 1024;
 
 const std::vector<CpuKernel>& kernels() {
   static const std::vector<CpuKernel> rows = {
-#define LAMINA_CPU_KERNEL(op, isa, value) op##_##isa(),
+#define LAMINA_CPU_KERNEL(op, isa, value) LAMINA_IF_BUILT(isa, op##_##isa(), )
 #include "ops/merge_attention_states/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 #undef LAMINA_CUDA_KERNEL

@@ -4,6 +4,7 @@
 #include <sstream>
 #include <vector>
 
+#include "base/built_isas.h"
 #include "base/cpu_kernel.h"
 #include "base/work_stealing.h"
 #include "ops/paged_attention/cpu/kernel.h"
@@ -12,7 +13,7 @@
 namespace lamina::paged_attention {
 
 #define LAMINA_CUDA_KERNEL(...)
-#define LAMINA_CPU_KERNEL(op, isa, value) CpuKernel op##_##isa();
+#define LAMINA_CPU_KERNEL(op, isa, value) LAMINA_IF_BUILT(isa, CpuKernel op##_##isa();)
 #include "ops/paged_attention/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 
@@ -20,7 +21,7 @@ namespace {
 
 const std::vector<CpuKernel>& kernels() {
   static const std::vector<CpuKernel> rows = {
-#define LAMINA_CPU_KERNEL(op, isa, value) op##_##isa(),
+#define LAMINA_CPU_KERNEL(op, isa, value) LAMINA_IF_BUILT(isa, op##_##isa(), )
 #include "ops/paged_attention/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 #undef LAMINA_CUDA_KERNEL

@@ -1,6 +1,7 @@
 // plan -> multiply. The plan is small: it takes the last kernel that the ISA can run and cuts the rows evenly.
 #include <vector>
 
+#include "base/built_isas.h"
 #include "base/cpu_kernel.h"
 #include "base/row_plan.h"
 #include "ops/silu_mul/cpu/kernel.h"
@@ -9,7 +10,7 @@
 namespace lamina::silu_mul {
 
 #define LAMINA_CUDA_KERNEL(...)
-#define LAMINA_CPU_KERNEL(op, isa, value) CpuKernel op##_##isa();
+#define LAMINA_CPU_KERNEL(op, isa, value) LAMINA_IF_BUILT(isa, CpuKernel op##_##isa();)
 #include "ops/silu_mul/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 
@@ -20,7 +21,7 @@ constexpr RowPlan kPlan{"silu_mul", "n", 16 * 1024};
 
 const std::vector<CpuKernel>& kernels() {
   static const std::vector<CpuKernel> rows = {
-#define LAMINA_CPU_KERNEL(op, isa, value) op##_##isa(),
+#define LAMINA_CPU_KERNEL(op, isa, value) LAMINA_IF_BUILT(isa, op##_##isa(), )
 #include "ops/silu_mul/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 #undef LAMINA_CUDA_KERNEL
