@@ -1,5 +1,13 @@
-// The instruction sets whose kernels this build has: all, unless LAMINA_NATIVE builds for one machine (cmake/isa.cmake).
+// The instruction sets whose kernels this build has: those of the architecture, or with LAMINA_NATIVE (cmake/isa.cmake) those that
+// one machine chooses.
 #pragma once
+
+#if !defined(__x86_64__)
+#define LAMINA_WITHOUT_avx2
+#define LAMINA_WITHOUT_avx512_vnni
+#define LAMINA_WITHOUT_avx512_bf16
+#define LAMINA_WITHOUT_amx_int8
+#endif
 
 // LAMINA_IF_BUILT(isa, code): the code, if the kernels of the ISA are built.
 #define LAMINA_IF_BUILT(isa, ...) LAMINA_IF_BUILT_##isa(__VA_ARGS__)

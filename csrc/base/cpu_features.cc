@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdlib>
@@ -19,19 +20,6 @@ namespace {
 constexpr std::array<std::string_view, kIsaCount> kNames = {"generic", "avx2", "avx512_vnni",
                                                             "avx512_bf16", "amx_int8"};
 constexpr int kAuto = -1;
-
-bool is_built(Isa isa) {
-  switch (isa) {
-    LAMINA_IF_BUILT(generic, case Isa::kGeneric:)
-    LAMINA_IF_BUILT(avx2, case Isa::kAvx2:)
-    LAMINA_IF_BUILT(avx512_vnni, case Isa::kAvx512Vnni:)
-    LAMINA_IF_BUILT(avx512_bf16, case Isa::kAvx512Bf16:)
-    LAMINA_IF_BUILT(amx_int8, case Isa::kAmxInt8:)
-    return true;
-    default:
-      return false;
-  }
-}
 
 #if defined(__x86_64__) && !defined(LAMINA_USE_SIMDE)
 // Linux keeps AMX tile data off until the process asks for it (5.16 and newer, Documentation/arch/x86/xstate.rst).
@@ -102,15 +90,17 @@ Status find_available(std::string_view source, std::string_view name, int& setti
     return Status::ok();
   }
   const std::optional<Isa> isa = isa_from_name(name);
-  for (Isa available : available_isas())
-    if (isa == available) {
-      setting = static_cast<int>(available);
-      return Status::ok();
-    }
+  const auto is_in = [isa](const std::vector<Isa>& isas) {
+    return isa && std::find(isas.begin(), isas.end(), *isa) != isas.end();
+  };
+  if (is_in(available_isas())) {
+    setting = static_cast<int>(*isa);
+    return Status::ok();
+  }
   return Status::error(source, " = \"", name, "\" is ",
-                       isa && !is_built(*isa) ? "not in this build, which is for one machine"
-                       : isa                  ? "not available on this machine"
-                                              : "not a CPU ISA",
+                       !isa                  ? "not a CPU ISA"
+                       : is_in(built_isas()) ? "not available on this machine"
+                                             : "not in this build",
                        "; allowed: auto, ", available_names());
 }
 
@@ -140,11 +130,24 @@ std::optional<Isa> isa_from_name(std::string_view name) {
   return std::nullopt;
 }
 
+const std::vector<Isa>& built_isas() {
+  static const std::vector<Isa> isas = [] {
+    std::vector<Isa> built;
+    LAMINA_IF_BUILT(generic, built.push_back(Isa::kGeneric);)
+    LAMINA_IF_BUILT(avx2, built.push_back(Isa::kAvx2);)
+    LAMINA_IF_BUILT(avx512_vnni, built.push_back(Isa::kAvx512Vnni);)
+    LAMINA_IF_BUILT(avx512_bf16, built.push_back(Isa::kAvx512Bf16);)
+    LAMINA_IF_BUILT(amx_int8, built.push_back(Isa::kAmxInt8);)
+    return built;
+  }();
+  return isas;
+}
+
 const std::vector<Isa>& available_isas() {
   static const std::vector<Isa> isas = [] {
     std::vector<Isa> found;
-    for (int i = 0; i < kIsaCount; ++i)
-      if (const auto isa = static_cast<Isa>(i); is_built(isa) && can_run(isa)) found.push_back(isa);
+    for (Isa isa : built_isas())
+      if (can_run(isa)) found.push_back(isa);
     return found;
   }();
   return isas;

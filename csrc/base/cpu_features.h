@@ -18,8 +18,11 @@ inline constexpr int kIsaCount = 5;
 std::string_view isa_name(Isa isa);
 std::optional<Isa> isa_from_name(std::string_view name);
 
-// The ISAs that are built and that this process can execute, ascending. AMX counts only once the operating system has
-// granted the process its tile state. A build with LAMINA_USE_SIMDE adds SIMDe's.
+// The ISAs that have kernels in this build, ascending.
+const std::vector<Isa>& built_isas();
+
+// Those that this process can execute too. AMX counts only once the operating system has granted the process its tile
+// state. A build with LAMINA_USE_SIMDE adds SIMDe's.
 const std::vector<Isa>& available_isas();
 
 // The ISA in use: the last of available_isas(), unless LAMINA_CPU_ISA (read once) or set_isa names another one. An

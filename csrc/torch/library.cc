@@ -56,13 +56,11 @@ std::string build_info() {
   json << "{\"version\": \"" << LAMINA_VERSION << "\", \"torch_target\": \"2.11\", \"compiler\": \""
        << LAMINA_COMPILER << "\", \"cuda_compiler\": \"" << LAMINA_CUDA_COMPILER
        << "\", \"cuda_archs\": [" << LAMINA_CUDA_ARCHS << "], \"cpu_isas_built\": [";
-#if defined(__x86_64__)
-  const int built = kIsaCount;
-#else
-  const int built = 1;
-#endif
-  for (int i = 0; i < built; ++i)
-    json << (i ? ", " : "") << '"' << isa_name(static_cast<Isa>(i)) << '"';
+  const char* comma = "";
+  for (Isa isa : built_isas()) {
+    json << comma << '"' << isa_name(isa) << '"';
+    comma = ", ";
+  }
 #if defined(LAMINA_USE_SIMDE)
   json << "], \"has_simde\": true";
 #else
