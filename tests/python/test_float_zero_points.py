@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import lamina
 from lamina.checkpoint.formats.gguf import q4_1
+from lamina.nn import Int4Linear
 from lamina.quant import QuantizedInt4, gptq, hessian, quantize_weight_int4
 from tests.python.test_gptq import correlated, output_error, slow_gptq
 from tests.python.test_quantize_weight_int4 import SHAPES, U, exact, weight
@@ -99,14 +101,14 @@ def test_groups_of_one_value_are_that_value(zeros: torch.dtype) -> None:
 
 
 def test_the_ends_of_the_range_are_the_codes_0_and_15() -> None:
-    w = weight(30, 64) + 0.05
+    w = torch.randn(30, 64, generator=generator("ends")) + 0.5
     got = quantize(w)
     codes, values = got.q.view(30, 4, 16), w.view(30, 4, 16)
     assert bool((codes.gather(2, values.argmin(2, keepdim=True)) == 0).all())
     assert bool((codes.gather(2, values.argmax(2, keepdim=True)) == 15).all())
     ends = torch.stack([values.amin(2), values.amax(2)])
     kept = got.dequantize().view(30, 4, 16)
-    assert torch.allclose(torch.stack([kept.amin(2), kept.amax(2)]), ends, rtol=1e-5, atol=1e-7)
+    assert torch.allclose(torch.stack([kept.amin(2), kept.amax(2)]), ends, rtol=1e-5, atol=1e-6)
 
 
 def test_a_grid_of_q4_1_is_found_again() -> None:
@@ -123,7 +125,7 @@ def test_a_grid_of_q4_1_is_found_again() -> None:
     w = d.float()[:, :, None] * nibbles.flatten(2).float() + m.float()[:, :, None]
     got = quantize(w.flatten(1), 32, scale_dtype=torch.float16)
     assert_equal(got.q, want.q)
-    assert_equal(got.scale, want.scale)
+    assert_equal(got.scale.float(), want.scale)
     assert_equal(got.zero_point, want.zero_point)
     searched = quantize(w.flatten(1), 32, search=True)  # and f32 scales, which d is too
     assert_equal(searched.q, want.q)
@@ -140,8 +142,8 @@ def test_a_search_is_never_worse_and_better_than_one_of_integers(zeros: torch.dt
 
     plain, searched, integers = errors(zeros, False), errors(zeros, True), errors(torch.uint8, True)
     assert bool((searched <= plain * (1 + 1e-5)).all())
-    assert searched.sum() < 0.85 * plain.sum()
-    assert searched.sum() < 0.88 * integers.sum()
+    assert searched.sum() < 0.83 * plain.sum()
+    assert searched.sum() < 0.81 * integers.sum()
 
 
 @pytest.mark.parametrize("search", [False, True])
@@ -160,20 +162,21 @@ def test_a_subnormal_scale_is_not_rounded_down(symmetric: bool) -> None:
     """1.4 units of f16 rounded to 1 would leave a third of the range without codes."""
     w = torch.linspace(-1, 1, 16)[None] * 1.4 * 2.0**-24 * (7 if symmetric else 7.5)
     zeros = None if symmetric else torch.float32
-    got = quantize_weight_int4(
-        w, 16, symmetric=symmetric, scale_dtype=torch.float16, zero_point_dtype=zeros
-    )
+    got = quantize_weight_int4(w, 16, symmetric=symmetric, scale_dtype=torch.float16, zero_point_dtype=zeros)
     assert got.scale.item() == 2.0**-23
     assert (exact(got, 16) - w.double()).abs().max() <= 0.51 * 2.0**-23
 
 
-@pytest.mark.parametrize("order", [{}, {"act_order": True}, {"act_order": True, "static_groups": False}], ids=str)
+ORDERS: tuple[dict[str, Any], ...] = ({}, {"act_order": True}, {"act_order": True, "static_groups": False})
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize(("n", "k", "group"), [(5, 40, 16), (9, 100, 48), (3, 48, -1)])
-def test_gptq_is_the_slow_one(n: int, k: int, group: int, order: dict[str, bool]) -> None:
+def test_gptq_is_the_slow_one(n: int, k: int, group: int, order: dict[str, Any]) -> None:
     w, x = correlated(n, k, 200)
     w += 0.02
     h = hessian(x)
-    got = gptq(w, h, group, symmetric=False, zero_point_dtype=torch.float32, search=False, **order)  # type: ignore[arg-type]
+    got = gptq(w, h, group, symmetric=False, zero_point_dtype=torch.float32, search=False, **order)
     flags = (order.get("act_order", False), order.get("static_groups", True))
     q, scale, zero, _ = slow_gptq(
         w.double().numpy(), h.double().numpy(), k if group == -1 else group, False, *flags, 0.01,
@@ -193,6 +196,28 @@ def test_gptq_is_better_than_with_integers(zeros: torch.dtype) -> None:
     got = gptq(w, h, 16, symmetric=False, zero_point_dtype=zeros)
     assert got.zero_point is not None and got.zero_point.dtype == zeros
     assert output_error(w, got, x[2000:]) < output_error(w, integers, x[2000:])
+
+
+@pytest.mark.parametrize("activations", ["float", "int8"])
+@DTYPES
+def test_a_layer_multiplies_with_them(zeros: torch.dtype, activations: str) -> None:
+    linear = torch.nn.Linear(100, 37)
+    linear.weight.data = weight(37, 100) + 0.01
+    x = torch.randn(6, 100, generator=generator("x"))
+    options: dict[str, Any] = {"group": 32, "symmetric": False, "activations": activations}
+    module = Int4Linear.from_linear(linear, zero_point_dtype=zeros, **options)
+    assert module.weight_zero_point is not None and module.weight_zero_point.dtype == zeros
+    a = x if activations == "float" else lamina.quantize_int8(x)
+    rows = a if isinstance(a, Tensor) else a.q * a.scale
+    with torch.inference_mode():
+        want = rows.double() @ module.dequantize_weight().double().T + linear.bias
+        size = rows.double().abs() @ module.dequantize_weight().double().abs().T
+        assert bool(((module(x) - want).abs() <= 1e-5 * size).all())
+        fresh = Int4Linear(100, 37, symmetric=False)
+        fresh.load_state_dict(module.state_dict())
+        assert_equal(fresh(x), module(x))
+        part = module.shard((16, 37), (0, 100))
+        assert_equal(part(x), module(x)[:, 16:])
 
 
 W = torch.ones(3, 32)

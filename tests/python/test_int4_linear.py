@@ -279,8 +279,8 @@ BAD_CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "scales turned": (lambda: quantized(scale=torch.ones(3, 2)), r"weight_scale must be \[2, 3\]"),
     "scales f64": (lambda: quantized(scale=torch.ones(2, 3).double()), "weight_scale must be float32 or"),
     "zero points": (
-        lambda: quantized(zero_point=torch.ones(2, 3).half()),
-        "weight_zero_point must be uint8 or float32, got torch.float16",
+        lambda: quantized(zero_point=torch.ones(2, 3).char()),
+        "weight_zero_point must be uint8 or float32 or float16 or bfloat16, got torch.int8",
     ),
     "group of 20": (lambda: quantized(group=20), "group = 20; must be"),
     "bias": (

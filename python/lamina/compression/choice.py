@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -90,10 +90,13 @@ def checked_choice(
         rules = [(ALL, _named("scheme", scheme))]
     own_head = None if head is None else _named("head", head)
     choice = Choice(tuple(rules), own_head)
-    has_int4, has_zeros = (any(takes(one) for one in choice.schemes) for takes in (_is_int4, _has_float_zeros))
-    require_option("group", group, choice, has_int4, _takers(_is_int4))
-    require_option("scale_dtype", scale_dtype, choice, has_int4, _takers(_is_int4))
-    require_option("zero_point_dtype", zero_point_dtype, choice, has_zeros, _takers(_has_float_zeros))
+    for name, value, takes in (
+        ("group", group, _is_int4),
+        ("scale_dtype", scale_dtype, _is_int4),
+        ("zero_point_dtype", zero_point_dtype, _takes_float_zeros),
+    ):
+        is_taken = any(takes(one) for one in choice.schemes)
+        require_option(name, value, choice, is_taken, [one for one in SCHEMES.values() if takes(one)])
     require_optional_int("compress", "group", group)
     if group is not None:
         require_group("compress", group)
@@ -105,7 +108,7 @@ def checked_choice(
     def with_options(one: Scheme) -> Scheme:
         if not isinstance(one, Int4Scheme):
             return one
-        zeros = zero_point_dtype if one.has_float_zeros else None
+        zeros = zero_point_dtype if one.takes_float_zeros else None
         own = one.group if group is None else group
         return replace(one, group=own, scale_dtype=scale_dtype, zero_point_dtype=zeros)
 
@@ -126,12 +129,8 @@ def _is_int4(one: Scheme) -> bool:
     return isinstance(one, Int4Scheme)
 
 
-def _has_float_zeros(one: Scheme) -> bool:
-    return isinstance(one, Int4Scheme) and one.has_float_zeros
-
-
-def _takers(takes: Callable[[Scheme], bool]) -> list[Scheme]:
-    return [one for one in SCHEMES.values() if takes(one)]
+def _takes_float_zeros(one: Scheme) -> bool:
+    return isinstance(one, Int4Scheme) and one.takes_float_zeros
 
 
 def _named(argument: str, name: object) -> Scheme:

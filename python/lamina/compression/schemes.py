@@ -112,13 +112,13 @@ class Int4Scheme(Scheme):
     activations: str
     group: int = 128
     scale_dtype: torch.dtype | None = None  # None is the dtype of the weight
-    zero_point_dtype: torch.dtype | None = None  # of asymmetric weights; None is the dtype of the scales
+    zero_point_dtype: torch.dtype | None = None  # of asymmetric weights; None is uint8
 
     is_calibrated: ClassVar = True
     layer: ClassVar[type[Int4Linear]] = Int4Linear
 
     @property
-    def has_float_zeros(self) -> bool:
+    def takes_float_zeros(self) -> bool:
         """Whether its zero points may be floats."""
         return not self.symmetric
 
@@ -133,31 +133,28 @@ class Int4Scheme(Scheme):
         )  # fmt: skip
         module.weight_dtype = linear.weight.dtype
         if module.weight_zero_point is not None:
-            module.weight_zero_point = module.weight_zero_point.to(self._zeros(linear.weight))
+            module.weight_zero_point = module.weight_zero_point.to(self.zero_point_dtype or torch.uint8)
         if linear.bias is not None:  # its dtype may differ from that of the weight
             module.bias = linear.bias.detach().to("meta")
         return module
 
     def quantize(self, w: Tensor, hessian: Tensor | None) -> Rounded:
         assert hessian is not None
-        return Rounded(gptq(w, hessian, self.group, **self._options(w)))
+        return Rounded(gptq(w, hessian, self.group, **self._options))
 
     def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
         if rounded is not None:
             module = Int4Linear.from_quantized(rounded.weight, linear.bias, activations=self.activations)
             module.weight_dtype = linear.weight.dtype
             return module.train(linear.training)
-        options = self._options(linear.weight)
-        return self.layer.from_linear(linear, group=self.group, activations=self.activations, **options)
+        options = {"group": self.group, "activations": self.activations}
+        return self.layer.from_linear(linear, **options, **self._options)
 
-    def _options(self, w: Tensor) -> dict[str, Any]:
-        """The options of quantize_weight_int4, but for the group."""
+    @property
+    def _options(self) -> dict[str, Any]:
+        """The options of the quantiser, but for the group."""
         options: dict[str, Any] = {"symmetric": self.symmetric, "scale_dtype": self.scale_dtype}
-        return options | ({"zero_point_dtype": self._zeros(w)} if self.has_float_zeros else {})
-
-    def _zeros(self, w: Tensor) -> torch.dtype:
-        """The dtype of the zero points of a weight."""
-        return self.zero_point_dtype or self.scale_dtype or w.dtype if self.has_float_zeros else torch.uint8
+        return options | ({"zero_point_dtype": self.zero_point_dtype} if self.takes_float_zeros else {})
 
     def has_made(self, module: PackedLinear) -> bool:
         return type(module) is self.layer and (module.symmetric, module.activations) == (
@@ -248,22 +245,20 @@ class Sparse24Int4Scheme(Sparse24Scheme, Int4Scheme):
     def dense(self) -> Scheme | None:
         scheme = super().dense
         assert isinstance(scheme, Int4Scheme)
-        # Its zero points are merged with those of the 2:4 rows, which are integers.
-        zeros = torch.uint8 if scheme.has_float_zeros else None
-        return replace(scheme, group=self.group, scale_dtype=self.scale_dtype, zero_point_dtype=zeros)
+        return replace(scheme, group=self.group, scale_dtype=self.scale_dtype)
 
     @property
-    def has_float_zeros(self) -> bool:
+    def takes_float_zeros(self) -> bool:
         """False: the code of a pruned weight is its zero point."""
         return False
 
     def prune(self, w: Tensor, hessian: Tensor | None, mask: Tensor | None) -> tuple[Any, Tensor]:
-        pruned = prune_sparse24_int4(w, hessian, self.group, mask=mask, **self._options(w))
+        pruned = prune_sparse24_int4(w, hessian, self.group, mask=mask, **self._options)
         return pruned, pruned.quantized.dequantize()
 
     def merged(self, w: Tensor, rounded: Rounded, is_dense: Tensor) -> Any:
         if rounded.dense is None:
-            dense = quantize_weight_int4(w, self.group, search=True, **self._options(w))
+            dense = quantize_weight_int4(w, self.group, search=True, **self._options)
         else:
             dense = rounded.dense.weight
         sparse = rounded.weight.quantized
@@ -325,9 +320,9 @@ SCHEMES: dict[str, Scheme] = {
         Int8Scheme("w8a8", "int8 weights per channel, int8 activations per token", True),
         Int8Scheme("w8a8_asymmetric", "as w8a8, activations with a zero point", False),
         Int4Scheme("w4a16", "int4 weights per group, float activations", True, "float"),
-        Int4Scheme("w4a16_asymmetric", "as w4a16, weights with float zero points", False, "float"),
+        Int4Scheme("w4a16_asymmetric", "as w4a16, weights with zero points", False, "float"),
         Int4Scheme("w4a8", "int4 weights per group, int8 activations per token", True, "int8"),
-        Int4Scheme("w4a8_asymmetric", "as w4a8, weights with float zero points", False, "int8"),
+        Int4Scheme("w4a8_asymmetric", "as w4a8, weights with zero points", False, "int8"),
         Sparse24Int8Scheme("sparse24-w8a8", "2:4 int8 weights per channel, int8 activations", True),
         Sparse24Int8Scheme(
             "sparse24-w8a8_asymmetric", "as sparse24-w8a8, activations with a zero point", False

@@ -53,9 +53,7 @@ def checked_zero_dtype(op: str, wanted: torch.dtype | None, symmetric: bool) -> 
     if wanted is not None and symmetric:
         raise ValueError(f"{op}: zero_point_dtype was given; it is allowed only with symmetric = False")
     if wanted not in (None, *ZERO_DTYPES):
-        raise ValueError(
-            f"{op}: zero_point_dtype must be uint8, float32, float16 or bfloat16, got {wanted}"
-        )
+        raise ValueError(f"{op}: zero_point_dtype must be uint8, float32, float16 or bfloat16, got {wanted}")
     return None if symmetric else wanted or torch.uint8
 
 
