@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +21,6 @@ from lamina.cli.demo.encoder import Encoder, embed, load_encoder
 from lamina.cli.demo.sentences import SENTENCES, calibration_sentences
 from lamina.quant import gptq, hessian, quantize_weight_int4
 
-WEIGHTS: dict[str, dict[str, Any]] = {
-    "symmetric": {},
-    "integer zero points": {"symmetric": False},
-    "float zero points": {"symmetric": False, "zero_point_dtype": torch.float16},
-}
 COLUMNS = ("nearest", "nearest, search", "GPTQ", "GPTQ, act_order", "GPTQ, g_idx")
 
 
@@ -39,26 +33,27 @@ def main() -> None:
     encoder = load_encoder("cpu")
     seen = inputs_of_layers(encoder, calibration_sentences())
     held_out = inputs_of_layers(encoder, SENTENCES)
-    rows: dict[tuple[str, str], list[list[float]]] = {}
+    rows: dict[tuple[str, bool], list[list[float]]] = {}
     for name, x in held_out.items():
         layer = encoder.model.get_submodule(name)
         assert isinstance(layer, nn.Linear)
         w = layer.weight.detach()
-        h = hessian(seen[name])
-        for weights, how in WEIGHTS.items():
+        for symmetric in (True, False):
+            h = hessian(seen[name])
             made = (
-                quantize_weight_int4(w, options.group, **how),
-                quantize_weight_int4(w, options.group, search=True, **how),
-                gptq(w, h, options.group, **how),
-                gptq(w, h, options.group, act_order=True, **how),
-                gptq(w, h, options.group, act_order=True, static_groups=False, **how),
+                quantize_weight_int4(w, options.group, symmetric=symmetric),
+                quantize_weight_int4(w, options.group, symmetric=symmetric, search=True),
+                gptq(w, h, options.group, symmetric=symmetric),
+                gptq(w, h, options.group, symmetric=symmetric, act_order=True),
+                gptq(w, h, options.group, symmetric=symmetric, act_order=True, static_groups=False),
             )
             kind = re.sub(r".*layer\.\d+\.", "", name)
-            rows.setdefault((kind, weights), []).append([output_error(w, q.dequantize(), x) for q in made])
+            rows.setdefault((kind, symmetric), []).append([output_error(w, q.dequantize(), x) for q in made])
     print(f"| layer | weights | {' | '.join(COLUMNS)} |\n|---|---|{'---:|' * len(COLUMNS)}")
     table = []
-    for (kind, weights), errors in rows.items():
+    for (kind, symmetric), errors in rows.items():
         means = [mean(column) for column in zip(*errors, strict=True)]
+        weights = "symmetric" if symmetric else "asymmetric"
         table.append({"layer": kind, "weights": weights} | dict(zip(COLUMNS, means, strict=True)))
         print(f"| {kind} | {weights} | {' | '.join(f'{value:.4f}' for value in means)} |")
     if options.json:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from statistics import median, quantiles
@@ -23,7 +23,10 @@ from bench.machine import describe
 N = K = 4096
 COPIES = 4
 SECONDS = 2.0
-OPS = {"gemm_int4": lamina.gemm_int4, "gemm_int4_int8": lamina.gemm_int4_int8}
+OPS: dict[str, Callable[..., torch.Tensor]] = {
+    "gemm_int4": lamina.gemm_int4,
+    "gemm_int4_int8": lamina.gemm_int4_int8,
+}
 
 
 def main() -> None:

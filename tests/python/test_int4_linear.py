@@ -189,8 +189,8 @@ BAD_STATES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         lambda: replaced("weight_scale", torch.ones(3, 17).double()),
         "weight_scale must be float32 or float16 or bfloat16, got torch.float64",
     ),
-    "zero point of floats": (
-        lambda: replaced("weight_zero_point", torch.ones(3, 17).half()),
+    "zero point int8": (
+        lambda: replaced("weight_zero_point", torch.ones(3, 17).char()),
         "must be uint8 or float32",
     ),
     "float": (lambda: make_linear(65, 17).state_dict(), "float weight; .* lamina.compress"),

@@ -147,8 +147,8 @@ class Int4Scheme(Scheme):
             module = Int4Linear.from_quantized(rounded.weight, linear.bias, activations=self.activations)
             module.weight_dtype = linear.weight.dtype
             return module.train(linear.training)
-        options = {"group": self.group, "activations": self.activations}
-        return self.layer.from_linear(linear, **options, **self._options)
+        options = {**self._options, "group": self.group, "activations": self.activations}
+        return self.layer.from_linear(linear, **options)
 
     @property
     def _options(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ LEAST_SCALE = 2.0**-15
 
 
 class GridOptions(NamedTuple):
-    """What quantize_weight_int4 takes besides the weight."""
+    """The arguments of quantize_weight_int4 besides the weight, checked."""
 
     op: str
     group: int
@@ -41,7 +41,7 @@ def fit_grid(w: Tensor, options: GridOptions) -> Grid:
     """Fits a scale and a zero point to each group of w [n, k] f32."""
     whole = w.shape[1] // options.group * options.group
     # The ragged last group apart: padding would count as weights.
-    parts = [part for part in w.split([whole, w.shape[1] - whole], 1) if part.shape[1]] or [w]
+    parts = [part for part in torch.split(w, [whole, w.shape[1] - whole], 1) if part.shape[1]] or [w]
     fitted = [_fit_groups(by_group(part, options.group), options) for part in parts]
     return Grid(*(torch.cat(tensors, 1) for tensors in zip(*fitted, strict=True)))
 
