@@ -63,8 +63,8 @@ class Variant(NamedTuple):
 
 
 # The int4 weights of the file are those of the baseline, so W4A16 loses only what an int8 head loses. Float
-# zero points find the grid of the file again when weights are rounded anew: 1.012 and 1.026 (2026-11-30).
-# Without that grid it is 1.205 and 1.224 (symmetric), or 1.218 and 1.253 (integer zero points).
+# zero points find the grid of the file again when weights are rounded anew: 1.012 and 1.033 (2026-11-30).
+# On other grids it is 1.201 and 1.214 (symmetric), or 1.216 and 1.250 (integer zero points).
 VARIANTS = {
     BASELINE: Variant(),
     "torch bf16": Variant(dtype=torch.bfloat16, most=1.03),
