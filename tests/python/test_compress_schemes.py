@@ -142,6 +142,28 @@ def test_scales_have_the_dtype_that_was_asked_for(model: Lm, dtype: torch.dtype,
     assert report.rows[0].bytes_after == layer.nbytes  # the plan counts the smaller scales
 
 
+@pytest.mark.parametrize("dtype", [None, torch.uint8, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_zero_points_have_the_dtype_that_was_asked_for(
+    model: Lm, dtype: torch.dtype | None, calibrated: bool
+) -> None:
+    schemes = {"*.up": "w4a16_asymmetric", "*.down": "w4a8"}
+    options: dict[str, Any] = {"calibration": [IDS]} if calibrated else {}
+    report = lamina.compress(
+        model, schemes, group=32, scale_dtype=torch.float16, zero_point_dtype=dtype, **options
+    )
+    layer = model.blocks[0].up
+    assert layer.weight_zero_point.dtype is (dtype or torch.uint8)
+    assert model.blocks[0].down.weight_zero_point is None
+    assert report.rows[0].bytes_after == layer.nbytes  # the plan counts zero points of this dtype
+
+
+def test_zero_points_of_a_2_to_4_scheme_are_integers(model: Lm) -> None:
+    lamina.compress(model, "sparse24-w4a16_asymmetric", group=32, dense="*.down", dense_rows=True)
+    for layer in (model.blocks[0].up, model.blocks[0].down):
+        assert layer.weight_zero_point.dtype is torch.uint8
+
+
 class Tokenizer:
     """Letters to numbers."""
 
@@ -211,6 +233,21 @@ def bad_arguments() -> Iterator[tuple[Any, dict[str, Any], str]]:
         "w4a16",
         {"scale_dtype": torch.int8},
         "scale_dtype must be float32, float16 or bfloat16, got torch.int8",
+    )
+    yield (
+        "w4a16",
+        {"zero_point_dtype": torch.float16},
+        "zero_point_dtype was given with scheme w4a16; allowed with w4a16_asymmetric, w4a8_asymmetric",
+    )
+    yield (
+        {"*": "sparse24-w4a8_asymmetric"},
+        {"zero_point_dtype": torch.float16},
+        "zero_point_dtype was given with scheme sparse24-w4a8_asymmetric; allowed with w4a16_asymmetric",
+    )
+    yield (
+        "w4a8_asymmetric",
+        {"zero_point_dtype": torch.int8},
+        "zero_point_dtype must be uint8, float32, float16 or bfloat16, got torch.int8",
     )
     yield "w8a8", {"head": "w9"}, "head must be one of w8a8, .*, got 'w9'"
     yield {"*": "sparse24-w8a8"}, {"sparse24_fraction": 0.5}, "was given with scheme sparse24-w8a8"

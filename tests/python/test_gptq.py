@@ -33,7 +33,14 @@ def correlated(n: int, k: int, rows: int) -> tuple[Tensor, Tensor]:
 
 
 def slow_gptq(
-    w: F64, h: F64, group: int, symmetric: bool, act_order: bool, static_groups: bool, damp: float
+    w: F64,
+    h: F64,
+    group: int,
+    symmetric: bool,
+    act_order: bool,
+    static_groups: bool,
+    damp: float,
+    float_zeros: bool = False,
 ) -> tuple[NDArray[np.int64], F64, F64, NDArray[np.int64]]:
     """The paper's OBQ step by step: after each column the inverse of what is left is made anew, unblocked."""
     n, k = w.shape
@@ -48,6 +55,10 @@ def slow_gptq(
     zero = np.full_like(scale, 8.0)
 
     def fit(values: F64, g: int) -> None:
+        if float_zeros:
+            scale[:, g] = (values.max(1) - values.min(1)) / 15
+            zero[:, g] = -values.min(1) / scale[:, g]
+            return
         low, high = np.minimum(values.min(1), 0), np.maximum(values.max(1), 0)
         scale[:, g] = np.maximum(high, -low) / 7 if symmetric else (high - low) / 15
         scale[scale[:, g] == 0, g] = 1
@@ -67,7 +78,7 @@ def slow_gptq(
             fit(left[:, order[at : at + group]], g)
         rest = order[at:]
         inverse = np.linalg.inv(h[np.ix_(rest, rest)])
-        code = np.clip(np.round(left[:, column] / scale[:, g]) + zero[:, g], 0, 15)
+        code = np.clip(np.round(left[:, column] / scale[:, g] + zero[:, g]), 0, 15)
         q[:, column] = code
         error = (left[:, column] - (code - zero[:, g]) * scale[:, g]) / inverse[0, 0]
         left[:, rest] -= error[:, None] * inverse[0]

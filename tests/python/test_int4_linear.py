@@ -189,8 +189,8 @@ BAD_STATES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         lambda: replaced("weight_scale", torch.ones(3, 17).double()),
         "weight_scale must be float32 or float16 or bfloat16, got torch.float64",
     ),
-    "zero point of floats": (
-        lambda: replaced("weight_zero_point", torch.ones(3, 17).half()),
+    "zero point int8": (
+        lambda: replaced("weight_zero_point", torch.ones(3, 17).char()),
         "must be uint8 or float32",
     ),
     "float": (lambda: make_linear(65, 17).state_dict(), "float weight; .* lamina.compress"),
@@ -279,8 +279,8 @@ BAD_CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "scales turned": (lambda: quantized(scale=torch.ones(3, 2)), r"weight_scale must be \[2, 3\]"),
     "scales f64": (lambda: quantized(scale=torch.ones(2, 3).double()), "weight_scale must be float32 or"),
     "zero points": (
-        lambda: quantized(zero_point=torch.ones(2, 3).half()),
-        "weight_zero_point must be uint8 or float32, got torch.float16",
+        lambda: quantized(zero_point=torch.ones(2, 3).char()),
+        "weight_zero_point must be uint8 or float32 or float16 or bfloat16, got torch.int8",
     ),
     "group of 20": (lambda: quantized(group=20), "group = 20; must be"),
     "bias": (

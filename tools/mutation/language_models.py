@@ -19,7 +19,7 @@ MUTANTS = (
             "any(name == at for at, _ in self.rules for name in candidate.names)",
             "any(fnmatchcase(name, at) for at, _ in self.rules for name in candidate.names)",
         ),
-        ("schemes: dtype of scales dropped", "scale_dtype=scale_dtype)", "scale_dtype=None)"),
+        ("schemes: dtype of scales dropped", "scale_dtype=scale_dtype,", "scale_dtype=None,"),
         tests=SCHEMES,
     ),
     *plant(

@@ -46,6 +46,7 @@ def compress(
     *,
     group: int | None = None,
     scale_dtype: torch.dtype | None = None,
+    zero_point_dtype: torch.dtype | None = None,
     head: str | None = None,
     calibration: Calibration | Sequence[str] | None = None,
     tokenizer: Tokenizer | None = None,
@@ -73,6 +74,8 @@ def compress(
     group         w4 schemes: input features that share a scale, a multiple of 16, or -1 for all; None is 128.
                   The last group of a layer may be smaller; a layer with fewer input features has one group
     scale_dtype   w4 schemes: float32, float16 or bfloat16; None is the dtype of the weight
+    zero_point_dtype  w4a16_asymmetric and w4a8_asymmetric: uint8 (None means it), float32, float16 or
+                  bfloat16. Floats keep more accuracy and take more time (docs/quantization.md)
     head          a scheme for the output layer of a language model (get_output_embeddings()). The layer is
                   packed although its weight is tied to the embedding, which stays float: the two are untied,
                   and model.config says so. A mapping with the full name of a tied layer does likewise
@@ -114,7 +117,7 @@ def compress(
     referenced after compression.
     """
     _require_model(model)
-    choice = checked_choice(scheme, group, scale_dtype, head)
+    choice = checked_choice(scheme, group, scale_dtype, head, zero_point_dtype)
     is_calibrated = any(one.is_calibrated for one in choice.schemes)
     takers = [one for one in SCHEMES.values() if one.is_calibrated]
     require_option("calibration", calibration, choice, is_calibrated, takers)

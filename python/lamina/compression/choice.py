@@ -14,7 +14,7 @@ from lamina._checks import require_optional_int
 from lamina.compression.candidates import LINEAR_KINDS, Candidate
 from lamina.compression.schemes import SCHEMES, Int4Scheme, Scheme
 from lamina.quant import WEIGHT_DTYPES
-from lamina.quant.checks import require_group
+from lamina.quant.checks import checked_zero_dtype, require_group
 
 
 class Assigned(NamedTuple):
@@ -27,7 +27,7 @@ class Assigned(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The arguments `scheme`, `group`, `scale_dtype` and `head` of lamina.compress."""
+    """The arguments `scheme`, `group`, `scale_dtype`, `zero_point_dtype` and `head` of lamina.compress."""
 
     rules: tuple[tuple[str, Scheme], ...]  # the first pattern that matches a name of the layer counts
     head: Scheme | None
@@ -72,7 +72,11 @@ ALL = "*"
 
 
 def checked_choice(
-    scheme: str | Mapping[str, str], group: int | None, scale_dtype: torch.dtype | None, head: str | None
+    scheme: str | Mapping[str, str],
+    group: int | None,
+    scale_dtype: torch.dtype | None,
+    head: str | None,
+    zero_point_dtype: torch.dtype | None = None,
 ) -> Choice:
     """The arguments as a Choice. Raises ValueError for an unknown scheme, or an option that none has."""
     if isinstance(scheme, Mapping):
@@ -86,27 +90,27 @@ def checked_choice(
         rules = [(ALL, _named("scheme", scheme))]
     own_head = None if head is None else _named("head", head)
     choice = Choice(tuple(rules), own_head)
-    has_int4 = any(isinstance(one, Int4Scheme) for one in choice.schemes)
-    require_option(
-        "group", group, choice, has_int4, [s for s in SCHEMES.values() if isinstance(s, Int4Scheme)]
-    )
-    require_option(
-        "scale_dtype",
-        scale_dtype,
-        choice,
-        has_int4,
-        [s for s in SCHEMES.values() if isinstance(s, Int4Scheme)],
-    )
+    for name, value, takes in (
+        ("group", group, _is_int4),
+        ("scale_dtype", scale_dtype, _is_int4),
+        ("zero_point_dtype", zero_point_dtype, _takes_float_zeros),
+    ):
+        is_taken = any(takes(one) for one in choice.schemes)
+        require_option(name, value, choice, is_taken, [one for one in SCHEMES.values() if takes(one)])
     require_optional_int("compress", "group", group)
     if group is not None:
         require_group("compress", group)
     if scale_dtype not in (None, *WEIGHT_DTYPES):
         raise ValueError(f"compress: scale_dtype must be float32, float16 or bfloat16, got {scale_dtype}")
+    if zero_point_dtype is not None:
+        checked_zero_dtype("compress", zero_point_dtype, symmetric=False)
 
     def with_options(one: Scheme) -> Scheme:
         if not isinstance(one, Int4Scheme):
             return one
-        return replace(one, group=one.group if group is None else group, scale_dtype=scale_dtype)
+        zeros = zero_point_dtype if one.takes_float_zeros else None
+        own = one.group if group is None else group
+        return replace(one, group=own, scale_dtype=scale_dtype, zero_point_dtype=zeros)
 
     return Choice(
         tuple((pattern, with_options(one)) for pattern, one in rules),
@@ -119,6 +123,14 @@ def require_option(name: str, value: Any, choice: Choice, is_taken: bool, takers
     if value is not None and not is_taken:
         allowed = ", ".join(scheme.name for scheme in takers)
         raise ValueError(f"compress: {name} was given with scheme {choice.text}; allowed with {allowed}")
+
+
+def _is_int4(one: Scheme) -> bool:
+    return isinstance(one, Int4Scheme)
+
+
+def _takes_float_zeros(one: Scheme) -> bool:
+    return isinstance(one, Int4Scheme) and one.takes_float_zeros
 
 
 def _named(argument: str, name: object) -> Scheme:

@@ -112,9 +112,15 @@ class Int4Scheme(Scheme):
     activations: str
     group: int = 128
     scale_dtype: torch.dtype | None = None  # None is the dtype of the weight
+    zero_point_dtype: torch.dtype | None = None  # of asymmetric weights; None is uint8
 
     is_calibrated: ClassVar = True
     layer: ClassVar[type[Int4Linear]] = Int4Linear
+
+    @property
+    def takes_float_zeros(self) -> bool:
+        """Whether its zero points may be floats."""
+        return not self.symmetric
 
     @property
     def op(self) -> str:
@@ -126,23 +132,29 @@ class Int4Scheme(Scheme):
             activations=self.activations, device="meta", dtype=self.scale_dtype or linear.weight.dtype,
         )  # fmt: skip
         module.weight_dtype = linear.weight.dtype
+        if module.weight_zero_point is not None:
+            module.weight_zero_point = module.weight_zero_point.to(self.zero_point_dtype or torch.uint8)
         if linear.bias is not None:  # its dtype may differ from that of the weight
             module.bias = linear.bias.detach().to("meta")
         return module
 
     def quantize(self, w: Tensor, hessian: Tensor | None) -> Rounded:
         assert hessian is not None
-        return Rounded(gptq(w, hessian, self.group, symmetric=self.symmetric, scale_dtype=self.scale_dtype))
+        return Rounded(gptq(w, hessian, self.group, **self._options))
 
     def convert(self, linear: nn.Linear, rounded: Rounded | None = None) -> PackedLinear:
         if rounded is not None:
             module = Int4Linear.from_quantized(rounded.weight, linear.bias, activations=self.activations)
             module.weight_dtype = linear.weight.dtype
             return module.train(linear.training)
-        return self.layer.from_linear(
-            linear, group=self.group, symmetric=self.symmetric, activations=self.activations,
-            scale_dtype=self.scale_dtype,
-        )  # fmt: skip
+        options = {**self._options, "group": self.group, "activations": self.activations}
+        return self.layer.from_linear(linear, **options)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """The options of the quantiser, but for the group."""
+        options: dict[str, Any] = {"symmetric": self.symmetric, "scale_dtype": self.scale_dtype}
+        return options | ({"zero_point_dtype": self.zero_point_dtype} if self.takes_float_zeros else {})
 
     def has_made(self, module: PackedLinear) -> bool:
         return type(module) is self.layer and (module.symmetric, module.activations) == (
@@ -235,17 +247,18 @@ class Sparse24Int4Scheme(Sparse24Scheme, Int4Scheme):
         assert isinstance(scheme, Int4Scheme)
         return replace(scheme, group=self.group, scale_dtype=self.scale_dtype)
 
+    @property
+    def takes_float_zeros(self) -> bool:
+        """False: the code of a pruned weight is its zero point."""
+        return False
+
     def prune(self, w: Tensor, hessian: Tensor | None, mask: Tensor | None) -> tuple[Any, Tensor]:
-        pruned = prune_sparse24_int4(
-            w, hessian, self.group, symmetric=self.symmetric, mask=mask, scale_dtype=self.scale_dtype
-        )
+        pruned = prune_sparse24_int4(w, hessian, self.group, mask=mask, **self._options)
         return pruned, pruned.quantized.dequantize()
 
     def merged(self, w: Tensor, rounded: Rounded, is_dense: Tensor) -> Any:
         if rounded.dense is None:
-            dense = quantize_weight_int4(
-                w, self.group, symmetric=self.symmetric, search=True, scale_dtype=self.scale_dtype
-            )
+            dense = quantize_weight_int4(w, self.group, search=True, **self._options)
         else:
             dense = rounded.dense.weight
         sparse = rounded.weight.quantized

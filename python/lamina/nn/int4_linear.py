@@ -23,7 +23,7 @@ from lamina.ops.gemm_int4 import GROUP_STEP
 from lamina.ops.pack_int4 import CPU_LAYOUT, CUDA_LAYOUT, packed_int4_shape
 from lamina.ops.tiles import Range
 from lamina.quant import WEIGHT_DTYPES, QuantizedInt4, act_order, quantize_weight_int4
-from lamina.quant.checks import count_groups, is_group, require_g_idx, require_group
+from lamina.quant.checks import ZERO_DTYPES, count_groups, is_group, require_g_idx, require_group
 
 ACTIVATIONS = ("float", "int8")  # by their number in weight_format
 
@@ -40,7 +40,7 @@ class Int4Linear(PackedLinear):
 
     A new module is zero; fill it with `from_linear`, `from_quantized`, `from_gptq` or `load_state_dict`.
     The state dict holds what the kernels read, all of it buffers: `weight_packed` uint8, `weight_scale`
-    [groups, n], `weight_zero_point` uint8 or f32 [groups, n] unless symmetric, `perm` int32 where a g_idx
+    [groups, n], `weight_zero_point` uint8 or floats [groups, n] unless symmetric, `perm` int32 where a g_idx
     needs one (lamina.quant.act_order), `weight_format` int64 and `bias`. A loaded state dict sets group,
     symmetric, activations, perm and the dtype of the scales. Scales and zero points keep their dtype under
     .half() and .to(dtype), because the codes were made with them. On CUDA "float" takes x of f16 or bf16 and
@@ -56,7 +56,7 @@ class Int4Linear(PackedLinear):
     DTYPES: ClassVar = {
         "weight_packed": (torch.uint8,),
         "weight_scale": WEIGHT_DTYPES,
-        "weight_zero_point": (torch.uint8, torch.float32),
+        "weight_zero_point": ZERO_DTYPES,
         "perm": (torch.int32,),
     }
 
@@ -107,6 +107,7 @@ class Int4Linear(PackedLinear):
         activations: str = "float",
         search: bool = True,
         scale_dtype: torch.dtype | None = None,
+        zero_point_dtype: torch.dtype | None = None,
     ) -> Int4Linear:
         """Makes an int4 layer from `linear`, rounded to nearest, with the options of quantize_weight_int4.
 
@@ -117,8 +118,10 @@ class Int4Linear(PackedLinear):
         """
         require_loaded("Int4Linear", linear.weight)
         weight = linear.weight.detach()
-        options = {"symmetric": symmetric, "search": search}
-        quantized = quantize_weight_int4(weight.cpu(), group, scale_dtype=scale_dtype, **options)
+        quantized = quantize_weight_int4(
+            weight.cpu(), group, symmetric=symmetric, scale_dtype=scale_dtype,
+            zero_point_dtype=zero_point_dtype, search=search,
+        )  # fmt: skip
         module = cls.from_quantized(quantized.to(weight.device), linear.bias, activations=activations)
         module.weight_dtype = weight.dtype
         return module.train(linear.training)

@@ -8,6 +8,7 @@ from torch import Tensor
 from lamina.ops.gemm_int4 import GROUP_STEP
 
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+ZERO_DTYPES = (torch.uint8, *WEIGHT_DTYPES)
 
 
 def checked_weight(op: str, w: Tensor) -> Tensor:
@@ -45,6 +46,15 @@ def checked_scale_dtype(op: str, wanted: torch.dtype | None, w: Tensor) -> torch
     if dtype not in WEIGHT_DTYPES:
         raise ValueError(f"{op}: scale_dtype must be float32, float16 or bfloat16, got {dtype}")
     return dtype
+
+
+def checked_zero_dtype(op: str, wanted: torch.dtype | None, symmetric: bool) -> torch.dtype | None:
+    """The dtype of the zero points, None if symmetric; a `wanted` None is uint8."""
+    if wanted is not None and symmetric:
+        raise ValueError(f"{op}: zero_point_dtype was given; it is allowed only with symmetric = False")
+    if wanted not in (None, *ZERO_DTYPES):
+        raise ValueError(f"{op}: zero_point_dtype must be uint8, float32, float16 or bfloat16, got {wanted}")
+    return None if symmetric else wanted or torch.uint8
 
 
 def require_finite(name: str, w: Tensor) -> None:

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lamina.ops.dequantize import by_group
-from lamina.quant.checks import checked_group, checked_scale_dtype, checked_weight
+from lamina.quant.checks import checked_group, checked_scale_dtype, checked_weight, checked_zero_dtype
 from lamina.quant.compensation import cuts, replace_columns, require_options
-from lamina.quant.grid import Grid, fit_grid, nearest_codes, rows_at_a_time
+from lamina.quant.grid import Grid, GridOptions, fit_grid, nearest_codes, rows_at_a_time
 from lamina.quant.hessians import checked_hessian, inverse_factor
 from lamina.quant.int4 import QuantizedInt4, as_quantized
 
@@ -26,6 +25,7 @@ def gptq(
     damp: float = 0.01,
     block: int = 64,
     scale_dtype: torch.dtype | None = None,
+    zero_point_dtype: torch.dtype | None = None,
     search: bool = True,
 ) -> QuantizedInt4:
     """Rounds a float weight to int4 column by column; later columns compensate the errors of earlier ones.
@@ -33,7 +33,7 @@ def gptq(
     w            [n, k]  f32 | f16 | bf16, finite, any device
     hessian      [k, k]  f32 | f64: lamina.quant.hessian of the layer's inputs, or a positive multiple of it.
                  It must be symmetric and positive semidefinite, within rounding errors of 2^-20 of its trace
-    group, symmetric, scale_dtype, search   as in quantize_weight_int4
+    group, symmetric, scale_dtype, zero_point_dtype, search   as in quantize_weight_int4
     act_order    False: rounds columns in order. The grid of a group is fitted when its first column is
                  reached, to the weights of that moment. True: rounds columns with a large diagonal first
     static_groups  with act_order. True: the grid of each group is fitted to `w` beforehand; the result has
@@ -69,15 +69,15 @@ def gptq(
         g_idx[order] = groups.int()
     factor = inverse_factor(op, hessian, damp, order)
 
-    options = Int4Options(op, group, symmetric, dtype, search, groups.tolist(), refit)
+    zero_dtype = checked_zero_dtype(op, zero_point_dtype, symmetric)
+    grid = GridOptions(op, group, dtype, zero_dtype, search)
+    options = Int4Options(grid, groups.tolist(), refit)
     parts = [_round(part, factor, order, options, block) for part in torch.split(w, rows_at_a_time(w, block))]
-    codes, scale, zero = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return as_quantized(codes, scale, None if symmetric else zero, group, g_idx)
+    made = Grid(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    return as_quantized(made, grid, g_idx)
 
 
-def _round(
-    w: Tensor, factor: Tensor, order: Tensor, options: Int4Options, block: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _round(w: Tensor, factor: Tensor, order: Tensor, options: Int4Options, block: int) -> Grid:
     """Codes, scales and zero points of some rows of the weight; rows do not depend on each other."""
     rule = Int4Rounding(w, options)
     left = w.float().T[order]  # [k, rows], a copy: the columns that are left to round
@@ -85,23 +85,15 @@ def _round(
     replace_columns(left, factor, cuts(k, block, rule.span), rule)
     q = torch.empty_like(rule.codes)
     q[order] = rule.codes
-    return q.T.to(torch.uint8), rule.scale, rule.zero
+    return Grid(rule.scale, rule.zero, q.T.to(torch.uint8))
 
 
 class Int4Options(NamedTuple):
     """How columns become int4."""
 
-    op: str
-    group: int
-    symmetric: bool
-    dtype: torch.dtype  # of the scales
-    search: bool
+    grid: GridOptions
     groups: list[int]  # the group of each column, in the order of rounding
     refit: int  # grids are fitted anew after this number of columns; 0: all of them beforehand
-
-    def fit(self, w: Tensor, group: int) -> Grid:
-        """The grids of the groups of some rows."""
-        return fit_grid(self.op, by_group(w, group), self.symmetric, self.dtype, self.search)
 
 
 class Int4Rounding:
@@ -111,10 +103,11 @@ class Int4Rounding:
         self.options = options
         rows, k = w.shape
         if options.refit:  # the loop fits a group's grid where the group begins
-            self.zero = torch.empty(rows, -(-k // options.group), dtype=torch.float32, device=w.device)
-            self.scale = torch.empty_like(self.zero, dtype=options.dtype)
+            groups = -(-k // options.grid.group)
+            self.zero = torch.empty(rows, groups, dtype=torch.float32, device=w.device)
+            self.scale = torch.empty_like(self.zero, dtype=options.grid.dtype)
         else:
-            self.scale, self.zero, _ = options.fit(w.float(), options.group)
+            self.scale, self.zero, _ = fit_grid(w.float(), options.grid)
         self.codes = torch.empty(k, rows, dtype=torch.float32, device=w.device)
 
     @property
@@ -124,9 +117,9 @@ class Int4Rounding:
 
     def reach(self, begin: int, left: Tensor) -> None:
         """Fits the grid of the group that begins here, if one does."""
-        group = self.options.group
+        group = self.options.grid.group
         if self.span and begin % group == 0:
-            fresh = self.options.fit(left[:group].T, group)
+            fresh = fit_grid(left[:group].T, self.options.grid)
             self.scale[:, begin // group] = fresh.scale[:, 0]
             self.zero[:, begin // group] = fresh.zero[:, 0]
 

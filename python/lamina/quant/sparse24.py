@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lamina.quant.checks import checked_group, checked_scale_dtype
 from lamina.quant.gptq_rounding import Int4Options, Int4Rounding
+from lamina.quant.grid import Grid, GridOptions
 from lamina.quant.int4 import QuantizedInt4, as_quantized, quantize_weight_int4
 from lamina.quant.int8 import quantize_weight_int8
 from lamina.quant.sparse24_pass import FloatRounding, Int8Rounding, checked_task
@@ -132,11 +133,12 @@ def prune_sparse24_int4(
         return PrunedInt4(quantized, mask)
     group = checked_group(op, group, k)
     groups = (torch.arange(k, device=w.device) // group).tolist()
-    options = Int4Options(op, group, symmetric, dtype, search, groups, group)
+    grid = GridOptions(op, group, dtype, None if symmetric else torch.uint8, search)
+    options = Int4Options(grid, groups, group)
     made = task.compensate(lambda part: Int4Rounding(part, options))
     zero = torch.cat([rounding.zero for rounding in made.roundings])
     codes = torch.cat([rounding.codes.T.to(torch.uint8) for rounding in made.roundings])
     origin = zero.to(torch.uint8).repeat_interleave(group, 1)[:, :k]
     scale = torch.cat([rounding.scale for rounding in made.roundings])
     q = torch.where(made.mask, codes, origin)
-    return PrunedInt4(as_quantized(q, scale, None if symmetric else zero, group), made.mask)
+    return PrunedInt4(as_quantized(Grid(scale, zero, q), grid), made.mask)

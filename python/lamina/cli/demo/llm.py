@@ -35,6 +35,7 @@ class Variant(NamedTuple):
     head    the scheme of the output layer, or None: it stays float, tied to the embedding
     is_in_file   whether the int4 weights are those of the file, not rounded anew
     most    the most perplexity that is allowed, relative to that of BASELINE
+    zero_point_dtype  of int4 weights that are rounded anew
     """
 
     scheme: str | None = None
@@ -42,6 +43,7 @@ class Variant(NamedTuple):
     is_in_file: bool = False
     dtype: torch.dtype = torch.float32
     most: float = 1.0
+    zero_point_dtype: torch.dtype | None = None
 
     @property
     def summary(self) -> str:
@@ -50,6 +52,8 @@ class Variant(NamedTuple):
             return f"torch, {str(self.dtype).removeprefix('torch.')}"
         what = SCHEMES[self.scheme].summary
         more = "; the int4 weights of the file" if self.is_in_file else "; SmoothQuant" * self.is_smooth
+        if self.zero_point_dtype is not None:
+            more = "; float zero points"
         return f"{what}{more}; head {self.head or 'float'}"
 
     @property
@@ -58,8 +62,9 @@ class Variant(NamedTuple):
         return self.scheme is not None and self.scheme.startswith("w8")
 
 
-# The int4 weights of the file are those of the baseline, so W4A16 loses only what an int8 head loses. Those
-# rounded anew are of a model whose weights have been int4 before, on another grid: 1.205 (2026-11-29).
+# The int4 weights of the file are those of the baseline, so W4A16 loses only what an int8 head loses. Float
+# zero points find the grid of the file again when weights are rounded anew: 1.012 and 1.033 (2026-11-30).
+# On other grids it is 1.201 and 1.214 (symmetric), or 1.216 and 1.250 (integer zero points).
 VARIANTS = {
     BASELINE: Variant(),
     "torch bf16": Variant(dtype=torch.bfloat16, most=1.03),
@@ -67,8 +72,8 @@ VARIANTS = {
     "w8a8+head": Variant("w8a8", HEAD, most=1.03),
     "w4a16-file": Variant("w4a16_asymmetric", HEAD, True, most=1.02),
     "w4a8-file": Variant("w4a8_asymmetric", HEAD, True, most=1.04),
-    "w4a16-g32": Variant("w4a16", HEAD, most=1.25),
-    "w4a8-g32": Variant("w4a8", HEAD, most=1.25),
+    "w4a16-g32": Variant("w4a16_asymmetric", HEAD, most=1.02, zero_point_dtype=torch.float32),
+    "w4a8-g32": Variant("w4a8_asymmetric", HEAD, most=1.04, zero_point_dtype=torch.float32),
 }
 
 
@@ -117,7 +122,10 @@ def load(names: Sequence[str]) -> Iterator[tuple[str, Any, Any]]:
                 smooth(model, calibration_texts(), tokenizer=tokenizer)
             if variant.scheme is not None:
                 group = GROUP if variant.scheme.startswith("w4") else None
-                compress(model, variant.scheme, group=group, head=variant.head, progress=False)
+                compress(
+                    model, variant.scheme, group=group, zero_point_dtype=variant.zero_point_dtype,
+                    head=variant.head, progress=False,
+                )  # fmt: skip
         if variant.scheme is not None:
             accelerate(model)
         made[name] = model

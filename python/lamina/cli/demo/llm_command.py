@@ -88,7 +88,8 @@ def _notes(machine: dict[str, object], rounds: int) -> str:
         f"tokens/s: medians of {rounds} rounds, models in turn; prompt of {PROMPT} tokens, {ANSWER} decoded\n"
         f"on {machine['cpu']}, {machine['threads']} threads, {machine['cpu_isa']}\n"
         f"x: speed-up over {BASELINE}\n"
-        "+head, -file, -g32: with an int8 head; -file: int4 weights of the GGUF file; -g32: rounded anew\n"
+        "+head, -file, -g32: with an int8 head; -file: int4 weights of the GGUF file\n"
+        "-g32: rounded anew, with float zero points\n"
         f"perplexity, KL (nats a token) and top-1 on a text that lamina ships, beside {BASELINE}"
     )
 
