@@ -141,9 +141,12 @@ class Loads {
     if (p.k_scale.is_per_token())
       dev::cp_async<4>(Shape::scales(place, false) + row(), &p.k_scale.at(at.page, at.slot, head),
                        bytes);
-    if (p.v_scale.is_per_token())
+    if (p.v_scale.is_per_token()) {
       dev::cp_async<4>(Shape::scales(place, true) + row(), &p.v_scale.at(at.page, at.slot, head),
                        bytes);
+    } else if (Shape::kAlwaysScales) {
+      dev::store_shared(Shape::scales(place, true) + row(), 1.0f);
+    }
   }
 
   // kLanes lanes copy neighbouring chunks of a row. A lane copies every kLanes-th chunk of every kStep-th row, so that

@@ -152,6 +152,7 @@ struct Sm80Shape : InSmem<Sm80Shape<kConfig, Query>> {
   static constexpr int kFlagAt = kValueRowsAt + kColumns * 8;
   static constexpr int kSmemBytes = kFlagAt + 4 * kWarps;
 
+  static constexpr bool kAlwaysScales = false;
   // The place of the scales of a block of columns: that of its keys.
   LAMINA_DEVICE static int scales_of(int stage, int) { return stage; }
   // The scales of the keys in a stage or, with `of_values`, of their values.

@@ -11,7 +11,7 @@
 // Order      a score sums head_dim in steps of 16; a block of columns has one maximum; weights are summed in f32 and,
 //            rounded to 16 bits, multiplied with values in steps of 16 columns
 // Budget     regs <= 168; 0 spills; 0 bank conflicts in the ring (layout/swizzle.h)
-//            requires SASS: HGMMA, LDGSTS, UTMALDG
+//            requires SASS: HGMMA, LDGSTS
 // Requires   no alignment, as in sm80.cuh
 // Source     own; the roles of warps and the order of products as in FlashAttention-3 (arXiv:2407.08608)
 // Reference  tests/reference/paged_attention.py
@@ -45,8 +45,7 @@ struct Sm90a {
   static constexpr int kThreads = Shape::kThreads + Shape::kLoadWarps * dev::kWarpLanes;
   static constexpr int kMinBlocks = 1;
   // The producer warpgroup hands registers to the math warpgroups.
-  static constexpr int kMathRegisters = Shape::kIsQuantized ? 224 : 232;
-  static constexpr int kProducerRegisters = Shape::kIsQuantized ? 56 : 40;
+  static constexpr int kMathRegisters = 232, kProducerRegisters = 48;
 
   LAMINA_DEVICE static void wait_full(const Cursor& cursor) {
     dev::mbarrier_wait(&Shape::barriers().full[cursor.stage], cursor.parity);
@@ -83,7 +82,7 @@ struct Sm90a {
     Weigh::find_maxima(scores, maxima);
     const auto growth = Weigh::raise_exponents(maxima, rule.factor, state);
     Weigh::grow_weights(growth, state);
-    if (Shape::kIsQuantized && args.p.v_scale.is_per_token()) {
+    if (Shape::kAlwaysScales || (Shape::kIsQuantized && args.p.v_scale.is_per_token())) {
       raise_to_powers<true>(rule.factor, Shape::scales_of(0, walk.index()), scores, state);
     } else {
       raise_to_powers<false>(rule.factor, 0, scores, state);

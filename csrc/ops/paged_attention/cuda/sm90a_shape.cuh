@@ -86,6 +86,9 @@ struct Sm90aShape : InSmem<Sm90aShape<kConfig, Query>> {
     return reinterpret_cast<int32_t*>(smem(kPositionsAt)) + index % kPositionBlocks * kColumns;
   }
 
+  // Whether weights are always multiplied by scales of values, which are 1 if there are none for each column. Tiles of the
+  // largest head_dim of float8 have no registers for the choice.
+  static constexpr bool kAlwaysScales = kElements == Elements::kE4M3 && kDim > 192;
   // The place of the scales of a block of columns: they outlive the stage of its keys.
   LAMINA_DEVICE static int scales_of(int, int index) { return index % kPositionBlocks; }
   LAMINA_DEVICE static float* scales(int place, bool of_values) {
