@@ -20,7 +20,7 @@ from tests.support.memory import far_apart
 
 BACKENDS = pytest.mark.parametrize("backend", attention_backends())
 ONE_TILE = pytest.mark.parametrize("backend", attention_backends(16))
-WGMMA = pytest.mark.parametrize("backend", [each for each in attention_backends(128) if "sm90a" in each.id])
+WGMMA = pytest.mark.parametrize("backend", attention_backends(arch=90))
 
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "cache": tuple(CACHES),
