@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from tools.loop_slots import count_of, functions
+from tools.loop_slots import count_of, functions, usual_work
 
 # A kernel with a loop before the main one, and a main loop with a rare way and one that is left out.
 DUMP = """
@@ -102,3 +102,23 @@ def test_the_loop_of_a_warp_that_only_loads(opcodes: str, length: int) -> None:
     (kernel,) = functions(PRODUCER, "producer", wanted, partial(count_of, wanted=wanted)).values()
     assert kernel.loop == (0x10, 0x90)
     assert kernel.way()[:2] == (2, length)
+
+
+# A loop over pieces, whose first products come before the loop over columns.
+NESTED = """
+    Function : _Znested
+        /*0000*/                   S2R R0, SR_TID.X ;
+        /*0010*/                   HGMMA.64x64x16.F32 R24, gdesc[UR8], R24 ;
+        /*0020*/                   HGMMA.64x64x16.F32 R24, gdesc[UR8], R24 ;
+        /*0030*/                   HGMMA.64x64x16.F32 R24, gdesc[UR8], R24 ;
+        /*0040*/                   FADD R1, R1, R2 ;
+        /*0050*/               @P0 BRA 0x30 ;
+        /*0060*/               @P1 BRA 0x10 ;
+        /*0070*/                   EXIT ;
+"""
+
+
+@pytest.mark.parametrize(("least", "loop"), [(None, (0x10, 0x60)), (1, (0x30, 0x50)), (2, (0x10, 0x60))])
+def test_a_loop_inside_one_with_more_products(least: int | None, loop: tuple[int, int]) -> None:
+    (kernel,) = functions(NESTED, "nested", re.compile("HGMMA"), usual_work, least).values()
+    assert kernel.loop == loop

@@ -9,10 +9,14 @@ of attention.
     python -m tools.loop_slots build/cmake/.../paged_attention_sm80_r16_d128.cu.o BF16 --arch 90
 
 For warps without products, --loop says whose loop it is: the opcodes of which it has most. --through says
-which opcodes the way must go through; SHF.R.U64 is the end of a division by the page.
+which opcodes the way must go through; SHF.R.U64 is the end of a division by the page. --least finds a loop
+inside another that has more of these opcodes, before and after it.
 
-    python -m tools.loop_slots .../paged_attention_sm90a_r128_d128.cu.o BF16 --arch 90a \\
+    python -m tools.loop_slots .../paged_attention_sm90a_0.cu.o BF16 --arch 90a \\
         --loop UTMALDG --through "UTMALDG|SHF.R.U64"
+    python -m tools.loop_slots .../paged_attention_sm90a_1.cu.o BF16 --arch 90a \\
+        --loop LDGSTS.E.BYPASS --through "PRMT|F2FP|SHF.R.U64|LDGSTS.E.BYPASS.128|STS.128"
+    python -m tools.loop_slots .../paged_attention_sm90a_1.cu.o BF16 --arch 90a --loop HGMMA --least 12
 """
 
 from __future__ import annotations
@@ -65,6 +69,7 @@ class Function:
     instructions: dict[int, str]
     main: re.Pattern[str] = PRODUCT
     work_of: Callable[[Counter[str]], int] = usual_work
+    least: int | None = None  # of `main` in the loop; None: most
 
     @cached_property
     def loop(self) -> tuple[int, int]:
@@ -76,8 +81,8 @@ class Function:
             inside = (text for at, text in self.instructions.items() if loop[0] <= at <= loop[1])
             return count_of(Counter(map(opcode, inside)), self.main)
 
-        most = max(map(found, loops))
-        return min((loop for loop in loops if found(loop) == most), key=lambda loop: loop[1] - loop[0])
+        least = max(map(found, loops)) if self.least is None else self.least
+        return min((loop for loop in loops if found(loop) >= least), key=lambda loop: loop[1] - loop[0])
 
     def is_loop(self, first: int, last: int) -> bool:
         """Whether all ways to the branch at `last` go through `first`. Rare code behind branches back too."""
@@ -151,6 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("kernel", help="a part of the symbol")
     parser.add_argument("--arch", default="90")
     parser.add_argument("--loop", type=re.compile, default=PRODUCT, help="opcodes, a regular expression")
+    parser.add_argument("--least", type=int, help="how many of these opcodes the loop has at least")
     parser.add_argument("--through", type=re.compile, help="opcodes")
     wanted = parser.parse_args(arguments)
     if (path := find_tools()) is None:
@@ -159,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     environment = {**os.environ, "PATH": path}
     dump = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     work_of = partial(count_of, wanted=wanted.through) if wanted.through else usual_work
-    for symbol, function in functions(dump, wanted.kernel, wanted.loop, work_of).items():
+    for symbol, function in functions(dump, wanted.kernel, wanted.loop, work_of, wanted.least).items():
         _, length, codes = function.way()
         families = Counter[str]()
         for code, count in codes.items():

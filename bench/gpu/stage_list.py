@@ -85,7 +85,7 @@ SUITES = {
             "decode batch=32 page=1",
             "decode batch=32 page=128",
             "decode batch=8 context=32768",
-            "verify batch=32 tokens=16",
+            "verify batch=32 tokens=16 kv_dtype=bf16,int8,fp8",
             "verify batch=1 tokens=8 context=32768",
             "prefill context=4096",
             "mixed batch=32",

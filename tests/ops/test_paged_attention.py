@@ -20,6 +20,7 @@ from tests.support.memory import far_apart
 
 BACKENDS = pytest.mark.parametrize("backend", attention_backends())
 ONE_TILE = pytest.mark.parametrize("backend", attention_backends(16))
+WGMMA = pytest.mark.parametrize("backend", attention_backends(arch=90))
 
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "cache": tuple(CACHES),
@@ -59,6 +60,7 @@ def table(options: dict[str, tuple[Any, ...]]) -> list[AttentionCase]:
 
 
 TABLE, LONG_TABLE = table(OPTIONS), table(LONG_OPTIONS)
+OF_BYTES = [name for name, (dtype, *_) in CACHES.items() if dtype.itemsize == 1]
 SHAPES = (
     AttentionCase("decode", heads=(1, 71), head_dim=16, v_head_dim=8),
     AttentionCase("verify", heads=(1, 128), head_dim=8, cache="int8_token", tree="random"),
@@ -82,6 +84,16 @@ def with_answer(case: AttentionCase) -> tuple[AttentionInputs, Attention]:
 @pytest.mark.parametrize("row", range(len(TABLE)))
 def test_any_two_options(row: int, backend: Backend) -> None:
     check_attention(backend, *with_answer(TABLE[row].on(backend)), TABLE[row])
+
+
+@WGMMA
+@pytest.mark.parametrize("row", range(len(TABLE)))
+def test_any_two_options_with_the_other_size_of_elements(row: int, backend: Backend) -> None:
+    """Caches of one byte an element, and those of 16 bits, have code of their own on wgmma."""
+    case = TABLE[row]
+    cache = "f16" if case.cache in OF_BYTES else OF_BYTES[row % len(OF_BYTES)]
+    case = dataclasses.replace(case, cache=cache)
+    check_attention(backend, *with_answer(case.on(backend)), case)
 
 
 @ONE_TILE

@@ -207,9 +207,12 @@ def test_a_call_gets_the_smallest_tile_that_holds_a_request(group: int) -> None:
         newer = chosen(tokens, group, 90)
         assert newer == ("sm90a_r128_d128" if tokens * group >= 64 else f"sm80_r{rows}_d128")
         assert chosen(tokens, group, 90, batch_invariant=True) == f"sm80_r{rows}_d128"
+        newer_of_bytes = chosen(tokens, group, 90, head_dim=72, is_int8=True)
+        assert newer_of_bytes == ("sm90a_r128_d128_int8" if tokens * group >= 64 else of_bytes)
     assert chosen(8, 4, 86) == "sm80_r32_d128"
     assert chosen(8, 4, head_dim=192) == "sm80_r64_d192"
     assert chosen(40, 4, head_dim=256) == "sm80_r16_d256"
+    assert chosen(40, 4, 90, head_dim=192, is_int8=True) == "sm90a_r128_d256_int8"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -227,7 +230,7 @@ def test_special_values_reach_the_rows_that_see_them(tile: str, value: float) ->
 
 @pytest.mark.parametrize("code", [0x7F, 0xFF])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("tile", [f"sm80_r{rows}" for rows in ROWS_OF_BYTES])
+@pytest.mark.parametrize("tile", [*(f"sm80_r{rows}" for rows in ROWS_OF_BYTES), "sm90a_r128"])
 def test_nan_of_float8_stays_nan(tile: str, dtype: torch.dtype, code: int) -> None:
     """In each byte of a word of the values, and in a key, which later tokens see."""
     backend = emulated(tile)
@@ -243,22 +246,24 @@ def test_nan_of_float8_stays_nan(tile: str, dtype: torch.dtype, code: int) -> No
     assert attend(backend, inputs)[0].isnan().any()
 
 
-def uses_wgmma(compute_capability: int, tokens: int, batch_invariant: bool = False) -> bool:
-    """Whether a request of these tokens, with two heads for each head of the cache, goes to sm90a: mma alone
-    reads values with ldmatrix.trans."""
-    case = AttentionCase(((tokens, 70),), torch.bfloat16, "bf16", heads=(1, 2))
+def uses_wgmma(
+    compute_capability: int, tokens: int, batch_invariant: bool = False, cache: str = "bf16"
+) -> bool:
+    """Whether a request of these tokens, with two heads for each head of the cache, goes to sm90a."""
+    case = AttentionCase(((tokens, 70),), torch.bfloat16, cache, heads=(1, 2))
     given = case.inputs().replace(max_seqlen_q=tokens).arguments()
     emulator().take_report()
     with emulated_ops(compute_capability) as ops:
         emulator().set_options(count_accesses=True)
         ops.paged_attention(**given, batch_invariant=batch_invariant)
-    return "ldmatrix_trans" not in {site.function for site in emulator().take_report().sites}
+    return any("sm90a" in site.file for site in emulator().take_report().sites)
 
 
 def test_wgmma_computes_requests_of_many_rows() -> None:
     """From 64 rows on, on compute capability 9.0 alone, and not where the batch may change no bit."""
-    assert uses_wgmma(90, 32)
-    assert not uses_wgmma(90, 31)
+    for cache in ("bf16", "int8_token", "e4m3"):
+        assert uses_wgmma(90, 32, cache=cache)
+        assert not uses_wgmma(90, 31, cache=cache)
     assert not uses_wgmma(90, 32, batch_invariant=True)
     assert not uses_wgmma(80, 32)
     assert not uses_wgmma(100, 32)

@@ -44,7 +44,7 @@ CACHES: dict[str, tuple[torch.dtype, str, str]] = {
     "int8_mixed": (torch.int8, "tensor", "token"),
 }
 WIDE_TREE = 40  # nodes: more than one word of the mask holds
-ROWS_OF_BYTES = (16, 64)  # of the tiles of CUDA kernels for caches of one byte an element
+ROWS_OF_BYTES = (16, 64)  # of the tiles for caches of one byte an element on sm80; sm90a has all
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class AttentionCase:
         return dataclasses.replace(
             self,
             q_dtype=q_dtype,
-            cache=self.cache if is_quantized and tile in ROWS_OF_BYTES else half,
+            cache=self.cache if is_quantized and (backend.arch == 90 or tile in ROWS_OF_BYTES) else half,
             head_dim=min(self.head_dim, most),
             v_head_dim=min(self.v_head_dim, most),
         )

@@ -43,11 +43,14 @@ def emulated(tile: str, seed: int | None = None) -> EmulatedKernel:
     return EmulatedKernel(tile, True, OP, seed)
 
 
-def attention_backends(*rows: int) -> list[Any]:
-    """The CPU kernels, and the CUDA kernels with tiles of these rows (or of any), emulated and on a GPU."""
-    parameters = cpu_backends(OP)
+def attention_backends(*rows: int, arch: int | None = None) -> list[Any]:
+    """The CPU kernels, and the CUDA kernels with tiles of these rows (or of any), emulated and on a GPU.
+
+    arch: only the CUDA kernels that are written for this compute capability.
+    """
+    parameters = cpu_backends(OP) if arch is None else []
     for tile in tiles():
-        if rows and rows_of(tile) not in rows:
+        if (rows and rows_of(tile) not in rows) or arch not in (None, emulated(tile).arch):
             continue
         marks = [] if probe() is not None else [pytest.mark.skip(reason=NO_PROBE)]
         parameters.append(pytest.param(emulated(tile), id=f"{tile}_emulator", marks=marks))

@@ -8,6 +8,7 @@ CUDA = "csrc/ops/paged_attention/cuda"
 CASES = "tests/ops/test_paged_attention.py tests/ops/test_paged_attention_cuda.py -k sm90a"
 BOXES = "tests/ops/test_paged_attention_boxes.py"
 CHOICE = "tests/ops/test_paged_attention_cuda.py -k wgmma"
+OF_BYTES = "tests/ops/test_paged_attention_wgmma_bytes.py"
 
 MUTANTS = (
     *plant(
@@ -180,6 +181,117 @@ MUTANTS = (
             "weights[0][n / 2][half * 2 + n % 2]",
         ),
         tests=CASES,
+    ),
+    *plant(
+        f"{CUDA}/sm90a_bytes.cuh",
+        (
+            "attention sm90a: bytes are copied over before they are widened",
+            "steps == kBlocks,",
+            "steps == kBlocks + 1,",
+        ),
+        (
+            "attention sm90a: bytes are widened before they have landed",
+            "dev::cp_async_wait<Shape::kAhead - 1>();",
+            "dev::cp_async_wait<Shape::kAhead>();",
+        ),
+        (
+            "attention sm90a: the last bytes are widened before they have landed",
+            "dev::cp_async_commit();  // also of nothing",
+            "if (has_next) dev::cp_async_commit();  // also of nothing",
+        ),
+        ("attention sm90a: the last bytes of a piece are not widened", "|| under_way > 0", ""),
+        (
+            "attention sm90a: no proxy fence after bytes are widened",
+            "dev::fence_proxy_async(); arrive_in_cluster<1>",
+            "arrive_in_cluster<1>",
+        ),
+        (
+            "attention sm90a: a stage of bytes is full before it is written",
+            "widen_rows<To>(tile * Raw::kTileBytes, next_.stage * Shape::kTileBytes); dev::fence_proxy_async();"
+            " arrive_in_cluster<1>(&Shape::barriers().full[next_.stage]);",
+            "dev::fence_proxy_async(); arrive_in_cluster<1>(&Shape::barriers().full[next_.stage]);"
+            " widen_rows<To>(tile * Raw::kTileBytes, next_.stage * Shape::kTileBytes);",
+        ),
+        (
+            "attention sm90a: a stage of bytes is written before it is empty",
+            "dev::mbarrier_wait(&Shape::barriers().empty[next_.stage], next_.parity ^ 1);",
+            "",
+        ),
+        (
+            "attention sm90a: the other half of a chunk of bytes is widened",
+            "bytes.x[half * 2], low",
+            "bytes.x[2 - half * 2], low",
+        ),
+        ("attention sm90a: pairs of a word swapped", "low[0], low[1], high[0]", "low[1], low[0], high[0]"),
+        (
+            "attention sm90a: both halves of a chunk of bytes at one place",
+            "Shape::chunk_at(row, 2 * chunk + 1)",
+            "Shape::chunk_at(row, 2 * chunk)",
+        ),
+        ("attention sm90a: half a step of wide chunks", "(to[half], r, 2 * c)", "(to[half], r, c)"),
+        (
+            "attention sm90a: values have the type of queries",
+            "fill_stage<typename Shape::W>",
+            "fill_stage<typename Shape::T>",
+        ),
+        tests=OF_BYTES,
+    ),
+    *plant(
+        f"{CUDA}/sm90a.cuh",
+        (
+            "attention sm90a: scale of the neighbour's values",
+            "Shape::scales(scales, true) + Weigh::column_of(n, e)",
+            "Shape::scales(scales, true) + Weigh::column_of(n, 1 - e % 2)",
+        ),
+        (
+            "attention sm90a: scales of keys for values",
+            "Shape::scales(scales, true)",
+            "Shape::scales(scales, false)",
+        ),
+        (
+            "attention sm90a: scales of unseen columns count",
+            "score == -kInfinity ? 0.0f : weight * scale",
+            "weight * scale",
+        ),
+        (
+            "attention sm90a: weights are summed with scales",
+            "sum = sum + weight; if constexpr (kHasScales) {",
+            "if constexpr (!kHasScales) sum = sum + weight; if constexpr (kHasScales) {"
+            " sum = sum + weight * dev::load_shared(Shape::scales(scales, true) + Weigh::column_of(n, e));",
+        ),
+        tests=OF_BYTES,
+    ),
+    *plant(
+        f"{CUDA}/softmax.cuh",
+        (
+            "attention sm90a: scale of the neighbour's keys",
+            "Shape::scales(scales, false) + column",
+            "Shape::scales(scales, false) + (column ^ 1)",
+        ),
+        (
+            "attention sm90a: scales of values for keys",
+            "Shape::scales(scales, false)",
+            "Shape::scales(scales, true)",
+        ),
+        tests=OF_BYTES,
+    ),
+    *plant(
+        f"{CUDA}/loads.cuh",
+        (
+            "attention sm90a: scales of the next block",
+            "Shape::scales_of(stage, walk_.index() - 1)",
+            "Shape::scales_of(stage, walk_.index())",
+        ),
+        tests=OF_BYTES,
+    ),
+    *plant(
+        f"{CUDA}/sm90a_shape.cuh",
+        (
+            "attention sm90a: too few places for scales",
+            "kPositionBlocks = (kStages + kRawTiles) / 2 + 2;",
+            "kPositionBlocks = kStages / 2;",
+        ),
+        tests=OF_BYTES,
     ),
     *plant(
         f"{CUDA}/run.cc",

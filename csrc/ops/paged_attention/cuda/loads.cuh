@@ -116,7 +116,8 @@ class Loads {
     dev::warp_sync();              // all lanes have read the addresses of the block before
     if (owns_row()) {
       store_addresses(at);
-      if constexpr (Shape::kIsQuantized) copy_scales(at, stage);
+      if constexpr (Shape::kIsQuantized)
+        copy_scales(at, Shape::scales_of(stage, walk_.index() - 1));
     }
     dev::warp_sync();
   }
@@ -134,20 +135,23 @@ class Loads {
     dev::store_shared(address(Shape::kValueRowsAt, row()), value);
   }
 
-  LAMINA_DEVICE void copy_scales(const Spot& at, int stage) const {
+  LAMINA_DEVICE void copy_scales(const Spot& at, int place) const {
     const Params& p = args_.p;
     const int32_t head = Shape::at(&Place::head), bytes = there_ >> dev::lane() & 1 ? 4 : 0;
     if (p.k_scale.is_per_token())
-      dev::cp_async<4>(Shape::scales(stage, false) + row(), &p.k_scale.at(at.page, at.slot, head),
+      dev::cp_async<4>(Shape::scales(place, false) + row(), &p.k_scale.at(at.page, at.slot, head),
                        bytes);
-    if (p.v_scale.is_per_token())
-      dev::cp_async<4>(Shape::scales(stage, true) + row(), &p.v_scale.at(at.page, at.slot, head),
+    if (p.v_scale.is_per_token()) {
+      dev::cp_async<4>(Shape::scales(place, true) + row(), &p.v_scale.at(at.page, at.slot, head),
                        bytes);
+    } else if (Shape::kAlwaysScales) {
+      dev::store_shared(Shape::scales(place, true) + row(), 1.0f);
+    }
   }
 
   // kLanes lanes copy neighbouring chunks of a row. A lane copies every kLanes-th chunk of every kStep-th row, so that
   // the places of all its chunks follow from that of the first.
-  static constexpr int kLanes = Shape::kRowChunks < 8 ? Shape::kRowChunks : 8;
+  static constexpr int kLanes = Shape::kCopyLanes;
   static constexpr int kStep = dev::kWarpLanes / kLanes;
   static_assert(Shape::kRowChunks % kLanes == 0 && kRows % kStep == 0);
 

@@ -40,7 +40,7 @@ struct Products {
   // The slices from `slice` on.
   template <size_t kCount>
   LAMINA_DEVICE static void load_queries(int slice, Slice (&a)[kCount]) {
-    if constexpr (Shape::kIsQuantized) {
+    if constexpr (Shape::kRingHasBytes) {
 #pragma unroll
       for (int s = 0; s < static_cast<int>(kCount); s += 2)
         load_permuted_queries(slice + s, a[s], a[s + 1]);
@@ -108,7 +108,7 @@ struct Products {
       for (int n = 0; n < Shape::kTilesColumn; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e) scores[t][n][e] = 0.0f;
-    if constexpr (Shape::kIsQuantized) {
+    if constexpr (Shape::kRingHasBytes) {
       multiply_bytes(stage, queries, scores);
     } else {
       multiply_halves(stage, queries, scores);
@@ -192,7 +192,7 @@ struct Products {
 
   // All bits of each element of a word of values that is NaN or infinite.
   LAMINA_DEVICE static uint32_t find_special(uint32_t word) {
-    if constexpr (Shape::kIsQuantized) {
+    if constexpr (Shape::kRingHasBytes) {
       const uint32_t is_nan = ((word & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u;
       return is_nan | (is_nan - (is_nan >> 7));
     } else {
@@ -214,7 +214,7 @@ struct Products {
 #pragma unroll
       for (int t = 0; t < Shape::kTilesM; ++t)
         Half<W>::multiply(state.weights[t], a.of[t], Half<W>::kOnes, Half<W>::kOnes);
-      if constexpr (Shape::kIsQuantized) {
+      if constexpr (Shape::kRingHasBytes) {
         if (has_scales) load_weights(scaled, s, true, a);
         add_bytes(stage, s, a, has_specials, state);
       } else {

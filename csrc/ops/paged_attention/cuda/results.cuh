@@ -183,7 +183,7 @@ struct Results {
     const auto result = [&](int n, int e) {
       return from_f32<Out>(state.values[t][n][half * 2 + e] * factor + 0.0f);
     };
-    if constexpr (Shape::kIsQuantized) {  // eight neighbours in four tiles
+    if constexpr (Shape::kRingHasBytes) {  // eight neighbours in four tiles
 #pragma unroll
       for (int n = 0; n < Shape::kTilesElement; n += 4) {
         const int first = Shape::element_of(n, 0);

@@ -109,6 +109,7 @@ struct Sm80Shape : InSmem<Sm80Shape<kConfig, Query>> {
   using T = Query;
   static constexpr Elements kElements = kConfig.cache;
   static constexpr bool kIsQuantized = kElements != Elements::kHalf;
+  static constexpr bool kRingHasBytes = kIsQuantized;  // they are widened in registers
   static constexpr bool kHasSplits = true;  // whether the kernel can be invariant to the batch
   using W =
       std::conditional_t<kIsQuantized, BF16, T>;  // the type of weights and values in products
@@ -130,6 +131,7 @@ struct Sm80Shape : InSmem<Sm80Shape<kConfig, Query>> {
   static constexpr int kRowBytes = kDim * (kIsQuantized ? 1 : 2);
   static constexpr int kRowChunks = kRowBytes / swizzle::kChunkBytes;
   static constexpr int kTileBytes = kColumns * kRowBytes;
+  static constexpr int kCopyLanes = kRowChunks < 8 ? kRowChunks : 8;
 
   // Shared memory: the ring; for each stage of keys the scales of its columns, of keys and of values; the positions
   // of columns that are nodes, of all blocks in flight; the queries; the weights, without and with the scales of values,
@@ -150,6 +152,9 @@ struct Sm80Shape : InSmem<Sm80Shape<kConfig, Query>> {
   static constexpr int kFlagAt = kValueRowsAt + kColumns * 8;
   static constexpr int kSmemBytes = kFlagAt + 4 * kWarps;
 
+  static constexpr bool kAlwaysScales = false;
+  // The place of the scales of a block of columns: that of its keys.
+  LAMINA_DEVICE static int scales_of(int stage, int) { return stage; }
   // The scales of the keys in a stage or, with `of_values`, of their values.
   LAMINA_DEVICE static float* scales(int stage, bool of_values) {
     return reinterpret_cast<float*>(smem(kScalesAt)) + (stage * 2 + of_values) * kColumns;

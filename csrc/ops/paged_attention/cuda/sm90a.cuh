@@ -1,4 +1,4 @@
-// paged_attention / sm90a:   the formula of paged_attention.h, for many rows of f16 and bf16 queries and caches of their type
+// paged_attention / sm90a:   the formula of paged_attention.h, for many rows of f16 and bf16 queries
 //
 // Algorithm  parts, tiles and online softmax as in sm80.cuh. A producer warpgroup fills the ring; each math warpgroup has
 //            64 rows of the tile. While it turns the scores of a block into weights, its products of the block before
@@ -7,10 +7,11 @@
 // Layouts    q [tokens, heads, head_dim] with any strides; caches: kv/cache.h; the ring: sm90a_shape.cuh
 // Data path  gmem -TMA or cp.async-> smem ring -> wgmma's shared operand: keys times queries (registers; smem for
 //            head_dim > 128) -> scores -> weights (registers) -> times values -> f32 -> out
+//            caches of one byte an element: gmem -cp.async-> smem tiles -> 16-bit floats -> smem ring
 // Order      a score sums head_dim in steps of 16; a block of columns has one maximum; weights are summed in f32 and,
 //            rounded to 16 bits, multiplied with values in steps of 16 columns
 // Budget     regs <= 168; 0 spills; 0 bank conflicts in the ring (layout/swizzle.h)
-//            requires SASS: HGMMA, LDGSTS, UTMALDG
+//            requires SASS: HGMMA, LDGSTS
 // Requires   no alignment, as in sm80.cuh
 // Source     own; the roles of warps and the order of products as in FlashAttention-3 (arXiv:2407.08608)
 // Reference  tests/reference/paged_attention.py
@@ -19,6 +20,7 @@
 #include "block/reduce.cuh"
 #include "ops/paged_attention/cuda/pieces.cuh"
 #include "ops/paged_attention/cuda/run.h"
+#include "ops/paged_attention/cuda/sm90a_bytes.cuh"
 #include "ops/paged_attention/cuda/sm90a_producer.cuh"
 #include "ops/paged_attention/cuda/sm90a_products.cuh"
 #include "ops/paged_attention/cuda/specials.cuh"
@@ -34,7 +36,8 @@ struct Sm90a {
   using Rows = TileRows<Shape>;
   using Special = Specials<Shape>;
   using Piece = Pieces<Shape>;
-  using Producer = Sm90aProducer<Shape>;
+  using Producer =
+      std::conditional_t<Shape::kIsQuantized, Sm90aByteProducer<Shape>, Sm90aProducer<Shape>>;
   using Cursor = typename Producer::Cursor;
 
   using Args = Sm90aArgs;
@@ -42,7 +45,7 @@ struct Sm90a {
   static constexpr int kThreads = Shape::kThreads + Shape::kLoadWarps * dev::kWarpLanes;
   static constexpr int kMinBlocks = 1;
   // The producer warpgroup hands registers to the math warpgroups.
-  static constexpr int kMathRegisters = 232, kProducerRegisters = 40;
+  static constexpr int kMathRegisters = 232, kProducerRegisters = 48;
 
   LAMINA_DEVICE static void wait_full(const Cursor& cursor) {
     dev::mbarrier_wait(&Shape::barriers().full[cursor.stage], cursor.parity);
@@ -64,12 +67,14 @@ struct Sm90a {
     }
   };
 
-  // Scores of a block of columns to weights, in f32, whose sums the state gets.
+  // Scores of a block of columns to weights, in f32, whose sums the state gets. If each column's values have a scale, the weights
+  // are multiplied by it after that.
   LAMINA_DEVICE static typename Weigh::Growth weigh(const Args& args, const ScoreRule& rule,
                                                     const Walk<Shape>& walk,
                                                     typename Multiply::Scores& scores,
                                                     State& state) {
-    if (!rule.is_plain) Weigh::transform(args, rule, walk, 0, scores);
+    if (!rule.is_plain)
+      Weigh::transform(args, rule, walk, Shape::scales_of(0, walk.index()), scores);
     if (walk.first_column() < Shape::at(&Place::all_low) ||
         Shape::at(&Place::all_high) - walk.first_column() < kColumns)
       Weigh::mask(args, walk, scores);
@@ -77,6 +82,17 @@ struct Sm90a {
     Weigh::find_maxima(scores, maxima);
     const auto growth = Weigh::raise_exponents(maxima, rule.factor, state);
     Weigh::grow_weights(growth, state);
+    if (Shape::kAlwaysScales || (Shape::kIsQuantized && args.p.v_scale.is_per_token())) {
+      raise_to_powers<true>(rule.factor, Shape::scales_of(0, walk.index()), scores, state);
+    } else {
+      raise_to_powers<false>(rule.factor, 0, scores, state);
+    }
+    return growth;
+  }
+  // A column that a row does not see may have any scale.
+  template <bool kHasScales>
+  LAMINA_DEVICE static void raise_to_powers(float factor, int scales,
+                                            typename Multiply::Scores& scores, State& state) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const float exponent = -Weigh::finite(state.exponent[0][e / 2]);
@@ -84,11 +100,17 @@ struct Sm90a {
 #pragma unroll
       for (int n = 0; n < Shape::kTilesColumn; ++n) {
         float& score = scores[0][n][e];
-        score = dev::exp2_approx(std::fma(score, rule.factor, exponent));
-        sum = sum + score;
+        const float weight = dev::exp2_approx(std::fma(score, factor, exponent));
+        sum = sum + weight;
+        if constexpr (kHasScales) {
+          const float scale =
+              dev::load_shared(Shape::scales(scales, true) + Weigh::column_of(n, e));
+          score = score == -kInfinity ? 0.0f : weight * scale;
+        } else {
+          score = weight;
+        }
       }
     }
-    return growth;
   }
 
   // Math warpgroups start their products in turn, so that the products of one run while scores of another become weights.
@@ -289,7 +311,8 @@ struct Sm90a {
 
   static Status start(const KernelArgs& common, void* stream) {
     Args args{common, {}, {}, 0};
-    if (Status status = add_boxes(Producer::kRows, args); !status.is_ok()) return status;
+    if constexpr (!Shape::kIsQuantized)
+      if (Status status = add_boxes(Producer::kRows, args); !status.is_ok()) return status;
     return dev::launch<Sm90a>({{args.work.blocks, 1, 1}, Shape::kSmemBytes, 1, args.overlaps},
                               stream, args);
   }
@@ -303,7 +326,7 @@ CudaKernel sm90a_kernel(const char* name) {
           .arch = 90,
           .rows = kConfig.rows,
           .dim = kConfig.dim,
-          .cache = Elements::kHalf,
+          .cache = kConfig.cache,
           .blocks_per_sm = 1,
           .smem_bytes = Shape::kSmemBytes,
           .slot_floats = int64_t{Shape::kStateWords} * 4 * Shape::kThreads,

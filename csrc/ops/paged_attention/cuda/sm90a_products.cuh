@@ -9,6 +9,7 @@ namespace lamina::paged_attention {
 template <class Shape>
 struct Sm90aProducts {
   using T = typename Shape::T;
+  using W = typename Shape::W;
   using State = typename Shape::State;
   using Registers = Products<Shape>;  // the fragments of a warp of wgmma are those of mma
   using Queries = typename Registers::Queries;
@@ -53,10 +54,10 @@ struct Sm90aProducts {
       const int at = s % kBoxSlices * kSliceBytes;
       const uint64_t b = advance_descriptor(keys, s / kBoxSlices * Shape::kBoxBytes + at);
       if constexpr (Shape::kKeepsQueries) {
-        multiply<kColumns, false>(sums, queries.slice[s].of[0], b, s > 0);
+        multiply<T, kColumns, false>(sums, queries.slice[s].of[0], b, s > 0);
       } else {
         const uint64_t a = advance_descriptor(rows, s / kBoxSlices * Shape::kQueryBoxBytes + at);
-        multiply<kColumns, false>(sums, a, b, s > 0);
+        multiply<T, kColumns, false>(sums, a, b, s > 0);
       }
     }
     dev::wgmma_commit();
@@ -69,7 +70,7 @@ struct Sm90aProducts {
 #pragma unroll
       for (int half = 0; half < 2; ++half)
         weights[0][n / 2][n % 2 * 2 + half] =
-            Half<T>::pack(scores[0][n][half * 2], scores[0][n][half * 2 + 1]);
+            Half<W>::pack(scores[0][n][half * 2], scores[0][n][half * 2 + 1]);
   }
 
   // Starts state += weights * values, in the order of columns, as a group of wgmmas.
@@ -82,16 +83,16 @@ struct Sm90aProducts {
     dev::wgmma_fence();
 #pragma unroll
     for (int s = 0; s < kColumns / 16; ++s)
-      multiply<Shape::kDim, true>(sums, weights[0][s],
-                                  advance_descriptor(values, s * 2 * Shape::kAtomBytes), true);
+      multiply<W, Shape::kDim, true>(sums, weights[0][s],
+                                     advance_descriptor(values, s * 2 * Shape::kAtomBytes), true);
     dev::wgmma_commit();
   }
 
  private:
-  template <int kN, bool kIsNMajor>
+  template <class Element, int kN, bool kIsNMajor>
   LAMINA_DEVICE static void multiply(float (&sums)[kN / 2], const auto& a, uint64_t b,
                                      bool accumulate) {
-    if constexpr (std::is_same_v<T, F16>) {
+    if constexpr (std::is_same_v<Element, F16>) {
       dev::wgmma_m64k16_f16<kN, false, kIsNMajor>(sums, a, b, accumulate);
     } else {
       dev::wgmma_m64k16_bf16<kN, false, kIsNMajor>(sums, a, b, accumulate);

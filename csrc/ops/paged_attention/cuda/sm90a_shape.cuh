@@ -13,7 +13,8 @@ struct Sm90aConfig {
   int rows;    // of a tile, 64 for each math warpgroup
   int dim;     // the padded head_dim of keys and values
   int stages;  // of the ring; a stage holds the keys or the values of a block of columns
-  int ahead;   // stages that are being filled at once
+  int ahead;  // stages that are being filled at once; of bytes the tiles on their way, an even number
+  Elements cache = Elements::kHalf;
 };
 
 inline constexpr int kBoxElements = 64;
@@ -22,9 +23,11 @@ template <Sm90aConfig kConfig, class Query>
 struct Sm90aShape : InSmem<Sm90aShape<kConfig, Query>> {
   using InSmem<Sm90aShape>::smem;
   using T = Query;
-  using W = Query;
-  static constexpr Elements kElements = Elements::kHalf;
-  static constexpr bool kIsQuantized = false, kHasSplits = false;
+  static constexpr Elements kElements = kConfig.cache;
+  static constexpr bool kIsQuantized = kElements != Elements::kHalf;
+  static constexpr bool kRingHasBytes = false, kHasSplits = false;
+  // The type of weights and values in products. Weights times scales may be beyond f16.
+  using W = std::conditional_t<kIsQuantized, BF16, T>;
 
   static constexpr int kRows = kConfig.rows, kDim = kConfig.dim, kStages = kConfig.stages,
                        kAhead = kConfig.ahead;
@@ -45,16 +48,23 @@ struct Sm90aShape : InSmem<Sm90aShape<kConfig, Query>> {
   static constexpr int kRowChunks = kDim / 8;
   static constexpr int kBoxes = kDim / kBoxElements;  // of a row
   static constexpr int kTileBytes = kBoxes * kBoxBytes;
+  static constexpr int kCopyLanes = 8;
+  // Tiles of bytes, before they are widened (sm90a_bytes.cuh).
+  static constexpr int kRawTiles = kIsQuantized ? kAhead : 0, kRawTileBytes = kColumns * kDim;
   static_assert(kDim % kBoxElements == 0 && kRunBytes == swizzle_bytes(kSwizzle));
   static_assert(kTileBytes % swizzle_alignment(kSwizzle) == 0);
 
   struct Barriers {
     dev::MBarrier full[kStages], empty[kStages];
   };
-  static constexpr int kPositionBlocks = kStages / 2 + 2;
+  // Keys are copied kStages + kRawTiles tiles before their stage is free again, and scores need more of a block then.
+  static constexpr int kPositionBlocks = (kStages + kRawTiles) / 2 + 2;
   static constexpr int kQueryBoxBytes = kRows * kRunBytes;
   static constexpr int kQueriesAt = kStages * kTileBytes;
-  static constexpr int kPositionsAt = kQueriesAt + kRows * kDim * 2;
+  static constexpr int kRawAt = kQueriesAt + kRows * kDim * 2;
+  static constexpr int kScalesAt = kRawAt + kRawTiles * kRawTileBytes;
+  static constexpr int kPositionsAt =
+      kScalesAt + (kIsQuantized ? kPositionBlocks * 2 * kColumns * 4 : 0);
   static constexpr int kMaximaAt =
       kPositionsAt + kPositionBlocks * kColumns * 4;  // none: a warp has whole rows
   static constexpr int kRowsAt = kMaximaAt;
@@ -74,6 +84,15 @@ struct Sm90aShape : InSmem<Sm90aShape<kConfig, Query>> {
   // index: of the block of columns in its walk.
   LAMINA_DEVICE static int32_t* positions(int index) {
     return reinterpret_cast<int32_t*>(smem(kPositionsAt)) + index % kPositionBlocks * kColumns;
+  }
+
+  // Whether weights are always multiplied by scales of values, which are 1 if there are none for each column. Tiles of the
+  // largest head_dim of float8 have no registers for the choice.
+  static constexpr bool kAlwaysScales = kElements == Elements::kE4M3 && kDim > 192;
+  // The place of the scales of a block of columns: they outlive the stage of its keys.
+  LAMINA_DEVICE static int scales_of(int, int index) { return index % kPositionBlocks; }
+  LAMINA_DEVICE static float* scales(int place, bool of_values) {
+    return reinterpret_cast<float*>(smem(kScalesAt)) + (place * 2 + of_values) * kColumns;
   }
 
   // The byte of a tile of keys or values where a chunk of a row starts.

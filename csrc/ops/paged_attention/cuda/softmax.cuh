@@ -70,16 +70,16 @@ struct Softmax {
       for (int half = 0; half < 2; ++half) f(t, half, scores[t][n][half * 2 + e]);
   }
 
-  // stage: of the keys.
+  // scales: the place of the scales of the block of columns.
   LAMINA_DEVICE static void transform(const KernelArgs& args, const ScoreRule& rule,
-                                      const Walk<Shape>& walk, int stage, Scores& scores) {
+                                      const Walk<Shape>& walk, int scales, Scores& scores) {
     const Params& p = args.p;
     const float scale = p.softcap == 0.0f ? rule.scale * kLog2E : rule.scale;
     const bool has_scales = Shape::kIsQuantized && p.k_scale.is_per_token();
     for_columns([&](int n, int e, int column) {
       float of_column = scale;
       if constexpr (Shape::kIsQuantized)
-        if (has_scales) of_column = scale * dev::load_shared(Shape::scales(stage, false) + column);
+        if (has_scales) of_column = scale * dev::load_shared(Shape::scales(scales, false) + column);
       for_rows(scores, n, e, [&](int, int, float& score) { score = score * of_column; });
     });
     if (p.softcap != 0.0f)

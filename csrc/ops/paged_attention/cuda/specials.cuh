@@ -54,7 +54,7 @@ struct Specials {
   // The value of element `i` of a word if it is special, else 0.
   LAMINA_DEVICE static float special(uint32_t word, int i) {
     float value;
-    if constexpr (Shape::kIsQuantized) {
+    if constexpr (Shape::kRingHasBytes) {
       value = to_f32(E4M3{static_cast<uint8_t>(word >> 8 * i)});
     } else {
       value = to_f32(typename Shape::W{static_cast<uint16_t>(word >> 16 * i)});
@@ -66,9 +66,9 @@ struct Specials {
   // bytes, of the same place in four tiles.
   LAMINA_DEVICE static void add(const KernelArgs& args, const Walk<Shape>& walk, int stage,
                                 State& state) {
-    constexpr int kWordTiles = Shape::kIsQuantized ? 4 : 1,
-                  kTileWords = Shape::kIsQuantized ? 2 : 1;
-    constexpr int kSize = Shape::kIsQuantized ? 1 : 2;
+    constexpr int kWordTiles = Shape::kRingHasBytes ? 4 : 1,
+                  kTileWords = Shape::kRingHasBytes ? 2 : 1;
+    constexpr int kSize = Shape::kRingHasBytes ? 1 : 2;
 #pragma unroll
     for (int t = 0; t < Shape::kTilesM; ++t)
 #pragma unroll
@@ -88,8 +88,8 @@ struct Specials {
               if (Products<Shape>::find_special(word) == 0) continue;
 #pragma unroll
               for (int i = 0; i < 4 / kSize; ++i) {
-                float& sum = state.values[t][Shape::kIsQuantized ? n + i : n]
-                                         [half * 2 + (Shape::kIsQuantized ? w : i)];
+                float& sum = state.values[t][Shape::kRingHasBytes ? n + i : n]
+                                         [half * 2 + (Shape::kRingHasBytes ? w : i)];
                 sum = sum + special(word, i);
               }
             }
