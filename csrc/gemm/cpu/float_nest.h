@@ -45,6 +45,10 @@ inline constexpr int kFewRows = 3;
 // Packed weights are prefetched this many bytes ahead.
 inline constexpr int64_t kStreamAhead = 2048;
 
+// Input features by which the prefetches of scales and zero points run ahead, but at least one group. They halve the time
+// of one row with groups of 32 (2026-11, Zen 4, 4096 x 4096: 949 to 494 us).
+inline constexpr int64_t kScalesAheadK = 128;
+
 // The arguments of multiply().
 struct Step {
   int rows;
@@ -160,6 +164,9 @@ struct FloatNest : FloatStrip<Params, Tile> {
   }
 
   void load_scales(int64_t group, int64_t n0, int count) {
+    const int64_t ahead = group + std::max(kScalesAheadK / p.problem.group, int64_t{1});
+    prefetch_columns(p.w_scale, ahead, n0, count);
+    if (p.w_zero_point.is_given()) prefetch_columns(p.w_zero_point, ahead, n0, count);
     load_columns(p.w_scale, group, n0, count, 1.0f, shared.scale);
     if (p.w_zero_point.is_given()) {
       load_columns(p.w_zero_point, group, n0, count, -1.0f, shared.minus_zero);
