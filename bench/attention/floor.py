@@ -13,9 +13,9 @@ have 64 rows where L2 is small, and then more is done than is counted:
     key to f32     head_dim / L times CONVERT
     value to f32   v_head_dim / L times a load that widens (a shuffle; none for f32), and CONVERT
     value, bf16    v_head_dim / (2 L) unpacks for each piece of rows, for dot products: 2 interleave 2 keys.
-                   A piece is what the microkernel holds in registers: up to 12 rows, or 32 with AMX
+                   A piece is what the microkernel holds in registers: up to 8 rows, or 32 with AMX
     value, int8    v_head_dim / (2 L) unpacks for each piece, for dot products: 8 interleave 4 keys of 4 L
-                   elements. A piece has up to 6 planes
+                   elements. A piece has up to 4 planes
     CONVERT        f32   0
                    bf16  1: a shift or a mask
                    f16   avx2 4: mask, pack, permute, convert. AVX-512 2: narrow, convert. Keys: half a shift
@@ -54,7 +54,7 @@ AMX_ROWS = 16
 LINE_BYTES = 64
 EXP = 11
 MULTIPLIES_OF_SOFTMAX = 8
-PIECE_ROWS = {"bf16": 12, "int8": 6}  # of the microkernel for values, in rows of an operand
+PIECE_ROWS = {"bf16": 8, "int8": 4}  # of the microkernel for values, in rows of an operand
 Dot = Literal["f32", "bf16", "int8"]
 
 

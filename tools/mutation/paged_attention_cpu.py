@@ -363,6 +363,13 @@ MUTANTS = (
         EXACT,
     ),
     Mutant(
+        "paged_attention: results in the order of columns of the microkernel",
+        "csrc/ops/paged_attention/cpu/body.h",
+        "Product::in_order(result.vector(), dim_, planes(sums_, 0).floats())",
+        "result.vector()",
+        ("tests/ops/test_paged_attention.py", "-k", "avx512_bf16 and not emu"),
+    ),
+    Mutant(
         "paged_attention: k_scale for the values",
         "csrc/torch/paged_attention.cc",
         '"v_scale", v_scale, params.v',

@@ -59,7 +59,11 @@ struct Bf16Product {
     return 1.0f;
   }
   static void finish_vector(Planes sums, float, int64_t dim, float* vector) {
-    restore_columns<Simd, kKeysPerDword>(sums.floats(), dim, vector);
+    std::memcpy(vector, sums.dwords, static_cast<size_t>(dim) * sizeof(float));
+  }
+  static const float* in_order(const float* vector, int64_t dim, float* room) {
+    restore_columns<Simd, kKeysPerDword>(vector, dim, room);
+    return room;
   }
 };
 

@@ -360,9 +360,10 @@ class Worker {
           divide<Simd>(result, p_.sinks != nullptr ? p_.sinks[head] : -kInfinity,
                        p_.v_scale.of_all());
         }
+        const float* vector = Product::in_order(result.vector(), dim_, planes(sums_, 0).floats());
         const int64_t offset = (token * p_.heads + head) * p_.v_head_dim;
         with_type(p_.out_dtype, [&]<class T>(T) {
-          store(result, static_cast<T*>(p_.out) + offset, p_.v_head_dim);
+          store(vector, static_cast<T*>(p_.out) + offset, p_.v_head_dim);
         });
       }
     });

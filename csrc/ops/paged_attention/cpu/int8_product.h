@@ -114,9 +114,12 @@ struct Int8Product {
       const F high = Simd::to_floats(Simd::load_int(sums.dwords + i));
       const F low = Simd::to_floats(Simd::load_int(sums.dwords + kRowStride + i));
       const F sum = Simd::div(Simd::fma(high, Simd::set(256.0f), low), Simd::set(kLargestWeight));
-      Simd::store(sums.floats() + i, Simd::mul(sum, Simd::set(factor)));
+      Simd::store(vector + i, Simd::mul(sum, Simd::set(factor)));
     }
-    restore_columns<Simd, kKeysPerDword>(sums.floats(), dim, vector);
+  }
+  static const float* in_order(const float* vector, int64_t dim, float* room) {
+    restore_columns<Simd, kKeysPerDword>(vector, dim, room);
+    return room;
   }
 
  private:

@@ -175,14 +175,12 @@ void multiply_rows(const Operands<B>& o, Side& side) {
     });
     ++a;
   };
-  Side own = side;  // a copy stays in registers
   int64_t left = o.k;
   for (; left >= Prefetch::kSteps; left -= Prefetch::kSteps) {
-    own.pass();
+    side.pass();
     unroll<Prefetch::kSteps>([&](auto) LAMINA_INLINE { step(); });
   }
   for (; left > 0; --left) step();
-  side = own;
   unroll<kRows>([&](auto r) LAMINA_INLINE {
     unroll<kVectors>([&](auto v) LAMINA_INLINE {
       Simd::store_int(o.c + r * kRowStride + v * kLanes, Dot::bits(sum[r][v]));

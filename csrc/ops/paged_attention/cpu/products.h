@@ -15,7 +15,8 @@
 //   score               planes of dot products to the numbers of a row, in place of the first; returns the largest
 //   weigh               numbers to planes of weights, in place; sets sum and returns the factor of the sums of
 //                       values
-//   finish_vector       planes of sums to f32
+//   finish_vector       planes of sums to f32, in the order of columns of the microkernel
+//   in_order            such a vector in the order of elements: itself, or a copy in `room`
 #pragma once
 
 #include <cstring>
@@ -119,6 +120,7 @@ struct F32Product {
   static void finish_vector(Planes sums, float, int64_t dim, float* vector) {
     std::memcpy(vector, sums.dwords, static_cast<size_t>(dim) * sizeof(float));
   }
+  static const float* in_order(const float* vector, int64_t, float*) { return vector; }
 };
 
 }  // namespace

@@ -205,8 +205,8 @@ inline float lse_of(const State& result) {
 }
 
 template <class T>
-void store(const State& result, T* to, int64_t dim) {
-  for (int64_t i = 0; i < dim; ++i) to[i] = from_f32<T>(result.vector()[i]);
+void store(const float* from, T* to, int64_t dim) {
+  for (int64_t i = 0; i < dim; ++i) to[i] = from_f32<T>(from[i]);
 }
 
 }  // namespace
