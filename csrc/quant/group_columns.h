@@ -4,6 +4,9 @@
 
 #include <cstdint>
 #include <type_traits>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
 
 #include "base/numeric.h"
 #include "base/unroll.h"
@@ -23,7 +26,15 @@ LAMINA_NOINLINE void load_as(const T* __restrict from, int64_t stride, int count
     }
   };
   if (stride == 1) {
-    for (int j = 0; j < count; ++j) to[j] = sign * value(from[j]);
+    int j = 0;
+#if defined(__F16C__)
+    if constexpr (std::is_same_v<T, F16>)
+      for (; j + 8 <= count; j += 8) {
+        const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + j));
+        _mm256_storeu_ps(to + j, _mm256_mul_ps(_mm256_cvtph_ps(halves), _mm256_set1_ps(sign)));
+      }
+#endif
+    for (; j < count; ++j) to[j] = sign * value(from[j]);
   } else {
     for (int j = 0; j < count; ++j) to[j] = sign * value(from[j * stride]);
   }

@@ -194,6 +194,7 @@ struct Nest : StripOf<Tile> {
   int find_pieces(int64_t n0, int count, int64_t k0, int64_t k1,
                   std::array<Piece, kPieces>& pieces) {
     const int64_t k = p.problem.k, group = p.problem.group;
+    const int64_t ahead = std::max((k1 - k0) / group, int64_t{1});  // the groups of the next block
     size_t found = 0;
     for (int64_t at = k0, g = k0 / group; at < k1; ++found, ++g) {
       Piece& piece = pieces[found];
@@ -206,6 +207,8 @@ struct Nest : StripOf<Tile> {
       piece.minus_zero = shared.minus_zero[found];
       at = stop;
       if (!piece.ends) continue;
+      prefetch_columns(p.w_scale, g + ahead, n0, count);
+      if (p.w_zero_point.is_given()) prefetch_columns(p.w_zero_point, g + ahead, n0, count);
       if (p.w_scale.kind == GroupTensor::Kind::kF32 && p.w_scale.stride == 1 && count == kTileN) {
         piece.scale =
             static_cast<const float*>(p.w_scale.data) + piece.group * p.w_scale.group_stride + n0;
