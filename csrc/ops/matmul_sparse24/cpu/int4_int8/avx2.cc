@@ -3,11 +3,15 @@
 // and only that sum is widened to int32 by vpmaddwd. 128 * the weights of a column are subtracted when a group ends.
 //
 // Count  A row of 64 dense weights, 32 kept ones, takes vpshufb, vpmaddubsw and vpaddw; 512 weights take vpmaddwd and
-//        vpaddd besides: 26 uops. The dense kernel takes 36. For all rows, 256 weights take 7 uops for the indices.
-//        Many rows: 8 rows x 512 weights take 8 * 26 + 14 uops, 0.77 of the dense kernel.
-//        One panel of rows unpacks the codes itself: 256 weights take 10 uops more for the codes and 4.5 for the sums of
-//        the columns, 35 with one row. The dense kernel takes 30, for 128 instead of 96 bytes.
-// Tile   8 rows x 8 columns = 8 sums + indices, weights, row and what the compiler keeps of the constants
+//        vpaddd besides: 26 uops, where the dense kernel takes 36. 256 weights take 7 uops for the indices of all rows:
+//        8 rows take 8 * 26 + 14 for 512 weights, 0.77 of the dense kernel. A group of 128 adds 6 uops to the 52 of a
+//        row for its scale, in the dense kernel 3 to 72.
+//        A single panel unpacks the codes in registers: 256 weights take 10 uops more for the codes and 5 for the sums
+//        of the columns. One row takes 35 and four take 74, the dense kernel 30 and 82, for 128 instead of 96 bytes.
+//        Zen 4 does vpshufb, vpmaddubsw and vpaddw in 1.0 cycle, vpmaddubsw and vpaddw alone in 0.62, so of 64 weights
+//        the product takes at least 0.8 of the dense time (2026-11).
+// Tile   8 rows x 8 columns = 8 sums + indices, weights, row, product and constants of 16 registers; one or two rows
+//        x 16 columns, which share each load of a row
 #include <immintrin.h>
 
 #include <array>
@@ -157,10 +161,10 @@ struct Tile {
   LAMINA_INLINE static void multiply_vectors(const GroupStep& step, Spans spans, int column) {
     constexpr int kBytes = sparse24_rows::kSpans * Spans::kBytes;
     int32_t* const acc = step.acc + column;
-    int32_t* const sums = step.sums + column;
     __m256i column_sum[kVectors];
     if constexpr (Spans::kAddsSums)
-      unroll<kVectors>([&](auto v) LAMINA_INLINE { column_sum[v] = load(sums + v * 8); });
+      unroll<kVectors>([&](auto v)
+                           LAMINA_INLINE { column_sum[v] = load(step.sums + column + v * 8); });
     for (int64_t t = 0; t < step.tiles_k; ++t, spans.at += kBytes) {
       if constexpr (Spans::kAddsSums)
         for (int span = 0; span < sparse24_rows::kSpans; ++span)
@@ -173,7 +177,8 @@ struct Tile {
       const bool is_done = t + 1 == step.tiles_k && step.ends;
       if constexpr (!Spans::kAddsSums)
         if (is_done)
-          unroll<kVectors>([&](auto v) LAMINA_INLINE { column_sum[v] = load(sums + v * 8); });
+          unroll<kVectors>([&](auto v)
+                               LAMINA_INLINE { column_sum[v] = load(step.sums + column + v * 8); });
       const auto finish = [&](auto is_new) LAMINA_INLINE {
         const auto sum_of = [&](auto r, auto v) LAMINA_INLINE {
           const __m256i sum = _mm256_madd_epi16(half[r][v], _mm256_set1_epi16(1));
@@ -190,7 +195,8 @@ struct Tile {
     }
     if constexpr (Spans::kAddsSums)
       if (!step.ends)
-        unroll<kVectors>([&](auto v) LAMINA_INLINE { store(sums + v * 8, column_sum[v]); });
+        unroll<kVectors>([&](auto v)
+                             LAMINA_INLINE { store(step.sums + column + v * 8, column_sum[v]); });
   }
 
   // y += the scaled sums of a group.

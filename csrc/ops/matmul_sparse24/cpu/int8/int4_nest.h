@@ -278,12 +278,17 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
       });
   }
 
-  // k_chunk += the scaled sums of group g, which has no zero points, by a Tile that scales.
+  // add_group() without zero points, by a Tile that scales. A single panel of rows reads the codes themselves, where the
+  // group's part of a block is whole tiles.
   void add_scaled_group(int64_t g, int64_t m0, int64_t n0, int count, int64_t rows,
                         const uint8_t* w, int64_t w_stride) {
     const auto tiles_n = static_cast<int>(int8_tile::tiles_n(count));
-    load_columns(p.w_scale, g, n0, count, 1.0f, shared.scale);
-    std::fill_n(shared.codes.sums, kTileN, 0);
+    const float* scale = shared.scale;
+    if (p.w_scale.kind == GroupTensor::Kind::kF32 && p.w_scale.stride == 1 && count == kTileN) {
+      scale = static_cast<const float*>(p.w_scale.data) + g * p.w_scale.group_stride + n0;
+    } else {
+      load_columns(p.w_scale, g, n0, count, 1.0f, shared.scale);
+    }
     for (int64_t k0 = g * p.problem.group, tile = 0; k0 < group_end(g);
          k0 += kBlockK, tile += kBlockTilesK) {
       const int64_t k1 = std::min(k0 + kBlockK, group_end(g));
@@ -303,7 +308,7 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
                          are_codes, are_codes ? w_stride : kStride, tiles_n,
                          int8_tile::tiles_k(k1 - k0), acc + (is_whole ? 0 : at), tile > 0,
                          k1 == group_end(g), shared.codes.sums, p.a_zero_point.is_given(), zero,
-                         shared.scale, k_chunk + at});
+                         scale, k_chunk + at});
       });
     }
   }
@@ -313,9 +318,9 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
                  int64_t w_stride) {
     const auto tiles_n = static_cast<int>(int8_tile::tiles_n(count));
     const bool has_zeros = p.w_zero_point.is_given();
+    std::fill_n(shared.codes.sums, kTileN, 0);
     if constexpr (Tile::kScales)
       if (!has_zeros) return add_scaled_group(g, m0, n0, count, rows, w, w_stride);
-    std::fill_n(shared.codes.sums, kTileN, 0);
     std::fill_n(shared.kept.sums, kTileN, 0);
     for (int64_t k0 = g * p.problem.group, tile = 0; k0 < group_end(g);
          k0 += kBlockK, tile += kBlockTilesK) {
