@@ -215,6 +215,16 @@ def test_int4_int8_matches_reference(shape: tuple[int, int, int], group: int, ba
 
 
 @INT4_INT8_BACKENDS
+@pytest.mark.parametrize("group", [16, 32, 64, 96, 192, -1])
+def test_int4_int8_extreme_values_everywhere(group: int, backend: Backend) -> None:
+    """Every sum of products has its largest magnitude; no instruction may saturate or wrap."""
+    for code, a, m, k in ((0, 127, 1, 192), (0, 127, 9, 448), (15, 127, 2, 192), (0, -128, 17, 384)):
+        inputs = Int4Case("extreme", m, 33, k, group).inputs()
+        inputs = inputs.but(a=torch.full_like(inputs.a, a), q=torch.full_like(inputs.q, code))
+        check_int4_int8(backend, inputs, random_mask(*inputs.q.shape), torch.float32)
+
+
+@INT4_INT8_BACKENDS
 @pytest.mark.parametrize("k", [600, 1300])
 def test_int4_int8_groups_longer_than_a_block(k: int, backend: Backend) -> None:
     for group, zero in ((528, torch.uint8), (1040, None), (-1, torch.uint8)):

@@ -26,6 +26,25 @@ MUTANTS = (
         tests=INT8,
     ),
     *plant(
+        "csrc/ops/matmul_sparse24/cpu/int4_int8/avx2.cc",
+        (
+            "sparse24 int4_int8 avx2: a value of later steps picks from the first group",
+            "0x44440000",
+            "0x04440000",
+        ),
+        (
+            "sparse24 int4_int8 avx2: the weights of a group's last block alone",
+            "if (!step.ends)",
+            "if (step.ends)",
+        ),
+        (
+            "sparse24 int4_int8 avx2: twice the offset of activations",
+            "_mm256_slli_epi32(column_sum[v], 7)",
+            "_mm256_slli_epi32(column_sum[v], 8)",
+        ),
+        tests=f"{FLOAT} -k int4_int8",
+    ),
+    *plant(
         "csrc/ops/matmul_sparse24/cpu/int8/avx512_vnni.cc",
         ("sparse24 avx512: indices of the step before", "2 * kStep)", "2 * (kStep > 2 ? 2 : kStep))"),
         ("sparse24 avx512: offset of the next column", "kOffset = 128", "kOffset = 127"),
@@ -73,6 +92,11 @@ MUTANTS = (
             "sparse24 int4_int8: zero points of the first group",
             "load_columns(p.w_zero_point, g,",
             "load_columns(p.w_zero_point, 0,",
+        ),
+        (
+            "sparse24 int4_int8: panels share the sums of a long group",
+            "acc + (is_whole ? 0 : at)",
+            "acc",
         ),
         ("sparse24 int4_int8: one k chunk", "first += each)", "first += groups)"),
         ("sparse24 int4_int8: packed places without a feature", "feature < 0 ?", "feature < -1 ?"),

@@ -1,4 +1,4 @@
-// matmul_sparse24_int8, matmul_sparse24_int4_int8 / avx2: vpshufb picks the activations of the kept weights. vpmaddubsw then multiplies |w| by the
+// matmul_sparse24_int8 / avx2: vpshufb picks the activations of the kept weights. vpmaddubsw then multiplies |w| by the
 // activation with the sign of w, which is exact: 2 * 128 * 127 < 2^15. Only -128 has no negative in int8. Where an
 // activation is -128 the packed row has -127, and a second row of the tile, almost always empty, has the rest, -1.
 //
@@ -13,7 +13,6 @@
 #include <array>
 
 #include "base/unroll.h"
-#include "ops/matmul_sparse24/cpu/int8/int4_nest.h"
 #include "ops/matmul_sparse24/cpu/int8/sparse.h"
 
 namespace lamina::matmul_sparse24 {
@@ -70,38 +69,6 @@ struct Tile {
           }
         }
       }
-    }
-  }
-
-  static void add_sums(const int8_t* values, int32_t* sums) {
-    for (int v = 0; v < 2; ++v) {
-      const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), load(values + v * 32));
-      store(sums + v * 8,
-            _mm256_add_epi32(load(sums + v * 8), _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))));
-    }
-  }
-
-  static void expand_spans(const uint8_t* from, int64_t spans, int zero, int8_t* to,
-                           int32_t* sums) {
-    const __m256i low = _mm256_set1_epi8(15), minus = _mm256_set1_epi8(static_cast<char>(zero));
-    const auto store_bytes = [](int8_t* at, __m256i v) LAMINA_INLINE {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), v);
-    };
-    for (; spans > 0; --spans, from += kCodeSpanBytes, to += kSpanBytes) {
-      prefetch_codes(from);
-      for (int v = 0; v < 2; ++v) {
-        store_bytes(to + v * 32, load(from + v * 32));
-        for (int half = 0; half < 2; ++half) {
-          const __m256i codes = load(from + (1 + half) * 64 + v * 32);
-          int8_t* const values = to + (1 + 2 * half) * 64 + v * 32;
-          store_bytes(values, _mm256_sub_epi8(_mm256_and_si256(codes, low), minus));
-          store_bytes(values + 64,
-                      _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(codes, 4), low), minus));
-        }
-      }
-      if (sums)
-        for (int step = 0; step < sparse24_rows::kSteps; ++step)
-          add_sums(to + (1 + step) * 64, sums);
     }
   }
 
@@ -200,10 +167,6 @@ struct Tile {
 
 CpuKernel matmul_sparse24_int8_avx2(int64_t min_m) {
   return make_kernel<Tile>("matmul_sparse24_int8_avx2", Isa::kAvx2, min_m, 28);
-}
-
-CpuKernel matmul_sparse24_int4_int8_avx2(int64_t min_m) {
-  return make_int4_kernel<Tile>("matmul_sparse24_int4_int8_avx2", Isa::kAvx2, min_m, 25);
 }
 
 }  // namespace lamina::matmul_sparse24

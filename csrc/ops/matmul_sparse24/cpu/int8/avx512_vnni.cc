@@ -23,6 +23,7 @@ struct Tile {
   static constexpr int kTileM = 5, kRowStep = 1;
   static constexpr int kTileN = 4 * sparse24_rows::kTileN;
   static constexpr int kOffset = 128;
+  static constexpr bool kScales = false;
   static constexpr int strip(int64_t) { return kTileN; }
   static constexpr int tiles_at_once(int64_t) { return kTileN / sparse24_rows::kTileN; }
   static constexpr int packed_bytes(int rows) {
@@ -49,10 +50,9 @@ struct Tile {
         sums, _mm512_dpbusd_epi32(_mm512_load_si512(sums), ones, _mm512_loadu_si512(values)));
   }
 
-  static void expand_spans(const uint8_t* from, int64_t spans, int zero, int8_t* to,
-                           int32_t* sums) {
+  static void expand_spans(const uint8_t* from, int64_t spans, int8_t* to, int32_t* sums) {
     const __m512i low = _mm512_set1_epi8(15), ones = _mm512_set1_epi8(1);
-    const __m512i minus = _mm512_set1_epi8(static_cast<char>(zero));
+    const __m512i minus = _mm512_set1_epi8(kSymmetricZeroPoint);
     __m512i sum[2] = {_mm512_load_si512(sums), _mm512_setzero_si512()};
     for (; spans > 0; --spans, from += kCodeSpanBytes, to += kSpanBytes) {
       prefetch_codes(from);

@@ -11,6 +11,7 @@ struct Tile {
   static constexpr int kTileM = 4, kRowStep = 1;
   static constexpr int kTileN = sparse24_rows::kTileN;
   static constexpr int kOffset = 0;
+  static constexpr bool kScales = false;
   static constexpr int strip(int64_t) { return kTileN; }
   static constexpr int tiles_at_once(int64_t) { return 1; }
   static constexpr int packed_bytes(int rows) {
@@ -25,8 +26,7 @@ struct Tile {
     for (int at = 0; at < kStepBytes; ++at) sums[at / sparse24_rows::kStepValues] += values[at];
   }
 
-  static void expand_spans(const uint8_t* from, int64_t spans, int zero, int8_t* to,
-                           int32_t* sums) {
+  static void expand_spans(const uint8_t* from, int64_t spans, int8_t* to, int32_t* sums) {
     for (; spans > 0; --spans, from += kCodeSpanBytes, to += kSpanBytes) {
       std::memcpy(to, from, sparse24_rows::kIndexBytes);
       for (int step = 0; step < sparse24_rows::kSteps; ++step) {
@@ -34,7 +34,7 @@ struct Tile {
         for (int at = 0; at < kStepBytes; ++at) {
           const int code =
               from[sparse24_rows::kIndexBytes + step / 2 * kStepBytes + at] >> step % 2 * 4 & 15;
-          values[at] = static_cast<int8_t>(code - zero);
+          values[at] = static_cast<int8_t>(code - kSymmetricZeroPoint);
         }
         if (sums) add_sums(values, sums);
       }

@@ -1,17 +1,19 @@
 // The loop nest of matmul_sparse24_int4_int8 on a CPU, once, around the Tiles of matmul_sparse24_int8. A Tile also has
 // these functions:
 //
-//     expand_spans(from, spans, zero, to, sums)
-//         turns spans of codes into spans of int8 weights, code - zero, and adds the weights of each column to sums[16]
+//     expand_spans(from, spans, to, sums)
+//         turns spans of codes into spans of int8 weights, code - 8, and adds the weights of each column to sums[16]
 //     add_sums(values, sums)
 //         adds the four values of each of 16 columns of a step to sums[16]
+//     kScales, add_group(GroupStep)
+//         whether the Tile scales the sums of a group without zero points itself; then multiply() is for the others
 //
 // A strip of columns passes group by group, because each group has its own scales. The codes of up to kBlockTilesK tiles
 // of a group become bytes in L1, in the order of 2:4 int8 weights, then all packed rows pass. The way through L1 takes
 // about 20 uops for a span, 192 bytes, beside the 16 of its products with one row: 10 bytes a cycle, which memory does
 // not give.
-// Without zero points a byte is code - 8, the whole weight. With zero points the bytes are the codes, and a second
-// product with 1 in place of each kept code adds the activations that each column keeps.
+// A byte is code - 8, without zero points the whole weight. With zero points a second product with 1 in place of each
+// kept code adds the activations that each column keeps; 8 times their sum gives the sum with the codes.
 // A group starts its own tile of packed activations, so groups may be any multiple of 16. Everything has internal
 // linkage: see gemm/cpu/int8_nest.h.
 #pragma once
@@ -35,12 +37,34 @@ LAMINA_NOINLINE void add_zero_points(const int32_t* __restrict acc, const int32_
                                      const float* __restrict scale, int columns,
                                      float* __restrict y) {
   for (int j = 0; j < columns; ++j) {
-    const auto a_sum = static_cast<float>(correct(kept[j], zero, count[j]));
-    const float x =
-        std::fma(minus_zero[j], a_sum, static_cast<float>(correct(acc[j], zero, sum[j])));
+    const int32_t a_sum = correct(kept[j], zero, count[j]);
+    const int32_t with_codes = correct(acc[j], -kSymmetricZeroPoint, a_sum);
+    const float x = std::fma(minus_zero[j], static_cast<float>(a_sum),
+                             static_cast<float>(correct(with_codes, zero, sum[j])));
     y[j] = std::fma(x, scale[j], y[j]);
   }
 }
+
+// The arguments of one add_group(), which computes acc (+)= the sums of a block of k of a group for a panel of rows and,
+// where the group ends, y += those sums, corrected and scaled.
+struct GroupStep {
+  int rows;
+  const int8_t* a;   // packed
+  const uint8_t* w;  // spans of codes or of int8 weights
+  bool
+      are_codes;  // codes of whole tiles of k, whose weights are added to `sums`; weights are added there already
+  int64_t w_stride;     // bytes between tiles of adjacent n
+  int tiles_n;          // of 16 columns
+  int64_t tiles_k;      // of 64 input features
+  int32_t* acc;         // [rows][kTileN]
+  bool accumulate;      // else the group begins here
+  bool ends;            // whether the group ends here; only then the members after `sums` count
+  int32_t* sums;        // of the weights of each column in this group
+  bool has_zero;        // else `zero` is kOffset for all rows
+  const int32_t* zero;  // [rows] what is in each activation too much
+  const float* scale;   // of each column
+  float* y;             // [rows][kTileN]
+};
 
 template <class Tile>
 struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
@@ -155,21 +179,21 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
     }
   }
 
-  LAMINA_NOINLINE static void expand_codes(const uint8_t* __restrict from, int zero,
-                                           int8_t* __restrict to) {
-    for (int i = 0; i < kLineBytes; ++i) to[i] = static_cast<int8_t>((from[i] & 15) - zero);
+  LAMINA_NOINLINE static void expand_codes(const uint8_t* __restrict from, int8_t* __restrict to) {
     for (int i = 0; i < kLineBytes; ++i)
-      to[kLineBytes + i] = static_cast<int8_t>((from[i] >> 4) - zero);
+      to[i] = static_cast<int8_t>((from[i] & 15) - kSymmetricZeroPoint);
+    for (int i = 0; i < kLineBytes; ++i)
+      to[kLineBytes + i] = static_cast<int8_t>((from[i] >> 4) - kSymmetricZeroPoint);
   }
 
   // Expands one half, of which `valid` input features lie before the end of k; the rest becomes 0.
-  void expand(const Half& half, int64_t valid, int zero, int8_t* kept_span, int column) {
+  void expand(const Half& half, int64_t valid, int8_t* kept_span, int column) {
     const uint8_t* const codes =
         half.from + sparse24_rows::kIndexBytes + (half.is_second_there ? kLineBytes : 0);
     int8_t* const values = half.values();
     expand_indices(half.from, half.is_second_there, reinterpret_cast<uint8_t*>(half.to),
                    half.is_second_here);
-    expand_codes(codes, zero, values);
+    expand_codes(codes, values);
     const auto clear_padding = [&](int8_t* bytes) {
       for (int64_t i = 0; i < 2 * kLineBytes; ++i) {
         const int64_t k = i / kLineBytes * sparse24_rows::kStepK + i % 4 / 2 * 4;
@@ -196,8 +220,8 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
     const int64_t spans = (k1 - k0) / kSpanK, column = tile * int8_tile::kTileN;
     int8_t* const to = shared.codes.tiles + tile * kStride;
     const bool needs_sums = Tile::kOffset != 0 || has_zeros || p.a_zero_point.is_given();
-    Tile::expand_spans(w + k0 / kSpanK * kCodeSpanBytes, spans, has_zeros ? 0 : kSymmetricZeroPoint,
-                       to, needs_sums ? shared.codes.sums + column : nullptr);
+    Tile::expand_spans(w + k0 / kSpanK * kCodeSpanBytes, spans, to,
+                       needs_sums ? shared.codes.sums + column : nullptr);
     if (has_zeros) {
       for (int64_t i = 0; i < spans; ++i) {
         int8_t* const kept_span = shared.kept.tiles + tile * kStride + i * kSpanBytes;
@@ -225,8 +249,7 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
         }
         const Half half{tile + k / sparse24_rows::kSpanK * kCodeSpanBytes, k / kHalfK % 2 == 1,
                         shared.codes.tiles + span, is_second_here};
-        expand(half, k1 - k, has_zeros ? 0 : kSymmetricZeroPoint,
-               has_zeros ? shared.kept.tiles + span : nullptr, t * int8_tile::kTileN);
+        expand(half, k1 - k, has_zeros ? shared.kept.tiles + span : nullptr, t * int8_tile::kTileN);
       }
     }
   }
@@ -255,12 +278,49 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
       });
   }
 
+  // add_group() without zero points, by a Tile that scales. A single panel of rows reads the codes themselves, where the
+  // group's part of a block is whole tiles.
+  void add_scaled_group(int64_t g, int64_t m0, int64_t n0, int count, int64_t rows,
+                        const uint8_t* w, int64_t w_stride) {
+    const auto tiles_n = static_cast<int>(int8_tile::tiles_n(count));
+    const float* scale = shared.scale;
+    if (p.w_scale.kind == GroupTensor::Kind::kF32 && p.w_scale.stride == 1 && count == kTileN) {
+      scale = static_cast<const float*>(p.w_scale.data) + g * p.w_scale.group_stride + n0;
+    } else {
+      load_columns(p.w_scale, g, n0, count, 1.0f, shared.scale);
+    }
+    for (int64_t k0 = g * p.problem.group, tile = 0; k0 < group_end(g);
+         k0 += kBlockK, tile += kBlockTilesK) {
+      const int64_t k1 = std::min(k0 + kBlockK, group_end(g));
+      const bool are_codes =
+          rows <= kTileM && k0 % sparse24_rows::kSpanK == 0 && (k1 - k0) % int8_tile::kTileK == 0;
+      // The sums of a group in one block need no place of their own for each panel, which would leave L1.
+      const bool is_whole = group_end(g) - g * p.problem.group <= kBlockK;
+      if (!are_codes) expand_block(w, w_stride, tiles_n, k0, k1);
+      for_panels(rows, [&](const Panel& panel) {
+        int32_t zero[kTileM];
+        for (int r = 0; r < panel.rows; ++r)
+          zero[r] = Tile::kOffset + this->zero_point(m0 + panel.row + r);
+        const int64_t at = panel.row * kTileN;
+        Tile::add_group({panel.rows, packed_at(panel, g, tile),
+                         are_codes ? w + k0 / sparse24_rows::kSpanK * kCodeSpanBytes
+                                   : reinterpret_cast<const uint8_t*>(shared.codes.tiles),
+                         are_codes, are_codes ? w_stride : kStride, tiles_n,
+                         int8_tile::tiles_k(k1 - k0), acc + (is_whole ? 0 : at), tile > 0,
+                         k1 == group_end(g), shared.codes.sums, p.a_zero_point.is_given(), zero,
+                         scale, k_chunk + at});
+      });
+    }
+  }
+
   // k_chunk += the scaled sums of group g.
   void add_group(int64_t g, int64_t m0, int64_t n0, int count, int64_t rows, const uint8_t* w,
                  int64_t w_stride) {
     const auto tiles_n = static_cast<int>(int8_tile::tiles_n(count));
     const bool has_zeros = p.w_zero_point.is_given();
     std::fill_n(shared.codes.sums, kTileN, 0);
+    if constexpr (Tile::kScales)
+      if (!has_zeros) return add_scaled_group(g, m0, n0, count, rows, w, w_stride);
     std::fill_n(shared.kept.sums, kTileN, 0);
     for (int64_t k0 = g * p.problem.group, tile = 0; k0 < group_end(g);
          k0 += kBlockK, tile += kBlockTilesK) {
