@@ -30,8 +30,8 @@ LAMINA_INLINE inline Vector in_order(Vector value) {
   return value;
 }
 
-// Returns the address, which the compiler no longer knows. What has been loaded from there before is loaded again, where
-// keeping it in a register would spill another value.
+// Returns the address, which the compiler no longer knows. It therefore loads from there again, where keeping the value in a
+// register would spill another one.
 template <class Value>
 LAMINA_INLINE inline const Value* load_again(const Value* address) {
   __asm__ volatile("" : "+r"(address));

@@ -4,11 +4,10 @@
 
 #include <cstdint>
 #include <type_traits>
-#if defined(__F16C__)
-#include <immintrin.h>
-#endif
 
+#include "base/f16c.h"
 #include "base/numeric.h"
+#include "base/prefetch_line.h"
 #include "base/unroll.h"
 #include "quant/group_tensor.h"
 
@@ -27,13 +26,7 @@ LAMINA_NOINLINE void load_as(const T* __restrict from, int64_t stride, int count
   };
   if (stride == 1) {
     int j = 0;
-#if defined(__F16C__)
-    if constexpr (std::is_same_v<T, F16>)
-      for (; j + 8 <= count; j += 8) {
-        const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + j));
-        _mm256_storeu_ps(to + j, _mm256_mul_ps(_mm256_cvtph_ps(halves), _mm256_set1_ps(sign)));
-      }
-#endif
+    if constexpr (std::is_same_v<T, F16>) j = convert_f16(from, count, sign, to);
     for (; j < count; ++j) to[j] = sign * value(from[j]);
   } else {
     for (int j = 0; j < count; ++j) to[j] = sign * value(from[j * stride]);
@@ -41,8 +34,7 @@ LAMINA_NOINLINE void load_as(const T* __restrict from, int64_t stride, int count
 }
 
 // Prefetches the values of a group, which lie pages behind those of the group before it, so that no processor does so
-// by itself. A group that the matrix does not have is no error. Inline, because GCC 12 drops a call of a function that only
-// prefetches.
+// by itself. A group that the matrix does not have is no error.
 LAMINA_INLINE inline void prefetch_columns(const GroupTensor& from, int64_t group, int64_t n0,
                                            int count) {
   if (from.stride != 1) return;
@@ -50,7 +42,7 @@ LAMINA_INLINE inline void prefetch_columns(const GroupTensor& from, int64_t grou
   const auto address = reinterpret_cast<uintptr_t>(from.data) +
                        static_cast<uintptr_t>((group * from.group_stride + n0) * bytes);
   for (int64_t at = 0; at < count * bytes; at += 64)
-    __builtin_prefetch(reinterpret_cast<const void*>(address + static_cast<uintptr_t>(at)));
+    prefetch_line(reinterpret_cast<const void*>(address + static_cast<uintptr_t>(at)));
 }
 
 // to[j] = sign * the value of column n0 + j, for j < count; the rest of `to` becomes 0.
