@@ -4,8 +4,8 @@
 //
 // Count  A row of 64 dense weights, 32 kept ones, takes vpshufb, vpmaddubsw and vpaddw; 512 weights take vpmaddwd and
 //        vpaddd besides: 26 uops, where the dense kernel takes 36. 256 weights take 7 uops for the indices of all rows:
-//        8 rows take 8 * 26 + 14 for 512 weights, 0.77 of the dense kernel. A group of 128 adds 6 uops to the 52 of a
-//        row for its scale, in the dense kernel 3 to 72.
+//        8 rows take 8 * 26 + 14 for 512 weights, 0.77 of the dense kernel. The scale of a
+//        group adds vpsubd, vcvtdq2ps and a fused multiply-add to a row, in the dense kernel the last two.
 //        A single panel unpacks the codes in registers: 256 weights take 10 uops more for the codes and 5 for the sums
 //        of the columns. One row takes 35 and four take 74, the dense kernel 30 and 82, for 128 instead of 96 bytes.
 // Tile   8 rows x 8 columns = 8 sums + indices, weights, row, product and constants of 16 registers; up to 4 rows x 16
