@@ -4,14 +4,12 @@
 //
 // Count  A row of 64 dense weights, 32 kept ones, takes vpshufb, vpmaddubsw and vpaddw; 512 weights take vpmaddwd and
 //        vpaddd besides: 26 uops, where the dense kernel takes 36. 256 weights take 7 uops for the indices of all rows:
-//        8 rows take 8 * 26 + 14 for 512 weights, 0.77 of the dense kernel. A group of 128 adds 6 uops to the 52 of a
-//        row for its scale, in the dense kernel 3 to 72.
+//        8 rows take 8 * 26 + 14 for 512 weights, 0.77 of the dense kernel. The scale of a
+//        group adds vpsubd, vcvtdq2ps and a fused multiply-add to a row, in the dense kernel the last two.
 //        A single panel unpacks the codes in registers: 256 weights take 10 uops more for the codes and 5 for the sums
 //        of the columns. One row takes 35 and four take 74, the dense kernel 30 and 82, for 128 instead of 96 bytes.
-//        Zen 4 does vpshufb, vpmaddubsw and vpaddw in 1.0 cycle, vpmaddubsw and vpaddw alone in 0.62, so of 64 weights
-//        the product takes at least 0.8 of the dense time (2026-11).
-// Tile   8 rows x 8 columns = 8 sums + indices, weights, row, product and constants of 16 registers; one or two rows
-//        x 16 columns, which share each load of a row
+// Tile   8 rows x 8 columns = 8 sums + indices, weights, row, product and constants of 16 registers; up to 4 rows x 16
+//        columns, which share each load of a row
 #include <immintrin.h>
 
 #include <array>
@@ -134,7 +132,8 @@ struct Tile {
           unroll<kVectors>([&](auto v) LAMINA_INLINE {
             if constexpr (pair != 0) pick[v] = _mm256_srli_epi32(pick[v], 4);
             weights[v] = in_order(spans.template weights<kStep>(v * 32));
-            if constexpr (Spans::kAddsSums) bytes[v] = _mm256_add_epi8(bytes[v], weights[v]);
+            if constexpr (Spans::kAddsSums)
+              bytes[v] = in_order(_mm256_add_epi8(bytes[v], weights[v]));
           });
           unroll<kRows>([&](auto r) LAMINA_INLINE {
             long long eight;
@@ -230,7 +229,7 @@ struct Tile {
 
   template <int kRows, class Spans>
   static void multiply_rows(const GroupStep& step) {
-    constexpr int kVectors = kRows <= 2 ? 2 : 1;
+    constexpr int kVectors = kRows <= 4 ? 2 : 1;
     for (int tile = 0; tile < step.tiles_n; ++tile)
       for (int v = 0; v < 2; v += kVectors)
         multiply_vectors<kRows, kVectors>(step, Spans{step.w + tile * step.w_stride + v * 32},
