@@ -12,7 +12,8 @@ namespace lamina {
 namespace {
 
 // to[i] = sign * from[i] for as many elements as F16C converts at once, of `count`. Returns their number.
-LAMINA_INLINE inline int convert_f16(const F16* from, int count, float sign, float* to) {
+LAMINA_INLINE inline int convert_f16([[maybe_unused]] const F16* from, [[maybe_unused]] int count,
+                                     [[maybe_unused]] float sign, [[maybe_unused]] float* to) {
   int done = 0;
 #if defined(__F16C__)
   for (; done + 8 <= count; done += 8) {
