@@ -209,7 +209,7 @@ def read_budgets(root: Path, source: Path) -> list[Budget]:
 
 
 def built_objects(root: Path) -> dict[Path, tuple[Path, float]]:
-    """The object of every CUDA source in the build, and the seconds of its compilation on a core of its own."""
+    """The object of every CUDA source in the build, and the seconds of its compilation on its own core."""
     build, cores = root / BUILD, len(os.sched_getaffinity(0))
     share = cores / (cores + 2)  # ninja runs so many compilers at once
     commands, log = build / "compile_commands.json", build / ".ninja_log"
