@@ -72,6 +72,23 @@ def test_packing_while_loading_is_compress(
         assert torch.equal(logits(by_lamina), logits(model))
 
 
+@pytest.mark.parametrize(
+    ("scale", "zeros"), [(torch.float16, "bfloat16"), ("float16", None), (None, torch.float32)]
+)
+def test_a_config_has_the_dtypes_of_scales_and_zero_points(floats: Path, scale: Any, zeros: Any) -> None:
+    config = LaminaConfig("w4a8_asymmetric", group=32, scale_dtype=scale, zero_point_dtype=zeros)
+    again = LaminaConfig.from_dict(json.loads(config.to_json_string(use_diff=False)))
+    assert again.to_dict() == config.to_dict()
+    model = load(floats, quantization_config=again)
+    dtypes = {"scale_dtype": config.scale_dtype, "zero_point_dtype": config.zero_point_dtype}
+    expected = load(floats)
+    lamina.compress(expected, "w4a8_asymmetric", group=32, **dtypes)
+    layer: Any = model.model.layers[0].mlp.up_proj
+    assert layer.weight_scale.dtype == (config.scale_dtype or torch.float32)
+    assert layer.weight_zero_point.dtype == (config.zero_point_dtype or torch.uint8)
+    assert torch.equal(logits(model), logits(expected))
+
+
 def test_a_loaded_model_is_saved_again(floats: Path, tmp_path: Path) -> None:
     first = load(floats, quantization_config=LaminaConfig("w8a8", skip=["*down_proj"]))
     assert not any(name.endswith("down_proj") for name in packed(first))
@@ -143,6 +160,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"scheme": "w3"}, "scheme must be one of"),
     ({}, "got None"),
     ({"scheme": "w8a8", "format_version": 0}, "is 0"),
+    (
+        {"scheme": "w4a8", "scale_dtype": "float17"},
+        "scale_dtype must be a dtype .*'float17'",
+    ),
+    ({"scheme": "w4a8", "scale_dtype": "int8"}, "scale_dtype must be float32, float16 or bfloat16"),
+    ({"scheme": "w4a8", "zero_point_dtype": torch.float16}, "zero_point_dtype was given with scheme w4a8"),
 ]
 
 

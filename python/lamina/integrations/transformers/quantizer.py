@@ -27,6 +27,9 @@ from lamina.nn.packed_linear import PackedLinear
 
 Entries = Mapping[str, Mapping[str, Any]]
 
+# The arguments of lamina.compress that a config carries.
+OPTIONS = ("scheme", "group", "head", "skip", "scale_dtype", "zero_point_dtype")
+
 
 @register_quantization_config(METHOD)
 class LaminaConfig(QuantizationConfigMixin):  # type: ignore[misc]
@@ -36,6 +39,7 @@ class LaminaConfig(QuantizationConfigMixin):  # type: ignore[misc]
     group   w4 schemes: input features that share a scale; None is 128
     head    a scheme for the output layer, also where its weight is tied to the embedding
     skip    shell patterns on the names of layers to leave float
+    scale_dtype, zero_point_dtype   w4 schemes: a dtype of torch, or its name ("float16"); None as in compress
 
     The other arguments are those of config.json for a model that is saved packed (docs/checkpoint.md).
     """
@@ -47,6 +51,8 @@ class LaminaConfig(QuantizationConfigMixin):  # type: ignore[misc]
         group: int | None = None,
         head: str | None = None,
         skip: Sequence[str] = (),
+        scale_dtype: torch.dtype | str | None = None,
+        zero_point_dtype: torch.dtype | str | None = None,
         modules: Entries | None = None,
         ties: Mapping[str, str] | None = None,
         transient_buffers: Sequence[str] = (),
@@ -56,8 +62,10 @@ class LaminaConfig(QuantizationConfigMixin):  # type: ignore[misc]
     ) -> None:
         if (scheme is None) == (modules is None):
             raise ValueError(f"LaminaConfig: scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
+        self.scale_dtype = _checked_dtype("scale_dtype", scale_dtype)
+        self.zero_point_dtype = _checked_dtype("zero_point_dtype", zero_point_dtype)
         if scheme is not None:
-            checked_choice(scheme, group, None, head)
+            checked_choice(scheme, group, self.scale_dtype, head, self.zero_point_dtype)
         if format_version != FORMAT_VERSION:
             raise ValueError(
                 f"LaminaConfig: format_version is {format_version!r}, written by lamina {lamina_version}; "
@@ -78,8 +86,8 @@ class LaminaConfig(QuantizationConfigMixin):  # type: ignore[misc]
     def to_dict(self) -> dict[str, Any]:
         """The entry of config.json: of a packed model how it is packed, else how it is to be made."""
         packed = ("quant_method", "format_version", "lamina_version", "modules", "ties", "transient_buffers")
-        names = packed if self.modules else ("quant_method", "scheme", "group", "head", "skip")
-        return {name: getattr(self, name) for name in names}
+        names = packed if self.modules else ("quant_method", *OPTIONS)
+        return {name: _written(getattr(self, name)) for name in names}
 
 
 @register_quantizer(METHOD)
@@ -117,14 +125,13 @@ class LaminaHfQuantizer(HfQuantizer):  # type: ignore[misc]
         """The schemes of the layers that lamina.compress would pack."""
         report = compress(model, **self._options, dry_run=True)
         names = {row.name for row in report.compressed}
-        choice = checked_choice(self._options["scheme"], self._options["group"], None, self._options["head"])
+        choice = checked_choice(**{name: value for name, value in self._options.items() if name != "skip"})
         schemes = choice.assign(model, find_candidates(model)).schemes
         return {name: scheme for name, scheme in schemes.items() if name in names}
 
     @property
     def _options(self) -> dict[str, Any]:
-        config = self.quantization_config
-        return {"scheme": config.scheme, "group": config.group, "head": config.head, "skip": config.skip}
+        return {name: getattr(self.quantization_config, name) for name in OPTIONS}
 
     def pack(self, model: PreTrainedModel, name: str, weight: Tensor) -> None:
         """Puts the packed layer in the place of the float layer `name`, whose weight has just been read."""
@@ -212,6 +219,19 @@ class _Pack(ConversionOps):  # type: ignore[misc]
             if missing_keys is not None:
                 missing_keys.discard(full)
         return {}
+
+
+def _written(value: Any) -> Any:
+    """A dtype by its name, as config.json has it; any other value as it is."""
+    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
+
+
+def _checked_dtype(argument: str, value: object) -> torch.dtype | None:
+    """The dtype that is given or named. lamina.compress checks whether it is an allowed one."""
+    dtype = getattr(torch, value, None) if isinstance(value, str) else value
+    if value is not None and not isinstance(dtype, torch.dtype):
+        raise ValueError(f"LaminaConfig: {argument} must be a dtype of torch or its name, got {value!r}")
+    return dtype
 
 
 def ignore_unexpected(model: PreTrainedModel, names: Iterable[str], suffix: str = "$") -> None:
