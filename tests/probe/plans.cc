@@ -72,6 +72,8 @@ void add_cpu(py::module_& module) {
       .def_readonly("group_step", &CpuKernel::group_step)
       .def_readonly("tile_m", &CpuKernel::tile_m)
       .def_readonly("tile_n", &CpuKernel::tile_n)
+      .def_readonly("macs_per_cycle", &CpuKernel::macs_per_cycle)
+      .def_readonly("expand_rows", &CpuKernel::expand_rows)
       .def_readonly("scratch_bytes", &CpuKernel::scratch_bytes)
       .def("panel_bytes", [](const CpuKernel& k, const Problem& p) { return k.panel_bytes(p); });
   py::class_<Plan>(cpu, "Plan")

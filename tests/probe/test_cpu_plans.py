@@ -80,7 +80,7 @@ def test_every_output_is_in_exactly_one_task(call: Call) -> None:
 
 
 @given(call=calls(SMALL))
-def test_blocks_are_whole_tiles_and_panels_fit_half_of_l2(call: Call) -> None:
+def test_blocks_are_whole_tiles_and_panels_fit_caches(call: Call) -> None:
     plan = call.plan()
     kernel = plan.kernel
     panel_tiles = plan.block_m // kernel.tile_m
@@ -88,7 +88,11 @@ def test_blocks_are_whole_tiles_and_panels_fit_half_of_l2(call: Call) -> None:
     panel_bytes = kernel.panel_bytes(call.problem)
     assert plan.scratch_bytes == panel_tiles * panel_bytes + kernel.scratch_bytes
     assert panel_bytes >= kernel.tile_m * call.k
-    assert panel_tiles == 1 or plan.scratch_bytes <= call.l2_bytes // 2
+    # Panels that expand weights may leave L2, unless a fast microkernel reads them.
+    may_leave_l2 = kernel.expand_rows > 0 and kernel.macs_per_cycle <= 2 * kernel.tile_n
+    assert panel_tiles == 1 or plan.scratch_bytes <= (
+        2 * call.l2_bytes if may_leave_l2 else call.l2_bytes // 2
+    )
 
 
 @given(call=calls(st.tuples(ANY, ANY, ANY)))

@@ -46,9 +46,14 @@ MUTANTS = (
         ),
         (
             "perm: a place without a feature keeps old memory",
-            "if (p.perm.is_given()) std::fill_n(panel.packed, panel.rows * k, 0.0f);",
+            "if (p.perm.is_given()) std::fill_n(packed, rows * p.problem.k, 0.0f);",
             "",
             "tests/ops/test_act_order.py tests/ops/test_errors.py",
+        ),
+        (
+            "int4: a panel is packed over the block's next one",
+            "packed + k0 * rows + panel.row * (k1 - k0)",
+            "packed + k0 * rows + panel.row * std::min(k1 - k0, kBlockK - 1)",
         ),
         (
             "int4, perm: rows in int32",

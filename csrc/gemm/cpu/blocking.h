@@ -24,6 +24,7 @@ struct Work {
   int64_t m, n, k;
   int tile_m, tile_n;     // outputs of one microkernel call
   int macs_per_cycle;     // the bound of the ports
+  int expand_rows;        // as in CpuKernel
   double weight_bytes;    // of one weight, with its share of the scales
   int64_t panel_bytes;    // scratch for each tile_m rows of a panel
   int64_t scratch_bytes;  // scratch besides the panels

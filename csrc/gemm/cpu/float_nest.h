@@ -111,7 +111,6 @@ struct FloatNest : FloatStrip<Params, Tile> {
   struct Panel {
     int64_t row;
     int rows;
-    float* packed;
   };
 
   // Panels of equal height: 8 rows are 4 + 4, not 6 + 2.
@@ -119,7 +118,20 @@ struct FloatNest : FloatStrip<Params, Tile> {
   void for_panels(int64_t rows, const Body& body) const {
     const int64_t each = ceil_div(rows, ceil_div(rows, int64_t{kTileM}));
     for (int64_t row = 0; row < rows; row += each)
-      body(Panel{row, static_cast<int>(std::min(each, rows - row)), packed + row * p.problem.k});
+      body(Panel{row, static_cast<int>(std::min(each, rows - row))});
+  }
+
+  // Calls body(k0, k1) for each block of [begin, end).
+  template <class Body>
+  static void for_blocks(int64_t begin, int64_t end, const Body& body) {
+    for (int64_t stop; begin < end; begin = stop)
+      body(begin, stop = std::min(end, begin + kBlockK));
+  }
+
+  // Where a panel of `rows` rows has its packed activations of the block [k0, k1). All panels of a block lie together, in
+  // the order in which they are read: caches prefetch them, so that they need not fit L2.
+  float* packed_block(const Panel& panel, int64_t rows, int64_t k0, int64_t k1) const {
+    return packed + k0 * rows + panel.row * (k1 - k0);
   }
 
   template <class T>
@@ -142,16 +154,20 @@ struct FloatNest : FloatStrip<Params, Tile> {
         if (perm[i] >= 0) to[packed_at(rows, r, i)] = to_f32(a[r * stride + perm[i]]);
   }
 
-  void pack(int64_t m0, const Panel& panel) const {
-    const int64_t k = p.problem.k;
-    if (p.perm.is_given()) std::fill_n(panel.packed, panel.rows * k, 0.0f);
+  void pack(int64_t m0, int64_t rows) const {
+    if (p.perm.is_given()) std::fill_n(packed, rows * p.problem.k, 0.0f);
     Strip::with_floats(p.a, p.a_dtype, [&](const auto* a) {
-      const auto* const row = a + m0 * p.a_stride;
-      if (p.perm.is_given()) {
-        gather_as(row, p.a_stride, panel.rows, k, p.perm.data, panel.packed);
-      } else {
-        pack_as(row, p.a_stride, panel.rows, k, panel.packed);
-      }
+      for_panels(rows, [&](const Panel& panel) {
+        const auto* const row = a + (m0 + panel.row) * p.a_stride;
+        for_blocks(0, p.problem.k, [&](int64_t k0, int64_t k1) {
+          float* const to = packed_block(panel, rows, k0, k1);
+          if (p.perm.is_given()) {
+            gather_as(row, p.a_stride, panel.rows, k1 - k0, p.perm.data + k0, to);
+          } else {
+            pack_as(row + k0, p.a_stride, panel.rows, k1 - k0, to);
+          }
+        });
+      });
     });
   }
 
@@ -212,14 +228,14 @@ struct FloatNest : FloatStrip<Params, Tile> {
   template <class Product>
   void multiply_blocks(const uint8_t* w, int64_t n0, int count, int64_t rows, int64_t k0,
                        int64_t k1) {
-    for (int64_t stop; k0 < k1; k0 = stop) {
-      stop = std::min(k1, k0 + kBlockK);
-      dequantize<Product>(w, n0, count, k0, stop);
+    for_blocks(k0, k1, [&](int64_t begin, int64_t end) {
+      dequantize<Product>(w, n0, count, begin, end);
       for_panels(rows, [&](const Panel& panel) {
-        Product::multiply(Step{panel.rows, panel.packed + k0 * panel.rows, shared.weights[0][0],
-                               tiles_of(count), stop - k0, k_chunk + panel.row * kTileN});
+        Product::multiply(Step{panel.rows, packed_block(panel, rows, begin, end),
+                               shared.weights[0][0], tiles_of(count), end - begin,
+                               k_chunk + panel.row * kTileN});
       });
-    }
+    });
   }
 
   // The same with weights in registers, for whole lines, a few rows and all columns of a strip.
@@ -252,8 +268,7 @@ struct FloatNest : FloatStrip<Params, Tile> {
   void run() {
     for (int64_t m0 = block.m_begin; m0 < block.m_end; m0 += block.panel_m) {
       const int64_t rows = std::min(block.panel_m, block.m_end - m0);
-      if (!block.is_packed)
-        for_panels(rows, [&](const Panel& panel) { pack(m0 + panel.row, panel); });
+      if (!block.is_packed) pack(m0, rows);
       for (int64_t n0 = block.n_begin; n0 < block.n_end; n0 += kTileN) {
         const int count = static_cast<int>(std::min<int64_t>(kTileN, block.n_end - n0));
         Tile::with_weights(p, n0, [&]<class Product>(WeightsOf<Product> weights) {
@@ -273,6 +288,7 @@ CpuKernel float_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cy
   CpuKernel kernel = cpu_kernel<Nest, Tile, Params>(name, isa, min_m, macs_per_cycle);
   kernel.group_step = kInt4GroupStep;
   kernel.scratch_bytes = sizeof(typename Nest::Shared);
+  kernel.expand_rows = 5;  // a shift, a permutation, a fused multiply-add and two halves of a store
   return kernel;
 }
 

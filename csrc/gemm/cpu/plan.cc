@@ -16,6 +16,7 @@ Work work_of(const CpuOp& op, const Problem& p, const CpuKernel& kernel) {
           kernel.tile_m,
           kernel.tile_n,
           kernel.macs_per_cycle,
+          kernel.expand_rows,
           op.code_bytes + scale_bytes,
           kernel.panel_bytes(p),
           kernel.scratch_bytes};

@@ -12,7 +12,7 @@ namespace lamina::gemm_int4 {
 namespace {
 
 struct Tile {
-  static constexpr int kTileM = 6, kTileN = 64, kBlockK = 128;
+  static constexpr int kTileM = 6, kTileN = 64, kBlockK = 64;
   static constexpr int kTiles = kTileN / int4::kTileN;
 
   // The weights of 16 columns for input feature k of a line.
