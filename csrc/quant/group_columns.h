@@ -34,10 +34,14 @@ LAMINA_NOINLINE void load_as(const T* __restrict from, int64_t stride, int count
 }
 
 // Prefetches the values of a group, which lie pages behind those of the group before it, so that no processor does so
-// by itself. A group that the matrix does not have is no error.
-LAMINA_INLINE inline void prefetch_columns(const GroupTensor& from, int64_t group, int64_t n0,
-                                           int count) {
+// by itself. Behind the last of all `groups` come those of the next columns; the matrix need not have them.
+LAMINA_INLINE inline void prefetch_columns(const GroupTensor& from, int64_t group, int64_t groups,
+                                           int64_t n0, int count) {
   if (from.stride != 1) return;
+  if (group >= groups) {
+    group -= groups;
+    n0 += count;
+  }
   const int64_t bytes = from.element_bytes();
   const auto address = reinterpret_cast<uintptr_t>(from.data) +
                        static_cast<uintptr_t>((group * from.group_stride + n0) * bytes);

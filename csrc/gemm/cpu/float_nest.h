@@ -28,6 +28,7 @@
 #include "base/int_math.h"
 #include "base/unroll.h"
 #include "gemm/cpu/plan.h"
+#include "gemm/cpu/prefetch.h"
 #include "gemm/cpu/store_strip.h"
 #include "gemm/cpu/weights_of.h"
 #include "gemm/float_sums.h"
@@ -41,9 +42,6 @@ inline constexpr int kFloatTileN = 16, kFloatTileK = 64;  // of packed weights
 // Up to this many rows unpack weights into registers. More rows share the cost of the way through L1, a store and a
 // load: with AVX2, registers make one row 1.6 times as fast and four rows no faster (2026-11, Zen 4, 4096 x 4096).
 inline constexpr int kFewRows = 3;
-
-// Packed weights are prefetched this many bytes ahead.
-inline constexpr int64_t kStreamAhead = 2048;
 
 // Input features by which the prefetches of scales and zero points run ahead, but at least one group. They halve the time
 // of one row with groups of 32 (2026-11, Zen 4, 4096 x 4096: 949 to 494 us).
@@ -65,6 +63,7 @@ struct Lines {
   const float* a;    // packed, from the first line on
   const uint8_t* w;  // [tile of 16 columns: w_stride bytes]
   int64_t w_stride;
+  StreamAhead ahead;
   int64_t k;                        // the first input feature of the first line
   const float *scale, *minus_zero;  // [kTileN]; minus_zero is -zero point * scale
   int64_t count;
@@ -181,8 +180,9 @@ struct FloatNest : FloatStrip<Params, Tile> {
 
   void load_scales(int64_t group, int64_t n0, int count) {
     const int64_t ahead = group + std::max(kScalesAheadK / p.problem.group, int64_t{1});
-    prefetch_columns(p.w_scale, ahead, n0, count);
-    if (p.w_zero_point.is_given()) prefetch_columns(p.w_zero_point, ahead, n0, count);
+    prefetch_columns(p.w_scale, ahead, p.problem.groups(), n0, count);
+    if (p.w_zero_point.is_given())
+      prefetch_columns(p.w_zero_point, ahead, p.problem.groups(), n0, count);
     load_columns(p.w_scale, group, n0, count, 1.0f, shared.scale);
     if (p.w_zero_point.is_given()) {
       load_columns(p.w_zero_point, group, n0, count, -1.0f, shared.minus_zero);
@@ -192,19 +192,19 @@ struct FloatNest : FloatStrip<Params, Tile> {
     for (int j = 0; j < kTileN; ++j) shared.minus_zero[j] *= shared.scale[j];
   }
 
-  // shared.weights = the weights of [k0, k1). Prefetches the packed weights that lie kStreamAhead bytes later: tiles
-  // of equal n are neighbours, and the tiles of the next strip follow, which belongs to this task or most likely to
-  // the next task.
+  // shared.weights = the weights of [k0, k1).
   template <class Product>
   void dequantize(const uint8_t* w, int64_t n0, int count, int64_t k0, int64_t k1) {
     const int64_t w_stride = stride_of<Product>();
+    const StreamAhead ahead(w, w_stride, kTiles);
     for (int64_t at = k0; at < k1;) {
       const int64_t stop = std::min((at / group() + 1) * group(), k1);
       load_group(at / group(), n0, count);
       for (int t = 0; t < tiles_of(count); ++t)
         for (int64_t k = at; k < stop; k += kLineK) {
           const uint8_t* const tile = w + t * w_stride;
-          prefetch<Product::kStreamBytes>(tile + k * Product::kWeightBytes / kFloatTileK);
+          const int64_t line = k * Product::kWeightBytes / kFloatTileK;
+          prefetch<Product::kStreamBytes>(tile + line + ahead(w + line));
           Product::dequantize(tile, k, shared.scale + t * kFloatTileN,
                               shared.minus_zero + t * kFloatTileN, shared.weights[t][k - k0]);
         }
@@ -221,7 +221,7 @@ struct FloatNest : FloatStrip<Params, Tile> {
 
   template <int kBytes>
   static void prefetch(const uint8_t* line) {
-    for (int at = 0; at < kBytes; at += 64) __builtin_prefetch(line + kStreamAhead + at, 0, 2);
+    for (int at = 0; at < kBytes; at += 64) __builtin_prefetch(line + at, 0, 2);
   }
 
   // k_chunk += the products of [k0, k1), with weights in L1.
@@ -245,8 +245,9 @@ struct FloatNest : FloatStrip<Params, Tile> {
       stop = std::min((k0 / group() + 1) * group(), k1);
       load_group(k0 / group(), n0, kTileN);
       Product::multiply_lines(Lines{static_cast<int>(rows), packed + k0 * rows, w,
-                                    stride_of<Product>(), k0, shared.scale, shared.minus_zero,
-                                    (stop - k0) / kLineK, k_chunk});
+                                    stride_of<Product>(),
+                                    StreamAhead(w, stride_of<Product>(), kTiles), k0, shared.scale,
+                                    shared.minus_zero, (stop - k0) / kLineK, k_chunk});
     }
   }
 

@@ -49,10 +49,6 @@ inline constexpr int64_t kChunkTilesK = kMaxExactK / int8_tile::kTileK;
 static_assert(kChunkTilesK % kBlockTilesK == 0, "a chunk is whole blocks");
 inline constexpr int64_t kGroupTilesK = kScaleGroup / int8_tile::kTileK;
 
-// A single panel prefetches its own weights this many bytes ahead. 1 to 2 KiB do best; half or twice as much
-// costs 3 to 5 % (2026-11, Xeon, 1 x 4096 x 4096).
-inline constexpr int64_t kStreamAhead = 2048;
-
 struct NoSession {};
 
 // Adds the scaled sums of a group to its k chunk. Not inlined, for the reason in gemm/cpu/row_steps.h.
@@ -151,7 +147,7 @@ struct Int8Nest : Int8Strip<Params, Tile> {
                             acc + panel.row * Tile::kTileN + tile * int8_tile::kTileN,
                             !is_grouped && k0 % kChunkTilesK != 0,
                             panels == 1
-                                ? Prefetch{at + kStreamAhead, 1}
+                                ? ahead_of(at, w + tile * w_stride, w_stride, at_once)
                                 : share(is_last ? at : next, count * kBytes, panel.index, panels));
         });
       }
@@ -188,6 +184,13 @@ struct Int8Nest : Int8Strip<Params, Tile> {
       if (ends)
         for (int j = 0; j < count; ++j) total[at + j] += k_chunk[at + j];
     }
+  }
+
+  // A single panel prefetches its own weights, from those ahead of `at` on, which is in the first of the streams that
+  // are read side by side.
+  static Prefetch ahead_of(const int8_t* at, const int8_t* stream, int64_t stride, int tiles) {
+    const StreamAhead ahead(stream, stride, tiles);
+    return {at + ahead(at), 1, 0, stream + stride, (tiles - 1) * stride};
   }
 
   // Each of several panels prefetches its part of the next `bytes` of weights, while it multiplies as many.

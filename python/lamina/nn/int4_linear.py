@@ -285,9 +285,29 @@ class Int4Linear(PackedLinear):
     def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype, residual: Tensor | None) -> Tensor:
         return self._multiply(a.q, dtype, a_scale=a.scale, a_zero_point=a.zero_point, residual=residual)
 
-    def _multiply(self, rows: Tensor, dtype: torch.dtype, **of_rows: Tensor | None) -> Tensor:
-        held: dict[str, Any] = self._buffers
+    def _multiply(
+        self,
+        rows: Tensor,
+        dtype: torch.dtype,
+        a_scale: Tensor | None = None,
+        a_zero_point: Tensor | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        held: dict[str, Any] = self._buffers  # which nn.Module.__getattr__ searches slowly
         scale, zero_point = held["weight_scale"], held["weight_zero_point"]
+        bias = self._bias
+        is_int8 = self._activations == "int8"
+        if self._is_ready(rows, CPU_LAYOUT):
+            of_a = (a_scale, zero_point, a_zero_point) if is_int8 else (zero_point,)
+            try:
+                out: Tensor = (torch.ops.lamina.gemm_int4_int8 if is_int8 else torch.ops.lamina.gemm_int4)(
+                    rows, held["weight_packed"], scale, self._group, *of_a, bias, dtype, None, None, residual,
+                    held["perm"], None,
+                )  # fmt: skip
+                return out
+            except (RuntimeError, TypeError, ValueError):
+                pass  # the function below says what is wrong
+        of_a8 = {"a_scale": a_scale, "a_zero_point": a_zero_point} if is_int8 else {}
         if rows.is_cuda and self.activations == "float":
             scale = scale.to(rows.dtype)  # itself, where it has that dtype
             if zero_point is not None and zero_point.is_floating_point():
@@ -298,10 +318,11 @@ class Int4Linear(PackedLinear):
             scale,
             group=self._group,
             w_zero_point=zero_point,
-            bias=self.bias,
+            bias=bias,
             out_dtype=dtype,
+            residual=residual,
             perm=held["perm"],
-            **of_rows,
+            **of_a8,
         )
 
     def _packed_shape(self, state: dict[str, Tensor], k: int) -> tuple[int, ...]:

@@ -193,21 +193,31 @@ class Int8Linear(PackedLinear):
         return "symmetric" if self.symmetric else "asymmetric"
 
     def quantize(self, rows: Tensor) -> QuantizedInt8:
-        scale, zero_point = self.input_scale, self.input_zero_point
-        return quantize_int8(rows, scale=scale, zero_point=zero_point, symmetric=self.symmetric)
+        held: dict[str, Any] = self._buffers  # which nn.Module.__getattr__ searches slowly
+        scale, zero_point = held["input_scale"], held["input_zero_point"]
+        return quantize_int8(rows, scale=scale, zero_point=zero_point, symmetric=self._symmetric)
 
     def _product(self, rows: Tensor, residual: Tensor | None = None) -> Tensor:
         return self._product_int8(self.quantize(rows), rows.dtype, residual)
 
     def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype, residual: Tensor | None) -> Tensor:
         held: dict[str, Any] = self._buffers  # which nn.Module.__getattr__ searches slowly
+        if self._is_ready(a.q, PackedInt8.layout):
+            try:
+                out: Tensor = torch.ops.lamina.gemm_int8(
+                    a.q, held["weight_packed"], held["weight_sums"], a.scale, held["weight_scale"],
+                    a.zero_point, self._bias, dtype, None, None, residual, None,
+                )  # fmt: skip
+                return out
+            except (RuntimeError, TypeError, ValueError):
+                pass  # the function below says what is wrong
         return self.MATMUL(
             a.q,
             self.packed_weight,
             a.scale,
             held["weight_scale"],
             a_zero_point=a.zero_point,
-            bias=self.bias,
+            bias=self._bias,
             out_dtype=dtype,
             residual=residual,
         )

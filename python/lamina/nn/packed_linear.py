@@ -191,6 +191,19 @@ class PackedLinear(nn.Module):
             return self._product_int8(a, dtype, residual)
         return self._product(a, residual)
 
+    def _is_ready(self, rows: Tensor, layout: str) -> bool:
+        """Whether the op that takes this layout on a CPU can be called on rows [m, k] as it is.
+
+        The checks of its Python function take as long as the op itself for one row of a small layer.
+        """
+        return self._layout == layout and not rows.is_cuda and rows.shape[-1] == self.in_features
+
+    @property
+    def _bias(self) -> Tensor | None:
+        """The bias, without the slow search of nn.Module.__getattr__ where it is a buffer."""
+        held: dict[str, Any] = self._buffers
+        return held.get("bias", self.bias)
+
     @property
     def _has_gradient(self) -> bool:
         """Whether the gradient of x flows through the product."""

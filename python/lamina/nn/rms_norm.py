@@ -112,13 +112,13 @@ class RMSNorm(nn.Module):
         return f"{len(self.weight)}, eps={self.variance_epsilon}"
 
     def _rows(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        n = len(self.weight)
+        weight = self.weight
+        n = weight.shape[0]
         if x.dim() == 0 or x.shape[-1] != n:
             raise ValueError(f"RMSNorm: x must be [..., n] with n = {n}, got {list(x.shape)}")
         if residual is not None and residual.shape != x.shape:
             raise ValueError(f"RMSNorm: residual must be {list(x.shape)} like x, got {list(residual.shape)}")
-        tensors = (x, self.weight) if residual is None else (x, self.weight, residual)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, residual)):
             raise RuntimeError(
                 "lamina.nn.RMSNorm has no backward pass, and its input or its weight requires grad; "
                 "call the model under torch.inference_mode() or torch.no_grad()"

@@ -116,7 +116,8 @@ struct Tile {
       for (int64_t i = 0; i < lines.count; ++i, w += kLineBytes, a += kLineK * kRows)
         unroll<kAtOnce * kVectors>([&](auto v) LAMINA_INLINE {
           const uint8_t* const line = w + v / kVectors * lines.w_stride;
-          if constexpr (v % kVectors == 0) __builtin_prefetch(line + kStreamAhead, 0, 2);
+          if constexpr (v % kVectors == 0)
+            __builtin_prefetch(line + lines.ahead(w - tile * lines.w_stride), 0, 2);
           const int tile_first = first + v / kVectors * int4::kTileN;
           for_weights(line, v % kVectors, lines.scale + tile_first, lines.minus_zero + tile_first,
                       [&](auto k, __m256 weights) LAMINA_INLINE {

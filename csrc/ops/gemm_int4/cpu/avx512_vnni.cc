@@ -90,9 +90,10 @@ struct Tile {
       });
     });
     for (int64_t i = 0; i < lines.count; ++i, w += kLineBytes) {
+      const int64_t ahead = lines.ahead(w);
       __m512i line[kTiles];
       unroll<kTiles>([&](auto t) LAMINA_INLINE {
-        __builtin_prefetch(w + t * lines.w_stride + kStreamAhead, 0, 2);
+        __builtin_prefetch(w + t * lines.w_stride + ahead, 0, 2);
         line[t] = _mm512_loadu_si512(w + t * lines.w_stride);
       });
       unroll<kLineK>([&](auto k) LAMINA_INLINE {

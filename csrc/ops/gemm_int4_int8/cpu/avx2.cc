@@ -69,7 +69,7 @@ struct Tile {
         const int fours = std::min(left, kFoursOfHalves);
         if constexpr (kCodes == Codes::kPacked) {
           for (int f = 0; f < fours; f += 2, w += 64) {  // past an odd end, activations are 0
-            __builtin_prefetch(w + kStreamAhead, 0, 2);
+            __builtin_prefetch(w + step.ahead(w), 0, 2);
             const __m256i packed[kVectors] = {load(w), load(w + 32)}, low = _mm256_set1_epi8(15);
             add_four({_mm256_and_si256(packed[0], low), _mm256_and_si256(packed[1], low)});
             add_four({_mm256_and_si256(_mm256_srli_epi16(packed[0], 4), low),

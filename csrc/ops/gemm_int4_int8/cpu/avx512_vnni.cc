@@ -62,10 +62,11 @@ struct Tile {
       };
       if constexpr (kCodes == Codes::kPacked) {
         for (int f = 0; f < piece.fours; f += 2, w += 64) {  // past an odd end, activations are 0
+          const int64_t ahead = step.ahead(w);
           __m512i low[kTiles], high[kTiles];
           unroll<kTiles>([&](auto t) LAMINA_INLINE {
             const int8_t* const at = w + t * step.w_stride;
-            __builtin_prefetch(at + kStreamAhead, 0, 2);
+            __builtin_prefetch(at + ahead, 0, 2);
             const __m512i packed = _mm512_loadu_si512(at), mask = _mm512_set1_epi8(15);
             low[t] = _mm512_and_si512(packed, mask);
             high[t] = _mm512_and_si512(_mm512_srli_epi16(packed, 4), mask);

@@ -207,8 +207,9 @@ struct Nest : StripOf<Tile> {
       piece.minus_zero = shared.minus_zero[found];
       at = stop;
       if (!piece.ends) continue;
-      prefetch_columns(p.w_scale, g + ahead, n0, count);
-      if (p.w_zero_point.is_given()) prefetch_columns(p.w_zero_point, g + ahead, n0, count);
+      prefetch_columns(p.w_scale, g + ahead, p.problem.groups(), n0, count);
+      if (p.w_zero_point.is_given())
+        prefetch_columns(p.w_zero_point, g + ahead, p.problem.groups(), n0, count);
       if (p.w_scale.kind == GroupTensor::Kind::kF32 && p.w_scale.stride == 1 && count == kTileN) {
         piece.scale =
             static_cast<const float*>(p.w_scale.data) + piece.group * p.w_scale.group_stride + n0;
@@ -229,6 +230,7 @@ struct Nest : StripOf<Tile> {
     int64_t w_stride;
 
     int tiles_n() const { return static_cast<int>(int4::tiles_n(count)); }
+    const uint8_t* stream() const { return w - k0 / int4::kTileK * int4::kTileBytes; }
   };
 
   // shared.codes = the codes of the block. Prefetches the next block of this strip, else the first block of the next
@@ -251,16 +253,18 @@ struct Nest : StripOf<Tile> {
     const int8_t* const w = kIsPacked ? reinterpret_cast<const int8_t*>(at.w) : shared.codes;
     const int64_t stride = kIsPacked ? at.w_stride : kBlockStride;
     const int at_once = Tile::tiles_at_once(at.rows);
-    for (int tile = 0; tile < at.tiles_n(); tile += at_once)
+    for (int tile = 0; tile < at.tiles_n(); tile += at_once) {
+      const StreamAhead ahead(at.stream() + tile * at.w_stride, at.w_stride, kTileN / int4::kTileN);
       for_panels(at.rows, [&](const Panel& panel) {
         const int64_t first = panel.row * kTileN + tile * int4::kTileN;
         Tile::template multiply<kCodes>(
             Step{panel.rows,
                  panel.packed + Tile::packed_at(panel.rows, at.k0 + fours * int8_tile::kGroupK),
-                 fours % int8_tile::kGroups, w + tile * stride + fours * kFourBytes, stride,
+                 fours % int8_tile::kGroups, w + tile * stride + fours * kFourBytes, stride, ahead,
                  std::min(at_once, at.tiles_n() - tile), pieces, count, panel.a_sums, acc + first,
                  k_chunk + first, tile * int4::kTileN, scaling, p.problem});
       });
+    }
   }
 
   // k_chunk += the groups that end in the block.

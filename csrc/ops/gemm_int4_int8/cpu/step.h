@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "base/unroll.h"
+#include "gemm/cpu/prefetch.h"
 #include "gemm/epilogue_maths.h"
 #include "ops/gemm_int4_int8/gemm_int4_int8.h"
 
@@ -44,18 +45,16 @@ LAMINA_INLINE inline void with_scaling(Scaling scaling, const auto& body) {
   }
 }
 
-// multiply() prefetches packed codes this many bytes ahead.
-inline constexpr int64_t kStreamAhead = 2048;
-
 // The arguments of one multiply(), which for each piece in turn computes
 //   acc = the sums of activations * codes of the piece's group so far;  y += scaled acc, if the group ends and is
 //   scaled
 struct Step {
   int rows;
-  const int8_t* a;   // packed, from the first four k on
-  int first_four;    // index of the first four k within its tile
-  const int8_t* w;   // codes
-  int64_t w_stride;  // bytes between tiles of adjacent n
+  const int8_t* a;          // packed, from the first four k on
+  int first_four;           // index of the first four k within its tile
+  const int8_t* w;          // codes
+  int64_t w_stride;         // bytes between tiles of adjacent n
+  gemm::StreamAhead ahead;  // of packed codes
   int tiles_n;
   const Piece* pieces;
   int count;
