@@ -228,6 +228,22 @@ def test_special_values_reach_the_rows_that_see_them(tile: str, value: float) ->
     check_attention(backend, inputs, inputs.expected(), value)
 
 
+@TILES
+def test_infinite_values_without_weight_are_nan(tile: str) -> None:
+    """The score of their key is -inf. Some rows of the tile do not see all of them."""
+    backend = emulated(tile)
+    case = AttentionCase(((70, 150), (3, 140)), heads=(1, 2), head_dim=64, page=16, out_dtype=torch.float32)
+    inputs = case.on(backend).inputs()
+    inputs.q[..., 0] = 1
+    for request, slot, element in ((0, 3, 1), (0, 90, 2), (0, 149, 63), (1, 64, 8), (1, 138, 40)):
+        page, row = inputs.slot(request, slot)
+        inputs.v_cache[page, row, 0, element] = math.inf
+        inputs.k_cache[page, row, 0, 0] = -math.inf
+        page, row = inputs.slot(request, slot - 1)
+        inputs.v_cache[page, row, 0, element + 1 if element < 63 else 0] = math.inf
+    check_attention(backend, inputs, inputs.expected())
+
+
 @pytest.mark.parametrize("code", [0x7F, 0xFF])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("tile", [*(f"sm80_r{rows}" for rows in ROWS_OF_BYTES), "sm90a_r128"])

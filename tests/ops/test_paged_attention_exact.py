@@ -253,6 +253,26 @@ def test_only_scores_of_minus_inf(backend: Backend) -> None:
     out, lse = check_attention(backend, given, given.expected())
     assert out[0].isnan().all() and not out[1].isnan().any()
     assert lse[:, 0].isneginf().all()
+    # A sink takes all the weight.
+    sunk = given.replace(sinks=torch.tensor([0.5, -torch.inf]))
+    out, _ = check_attention(backend, sunk, sunk.expected())
+    assert_equal(out[0, 0], torch.zeros_like(out[0, 0]))
+    assert out[0, 1].isnan().all()
+
+
+@BACKENDS
+@pytest.mark.parametrize("cache", ["f32", "bf16"])
+def test_an_infinite_value_of_next_to_no_weight(cache: str, backend: Backend) -> None:
+    """Its weight may round to 0, which gives NaN. Whether it does depends on no other token."""
+    case = AttentionCase(((40, 60),), cache=cache, heads=(1, 2), page=16).on(backend)
+    inputs = case.inputs()
+    inputs = inputs.replace(q=inputs.q * 30)
+    page, row = inputs.slot(0, 3)
+    inputs.v_cache[page, row, 0, 5] = math.inf
+    want = attend(backend, inputs)
+    for token in (0, 17, 30, 39):
+        alone = inputs.request(0, slice(token, token + 1))
+        assert_same(backend, alone, want, slice(token, token + 1), f"token {token}")
 
 
 @BACKENDS

@@ -122,13 +122,13 @@ MUTANTS = (
         ("attention cuda: factors of a merge", "dev::exp2_approx(other.x[half] - reference)", "1.0f"),
         (
             "attention cuda: no key gives NaN",
-            "sees_any(args, row) ? NAN : 0.0f",
-            "sees_any(args, row) ? NAN : NAN",
+            "sees_any(args, row)) return 0.0f;",
+            "sees_any(args, row)) return NAN;",
         ),
         (
             "attention cuda: only keys of -inf give 0",
-            "sees_any(args, row) ? NAN : 0.0f",
-            "sees_any(args, row) ? 0.0f : 0.0f",
+            "sum == 0.0f && !TileRows<Shape>::sees_any(args, row)",
+            "sum == 0.0f",
             EXACT,
         ),
         tests=CASES,
@@ -222,6 +222,18 @@ MUTANTS = (
         ),
         ("attention cuda: weights without scales", "scaled ? Shape::kWeightBytes : 0", "0"),
         (
+            "attention cuda: infinity with the weight of the lane's own column",
+            "dev::shuffle(pair, dev::lane() / 4 * 4 + column % 8 / 2)",
+            "dev::shuffle(pair, dev::lane())",
+            EXACT,
+        ),
+        (
+            "attention cuda: infinity with a weight of the first columns",
+            "Shape::row_of(tile, half), column / 8)",
+            "Shape::row_of(tile, half), 0)",
+            EXACT,
+        ),
+        (
             "attention cuda: elements of bytes swapped",
             "dev::prmt(of_key[0], of_key[1], 0x5140u)",
             "dev::prmt(of_key[0], of_key[1], 0x4150u)",
@@ -270,7 +282,8 @@ MUTANTS = (
             "(low < Shape::at(&Place::all_low) || high > Shape::at(&Place::all_high))",
             "false",
         ),
-        ("attention cuda: special values are lost", "sum = sum + special(word, i);", ""),
+        ("attention cuda: special values are lost", "sum = sum + special(word, i) * factor;", ""),
+        ("attention cuda: infinity without weight", "factor = 0.0f;", "factor = 1.0f;"),
         tests=EXACT,
     ),
     *plant(

@@ -176,6 +176,23 @@ struct Products {
         }
   }
 
+  // Whether the weight of a column is 0 in a row of the tile. All lanes of a warp call it, with the same column.
+  LAMINA_DEVICE static bool is_weightless(const Weights& weights, int tile, int half, int column) {
+    uint32_t pair = 0;
+    if constexpr (Shape::kWarpsN > 1) {
+      const int chunk = Shape::kWeightsAt + Shape::template half_chunk_at<kColumns>(
+                                                Shape::row_of(tile, half), column / 8);
+      pair =
+          dev::load_shared(reinterpret_cast<const uint32_t*>(Shape::smem(chunk)) + column % 8 / 2);
+    } else {
+#pragma unroll
+      for (int n = 0; n < Shape::kTilesColumn; ++n)
+        if (column / 8 == n) pair = weights[tile][n / 2][n % 2 * 2 + half];
+      pair = dev::shuffle(pair, dev::lane() / 4 * 4 + column % 8 / 2);
+    }
+    return (pair >> 16 * (column % 2) & 0x7fffu) == 0;
+  }
+
   // The weights of slice s of 16 columns, of all warps. scaled: the second weights in shared memory.
   LAMINA_DEVICE static void load_weights(const Weights& weights, int s, bool scaled, Slice& a) {
 #pragma unroll

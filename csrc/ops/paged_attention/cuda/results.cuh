@@ -161,8 +161,8 @@ struct Results {
   LAMINA_DEVICE static float factor_of(const KernelArgs& args, int row, int64_t head,
                                        float exponent, float sum) {
     const Params& p = args.p;
-    if (exponent == -kInfinity && sum == 0.0f)  // no key, or only keys with score -inf
-      return TileRows<Shape>::sees_any(args, row) ? NAN : 0.0f;
+    // Only keys with score -inf give 0 / 0 without a sink.
+    if (exponent == -kInfinity && sum == 0.0f && !TileRows<Shape>::sees_any(args, row)) return 0.0f;
     float keep = 1.0f, total = sum;
     if (p.sinks != nullptr) {
       const float sink = dev::load_global(p.sinks + head) * kLog2E;

@@ -108,8 +108,8 @@ struct Sm80 {
       ring.template wait_and_refill<true>(loads);
       const bool specials = has_specials(walk, ring.current());
       if (has_rows) {
+        if (specials) Special::add(args, walk, ring.current(), weights, state);
         Multiply::multiply_values(ring.current(), weights, scaled, has_scales, specials, state);
-        if (specials) Special::add(args, walk, ring.current(), state);
       }
       ring.advance();
     }

@@ -135,14 +135,15 @@ struct Sm90a {
   // the block, and become zeros.
   template <bool kSeesSome>
   LAMINA_DEVICE static void wait_values(const Args& args, const Walk<Shape>& block,
-                                        const Cursor& cursor, State& state) {
+                                        const Cursor& cursor,
+                                        const typename Multiply::Weights& weights, State& state) {
     wait_full(cursor);
     if (!Special::may_matter(block)) return;
     const int stage = cursor.stage * Shape::kTileBytes;
     auto* const flags = reinterpret_cast<int32_t*>(Shape::smem(Shape::kFlagAt));
     Shape::sync();  // all threads have read the flags of the block before
     if (!any_of_block<Shape::kWarps>(Special::are_there(stage), flags, Shape::sync)) return;
-    if constexpr (kSeesSome) Special::add(args, block, stage, state);
+    if constexpr (kSeesSome) Special::add(args, block, stage, weights, state);
     Shape::sync();
     Special::clear(stage);
     dev::fence_proxy_async();
@@ -195,7 +196,8 @@ struct Sm90a {
       Turn::end();
     }
     release(stages.keys);
-    wait_values<false>(args, block, stages.values, state);
+    constexpr typename Multiply::Weights kNone = {};
+    wait_values<false>(args, block, stages.values, kNone, state);
     release(stages.values);
   }
 
@@ -212,7 +214,7 @@ struct Sm90a {
     Multiply::round(scores, weights);
 #pragma unroll 1
     while (true) {
-      wait_values<true>(args, block, stages.values, state);
+      wait_values<true>(args, block, stages.values, weights, state);
       block.advance(args);
       if (block.is_done() || is_past(block)) {
         Multiply::start_values(stages.values.stage, weights, state);

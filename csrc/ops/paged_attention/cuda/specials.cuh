@@ -62,10 +62,11 @@ struct Specials {
     return (std::bit_cast<uint32_t>(value) & 0x7f800000u) == 0x7f800000u ? value : 0.0f;
   }
 
-  // Adds the special values to the sums of the rows that see them. A word has elements of two places in a tile or, of
-  // bytes, of the same place in four tiles.
+  // Adds the special values to the sums of the rows that see them. Infinity becomes NaN in a row where its weight is 0, as it
+  // does in products: which rows share the tile changes no bit. A word has elements of two places in a tile or, of bytes, of
+  // the same place in four tiles.
   LAMINA_DEVICE static void add(const KernelArgs& args, const Walk<Shape>& walk, int stage,
-                                State& state) {
+                                const typename Products<Shape>::Weights& weights, State& state) {
     constexpr int kWordTiles = Shape::kRingHasBytes ? 4 : 1,
                   kTileWords = Shape::kRingHasBytes ? 2 : 1;
     constexpr int kSize = Shape::kRingHasBytes ? 1 : 2;
@@ -76,6 +77,9 @@ struct Specials {
         const uint64_t seen = TileRows<Shape>::seen(args, Shape::row_of(t, half), walk);
 #pragma unroll 1
         for (int column = 0; column < kColumns; ++column) {
+          float factor = 1.0f;
+          if constexpr (!Shape::kIsQuantized)  // float8 has no infinity
+            if (Products<Shape>::is_weightless(weights, t, half, column)) factor = 0.0f;
           if (!(seen >> column & 1)) continue;
 #pragma unroll
           for (int n = 0; n < Shape::kTilesElement; n += kWordTiles)
@@ -90,7 +94,7 @@ struct Specials {
               for (int i = 0; i < 4 / kSize; ++i) {
                 float& sum = state.values[t][Shape::kRingHasBytes ? n + i : n]
                                          [half * 2 + (Shape::kRingHasBytes ? w : i)];
-                sum = sum + special(word, i);
+                sum = sum + special(word, i) * factor;
               }
             }
         }
