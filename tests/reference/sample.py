@@ -65,7 +65,7 @@ def flag_of(logits: F32, s: Settings) -> int:
 
 
 def weights(logits: F32, temperature: float) -> list[int]:
-    """floor(2^40 exp((x - max x) / temperature)) by the f32 steps of the header; all 0 but one if it is 0."""
+    """2^40 exp((x - max x) / temperature), rounded, by the f32 steps of the header; all 0 but one if it is 0."""
     if temperature == 0:
         best = int(np.argmax(logits))
         return [int(j == best) for j in range(len(logits))]
@@ -74,7 +74,7 @@ def weights(logits: F32, temperature: float) -> list[int]:
         inverse = np.clip(inverse, np.finfo(np.float32).tiny, np.finfo(np.float32).max)
         z = np.minimum((logits.max() - logits) * inverse, np.float32(109.6))
         scaled = _exp_minus(z).astype(np.float64) * 2.0**9
-    return [int(w) for w in scaled]
+    return [int(w) for w in np.rint(scaled)]
 
 
 def kept_weights(logits: F32, s: Settings) -> list[int]:
@@ -126,7 +126,7 @@ def probabilities(logits: F64, s: Settings, kept: NDArray[np.bool_]) -> tuple[F6
     """The exact probabilities of the kept tokens in float64, and the documented bound of their error."""
     z = (logits.max() - logits) / s.temperature
     exact = np.where(kept, np.exp(-z), 0.0)
-    error = np.where(kept, exact * (3 * np.minimum(z, 110) + 3) * U + 2.0**-40, 0.0)
+    error = np.where(kept, exact * (3 * np.minimum(z, 110) + 3) * U + 2.0**-41, 0.0)
     total = exact.sum()
     return exact / total, (error + exact / total * error.sum()) / total * (1 + 2.0**-20)
 
@@ -291,7 +291,7 @@ def draft_weights(q: F32) -> list[int] | int:
     """Probabilities of drafts as weights, or a flag."""
     if not ((q >= 0) & (q <= 1 + 2.0**-7)).all():
         return DRAFT_PROBS
-    return [int(x) for x in q.astype(np.float64) * ONE]
+    return [int(x) for x in np.rint(q.astype(np.float64) * ONE)]
 
 
 def tree_mask(parents: Sequence[int], words: int) -> tuple[NDArray[np.int32], list[int]]:

@@ -5,8 +5,8 @@
 //                 distribution of sample_tokens in a loop
 // pack_tree_mask  the parents of the nodes of draft trees as the tree_mask, tree_len and tree_depth of paged_attention
 //
-// Weights    w[j] = floor(2^40 exp((x[j] - max x) / temperature)) as 64-bit integers: weights.h. Sums of integers do not
-//            depend on their order, so all backends get the same token, however they cut a row.
+// Weights    w[j] = 2^40 exp((x[j] - max x) / temperature), rounded to 64-bit integers: weights.h. Sums of integers do not depend
+//            on their order, so all backends get the same token, however they cut a row.
 // Kept       in this order: top_k: tokens not below the k-th largest logit; top_p: of these, the largest logits whose
 //            weights sum to top_p of the sum or more; min_p: tokens with w[j] >= min_p 2^40. Ties are kept or dropped together.
 // Draw       token = the first whose sum of kept weights, in order of ids, is above floor(u sum / 2^64). u: 64 bits of

@@ -31,15 +31,16 @@ inline constexpr int32_t kLowest = std::numeric_limits<int32_t>::min();
 inline constexpr int32_t kMinusInf = key_of(-std::numeric_limits<float>::infinity());
 inline constexpr int32_t kInf = key_of(std::numeric_limits<float>::infinity());
 
-// floor(2^40 exp(-distance / temperature)); exp is within (3 z + 3) 2^-24 of the exact one, z = distance / temperature.
+// x as an integer, to nearest even, for 0 <= x < 2^51: 2^52 leaves it in the low bits of the mantissa.
+LAMINA_INLINE constexpr uint64_t rounded(float x) {
+  constexpr double kRound = 0x1p52;
+  return std::bit_cast<uint64_t>(static_cast<double>(x) + kRound) - std::bit_cast<uint64_t>(kRound);
+}
+
+// 2^40 exp(-distance / temperature), rounded; exp is within (3 z + 3) 2^-24 of the exact one, z = distance / temperature.
 LAMINA_INLINE constexpr uint64_t weight_of(float distance, float inverse_temperature) {
   const float z = magnitude(distance * inverse_temperature, kExpEnd);
-  const auto bits = std::bit_cast<uint32_t>(exp_minus(z) * (static_cast<float>(kOne) / kExpUnit));
-  // The mantissa has 24 bits, and an exponent of 127 + 40 leaves it 17 bits to the left. 0 has exponent 0.
-  constexpr uint32_t kTop = 127 + 40;
-  const uint32_t right = kTop - (bits >> 23);
-  const uint64_t mantissa = (bits & 0x7fffffu) | 0x800000u;
-  return (mantissa << 17) >> (right < 63u ? right : 63u);
+  return rounded(exp_minus(z) * (static_cast<float>(kOne) / kExpUnit));
 }
 static_assert(weight_of(0.0f, 1.0f) == kOne && weight_of(200.0f, 1.0f) == 0);
 static_assert(weight_of(std::numeric_limits<float>::infinity(), FLT_MIN) == 0);
@@ -123,14 +124,16 @@ struct Distribution {
 
   LAMINA_INLINE constexpr uint64_t weight(float x) const {
     const uint64_t w = weight_of(largest - x, inverse_temperature);
-    return key_of(x) >= threshold && w >= least ? w : 0;
+    // Weights have 41 bits, and instruction sets compare signed integers.
+    const bool is_kept = static_cast<int64_t>(w) >= static_cast<int64_t>(least);
+    return key_of(x) >= threshold && is_kept ? w : 0;
   }
 };
 
 // Draft probabilities as weights. q: 0 to kLargestDraftProb.
 LAMINA_INLINE constexpr bool is_draft_prob(float q) { return q >= 0.0f && q <= kLargestDraftProb; }
 LAMINA_INLINE constexpr uint64_t draft_weight(float q) {
-  return static_cast<uint64_t>(q * static_cast<float>(kOne));
+  return rounded(q * static_cast<float>(kOne));
 }
 
 // Whether a draft with weights p and q of p_total and q_total is accepted: with probability min(1, (p / p_total) / (q /

@@ -113,7 +113,7 @@ def sample_tokens(
                  logits, parameters, seed and offset alone, not on the batch, threads, device or instruction set
     Total        No content of a tensor is an error: a row that cannot be sampled gets token 0 and a flag
     Error        With u = 2^-24 and z = (largest logit - logit) / temperature: the weight of a token is within
-                 (3 z + 3) u, relative, and 2^-40, absolute, of exp(-z), and 0 where z > 109.6. Thresholds, sums
+                 (3 z + 3) u, relative, and 2^-41, absolute, of exp(-z), and 0 where z > 109.6. Thresholds, sums
                  and the draw are exact for these weights: a token is drawn with its kept weight over the sum of
                  kept weights, within 2^-64. The tests use this expression
     Raises       ValueError that names the argument, its value and the allowed values; TypeError for an argument
@@ -172,7 +172,7 @@ def verify_draft(
                   of this call
     Total         No content of a tensor is an error; a request that cannot be verified to its end gets a flag,
                   and no other request changes
-    Error         p as in sample_tokens; q is rounded down to multiples of 2^-40. A probability to accept is
+    Error         p as in sample_tokens; q is rounded to multiples of 2^-40. A probability to accept is
                   within 2^-62 of that of these numbers, and each rejection rounds p down by 2^-40 of its largest
     Raises        ValueError that names the argument, its value and the allowed values; TypeError for an
                   argument of a wrong Python type (docs/errors.md lists both)

@@ -142,21 +142,26 @@ class LogitRow {
 
   // Makes the list of the tokens at or above the cut; returns the sum of their weights.
   uint64_t list(int32_t cut) {
-    uint64_t sum = 0;
-    listed_ = 0;
+    int32_t* const keys = key_;
+    int64_t listed = 0;
     for (int64_t b = 0; b < blocks_; ++b) {
       if (block_key_[b] < cut) continue;
       const T* const x = x_ + b * kBlock;
       const int64_t count = size_of(b);
       for (int64_t j = 0; j < count; ++j) {
-        const float value = to_f32(x[j]);
-        const int32_t key = key_of(value);
-        key_[listed_] = key;
-        weight_[listed_] = weight_of(d_.largest - value, d_.inverse_temperature);
-        listed_ += key >= cut;
+        const int32_t key = key_of(to_f32(x[j]));
+        keys[listed] = key;
+        listed += key >= cut;
       }
     }
-    for (int64_t i = 0; i < listed_; ++i) sum += weight_[i];
+    listed_ = listed;
+    uint64_t* const weights = weight_;
+    const float largest = d_.largest, inverse_temperature = d_.inverse_temperature;
+    uint64_t sum = 0;
+    for (int64_t i = 0; i < listed; ++i) {
+      weights[i] = weight_of(largest - value_of(keys[i]), inverse_temperature);
+      sum += weights[i];
+    }
     return sum;
   }
 
@@ -178,10 +183,10 @@ class LogitRow {
   void find_threshold(const Settings& s, uint64_t least) {
     const int64_t k = s.has_top_k(n_) ? s.top_k : 0;
     const uint64_t all = k == 0 && s.has_top_p() ? sum_blocks() : 0;
-    float distance = 4.0f;  // of the cut, in units of the temperature
+    float distance = 3.0f;  // of the cut, in units of the temperature
     const auto cut_at = [&] {
       const float value = d_.largest - distance / d_.inverse_temperature;
-      return distance > kExpEnd ? kLowest : std::max(key_of(value), kLowest);
+      return distance > kExpEnd ? kLowest : key_of(value);
     };
     int32_t cut = k > 0 && k <= blocks_ ? largest_key_of_blocks(k) : cut_at();
     uint64_t sum = list(cut);
@@ -189,7 +194,7 @@ class LogitRow {
       if (k > 0 && listed_ >= k) break;
       if (k == 0 && s.has_top_p() && sum >= s.mass_of_top_p(all)) break;
       if (k == 0 && weight_of(distance * 0.999f, 1.0f) < least) break;
-      distance *= 2;
+      distance *= 1.5f;
       cut = cut_at();
     }
     d_.threshold = cut;
