@@ -96,7 +96,7 @@ class Draft(NamedTuple):
 
 
 def random_parents(r: random.Random, count: int) -> list[int]:
-    return [-1, *(r.randrange(i) for i in range(1, count))]
+    return [-1 if i == 0 else r.randrange(i) for i in range(count)]
 
 
 def random_draft(
@@ -105,9 +105,9 @@ def random_draft(
 ) -> Draft:  # fmt: skip
     """Requests with these numbers of rows, whose drafts are often the tokens of large probability."""
     r, g, rows = random.Random(f"{name} {lengths}"), generator(f"draft {name} {vocab}"), sum(lengths)
-    logits = (torch.randn(rows, vocab, generator=g) * 2).to(dtype)
-    likely = logits.float().topk(min(3, vocab), 1).indices
-    parents = [p for n in lengths for p in random_parents(r, n)] if n_any(lengths) else []
+    logits = (torch.randn(rows, vocab, generator=g) * 5).to(dtype)
+    likely = logits.float().topk(min(2, vocab), 1).indices
+    parents = [p for n in lengths for p in random_parents(r, n)]
     drafts, begin = [], 0
     for n in lengths:
         for i in range(n):
@@ -121,10 +121,6 @@ def random_draft(
         max(lengths, default=1) or 1, torch.tensor(parents, dtype=INT32) if tree else None, probs,
         parameters(settings), seed, offset,
     )  # fmt: skip
-
-
-def n_any(lengths: Sequence[int]) -> bool:
-    return sum(lengths) > 0
 
 
 def verified(draft: Draft) -> list[Any]:
