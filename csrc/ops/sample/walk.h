@@ -19,26 +19,27 @@ LAMINA_INLINE constexpr int64_t load_id(const Row& row, const Ids& ids, int64_t 
   return ids.narrow != nullptr ? int64_t{row.load(ids.narrow + i)} : row.load(ids.wide + i);
 }
 
-// The rows of a request in the batch.
+// The rows of a request in the batch; none if its offsets are bad.
 struct Span {
   int64_t begin = 0;
   int32_t count = 0;
   Flag flag = Flag::kNone;
 };
 
-template <class Row>
-LAMINA_INLINE constexpr Span span_of(const Verify& v, int64_t request, const Row& row) {
-  const int64_t begin = row.load(v.cu_seqlens + request);
-  const int64_t end = row.load(v.cu_seqlens + request + 1);
-  if (begin < 0 || end < begin || end > v.target.rows || end - begin > v.max_len)
+template <class Load>
+LAMINA_INLINE constexpr Span span_of(const int32_t* cu_seqlens, int64_t request, int64_t rows,
+                                     int64_t max_len, const Load& load) {
+  const int64_t begin = load(cu_seqlens + request), end = load(cu_seqlens + request + 1);
+  if (begin < 0 || end < begin || end > rows || end - begin > max_len)
     return {0, 0, Flag::kOffsets};
   return {begin, static_cast<int32_t>(end - begin), begin == end ? Flag::kNoRow : Flag::kNone};
 }
 
 template <class Row>
 LAMINA_INLINE constexpr void verify_request(const Verify& v, int64_t request, Row& row) {
-  const Span span = span_of(v, request, row);
-  Settings settings = settings_of(v.target, request, [&](const auto* at) { return row.load(at); });
+  const auto load = [&](const auto* at) { return row.load(at); };
+  const Span span = span_of(v.cu_seqlens, request, v.target.rows, v.max_len, load);
+  Settings settings = settings_of(v.target, request, load);
   int32_t* const tokens = v.tokens + request * v.max_len;
   int32_t* const accepted = v.accepted + request * v.max_len;
   const auto parent_of = [&](int32_t node) {
