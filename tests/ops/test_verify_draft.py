@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import lamina
 from tests.reference import sample as reference
 from tests.reference.sample import Settings
-from tests.support.backends import Backend, backends, cpu_backends
+from tests.support.backends import Backend, EmulatedKernel, backends, cpu_backends, emulator_parameters
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator
 from tests.support.compare import assert_equal
 from tests.support.sample_cases import INT32, Draft, parameters, random_draft, random_settings, verified
@@ -229,6 +230,20 @@ def test_independent_of_the_thread_count(backend: Backend) -> None:
 def test_offsets_of_random_numbers_wrap_around(backend: Backend) -> None:
     draft = random_draft("wrap", [4] * 6, 5, [Settings(3.0)] * 6, tree=False, q=True)
     check(backend, draft._replace(offset=torch.tensor([2**63 - 1, 2**63 - 2, -1, -2, 2**32 - 1, 0])))
+
+
+@pytest.mark.parametrize("emulated", emulator_parameters("sample"))
+def test_every_schedule_gives_the_same(emulated: EmulatedKernel) -> None:
+    draft = random_draft("schedules", [5, 1, 7], 150, random_settings("schedules", 3), tree=True, q=True)
+    for seed in range(4):
+        check(dataclasses.replace(emulated, seed=seed), draft, seed)
+
+
+@pytest.mark.parametrize("emulated", emulator_parameters("sample"))
+def test_more_levels_than_shared_memory_holds(emulated: EmulatedKernel) -> None:
+    draft = random_draft("levels", [2], 5, [Settings()], tree=False, q=True)
+    with pytest.raises(ValueError, match="max_seqlen_q = 2001; at most 2000 with draft_probs on CUDA"):
+        draft._replace(max_seqlen_q=2001).run(emulated)
 
 
 def test_nothing_to_verify() -> None:

@@ -100,7 +100,7 @@ def mean_of_results(
     request = Request(drafts, weights(p), None if q is None else weights(q), parents)
 
     def program(every: Every) -> list[int]:
-        return reference.verify(request, every, arithmetic).tokens
+        return reference.verify_draft(request, every, arithmetic).tokens
 
     return sum((chance * mean(tuple(tokens)) for tokens, chance in outcomes(program)), Fraction(0))
 

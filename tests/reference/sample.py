@@ -116,7 +116,7 @@ def draw(w: Sequence[int], u: int) -> int:
     raise AssertionError("no token has a weight")
 
 
-def sample(logits: F32, s: Settings, seed: int, offset: int) -> tuple[int, int]:
+def sample_tokens(logits: F32, s: Settings, seed: int, offset: int) -> tuple[int, int]:
     """The token and the flag of a row."""
     flag = flag_of(logits, s)
     return (0, flag) if flag else (draw(kept_weights(logits, s), uniform(seed, offset, 0)), 0)
@@ -247,7 +247,7 @@ class Request:
     greedy: bool = False
 
 
-def verify(r: Request, choose: Chooser, arithmetic: Arithmetic) -> Verified:
+def verify_draft(r: Request, choose: Chooser, arithmetic: Arithmetic) -> Verified:
     """The walk from the root along accepted drafts."""
     if not r.drafts:
         return Verified([], [], NO_ROW)
@@ -294,7 +294,7 @@ def draft_weights(q: F32) -> list[int] | int:
     return [int(x) for x in np.rint(q.astype(np.float64) * ONE)]
 
 
-def tree_mask(parents: Sequence[int], words: int) -> tuple[NDArray[np.int32], list[int]]:
+def pack_tree_mask(parents: Sequence[int], words: int) -> tuple[NDArray[np.int32], list[int]]:
     """The rows of the mask of one tree, and the depths, by walking up from every node."""
     mask, depths = np.zeros((len(parents), words), np.uint32), []
     for node in range(len(parents)):

@@ -69,7 +69,7 @@ def sampled(logits: Tensor, given: dict[str, Tensor], seed: Tensor, offset: Tens
     """Tokens and flags by the reference."""
     rows = logits.float().numpy()
     found = [
-        reference.sample(rows[i], as_settings(given, i), int(seed[i]), int(offset[i])) for i in range(len(rows))
+        reference.sample_tokens(rows[i], as_settings(given, i), int(seed[i]), int(offset[i])) for i in range(len(rows))
     ]
     return [[token for token, _ in found], [flag for _, flag in found]]
 
@@ -145,7 +145,7 @@ def verified(draft: Draft) -> list[Any]:
                 int(d.offset[request]),
                 s.temperature == 0,
             )
-            found = reference.verify(r, reference.Random(int(d.seed[request])), reference.Steps())
+            found = reference.verify_draft(r, reference.Random(int(d.seed[request])), reference.Steps())
         tokens, accepted, flag = found
         columns[0].append(tokens + [-1] * (most - len(tokens)))
         columns[1].append(max(0, len(tokens) - 1))

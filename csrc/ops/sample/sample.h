@@ -19,7 +19,7 @@
 //            loses c. A q without any weight left stands for a draft that was not drawn: its q is then 1.
 // Streams    0 draws tokens without draft_probs, 2^32 - 1 draws them with; s decides on the s-th child of a node. Drafts may
 //            therefore be drawn by sample_tokens with the same seed and offset.
-// Total      No content of a tensor is an error of the call. What cannot be sampled gets token 0 and a Flag; no other row
+// Total      No content of a tensor is an error of the call. A row or request that cannot be sampled gets token 0 and a Flag; no other row
 //            and no other request changes. A draft that is not in the vocabulary is never accepted.
 // Reference  tests/reference/sample.py
 #pragma once

@@ -68,7 +68,7 @@ LAMINA_INLINE constexpr int bit_width(U128 x) {
                                     : std::bit_width(static_cast<uint64_t>(x)));
 }
 
-// What a row and its parameters say. Settings of another row of the request are the same.
+// The parameters of a row, or of all rows of a request.
 struct Settings {
   float temperature = 1.0f, top_p = 1.0f, min_p = 0.0f;
   int32_t top_k = 0;  // below 1: off

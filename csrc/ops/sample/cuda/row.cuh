@@ -18,7 +18,7 @@
 
 namespace lamina::sample {
 
-inline constexpr int kThreads = 512, kWarps = kThreads / dev::kWarpLanes;
+inline constexpr int kThreads = 256, kWarps = kThreads / dev::kWarpLanes;
 
 // Shared memory of a block.
 struct RowSmem {

@@ -16,7 +16,7 @@ template <class T>
 struct SampleRows {
   using Args = Sample;
   static constexpr const char* kName = "sample_rows";
-  static constexpr int kThreads = sample::kThreads, kMinBlocks = 2;
+  static constexpr int kThreads = sample::kThreads, kMinBlocks = 4;
 
   LAMINA_DEVICE static void run(const Args& p) {
     BlockRow<T> row(p.target.vocab, reinterpret_cast<RowSmem*>(dev::dynamic_smem()));

@@ -143,7 +143,7 @@ template <class T>
 struct VerifyRequests {
   using Args = Verify;
   static constexpr const char* kName = "sample_verify";
-  static constexpr int kThreads = sample::kThreads, kMinBlocks = 1;
+  static constexpr int kThreads = sample::kThreads, kMinBlocks = 2;
 
   LAMINA_DEVICE static void run(const Args& v) {
     VerifyRow<T> row(v, reinterpret_cast<VerifySmem*>(dev::dynamic_smem()));

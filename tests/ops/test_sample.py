@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -12,7 +13,14 @@ import torch
 import lamina
 from tests.reference import sample as reference
 from tests.reference.sample import Settings
-from tests.support.backends import Backend, backends, cpu_backends, kernel_of
+from tests.support.backends import (
+    Backend,
+    EmulatedKernel,
+    backends,
+    cpu_backends,
+    emulator_parameters,
+    kernel_of,
+)
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator
 from tests.support.compare import assert_equal
 from tests.support.sample_cases import (
@@ -218,6 +226,13 @@ def test_any_stride_and_one_value_for_all(backend: Backend) -> None:
     twice = sample(backend, wide[:, 4:81], column, seed.repeat_interleave(2)[::2], offset)
     for got in (one, twice):
         assert_equal(got[0], want[0])
+
+
+@pytest.mark.parametrize("emulated", emulator_parameters("sample"))
+def test_every_schedule_gives_the_same(emulated: EmulatedKernel) -> None:
+    for seed in range(4):
+        backend = dataclasses.replace(emulated, seed=seed)
+        check(backend, random_logits("schedules", 5, 700, torch.bfloat16), random_settings("schedules", 5), f"{seed}")
 
 
 def test_nothing_to_sample() -> None:
