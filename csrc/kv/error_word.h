@@ -10,7 +10,15 @@
 
 namespace lamina::kv {
 
-enum class ErrorOp : int8_t { kNone, kAppend, kGather, kCopy, kCompact, kPagedAttention, kPackTreeMask };
+enum class ErrorOp : int8_t {
+  kNone,
+  kAppend,
+  kGather,
+  kCopy,
+  kCompact,
+  kPagedAttention,
+  kPackTreeMask
+};
 
 enum class ErrorArgument : int8_t {
   kSlotMapping,

@@ -74,15 +74,15 @@ std::tuple<Tensor, Tensor> sample_tokens(const Tensor& logits, OptionalTensor te
                                          OptionalTensor top_k, OptionalTensor top_p,
                                          OptionalTensor min_p, const Tensor& seed,
                                          const Tensor& offset) {
-  const TargetArguments given{"sample_tokens", logits, temperature, top_k, top_p,
-                              min_p,           seed,   offset};
+  const TargetArguments given{"sample_tokens", logits, temperature, top_k,
+                              top_p,           min_p,  seed,        offset};
   sample::Sample params;
   params.target = given.read_logits();
   const int64_t m = params.target.rows;
   given.read_parameters(params.target, m, "[m]");
-  const auto accelerator = accelerator_of({given.logits_arg, given.temperature_arg, given.top_k_arg,
-                                           given.top_p_arg, given.min_p_arg, given.seed_arg,
-                                           given.offset_arg});
+  const auto accelerator =
+      accelerator_of({given.logits_arg, given.temperature_arg, given.top_k_arg, given.top_p_arg,
+                      given.min_p_arg, given.seed_arg, given.offset_arg});
   Tensor tokens = new_tensor(logits, {m}, ScalarType::Int);
   Tensor flags = new_tensor(logits, {m}, ScalarType::Int);
   params.tokens = static_cast<int32_t*>(tokens.data_ptr());
@@ -123,8 +123,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> verify_draft(
     OptionalTensor temperature, OptionalTensor top_k, OptionalTensor top_p, OptionalTensor min_p,
     const Tensor& seed, const Tensor& offset) {
   constexpr const char* kOp = "verify_draft";
-  const TargetArguments given{kOp,   logits, temperature, top_k, top_p,
-                              min_p, seed,   offset};
+  const TargetArguments given{kOp, logits, temperature, top_k, top_p, min_p, seed, offset};
   const Argument drafts{kOp, "draft_tokens", draft_tokens};
   const Argument offsets{kOp, "cu_seqlens_q", cu_seqlens_q};
   const Argument parents_arg = given.given("parents", parents);
@@ -145,9 +144,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> verify_draft(
     params.draft_stride = probs_arg.row_stride();
   }
   given.read_parameters(params.target, params.requests, "[requests]");
-  const auto accelerator = accelerator_of({given.logits_arg, drafts, offsets, parents_arg, probs_arg,
-                                           given.temperature_arg, given.top_k_arg, given.top_p_arg,
-                                           given.min_p_arg, given.seed_arg, given.offset_arg});
+  const auto accelerator = accelerator_of(
+      {given.logits_arg, drafts, offsets, parents_arg, probs_arg, given.temperature_arg,
+       given.top_k_arg, given.top_p_arg, given.min_p_arg, given.seed_arg, given.offset_arg});
   const int64_t requests = params.requests;
   Tensor tokens = new_tensor(logits, {requests, params.max_len}, ScalarType::Int);
   Tensor accepted = new_tensor(logits, {requests, params.max_len}, ScalarType::Int);

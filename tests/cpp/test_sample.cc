@@ -32,8 +32,8 @@ struct Logits {
         top_k(rows) {
     Random random(static_cast<uint64_t>(vocab));
     for (int64_t i = 0; i < x.count(); ++i)
-      x[i] = from_f32<T>(random.next() % 9 == 0 ? -HUGE_VALF
-                                                : static_cast<float>(random.int8()) / 16);
+      x[i] =
+          from_f32<T>(random.next() % 9 == 0 ? -HUGE_VALF : static_cast<float>(random.int8()) / 16);
     for (int64_t i = 0; i < rows; ++i) {
       x[i * vocab + vocab / 2] = from_f32<T>(3.0f);
       seed[i] = i;
@@ -67,7 +67,8 @@ void check_sample(int64_t vocab, DType dtype, const Parallel& parallel,
     CHECK(tokens[i] >= 0 && tokens[i] < vocab);
     if (logits.temperature[i] == 0.0f && i + 1 < kRows)
       for (int64_t j = 0; j < vocab; ++j) {
-        const float best = to_f32(logits.x[i * vocab + tokens[i]]), x = to_f32(logits.x[i * vocab + j]);
+        const float best = to_f32(logits.x[i * vocab + tokens[i]]),
+                    x = to_f32(logits.x[i * vocab + j]);
         CHECK(j < tokens[i] ? x < best : x <= best);
       }
   }
@@ -136,8 +137,8 @@ TEST(packs_a_tree_into_words_that_it_needs_alone) {
   for (int32_t i = 0; i < kNodes; ++i) parents[i] = i - 1;
   offsets[0] = 0, offsets[1] = kNodes;
   Guarded<int32_t> mask(kNodes * 2), len(1), depth(kNodes);
-  CHECK(sample::run(sample::TreeMask{kNodes, 1, kNodes, parents.data(), offsets.data(), mask.data(), len.data(),
-                     depth.data()})
+  CHECK(sample::run(sample::TreeMask{kNodes, 1, kNodes, parents.data(), offsets.data(), mask.data(),
+                                     len.data(), depth.data()})
             .is_ok());
   for (int32_t i = 0; i < kNodes; ++i) {
     CHECK_EQ(depth[i], i);
@@ -147,8 +148,8 @@ TEST(packs_a_tree_into_words_that_it_needs_alone) {
   CHECK_EQ(len[0], kNodes);
   CHECK(mask.guards_are_intact() && len.guards_are_intact() && depth.guards_are_intact());
   parents[5] = 5;
-  CHECK(!sample::run(sample::TreeMask{kNodes, 1, kNodes, parents.data(), offsets.data(), mask.data(), len.data(),
-                      depth.data()})
+  CHECK(!sample::run(sample::TreeMask{kNodes, 1, kNodes, parents.data(), offsets.data(),
+                                      mask.data(), len.data(), depth.data()})
              .is_ok());
 }
 

@@ -64,7 +64,9 @@ def test_bad_trees_on_cuda_are_empty_and_recorded(backend: Backend) -> None:
     for wrong, row, value, lengths in (([0, 4, 5, 8], 3, 8, [4, 1, 0]), ([-1, 4, 5, 7], 1, 4, [0, 1, 2])):
         length = backend.run("pack_tree_mask", good, torch.tensor(wrong, dtype=INT32), 4)[1]
         assert length.tolist() == lengths
-        assert backend.take_error().startswith(f"pack_tree_mask: cu_seqlens_q[{row}] = {value} must be offsets")
+        assert backend.take_error().startswith(
+            f"pack_tree_mask: cu_seqlens_q[{row}] = {value} must be offsets"
+        )
 
 
 def test_the_mask_is_the_chain_that_causal_attention_sees() -> None:

@@ -38,7 +38,10 @@ def calls(op: str) -> list[Call]:
             d = random_draft("trace", [2, 4, 1], 30, settings, tree=tree, q=tree, dtype=dtype)
             options = {**d.given, "parents": d.parents, "draft_probs": d.draft_probs}
             found.append(
-                ((d.logits, d.draft_tokens, d.cu_seqlens_q, 4), {**options, "seed": d.seed, "offset": d.offset})
+                (
+                    (d.logits, d.draft_tokens, d.cu_seqlens_q, 4),
+                    {**options, "seed": d.seed, "offset": d.offset},
+                )
             )
         return found
     return [

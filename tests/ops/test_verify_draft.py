@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -55,15 +56,15 @@ def test_requests_of_different_settings(dtype: torch.dtype, backend: Backend) ->
 
 
 def draft_of(
-    logits: torch.Tensor, drafts: list[int], parents: list[int] | None = None, **options: object
+    logits: torch.Tensor, drafts: list[int], parents: list[int] | None = None, **options: Any
 ) -> Draft:
     """One request."""
     rows = len(drafts)
-    values: dict[str, object] = {"draft_probs": None, "s": Settings(0.0), "max": rows} | options
+    values: dict[str, Any] = {"draft_probs": None, "s": Settings(0.0), "max": rows} | options
+    tree = None if parents is None else torch.tensor(parents, dtype=INT32)
     return Draft(
-        logits, torch.tensor(drafts), torch.tensor([0, rows], dtype=INT32), values["max"],  # type: ignore[arg-type]
-        None if parents is None else torch.tensor(parents, dtype=INT32), values["draft_probs"],  # type: ignore[arg-type]
-        parameters([values["s"]]), torch.tensor([3]), torch.tensor([8]),  # type: ignore[list-item]
+        logits, torch.tensor(drafts), torch.tensor([0, rows], dtype=INT32), values["max"], tree,
+        values["draft_probs"], parameters([values["s"]]), torch.tensor([3]), torch.tensor([8]),
     )  # fmt: skip
 
 
@@ -112,7 +113,7 @@ def test_rows_of_zeros_are_drafts_without_probabilities(backend: Backend) -> Non
             draft = draft_of(
                 logits, drafts, [-1, 0, 0, 0], draft_probs=torch.zeros(4, 3), s=Settings()
             )._replace(seed=torch.tensor([seed]))
-            tokens, count, *_ = check(backend, draft, seed)
+            count = check(backend, draft, seed)[1]
             assert int(count[0]) == (drafts[1] == 2)  # 2 or, if it is rejected, 0 is certain
 
 
@@ -130,7 +131,7 @@ def test_certain_drafts(backend: Backend) -> None:
 @BACKENDS
 @KINDS
 def test_ids_and_parents_of_any_value(tree: bool, q: bool, backend: Backend) -> None:
-    """A draft outside the vocabulary, or without a parent before it, is never accepted, and nothing else changes."""
+    """A draft outside the vocabulary, or without a parent before it, is never accepted."""
     vocab, ids = 50, (-1, 50, 51, 2**31 - 1, -(2**31), 2**40, -(2**63))
     for s in (Settings(), Settings(0.0)):
         draft = random_draft(f"ids {s}", [8] * 4, vocab, [s] * 4, tree=tree, q=q)
@@ -142,7 +143,9 @@ def test_ids_and_parents_of_any_value(tree: bool, q: bool, backend: Backend) -> 
         r = random.Random(1)
         draft = random_draft("parents", [8] * 4, vocab, [Settings()] * 4, tree=True, q=q)
         for _ in range(10):
-            parents = torch.tensor([r.choice((-1, 0, 1, 3, 7, 8, -2, 2**31 - 1)) for _ in range(32)], dtype=INT32)
+            parents = torch.tensor(
+                [r.choice((-1, 0, 1, 3, 7, 8, -2, 2**31 - 1)) for _ in range(32)], dtype=INT32
+            )
             check(backend, draft._replace(parents=parents), parents.tolist())
 
 
@@ -151,8 +154,8 @@ def test_offsets_of_any_value(backend: Backend) -> None:
     """A request with bad offsets is flagged; those with good offsets are as alone."""
     draft = random_draft("offsets", [3, 3, 3, 3], 40, [Settings()] * 4, tree=False, q=True)
     for offsets in (
-        [0, 3, 3, 3, 12], [-1, 3, 6, 9, 12], [0, 13, 6, 9, 12], [2**31 - 1, -(2**31), 6, 9, 12], [12, 9, 6, 3, 0],
-        [0, 3, 6, 9, 2**31 - 1], [0, 4, 6, 9, 12],
+        [0, 3, 3, 3, 12], [-1, 3, 6, 9, 12], [0, 13, 6, 9, 12], [2**31 - 1, -(2**31), 6, 9, 12],
+        [12, 9, 6, 3, 0], [0, 3, 6, 9, 2**31 - 1], [0, 4, 6, 9, 12],
     ):  # fmt: skip
         bad = draft._replace(cu_seqlens_q=torch.tensor(offsets, dtype=INT32))
         flags = check(backend, bad, offsets)[4].tolist()
@@ -162,7 +165,7 @@ def test_offsets_of_any_value(backend: Backend) -> None:
 @BACKENDS
 @DTYPES
 def test_a_request_that_cannot_be_verified_harms_no_other(dtype: torch.dtype, backend: Backend) -> None:
-    """NaN, Inf and rows without a token, in logits and in draft_probs, at every depth; then rubbish everywhere."""
+    """NaN, Inf and rows without a token, in logits and in draft_probs; then rubbish everywhere."""
     r, lengths = random.Random(2), [4, 1, 4, 3, 4]
     for tree in (False, True):
         good = random_draft("good", lengths, 33, [Settings()] * 5, tree=tree, q=True, dtype=dtype)
@@ -193,7 +196,10 @@ def test_rows_that_are_not_needed_are_not_read(backend: Backend) -> None:
     logits[1:] = torch.nan
     got = draft_of(logits, [0, 5, 7]).run(backend)
     assert got[0].tolist() == [[4, -1, -1]] and got[4].tolist() == [0]
-    for s, probs in ((Settings(0.0), torch.full((1, 10), torch.nan)), (Settings(), torch.full((1, 10), -1.0))):
+    for s, probs in (
+        (Settings(0.0), torch.full((1, 10), torch.nan)),
+        (Settings(), torch.full((1, 10), -1.0)),
+    ):
         one = draft_of(logits[:1], [5], draft_probs=probs, s=s)
         assert one.run(backend)[4].tolist() == [0]
 
@@ -205,11 +211,13 @@ def test_a_request_is_the_same_in_every_batch(backend: Backend) -> None:
     whole = draft.run(backend)
     for r in (0, 4, 8):
         rows = slice(int(draft.cu_seqlens_q[r]), int(draft.cu_seqlens_q[r + 1]))
-        alone = draft._replace(
-            logits=draft.logits[rows], draft_tokens=draft.draft_tokens[rows], parents=draft.parents[rows],  # type: ignore[index]
-            cu_seqlens_q=torch.tensor([0, rows.stop - rows.start], dtype=INT32),
-            draft_probs=draft.draft_probs[rows], seed=draft.seed[r : r + 1], offset=draft.offset[r : r + 1],  # type: ignore[index]
-            given={name: value[r : r + 1] for name, value in draft.given.items()},
+        assert draft.parents is not None and draft.draft_probs is not None
+        alone = Draft(
+            draft.logits[rows], draft.draft_tokens[rows],
+            torch.tensor([0, rows.stop - rows.start], dtype=INT32), draft.max_seqlen_q,
+            draft.parents[rows], draft.draft_probs[rows],
+            {name: value[r : r + 1] for name, value in draft.given.items()},
+            draft.seed[r : r + 1], draft.offset[r : r + 1],
         )  # fmt: skip
         for got, want in zip(alone.run(backend), whole, strict=True):
             assert_equal(got, want[r : r + 1])
@@ -250,13 +258,20 @@ def test_nothing_to_verify() -> None:
     one, none = torch.ones(1, dtype=torch.int64), torch.zeros(0, dtype=INT32)
     got = lamina.verify_draft(torch.zeros(0, 5), none, torch.zeros(1, dtype=INT32), 3, seed=one, offset=one)
     assert [tuple(t.shape) for t in got] == [(0, 3), (0,), (0,), (0, 3), (0,)]
-    got = lamina.verify_draft(torch.zeros(2, 0), torch.zeros(2, dtype=INT32), torch.tensor([0, 2, 2], dtype=INT32), 2, seed=one, offset=one)
+    got = lamina.verify_draft(
+        torch.zeros(2, 0),
+        torch.zeros(2, dtype=INT32),
+        torch.tensor([0, 2, 2], dtype=INT32),
+        2,
+        seed=one,
+        offset=one,
+    )
     assert got.flags.tolist() == [lamina.SampleFlag.NO_TOKEN, lamina.SampleFlag.NO_ROW]
     assert got.tokens.tolist() == [[0, -1], [-1, -1]] and got.bonus.tolist() == [0, 0]
 
 
 def test_accepted_nodes_are_what_compact_kv_takes() -> None:
-    """A tree goes through pack_tree_mask, attention, verify_draft and compact_kv; then plain attention sees the path."""
+    """A tree through pack_tree_mask, attention, verify_draft and compact_kv; a plain request has its bits."""
     g, heads, dim = generator("compact"), 2, 16
     parents = torch.tensor([-1, 0, 0, 1, 2, 2], dtype=INT32)
     cu, lens = torch.tensor([0, 6], dtype=INT32), torch.tensor([9], dtype=INT32)
@@ -270,7 +285,9 @@ def test_accepted_nodes_are_what_compact_kv_takes() -> None:
         logits, torch.tensor([0, 2, 3, 5, 4, 5]), cu, 6, parents=parents, temperature=torch.zeros(1),
         seed=torch.zeros(1, dtype=torch.int64), offset=torch.zeros(1, dtype=torch.int64),
     )  # fmt: skip
-    assert found.accepted.tolist() == [[0, 2, 5, -1, -1, -1]] and found.tokens.tolist() == [[3, 5, 1, -1, -1, -1]]
+    assert found.accepted.tolist() == [[0, 2, 5, -1, -1, -1]] and found.tokens.tolist() == [
+        [3, 5, 1, -1, -1, -1]
+    ]
     lamina.compact_kv(k, v, table, lens, mask.tree_len, found.accepted)
     kept = lens - mask.tree_len + found.num_accepted + 1
     plain = lamina.paged_attention(

@@ -1,8 +1,8 @@
 """The tokens of verify_draft have exactly the distribution of the target: by enumeration, and by chi-squared.
 
-For every draft that can be drawn and every decision, the reference adds up the probability of the result. Its rational
-form must give the target exactly, and its integer form, whose results tests/ops/test_verify_draft.py compares to the
-op's, must give it to within the documented rounding.
+For every draft that can be drawn and every decision, the reference adds up the probability of the result. Its
+rational form must give the target exactly, and its integer form, which test_verify_draft.py compares to the
+op, must give it to within the documented rounding.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Table = dict[tuple[int, ...], list[int]]  # weights of the next token after some
 CPU = pytest.mark.parametrize("backend", cpu_backends("sample"))
 CHAINS = [(vocab, k) for vocab in range(2, 9) for k in range(4) if vocab**k <= 512]
 TREES = [
-    (4, [-1, 0, 0]), (4, [-1, 0, 0, 0]), (3, [-1, 0, 0, 1, 1]), (3, [-1, 0, 1, 0, 2]), (2, [-1, 0, 0, 1, 1, 2, 2]),
-    (8, [-1, 0, 0, 0]), (3, [-1, 0, 0, 0, 1, 2, 3]),
+    (4, [-1, 0, 0]), (4, [-1, 0, 0, 0]), (3, [-1, 0, 0, 1, 1]), (3, [-1, 0, 1, 0, 2]),
+    (2, [-1, 0, 0, 1, 1, 2, 2]), (8, [-1, 0, 0, 0]), (3, [-1, 0, 0, 0, 1, 2, 3]),
 ]  # fmt: skip
 
 
@@ -43,8 +43,10 @@ def table(name: str, vocab: int, depth: int, most: int) -> Table:
 
 
 def draws(q: list[int], count: int) -> Iterator[tuple[list[int], Fraction]]:
-    """Every list of `count` tokens drawn without replacement, with its probability. Where no weight is left, the last
-    token."""
+    """Every list of `count` tokens drawn without replacement, with its probability.
+
+    Where no weight is left, the last token follows.
+    """
     if count == 0:
         yield [], Fraction(1)
         return
@@ -60,7 +62,9 @@ def draws(q: list[int], count: int) -> Iterator[tuple[list[int], Fraction]]:
 def drafts_of(parents: list[int], q: Table) -> Iterator[tuple[dict[int, tuple[int, ...]], Fraction]]:
     """Every draft tree, as the tokens from below the root to each node, with its probability."""
 
-    def grow(node: int, paths: dict[int, tuple[int, ...]]) -> Iterator[tuple[dict[int, tuple[int, ...]], Fraction]]:
+    def grow(
+        node: int, paths: dict[int, tuple[int, ...]]
+    ) -> Iterator[tuple[dict[int, tuple[int, ...]], Fraction]]:
         if node == len(parents):
             yield paths, Fraction(1)
             return
@@ -74,7 +78,7 @@ def drafts_of(parents: list[int], q: Table) -> Iterator[tuple[dict[int, tuple[in
 
 
 def values(name: str, p: Table, vocab: int, depth: int) -> dict[tuple[int, ...], Fraction]:
-    """A random number for every sequence of `depth` tokens, and for shorter ones its mean over what p continues.
+    """A random number for every sequence of `depth` tokens, and for shorter ones the mean over how p goes on.
 
     If two distributions of sequences differ, so do, almost surely, the means of these numbers.
     """
@@ -82,7 +86,7 @@ def values(name: str, p: Table, vocab: int, depth: int) -> dict[tuple[int, ...],
     mean = {t: Fraction(r.randrange(2**40), 2**40) for t in itertools.product(range(vocab), repeat=depth)}
     for length in reversed(range(depth)):
         for t in itertools.product(range(vocab), repeat=length):
-            mean[t] = sum((w * mean[*t, x] for x, w in enumerate(p[t])), Fraction(0)) / sum(p[t])
+            mean[t] = sum((w * mean[(*t, x)] for x, w in enumerate(p[t])), Fraction(0)) / sum(p[t])
     return mean
 
 
@@ -143,7 +147,9 @@ def test_the_enumeration_notices_a_wrong_step(change: str, monkeypatch: pytest.M
     elif change == "keep p":
         monkeypatch.setattr(Exact, "residual", lambda _, p, q: p)
     else:
-        monkeypatch.setattr(Exact, "residual", lambda _, p, q: [x * (y == 0) for x, y in zip(p, q, strict=True)])
+        monkeypatch.setattr(
+            Exact, "residual", lambda _, p, q: [x * (y == 0) for x, y in zip(p, q, strict=True)]
+        )
     with pytest.raises(AssertionError):
         check(4, [-1, 0, 0])
 
@@ -159,7 +165,7 @@ def chi_squared(counts: torch.Tensor, p: torch.Tensor) -> float:
 
 @CPU
 def test_a_million_chains(backend: Backend) -> None:
-    """Two drafts, drawn by sample_tokens with the seeds and offsets of verify_draft; pairs of tokens are counted."""
+    """Two drafts, drawn by sample_tokens with the seeds and offsets of verify_draft; pairs are counted."""
     counts, batch = torch.zeros(8, 8, dtype=torch.int64), 250_000
     p = torch.cat([P, P[:1]])
     with backend.active() as ops:
@@ -173,7 +179,9 @@ def test_a_million_chains(backend: Backend) -> None:
             )  # fmt: skip
             following, _ = ops.sample_tokens(P[1].expand(batch, 8), seed=key, offset=base + 1)
             second = torch.where(accepted > 0, tokens[:, 1], following)
-            counts.view(-1).index_add_(0, tokens[:, 0].long() * 8 + second, torch.ones(batch, dtype=torch.int64))
+            counts.view(-1).index_add_(
+                0, tokens[:, 0].long() * 8 + second, torch.ones(batch, dtype=torch.int64)
+            )
             assert 0.5 < float((accepted > 0).double().mean()) < 0.8
     joint = P[0].double().softmax(0)[:, None] * P[1].double().softmax(0)
     assert chi_squared(counts, joint) < 132  # 63 degrees of freedom; a right op exceeds this once in 10^6
@@ -190,8 +198,8 @@ def test_a_million_trees(backend: Backend) -> None:
             tokens, accepted, *_ = ops.verify_draft(
                 P[0].expand(4 * batch, 8), torch.cat([drafts[:, :1], drafts], 1).view(-1),
                 torch.arange(0, 4 * batch + 1, 4, dtype=INT32), 4,
-                parents=torch.tensor([-1, 0, 0, 0], dtype=INT32).repeat(batch), draft_probs=q.expand(4 * batch, 8),
-                seed=torch.arange(batch), offset=torch.tensor([seed]),
+                parents=torch.tensor([-1, 0, 0, 0], dtype=INT32).repeat(batch),
+                draft_probs=q.expand(4 * batch, 8), seed=torch.arange(batch), offset=torch.tensor([seed]),
             )  # fmt: skip
             counts += tokens[:, 0].bincount(minlength=8)
             assert float((accepted > 0).double().mean()) > 0.8

@@ -1,7 +1,7 @@
 """sample_tokens, verify_draft and pack_tree_mask: by their documented steps in integers, and exactly.
 
-A decision of verify_draft takes a chooser: a random number of Philox for one result, or every outcome in turn with its
-probability.
+A decision of verify_draft takes a chooser: a random number of Philox for one result, or every outcome in turn
+with its probability.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def flag_of(logits: F32, s: Settings) -> int:
 
 
 def weights(logits: F32, temperature: float) -> list[int]:
-    """2^40 exp((x - max x) / temperature), rounded, by the f32 steps of the header; all 0 but one if it is 0."""
+    """2^40 exp((x - max x) / temperature), rounded, by the f32 steps; one is left if it is 0."""
     if temperature == 0:
         best = int(np.argmax(logits))
         return [int(j == best) for j in range(len(logits))]
@@ -165,7 +165,7 @@ class Random:
 
 @dataclass
 class Every:
-    """One of all outcomes: follows `script`, then takes the first outcome that is possible; see outcomes()."""
+    """One of all outcomes: follows `script`, then takes the first possible outcome; see outcomes()."""
 
     script: list[int]
     chance: Fraction = Fraction(1)
@@ -215,7 +215,9 @@ class Steps:
     def residual(self, p: list[int], q: list[int]) -> list[int]:
         """In units that keep every weight at most that of p."""
         p_total, q_total = sum(p), sum(q)
-        return [max(x * q_total - y * p_total, 0) >> (q_total - 1).bit_length() for x, y in zip(p, q, strict=True)]
+        return [
+            max(x * q_total - y * p_total, 0) >> (q_total - 1).bit_length() for x, y in zip(p, q, strict=True)
+        ]
 
 
 class Exact:

@@ -15,7 +15,11 @@ LONG, INT32 = torch.int64, torch.int32
 
 
 def sample_arguments() -> dict[str, Any]:
-    return {"logits": torch.ones(M, N), "seed": torch.ones(M, dtype=LONG), "offset": torch.ones(M, dtype=LONG)}
+    return {
+        "logits": torch.ones(M, N),
+        "seed": torch.ones(M, dtype=LONG),
+        "offset": torch.ones(M, dtype=LONG),
+    }
 
 
 def verify_arguments() -> dict[str, Any]:
@@ -53,7 +57,9 @@ def bad_sample_inputs() -> Iterator[BadInput]:
     yield bad("top_k of two", "top_k", "1-D [2]", "1 element or be [m] = 3", top_k=torch.ones(2, dtype=INT32))
     for name in ("seed", "offset"):
         yield bad(f"{name} int32", name, "int32", "int64", **{name: one.int()})
-        yield bad(f"{name} of two", name, "1-D [2]", "1 element or be [m] = 3", **{name: torch.ones(2).long()})
+        yield bad(
+            f"{name} of two", name, "1-D [2]", "1 element or be [m] = 3", **{name: torch.ones(2).long()}
+        )
     yield bad("top_p on another device", "top_p", "meta", "cpu", top_p=one.to("meta"))
     yield bad("seed on another device", "seed", "meta", "cpu", seed=one.long().to("meta"))
 
@@ -66,13 +72,21 @@ def bad_sample_inputs() -> Iterator[BadInput]:
     yield bad_verify("parents a list", "parents", "list [1]", "torch.Tensor or None", parents=[1])
     yield bad_verify("logits 1-D", "logits", "1-D [5]", "2-D [m, vocab]", logits=x[0])
     yield bad_verify("too many tokens", "vocab = ", str(vocab), "at most 4194304", logits=wide)
-    yield bad_verify("draft_tokens of floats", "draft_tokens", "float32", "int32 or int64", draft_tokens=torch.ones(M))
-    yield bad_verify("too few drafts", "draft_tokens", "1-D [1]", "= 3", draft_tokens=torch.ones(1, dtype=INT32))
-    yield bad_verify("cu_seqlens_q int64", "cu_seqlens_q", "int64", "int32", cu_seqlens_q=torch.tensor([0, 1, M]))
+    yield bad_verify(
+        "draft_tokens of floats", "draft_tokens", "float32", "int32 or int64", draft_tokens=torch.ones(M)
+    )
+    yield bad_verify(
+        "too few drafts", "draft_tokens", "1-D [1]", "= 3", draft_tokens=torch.ones(1, dtype=INT32)
+    )
+    yield bad_verify(
+        "cu_seqlens_q int64", "cu_seqlens_q", "int64", "int32", cu_seqlens_q=torch.tensor([0, 1, M])
+    )
     none = torch.ones(0, dtype=INT32)
     yield bad_verify("cu_seqlens_q empty", "cu_seqlens_q", "1-D [0]", "1-D [requests + 1]", cu_seqlens_q=none)
     strided = torch.zeros(6, dtype=INT32)[::2]
-    yield bad_verify("cu_seqlens_q strided", "cu_seqlens_q", "contiguous", ".contiguous()", cu_seqlens_q=strided)
+    yield bad_verify(
+        "cu_seqlens_q strided", "cu_seqlens_q", "contiguous", ".contiguous()", cu_seqlens_q=strided
+    )
     for most in (0, -1, 2**31):
         yield bad_verify(f"max_seqlen_q {most}", "max_seqlen_q", f"= {most}", "at least 1", max_seqlen_q=most)
     yield bad_verify("parents int64", "parents", "int64", "int32", parents=torch.ones(M, dtype=LONG))
@@ -81,7 +95,13 @@ def bad_sample_inputs() -> Iterator[BadInput]:
     yield bad_verify("draft_probs 1-D", "draft_probs", "1-D [5]", "2-D [m, vocab]", draft_probs=x[0])
     yield bad_verify("draft_probs of two rows", "draft_probs", "2-D [2, 5]", "= [3, 5]", draft_probs=x[:2])
     yield bad_verify("seed for each row", "seed", "1-D [3]", "[requests] = 2", seed=torch.ones(3, dtype=LONG))
-    yield bad_verify("parents on another device", "parents", "meta", "cpu", parents=torch.ones(M, dtype=INT32, device="meta"))
+    yield bad_verify(
+        "parents on another device",
+        "parents",
+        "meta",
+        "cpu",
+        parents=torch.ones(M, dtype=INT32, device="meta"),
+    )
 
     good: dict[str, Any] = {
         "parents": torch.tensor([-1, 0, -1], dtype=INT32),
@@ -100,14 +120,48 @@ def bad_sample_inputs() -> Iterator[BadInput]:
     yield bad_tree("max_seqlen_q None", "max_seqlen_q", "None", "int", max_seqlen_q=None)
     yield bad_tree("parents int64", "parents", "int64", "int32", parents=good["parents"].long())
     yield bad_tree("parents 2-D", "parents", "2-D [1, 3]", "1-D [tokens]", parents=good["parents"][None])
-    yield bad_tree("a node above itself", "parents[1]", "= 1 of node 1 of request 0", "-1 or a node before it", parents=ints(-1, 1, -1))
-    yield bad_tree("a cycle", "parents[0]", "= 1 of node 0 of request 0", "-1 or a node before it", parents=ints(1, 0, -1))
-    yield bad_tree("a node of another request", "parents[2]", "= 1 of node 0 of request 1", "-1 or a node before it", parents=ints(-1, 0, 1))
-    yield bad_tree("a parent below -1", "parents[1]", "= -2", "-1 or a node before it", parents=ints(-1, -2, -1))
-    yield bad_tree("offsets that begin late", "cu_seqlens_q[0]", "= 1", "must be 0", cu_seqlens_q=ints(1, 2, 3))
-    yield bad_tree("offsets that decrease", "cu_seqlens_q[2]", "= 1", "not be below", cu_seqlens_q=ints(0, 2, 1))
-    yield bad_tree("offsets that end early", "cu_seqlens_q[2]", "= 2", "number of tokens, 3", cu_seqlens_q=ints(0, 2, 2))
-    yield bad_tree("max_seqlen_q too small", "max_seqlen_q", "= 1", "at least the 2 nodes of request 0", max_seqlen_q=1)
-    yield bad_tree("offsets on another device", "cu_seqlens_q", "meta", "cpu", cu_seqlens_q=torch.ones(3, dtype=INT32, device="meta"))
+    yield bad_tree(
+        "a node above itself",
+        "parents[1]",
+        "= 1 of node 1 of request 0",
+        "-1 or a node before it",
+        parents=ints(-1, 1, -1),
+    )
+    yield bad_tree(
+        "a cycle",
+        "parents[0]",
+        "= 1 of node 0 of request 0",
+        "-1 or a node before it",
+        parents=ints(1, 0, -1),
+    )
+    yield bad_tree(
+        "a node of another request",
+        "parents[2]",
+        "= 1 of node 0 of request 1",
+        "-1 or a node before it",
+        parents=ints(-1, 0, 1),
+    )
+    yield bad_tree(
+        "a parent below -1", "parents[1]", "= -2", "-1 or a node before it", parents=ints(-1, -2, -1)
+    )
+    yield bad_tree(
+        "offsets that begin late", "cu_seqlens_q[0]", "= 1", "must be 0", cu_seqlens_q=ints(1, 2, 3)
+    )
+    yield bad_tree(
+        "offsets that decrease", "cu_seqlens_q[2]", "= 1", "not be below", cu_seqlens_q=ints(0, 2, 1)
+    )
+    yield bad_tree(
+        "offsets that end early", "cu_seqlens_q[2]", "= 2", "number of tokens, 3", cu_seqlens_q=ints(0, 2, 2)
+    )
+    yield bad_tree(
+        "max_seqlen_q too small", "max_seqlen_q", "= 1", "at least the 2 nodes of request 0", max_seqlen_q=1
+    )
+    yield bad_tree(
+        "offsets on another device",
+        "cu_seqlens_q",
+        "meta",
+        "cpu",
+        cu_seqlens_q=torch.ones(3, dtype=INT32, device="meta"),
+    )
     call = functools.partial(RAW.explain_sample, 1, -2)
     yield BadInput("explain_sample", "negative vocab", call, "vocab = ", "-2", "negative")

@@ -69,7 +69,8 @@ def sampled(logits: Tensor, given: dict[str, Tensor], seed: Tensor, offset: Tens
     """Tokens and flags by the reference."""
     rows = logits.float().numpy()
     found = [
-        reference.sample_tokens(rows[i], as_settings(given, i), int(seed[i]), int(offset[i])) for i in range(len(rows))
+        reference.sample_tokens(rows[i], as_settings(given, i), int(seed[i]), int(offset[i]))
+        for i in range(len(rows))
     ]
     return [[token for token, _ in found], [flag for _, flag in found]]
 

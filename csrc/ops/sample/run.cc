@@ -44,9 +44,8 @@ Status run(const Sample& checked, const Parallel& parallel) {
   CpuInfo cpu;
   if (Status status = cpu_info(cpu); !status.is_ok()) return status;
   const CpuKernel& kernel = choose_kernel(kernels(), cpu.isa);
-  parallel.for_range(
-      checked.target.rows, kPlan.grain_rows(checked.target.vocab),
-      [&](int64_t begin, int64_t end) { kernel.sample_rows(checked, begin, end); });
+  parallel.for_range(checked.target.rows, kPlan.grain_rows(checked.target.vocab),
+                     [&](int64_t begin, int64_t end) { kernel.sample_rows(checked, begin, end); });
   return Status::ok();
 }
 
@@ -55,7 +54,8 @@ Status run(const Verify& checked, const Parallel& parallel) {
   if (Status status = cpu_info(cpu); !status.is_ok()) return status;
   const CpuKernel& kernel = choose_kernel(kernels(), cpu.isa);
   const int64_t rows = ceil_div(checked.target.rows, std::max<int64_t>(1, checked.requests));
-  const int64_t grain = ceil_div(kPlan.grain_rows(checked.target.vocab), std::max<int64_t>(1, rows));
+  const int64_t grain =
+      ceil_div(kPlan.grain_rows(checked.target.vocab), std::max<int64_t>(1, rows));
   parallel.for_range(checked.requests, grain, [&](int64_t begin, int64_t end) {
     kernel.verify_requests(checked, begin, end);
   });

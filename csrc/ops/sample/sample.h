@@ -72,21 +72,21 @@ struct Ids {
 
 struct Verify {
   Target target;
-  Ids draft_tokens;                       // [rows]
-  int64_t requests = 0, max_len = 0;      // max_len: the most rows of a request
-  const int32_t* cu_seqlens = nullptr;    // [requests + 1]
-  const int32_t* parents = nullptr;       // [rows], counted in the request; none: a chain
-  const float* draft_probs = nullptr;     // [rows, vocab], unit column stride, or none
+  Ids draft_tokens;                     // [rows]
+  int64_t requests = 0, max_len = 0;    // max_len: the most rows of a request
+  const int32_t* cu_seqlens = nullptr;  // [requests + 1]
+  const int32_t* parents = nullptr;     // [rows], counted in the request; none: a chain
+  const float* draft_probs = nullptr;   // [rows, vocab], unit column stride, or none
   int64_t draft_stride = 0;
-  int32_t *tokens = nullptr, *accepted = nullptr;  // [requests, max_len]
+  int32_t *tokens = nullptr, *accepted = nullptr;                // [requests, max_len]
   int32_t *count = nullptr, *bonus = nullptr, *flags = nullptr;  // [requests]
 };
 
 struct TreeMask {
   int64_t rows = 0, requests = 0, max_len = 0;
-  const int32_t* parents = nullptr;     // [rows]
-  const int32_t* cu_seqlens = nullptr;  // [requests + 1]
-  int32_t* mask = nullptr;              // [rows, words_of(max_len)]
+  const int32_t* parents = nullptr;          // [rows]
+  const int32_t* cu_seqlens = nullptr;       // [requests + 1]
+  int32_t* mask = nullptr;                   // [rows, words_of(max_len)]
   int32_t *len = nullptr, *depth = nullptr;  // [requests], [rows]
 };
 

@@ -1,8 +1,9 @@
 // pack_tree_mask on a CPU, for every ISA: it reads a few numbers for each node.
+#include "ops/sample/tree_mask.h"
+
 #include <algorithm>
 
 #include "kv/block_table.h"
-#include "ops/sample/tree_mask.h"
 
 namespace lamina::sample {
 namespace {

@@ -39,7 +39,9 @@ def _check_sample_tokens(device: torch.device) -> Iterator[Outcome]:
     yield _frequencies("temperature", ops.sample_tokens(logits, **given).tokens, p.double())
     top_k, top_p = torch.tensor([3], dtype=torch.int32, device=device), torch.tensor([0.75], device=device)
     kept = torch.tensor([0.0, 3 / 7, 0.0, 0.0, 4 / 7]).double()
-    yield _frequencies("top_k, top_p", ops.sample_tokens(logits, top_k=top_k, top_p=top_p, **given).tokens, kept)
+    yield _frequencies(
+        "top_k, top_p", ops.sample_tokens(logits, top_k=top_k, top_p=top_p, **given).tokens, kept
+    )
     rows = torch.tensor([[1.0, 5, 5, 0], [math.nan, 1, 2, 3], [0, -9, 0, 1]], device=device)
     zeros = torch.zeros(1, device=device)
     greedy = ops.sample_tokens(rows, zeros, seed=given["seed"], offset=given["seed"])
@@ -55,7 +57,14 @@ def _check_verify_draft(device: torch.device) -> Iterator[Outcome]:
     offsets = torch.tensor([0, 4], dtype=torch.int32, device=device)
     one = torch.ones(1, dtype=torch.int64, device=device)
     found = ops.verify_draft(
-        logits, drafts, offsets, 4, parents=parents, temperature=torch.zeros(1, device=device), seed=one, offset=one
+        logits,
+        drafts,
+        offsets,
+        4,
+        parents=parents,
+        temperature=torch.zeros(1, device=device),
+        seed=one,
+        offset=one,
     )
     yield _same("greedy tree", found.tokens, [3, 5, 1, -1])
     yield _same("nodes", found.accepted, [0, 2, 3, -1])

@@ -121,7 +121,8 @@ void verify_requests(const Verify& v, int64_t begin, int64_t end) {
 inline CpuKernel make_kernel(const char* name, Isa isa) {
   return {name, isa,
           [](const Sample& p, int64_t begin, int64_t end) {
-            with_type(p.target.dtype, [&](auto type) { sample_rows<decltype(type)>(p, begin, end); });
+            with_type(p.target.dtype,
+                      [&](auto type) { sample_rows<decltype(type)>(p, begin, end); });
           },
           [](const Verify& v, int64_t begin, int64_t end) {
             with_type(v.target.dtype,

@@ -200,8 +200,8 @@ class LogitRow {
     d_.threshold = cut;
     d_.least = least;
     if (k > 0)
-      sum = drop(
-          threshold_of(key_, listed_, static_cast<uint64_t>(k), [](int64_t) { return uint64_t{1}; }));
+      sum = drop(threshold_of(key_, listed_, static_cast<uint64_t>(k),
+                              [](int64_t) { return uint64_t{1}; }));
     if (s.has_top_p()) {
       const uint64_t mass = s.mass_of_top_p(k > 0 ? sum : all);
       if (sum >= mass)

@@ -159,7 +159,8 @@ class BlockRow {
         is_found = dev::any(is_here);
         uint64_t last = up_to;  // the sum of the warp, from its last lane
         const uint32_t low = dev::shuffle(static_cast<uint32_t>(last), dev::kWarpLanes - 1);
-        last = uint64_t{dev::shuffle(static_cast<uint32_t>(last >> 32), dev::kWarpLanes - 1)} << 32 |
+        last = uint64_t{dev::shuffle(static_cast<uint32_t>(last >> 32), dev::kWarpLanes - 1)}
+                   << 32 |
                low;
         left -= is_found ? 0 : last;
       }

@@ -25,8 +25,7 @@ struct SampleRows {
       const Settings s =
           settings_of(p.target, i, [](const auto* at) { return dev::load_global(at); });
       const Flag flag = row.set(static_cast<const T*>(p.target.logits) + i * p.target.stride, s);
-      const int32_t token =
-          flag == Flag::kNone ? row.draw(uniform(s.seed, s.offset, kToken)) : 0;
+      const int32_t token = flag == Flag::kNone ? row.draw(uniform(s.seed, s.offset, kToken)) : 0;
       if (dev::thread_index() == 0) {
         dev::store_global(p.tokens + i, token);
         dev::store_global(p.flags + i, static_cast<int32_t>(flag));

@@ -115,8 +115,8 @@ class VerifyRow {
       const uint64_t q_total = dev::load_shared(&level(l)->q_total);
       const bool is_it = token == dev::load_shared(&level(l)->token);
       if (p_total != 0 && w.p != 0)
-        w.p = q_total == 0 ? residual(w.p, p_total, is_it, 1)
-                           : residual(w.p, p_total, w.q, q_total);
+        w.p =
+            q_total == 0 ? residual(w.p, p_total, is_it, 1) : residual(w.p, p_total, w.q, q_total);
       if (is_it) w.q = 0;
     }
     return w;
