@@ -20,6 +20,9 @@ namespace {
 
 constexpr int64_t kBlock = 256;
 
+// The first cut, in temperatures below the largest logit, and the factor to the next one.
+constexpr float kFirstCut = 3.0f, kNextCut = 1.5f;
+
 // The largest key t for which the keys >= t have at least this mass. mass(i): of keys[i]; all keys together have enough.
 template <class Mass>
 int32_t threshold_of(const int32_t* keys, int64_t count, uint64_t target, const Mass& mass) {
@@ -180,33 +183,50 @@ class LogitRow {
     return sum;
   }
 
+  // The key `distance` temperatures below the largest logit.
+  int32_t cut_at(float distance) const {
+    return distance > kExpEnd ? kLowest : key_of(d_.largest - distance / d_.inverse_temperature);
+  }
+
+  // The sum of the weights at or above the cut.
+  uint64_t sum_from(int32_t cut) {
+    d_.threshold = cut;
+    uint64_t sum = 0;
+    for (int64_t b = 0; b < blocks_; ++b) sum += block_key_[b] < cut ? 0 : sum_block(b);
+    return sum;
+  }
+
+  // A cut with k tokens at or above it.
+  int32_t cut_of_top_k(int64_t k) {
+    if (k <= blocks_) return largest_key_of_blocks(k);
+    for (float distance = kFirstCut;; distance *= kNextCut) {
+      const int32_t cut = cut_at(distance);
+      (void)list(cut);
+      if (cut == kLowest || listed_ >= k) return cut;
+    }
+  }
+
+  // A cut with all tokens at or above it that top_p and min_p can keep.
+  int32_t cut_of_mass(uint64_t mass, uint64_t least) {
+    for (float distance = kFirstCut;; distance *= kNextCut) {
+      const int32_t cut = cut_at(distance);
+      if (cut == kLowest || weight_of(distance * 0.999f, 1.0f) < least || sum_from(cut) >= mass)
+        return cut;
+    }
+  }
+
   void find_threshold(const Settings& s, uint64_t least) {
     const int64_t k = s.has_top_k(n_) ? s.top_k : 0;
-    const uint64_t all = k == 0 && s.has_top_p() ? sum_blocks() : 0;
-    float distance = 3.0f;  // of the cut, in units of the temperature
-    const auto cut_at = [&] {
-      const float value = d_.largest - distance / d_.inverse_temperature;
-      return distance > kExpEnd ? kLowest : key_of(value);
-    };
-    int32_t cut = k > 0 && k <= blocks_ ? largest_key_of_blocks(k) : cut_at();
-    uint64_t sum = list(cut);
-    for (; cut != kLowest; sum = list(cut)) {
-      if (k > 0 && listed_ >= k) break;
-      if (k == 0 && s.has_top_p() && sum >= s.mass_of_top_p(all)) break;
-      if (k == 0 && weight_of(distance * 0.999f, 1.0f) < least) break;
-      distance *= 1.5f;
-      cut = cut_at();
-    }
-    d_.threshold = cut;
-    d_.least = least;
+    uint64_t mass = std::numeric_limits<uint64_t>::max();  // that top_p asks for
+    if (k == 0 && s.has_top_p()) mass = s.mass_of_top_p(sum_blocks());
+    d_.threshold = k > 0 ? cut_of_top_k(k) : cut_of_mass(mass, least);
+    uint64_t sum = list(d_.threshold);
     if (k > 0)
       sum = drop(threshold_of(key_, listed_, static_cast<uint64_t>(k),
                               [](int64_t) { return uint64_t{1}; }));
-    if (s.has_top_p()) {
-      const uint64_t mass = s.mass_of_top_p(k > 0 ? sum : all);
-      if (sum >= mass)
-        drop(threshold_of(key_, listed_, mass, [&](int64_t i) { return weight_[i]; }));
-    }
+    if (k > 0 && s.has_top_p()) mass = s.mass_of_top_p(sum);
+    if (sum >= mass) drop(threshold_of(key_, listed_, mass, [&](int64_t i) { return weight_[i]; }));
+    d_.least = least;
     for (int64_t i = 0; i < listed_; ++i) d_.total += weight_[i] >= least ? weight_[i] : 0;
   }
 
