@@ -175,8 +175,8 @@ def verify_draft(
     Total         No content of a tensor is an error; a request that cannot be verified to its end gets a
                   flag, and no other request changes
     Error         p as in sample_tokens; q is rounded to multiples of 2^-40. A probability to accept is
-                  within 2^-62 of that of these numbers, and each rejection rounds p down by 2^-40 of its
-                  largest
+                  within 2^-62 of that of these numbers, and each rejection rounds weights
+                  down to multiples of 2^-40 of the largest weight of the row
     Raises        ValueError that names the argument, its value and the allowed values; TypeError for an
                   argument of a wrong Python type (docs/errors.md lists both)
     Devices       CPU (generic, avx2, avx512_vnni), CUDA sm_80+. All give the same results. Capturable in a
