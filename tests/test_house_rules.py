@@ -38,6 +38,7 @@ OPS = sorted(path.parent.name for path in CSRC.glob("ops/*/kernels.inc"))
 FUNCTIONS = {
     "rms_norm": ("rms_norm", "rms_norm_int8"),
     "silu_mul": ("silu_mul", "silu_mul_int8"),
+    "sample": ("sample_tokens", "verify_draft", "pack_tree_mask"),
     "paged_kv": ("append_paged_kv", "gather_paged_kv", "copy_kv_blocks", "compact_kv"),
     "matmul_sparse24": (
         *("matmul_sparse24", "matmul_sparse24_int8"),

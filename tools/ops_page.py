@@ -37,6 +37,10 @@ SECTIONS = {
         *("merge_attention_states", "check_errors"),
         *("kv.PagedCache", "kv.Batch", "kv.OutOfPages", "kv.advise_huge_pages"),
     ),
+    "Choice of tokens": (
+        *("sample_tokens", "SampledTokens", "SampleFlag"),
+        *("verify_draft", "VerifiedDraft", "pack_tree_mask", "TreeMask"),
+    ),
     "Packed weights": (
         "pack_int8",
         "PackedInt8",

@@ -38,6 +38,7 @@ from tests.reference import quantize as quantize_reference
 from tests.reference import rms_norm as rms_norm_reference
 from tests.reference import silu_mul as silu_mul_reference
 from tests.reference.merge_attention_states import merge_attention_states as merge_reference
+from tests.reference.sample import pack_tree_mask
 from tests.support import kv_cases
 from tests.support.attention_cases import AttentionCase
 from tests.support.attention_check import check_attention
@@ -45,6 +46,16 @@ from tests.support.cases import GemmCase, generator, grouped
 from tests.support.check import check_gemm
 from tests.support.compare import assert_equal, assert_within
 from tests.support.int4_cases import Int4Case
+from tests.support.sample_cases import (
+    parameters,
+    random_draft,
+    random_logits,
+    random_settings,
+    sample,
+    sampled,
+    seeds,
+    verified,
+)
 from tests.support.sparse24_cases import at_whole_groups, pruned, random_mask
 from tests.support.sparse24_exact import exact
 
@@ -203,6 +214,23 @@ def _paged_attention(backend: Any, m: int, n: int, k: int) -> None:
         check_attention(backend, inputs, inputs.expected(), (m, n, k))
 
 
+def _sample(backend: Any, m: int, n: int, k: int) -> None:
+    for tree, q in ((False, False), (True, True)):
+        settings = random_settings("one kernel", 4)
+        draft = random_draft("one kernel", (1, m % 7 + 1, 0, 5), n + k, settings, tree=tree, q=q)
+        got = [t.tolist() for t in draft.run(backend)]
+        assert got == verified(draft), f"verify_draft {(m, n, k)}"
+    settings = random_settings("one kernel rows", min(m, 16))
+    logits = random_logits("one kernel", len(settings), n + k, torch.bfloat16)
+    given, (seed, offset) = parameters(settings), seeds("one kernel", len(settings))
+    tokens = [t.tolist() for t in sample(backend, logits, given, seed, offset)]
+    assert tokens == sampled(logits, given, seed, offset), f"sample_tokens {(m, n, k)}"
+    nodes = min(m, 100)
+    parents = torch.arange(-1, nodes - 1, dtype=torch.int32)
+    mask = backend.run("pack_tree_mask", parents, torch.tensor([0, nodes], dtype=torch.int32), nodes)[0]
+    assert_equal(mask, torch.from_numpy(pack_tree_mask(parents.tolist(), -(-nodes // 32))[0]))
+
+
 CHECKS: dict[str, Callable[[Any, int, int, int], None]] = {
     "gemm_int4": _gemm_int4,
     "gemm_int4_int8": _gemm_int4_int8,
@@ -217,6 +245,7 @@ CHECKS: dict[str, Callable[[Any, int, int, int], None]] = {
     "paged_kv": _paged_kv,
     "quantize_int8": _quantize_int8,
     "rms_norm": _rms_norm,
+    "sample": _sample,
     "silu_mul": _silu_mul,
 }
 

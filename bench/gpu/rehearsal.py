@@ -91,7 +91,7 @@ class HostBench:
             found = self._op.candidates(case, context)
             return found
         if self.name.startswith(
-            ("quantize_int8", "rms_norm", "silu_mul", "paged_kv", "merge_attention_states")
+            ("quantize_int8", "rms_norm", "silu_mul", "paged_kv", "merge_attention_states", "sample")
         ):
             found = self._op.candidates(case, replace(context, isas=("generic",)))
             return found

@@ -95,6 +95,8 @@ SUITES = {
     ),
     # Heads x head_dim: KV heads that are stored, and query heads whose parts are merged.
     "paged_kv": Suite("1,32,256,4096", "8x128", "1x256", 10),
+    # Rows of 128K logits; k is top_k, or no limit.
+    "sample": Suite("1,64,384", "128256x50", "128256x128256", 10),
     "merge_attention_states": Suite("1,32,256,4096", "32x128", "32x64", 10),
 }
 TINY = Suite("3", "48x80", "40x96", 10)  # of a rehearsal

@@ -18,6 +18,8 @@ const char* op_name(ErrorOp op) {
       return "compact_kv";
     case ErrorOp::kPagedAttention:
       return "paged_attention";
+    case ErrorOp::kPackTreeMask:
+      return "pack_tree_mask";
     case ErrorOp::kNone:
       break;
   }
@@ -59,6 +61,8 @@ Described described(ErrorArgument argument) {
       return {"tree_depth", kNodes};
     case ErrorArgument::kAccepted:
       return {"accepted", kNodes};
+    case ErrorArgument::kParents:
+      return {"parents", "-1 or a node before it in its request"};
   }
   return {"an argument", "allowed"};
 }

@@ -10,7 +10,15 @@
 
 namespace lamina::kv {
 
-enum class ErrorOp : int8_t { kNone, kAppend, kGather, kCopy, kCompact, kPagedAttention };
+enum class ErrorOp : int8_t {
+  kNone,
+  kAppend,
+  kGather,
+  kCopy,
+  kCompact,
+  kPagedAttention,
+  kPackTreeMask
+};
 
 enum class ErrorArgument : int8_t {
   kSlotMapping,
@@ -25,6 +33,7 @@ enum class ErrorArgument : int8_t {
   kTreeLen,
   kTreeDepth,
   kAccepted,
+  kParents,
 };
 
 inline constexpr int32_t kNoColumn = -1;

@@ -202,6 +202,19 @@ LAMINA_LIBRARY(m) {
   m.def(
       "merge_attention_states(Tensor[] outs, Tensor[] lses, *, Tensor? sinks=None, ScalarType? "
       "out_dtype=None) -> (Tensor out, Tensor lse)");
+  m.def(
+      "sample_tokens(Tensor logits, Tensor? temperature=None, Tensor? top_k=None, Tensor? "
+      "top_p=None, Tensor? min_p=None, *, Tensor seed, Tensor offset) -> (Tensor tokens, Tensor "
+      "flags)");
+  m.def(
+      "verify_draft(Tensor logits, Tensor draft_tokens, Tensor cu_seqlens_q, SymInt max_seqlen_q, "
+      "*, Tensor? parents=None, Tensor? draft_probs=None, Tensor? temperature=None, Tensor? "
+      "top_k=None, Tensor? top_p=None, Tensor? min_p=None, Tensor seed, Tensor offset) -> (Tensor "
+      "tokens, Tensor num_accepted, Tensor bonus, Tensor accepted, Tensor flags)");
+  m.def(
+      "pack_tree_mask(Tensor parents, Tensor cu_seqlens_q, SymInt max_seqlen_q) -> (Tensor "
+      "tree_mask, Tensor tree_len, Tensor tree_depth)");
+  m.def("explain_sample(int m, int vocab) -> str");
   m.def("advise_huge_pages(int address, int bytes) -> ()");
   m.def(
       "explain_paged_attention(int batch, int q_len, int context, int heads, int kv_heads) -> str");

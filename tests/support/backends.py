@@ -38,7 +38,7 @@ STANDS_FOR_STORES = {
     "gemm_int4_int8": ("sm80_m64", "sm90a_m32"),
     **{f"matmul_sparse24{of}": ("sm80_m64", "sm90a_m64") for of in ("", "_int8", "_int4", "_int4_int8")},
     **dict.fromkeys(
-        ("quantize_int8", "rms_norm", "silu_mul", "paged_kv", "merge_attention_states"), ("rows",)
+        ("quantize_int8", "rms_norm", "silu_mul", "paged_kv", "merge_attention_states", "sample"), ("rows",)
     ),
 }
 

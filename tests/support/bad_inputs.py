@@ -20,6 +20,7 @@ from tests.support.bad_input import INT8, RAW, BadInput, K, M, N, bytes_
 from tests.support.bad_matmul_sparse24 import bad_matmul_sparse24_inputs
 from tests.support.bad_paged_attention import bad_paged_attention_inputs
 from tests.support.bad_paged_kv import bad_paged_kv_inputs
+from tests.support.bad_sample import bad_sample_inputs
 from tests.support.bad_sparse24 import bad_sparse24_inputs
 
 PACKED = lamina.pack_int8(bytes_(N, K))
@@ -338,6 +339,7 @@ def bad_inputs() -> list[BadInput]:
         *bad_gemm_int4_inputs(),
         *bad_paged_attention_inputs(),
         *bad_paged_kv_inputs(),
+        *bad_sample_inputs(),
         *bad_settings(),
     ]
 

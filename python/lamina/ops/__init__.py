@@ -22,6 +22,15 @@ from lamina.ops.paged_kv import append_paged_kv, compact_kv, copy_kv_blocks, gat
 from lamina.ops.quantize_int8 import QuantizedInt8, quantize_int8
 from lamina.ops.registration import register_fakes
 from lamina.ops.rms_norm import rms_norm, rms_norm_int8
+from lamina.ops.sample import (
+    SampledTokens,
+    SampleFlag,
+    TreeMask,
+    VerifiedDraft,
+    pack_tree_mask,
+    sample_tokens,
+    verify_draft,
+)
 from lamina.ops.silu_mul import silu_mul, silu_mul_int8
 
 __all__ = [
@@ -29,7 +38,11 @@ __all__ = [
     "PackedInt8",
     "PackedSparse24",
     "QuantizedInt8",
+    "SampleFlag",
+    "SampledTokens",
     "Sparse24",
+    "TreeMask",
+    "VerifiedDraft",
     "append_paged_kv",
     "check_errors",
     "compact_kv",
@@ -49,12 +62,15 @@ __all__ = [
     "pack_int4",
     "pack_int8",
     "pack_sparse24",
+    "pack_tree_mask",
     "paged_attention",
     "quantize_int8",
     "rms_norm",
     "rms_norm_int8",
+    "sample_tokens",
     "silu_mul",
     "silu_mul_int8",
+    "verify_draft",
 ]
 
 register_fakes("lamina")
