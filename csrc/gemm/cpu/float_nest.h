@@ -45,10 +45,6 @@ inline constexpr int kFewRows = 3;
 // Packed weights are prefetched this many bytes ahead.
 inline constexpr int64_t kStreamAhead = 2048;
 
-// Input features by which the prefetches of scales and zero points run ahead, but at least one group. They halve the time
-// of one row with groups of 32 (2026-11, Zen 4, 4096 x 4096: 949 to 494 us).
-inline constexpr int64_t kScalesAheadK = 128;
-
 // The arguments of multiply().
 struct Step {
   int rows;

@@ -76,6 +76,7 @@ struct Tile {
   static constexpr int kTileN = 4 * sparse24_rows::kTileN;
   static constexpr int kOffset = 128;
   static constexpr bool kScales = true;
+  static constexpr int kCodesK = sparse24_rows::kTileK;
   static constexpr int tiles_at_once(int64_t) { return kTileN / sparse24_rows::kTileN; }
   static constexpr int packed_bytes(int rows) {
     return rows * sparse24_rows::kTileK;
@@ -164,7 +165,8 @@ struct Tile {
     if constexpr (Spans::kAddsSums)
       unroll<kVectors>([&](auto v)
                            LAMINA_INLINE { column_sum[v] = load(step.sums + column + v * 8); });
-    for (int64_t t = 0; t < step.tiles_k; ++t, spans.at += kBytes) {
+    const int64_t tiles_k = ceil_div(step.spans, int64_t{sparse24_rows::kSpans});
+    for (int64_t t = 0; t < tiles_k; ++t, spans.at += kBytes) {
       if constexpr (Spans::kAddsSums)
         for (int span = 0; span < sparse24_rows::kSpans; ++span)
           prefetch_codes(spans.at + span * Spans::kBytes);
@@ -173,7 +175,7 @@ struct Tile {
         unroll<kVectors>([&](auto v) LAMINA_INLINE { half[r][v] = _mm256_setzero_si256(); });
       });
       add_tile<kRows, kVectors>(step.a + t * packed_bytes(kRows), spans, half, column_sum);
-      const bool is_done = t + 1 == step.tiles_k && step.ends;
+      const bool is_done = t + 1 == tiles_k && step.ends;
       if constexpr (!Spans::kAddsSums)
         if (is_done)
           unroll<kVectors>([&](auto v)
@@ -257,7 +259,7 @@ struct Tile {
     step.w = reinterpret_cast<const uint8_t*>(w);
     step.w_stride = w_stride;
     step.tiles_n = tiles_n;
-    step.tiles_k = tiles_k;
+    step.spans = tiles_k * sparse24_rows::kSpans;
     step.acc = acc;
     step.accumulate = accumulate;
     multiply<ByteSpans>(step);

@@ -5,8 +5,9 @@
 //         turns spans of codes into spans of int8 weights, code - 8, and adds the weights of each column to sums[16]
 //     add_sums(values, sums)
 //         adds the four values of each of 16 columns of a step to sums[16]
-//     kScales, add_group(GroupStep)
-//         whether the Tile scales the sums of a group without zero points itself; then multiply() is for the others
+//     kScales, kCodesK, add_group(GroupStep)
+//         whether the Tile scales the sums of a group without zero points itself; then multiply() is for the others.
+//         add_group() reads codes if their input features are a multiple of kCodesK
 //
 // A strip of columns passes group by group, because each group has its own scales. The codes of up to kBlockTilesK tiles
 // of a group become bytes in L1, in the order of 2:4 int8 weights, then all packed rows pass. The way through L1 takes
@@ -49,13 +50,12 @@ LAMINA_NOINLINE void add_zero_points(const int32_t* __restrict acc, const int32_
 // where the group ends, y += those sums, corrected and scaled.
 struct GroupStep {
   int rows;
-  const int8_t* a;   // packed
-  const uint8_t* w;  // spans of codes or of int8 weights
-  bool
-      are_codes;  // codes of whole tiles of k, whose weights are added to `sums`; weights are added there already
+  const int8_t* a;      // packed
+  const uint8_t* w;     // spans of codes or of int8 weights
+  bool are_codes;       // whose weights are added to `sums`; int8 weights are added there already
   int64_t w_stride;     // bytes between tiles of adjacent n
   int tiles_n;          // of 16 columns
-  int64_t tiles_k;      // of 64 input features
+  int64_t spans;        // of k
   int32_t* acc;         // [rows][kTileN]
   bool accumulate;      // else the group begins here
   bool ends;            // whether the group ends here; only then the members after `sums` count
@@ -293,7 +293,7 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
          k0 += kBlockK, tile += kBlockTilesK) {
       const int64_t k1 = std::min(k0 + kBlockK, group_end(g));
       const bool are_codes =
-          rows <= kTileM && k0 % sparse24_rows::kSpanK == 0 && (k1 - k0) % int8_tile::kTileK == 0;
+          rows <= kTileM && k0 % sparse24_rows::kSpanK == 0 && (k1 - k0) % Tile::kCodesK == 0;
       // The sums of a group in one block need no place of their own for each panel, which would leave L1.
       const bool is_whole = group_end(g) - g * p.problem.group <= kBlockK;
       if (!are_codes) expand_block(w, w_stride, tiles_n, k0, k1);
@@ -306,8 +306,8 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
                          are_codes ? w + k0 / sparse24_rows::kSpanK * kCodeSpanBytes
                                    : reinterpret_cast<const uint8_t*>(shared.codes.tiles),
                          are_codes, are_codes ? w_stride : kStride, tiles_n,
-                         int8_tile::tiles_k(k1 - k0), acc + (is_whole ? 0 : at), tile > 0,
-                         k1 == group_end(g), shared.codes.sums, p.a_zero_point.is_given(), zero,
+                         ceil_div(k1 - k0, int64_t{sparse24_rows::kSpanK}),
+                         acc + (is_whole ? 0 : at), tile > 0, k1 == group_end(g), shared.codes.sums, p.a_zero_point.is_given(), zero,
                          scale, k_chunk + at});
       });
     }
@@ -318,6 +318,9 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
                  int64_t w_stride) {
     const auto tiles_n = static_cast<int>(int8_tile::tiles_n(count));
     const bool has_zeros = p.w_zero_point.is_given();
+    const int64_t ahead = g + std::max(kScalesAheadK / p.problem.group, int64_t{1});
+    prefetch_columns(p.w_scale, ahead, n0, count);
+    if (has_zeros) prefetch_columns(p.w_zero_point, ahead, n0, count);
     std::fill_n(shared.codes.sums, kTileN, 0);
     if constexpr (Tile::kScales)
       if (!has_zeros) return add_scaled_group(g, m0, n0, count, rows, w, w_stride);
