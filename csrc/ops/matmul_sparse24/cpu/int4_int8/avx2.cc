@@ -247,8 +247,14 @@ struct Tile {
     product[static_cast<size_t>(step.rows - 1)](step);
   }
 
-  static void add_group(const GroupStep& step) {
-    step.are_codes ? multiply<CodeSpans>(step) : multiply<ByteSpans>(step);
+  static void add_groups(GroupStep step) {
+    if (!step.are_codes) return multiply<ByteSpans>(step);
+    for (; step.groups > 0; --step.groups) {
+      multiply<CodeSpans>(step);
+      step.a += step.a_stride;
+      step.w += step.spans * kCodeSpanBytes;
+      step.scale += step.scale_stride;
+    }
   }
 
   static void multiply(int rows, const int8_t* packed, const int8_t* w, int64_t w_stride,

@@ -1,17 +1,17 @@
 // matmul_sparse24_int4_int8 / avx512_vnni: vpshufb picks the activations of the kept codes, and vpdpbusd multiplies them,
 // as a + 128, by code - 8 and adds four products in int32. 128 * the weights of a column are subtracted when a group ends.
 //
-// The codes of an even step are in the low halves of bytes: vpand and vpsubb make weights of them. The codes of an odd
-// step are in the high halves: one vpternlogd makes 16 times the weights of them, and their sums have registers of their
-// own, which are divided by 16 when a group ends. So codes need no shift, which would take a port of vpshufb.
+// A single panel unpacks codes in registers, to 16 * (code - 8): the codes of an odd step are in the high halves of bytes,
+// where one vpternlogd does that, and those of an even step take a shift besides. The sums are divided by 16 when a group
+// ends.
 //
-// Count  A span, 512 dense weights, takes vpshufb and vpdpbusd four times a row, 8 uops, where the dense kernel has 8
-//        vpdpbusd. The indices of all rows take 5 uops. A single panel unpacks codes in registers: 6 uops for the codes
-//        and 4 for the sums of the columns. Zen 4 takes two uops a cycle, and a quarter fewer of shuffles, shifts and
-//        vpdpbusd, which share three of its four halves: one row takes 11.5 cycles for 192 bytes and four rows take
-//        24.7, the dense kernel 12 for 256 bytes and 32. Many rows: 5.6 cycles a row, dense 8.
+// Count  A span, 512 dense weights of 16 columns, takes vpshufb and vpdpbusd four times a row, 8 uops, where the dense
+//        kernel has 8 vpdpbusd. The indices of all rows take 5 uops, codes in registers 6 and the sums of columns 4. On
+//        Zen 4 vpdpbusd has two of the four halves of 512 bits a cycle, vpshufb two, and one half is the same: a row
+//        takes 5.3 cycles, dense 8. One row: 23 uops, 11.5 cycles, for 192 bytes; dense 14 for 256 bytes. Four rows: 47
+//        uops, 24 cycles; dense 32.
 // Tile   8 rows x 32 columns = 16 sums + 2 x (indices, weights) + row, picked and constants of 32 registers; with codes
-//        4 rows x 32 columns or 8 rows x 16 columns, because even and odd steps have their own sums
+//        4 rows x 32 columns or 8 rows x 16 columns, because the scaled sums of the k chunk are in registers too
 #include <array>
 
 #include "base/avx512.h"
@@ -29,17 +29,20 @@ __m512i load(const void* at) { return _mm512_loadu_si512(at); }
 
 void store(void* at, __m512i v) { _mm512_storeu_si512(at, v); }
 
-LAMINA_INLINE inline __m512i even_weights(const uint8_t* codes) {
-  return _mm512_sub_epi8(_mm512_and_si512(load(codes), _mm512_set1_epi8(15)),
-                         _mm512_set1_epi8(kSymmetricZeroPoint));
-}
+__m512i ones() { return _mm512_set1_epi8(1); }
 
-// 16 times the weights of an odd step.
-LAMINA_INLINE inline __m512i odd_weights_16(const uint8_t* codes) {
+// 16 times the weights whose codes are in the high halves of bytes.
+LAMINA_INLINE inline __m512i weights_16(__m512i codes) {
   constexpr int kXorOfAnd = 0x6a;
-  return _mm512_ternarylogic_epi32(load(codes), _mm512_set1_epi8(static_cast<char>(0xf0)),
+  return _mm512_ternarylogic_epi32(codes, _mm512_set1_epi8(static_cast<char>(0xf0)),
                                    _mm512_set1_epi8(static_cast<char>(kSymmetricZeroPoint << 4)),
                                    kXorOfAnd);
+}
+
+// The low halves of bytes as weights.
+LAMINA_INLINE inline __m512i low_weights(__m512i codes) {
+  return _mm512_sub_epi8(_mm512_and_si512(codes, _mm512_set1_epi8(15)),
+                         _mm512_set1_epi8(kSymmetricZeroPoint));
 }
 
 // The bytes of 8 activations that the values of a step take, for vpshufb; after a shift by 4 those of the step after
@@ -71,7 +74,7 @@ struct Tile {
   }
 
   static void add_sums(const int8_t* values, int32_t* sums) {
-    store(sums, _mm512_dpbusd_epi32(load(sums), _mm512_set1_epi8(1), load(values)));
+    store(sums, _mm512_dpbusd_epi32(load(sums), ones(), load(values)));
   }
 
   static void expand_spans(const uint8_t* from, int64_t spans, int8_t* to, int32_t* sums) {
@@ -81,42 +84,33 @@ struct Tile {
       store(to, load(from));
       __m512i bytes = _mm512_setzero_si512();
       unroll<2>([&](auto half) LAMINA_INLINE {
-        const uint8_t* const codes = from + (1 + half) * 64;
+        const __m512i codes = load(from + (1 + half) * 64);
         int8_t* const values = to + (1 + 2 * half) * 64;
-        const __m512i even = even_weights(codes);
-        const __m512i odd = _mm512_sub_epi8(
-            _mm512_and_si512(_mm512_srli_epi16(load(codes), 4), _mm512_set1_epi8(15)),
-            _mm512_set1_epi8(kSymmetricZeroPoint));
+        const __m512i even = low_weights(codes), odd = low_weights(_mm512_srli_epi16(codes, 4));
         store(values, even);
         store(values + 64, odd);
         bytes = _mm512_add_epi8(bytes, _mm512_add_epi8(even, odd));
       });
-      sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), bytes);
+      sum = _mm512_dpbusd_epi32(sum, ones(), bytes);
     }
     if (sums) store(sums, _mm512_add_epi32(load(sums), sum));
   }
 
-  // The sums of products of a block of k. Bytes in L1 are weights, and `odd` is not used; codes in memory are unpacked in
-  // registers, and `odd` has 16 times the sums of the odd steps.
   template <int kRows, int kTiles>
-  struct Sums {
-    __m512i even[kRows][kTiles], odd[kRows][kTiles];
-    __m512i column_16[kTiles];  // 16 times the sums of the weights of each column
+  using Sums = __m512i[kRows][kTiles];
 
-    LAMINA_INLINE void clear() {
-      unroll<kTiles>([&](auto t) LAMINA_INLINE {
-        column_16[t] = _mm512_setzero_si512();
-        unroll<kRows>([&](auto r)
-                          LAMINA_INLINE { even[r][t] = odd[r][t] = _mm512_setzero_si512(); });
-      });
-    }
-  };
+  template <int kRows, int kTiles>
+  LAMINA_INLINE static void each(const auto& body) {
+    unroll<kTiles>([&](auto t) LAMINA_INLINE {
+      unroll<kRows>([&](auto r) LAMINA_INLINE { body(r, t, r * kTileN + t * 16); });
+    });
+  }
 
-  // Adds the products of a span. even_bytes += the weights of its even steps, which fit a byte for kSpansOfBytes spans.
-  static constexpr int64_t kSpansOfBytes = 128 / kSymmetricZeroPoint / 2;
+  // Adds the products of a span to `sum`. With codes the sums are 16 times as large, and column_16 += 16 times the
+  // weights of each column.
   template <int kRows, int kTiles, bool kAreCodes>
   LAMINA_INLINE static void add_span(const int8_t* a, const uint8_t* w, int64_t w_stride,
-                                     Sums<kRows, kTiles>& sums, __m512i (&even_bytes)[kTiles]) {
+                                     Sums<kRows, kTiles>& sum, __m512i (&column_16)[kTiles]) {
     unroll<2>([&](auto parity) LAMINA_INLINE {
       __m512i pick[kTiles];
       unroll<kTiles>([&](auto t) LAMINA_INLINE { pick[t] = pick_of<parity>(w + t * w_stride); });
@@ -126,18 +120,15 @@ struct Tile {
         unroll<kTiles>([&](auto t) LAMINA_INLINE {
           if constexpr (pair != 0) pick[t] = _mm512_srli_epi32(pick[t], 4);
           const uint8_t* const values = w + t * w_stride + sparse24_rows::kIndexBytes;
-          if constexpr (!kAreCodes) {
-            weights[t] = load(values + kStep * kStepBytes);
-          } else if constexpr (parity == 0) {
-            weights[t] = even_weights(values + pair * kStepBytes);
-            even_bytes[t] = _mm512_add_epi8(even_bytes[t], weights[t]);
+          if constexpr (kAreCodes) {
+            __m512i codes = load(values + pair * kStepBytes);
+            if constexpr (parity == 0) codes = _mm512_slli_epi16(codes, 4);
+            weights[t] = weights_16(codes);
+            column_16[t] = _mm512_dpbusd_epi32(column_16[t], ones(), weights[t]);
           } else {
-            weights[t] = odd_weights_16(values + pair * kStepBytes);
-            sums.column_16[t] =
-                _mm512_dpbusd_epi32(sums.column_16[t], _mm512_set1_epi8(1), weights[t]);
+            weights[t] = load(values + kStep * kStepBytes);
           }
         });
-        auto& sum = kAreCodes && parity != 0 ? sums.odd : sums.even;
         unroll<kRows>([&](auto r) LAMINA_INLINE {
           long long eight;
           std::memcpy(&eight, a + (kStep * kRows + r) * kStepK, sizeof eight);
@@ -151,98 +142,120 @@ struct Tile {
     });
   }
 
-  // The columns of a GroupStep from `column` on, kTiles tiles of 16.
-  template <int kRows, int kTiles, bool kAreCodes>
-  LAMINA_INLINE static void multiply_tiles(const GroupStep& step, int column) {
-    constexpr int kBytes = kAreCodes ? kCodeSpanBytes : kSpanBytes;
-    const int8_t* a = step.a;
-    const uint8_t* w = step.w + column / sparse24_rows::kTileN * step.w_stride;
-    Sums<kRows, kTiles> sums;
-    sums.clear();
-    for (int64_t left = step.spans; left > 0; left -= kSpansOfBytes) {
-      __m512i even_bytes[kTiles];
-      unroll<kTiles>([&](auto t) LAMINA_INLINE { even_bytes[t] = _mm512_setzero_si512(); });
-      for (int64_t i = std::min(left, kSpansOfBytes); i > 0; --i) {
-        if constexpr (kAreCodes)
-          unroll<kTiles>([&](auto t) LAMINA_INLINE { prefetch_codes(w + t * step.w_stride); });
-        add_span<kRows, kTiles, kAreCodes>(a, w, step.w_stride, sums, even_bytes);
-        w += kBytes;
-        a += kSteps * kRows * kStepK;
-      }
-      if constexpr (kAreCodes)
-        unroll<kTiles>([&](auto t) LAMINA_INLINE {
-          sums.column_16[t] =
-              _mm512_dpbusd_epi32(sums.column_16[t], _mm512_set1_epi8(16), even_bytes[t]);
-        });
-    }
-    finish<kRows, kTiles, kAreCodes>(step, column, sums);
+  // y += x * scale.
+  LAMINA_INLINE static void add_scaled(__m512i x, const float* scale, __m512& y) {
+    y = _mm512_fmadd_ps(to_floats(x), _mm512_loadu_ps(scale), y);
   }
 
-  // acc (+)= the sums, or y += the scaled sums where the group ends.
-  template <int kRows, int kTiles, bool kAreCodes>
-  LAMINA_INLINE static void finish(const GroupStep& step, int column, Sums<kRows, kTiles>& sums) {
+  // The columns of a GroupStep with codes from `column` on, kTiles tiles of 16.
+  template <int kRows, int kTiles>
+  LAMINA_INLINE static void multiply_codes(const GroupStep& step, int column) {
+    const uint8_t* w = step.w + column / sparse24_rows::kTileN * step.w_stride;
+    float* const to = step.y + column;
+    const float* scale = step.scale + column;
+    __m512 y[kRows][kTiles];
+    each<kRows, kTiles>([&](auto r, auto t, int at)
+                            LAMINA_INLINE { y[r][t] = _mm512_loadu_ps(to + at); });
+    for (int64_t g = 0; g < step.groups; ++g, scale += step.scale_stride) {
+      Sums<kRows, kTiles> sum;
+      __m512i column_16[kTiles];
+      each<kRows, kTiles>([&](auto r, auto t, int) LAMINA_INLINE {
+        sum[r][t] = column_16[t] = _mm512_setzero_si512();
+      });
+      const int8_t* a = step.a + g * step.a_stride;
+      const int64_t ahead = step.codes_ahead(g, kTileN);
+      for (int64_t i = step.spans; i > 0; --i, w += kCodeSpanBytes, a += kSteps * kRows * kStepK) {
+        unroll<kTiles>([&](auto t) LAMINA_INLINE { prefetch_codes(w + t * step.w_stride, ahead); });
+        add_span<kRows, kTiles, true>(a, w, step.w_stride, sum, column_16);
+      }
+      if (step.accumulate || !step.ends || step.has_zero) {
+        finish_codes<kRows, kTiles>(step, column, sum, column_16, scale, y);
+        continue;
+      }
+      static_assert(kOffset == 1 << 7);
+      __m512i offsets_16[kTiles];
+      unroll<kTiles>([&](auto t)
+                         LAMINA_INLINE { offsets_16[t] = _mm512_slli_epi32(column_16[t], 7); });
+      each<kRows, kTiles>([&](auto r, auto t, int) LAMINA_INLINE {
+        add_scaled(shift_right_signed<4>(_mm512_sub_epi32(sum[r][t], offsets_16[t])),
+                   scale + t * 16, y[r][t]);
+      });
+    }
+    each<kRows, kTiles>([&](auto r, auto t, int at)
+                            LAMINA_INLINE { _mm512_storeu_ps(to + at, y[r][t]); });
+  }
+
+  // Ends a block of a group that has several blocks, or activations with a zero point.
+  template <int kRows, int kTiles>
+  LAMINA_INLINE static void finish_codes(const GroupStep& step, int column,
+                                         Sums<kRows, kTiles>& sum, __m512i (&column_16)[kTiles],
+                                         const float* scale, __m512 (&y)[kRows][kTiles]) {
     int32_t* const acc = step.acc + column;
-    const auto each = [&](const auto& body) LAMINA_INLINE {
+    int32_t* const columns = step.sums + column;
+    unroll<kTiles>([&](auto t) LAMINA_INLINE {
+      const __m512i more = load(columns + t * 16);  // of the blocks before
+      const __m512i column_sum = _mm512_add_epi32(more, shift_right_signed<4>(column_16[t]));
+      if (!step.ends) store(columns + t * 16, column_sum);
       unroll<kRows>([&](auto r) LAMINA_INLINE {
-        unroll<kTiles>([&](auto t) LAMINA_INLINE { body(r, t, acc + r * kTileN + t * 16); });
+        constexpr int kAt = r * kTileN + t * 16;
+        __m512i all = shift_right_signed<4>(sum[r][t]);
+        if (step.accumulate) all = _mm512_add_epi32(all, load(acc + kAt));
+        if (!step.ends) return store(acc + kAt, all);
+        const __m512i offset = _mm512_mullo_epi32(column_sum, _mm512_set1_epi32(step.zero[r]));
+        add_scaled(_mm512_sub_epi32(all, offset), scale + t * 16, y[r][t]);
+      });
+    });
+  }
+
+  // The same with weights as bytes in L1, for one group.
+  template <int kRows, int kTiles>
+  LAMINA_INLINE static void multiply_bytes(const GroupStep& step, int column) {
+    const uint8_t* w = step.w + column / sparse24_rows::kTileN * step.w_stride;
+    const int8_t* a = step.a;
+    int32_t* const acc = step.acc + column;
+    Sums<kRows, kTiles> sum;
+    each<kRows, kTiles>([&](auto r, auto t, int at) LAMINA_INLINE {
+      sum[r][t] = step.accumulate ? load(acc + at) : _mm512_setzero_si512();
+    });
+    __m512i unused[kTiles];
+    for (int64_t i = step.spans; i > 0; --i, w += kSpanBytes, a += kSteps * kRows * kStepK)
+      add_span<kRows, kTiles, false>(a, w, step.w_stride, sum, unused);
+    if (!step.ends)
+      return each<kRows, kTiles>([&](auto r, auto t, int at)
+                                     LAMINA_INLINE { store(acc + at, sum[r][t]); });
+    const auto finish = [&](const auto& offset_of) LAMINA_INLINE {
+      each<kRows, kTiles>([&](auto r, auto t, int at) LAMINA_INLINE {
+        float* const to = step.y + column + at;
+        __m512 y = _mm512_loadu_ps(to);
+        add_scaled(_mm512_sub_epi32(sum[r][t], offset_of(r, load(step.sums + column + t * 16))),
+                   step.scale + column + t * 16, y);
+        _mm512_storeu_ps(to, y);
       });
     };
-    if constexpr (kAreCodes)
-      each([&](auto r, auto t, int32_t*) LAMINA_INLINE {
-        sums.even[r][t] =
-            _mm512_add_epi32(sums.even[r][t], shift_right_signed<4>(sums.odd[r][t]));
+    if (step.has_zero) {
+      finish([&](auto r, __m512i column_sum) LAMINA_INLINE {
+        return _mm512_mullo_epi32(column_sum, _mm512_set1_epi32(step.zero[r]));
       });
-    if (step.accumulate)
-      each([&](auto r, auto t, const int32_t* at) LAMINA_INLINE {
-        sums.even[r][t] = _mm512_add_epi32(sums.even[r][t], load(at));
-      });
-    __m512i column_sum[kTiles];  // of the group so far
-    if (kAreCodes || step.ends)
-      unroll<kTiles>([&](auto t) LAMINA_INLINE {
-        column_sum[t] = load(step.sums + column + t * 16);
-        if constexpr (kAreCodes)
-          column_sum[t] =
-              _mm512_add_epi32(column_sum[t], shift_right_signed<4>(sums.column_16[t]));
-      });
-    if (step.ends) return finish_group<kRows, kTiles>(step, column, column_sum, sums);
-    each([&](auto r, auto t, int32_t* at) LAMINA_INLINE { store(at, sums.even[r][t]); });
-    if constexpr (kAreCodes)
-      unroll<kTiles>([&](auto t)
-                         LAMINA_INLINE { store(step.sums + column + t * 16, column_sum[t]); });
-  }
-
-  // y += the scaled sums of a group.
-  template <int kRows, int kTiles>
-  LAMINA_INLINE static void finish_group(const GroupStep& step, int column,
-                                         const __m512i (&column_sum)[kTiles],
-                                         const Sums<kRows, kTiles>& sums) {
-    unroll<kTiles>([&](auto t) LAMINA_INLINE {
-      const __m512 scale = _mm512_loadu_ps(step.scale + column + t * 16);
-      const auto add = [&](auto r, __m512i more) LAMINA_INLINE {
-        float* const y = step.y + r * kTileN + column + t * 16;
-        const __m512 x = to_floats(_mm512_sub_epi32(sums.even[r][t], more));
-        _mm512_storeu_ps(y, _mm512_fmadd_ps(x, scale, _mm512_loadu_ps(y)));
-      };
-      if (step.has_zero) {
-        unroll<kRows>([&](auto r) LAMINA_INLINE {
-          add(r, _mm512_mullo_epi32(column_sum[t], _mm512_set1_epi32(step.zero[r])));
-        });
-      } else {
-        static_assert(kOffset == 1 << 7);
-        const __m512i offsets = _mm512_slli_epi32(column_sum[t], 7);
-        unroll<kRows>([&](auto r) LAMINA_INLINE { add(r, offsets); });
-      }
-    });
+    } else {
+      finish([&](auto, __m512i column_sum)
+                 LAMINA_INLINE { return _mm512_slli_epi32(column_sum, 7); });
+    }
   }
 
   template <int kRows, bool kAreCodes>
   static void multiply_rows(const GroupStep& step) {
     constexpr int kTiles = kAreCodes && kRows > 4 ? 1 : 2;
+    const auto multiply = [&](auto tiles, int tile) LAMINA_INLINE {
+      if constexpr (kAreCodes) {
+        multiply_codes<kRows, tiles>(step, tile * sparse24_rows::kTileN);
+      } else {
+        multiply_bytes<kRows, tiles>(step, tile * sparse24_rows::kTileN);
+      }
+    };
     int tile = 0;
     for (; tile + kTiles <= step.tiles_n; tile += kTiles)
-      multiply_tiles<kRows, kTiles, kAreCodes>(step, tile * sparse24_rows::kTileN);
-    if (kTiles > 1 && tile < step.tiles_n)
-      multiply_tiles<kRows, 1, kAreCodes>(step, tile * sparse24_rows::kTileN);
+      multiply(std::integral_constant<int, kTiles>{}, tile);
+    if (kTiles > 1 && tile < step.tiles_n) multiply(std::integral_constant<int, 1>{}, tile);
   }
 
   template <bool kAreCodes>
@@ -255,7 +268,7 @@ struct Tile {
     product[static_cast<size_t>(step.rows - 1)](step);
   }
 
-  static void add_group(const GroupStep& step) {
+  static void add_groups(const GroupStep& step) {
     step.are_codes ? multiply<true>(step) : multiply<false>(step);
   }
 
