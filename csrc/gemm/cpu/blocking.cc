@@ -15,9 +15,9 @@ constexpr int64_t kTasksPerWorker = 8;
 constexpr int64_t kTaskCycles = 100000;  // about 30 us
 
 int64_t panel_rows(const Work& work, int64_t rows, int64_t l2_bytes) {
-  // The packed rows and their sums take half of L2.
-  const int64_t tile_bytes = std::max<int64_t>(1, work.panel_bytes + work.scratch_bytes);
-  const int64_t fitting = l2_bytes / 2 / tile_bytes * work.tile_m;
+  // The packed rows, their sums and the other scratch take half of L2.
+  const int64_t left = l2_bytes / 2 - work.scratch_bytes;
+  const int64_t fitting = left / std::max<int64_t>(1, work.panel_bytes) * work.tile_m;
   return std::clamp<int64_t>(fitting, work.tile_m,
                              round_up(std::max<int64_t>(rows, 1), work.tile_m));
 }
