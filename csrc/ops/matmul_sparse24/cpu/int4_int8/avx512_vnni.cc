@@ -159,9 +159,8 @@ struct Tile {
     for (int64_t g = 0; g < step.groups; ++g, scale += step.scale_stride) {
       Sums<kRows, kTiles> sum;
       __m512i column_16[kTiles];
-      each<kRows, kTiles>([&](auto r, auto t, int) LAMINA_INLINE {
-        sum[r][t] = column_16[t] = _mm512_setzero_si512();
-      });
+      each<kRows, kTiles>([&](auto r, auto t, int)
+                              LAMINA_INLINE { sum[r][t] = column_16[t] = _mm512_setzero_si512(); });
       const int8_t* a = step.a + g * step.a_stride;
       const int64_t ahead = step.codes_ahead(g, kTileN);
       for (int64_t i = step.spans; i > 0; --i, w += kCodeSpanBytes, a += kSteps * kRows * kStepK) {
@@ -260,11 +259,10 @@ struct Tile {
 
   template <bool kAreCodes>
   static void multiply(const GroupStep& step) {
-    const auto product =
-        std::array{multiply_rows<1, kAreCodes>, multiply_rows<2, kAreCodes>,
-                   multiply_rows<3, kAreCodes>, multiply_rows<4, kAreCodes>,
-                   multiply_rows<5, kAreCodes>, multiply_rows<6, kAreCodes>,
-                   multiply_rows<7, kAreCodes>, multiply_rows<8, kAreCodes>};
+    const auto product = std::array{multiply_rows<1, kAreCodes>, multiply_rows<2, kAreCodes>,
+                                    multiply_rows<3, kAreCodes>, multiply_rows<4, kAreCodes>,
+                                    multiply_rows<5, kAreCodes>, multiply_rows<6, kAreCodes>,
+                                    multiply_rows<7, kAreCodes>, multiply_rows<8, kAreCodes>};
     product[static_cast<size_t>(step.rows - 1)](step);
   }
 
