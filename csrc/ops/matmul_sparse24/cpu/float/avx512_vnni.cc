@@ -6,7 +6,8 @@
 //        with zeros would be the dense kernel and more. One row, int4: 6 uops, 3 cycles, for 12 bytes.
 //        More rows: weights and indices come from L1, and a row takes vpermilps on the shuffle port beside one vfmadd,
 //        where the dense kernel has two vfmadd on the two ports.
-// Tile   5 rows x 64 columns = 20 accumulators + 5 rows + weight, indices and picked of 32 registers
+// Tile   5 rows x 64 columns = 20 accumulators + 5 rows + weight, indices and picked of 32 registers; with int4 weights in
+//        registers more than 2 rows take 32 columns at a time, because scales and zero points are there too
 #include <array>
 
 #include "base/avx512.h"
@@ -162,7 +163,7 @@ struct Tile {
 
   template <int kRows>
   static void multiply_rows(const Lines& lines) {
-    constexpr int kAtOnce = kRows <= 2 ? kTiles : 2;  // more rows take the registers of columns
+    constexpr int kAtOnce = kRows <= 2 ? kTiles : 2;
     for (int t = 0; t < kTiles; t += kAtOnce)
       multiply_lines_of<kRows, kAtOnce>(lines, t * kColumns);
   }

@@ -10,9 +10,8 @@
 //         add_groups() reads codes if their input features are a multiple of kCodesK
 //
 // A strip of columns passes group by group, because each group has its own scales. The codes of up to kBlockTilesK tiles
-// of a group become bytes in L1, in the order of 2:4 int8 weights, then all packed rows pass. The way through L1 takes
-// about 20 uops for a span, 192 bytes, beside the 16 of its products with one row: 10 bytes a cycle, which memory does
-// not give.
+// of a group become bytes in L1, in the order of 2:4 int8 weights, then all packed rows pass. A Tile that scales reads the
+// codes of a single panel of rows itself, several groups a call.
 // A byte is code - 8, without zero points the whole weight. With zero points a second product with 1 in place of each
 // kept code adds the activations that each column keeps; 8 times their sum gives the sum with the codes.
 // A group starts its own tile of packed activations, so groups may be any multiple of 16. Everything has internal
