@@ -95,6 +95,13 @@ def test_blocks_are_whole_tiles_and_panels_fit_caches(call: Call) -> None:
     )
 
 
+def test_scratch_of_all_panels_counts_once() -> None:
+    call = Call("matmul_sparse24_int4_int8", 4096, 64, 8192, 128, "avx512_vnni", threads=1)
+    plan = call.plan()
+    tiles = (L2 // 2 - plan.kernel.scratch_bytes) // plan.kernel.panel_bytes(call.problem)
+    assert 1 < tiles == plan.block_m // plan.kernel.tile_m
+
+
 @given(call=calls(st.tuples(ANY, ANY, ANY)))
 @example(Call("gemm_int8", 2**40, 1, 1, 0, "amx_int8", L2, 64))
 @example(Call("gemm_int8", 1, 2**40, 1000, 0, "amx_int8", L2, 64))

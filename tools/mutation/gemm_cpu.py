@@ -45,6 +45,11 @@ MUTANTS = (
             "std::min(m_begin + block_m, m)",
             "std::min(m_begin + block_m - (m_begin > 0), m)",
         ),
+        (
+            "plan: every tile of rows counts the scratch of all",
+            "std::max<int64_t>(1, work.panel_bytes)",
+            "std::max<int64_t>(1, work.panel_bytes + work.scratch_bytes)",
+        ),
         tests="tests/probe/test_cpu_plans.py",
     ),
     *plant(

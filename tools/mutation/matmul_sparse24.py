@@ -48,12 +48,6 @@ MUTANTS = (
         "csrc/ops/matmul_sparse24/cpu/int8/avx512_vnni.cc",
         ("sparse24 avx512: indices of the step before", "2 * kStep)", "2 * (kStep > 2 ? 2 : kStep))"),
         ("sparse24 avx512: offset of the next column", "kOffset = 128", "kOffset = 127"),
-        (
-            "sparse24 avx512: column sums of one half",
-            "_mm512_load_si512(sums), ones",
-            "_mm512_setzero_si512(), ones",
-            FLOAT,
-        ),
         tests=INT8,
     ),
     *plant(
@@ -74,7 +68,51 @@ MUTANTS = (
         tests=INT8,
     ),
     *plant(
-        "csrc/ops/matmul_sparse24/cpu/int8/int4_nest.h",
+        "csrc/ops/matmul_sparse24/cpu/int4_int8/avx512_vnni.cc",
+        (
+            "sparse24 int4_int8 avx512: a value of later steps picks from the first group",
+            "0x44440000",
+            "0x04440000",
+        ),
+        (
+            "sparse24 int4_int8 avx512: codes in registers, even steps read the odd codes",
+            "if constexpr (parity == 0) codes = _mm512_slli_epi16(codes, 4);",
+            "",
+        ),
+        (
+            "sparse24 int4_int8 avx512: scales of the group before",
+            "++g, scale += step.scale_stride)",
+            "++g, scale += g > 1 ? step.scale_stride : 0)",
+        ),
+        (
+            "sparse24 int4_int8 avx512: the last group of a run is missed",
+            "g < step.groups;",
+            "g < std::max<int64_t>(step.groups - 1, 1);",
+        ),
+        (
+            "sparse24 int4_int8 avx512: twice the offset of activations",
+            "_mm512_slli_epi32(column_16[t], 7)",
+            "_mm512_slli_epi32(column_16[t], 8)",
+        ),
+        (
+            "sparse24 int4_int8 avx512: weights of the blocks before are lost",
+            "_mm512_add_epi32(more, shift_right_signed<4>(column_16[t]))",
+            "shift_right_signed<4>(column_16[t])",
+        ),
+        (
+            "sparse24 int4_int8 avx512: all panels read the activations of the first step",
+            "a + (kStep * kRows + r) * kStepK",
+            "a + (kStep * kRows + r / 2 * 2) * kStepK",
+        ),
+        (
+            "sparse24 int4_int8 avx512: column sums of one half",
+            "store(sums, _mm512_add_epi32(load(sums), sum))",
+            "store(sums, sum)",
+        ),
+        tests=f"{FLOAT} -k int4_int8",
+    ),
+    *plant(
+        "csrc/ops/matmul_sparse24/cpu/int8/int4_bytes.h",
         (
             "sparse24 int4_int8: halves of a span swapped",
             "from[i] >> right & 15",
@@ -82,11 +120,20 @@ MUTANTS = (
         ),
         ("sparse24 int4_int8: padding counts", "if (valid < kHalfK) clear_padding(values);", ""),
         ("sparse24 int4_int8: activations that are not kept count", "clear_padding(ones);", ";"),
+        tests=FLOAT,
+    ),
+    *plant(
+        "csrc/ops/matmul_sparse24/cpu/int8/int4_nest.h",
         ("sparse24 int4_int8: a block overwrites the one before", "tile_k > 0,", "false,"),
         (
             "sparse24 int4_int8: sums of the group before stay",
-            "std::fill_n(shared.codes.sums, kTileN, 0);",
-            "",
+            "std::fill_n(shared.codes.sums, kTileN, 0); for",
+            "for",
+        ),
+        (
+            "sparse24 int4_int8: sums of the group before stay, with zero points",
+            "std::fill_n(shared.codes.sums, kTileN, 0); std::fill_n(shared.kept.sums",
+            "std::fill_n(shared.kept.sums",
         ),
         (
             "sparse24 int4_int8: zero points of the first group",
@@ -99,6 +146,11 @@ MUTANTS = (
             "acc",
         ),
         ("sparse24 int4_int8: one k chunk", "first += each)", "first += groups)"),
+        (
+            "sparse24 int4_int8: a call takes the short last group too",
+            "std::min(last, p.problem.k / group) - g",
+            "last - g",
+        ),
         ("sparse24 int4_int8: packed places without a feature", "feature < 0 ?", "feature < -1 ?"),
         tests=FLOAT,
     ),

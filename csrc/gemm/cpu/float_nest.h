@@ -3,6 +3,7 @@
 //
 //   struct Tile {
 //     kTileM                     most rows of one multiply()
+//     kFewRows                   most rows of one multiply_lines(), which are faster so; at most kTileM
 //     kTileN                     columns of a strip, a multiple of 16
 //     kBlockK                    input features whose weights lie in L1 as f32, a multiple of 64
 //     kLineK                     input features of a line, the piece that dequantize() takes
@@ -18,8 +19,9 @@
 //   };
 //
 // The nest works on one block of k at a time: it dequantizes the block's weights to f32 in L1, then all packed rows
-// pass. Up to kFewRows rows unpack weights into registers instead. Everything has internal linkage: see
-// gemm/cpu/int8_nest.h.
+// pass. Up to kFewRows rows unpack weights into registers instead. More rows share the cost of the way through L1, a store
+// and a load: with AVX2, registers make one row 1.6 times as fast and four rows no faster (2026-11, Zen 4, 4096 x 4096).
+// Everything has internal linkage: see gemm/cpu/int8_nest.h.
 #pragma once
 
 #include <algorithm>
@@ -39,13 +41,6 @@ namespace {
 
 inline constexpr int kFloatTileN = 16, kFloatTileK = 64;  // of packed weights
 
-// Up to this many rows unpack weights into registers. More rows share the cost of the way through L1, a store and a
-// load: with AVX2, registers make one row 1.6 times as fast and four rows no faster (2026-11, Zen 4, 4096 x 4096).
-inline constexpr int kFewRows = 3;
-
-// Input features by which the prefetches of scales and zero points run ahead, but at least one group. They halve the time
-// of one row with groups of 32 (2026-11, Zen 4, 4096 x 4096: 949 to 494 us).
-inline constexpr int64_t kScalesAheadK = 128;
 
 // The arguments of multiply().
 struct Step {
@@ -255,7 +250,7 @@ struct FloatNest : FloatStrip<Params, Tile> {
   template <class Product>
   void multiply_strip(const uint8_t* w, int64_t n0, int count, int64_t rows) {
     const int64_t k = p.problem.k;
-    const int64_t lines_end = rows <= kFewRows && count == kTileN ? k / kLineK * kLineK : 0;
+    const int64_t lines_end = rows <= Tile::kFewRows && count == kTileN ? k / kLineK * kLineK : 0;
     std::fill_n(total, rows * kTileN, empty_sum(k));
     for (int64_t k0 = 0; k0 < k; k0 += kChunkK) {
       const int64_t k1 = std::min(k, k0 + kChunkK), middle = std::clamp(lines_end, k0, k1);

@@ -13,7 +13,7 @@ namespace lamina::gemm_int4 {
 namespace {
 
 struct Tile {
-  static constexpr int kTileM = 6, kTileN = 64, kBlockK = 64;
+  static constexpr int kTileM = 6, kFewRows = 3, kTileN = 64, kBlockK = 64;
   static constexpr int kVectors = 2;
 
   // Calls body(k, weights of vector v of the line) for each k of the line.

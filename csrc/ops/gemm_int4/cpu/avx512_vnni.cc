@@ -12,7 +12,7 @@ namespace lamina::gemm_int4 {
 namespace {
 
 struct Tile {
-  static constexpr int kTileM = 6, kTileN = 64, kBlockK = 64;
+  static constexpr int kTileM = 6, kFewRows = 4, kTileN = 64, kBlockK = 64;
   static constexpr int kTiles = kTileN / int4::kTileN;
 
   // The weights of 16 columns for input feature k of a line.
@@ -114,8 +114,8 @@ struct Tile {
   }
 
   static void multiply_lines(const Lines& lines) {
-    const auto multiply =
-        std::array{multiply_lines_of<1>, multiply_lines_of<2>, multiply_lines_of<3>};
+    const auto multiply = std::array{multiply_lines_of<1>, multiply_lines_of<2>,
+                                     multiply_lines_of<3>, multiply_lines_of<4>};
     multiply[static_cast<size_t>(lines.rows - 1)](lines);
   }
 };

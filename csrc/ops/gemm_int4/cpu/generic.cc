@@ -7,7 +7,7 @@ namespace lamina::gemm_int4 {
 namespace {
 
 struct Tile {
-  static constexpr int kTileM = 4, kTileN = int4::kTileN, kBlockK = 256;
+  static constexpr int kTileM = 4, kFewRows = 3, kTileN = int4::kTileN, kBlockK = 256;
 
   static float weight(const uint8_t* line, int k, int j, float scale, float minus_zero) {
     const int code = line[j * 4 + k % 4] >> k / 4 * 4 & 15;

@@ -17,7 +17,7 @@ namespace {
 
 template <Value kValue>
 struct Tile {
-  static constexpr int kTileM = 5, kTileN = 64, kBlockK = 64;
+  static constexpr int kTileM = 5, kFewRows = 3, kTileN = 64, kBlockK = 64;
   static constexpr int kColumns = matmul_sparse24::kTileN, kVectors = 2;
   using LineOf = Line<bits_of(kValue)>;
 

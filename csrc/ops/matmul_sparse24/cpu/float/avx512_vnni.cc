@@ -6,7 +6,8 @@
 //        with zeros would be the dense kernel and more. One row, int4: 6 uops, 3 cycles, for 12 bytes.
 //        More rows: weights and indices come from L1, and a row takes vpermilps on the shuffle port beside one vfmadd,
 //        where the dense kernel has two vfmadd on the two ports.
-// Tile   5 rows x 64 columns = 20 accumulators + 5 rows + weight, indices and picked of 32 registers
+// Tile   5 rows x 64 columns = 20 accumulators + 5 rows + weight, indices and picked of 32 registers; with int4 weights in
+//        registers more than 2 rows take 32 columns at a time, because scales and zero points are there too
 #include <array>
 
 #include "base/avx512.h"
@@ -17,7 +18,7 @@ namespace {
 
 template <Value kValue>
 struct Tile {
-  static constexpr int kTileM = 5, kTileN = 64, kBlockK = 128;
+  static constexpr int kTileM = 5, kFewRows = 5, kTileN = 64, kBlockK = 128;
   static constexpr int kTiles = kTileN / matmul_sparse24::kTileN;
   static constexpr int kColumns = matmul_sparse24::kTileN;
   using LineOf = Line<bits_of(kValue)>;
@@ -121,18 +122,20 @@ struct Tile {
     }
   }
 
-  template <int kRows>
-  static void multiply_lines_of(const Lines& lines) {
+  // The columns from `column` on, kTiles tiles of 16.
+  template <int kRows, int kTiles>
+  LAMINA_INLINE static void multiply_lines_of(const Lines& lines, int column) {
     const float* a = lines.a;
+    const uint8_t* const w = lines.w + column / kColumns * lines.w_stride;
     Sums<kRows, kTiles> sum;
-    load_sums<kRows, kTiles>(lines.y, sum);
+    load_sums<kRows, kTiles>(lines.y + column, sum);
     __m512 scale[kTiles], minus_zero[kTiles];
     unroll<kTiles>([&](auto t) LAMINA_INLINE {
-      scale[t] = _mm512_load_ps(lines.scale + t * kColumns);
-      minus_zero[t] = _mm512_load_ps(lines.minus_zero + t * kColumns);
+      scale[t] = _mm512_load_ps(lines.scale + column + t * kColumns);
+      minus_zero[t] = _mm512_load_ps(lines.minus_zero + column + t * kColumns);
     });
     for (int64_t i = 0; i < lines.count; ++i) {
-      const auto line = line_at<bits_of(kValue)>(lines.w, lines.k + i * kLineK);
+      const auto line = line_at<bits_of(kValue)>(w, lines.k + i * kLineK);
       __m512i indices[kTiles];
       unroll<kTiles>([&](auto t) LAMINA_INLINE {
         const int64_t tile = t * lines.w_stride;
@@ -155,12 +158,19 @@ struct Tile {
       });
       a += kLineK * kRows;
     }
-    store_sums<kRows, kTiles>(sum, lines.y);
+    store_sums<kRows, kTiles>(sum, lines.y + column);
+  }
+
+  template <int kRows>
+  static void multiply_rows(const Lines& lines) {
+    constexpr int kAtOnce = kRows <= 2 ? kTiles : 2;
+    for (int t = 0; t < kTiles; t += kAtOnce)
+      multiply_lines_of<kRows, kAtOnce>(lines, t * kColumns);
   }
 
   static void multiply_lines(const Lines& lines) {
-    const auto multiply =
-        std::array{multiply_lines_of<1>, multiply_lines_of<2>, multiply_lines_of<3>};
+    const auto multiply = std::array{multiply_rows<1>, multiply_rows<2>, multiply_rows<3>,
+                                     multiply_rows<4>, multiply_rows<5>};
     multiply[static_cast<size_t>(lines.rows - 1)](lines);
   }
 };

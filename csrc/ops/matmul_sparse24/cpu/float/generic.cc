@@ -17,7 +17,7 @@ T read(const uint8_t* from, int at) {
 
 template <Value kValue>
 struct Tile {
-  static constexpr int kTileM = 4, kTileN = matmul_sparse24::kTileN, kBlockK = 256;
+  static constexpr int kTileM = 4, kFewRows = 3, kTileN = matmul_sparse24::kTileN, kBlockK = 256;
 
   // Kept weight i of column j.
   static float weight(const uint8_t* values, int i, int j, float scale, float minus_zero) {

@@ -76,6 +76,7 @@ struct Tile {
   static constexpr int kTileN = 4 * sparse24_rows::kTileN;
   static constexpr int kOffset = 128;
   static constexpr bool kScales = true;
+  static constexpr int kCodesK = sparse24_rows::kTileK;
   static constexpr int tiles_at_once(int64_t) { return kTileN / sparse24_rows::kTileN; }
   static constexpr int packed_bytes(int rows) {
     return rows * sparse24_rows::kTileK;
@@ -164,7 +165,8 @@ struct Tile {
     if constexpr (Spans::kAddsSums)
       unroll<kVectors>([&](auto v)
                            LAMINA_INLINE { column_sum[v] = load(step.sums + column + v * 8); });
-    for (int64_t t = 0; t < step.tiles_k; ++t, spans.at += kBytes) {
+    const int64_t tiles_k = ceil_div(step.spans, int64_t{sparse24_rows::kSpans});
+    for (int64_t t = 0; t < tiles_k; ++t, spans.at += kBytes) {
       if constexpr (Spans::kAddsSums)
         for (int span = 0; span < sparse24_rows::kSpans; ++span)
           prefetch_codes(spans.at + span * Spans::kBytes);
@@ -173,7 +175,7 @@ struct Tile {
         unroll<kVectors>([&](auto v) LAMINA_INLINE { half[r][v] = _mm256_setzero_si256(); });
       });
       add_tile<kRows, kVectors>(step.a + t * packed_bytes(kRows), spans, half, column_sum);
-      const bool is_done = t + 1 == step.tiles_k && step.ends;
+      const bool is_done = t + 1 == tiles_k && step.ends;
       if constexpr (!Spans::kAddsSums)
         if (is_done)
           unroll<kVectors>([&](auto v)
@@ -245,8 +247,14 @@ struct Tile {
     product[static_cast<size_t>(step.rows - 1)](step);
   }
 
-  static void add_group(const GroupStep& step) {
-    step.are_codes ? multiply<CodeSpans>(step) : multiply<ByteSpans>(step);
+  static void add_groups(GroupStep step) {
+    if (!step.are_codes) return multiply<ByteSpans>(step);
+    for (; step.groups > 0; --step.groups) {
+      multiply<CodeSpans>(step);
+      step.a += step.a_stride;
+      step.w += step.spans * kCodeSpanBytes;
+      step.scale += step.scale_stride;
+    }
   }
 
   static void multiply(int rows, const int8_t* packed, const int8_t* w, int64_t w_stride,
@@ -257,7 +265,7 @@ struct Tile {
     step.w = reinterpret_cast<const uint8_t*>(w);
     step.w_stride = w_stride;
     step.tiles_n = tiles_n;
-    step.tiles_k = tiles_k;
+    step.spans = tiles_k * sparse24_rows::kSpans;
     step.acc = acc;
     step.accumulate = accumulate;
     multiply<ByteSpans>(step);

@@ -1,4 +1,4 @@
-// matmul_sparse24_int8, matmul_sparse24_int4_int8 / avx512_vnni: vpshufb picks activations, vpdpbusd multiplies.
+// matmul_sparse24_int8 / avx512_vnni: vpshufb picks activations, vpdpbusd multiplies.
 // Activations are packed as a + 128; the epilogue subtracts 128 * column sum.
 //
 // Count  Select: 64 kept values, 128 dense weights, take vpsrld and vpternlogd for the indices of all rows and, for a
@@ -12,7 +12,6 @@
 #include "base/unroll.h"
 #include "base/with_constant.h"
 #include "gemm/cpu/pack_bytes.h"
-#include "ops/matmul_sparse24/cpu/int8/int4_nest.h"
 #include "ops/matmul_sparse24/cpu/int8/sparse.h"
 
 namespace lamina::matmul_sparse24 {
@@ -23,7 +22,6 @@ struct Tile {
   static constexpr int kTileM = 5, kRowStep = 1;
   static constexpr int kTileN = 4 * sparse24_rows::kTileN;
   static constexpr int kOffset = 128;
-  static constexpr bool kScales = false;
   static constexpr int strip(int64_t) { return kTileN; }
   static constexpr int tiles_at_once(int64_t) { return kTileN / sparse24_rows::kTileN; }
   static constexpr int packed_bytes(int rows) {
@@ -42,33 +40,6 @@ struct Tile {
     return _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x04040000),
                                      _mm512_srli_epi32(indices, 2 * kStep),
                                      _mm512_set1_epi32(0x03030303), kOrOfAnd);
-  }
-
-  static void add_sums(const int8_t* values, int32_t* sums) {
-    const __m512i ones = _mm512_set1_epi8(1);
-    _mm512_store_si512(
-        sums, _mm512_dpbusd_epi32(_mm512_load_si512(sums), ones, _mm512_loadu_si512(values)));
-  }
-
-  static void expand_spans(const uint8_t* from, int64_t spans, int8_t* to, int32_t* sums) {
-    const __m512i low = _mm512_set1_epi8(15), ones = _mm512_set1_epi8(1);
-    const __m512i minus = _mm512_set1_epi8(kSymmetricZeroPoint);
-    __m512i sum[2] = {_mm512_load_si512(sums), _mm512_setzero_si512()};
-    for (; spans > 0; --spans, from += kCodeSpanBytes, to += kSpanBytes) {
-      prefetch_codes(from);
-      _mm512_storeu_si512(to, _mm512_loadu_si512(from));
-      unroll<2>([&](auto half) LAMINA_INLINE {
-        const __m512i codes = _mm512_loadu_si512(from + (1 + half) * 64);
-        const __m512i values[2] = {
-            _mm512_sub_epi8(_mm512_and_si512(codes, low), minus),
-            _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(codes, 4), low), minus)};
-        unroll<2>([&](auto step) LAMINA_INLINE {
-          _mm512_storeu_si512(to + (1 + 2 * half + step) * 64, values[step]);
-          sum[step] = _mm512_dpbusd_epi32(sum[step], ones, values[step]);
-        });
-      });
-    }
-    _mm512_store_si512(sums, _mm512_add_epi32(sum[0], sum[1]));
   }
 
   template <int kRows, int kTiles>
@@ -124,11 +95,6 @@ struct Tile {
 
 CpuKernel matmul_sparse24_int8_avx512_vnni(int64_t min_m) {
   return make_kernel<Tile>("matmul_sparse24_int8_avx512_vnni", Isa::kAvx512Vnni, min_m, 128);
-}
-
-CpuKernel matmul_sparse24_int4_int8_avx512_vnni(int64_t min_m) {
-  return make_int4_kernel<Tile>("matmul_sparse24_int4_int8_avx512_vnni", Isa::kAvx512Vnni, min_m,
-                                100);
 }
 
 }  // namespace lamina::matmul_sparse24

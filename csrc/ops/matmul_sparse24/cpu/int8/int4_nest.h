@@ -5,13 +5,13 @@
 //         turns spans of codes into spans of int8 weights, code - 8, and adds the weights of each column to sums[16]
 //     add_sums(values, sums)
 //         adds the four values of each of 16 columns of a step to sums[16]
-//     kScales, add_group(GroupStep)
-//         whether the Tile scales the sums of a group without zero points itself; then multiply() is for the others
+//     kScales, kCodesK, add_groups(GroupStep)
+//         whether the Tile scales the sums of a group without zero points itself; then multiply() is for the others.
+//         add_groups() reads codes if their input features are a multiple of kCodesK
 //
 // A strip of columns passes group by group, because each group has its own scales. The codes of up to kBlockTilesK tiles
-// of a group become bytes in L1, in the order of 2:4 int8 weights, then all packed rows pass. The way through L1 takes
-// about 20 uops for a span, 192 bytes, beside the 16 of its products with one row: 10 bytes a cycle, which memory does
-// not give.
+// of a group become bytes in L1, in the order of 2:4 int8 weights, then all packed rows pass. A Tile that scales reads the
+// codes of a single panel of rows itself, several groups a call.
 // A byte is code - 8, without zero points the whole weight. With zero points a second product with 1 in place of each
 // kept code adds the activations that each column keeps; 8 times their sum gives the sum with the codes.
 // A group starts its own tile of packed activations, so groups may be any multiple of 16. Everything has internal
@@ -20,70 +20,27 @@
 
 #include <climits>
 
+#include "ops/matmul_sparse24/cpu/int8/int4_bytes.h"
+#include "ops/matmul_sparse24/cpu/int8/int4_step.h"
 #include "ops/matmul_sparse24/cpu/int8/sparse.h"
 #include "quant/group_columns.h"
 
 namespace lamina::matmul_sparse24 {
 namespace {
 
-inline constexpr int kLineBytes = 64, kHalfK = sparse24_rows::kSpanK / 2;
-
-// y += the scaled sums of a group of codes with zero points; kept[j] is the sum of the activations that column j keeps.
-// Not inlined, for the reason in gemm/cpu/row_steps.h.
-LAMINA_NOINLINE void add_zero_points(const int32_t* __restrict acc, const int32_t* __restrict kept,
-                                     int32_t zero, const int32_t* __restrict sum,
-                                     const int32_t* __restrict count,
-                                     const float* __restrict minus_zero,
-                                     const float* __restrict scale, int columns,
-                                     float* __restrict y) {
-  for (int j = 0; j < columns; ++j) {
-    const int32_t a_sum = correct(kept[j], zero, count[j]);
-    const int32_t with_codes = correct(acc[j], -kSymmetricZeroPoint, a_sum);
-    const float x = std::fma(minus_zero[j], static_cast<float>(a_sum),
-                             static_cast<float>(correct(with_codes, zero, sum[j])));
-    y[j] = std::fma(x, scale[j], y[j]);
-  }
-}
-
-// The arguments of one add_group(), which computes acc (+)= the sums of a block of k of a group for a panel of rows and,
-// where the group ends, y += those sums, corrected and scaled.
-struct GroupStep {
-  int rows;
-  const int8_t* a;   // packed
-  const uint8_t* w;  // spans of codes or of int8 weights
-  bool
-      are_codes;  // codes of whole tiles of k, whose weights are added to `sums`; weights are added there already
-  int64_t w_stride;     // bytes between tiles of adjacent n
-  int tiles_n;          // of 16 columns
-  int64_t tiles_k;      // of 64 input features
-  int32_t* acc;         // [rows][kTileN]
-  bool accumulate;      // else the group begins here
-  bool ends;            // whether the group ends here; only then the members after `sums` count
-  int32_t* sums;        // of the weights of each column in this group
-  bool has_zero;        // else `zero` is kOffset for all rows
-  const int32_t* zero;  // [rows] what is in each activation too much
-  const float* scale;   // of each column
-  float* y;             // [rows][kTileN]
-};
-
 template <class Tile>
 struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
   using Strip = StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN>;
   using Strip::p;
   static constexpr int kTileM = Tile::kTileM, kTileN = Tile::kTileN;
-  static constexpr int64_t kStride = kBlockTilesK * kTileBytes;
+  static constexpr int64_t kMostGroups = 8;  // of one add_groups(), a k chunk of groups of 128
 
-  // Weights of a block of k as bytes, and the sums over each column of the current group.
-  struct Bytes {
-    alignas(64) int8_t tiles[kTileN / int8_tile::kTileN * kStride];
-    alignas(64) int32_t sums[kTileN];
+  // Scratch that all panels share.
+  struct Shared : BlockBytes<Tile> {
+    alignas(64) float scale[kMostGroups][kTileN], minus_zero[kTileN];
   };
-
-  // Scratch that all panels share. kept: 1 in place of each code.
-  struct Shared {
-    Bytes codes, kept;
-    alignas(64) float scale[kTileN], minus_zero[kTileN];
-  };
+  using Bytes = typename BlockBytes<Tile>::Bytes;
+  static constexpr int64_t kStride = BlockBytes<Tile>::kStride;
 
   const Block& block;
   Shared& shared;
@@ -158,110 +115,10 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
       }
   }
 
-  // Half a span, 16 input features of 16 columns: the first or the second half of a span in memory and in L1.
-  struct Half {
-    const uint8_t* from;
-    bool is_second_there;
-    int8_t* to;  // the span
-    bool is_second_here;
-
-    int8_t* values() const {
-      return to + sparse24_rows::kIndexBytes + (is_second_here ? 2 * kLineBytes : 0);
-    }
-  };
-
-  LAMINA_NOINLINE static void expand_indices(const uint8_t* __restrict from, bool is_second_there,
-                                             uint8_t* __restrict to, bool is_second_here) {
-    const int right = is_second_there ? 4 : 0, left = is_second_here ? 4 : 0;
-    for (int i = 0; i < kLineBytes; ++i) {
-      const int index = (from[i] >> right & 15) << left;
-      to[i] = static_cast<uint8_t>(is_second_here ? to[i] | index : index);
-    }
-  }
-
-  LAMINA_NOINLINE static void expand_codes(const uint8_t* __restrict from, int8_t* __restrict to) {
-    for (int i = 0; i < kLineBytes; ++i)
-      to[i] = static_cast<int8_t>((from[i] & 15) - kSymmetricZeroPoint);
-    for (int i = 0; i < kLineBytes; ++i)
-      to[kLineBytes + i] = static_cast<int8_t>((from[i] >> 4) - kSymmetricZeroPoint);
-  }
-
-  // Expands one half, of which `valid` input features lie before the end of k; the rest becomes 0.
-  void expand(const Half& half, int64_t valid, int8_t* kept_span, int column) {
-    const uint8_t* const codes =
-        half.from + sparse24_rows::kIndexBytes + (half.is_second_there ? kLineBytes : 0);
-    int8_t* const values = half.values();
-    expand_indices(half.from, half.is_second_there, reinterpret_cast<uint8_t*>(half.to),
-                   half.is_second_here);
-    expand_codes(codes, values);
-    const auto clear_padding = [&](int8_t* bytes) {
-      for (int64_t i = 0; i < 2 * kLineBytes; ++i) {
-        const int64_t k = i / kLineBytes * sparse24_rows::kStepK + i % 4 / 2 * 4;
-        if (k >= valid) bytes[i] = 0;
-      }
-    };
-    if (valid < kHalfK) clear_padding(values);
-    for (int step = 0; step < 2; ++step)
-      Tile::add_sums(values + step * kLineBytes, shared.codes.sums + column);
-    if (!kept_span) return;
-    std::copy_n(half.to, sparse24_rows::kIndexBytes, kept_span);
-    int8_t* const ones = kept_span + (values - half.to);
-    std::fill_n(ones, 2 * kLineBytes, int8_t{1});
-    if (valid < kHalfK) clear_padding(ones);
-    for (int step = 0; step < 2; ++step)
-      Tile::add_sums(ones + step * kLineBytes, shared.kept.sums + column);
-  }
-
-  // Expands the whole spans of [k0, k1) that lie in whole spans of the packed weight. Returns where they end.
-  int64_t expand_whole_spans(const uint8_t* w, int tile, int64_t k0, int64_t k1) {
-    constexpr int64_t kSpanK = sparse24_rows::kSpanK;
-    if (k0 % kSpanK != 0) return k0;
-    const bool has_zeros = p.w_zero_point.is_given();
-    const int64_t spans = (k1 - k0) / kSpanK, column = tile * int8_tile::kTileN;
-    int8_t* const to = shared.codes.tiles + tile * kStride;
-    const bool needs_sums = Tile::kOffset != 0 || has_zeros || p.a_zero_point.is_given();
-    Tile::expand_spans(w + k0 / kSpanK * kCodeSpanBytes, spans, to,
-                       needs_sums ? shared.codes.sums + column : nullptr);
-    if (has_zeros) {
-      for (int64_t i = 0; i < spans; ++i) {
-        int8_t* const kept_span = shared.kept.tiles + tile * kStride + i * kSpanBytes;
-        std::copy_n(to + i * kSpanBytes, sparse24_rows::kIndexBytes, kept_span);
-        std::fill_n(kept_span + sparse24_rows::kIndexBytes, 4 * kLineBytes, int8_t{1});
-      }
-      for (int j = 0; j < int8_tile::kTileN; ++j)
-        shared.kept.sums[column + j] += static_cast<int32_t>(spans * kSpanK / 2);
-    }
-    return k0 + spans * kSpanK;
-  }
-
-  // Expands input features [k0, k1) of a group to tiles in L1. Past k1 the last tile is 0.
   void expand_block(const uint8_t* w, int64_t w_stride, int tiles_n, int64_t k0, int64_t k1) {
     const bool has_zeros = p.w_zero_point.is_given();
-    for (int t = 0; t < tiles_n; ++t) {
-      const uint8_t* const tile = w + t * w_stride;
-      const int64_t end = k0 + round_up(k1 - k0, int8_tile::kTileK);
-      for (int64_t k = expand_whole_spans(tile, t, k0, k1); k < end; k += kHalfK) {
-        const int64_t span = t * kStride + (k - k0) / sparse24_rows::kSpanK * kSpanBytes;
-        const bool is_second_here = (k - k0) / kHalfK % 2 == 1;
-        if (k >= k1) {
-          clear_half(span, is_second_here);
-          continue;
-        }
-        const Half half{tile + k / sparse24_rows::kSpanK * kCodeSpanBytes, k / kHalfK % 2 == 1,
-                        shared.codes.tiles + span, is_second_here};
-        expand(half, k1 - k, has_zeros ? shared.kept.tiles + span : nullptr, t * int8_tile::kTileN);
-      }
-    }
-  }
-
-  // Zero weights with any valid index.
-  void clear_half(int64_t span, bool is_second) {
-    for (Bytes* bytes : {&shared.codes, &shared.kept}) {
-      int8_t* const to = bytes->tiles + span;
-      if (!is_second) std::fill_n(to, sparse24_rows::kIndexBytes, int8_t{0});
-      std::fill_n(to + sparse24_rows::kIndexBytes + (is_second ? 2 * kLineBytes : 0),
-                  2 * kLineBytes, int8_t{0});
-    }
+    const bool needs_sums = Tile::kOffset != 0 || has_zeros || p.a_zero_point.is_given();
+    shared.expand_block(w, w_stride, tiles_n, k0, k1, has_zeros, needs_sums);
   }
 
   // to (+)= packed activations * the tiles of `bytes`.
@@ -278,39 +135,83 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
       });
   }
 
-  // add_group() without zero points, by a Tile that scales. A single panel of rows reads the codes themselves, where the
-  // group's part of a block is whole tiles.
-  void add_scaled_group(int64_t g, int64_t m0, int64_t n0, int count, int64_t rows,
-                        const uint8_t* w, int64_t w_stride) {
-    const auto tiles_n = static_cast<int>(int8_tile::tiles_n(count));
-    const float* scale = shared.scale;
-    if (p.w_scale.kind == GroupTensor::Kind::kF32 && p.w_scale.stride == 1 && count == kTileN) {
-      scale = static_cast<const float*>(p.w_scale.data) + g * p.w_scale.group_stride + n0;
-    } else {
-      load_columns(p.w_scale, g, n0, count, 1.0f, shared.scale);
-    }
+  void prefetch_scales(int64_t g, int64_t n0, int count) const {
+    const int64_t groups = p.problem.groups();
+    prefetch_columns(p.w_scale, g, groups, n0, count);
+    if (p.w_zero_point.is_given()) prefetch_columns(p.w_zero_point, g, groups, n0, count);
+  }
+
+  // The scales of `groups` groups from g on, in rows of scale_stride().
+  const float* scales(int64_t g, int64_t groups, int64_t n0, int count) {
+    if (are_scales_in_place(count))
+      return static_cast<const float*>(p.w_scale.data) + g * p.w_scale.group_stride + n0;
+    for (int64_t i = 0; i < groups; ++i)
+      load_columns(p.w_scale, g + i, n0, count, 1.0f, shared.scale[i]);
+    return shared.scale[0];
+  }
+  bool are_scales_in_place(int count) const {
+    return p.w_scale.kind == GroupTensor::Kind::kF32 && p.w_scale.stride == 1 && count == kTileN;
+  }
+  int64_t scale_stride(int count) const {
+    return are_scales_in_place(count) ? p.w_scale.group_stride : kTileN;
+  }
+
+  // k_chunk += the scaled sums of `groups` groups from g on without zero points, by a Tile that scales. A single panel of
+  // rows reads the codes themselves, where the group's part of a block is whole pieces of kCodesK. Several groups are
+  // whole, and each is in one block.
+  void add_scaled_groups(int64_t g, int64_t groups, int64_t m0, int64_t n0, int count, int64_t rows,
+                         const uint8_t* w, int64_t w_stride) {
+    GroupStep step{};
+    step.tiles_n = static_cast<int>(int8_tile::tiles_n(count));
+    step.sums = shared.codes.sums;
+    step.has_zero = p.a_zero_point.is_given();
+    step.scale = scales(g, groups, n0, count);
+    step.groups = groups;
+    step.a_stride = group_tiles(p.problem) * Tile::packed_bytes(static_cast<int>(rows));
+    step.scale_stride = scale_stride(count);
+    // The sums of a group in one block need no place of their own for each panel, which would leave L1.
+    const bool is_whole = group_end(g) - g * p.problem.group <= kBlockK;
+    std::fill_n(shared.codes.sums, kTileN, 0);
     for (int64_t k0 = g * p.problem.group, tile = 0; k0 < group_end(g);
          k0 += kBlockK, tile += kBlockTilesK) {
       const int64_t k1 = std::min(k0 + kBlockK, group_end(g));
-      const bool are_codes =
-          rows <= kTileM && k0 % sparse24_rows::kSpanK == 0 && (k1 - k0) % int8_tile::kTileK == 0;
-      // The sums of a group in one block need no place of their own for each panel, which would leave L1.
-      const bool is_whole = group_end(g) - g * p.problem.group <= kBlockK;
-      if (!are_codes) expand_block(w, w_stride, tiles_n, k0, k1);
+      step.are_codes = can_read_codes(k0, k1, rows);
+      step.w = reinterpret_cast<const uint8_t*>(shared.codes.tiles);
+      step.w_stride = kStride;
+      if (step.are_codes) {
+        step.w = w + k0 / sparse24_rows::kSpanK * kCodeSpanBytes;
+        step.w_stride = w_stride;
+        step.w_left = w + w_stride - step.w;
+      } else {
+        expand_block(w, w_stride, step.tiles_n, k0, k1);
+      }
+      step.spans = ceil_div(k1 - k0, int64_t{sparse24_rows::kSpanK});
+      step.accumulate = tile > 0;
+      step.ends = k1 == group_end(g);
       for_panels(rows, [&](const Panel& panel) {
         int32_t zero[kTileM];
         for (int r = 0; r < panel.rows; ++r)
           zero[r] = Tile::kOffset + this->zero_point(m0 + panel.row + r);
         const int64_t at = panel.row * kTileN;
-        Tile::add_group({panel.rows, packed_at(panel, g, tile),
-                         are_codes ? w + k0 / sparse24_rows::kSpanK * kCodeSpanBytes
-                                   : reinterpret_cast<const uint8_t*>(shared.codes.tiles),
-                         are_codes, are_codes ? w_stride : kStride, tiles_n,
-                         int8_tile::tiles_k(k1 - k0), acc + (is_whole ? 0 : at), tile > 0,
-                         k1 == group_end(g), shared.codes.sums, p.a_zero_point.is_given(), zero,
-                         scale, k_chunk + at});
+        step.rows = panel.rows;
+        step.a = packed_at(panel, g, tile);
+        step.acc = acc + (is_whole ? 0 : at);
+        step.zero = zero;
+        step.y = k_chunk + at;
+        Tile::add_groups(step);
       });
     }
+  }
+
+  static bool can_read_codes(int64_t k0, int64_t k1, int64_t rows) {
+    return rows <= kTileM && k0 % sparse24_rows::kSpanK == 0 && (k1 - k0) % Tile::kCodesK == 0;
+  }
+
+  // The groups from g to `last`, at most, that one add_groups() takes.
+  int64_t groups_at_once(int64_t g, int64_t last, int64_t rows) const {
+    const int64_t group = p.problem.group, whole = std::min(last, p.problem.k / group) - g;
+    if (group > kBlockK || !can_read_codes(group, 2 * group, rows)) return 1;
+    return std::clamp(whole, int64_t{1}, kMostGroups);
   }
 
   // k_chunk += the scaled sums of group g.
@@ -319,8 +220,6 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
     const auto tiles_n = static_cast<int>(int8_tile::tiles_n(count));
     const bool has_zeros = p.w_zero_point.is_given();
     std::fill_n(shared.codes.sums, kTileN, 0);
-    if constexpr (Tile::kScales)
-      if (!has_zeros) return add_scaled_group(g, m0, n0, count, rows, w, w_stride);
     std::fill_n(shared.kept.sums, kTileN, 0);
     for (int64_t k0 = g * p.problem.group, tile = 0; k0 < group_end(g);
          k0 += kBlockK, tile += kBlockTilesK) {
@@ -330,17 +229,35 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
       multiply(shared.codes, g, tile, tiles_k, tiles_n, rows, acc);
       if (has_zeros) multiply(shared.kept, g, tile, tiles_k, tiles_n, rows, kept);
     }
-    load_columns(p.w_scale, g, n0, count, 1.0f, shared.scale);
+    load_columns(p.w_scale, g, n0, count, 1.0f, shared.scale[0]);
     if (has_zeros) load_columns(p.w_zero_point, g, n0, count, -1.0f, shared.minus_zero);
     for (int64_t r = 0; r < rows; ++r) {
       const int32_t zero = Tile::kOffset + this->zero_point(m0 + r);
       const int64_t at = r * kTileN;
       if (has_zeros) {
         add_zero_points(acc + at, kept + at, zero, shared.codes.sums, shared.kept.sums,
-                        shared.minus_zero, shared.scale, count, k_chunk + at);
+                        shared.minus_zero, shared.scale[0], count, k_chunk + at);
       } else {
-        add_products(acc + at, zero, shared.codes.sums, 1.0f, shared.scale, count, k_chunk + at);
+        add_products(acc + at, zero, shared.codes.sums, 1.0f, shared.scale[0], count, k_chunk + at);
       }
+    }
+  }
+
+  // k_chunk += the scaled sums of groups [first, last).
+  void add_groups(int64_t first, int64_t last, int64_t m0, int64_t n0, int count, int64_t rows,
+                  const uint8_t* w, int64_t w_stride) {
+    const int64_t ahead = std::max(kScalesAheadK / p.problem.group, int64_t{1});
+    for (int64_t g = first, at_once = 1; g < last; g += at_once) {
+      if constexpr (Tile::kScales)
+        if (!p.w_zero_point.is_given()) {
+          at_once = groups_at_once(g, last, rows);
+          for (int64_t i = 0; i < at_once; ++i)
+            prefetch_scales(g + i + std::max(at_once, ahead), n0, count);
+          add_scaled_groups(g, at_once, m0, n0, count, rows, w, w_stride);
+          continue;
+        }
+      prefetch_scales(g + ahead, n0, count);
+      add_group(g, m0, n0, count, rows, w, w_stride);
     }
   }
 
@@ -353,8 +270,7 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
     std::fill_n(total, rows * kTileN, empty_sum(groups));
     for (int64_t first = 0; first < groups; first += each) {
       std::fill_n(k_chunk, rows * kTileN, kNoSum);
-      for (int64_t g = first; g < std::min(groups, first + each); ++g)
-        add_group(g, m0, n0, count, rows, w, w_stride);
+      add_groups(first, std::min(groups, first + each), m0, n0, count, rows, w, w_stride);
       add_row(k_chunk, rows * kTileN, total);
     }
     for (int64_t r = 0; r < rows; ++r)

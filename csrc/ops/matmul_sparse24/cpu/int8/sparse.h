@@ -19,9 +19,9 @@ inline constexpr int64_t kCodesAhead = 2048;
 inline constexpr int kCodeSpanBytes = sparse24_rows::span_bytes(4);
 static_assert(kCodeSpanBytes == 3 * 64);
 
-LAMINA_INLINE inline void prefetch_codes(const uint8_t* span) {
+LAMINA_INLINE inline void prefetch_codes(const uint8_t* span, int64_t ahead = kCodesAhead) {
   for (int line = 0; line < kCodeSpanBytes; line += 64)
-    __builtin_prefetch(span + kCodesAhead + line, 0, 2);
+    __builtin_prefetch(span + ahead + line, 0, 2);
 }
 
 // Product with 2:4 weights.
