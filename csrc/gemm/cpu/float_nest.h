@@ -41,7 +41,6 @@ namespace {
 
 inline constexpr int kFloatTileN = 16, kFloatTileK = 64;  // of packed weights
 
-
 // The arguments of multiply().
 struct Step {
   int rows;
