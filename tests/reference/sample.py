@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from tests.reference.activation import _exp_minus
 
-F32, F64 = NDArray[np.float32], NDArray[np.float64]
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 ONE = 2**40
 U = 2.0**-24
 PARAMETER, NOT_FINITE, NO_TOKEN, DRAFT_PROBS, OFFSETS, NO_ROW = range(1, 7)

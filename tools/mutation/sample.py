@@ -14,7 +14,7 @@ MUTANTS = (
         ("sample: the threshold passes a mass that is enough", "of_digit[digit] < target", "of_digit[digit] <= target"),
         ("sample: top_p is forgotten after top_k", "if (k > 0 && s.has_top_p())", "if (k < 0 && s.has_top_p())"),
         ("sample: a negative NaN is not seen", "largest_ >= kInf || smallest < kMinusInf", "largest_ >= kInf"),
-        ("sample: a draw at the end of a token takes it", "left >= w; w = weight(++j)", "left > w; w = weight(++j)"),
+        ("sample: a draw does not count the blocks that it passes", "left -= sum; continue;", "continue;"),
         ("sample: the sums of the row before", "d_ = {}; has_block_sums_ = false;", "d_ = {};"),
         tests=SAMPLE,
     ),
