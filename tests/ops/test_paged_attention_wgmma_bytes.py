@@ -140,6 +140,36 @@ def test_a_stray_page_is_zeros_and_an_error(index: int | None, cache: str) -> No
         assert_equal(mine, other)
 
 
+def with_page_first(inputs: AttentionInputs, page: int) -> AttentionInputs:
+    """The same requests, where this page and page 0 change places."""
+    order = torch.arange(len(inputs.k_cache))
+    order[[0, page]] = order[[page, 0]]
+
+    def moved(t: torch.Tensor | None) -> torch.Tensor | None:
+        if t is None or len(t) != len(order):
+            return t
+        return t.view(torch.uint8)[order].view(t.dtype) if t.dtype.itemsize == 1 else t[order]
+
+    table = inputs.block_table
+    return inputs.replace(
+        block_table=torch.where(table == 0, page, torch.where(table == page, 0, table)).int(),
+        **{name: moved(getattr(inputs, name)) for name in ("k_cache", "v_cache", "k_scale", "v_scale")},
+    )
+
+
+@pytest.mark.parametrize("cache", ["int8_token", "e4m3_token"])
+def test_scales_of_the_first_page_do_not_reach_a_stray_page(cache: str) -> None:
+    """The scales of page 0, where nothing else lies, are NaN."""
+    inputs = case_of(cache, batch=((40, 150),)).inputs()
+    inputs = with_page_first(inputs, int(inputs.block_table[0, 1]))
+    assert inputs.block_table[0, 1] == 0 and inputs.k_scale is not None and inputs.v_scale is not None
+    inputs.block_table[0, 1] = -1
+    inputs.k_scale[0] = inputs.v_scale[0] = math.nan
+    out, lse = attend(KERNEL, inputs)
+    assert KERNEL.take_error().startswith("paged_attention: block_table[0, 1] = -1 must be")
+    assert out.isfinite().all() and lse.isfinite().all()
+
+
 def with_other_scales(inputs: AttentionInputs) -> AttentionInputs:
     """Scales that differ by powers of two from column to column."""
     k_scale, v_scale = inputs.k_scale, inputs.v_scale

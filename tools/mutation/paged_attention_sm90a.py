@@ -282,6 +282,11 @@ MUTANTS = (
             "Shape::scales_of(stage, walk_.index() - 1)",
             "Shape::scales_of(stage, walk_.index())",
         ),
+        (
+            "attention sm90a: scales of the first page for a page that is none",
+            "there_ >> dev::lane() & 1 ? 4 : 0;",
+            "true ? 4 : 0;",
+        ),
         tests=OF_BYTES,
     ),
     *plant(

@@ -184,10 +184,10 @@ struct Products {
                                                 Shape::row_of(tile, half), column / 8);
       pair =
           dev::load_shared(reinterpret_cast<const uint32_t*>(Shape::smem(chunk)) + column % 8 / 2);
-    } else {
+    } else {  // a choice among addresses would put the weights on the stack
 #pragma unroll
       for (int n = 0; n < Shape::kTilesColumn; ++n)
-        if (column / 8 == n) pair = weights[tile][n / 2][n % 2 * 2 + half];
+        pair |= weights[tile][n / 2][n % 2 * 2 + half] & (column / 8 == n ? ~0u : 0u);
       pair = dev::shuffle(pair, dev::lane() / 4 * 4 + column % 8 / 2);
     }
     return (pair >> 16 * (column % 2) & 0x7fffu) == 0;

@@ -89,7 +89,7 @@ struct Sm90a {
     }
     return growth;
   }
-  // A column that a row does not see may have any scale.
+  // A column that a row does not see may have any scale, and so may one whose score is -inf.
   template <bool kHasScales>
   LAMINA_DEVICE static void raise_to_powers(float factor, int scales,
                                             typename Multiply::Scores& scores, State& state) {

@@ -220,7 +220,7 @@ struct Softmax {
   }
 
   // scaled: the weights times the scales of the columns' values, if there is a scale for each column. A column that
-  // a row does not see may have any scale.
+  // a row does not see may have any scale, and so may one whose score is -inf.
   LAMINA_DEVICE static void weigh(const Scores& scores, float factor, const State& state, int stage,
                                   bool has_scales, Weights& weights, Weights& scaled) {
     if constexpr (Shape::kIsQuantized)
