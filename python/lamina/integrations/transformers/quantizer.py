@@ -228,10 +228,11 @@ def _written(value: Any) -> Any:
 
 def _checked_dtype(argument: str, value: object) -> torch.dtype | None:
     """The dtype that is given or named. lamina.compress checks whether it is an allowed one."""
-    dtype = getattr(torch, value, None) if isinstance(value, str) else value
+    dtype: Any = getattr(torch, value, None) if isinstance(value, str) else value
     if value is not None and not isinstance(dtype, torch.dtype):
         raise ValueError(f"LaminaConfig: {argument} must be a dtype of torch or its name, got {value!r}")
-    return dtype
+    found: torch.dtype | None = dtype
+    return found
 
 
 def ignore_unexpected(model: PreTrainedModel, names: Iterable[str], suffix: str = "$") -> None:
