@@ -222,15 +222,15 @@ MUTANTS = (
         ),
         ("attention cuda: weights without scales", "scaled ? Shape::kWeightBytes : 0", "0"),
         (
-            "attention cuda: infinity with the weight of the lane's own column",
-            "dev::shuffle(pair, dev::lane() / 4 * 4 + column % 8 / 2)",
-            "dev::shuffle(pair, dev::lane())",
+            "attention cuda: infinity with the weights of a quarter of the columns",
+            "word |= dev::shuffle_xor(word, 1);",
+            "",
             EXACT,
         ),
         (
-            "attention cuda: infinity with a weight of the first columns",
-            "Shape::row_of(tile, half), column / 8)",
-            "Shape::row_of(tile, half), 0)",
+            "attention cuda: infinity with the weights of the first columns",
+            "Shape::row_of(tile, half), n);",
+            "Shape::row_of(tile, half), 0);",
             EXACT,
         ),
         (
@@ -283,7 +283,11 @@ MUTANTS = (
             "false",
         ),
         ("attention cuda: special values are lost", "sum = sum + special(word, i) * factor;", ""),
-        ("attention cuda: infinity without weight", "factor = 0.0f;", "factor = 1.0f;"),
+        (
+            "attention cuda: infinity without weight",
+            "weightless >> column & 1 ? 0.0f",
+            "weightless >> column & 1 ? 1.0f",
+        ),
         tests=EXACT,
     ),
     *plant(

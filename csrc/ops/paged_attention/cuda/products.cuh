@@ -176,21 +176,31 @@ struct Products {
         }
   }
 
-  // Whether the weight of a column is 0 in a row of the tile. All lanes of a warp call it, with the same column.
-  LAMINA_DEVICE static bool is_weightless(const Weights& weights, int tile, int half, int column) {
-    uint32_t pair = 0;
-    if constexpr (Shape::kWarpsN > 1) {
-      const int chunk = Shape::kWeightsAt + Shape::template half_chunk_at<kColumns>(
-                                                Shape::row_of(tile, half), column / 8);
-      pair =
-          dev::load_shared(reinterpret_cast<const uint32_t*>(Shape::smem(chunk)) + column % 8 / 2);
-    } else {  // a choice among addresses would put the weights on the stack
+  // The columns of a block whose weight is 0 in a row of the tile, as bits. All lanes of a warp call it; the four lanes
+  // that share the row have a quarter of its weights each.
+  LAMINA_DEVICE static uint64_t weightless(const Weights& weights, int tile, int half) {
+    uint32_t zeros[kColumns / 32] = {};
 #pragma unroll
-      for (int n = 0; n < Shape::kTilesColumn; ++n)
-        pair |= weights[tile][n / 2][n % 2 * 2 + half] & (column / 8 == n ? ~0u : 0u);
-      pair = dev::shuffle(pair, dev::lane() / 4 * 4 + column % 8 / 2);
+    for (int n = 0; n < kColumns / 8; ++n) {
+      uint32_t pair;
+      if constexpr (Shape::kWarpsN > 1) {
+        const int chunk = Shape::kWeightsAt +
+                          Shape::template half_chunk_at<kColumns>(Shape::row_of(tile, half), n);
+        pair = dev::load_shared(reinterpret_cast<const uint32_t*>(Shape::smem(chunk)) +
+                                dev::lane() % 4);
+      } else {
+        pair = weights[tile][n / 2][n % 2 * 2 + half];
+      }
+      const uint32_t bits = ((pair & 0x7fffu) == 0 ? 1 : 0) + ((pair & 0x7fff0000u) == 0 ? 2 : 0);
+      zeros[n / 4] |= bits << (n % 4 * 8 + dev::lane() % 4 * 2);
     }
-    return (pair >> 16 * (column % 2) & 0x7fffu) == 0;
+#pragma unroll
+    for (uint32_t& word : zeros) {
+      word |= dev::shuffle_xor(word, 1);
+      word |= dev::shuffle_xor(word, 2);
+    }
+    static_assert(kColumns == 64);
+    return zeros[0] | static_cast<uint64_t>(zeros[1]) << 32;
   }
 
   // The weights of slice s of 16 columns, of all warps. scaled: the second weights in shared memory.

@@ -75,12 +75,13 @@ struct Specials {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const uint64_t seen = TileRows<Shape>::seen(args, Shape::row_of(t, half), walk);
+        uint64_t weightless = 0;
+        if constexpr (!Shape::kIsQuantized)  // float8 has no infinity
+          weightless = Products<Shape>::weightless(weights, t, half);
 #pragma unroll 1
         for (int column = 0; column < kColumns; ++column) {
-          float factor = 1.0f;
-          if constexpr (!Shape::kIsQuantized)  // float8 has no infinity
-            if (Products<Shape>::is_weightless(weights, t, half, column)) factor = 0.0f;
           if (!(seen >> column & 1)) continue;
+          const float factor = weightless >> column & 1 ? 0.0f : 1.0f;
 #pragma unroll
           for (int n = 0; n < Shape::kTilesElement; n += kWordTiles)
 #pragma unroll
