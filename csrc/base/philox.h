@@ -1,5 +1,5 @@
-// Philox4x32-10, a random number as a function of a key and a counter: Salmon et al., Parallel random numbers: as easy as
-// 1, 2, 3, SC 2011. The asserts are the known answers that Random123 publishes.
+// Philox4x32-10: 128 random bits as a function of a key and a counter. Salmon et al., Parallel random numbers: as easy
+// as 1, 2, 3, SC 2011. The asserts are the known answers that Random123, the authors' library, publishes.
 #pragma once
 
 #include <cstdint>

@@ -15,9 +15,10 @@ constexpr int64_t kTasksPerWorker = 8;
 constexpr int64_t kTaskCycles = 100000;  // about 30 us
 
 int64_t panel_rows(const Work& work, int64_t rows, int64_t l2_bytes) {
-  // The packed rows and their sums take half of L2. Where each panel expands the weights anew, taller panels save more
-  // than it costs to read their rows from L3: W4A16 with panels of 96 rows is 1.15 times as fast as with 18 (2026-11,
-  // Zen 4, one thread, 256 x 4096 x 4096). That holds for a microkernel that reads up to two numbers a cycle.
+  // The packed rows and their sums take at most half of L2. A kernel that expands the weights for each panel may take
+  // twice L2: taller panels save more time than it costs to read their rows from L3, if the microkernel reads at most
+  // two activations a cycle. W4A16 with panels of 96 rows is 1.15 times as fast as with panels of 18 rows (2026-11,
+  // Zen 4, one thread, 256 x 4096 x 4096).
   const bool may_leave_l2 = work.expand_rows > 0 && work.macs_per_cycle <= 2 * work.tile_n;
   const int64_t fast_bytes = may_leave_l2 ? 2 * l2_bytes : l2_bytes / 2;
   const int64_t panel_bytes = std::max<int64_t>(1, work.panel_bytes);

@@ -3,7 +3,7 @@
 //
 //   struct Tile {
 //     kTileM                     most rows of one multiply()
-//     kFewRows                   most rows of one multiply_lines(), which are faster so; at most kTileM
+//     kFewRows                   most rows of one multiply_lines(), at most kTileM
 //     kTileN                     columns of a strip, a multiple of 16
 //     kBlockK                    input features whose weights lie in L1 as f32, a multiple of 64
 //     kLineK                     input features of a line, the piece that dequantize() takes
@@ -19,9 +19,9 @@
 //   };
 //
 // The nest works on one block of k at a time: it dequantizes the block's weights to f32 in L1, then all packed rows
-// pass. Up to kFewRows rows unpack weights into registers instead. More rows share the cost of the way through L1, a store
-// and a load: with AVX2, registers make one row 1.6 times as fast and four rows no faster (2026-11, Zen 4, 4096 x 4096).
-// Everything has internal linkage: see gemm/cpu/int8_nest.h.
+// pass. A call of up to kFewRows rows unpacks weights into registers instead. More rows share the cost of storing
+// weights to L1 and loading them: with AVX2, registers make one row 1.6 times as fast, and four rows no faster
+// (2026-11, Zen 4, 4096 x 4096). Everything has internal linkage: see gemm/cpu/int8_nest.h.
 #pragma once
 
 #include <algorithm>
@@ -121,8 +121,8 @@ struct FloatNest : FloatStrip<Params, Tile> {
       body(begin, stop = std::min(end, begin + kBlockK));
   }
 
-  // Where a panel of `rows` rows has its packed activations of the block [k0, k1). All panels of a block lie together, in
-  // the order in which they are read: caches prefetch them, so that they need not fit L2.
+  // The packed activations of a panel for the block [k0, k1); all panels together have `rows` rows. The panels of a
+  // block lie together in the order of the reads, so the processor prefetches them, and they may be larger than L2.
   float* packed_block(const Panel& panel, int64_t rows, int64_t k0, int64_t k1) const {
     return packed + k0 * rows + panel.row * (k1 - k0);
   }

@@ -20,7 +20,8 @@ struct CpuKernel {
   int64_t group_step = 1;  // where k has several groups, their size must be a multiple of this
   int tile_m, tile_n;      // outputs of one microkernel call
   int macs_per_cycle;      // the bound of the ports, for the planner's cost model
-  // Rows whose products take as long as to expand the weights, which each panel does; 0: weights are read as they are.
+  // Each panel of rows expands the weights once, which takes as long as to multiply this many rows. 0: the kernel reads
+  // packed weights without expanding them.
   int expand_rows = 0;
   // compute() needs 64-byte aligned scratch: panel_bytes() for each tile_m rows of a panel, and scratch_bytes besides.
   int64_t (*panel_bytes)(const Problem&);

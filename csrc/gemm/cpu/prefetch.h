@@ -13,9 +13,9 @@ namespace {
 // (2026-11, Xeon, W8A8, 1 x 4096 x 4096).
 inline constexpr int64_t kStreamAhead = 2048;
 
-// How far ahead of a line of packed weights to prefetch. The tiles of a strip, adjacent in n, are `tiles` streams of
-// `stride` bytes each, which are read side by side. Past its end, a stream goes on in the next strip, which belongs to
-// this task or most likely to the next one.
+// The number of bytes from a line of packed weights to the line to prefetch. A strip has `tiles` tiles, adjacent in n.
+// Each tile is a stream of `stride` bytes, and a microkernel reads the streams side by side. Near the end of a stream
+// the prefetches go to the same stream of the next strip, which belongs to this task or most likely to the next task.
 class StreamAhead {
  public:
   StreamAhead(const void* stream, int64_t stride, int tiles)
@@ -27,7 +27,7 @@ class StreamAhead {
 
  private:
   int64_t near_, far_;
-  const void* turn_;  // the first line of the stream whose prefetch is for the next strip
+  const void* turn_;  // from this line of the stream on, prefetches go to the next strip
 };
 
 // One multiply() prefetches a cache line of each of its tiles of n for every `every` groups of k that it multiplies.

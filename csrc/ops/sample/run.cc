@@ -1,4 +1,4 @@
-// check -> plan -> sample or verify. The plan is small: it takes the last kernel that the ISA can run and cuts the rows evenly.
+// check -> plan -> sample or verify. The plan takes the last kernel that the ISA can run and cuts the rows evenly.
 #include <algorithm>
 #include <vector>
 
@@ -18,7 +18,7 @@ namespace lamina::sample {
 
 namespace {
 
-// At about 1 element a cycle a task takes longer than the wake-up of its thread, 5 us.
+// Elements of a task. At about 1 element a cycle a task takes longer than the wake-up of its thread, 5 us.
 constexpr RowPlan kPlan{"sample_tokens", "vocab", 16 * 1024};
 
 const std::vector<CpuKernel>& kernels() {

@@ -1,26 +1,32 @@
 // sample: the ops that choose tokens.
 //
-// sample_tokens   tokens[i] ~ p_i, the distribution that row i of the logits and its temperature, top_k, top_p, min_p define
-// verify_draft    per request: the path of drafts that is accepted, and one more token, so that all tokens have the
+// sample_tokens   tokens[i] ~ p_i, the distribution that row i of the logits and its temperature, top_k, top_p and
+//                 min_p define
+// verify_draft    for each request the path of accepted drafts and one more token, so that all tokens have the
 //                 distribution of sample_tokens in a loop
-// pack_tree_mask  the parents of the nodes of draft trees as the tree_mask, tree_len and tree_depth of paged_attention
+// pack_tree_mask  the tree_mask, tree_len and tree_depth of paged_attention, from the parents of the nodes of draft
+//                 trees
 //
-// Weights    w[j] = 2^40 exp((x[j] - max x) / temperature), rounded to 64-bit integers: weights.h. Sums of integers do not depend
-//            on their order, so all backends get the same token, however they cut a row.
-// Kept       in this order: top_k: tokens not below the k-th largest logit; top_p: of these, the largest logits whose
-//            weights sum to top_p of the sum or more; min_p: tokens with w[j] >= min_p 2^40. Ties are kept or dropped together.
-// Draw       token = the first whose sum of kept weights, in order of ids, is above floor(u sum / 2^64). u: 64 bits of
-//            Philox4x32-10 with key seed and counter (offset, stream, 0). Temperature 0: the lowest id of the largest logit.
-// Verify     row 0 of a request is its last known token, the root; the other rows are drafts. Row i of the logits is the
-//            distribution after row i, so a walk starts at the root. Without draft_probs it draws the token as
-//            sample_tokens does, with offset + depth, and goes on at the child that has this token. With them the
-//            children of a node were drawn one by one without replacement from row i of draft_probs, and child c is
-//            accepted with probability min(1, p[c] / q[c]); if it is not, p becomes the normalised max(p - q, 0), and q
-//            loses c. A q without any weight left stands for a draft that was not drawn: its q is then 1.
-// Streams    0 draws tokens without draft_probs, 2^32 - 1 draws them with; s decides on the s-th child of a node. Drafts may
-//            therefore be drawn by sample_tokens with the same seed and offset.
-// Total      No content of a tensor is an error of the call. A row or request that cannot be sampled gets token 0 and a Flag; no other row
-//            and no other request changes. A draft that is not in the vocabulary is never accepted.
+// Weights    w[j] = 2^40 exp((x[j] - max x) / temperature), rounded to 64-bit integers: weights.h. A sum of integers
+//            does not depend on the order, so all backends get the same token, however they cut a row.
+// Kept       In this order: top_k keeps the tokens not below the k-th largest logit. Of these, top_p keeps the largest
+//            logits until their weights sum to top_p of the sum or more. min_p keeps the tokens with
+//            w[j] >= min_p 2^40. Tokens with equal logits are kept or dropped together.
+// Draw       The first token at which the running sum of kept weights, in order of ids, exceeds floor(u sum / 2^64).
+//            u: 64 bits of Philox4x32-10 with key seed and counter (offset, stream, 0). Temperature 0: the largest
+//            logit, and the lowest id among equals.
+// Verify     Row 0 of a request is its last known token, the root; the other rows are drafts. Row i of the logits gives
+//            the distribution p after row i. A walk begins at the root. Without draft_probs it draws the token as
+//            sample_tokens does, with offset + depth, and goes on at the child that has this token. With draft_probs,
+//            row i is the distribution q from which the children of row i were drawn, without replacement and in the
+//            order of their rows. Child c is accepted with probability min(1, p[c] / q[c]). After a rejection p becomes
+//            the normalised max(p - q, 0), and q loses c. A q without any weight left stands for drafts that were not
+//            drawn: q[c] is then 1.
+// Streams    0 draws tokens without draft_probs, and 2^32 - 1 draws them with draft_probs. Stream s > 0 decides on the
+//            s-th child of a node. Drafts may therefore be drawn by sample_tokens with the same seed and offset.
+// Total      For sample_tokens and verify_draft no value in a tensor is an error. A row or request that cannot be
+//            sampled gets token 0 and a Flag, and no other row or request changes. A draft outside the vocabulary is
+//            never accepted. pack_tree_mask refuses a bad parent or bad offsets.
 // Reference  tests/reference/sample.py
 #pragma once
 
@@ -44,11 +50,11 @@ enum class Flag : int32_t {
   kNotFinite = 2,   // a logit that is NaN or +Inf
   kNoToken = 3,     // all logits are -Inf
   kDraftProbs = 4,  // a probability that is NaN, negative or above kLargestDraftProb
-  kOffsets = 5,     // cu_seqlens_q
+  kOffsets = 5,     // cu_seqlens_q decrease, point outside the rows, or give more than max_len rows
   kNoRow = 6,       // a request without rows
 };
 
-// The logits and how to sample from them. A parameter that is not given is off; temperature is then 1.
+// The logits and how to sample from them. Without a temperature it is 1; any other parameter that is not given is off.
 struct Target {
   const void* logits = nullptr;  // [rows, vocab], unit column stride
   DType dtype = DType::kF32;
@@ -99,7 +105,7 @@ Status run(const Verify& checked, const Parallel& parallel);
 // A parent or an offset that is out of range is an error.
 Status run(const TreeMask& params);
 
-// On a GPU. A bad parent or offset is recorded: kv/error_word.h.
+// On CUDA. run_cuda(TreeMask) records a bad parent or offset: kv/error_word.h.
 Status run_cuda(const Sample& checked, void* stream);
 Status run_cuda(const Verify& checked, void* stream);
 Status run_cuda(const TreeMask& params, void* stream);

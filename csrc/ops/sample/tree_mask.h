@@ -1,6 +1,6 @@
 // pack_tree_mask:   bit j of mask[i] = node j is node i or an ancestor of it;   depth[i] = ancestors of node i
 //
-// A parent comes before its children, so a row of the mask is the row of the parent with one bit more.
+// A parent comes before its children, so a row of the mask is the row of its parent and one more bit.
 #pragma once
 
 #include <cstdint>

@@ -1,13 +1,13 @@
-// The walk of verify_draft from the root of a request along accepted drafts: sample.h. A Row is how a backend reads the
-// distributions of one node at a time:
+// The walk of verify_draft from the root of a request along accepted drafts: sample.h. Each backend has a Row, which
+// holds the distributions p and q of one node at a time:
 //
 //   load(pointer), store(pointer, value)
-//   Flag set(row, settings)            goes to the distribution of a row of the logits
-//   bool is_greedy()
-//   int32_t draw(u)                    a token of the current weights p
-//   Flag set_draft(row)                reads the weights q of the children of the node
-//   bool accepts(token, u)             whether a draft is accepted against q
-//   void reject(token)                 p becomes what is left of it, and q loses the token
+//   Flag set(row, settings)            p = the distribution of a row of the logits
+//   bool is_greedy()                   whether the temperature is 0
+//   int32_t draw(u)                    a token drawn from p
+//   Flag set_draft(row)                q = a row of draft_probs
+//   bool accepts(token, u)             true with probability min(1, p / q)
+//   void reject(token)                 p = max(p - q, 0), and q loses the token
 #pragma once
 
 #include "ops/sample/weights.h"
@@ -19,7 +19,7 @@ LAMINA_INLINE constexpr int64_t load_id(const Row& row, const Ids& ids, int64_t 
   return ids.narrow != nullptr ? int64_t{row.load(ids.narrow + i)} : row.load(ids.wide + i);
 }
 
-// The rows of a request in the batch; none if its offsets are bad.
+// The rows of a request, counted in the whole batch. count = 0 if its offsets are bad.
 struct Span {
   int64_t begin = 0;
   int32_t count = 0;

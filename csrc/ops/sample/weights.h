@@ -19,7 +19,7 @@ using U128 = unsigned __int128;
 inline constexpr uint64_t kOne = uint64_t{1} << 40;  // the weight of the largest logit
 inline constexpr float kLargestDraftProb = 1.0f + 0x1p-7f;
 
-// Keys are ordered as the values are, and -0 has the key of 0. A NaN is above +Inf or below -Inf.
+// A key is an integer that compares as its float does; -0 has the key of 0. A NaN is above +Inf or below -Inf.
 LAMINA_INLINE constexpr int32_t key_of(float x) {
   const auto bits = std::bit_cast<int32_t>(x + 0.0f);
   return bits ^ ((bits >> 31) & 0x7fffffff);
@@ -37,7 +37,8 @@ LAMINA_INLINE constexpr uint64_t rounded(float x) {
   return std::bit_cast<uint64_t>(static_cast<double>(x) + kRound) - std::bit_cast<uint64_t>(kRound);
 }
 
-// 2^40 exp(-distance / temperature), rounded; exp is within (3 z + 3) 2^-24 of the exact one, z = distance / temperature.
+// 2^40 exp(-z), rounded, for z = distance / temperature. Before rounding, the relative error is at most (3 z + 3)
+// 2^-24.
 LAMINA_INLINE constexpr uint64_t weight_of(float distance, float inverse_temperature) {
   const float z = magnitude(distance * inverse_temperature, kExpEnd);
   return rounded(exp_minus(z) * (static_cast<float>(kOne) / kExpUnit));
@@ -89,7 +90,7 @@ struct Settings {
     const auto whole = static_cast<uint64_t>(scaled);
     return whole + (static_cast<float>(whole) < scaled);
   }
-  // The sum of weights that top_p asks of `total`: at least 1.
+  // The sum of weights at which top_p stops, out of `total`: at least 1. top_p is cut to a multiple of 2^-32.
   constexpr uint64_t mass_of_top_p(uint64_t total) const {
     const auto p = static_cast<uint64_t>(top_p * 0x1p32f);
     const auto mass = static_cast<uint64_t>((U128{total} * p + 0xffffffffu) >> 32);
@@ -136,8 +137,8 @@ LAMINA_INLINE constexpr uint64_t draft_weight(float q) {
   return rounded(q * static_cast<float>(kOne));
 }
 
-// Whether a draft with weights p and q of p_total and q_total is accepted: with probability min(1, (p / p_total) / (q /
-// q_total)), but never if p is 0. The denominator keeps its 64 highest bits.
+// Whether a draft with the weights p of p_total and q of q_total is accepted: with probability
+// min(1, (p / p_total) / (q / q_total)), but never if p is 0. The denominator keeps its 64 highest bits.
 LAMINA_INLINE constexpr bool accepts(uint64_t p, uint64_t p_total, uint64_t q, uint64_t q_total,
                                      uint64_t u) {
   const U128 above = U128{p} * q_total, under = U128{q} * p_total;
@@ -146,7 +147,8 @@ LAMINA_INLINE constexpr bool accepts(uint64_t p, uint64_t p_total, uint64_t q, u
   return below(static_cast<uint64_t>(under >> shift), u) < static_cast<uint64_t>(above >> shift);
 }
 
-// The weight of max(p / p_total - q / q_total, 0), in units that keep it at most p.
+// The weight of max(p / p_total - q / q_total, 0), times a factor that is the same for all tokens of a row and keeps
+// the result at most p: all weights shrink by a factor above 1/2 and at most 1, and are rounded down.
 LAMINA_INLINE constexpr uint64_t residual(uint64_t p, uint64_t p_total, uint64_t q,
                                           uint64_t q_total) {
   const U128 of_p = U128{p} * q_total, of_q = U128{q} * p_total;

@@ -227,7 +227,7 @@ class Int4Linear(PackedLinear):
     @property
     def packed_weight(self) -> PackedInt4:
         """The weight as lamina.ops.gemm_int4 takes it."""
-        held: dict[str, Any] = self._buffers  # which nn.Module.__getattr__ searches slowly
+        held: dict[str, Any] = self._buffers  # nn.Module.__getattr__ takes long to find a buffer
         return PackedInt4(held["weight_packed"], self.out_features, self.packed_features, self._layout)
 
     @property
@@ -293,7 +293,7 @@ class Int4Linear(PackedLinear):
         a_zero_point: Tensor | None = None,
         residual: Tensor | None = None,
     ) -> Tensor:
-        held: dict[str, Any] = self._buffers  # which nn.Module.__getattr__ searches slowly
+        held: dict[str, Any] = self._buffers  # nn.Module.__getattr__ takes long to find a buffer
         scale, zero_point = held["weight_scale"], held["weight_zero_point"]
         bias = self._bias
         is_int8 = self._activations == "int8"
@@ -306,7 +306,7 @@ class Int4Linear(PackedLinear):
                 )  # fmt: skip
                 return out
             except (RuntimeError, TypeError, ValueError):
-                pass  # the function below says what is wrong
+                pass  # the function below raises an error that names the argument
         of_a8 = {"a_scale": a_scale, "a_zero_point": a_zero_point} if is_int8 else {}
         if rows.is_cuda and self.activations == "float":
             scale = scale.to(rows.dtype)  # itself, where it has that dtype

@@ -193,7 +193,7 @@ class Int8Linear(PackedLinear):
         return "symmetric" if self.symmetric else "asymmetric"
 
     def quantize(self, rows: Tensor) -> QuantizedInt8:
-        held: dict[str, Any] = self._buffers  # which nn.Module.__getattr__ searches slowly
+        held: dict[str, Any] = self._buffers  # nn.Module.__getattr__ takes long to find a buffer
         scale, zero_point = held["input_scale"], held["input_zero_point"]
         return quantize_int8(rows, scale=scale, zero_point=zero_point, symmetric=self._symmetric)
 
@@ -201,7 +201,7 @@ class Int8Linear(PackedLinear):
         return self._product_int8(self.quantize(rows), rows.dtype, residual)
 
     def _product_int8(self, a: QuantizedInt8, dtype: torch.dtype, residual: Tensor | None) -> Tensor:
-        held: dict[str, Any] = self._buffers  # which nn.Module.__getattr__ searches slowly
+        held: dict[str, Any] = self._buffers  # nn.Module.__getattr__ takes long to find a buffer
         if self._is_ready(a.q, PackedInt8.layout):
             try:
                 out: Tensor = torch.ops.lamina.gemm_int8(
@@ -210,7 +210,7 @@ class Int8Linear(PackedLinear):
                 )  # fmt: skip
                 return out
             except (RuntimeError, TypeError, ValueError):
-                pass  # the function below says what is wrong
+                pass  # the function below raises an error that names the argument
         return self.MATMUL(
             a.q,
             self.packed_weight,

@@ -192,15 +192,16 @@ class PackedLinear(nn.Module):
         return self._product(a, residual)
 
     def _is_ready(self, rows: Tensor, layout: str) -> bool:
-        """Whether the op that takes this layout on a CPU can be called on rows [m, k] as it is.
+        """Whether rows [m, k] may go to torch.ops.lamina directly: on a CPU, with a weight of this layout.
 
-        The checks of its Python function take as long as the op itself for one row of a small layer.
+        This skips the checks of the Python functions, which matter for one row of a small layer. If the op
+        refuses an argument, the layer calls the Python function, whose error names the argument.
         """
         return self._layout == layout and not rows.is_cuda and rows.shape[-1] == self.in_features
 
     @property
     def _bias(self) -> Tensor | None:
-        """The bias, without the slow search of nn.Module.__getattr__ where it is a buffer."""
+        """The bias, or None."""
         held: dict[str, Any] = self._buffers
         return held.get("bias", self.bias)
 

@@ -31,7 +31,7 @@ void sample_rows(const Sample& p, int64_t begin, int64_t end) {
   }
 }
 
-// A Row of walk.h. The weights p are those of the logits until the first rejection; then they are stored, as q always is.
+// A Row of walk.h. Until the first rejection, p is computed from the logits; after it, p is stored. q is always stored.
 template <class T>
 class VerifyRow {
  public:

@@ -1,10 +1,11 @@
-// A row of logits on a CPU: its distribution and a draw from it. Loops over a block are plain, and the compiler vectorises
-// them with each ISA's flags.
+// A row of logits on a CPU: its distribution and a draw from it. Loops over a block of 256 tokens are plain, and the
+// compiler vectorises them with each ISA's flags.
 //
-// The first pass finds the largest key of every block. The threshold of top_k and top_p is then looked for among a short list
-// of candidates, the tokens above a cut, which are in few blocks: for top_k the cut is the k-th largest of the blocks'
-// largest keys; otherwise it falls until the candidates have the weight that top_p asks for, or until a token at the cut
-// has less weight than min_p asks for. In the list the threshold is found digit by digit.
+// The first pass finds the largest key of every block. The threshold of top_k and top_p is then searched in a short
+// list of candidates: the tokens at or above a cut, which are in few blocks. For top_k the cut is the k-th largest of
+// the blocks' largest keys; with fewer blocks than k, the cut falls until k tokens are listed. Without top_k the cut
+// falls until the candidates have the weight at which top_p stops, or until a token at the cut has less weight than
+// min_p keeps. In the list the threshold is found digit by digit.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +24,8 @@ constexpr int64_t kBlock = 256;
 // The first cut, in temperatures below the largest logit, and the factor to the next one.
 constexpr float kFirstCut = 3.0f, kNextCut = 1.5f;
 
-// The largest key t for which the keys >= t have at least this mass. mass(i): of keys[i]; all keys together have enough.
+// The largest key t for which the keys >= t have a mass of at least `target`. mass(i): the mass of keys[i]. All keys
+// together must have that mass.
 template <class Mass>
 int32_t threshold_of(const int32_t* keys, int64_t count, uint64_t target, const Mass& mass) {
   uint32_t prefix = 0;
@@ -196,7 +198,7 @@ class LogitRow {
     return sum;
   }
 
-  // A cut with k tokens at or above it.
+  // A cut with at least k tokens at or above it.
   int32_t cut_of_top_k(int64_t k) {
     if (k <= blocks_) return largest_key_of_blocks(k);
     for (float distance = kFirstCut;; distance *= kNextCut) {
@@ -206,7 +208,8 @@ class LogitRow {
     }
   }
 
-  // A cut with all tokens at or above it that top_p and min_p can keep.
+  // A cut below which top_p and min_p keep no token. mass: at which top_p stops. least: the least weight that min_p
+  // keeps.
   int32_t cut_of_mass(uint64_t mass, uint64_t least) {
     for (float distance = kFirstCut;; distance *= kNextCut) {
       const int32_t cut = cut_at(distance);

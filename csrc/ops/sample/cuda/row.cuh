@@ -1,10 +1,11 @@
-// A row of logits for a block: the search for its distribution, and a draw from it.
+// A row of logits for a block of threads: the search for its distribution, and a draw from it.
 //
-// Every warp owns a contiguous part of the row, so that the sums of the parts, which are integers, lead a draw to one warp
-// and then, by a prefix sum over its lanes, to one token. All threads get all results.
+// Every warp owns a contiguous part of the row. The sums of the parts, which are integers, lead a draw to one warp, and
+// a prefix sum over the lanes of this warp then leads it to one token. All threads get all results.
 //
-// A threshold is found by bisection of the keys. A pass gives the mass of the keys from a pivot on, the least key there and
-// the greatest key below it, so that every pass ends at keys that occur. The first pivots fall from the largest logit.
+// A threshold is found by bisection of the keys. A pass over the row gives the mass of the keys >= a pivot, the least
+// of these keys, and the greatest key below the pivot, so that the search always ends at a key of the row. The first
+// pivots begin near the largest logit and fall.
 #pragma once
 
 #include <algorithm>
@@ -115,7 +116,8 @@ class BlockRow {
     }
   }
 
-  // The first token whose sum of weights is above `left`. weight(token, value): what smem.sum has been added from.
+  // The first token at which the running sum of weights exceeds `left`. weight(token, value) must be the weight whose
+  // sums over the warps are in smem.sum.
   template <class Weight>
   LAMINA_DEVICE int32_t find(uint64_t left, const Weight& weight) const {
     int at = 0;
@@ -203,7 +205,8 @@ class BlockRow {
     return token;
   }
 
-  // The largest key t for which the keys >= t have a mass of `target`; those from `low` on have it. high: the largest key.
+  // The largest key t for which the keys >= t have a mass of at least `target`. The keys >= low have that mass. high:
+  // the largest key of the row.
   template <class Mass>
   LAMINA_DEVICE int32_t threshold(uint64_t target, int32_t low, int32_t high,
                                   const Mass& mass) const {

@@ -1,6 +1,6 @@
 // sample_tokens / rows:   tokens[i] ~ the distribution of row i: sample.h
 //
-// Algorithm  a block owns a row at a time: extremes, thresholds of top_k and top_p, the sum of the weights, the draw: row.cuh
+// Algorithm  a block takes a row at a time: extremes, thresholds of top_k and top_p, sum of weights, draw: row.cuh
 // Data path  gmem -> regs, 16 bytes a lane where rows are aligned; every pass but the first reads from L2
 // Budget     <= 64 regs; 0 spills; requires SASS: LDG, STG, SHFL
 // Reference  tests/reference/sample.py

@@ -1,6 +1,7 @@
 // pack_tree_mask / requests:   bit j of mask[i] = node j is node i or an ancestor of it: tree_mask.h
 //
-// Algorithm  a block for each request checks its parents, then each thread walks up from its nodes, once for each word
+// Algorithm  a block for each request checks the parents; then a thread walks up from each of its nodes, once for each
+//            word of the mask
 // Budget     <= 64 regs; 0 spills
 // Reference  tests/reference/sample.py
 #include <algorithm>

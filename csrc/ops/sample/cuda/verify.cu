@@ -1,8 +1,8 @@
 // verify_draft / requests:   the walk of walk.h, a block for each request
 //
-// Algorithm  all threads take the walk with the same scalars; the block finds the distribution of each node that it comes to.
-//            A rejection is a level: its totals are kept in shared memory, and the weight of a token after some rejections is
-//            computed anew from its logit, its draft probability and the levels, so no row is ever stored
+// Algorithm  all threads walk with the same scalars; at each node the block finds the distribution together. Each
+//            rejection adds a level: the sums of p and q before it, in shared memory. The weight of a token after some
+//            rejections is computed from its logit, its draft probability and the levels, so no row is stored
 // Data path  gmem -> regs, 16 bytes a lane where rows are aligned; every pass of a node but the first reads from L2
 // Budget     <= 128 regs; 0 spills; smem <= 48 KiB of levels; requires SASS: LDG, STG, SHFL
 // Reference  tests/reference/sample.py
@@ -15,8 +15,8 @@
 namespace lamina::sample {
 namespace {
 
-// A rejected draft: p and q of the level before it. A level that leaves p as it is has p_total = 0, and one for a draft
-// that was not drawn from q has q_total = 0.
+// A rejected draft: its token and the sums of p and q before the rejection. p_total = 0: the rejection left p
+// unchanged. q_total = 0: the draft was not drawn from q.
 struct Level {
   uint64_t p_total, q_total;
   int64_t token;
@@ -25,7 +25,7 @@ struct Level {
 // The children of a node that can be rejected: their levels fill 48 KiB.
 constexpr int64_t kMaxLevels = 2000;
 
-// The levels follow it.
+// The levels follow in shared memory.
 struct VerifySmem {
   RowSmem row;
 };

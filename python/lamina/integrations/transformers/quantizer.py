@@ -39,9 +39,11 @@ class LaminaConfig(QuantizationConfigMixin):  # type: ignore[misc]
     group   w4 schemes: input features that share a scale; None is 128
     head    a scheme for the output layer, also where its weight is tied to the embedding
     skip    shell patterns on the names of layers to leave float
-    scale_dtype, zero_point_dtype   w4 schemes: a dtype of torch, or its name ("float16"); None as in compress
+    scale_dtype, zero_point_dtype   as in lamina.compress; a torch dtype or its name ("float16"). None is the
+            default of lamina.compress
 
-    The other arguments are those of config.json for a model that is saved packed (docs/checkpoint.md).
+    The other arguments are those of config.json for a model that is saved packed (docs/checkpoint.md). Raises
+    ValueError that names the argument and the allowed values.
     """
 
     def __init__(
@@ -222,12 +224,12 @@ class _Pack(ConversionOps):  # type: ignore[misc]
 
 
 def _written(value: Any) -> Any:
-    """A dtype by its name, as config.json has it; any other value as it is."""
+    """The value as config.json holds it: a dtype by its name ("float16"), anything else unchanged."""
     return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
 
 
 def _checked_dtype(argument: str, value: object) -> torch.dtype | None:
-    """The dtype that is given or named. lamina.compress checks whether it is an allowed one."""
+    """The torch dtype for a dtype or its name, or None. lamina.compress checks whether it is allowed."""
     dtype: Any = getattr(torch, value, None) if isinstance(value, str) else value
     if value is not None and not isinstance(dtype, torch.dtype):
         raise ValueError(f"LaminaConfig: {argument} must be a dtype of torch or its name, got {value!r}")

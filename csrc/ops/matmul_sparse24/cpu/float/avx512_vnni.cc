@@ -6,8 +6,9 @@
 //        with zeros would be the dense kernel and more. One row, int4: 6 uops, 3 cycles, for 12 bytes.
 //        More rows: weights and indices come from L1, and a row takes vpermilps on the shuffle port beside one vfmadd,
 //        where the dense kernel has two vfmadd on the two ports.
-// Tile   5 rows x 64 columns = 20 accumulators + 5 rows + weight, indices and picked of 32 registers; with int4 weights in
-//        registers more than 2 rows take 32 columns at a time, because scales and zero points are there too
+// Tile   5 rows x 64 columns = 20 accumulators + 5 rows + weight, indices and picked of 32 registers. Where weights are
+//        unpacked in registers, more than 2 rows take 32 columns at a time, because scales and zero points need
+//        registers too
 #include <array>
 
 #include "base/avx512.h"
@@ -122,7 +123,7 @@ struct Tile {
     }
   }
 
-  // The columns from `column` on, kTiles tiles of 16.
+  // multiply_lines() for kTiles tiles of 16 columns from `column` on.
   template <int kRows, int kTiles>
   LAMINA_INLINE static void multiply_lines_of(const Lines& lines, int column) {
     const float* a = lines.a;

@@ -1,16 +1,18 @@
-// matmul_sparse24_int4_int8 / avx512_vnni: vpshufb picks the activations of the kept codes, and vpdpbusd multiplies them,
-// as a + 128, by code - 8 and adds four products in int32. 128 * the weights of a column are subtracted when a group ends.
+// matmul_sparse24_int4_int8 / avx512_vnni: vpshufb picks the activations of the kept codes. vpdpbusd multiplies them,
+// as a + 128, by code - 8, and adds four products in int32. When a group ends, 128 times the sum of its weights in a
+// column is subtracted.
 //
-// A single panel unpacks codes in registers, to 16 * (code - 8): the codes of an odd step are in the high halves of bytes,
-// where one vpternlogd does that, and those of an even step take a shift besides. The sums are divided by 16 when a group
-// ends.
+// Where there is only one panel of rows, it unpacks codes in registers, to 16 * (code - 8). The codes of an odd step
+// are in the high halves of bytes, and one vpternlogd unpacks them; those of an even step need a shift first. The sums
+// are divided by 16 when a group ends.
 //
-// Count  A span, 512 dense weights of 16 columns, takes vpshufb and vpdpbusd four times a row, 8 uops, where the dense
-//        kernel has 8 vpdpbusd. The indices of all rows take 5 uops, codes in registers 6 and the sums of columns 4. On
-//        Zen 4 vpdpbusd has two of the four halves of 512 bits a cycle, vpshufb two, and one half is the same: a row
-//        takes 5.3 cycles, dense 8. One row: 23 uops, 11.5 cycles, for 192 bytes; dense 14 for 256 bytes. Four rows: 47
-//        uops, 24 cycles; dense 32.
-// Tile   8 rows x 32 columns = 16 sums + 2 x (indices, weights) + row, picked and constants of 32 registers; with codes
+// Count  For one row, a span (512 dense weights: 16 columns of 32 input features) takes four vpshufb and four vpdpbusd,
+//        where the dense kernel takes 8 vpdpbusd. For all rows together, the indices take 5 uops, codes in registers 6
+//        and the sums of columns 4 (vpdpbusd). Zen 4 has four pipes of 256 bits, so it starts two uops of 512 bits a
+//        cycle. vpdpbusd has two of the pipes and vpshufb two, and they share one, so both have three: a further row
+//        takes 5.3 cycles, dense 8. One row: 23 uops, 11.5 cycles, for 192 bytes; dense 20 uops, 10 cycles, for 256
+//        bytes. Four rows: 47 uops, 24 cycles; dense 32 cycles.
+// Tile   8 rows x 32 columns = 16 sums + 2 x (indices, weights) + row, picked and constants of 32 registers. With codes,
 //        4 rows x 32 columns or 8 rows x 16 columns, because the scaled sums of the k chunk are in registers too
 #include <array>
 
@@ -45,9 +47,9 @@ LAMINA_INLINE inline __m512i low_weights(__m512i codes) {
                          _mm512_set1_epi8(kSymmetricZeroPoint));
 }
 
-// The bytes of 8 activations that the values of a step take, for vpshufb; after a shift by 4 those of the step after
-// the next. Values 2 and 3 belong to the second group of the step. vpshufb ignores bits 4 to 6, and the 8 activations
-// are there twice, so bit 3 does not matter either.
+// For vpshufb: which bytes of the 8 activations of a step its values multiply. Shifted right by 4, the result serves
+// the step after the next one. Values 2 and 3 belong to the second group of the step. vpshufb ignores bits 4 to 6, and
+// the 8 activations are there twice, so bit 3 does not matter either.
 template <int kParity>
 LAMINA_INLINE inline __m512i pick_of(const uint8_t* span) {
   constexpr int kOrOfAnd = 0xea;
@@ -147,7 +149,7 @@ struct Tile {
     y = _mm512_fmadd_ps(to_floats(x), _mm512_loadu_ps(scale), y);
   }
 
-  // The columns of a GroupStep with codes from `column` on, kTiles tiles of 16.
+  // A GroupStep with codes, for kTiles tiles of 16 columns from `column` on.
   template <int kRows, int kTiles>
   LAMINA_INLINE static void multiply_codes(const GroupStep& step, int column) {
     const uint8_t* w = step.w + column / sparse24_rows::kTileN * step.w_stride;
@@ -206,7 +208,7 @@ struct Tile {
     });
   }
 
-  // The same with weights as bytes in L1, for one group.
+  // A GroupStep with weights as bytes in L1, which is one group, for kTiles tiles of 16 columns from `column` on.
   template <int kRows, int kTiles>
   LAMINA_INLINE static void multiply_bytes(const GroupStep& step, int column) {
     const uint8_t* w = step.w + column / sparse24_rows::kTileN * step.w_stride;

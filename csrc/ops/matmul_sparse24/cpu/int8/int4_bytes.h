@@ -1,5 +1,5 @@
-// Weights of a block of k as bytes in L1, in the order of 2:4 int8 weights. A byte is code - 8, without zero points the whole
-// weight. Each ISA compiles its own copy: gemm/cpu/int8_nest.h says why.
+// The weights of a block of k as bytes in L1, in the order of 2:4 int8 weights. A byte is code - 8; without zero points
+// that is the weight before its scale. Each ISA compiles its own copy: gemm/cpu/int8_nest.h says why.
 #pragma once
 
 #include "ops/matmul_sparse24/cpu/int8/sparse.h"
@@ -22,12 +22,13 @@ struct BlockBytes {
   };
   Bytes codes, kept;  // kept: 1 in place of each code, for zero points
 
-  // Half a span, 16 input features of 16 columns: the first or the second half of a span in memory and in L1.
+  // Half a span: 16 input features of 16 columns. A group may begin in the middle of a span, so the first half in
+  // memory may become the second half in L1, and the reverse.
   struct Half {
-    const uint8_t* from;
-    bool is_second_there;
-    int8_t* to;  // the span
-    bool is_second_here;
+    const uint8_t* from;   // the span
+    bool is_second_there;  // in memory
+    int8_t* to;            // the span
+    bool is_second_here;   // in L1
 
     int8_t* values() const {
       return to + sparse24_rows::kIndexBytes + (is_second_here ? 2 * kLineBytes : 0);

@@ -6,14 +6,16 @@
 //     add_sums(values, sums)
 //         adds the four values of each of 16 columns of a step to sums[16]
 //     kScales, kCodesK, add_groups(GroupStep)
-//         whether the Tile scales the sums of a group without zero points itself; then multiply() is for the others.
-//         add_groups() reads codes if their input features are a multiple of kCodesK
+//         kScales: whether the Tile scales the sums of groups without zero points itself, in add_groups(); groups with
+//         zero points then use multiply(). add_groups() can read codes if a group's part of a block is a multiple of
+//         kCodesK input features
 //
 // A strip of columns passes group by group, because each group has its own scales. The codes of up to kBlockTilesK tiles
 // of a group become bytes in L1, in the order of 2:4 int8 weights, then all packed rows pass. A Tile that scales reads the
 // codes of a single panel of rows itself, several groups a call.
-// A byte is code - 8, without zero points the whole weight. With zero points a second product with 1 in place of each
-// kept code adds the activations that each column keeps; 8 times their sum gives the sum with the codes.
+// A byte is code - 8; without zero points that is the weight before its scale. With zero points, a second product with 1
+// in place of each kept code sums the activations that each column keeps. 8 times this sum, added to the first product,
+// gives the product with the codes.
 // A group starts its own tile of packed activations, so groups may be any multiple of 16. Everything has internal
 // linkage: see gemm/cpu/int8_nest.h.
 #pragma once
@@ -33,7 +35,7 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
   using Strip = StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN>;
   using Strip::p;
   static constexpr int kTileM = Tile::kTileM, kTileN = Tile::kTileN;
-  static constexpr int64_t kMostGroups = 8;  // of one add_groups(), a k chunk of groups of 128
+  static constexpr int64_t kMostGroups = 8;  // of one add_groups(): a k chunk, if groups are of 128
 
   // Scratch that all panels share.
   struct Shared : BlockBytes<Tile> {

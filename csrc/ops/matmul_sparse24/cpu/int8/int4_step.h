@@ -1,5 +1,5 @@
-// The arguments of a Tile's add_groups(), and the scaling of groups for which the Tile does not scale. Each ISA compiles its
-// own copy: gemm/cpu/int8_nest.h says why.
+// The arguments of a Tile's add_groups(), and the scaling of groups with zero points, which the Tile does not scale.
+// Each ISA compiles its own copy: gemm/cpu/int8_nest.h says why.
 #pragma once
 
 #include "ops/matmul_sparse24/cpu/int8/sparse.h"
@@ -24,9 +24,9 @@ LAMINA_NOINLINE void add_zero_points(const int32_t* __restrict acc, const int32_
   }
 }
 
-// A Tile that reads codes passes a k chunk of some columns and then of the others. Its prefetches run a k chunk ahead, for
-// each of two columns of tiles: with a third of that, one row takes 1.21 times as long and four rows 1.17 times (2026-11,
-// Zen 4, AVX-512, 8192 x 8192).
+// A Tile that reads codes passes a k chunk of some columns, then the same k chunk of the other columns of the strip.
+// The prefetches for each column of tiles run a k chunk ahead: a third of this distance takes 1.21 times as long for
+// one row and 1.17 times for four rows (2026-11, Zen 4, AVX-512, 8192 x 8192).
 inline constexpr int64_t kChunkAhead = kChunkK / sparse24_rows::kSpanK * kCodeSpanBytes;
 
 // The arguments of one add_groups(), which computes acc (+)= the sums of a block of k of a group for a panel of rows and,
@@ -35,20 +35,20 @@ struct GroupStep {
   int rows;
   const int8_t* a;       // packed
   const uint8_t* w;      // spans of codes or of int8 weights
-  bool are_codes;        // whose weights are added to `sums`; int8 weights are added there already
+  bool are_codes;        // then the weights are still to be added to `sums`
   int64_t w_stride;      // bytes between tiles of adjacent n
   int64_t w_left;        // bytes of codes from w to the end of a tile's k
   int tiles_n;           // of 16 columns
   int64_t spans;         // of k
   int32_t* acc;          // [rows][kTileN]
-  bool accumulate;       // else the group begins here
-  bool ends;             // whether the group ends here; only then the members after `sums` count
+  bool accumulate;       // whether the group began in a block before
+  bool ends;             // whether the group ends here; only then y changes
   int32_t* sums;         // of the weights of each column in this group
   bool has_zero;         // else `zero` is kOffset for all rows
-  const int32_t* zero;   // [rows] what is in each activation too much
+  const int32_t* zero;   // [rows] kOffset + zero point: the excess of each activation of a row
   const float* scale;    // of each column
   float* y;              // [rows][kTileN]
-  int64_t groups;        // that follow one another: more than one only for codes of whole groups
+  int64_t groups;        // adjacent groups along k; more than one only with codes of whole groups
   int64_t a_stride;      // bytes between the activations of adjacent groups
   int64_t scale_stride;  // numbers between the scales of adjacent groups
 
