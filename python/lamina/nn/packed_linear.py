@@ -201,9 +201,9 @@ class PackedLinear(nn.Module):
 
     @property
     def _bias(self) -> Tensor | None:
-        """The bias, or None."""
+        """The bias, without the slow search of nn.Module.__getattr__ where it is a buffer."""
         held: dict[str, Any] = self._buffers
-        return held.get("bias", self.bias)
+        return held["bias"] if "bias" in held else self.bias  # noqa: SIM401  (get() would search in any case)
 
     @property
     def _has_gradient(self) -> bool:
