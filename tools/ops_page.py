@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 from torch.nn import Module
@@ -86,6 +87,8 @@ def summary(item: Any) -> str:
 
 def declaration(name: str, item: Any) -> str:
     """The name with its arguments, one a line where they are too long for one line."""
+    if inspect.isclass(item) and issubclass(item, Enum):
+        return name  # nobody calls it
     described = inspect.signature(item)
     arguments = []
     for argument in described.parameters.values():
