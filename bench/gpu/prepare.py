@@ -92,8 +92,10 @@ def prepare(folder: Path, *, build: bool, archs: Sequence[str] = ARCHS) -> None:
         )
     shutil.rmtree(package, ignore_errors=True)
     # Copy the emulator too, so that a rehearsal can use the same folder as the run on the GPU.
-    leave = shutil.ignore_patterns("__pycache__", "*.new")
+    leave = shutil.ignore_patterns("__pycache__", "*.new", "_probe.*")
     shutil.copytree(source / "lamina", package / "lamina", ignore=leave)
+    if strip := shutil.which("strip"):  # names of local symbols are 2 MiB of the upload
+        subprocess.run([strip, *package.glob("lamina/*.so")], check=True)
     for arch in archs:
         _run(vectors_command(arch, vectors_program(folder, arch), nvcc))
     _report(folder)
