@@ -62,7 +62,7 @@ def newer_source(root: Path, library: Path) -> Path | None:
     return next((path for path in sources if path.is_file() and path.stat().st_mtime > built), None)
 
 
-def _cuda_archs(package: Path) -> list[str]:
+def cuda_archs(package: Path) -> list[str]:
     """The CUDA archs of the library in a folder that holds `lamina`; a new process loads it."""
     code = "import json, torch, lamina; print(torch.ops.lamina.build_info())"
     env = {**os.environ, "PYTHONPATH": str(package)}
@@ -85,7 +85,7 @@ def prepare(folder: Path, *, build: bool, archs: Sequence[str] = ARCHS) -> None:
         _run(BUILD)
     elif newer := newer_source(ROOT, library):
         raise PrepareError(f"{newer} is newer than {library}: build it anew with --build, or with make build")
-    have = {f"sm_{arch}" for arch in _cuda_archs(source)}
+    have = {f"sm_{arch}" for arch in cuda_archs(source)}
     if lacking := [arch for arch in archs if arch not in have]:
         raise PrepareError(
             f"the library of this checkout has no code for {', '.join(lacking)}: build it anew with --build"

@@ -9,7 +9,7 @@
 //
 // Weights    w[j] = 2^40 exp((x[j] - max x) / temperature), rounded to 64-bit integers: weights.h. A sum of integers
 //            does not depend on the order, so all backends get the same token, however they cut a row.
-// Kept       In this order: top_k keeps the tokens not below the k-th largest logit. Of these, top_p keeps the largest
+// Kept       In this order: top_k keeps the tokens not below the k-th largest logit. Then top_p keeps the largest
 //            logits until their weights sum to top_p of the sum or more. min_p keeps the tokens with
 //            w[j] >= min_p 2^40. Tokens with equal logits are kept or dropped together.
 // Draw       The first token at which the running sum of kept weights, in order of ids, exceeds floor(u sum / 2^64).
