@@ -146,11 +146,6 @@ MUTANTS = (
             "acc",
         ),
         ("sparse24 int4_int8: one k chunk", "first += each)", "first += groups)"),
-        (
-            "sparse24 int4_int8: a call takes the short last group too",
-            "std::min(last, p.problem.k / group) - g",
-            "last - g",
-        ),
         ("sparse24 int4_int8: packed places without a feature", "feature < 0 ?", "feature < -1 ?"),
         tests=FLOAT,
     ),
