@@ -21,7 +21,7 @@ struct CpuKernel {
   int tile_m, tile_n;      // outputs of one microkernel call
   int macs_per_cycle;      // the bound of the ports, for the planner's cost model
   // Each panel of rows expands the weights once, which takes as long as to multiply this many rows. 0: the kernel reads
-  // packed weights without expanding them, or its panels gain nothing beyond L2.
+  // packed weights without expanding them, or its panels stay within L2.
   int expand_rows = 0;
   // compute() needs 64-byte aligned scratch: panel_bytes() for each tile_m rows of a panel, and scratch_bytes besides.
   int64_t (*panel_bytes)(const Problem&);
