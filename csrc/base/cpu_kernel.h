@@ -1,4 +1,5 @@
-// The choice among the kernels of an op that has one kernel for an instruction set.
+// The choice among the kernels of an op that has one kernel for an instruction set. Their records are constant data, because
+// every machine reads them, and code in the file of a kernel may need an instruction set that the machine lacks.
 #pragma once
 
 #include <vector>

@@ -278,9 +278,9 @@ struct FloatNest : FloatStrip<Params, Tile> {
 };
 
 template <class Params, class Tile>
-CpuKernel float_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
+constexpr CpuKernel float_kernel(const char* name, Isa isa, int macs_per_cycle) {
   using Nest = FloatNest<Params, Tile>;
-  CpuKernel kernel = cpu_kernel<Nest, Tile, Params>(name, isa, min_m, macs_per_cycle);
+  CpuKernel kernel = cpu_kernel<Nest, Tile, Params>(name, isa, macs_per_cycle);
   kernel.group_step = kInt4GroupStep;
   kernel.scratch_bytes = sizeof(typename Nest::Shared);
   kernel.expand_rows = 5;  // a shift, a permutation, a fused multiply-add and two halves of a store

@@ -12,11 +12,12 @@
 
 namespace lamina::gemm {
 
-// A CPU kernel, one for each op and ISA, as the planner and the launcher see it.
+// A CPU kernel, one for each op and ISA, as the planner and the launcher see it. The file of a kernel defines its record as
+// constant data: a function that returned it would be compiled for the ISA, and every machine would have to run it.
 struct CpuKernel {
   const char* name;
   Isa isa;
-  int64_t min_m;           // fewest rows for which the kernel is worth choosing
+  int64_t min_m;           // fewest rows for which the kernel is worth choosing; kernels.inc has it
   int64_t group_step = 1;  // where k has several groups, their size must be a multiple of this
   int tile_m, tile_n;      // outputs of one microkernel call
   int macs_per_cycle;      // the bound of the ports, for the planner's cost model
@@ -60,14 +61,18 @@ Status run(const CpuOp& op, const Params& params, const Parallel& parallel) {
   return Status::ok();
 }
 
+inline CpuKernel with_min_m(CpuKernel kernel, int64_t min_m) {
+  kernel.min_m = min_m;
+  return kernel;
+}
+
 // The record of a kernel that computes a block with Nest(params, block, scratch).run(). Nest: the op's loop nest
 // around the microkernel Tile.
 template <class Nest, class Tile, class Params>
-CpuKernel cpu_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
+constexpr CpuKernel cpu_kernel(const char* name, Isa isa, int macs_per_cycle) {
   CpuKernel kernel{};
   kernel.name = name;
   kernel.isa = isa;
-  kernel.min_m = min_m;
   kernel.tile_m = Tile::kTileM;
   kernel.tile_n = Tile::kTileN;
   kernel.macs_per_cycle = macs_per_cycle;

@@ -6,7 +6,7 @@
 namespace lamina::gemm_int8 {
 
 #define LAMINA_CPU_KERNEL(op, isa, value, min_m) \
-  LAMINA_IF_BUILT(isa, CpuKernel op##_##isa(int64_t);)
+  LAMINA_IF_BUILT(isa, extern const CpuKernel op##_##isa;)
 #define LAMINA_CUDA_KERNEL(...)
 #include "ops/gemm_int8/kernels.inc"
 #undef LAMINA_CPU_KERNEL
@@ -15,7 +15,8 @@ const CpuOp& cpu_op() {
   static const CpuOp op{"gemm_int8",
                         1.0,
                         {
-#define LAMINA_CPU_KERNEL(op, isa, value, min_m) LAMINA_IF_BUILT(isa, op##_##isa(min_m), )
+#define LAMINA_CPU_KERNEL(op, isa, value, min_m) \
+  LAMINA_IF_BUILT(isa, with_min_m(op##_##isa, min_m), )
 #include "ops/gemm_int8/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 #undef LAMINA_CUDA_KERNEL

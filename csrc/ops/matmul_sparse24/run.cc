@@ -7,7 +7,7 @@
 namespace lamina::matmul_sparse24 {
 
 #define LAMINA_CPU_KERNEL(op, isa, value, min_m) \
-  LAMINA_IF_BUILT(isa, CpuKernel op##_##isa(int64_t);)
+  LAMINA_IF_BUILT(isa, extern const CpuKernel op##_##isa;)
 #define LAMINA_CUDA_KERNEL(...)
 #include "ops/matmul_sparse24/kernels.inc"
 #undef LAMINA_CPU_KERNEL
@@ -19,7 +19,8 @@ CpuOp op_of(const char* name, int bits) {
   constexpr double kWeights = sparse24_rows::kTileN * sparse24_rows::kTileK;
   CpuOp op{name, sparse24_rows::tile_bytes(bits) / kWeights, {}};
   const CpuKernel all[] = {
-#define LAMINA_CPU_KERNEL(op, isa, value, min_m) LAMINA_IF_BUILT(isa, op##_##isa(min_m), )
+#define LAMINA_CPU_KERNEL(op, isa, value, min_m) \
+  LAMINA_IF_BUILT(isa, with_min_m(op##_##isa, min_m), )
 #include "ops/matmul_sparse24/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 #undef LAMINA_CUDA_KERNEL

@@ -13,7 +13,7 @@
 namespace lamina::paged_attention {
 
 #define LAMINA_CUDA_KERNEL(...)
-#define LAMINA_CPU_KERNEL(op, isa, value) LAMINA_IF_BUILT(isa, CpuKernel op##_##isa();)
+#define LAMINA_CPU_KERNEL(op, isa, value) LAMINA_IF_BUILT(isa, extern const CpuKernel op##_##isa;)
 #include "ops/paged_attention/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 
@@ -21,7 +21,7 @@ namespace {
 
 const std::vector<CpuKernel>& kernels() {
   static const std::vector<CpuKernel> rows = {
-#define LAMINA_CPU_KERNEL(op, isa, value) LAMINA_IF_BUILT(isa, op##_##isa(), )
+#define LAMINA_CPU_KERNEL(op, isa, value) LAMINA_IF_BUILT(isa, op##_##isa, )
 #include "ops/paged_attention/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 #undef LAMINA_CUDA_KERNEL

@@ -13,7 +13,7 @@
 namespace lamina::quantize_int8 {
 
 #define LAMINA_CUDA_KERNEL(...)
-#define LAMINA_CPU_KERNEL(op, isa, value) LAMINA_IF_BUILT(isa, CpuKernel op##_##isa();)
+#define LAMINA_CPU_KERNEL(op, isa, value) LAMINA_IF_BUILT(isa, extern const CpuKernel op##_##isa;)
 #include "ops/quantize_int8/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 
@@ -24,7 +24,7 @@ constexpr RowPlan kPlan{"quantize_int8", "k", 64 * 1024};
 
 const std::vector<CpuKernel>& kernels() {
   static const std::vector<CpuKernel> rows = {
-#define LAMINA_CPU_KERNEL(op, isa, value) LAMINA_IF_BUILT(isa, op##_##isa(), )
+#define LAMINA_CPU_KERNEL(op, isa, value) LAMINA_IF_BUILT(isa, op##_##isa, )
 #include "ops/quantize_int8/kernels.inc"
 #undef LAMINA_CPU_KERNEL
 #undef LAMINA_CUDA_KERNEL

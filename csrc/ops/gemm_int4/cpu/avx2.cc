@@ -143,8 +143,7 @@ struct Tile {
 
 }  // namespace
 
-CpuKernel gemm_int4_avx2(int64_t min_m) {
-  return make_kernel<Tile>("gemm_int4_avx2", Isa::kAvx2, min_m, 15);
-}
+extern constinit const CpuKernel gemm_int4_avx2 =
+    make_kernel<Tile>("gemm_int4_avx2", Isa::kAvx2, 15);
 
 }  // namespace lamina::gemm_int4

@@ -122,8 +122,7 @@ struct Tile {
 
 }  // namespace
 
-CpuKernel gemm_int4_avx512_vnni(int64_t min_m) {
-  return make_kernel<Tile>("gemm_int4_avx512_vnni", Isa::kAvx512Vnni, min_m, 30);
-}
+extern constinit const CpuKernel gemm_int4_avx512_vnni =
+    make_kernel<Tile>("gemm_int4_avx512_vnni", Isa::kAvx512Vnni, 30);
 
 }  // namespace lamina::gemm_int4

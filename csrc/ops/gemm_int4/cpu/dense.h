@@ -28,8 +28,8 @@ struct Dense : Product {
 };
 
 template <class Product>
-CpuKernel make_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
-  return float_kernel<Params, Dense<Product>>(name, isa, min_m, macs_per_cycle);
+constexpr CpuKernel make_kernel(const char* name, Isa isa, int macs_per_cycle) {
+  return float_kernel<Params, Dense<Product>>(name, isa, macs_per_cycle);
 }
 
 }  // namespace

@@ -45,8 +45,7 @@ struct Tile {
 
 }  // namespace
 
-CpuKernel gemm_int4_generic(int64_t min_m) {
-  return make_kernel<Tile>("gemm_int4_generic", Isa::kGeneric, min_m, 1);
-}
+extern constinit const CpuKernel gemm_int4_generic =
+    make_kernel<Tile>("gemm_int4_generic", Isa::kGeneric, 1);
 
 }  // namespace lamina::gemm_int4

@@ -77,8 +77,7 @@ struct Tile : AmxProduct {
 
 }  // namespace
 
-CpuKernel gemm_int4_int8_amx_int8(int64_t min_m) {
-  return make_kernel<Tile>("gemm_int4_int8_amx_int8", Isa::kAmxInt8, min_m, 512);
-}
+extern constinit const CpuKernel gemm_int4_int8_amx_int8 =
+    make_kernel<Tile>("gemm_int4_int8_amx_int8", Isa::kAmxInt8, 512);
 
 }  // namespace lamina::gemm_int4_int8

@@ -128,8 +128,7 @@ struct Tile {
 
 }  // namespace
 
-CpuKernel gemm_int4_int8_avx2(int64_t min_m) {
-  return make_kernel<Tile>("gemm_int4_int8_avx2", Isa::kAvx2, min_m, 40);
-}
+extern constinit const CpuKernel gemm_int4_int8_avx2 =
+    make_kernel<Tile>("gemm_int4_int8_avx2", Isa::kAvx2, 40);
 
 }  // namespace lamina::gemm_int4_int8

@@ -332,8 +332,8 @@ struct Nest : StripOf<Tile> {
 };
 
 template <class Tile>
-CpuKernel make_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
-  CpuKernel kernel = cpu_kernel<Nest<Tile>, Tile, Params>(name, isa, min_m, macs_per_cycle);
+constexpr CpuKernel make_kernel(const char* name, Isa isa, int macs_per_cycle) {
+  CpuKernel kernel = cpu_kernel<Nest<Tile>, Tile, Params>(name, isa, macs_per_cycle);
   kernel.group_step = Tile::kGroupStep;
   kernel.scratch_bytes = sizeof(typename Nest<Tile>::Shared);
   kernel.expand_rows = 3;  // two loads, two logic instructions, two stores for two vectors

@@ -36,8 +36,7 @@ struct Tile {
 
 }  // namespace
 
-CpuKernel gemm_int4_int8_generic(int64_t min_m) {
-  return make_kernel<Tile>("gemm_int4_int8_generic", Isa::kGeneric, min_m, 2);
-}
+extern constinit const CpuKernel gemm_int4_int8_generic =
+    make_kernel<Tile>("gemm_int4_int8_generic", Isa::kGeneric, 2);
 
 }  // namespace lamina::gemm_int4_int8

@@ -11,8 +11,7 @@ struct Tile : AmxProduct {
 
 }  // namespace
 
-CpuKernel gemm_int8_amx_int8(int64_t min_m) {
-  return make_kernel<Tile>("gemm_int8_amx_int8", Isa::kAmxInt8, min_m, 1024);
-}
+extern constinit const CpuKernel gemm_int8_amx_int8 =
+    make_kernel<Tile>("gemm_int8_amx_int8", Isa::kAmxInt8, 1024);
 
 }  // namespace lamina::gemm_int8

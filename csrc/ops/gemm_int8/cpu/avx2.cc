@@ -319,8 +319,7 @@ static_assert(rests_at(1, 1) + kMaxSplits * static_cast<int64_t>(sizeof(Rest)) <
 
 }  // namespace
 
-CpuKernel gemm_int8_avx2(int64_t min_m) {
-  return make_kernel<Tile>("gemm_int8_avx2", Isa::kAvx2, min_m, 28);
-}
+extern constinit const CpuKernel gemm_int8_avx2 =
+    make_kernel<Tile>("gemm_int8_avx2", Isa::kAvx2, 28);
 
 }  // namespace lamina::gemm_int8

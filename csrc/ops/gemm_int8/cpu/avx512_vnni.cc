@@ -72,8 +72,7 @@ struct Tile {
 
 }  // namespace
 
-CpuKernel gemm_int8_avx512_vnni(int64_t min_m) {
-  return make_kernel<Tile>("gemm_int8_avx512_vnni", Isa::kAvx512Vnni, min_m, 128);
-}
+extern constinit const CpuKernel gemm_int8_avx512_vnni =
+    make_kernel<Tile>("gemm_int8_avx512_vnni", Isa::kAvx512Vnni, 128);
 
 }  // namespace lamina::gemm_int8

@@ -19,9 +19,9 @@ struct Dense : Product {
 };
 
 template <class Product>
-CpuKernel make_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
+constexpr CpuKernel make_kernel(const char* name, Isa isa, int macs_per_cycle) {
   using Tile = Dense<Product>;
-  return cpu_kernel<Int8Nest<Params, Tile>, Tile, Params>(name, isa, min_m, macs_per_cycle);
+  return cpu_kernel<Int8Nest<Params, Tile>, Tile, Params>(name, isa, macs_per_cycle);
 }
 
 }  // namespace

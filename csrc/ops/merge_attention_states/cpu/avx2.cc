@@ -3,8 +3,7 @@
 
 namespace lamina::merge_attention_states {
 
-CpuKernel merge_attention_states_avx2() {
-  return make_kernel("merge_attention_states_avx2", Isa::kAvx2);
-}
+extern constinit const CpuKernel merge_attention_states_avx2 =
+    make_kernel("merge_attention_states_avx2", Isa::kAvx2);
 
 }  // namespace lamina::merge_attention_states

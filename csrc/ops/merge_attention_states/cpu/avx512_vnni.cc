@@ -3,8 +3,7 @@
 
 namespace lamina::merge_attention_states {
 
-CpuKernel merge_attention_states_avx512_vnni() {
-  return make_kernel("merge_attention_states_avx512_vnni", Isa::kAvx512Vnni);
-}
+extern constinit const CpuKernel merge_attention_states_avx512_vnni =
+    make_kernel("merge_attention_states_avx512_vnni", Isa::kAvx512Vnni);
 
 }  // namespace lamina::merge_attention_states

@@ -38,7 +38,7 @@ void add_rows_from(const Params& p, int64_t token, int64_t head, const float* we
   if (p.out_dtype == DType::kBF16) add_rows_of<In, BF16>(p, token, head, weights);
 }
 
-inline CpuKernel make_kernel(const char* name, Isa isa) {
+constexpr CpuKernel make_kernel(const char* name, Isa isa) {
   return {name, isa, [](const Params& p, int64_t token, int64_t head, const float* weights) {
             if (p.dtype == DType::kF32) add_rows_from<float>(p, token, head, weights);
             if (p.dtype == DType::kF16) add_rows_from<F16>(p, token, head, weights);

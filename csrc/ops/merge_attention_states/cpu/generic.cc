@@ -3,8 +3,7 @@
 
 namespace lamina::merge_attention_states {
 
-CpuKernel merge_attention_states_generic() {
-  return make_kernel("merge_attention_states_generic", Isa::kGeneric);
-}
+extern constinit const CpuKernel merge_attention_states_generic =
+    make_kernel("merge_attention_states_generic", Isa::kGeneric);
 
 }  // namespace lamina::merge_attention_states

@@ -107,18 +107,18 @@ struct AmxProduct : Bf16Product<Amx> {
   }
 };
 
+void run_part(const Call& call, int64_t part) {
+  const Params& p = call.params;
+  if (p.k.dtype == kv::CacheDType::kI8) return compute<Avx512, Int8Product<Avx512>>(call, part);
+  if (p.k.dtype != kv::CacheDType::kBF16 || p.q_dtype != DType::kBF16)
+    return compute<Avx512>(call, part);
+  const AmxSession session;
+  compute<Amx, AmxProduct>(call, part);
+}
+
 }  // namespace
 
-CpuKernel paged_attention_amx_int8() {
-  return {"paged_attention_amx_int8", Isa::kAmxInt8, [](const Call& call, int64_t part) {
-            const Params& p = call.params;
-            if (p.k.dtype == kv::CacheDType::kI8)
-              return compute<Avx512, Int8Product<Avx512>>(call, part);
-            if (p.k.dtype != kv::CacheDType::kBF16 || p.q_dtype != DType::kBF16)
-              return compute<Avx512>(call, part);
-            const AmxSession session;
-            compute<Amx, AmxProduct>(call, part);
-          }};
-}
+extern constinit const CpuKernel paged_attention_amx_int8 = {"paged_attention_amx_int8",
+                                                             Isa::kAmxInt8, &run_part};
 
 }  // namespace lamina::paged_attention

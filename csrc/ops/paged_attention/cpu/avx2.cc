@@ -99,6 +99,7 @@ struct Avx2 {
 
 }  // namespace
 
-CpuKernel paged_attention_avx2() { return {"paged_attention_avx2", Isa::kAvx2, &compute<Avx2>}; }
+extern constinit const CpuKernel paged_attention_avx2 = {"paged_attention_avx2", Isa::kAvx2,
+                                                         &compute<Avx2>};
 
 }  // namespace lamina::paged_attention

@@ -13,17 +13,17 @@ struct Avx512Bf16 : Avx512 {
   static I to_bf16(F a, F b) { return lamina::to_bf16(a, b); }
 };
 
+void run_part(const Call& call, int64_t part) {
+  const Params& p = call.params;
+  if (p.k.dtype == kv::CacheDType::kI8) return compute<Avx512, Int8Product<Avx512>>(call, part);
+  if (p.k.dtype == kv::CacheDType::kBF16 && p.q_dtype == DType::kBF16)
+    return compute<Avx512Bf16, Bf16Product<Avx512Bf16>>(call, part);
+  compute<Avx512>(call, part);
+}
+
 }  // namespace
 
-CpuKernel paged_attention_avx512_bf16() {
-  return {"paged_attention_avx512_bf16", Isa::kAvx512Bf16, [](const Call& call, int64_t part) {
-            const Params& p = call.params;
-            if (p.k.dtype == kv::CacheDType::kI8)
-              return compute<Avx512, Int8Product<Avx512>>(call, part);
-            if (p.k.dtype == kv::CacheDType::kBF16 && p.q_dtype == DType::kBF16)
-              return compute<Avx512Bf16, Bf16Product<Avx512Bf16>>(call, part);
-            compute<Avx512>(call, part);
-          }};
-}
+extern constinit const CpuKernel paged_attention_avx512_bf16 = {"paged_attention_avx512_bf16",
+                                                                Isa::kAvx512Bf16, &run_part};
 
 }  // namespace lamina::paged_attention

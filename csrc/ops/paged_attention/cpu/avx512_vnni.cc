@@ -3,12 +3,17 @@
 
 namespace lamina::paged_attention {
 
-CpuKernel paged_attention_avx512_vnni() {
-  return {"paged_attention_avx512_vnni", Isa::kAvx512Vnni, [](const Call& call, int64_t part) {
-            if (call.params.k.dtype == kv::CacheDType::kI8)
-              return compute<Avx512, Int8Product<Avx512>>(call, part);
-            compute<Avx512>(call, part);
-          }};
+namespace {
+
+void run_part(const Call& call, int64_t part) {
+  if (call.params.k.dtype == kv::CacheDType::kI8)
+    return compute<Avx512, Int8Product<Avx512>>(call, part);
+  compute<Avx512>(call, part);
 }
+
+}  // namespace
+
+extern constinit const CpuKernel paged_attention_avx512_vnni = {"paged_attention_avx512_vnni",
+                                                                Isa::kAvx512Vnni, &run_part};
 
 }  // namespace lamina::paged_attention

@@ -123,8 +123,7 @@ struct Generic {
 
 }  // namespace
 
-CpuKernel paged_attention_generic() {
-  return {"paged_attention_generic", Isa::kGeneric, &compute<Generic>};
-}
+extern constinit const CpuKernel paged_attention_generic = {"paged_attention_generic",
+                                                            Isa::kGeneric, &compute<Generic>};
 
 }  // namespace lamina::paged_attention

@@ -3,6 +3,6 @@
 
 namespace lamina::paged_kv {
 
-CpuKernel paged_kv_avx2() { return make_kernel("paged_kv_avx2", Isa::kAvx2); }
+extern constinit const CpuKernel paged_kv_avx2 = make_kernel("paged_kv_avx2", Isa::kAvx2);
 
 }  // namespace lamina::paged_kv

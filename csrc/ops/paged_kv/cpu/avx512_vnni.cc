@@ -3,6 +3,7 @@
 
 namespace lamina::paged_kv {
 
-CpuKernel paged_kv_avx512_vnni() { return make_kernel("paged_kv_avx512_vnni", Isa::kAvx512Vnni); }
+extern constinit const CpuKernel paged_kv_avx512_vnni =
+    make_kernel("paged_kv_avx512_vnni", Isa::kAvx512Vnni);
 
 }  // namespace lamina::paged_kv

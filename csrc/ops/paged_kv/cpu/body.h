@@ -185,7 +185,7 @@ void gather_tokens(const Gather& p, int64_t begin, int64_t end) {
   }
 }
 
-inline CpuKernel make_kernel(const char* name, Isa isa) {
+constexpr CpuKernel make_kernel(const char* name, Isa isa) {
   return {name, isa, append_part, rotate_q, gather_tokens};
 }
 

@@ -3,6 +3,6 @@
 
 namespace lamina::paged_kv {
 
-CpuKernel paged_kv_generic() { return make_kernel("paged_kv_generic", Isa::kGeneric); }
+extern constinit const CpuKernel paged_kv_generic = make_kernel("paged_kv_generic", Isa::kGeneric);
 
 }  // namespace lamina::paged_kv

@@ -3,6 +3,6 @@
 
 namespace lamina::quantize_int8 {
 
-CpuKernel quantize_int8_avx2() { return make_kernel("quantize_int8_avx2", Isa::kAvx2); }
+extern constinit const CpuKernel quantize_int8_avx2 = make_kernel("quantize_int8_avx2", Isa::kAvx2);
 
 }  // namespace lamina::quantize_int8

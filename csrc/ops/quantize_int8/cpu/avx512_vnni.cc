@@ -3,8 +3,7 @@
 
 namespace lamina::quantize_int8 {
 
-CpuKernel quantize_int8_avx512_vnni() {
-  return make_kernel("quantize_int8_avx512_vnni", Isa::kAvx512Vnni);
-}
+extern constinit const CpuKernel quantize_int8_avx512_vnni =
+    make_kernel("quantize_int8_avx512_vnni", Isa::kAvx512Vnni);
 
 }  // namespace lamina::quantize_int8

@@ -20,7 +20,7 @@ void quantize_rows(const Params& p, int64_t begin, int64_t end) {
   }
 }
 
-inline CpuKernel make_kernel(const char* name, Isa isa) {
+constexpr CpuKernel make_kernel(const char* name, Isa isa) {
   return {name, isa, [](const Params& p, int64_t begin, int64_t end) {
             if (p.x_dtype == DType::kF32) quantize_rows<float>(p, begin, end);
             if (p.x_dtype == DType::kF16) quantize_rows<F16>(p, begin, end);

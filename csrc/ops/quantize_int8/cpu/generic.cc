@@ -3,6 +3,7 @@
 
 namespace lamina::quantize_int8 {
 
-CpuKernel quantize_int8_generic() { return make_kernel("quantize_int8_generic", Isa::kGeneric); }
+extern constinit const CpuKernel quantize_int8_generic =
+    make_kernel("quantize_int8_generic", Isa::kGeneric);
 
 }  // namespace lamina::quantize_int8

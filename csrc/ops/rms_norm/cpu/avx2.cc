@@ -3,6 +3,6 @@
 
 namespace lamina::rms_norm {
 
-CpuKernel rms_norm_avx2() { return make_kernel("rms_norm_avx2", Isa::kAvx2); }
+extern constinit const CpuKernel rms_norm_avx2 = make_kernel("rms_norm_avx2", Isa::kAvx2);
 
 }  // namespace lamina::rms_norm

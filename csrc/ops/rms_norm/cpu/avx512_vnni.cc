@@ -3,6 +3,7 @@
 
 namespace lamina::rms_norm {
 
-CpuKernel rms_norm_avx512_vnni() { return make_kernel("rms_norm_avx512_vnni", Isa::kAvx512Vnni); }
+extern constinit const CpuKernel rms_norm_avx512_vnni =
+    make_kernel("rms_norm_avx512_vnni", Isa::kAvx512Vnni);
 
 }  // namespace lamina::rms_norm

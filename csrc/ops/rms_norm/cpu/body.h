@@ -71,7 +71,7 @@ void run_rows(const Params& p, int64_t begin, int64_t end) {
   }
 }
 
-inline CpuKernel make_kernel(const char* name, Isa isa) {
+constexpr CpuKernel make_kernel(const char* name, Isa isa) {
   return {name, isa, [](const Params& p, int64_t begin, int64_t end) {
             if (p.dtype == DType::kF32) run_rows<float>(p, begin, end);
             if (p.dtype == DType::kF16) run_rows<F16>(p, begin, end);

@@ -3,6 +3,6 @@
 
 namespace lamina::rms_norm {
 
-CpuKernel rms_norm_generic() { return make_kernel("rms_norm_generic", Isa::kGeneric); }
+extern constinit const CpuKernel rms_norm_generic = make_kernel("rms_norm_generic", Isa::kGeneric);
 
 }  // namespace lamina::rms_norm

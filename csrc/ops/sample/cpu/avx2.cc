@@ -3,6 +3,6 @@
 
 namespace lamina::sample {
 
-CpuKernel sample_avx2() { return make_kernel("sample_avx2", Isa::kAvx2); }
+extern constinit const CpuKernel sample_avx2 = make_kernel("sample_avx2", Isa::kAvx2);
 
 }  // namespace lamina::sample

@@ -3,6 +3,7 @@
 
 namespace lamina::sample {
 
-CpuKernel sample_avx512_vnni() { return make_kernel("sample_avx512_vnni", Isa::kAvx512Vnni); }
+extern constinit const CpuKernel sample_avx512_vnni =
+    make_kernel("sample_avx512_vnni", Isa::kAvx512Vnni);
 
 }  // namespace lamina::sample

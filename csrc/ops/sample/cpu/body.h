@@ -118,7 +118,7 @@ void verify_requests(const Verify& v, int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) verify_request(v, r, row);
 }
 
-inline CpuKernel make_kernel(const char* name, Isa isa) {
+constexpr CpuKernel make_kernel(const char* name, Isa isa) {
   return {name, isa,
           [](const Sample& p, int64_t begin, int64_t end) {
             with_type(p.target.dtype,

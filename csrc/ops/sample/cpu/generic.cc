@@ -3,6 +3,6 @@
 
 namespace lamina::sample {
 
-CpuKernel sample_generic() { return make_kernel("sample_generic", Isa::kGeneric); }
+extern constinit const CpuKernel sample_generic = make_kernel("sample_generic", Isa::kGeneric);
 
 }  // namespace lamina::sample

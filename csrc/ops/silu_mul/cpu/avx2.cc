@@ -3,6 +3,6 @@
 
 namespace lamina::silu_mul {
 
-CpuKernel silu_mul_avx2() { return make_kernel("silu_mul_avx2", Isa::kAvx2); }
+extern constinit const CpuKernel silu_mul_avx2 = make_kernel("silu_mul_avx2", Isa::kAvx2);
 
 }  // namespace lamina::silu_mul

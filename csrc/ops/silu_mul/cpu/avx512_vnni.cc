@@ -3,6 +3,7 @@
 
 namespace lamina::silu_mul {
 
-CpuKernel silu_mul_avx512_vnni() { return make_kernel("silu_mul_avx512_vnni", Isa::kAvx512Vnni); }
+extern constinit const CpuKernel silu_mul_avx512_vnni =
+    make_kernel("silu_mul_avx512_vnni", Isa::kAvx512Vnni);
 
 }  // namespace lamina::silu_mul

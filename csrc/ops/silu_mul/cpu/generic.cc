@@ -3,6 +3,6 @@
 
 namespace lamina::silu_mul {
 
-CpuKernel silu_mul_generic() { return make_kernel("silu_mul_generic", Isa::kGeneric); }
+extern constinit const CpuKernel silu_mul_generic = make_kernel("silu_mul_generic", Isa::kGeneric);
 
 }  // namespace lamina::silu_mul

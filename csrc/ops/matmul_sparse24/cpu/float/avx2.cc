@@ -173,12 +173,10 @@ struct Tile {
 
 }  // namespace
 
-CpuKernel matmul_sparse24_int4_avx2(int64_t min_m) {
-  return make_int4_kernel<Tile>("matmul_sparse24_int4_avx2", Isa::kAvx2, min_m, 15);
-}
+extern constinit const CpuKernel matmul_sparse24_int4_avx2 =
+    make_int4_kernel<Tile>("matmul_sparse24_int4_avx2", Isa::kAvx2, 15);
 
-CpuKernel matmul_sparse24_avx2(int64_t min_m) {
-  return make_float_kernel<Tile>("matmul_sparse24_avx2", Isa::kAvx2, min_m, 15);
-}
+extern constinit const CpuKernel matmul_sparse24_avx2 =
+    make_float_kernel<Tile>("matmul_sparse24_avx2", Isa::kAvx2, 15);
 
 }  // namespace lamina::matmul_sparse24

@@ -178,12 +178,10 @@ struct Tile {
 
 }  // namespace
 
-CpuKernel matmul_sparse24_int4_avx512_vnni(int64_t min_m) {
-  return make_int4_kernel<Tile>("matmul_sparse24_int4_avx512_vnni", Isa::kAvx512Vnni, min_m, 30);
-}
+extern constinit const CpuKernel matmul_sparse24_int4_avx512_vnni =
+    make_int4_kernel<Tile>("matmul_sparse24_int4_avx512_vnni", Isa::kAvx512Vnni, 30);
 
-CpuKernel matmul_sparse24_avx512_vnni(int64_t min_m) {
-  return make_float_kernel<Tile>("matmul_sparse24_avx512_vnni", Isa::kAvx512Vnni, min_m, 30);
-}
+extern constinit const CpuKernel matmul_sparse24_avx512_vnni =
+    make_float_kernel<Tile>("matmul_sparse24_avx512_vnni", Isa::kAvx512Vnni, 30);
 
 }  // namespace lamina::matmul_sparse24

@@ -73,12 +73,10 @@ struct Tile {
 
 }  // namespace
 
-CpuKernel matmul_sparse24_int4_generic(int64_t min_m) {
-  return make_int4_kernel<Tile>("matmul_sparse24_int4_generic", Isa::kGeneric, min_m, 1);
-}
+extern constinit const CpuKernel matmul_sparse24_int4_generic =
+    make_int4_kernel<Tile>("matmul_sparse24_int4_generic", Isa::kGeneric, 1);
 
-CpuKernel matmul_sparse24_generic(int64_t min_m) {
-  return make_float_kernel<Tile>("matmul_sparse24_generic", Isa::kGeneric, min_m, 1);
-}
+extern constinit const CpuKernel matmul_sparse24_generic =
+    make_float_kernel<Tile>("matmul_sparse24_generic", Isa::kGeneric, 1);
 
 }  // namespace lamina::matmul_sparse24

@@ -70,15 +70,15 @@ struct SparseTile : Product<kValue> {
 };
 
 template <template <Value> class Product>
-CpuKernel make_int4_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
+constexpr CpuKernel make_int4_kernel(const char* name, Isa isa, int macs_per_cycle) {
   using Tile = SparseTile<Product, Value::kInt4>;
-  return float_kernel<Int4Params, Tile>(name, isa, min_m, macs_per_cycle);
+  return float_kernel<Int4Params, Tile>(name, isa, macs_per_cycle);
 }
 
 template <template <Value> class Product>
-CpuKernel make_float_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
+constexpr CpuKernel make_float_kernel(const char* name, Isa isa, int macs_per_cycle) {
   using Tile = SparseTile<Product, Value::kF32>;
-  return float_kernel<FloatParams, Tile>(name, isa, min_m, macs_per_cycle);
+  return float_kernel<FloatParams, Tile>(name, isa, macs_per_cycle);
 }
 
 }  // namespace

@@ -274,8 +274,7 @@ struct Tile {
 
 }  // namespace
 
-CpuKernel matmul_sparse24_int4_int8_avx2(int64_t min_m) {
-  return make_int4_kernel<Tile>("matmul_sparse24_int4_int8_avx2", Isa::kAvx2, min_m, 50);
-}
+extern constinit const CpuKernel matmul_sparse24_int4_int8_avx2 =
+    make_int4_kernel<Tile>("matmul_sparse24_int4_int8_avx2", Isa::kAvx2, 50);
 
 }  // namespace lamina::matmul_sparse24

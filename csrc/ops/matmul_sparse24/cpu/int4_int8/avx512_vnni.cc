@@ -289,9 +289,7 @@ struct Tile {
 
 }  // namespace
 
-CpuKernel matmul_sparse24_int4_int8_avx512_vnni(int64_t min_m) {
-  return make_int4_kernel<Tile>("matmul_sparse24_int4_int8_avx512_vnni", Isa::kAvx512Vnni, min_m,
-                                150);
-}
+extern constinit const CpuKernel matmul_sparse24_int4_int8_avx512_vnni =
+    make_int4_kernel<Tile>("matmul_sparse24_int4_int8_avx512_vnni", Isa::kAvx512Vnni, 150);
 
 }  // namespace lamina::matmul_sparse24

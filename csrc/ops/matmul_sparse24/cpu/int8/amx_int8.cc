@@ -104,8 +104,7 @@ struct Tile : AmxProduct {
 
 }  // namespace
 
-CpuKernel matmul_sparse24_int8_amx_int8(int64_t min_m) {
-  return make_kernel<Tile>("matmul_sparse24_int8_amx_int8", Isa::kAmxInt8, min_m, 512);
-}
+extern constinit const CpuKernel matmul_sparse24_int8_amx_int8 =
+    make_kernel<Tile>("matmul_sparse24_int8_amx_int8", Isa::kAmxInt8, 512);
 
 }  // namespace lamina::matmul_sparse24

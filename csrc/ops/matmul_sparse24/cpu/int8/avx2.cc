@@ -165,8 +165,7 @@ struct Tile {
 
 }  // namespace
 
-CpuKernel matmul_sparse24_int8_avx2(int64_t min_m) {
-  return make_kernel<Tile>("matmul_sparse24_int8_avx2", Isa::kAvx2, min_m, 28);
-}
+extern constinit const CpuKernel matmul_sparse24_int8_avx2 =
+    make_kernel<Tile>("matmul_sparse24_int8_avx2", Isa::kAvx2, 28);
 
 }  // namespace lamina::matmul_sparse24

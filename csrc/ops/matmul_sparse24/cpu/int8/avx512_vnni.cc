@@ -93,8 +93,7 @@ struct Tile {
 
 }  // namespace
 
-CpuKernel matmul_sparse24_int8_avx512_vnni(int64_t min_m) {
-  return make_kernel<Tile>("matmul_sparse24_int8_avx512_vnni", Isa::kAvx512Vnni, min_m, 128);
-}
+extern constinit const CpuKernel matmul_sparse24_int8_avx512_vnni =
+    make_kernel<Tile>("matmul_sparse24_int8_avx512_vnni", Isa::kAvx512Vnni, 128);
 
 }  // namespace lamina::matmul_sparse24

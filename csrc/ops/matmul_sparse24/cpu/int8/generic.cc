@@ -61,12 +61,10 @@ struct Tile {
 
 }  // namespace
 
-CpuKernel matmul_sparse24_int8_generic(int64_t min_m) {
-  return make_kernel<Tile>("matmul_sparse24_int8_generic", Isa::kGeneric, min_m, 2);
-}
+extern constinit const CpuKernel matmul_sparse24_int8_generic =
+    make_kernel<Tile>("matmul_sparse24_int8_generic", Isa::kGeneric, 2);
 
-CpuKernel matmul_sparse24_int4_int8_generic(int64_t min_m) {
-  return make_int4_kernel<Tile>("matmul_sparse24_int4_int8_generic", Isa::kGeneric, min_m, 2);
-}
+extern constinit const CpuKernel matmul_sparse24_int4_int8_generic =
+    make_int4_kernel<Tile>("matmul_sparse24_int4_int8_generic", Isa::kGeneric, 2);
 
 }  // namespace lamina::matmul_sparse24

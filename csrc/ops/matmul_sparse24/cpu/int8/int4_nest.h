@@ -296,9 +296,9 @@ struct Int4Nest : StoreStrip<Int4Int8Params, Tile::kTileN, int8_tile::kTileN> {
 };
 
 template <class Tile>
-CpuKernel make_int4_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
+constexpr CpuKernel make_int4_kernel(const char* name, Isa isa, int macs_per_cycle) {
   using Nest = Int4Nest<Tile>;
-  CpuKernel kernel = cpu_kernel<Nest, Tile, Int4Int8Params>(name, isa, min_m, macs_per_cycle);
+  CpuKernel kernel = cpu_kernel<Nest, Tile, Int4Int8Params>(name, isa, macs_per_cycle);
   kernel.group_step = kInt4GroupStep;
   kernel.scratch_bytes = sizeof(typename Nest::Shared);
   return kernel;

@@ -34,9 +34,9 @@ struct Sparse : Product {
 };
 
 template <class Product>
-CpuKernel make_kernel(const char* name, Isa isa, int64_t min_m, int macs_per_cycle) {
+constexpr CpuKernel make_kernel(const char* name, Isa isa, int macs_per_cycle) {
   using Tile = Sparse<Product>;
-  return cpu_kernel<Int8Nest<Int8Params, Tile>, Tile, Int8Params>(name, isa, min_m, macs_per_cycle);
+  return cpu_kernel<Int8Nest<Int8Params, Tile>, Tile, Int8Params>(name, isa, macs_per_cycle);
 }
 
 }  // namespace
