@@ -1,8 +1,6 @@
 """Speculative decoding over a PagedCache: drafts, the choice of their number, and a driver that measures.
 
-from lamina.integrations.transformers import PagedModel
-from lamina.speculate import ClosedLoop, PromptLookup, Request, decode
-model = PagedModel(causal_lm, tokens=4096)
+model = lamina.integrations.transformers.PagedModel(causal_lm, tokens=4096)
 found = decode(model, [Request(prompt, max_new_tokens=64)], PromptLookup(), width=ClosedLoop(8))
 """
 

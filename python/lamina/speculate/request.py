@@ -1,4 +1,4 @@
-"""What is asked of the driver, and the state of a request while it runs."""
+"""A request to the driver, and its state while it runs."""
 
 from __future__ import annotations
 

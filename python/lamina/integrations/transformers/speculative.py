@@ -40,15 +40,15 @@ def speculative(
 
     draft    a model of transformers with the attention "lamina" and the same vocabulary, or a draft of
              lamina.speculate. None: prompt lookup, for which prompt_lookup_num_tokens and, if wanted,
-             max_matching_ngram_size are given to generate. transformers passes `assistant_model` to no such
-             function, so it must be given as draft
+             max_matching_ngram_size are given to generate. transformers passes neither `assistant_model`
+             nor `streamer` to such a function: a model is given as draft, and a streamer gets the prompt alone
     width    of lamina.speculate.decode. None: ClosedLoop with at most prompt_lookup_num_tokens, or at most
              num_assistant_tokens, drafts
     returns  [batch, tokens]: prompts and answers, as generate returns them. Without do_sample, and where
              drafts are not drawn at random, the tokens do not depend on the drafts if the linear layers of
              the model are lamina's. With do_sample the seeds come from torch's generator
-    Raises   NotImplementedError that names what is not supported: beams, a streamer, scores, a cache with
-             tokens, logits processors other than temperature, top-k, top-p and min-p, and stopping criteria
+    Raises   NotImplementedError that names what is not supported: beams, scores, a cache with tokens,
+             logits processors other than temperature, top-k, top-p and min-p, and stopping criteria
              other than a length and the end of the sequence; ValueError for a model without a draft, another
              attention or another vocabulary
 
