@@ -40,8 +40,8 @@ def speculative(
 
     draft    a model of transformers with the attention "lamina" and the same vocabulary, or a draft of
              lamina.speculate. None: prompt lookup, for which prompt_lookup_num_tokens and, if wanted,
-             max_matching_ngram_size are given to generate. transformers passes neither `assistant_model`
-             nor `streamer` to such a function: a model is given as draft, and a streamer gets the prompt alone
+             max_matching_ngram_size are given to generate. transformers passes neither `assistant_model` nor
+             `streamer` to such a function: a model is given as draft, and a streamer gets the prompt alone
     width    of lamina.speculate.decode. None: ClosedLoop with at most prompt_lookup_num_tokens, or at most
              num_assistant_tokens, drafts
     returns  [batch, tokens]: prompts and answers, as generate returns them. Without do_sample, and where
