@@ -229,7 +229,7 @@ def test_public_python_is_documented_and_typed(path: Path) -> Offences:
 
 
 # Deep to shallow: a module may import its own package and those before it.
-PACKAGES = ("_library", "_checks", "_progress", "ops", "kv", "devices", "quant", "testing", "nn")
+PACKAGES = ("_library", "_checks", "_progress", "ops", "kv", "speculate", "devices", "quant", "testing", "nn")
 PACKAGES += ("compression", "checkpoint", "parallel", "integrations", "doctor", "cli")
 RUNS_TESTS = {f"bench/{file}.py" for file in ("gpu/one_kernel", "gpu/rehearsal", "gpu/target", "vllm_engine")}
 

@@ -42,6 +42,11 @@ SECTIONS = {
         *("sample_tokens", "SampledTokens", "SampleFlag"),
         *("verify_draft", "VerifiedDraft", "pack_tree_mask", "TreeMask"),
     ),
+    "Speculative decoding": (
+        *("speculate.decode", "speculate.Request", "speculate.Decoded"),
+        *("speculate.PromptLookup", "speculate.DraftModel"),
+        *("speculate.FixedWidth", "speculate.ClosedLoop"),
+    ),
     "Packed weights": (
         "pack_int8",
         "PackedInt8",

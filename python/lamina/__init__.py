@@ -6,7 +6,7 @@ from lamina import _library
 
 _library.load()
 
-from lamina import kv, nn, ops, quant  # noqa: E402  (the ops must be registered before their fakes)
+from lamina import kv, nn, ops, quant, speculate  # noqa: E402  (the ops must be registered before their fakes)
 from lamina.checkpoint import CheckpointReport, load_checkpoint, load_compressed, save_compressed  # noqa: E402
 from lamina.compression import (  # noqa: E402
     CompressionReport,
@@ -40,5 +40,6 @@ __all__ = [
     "prune",
     "quant",
     "save_compressed",
+    "speculate",
 ]
 __all__ += ops.__all__

@@ -20,8 +20,10 @@ from lamina.integrations.transformers.continuous import (
 from lamina.integrations.transformers.foreign import give_back, take_over
 from lamina.integrations.transformers.fused import AccelerateReport, accelerate
 from lamina.integrations.transformers.gguf import from_gguf
+from lamina.integrations.transformers.paged_model import PagedModel, int4_copy
 from lamina.integrations.transformers.quantizer import LaminaConfig, LaminaHfQuantizer
 from lamina.integrations.transformers.smoothing import smooth
+from lamina.integrations.transformers.speculative import speculative
 
 __all__ = [
     "AccelerateReport",
@@ -29,12 +31,15 @@ __all__ = [
     "LaminaHfQuantizer",
     "Mask",
     "PagedKVCache",
+    "PagedModel",
     "accelerate",
     "attention",
     "from_gguf",
     "give_back",
+    "int4_copy",
     "make_mask",
     "smooth",
+    "speculative",
     "take_over",
     "use_continuous_batching",
 ]

@@ -14,7 +14,8 @@ from transformers import masking_utils
 
 from lamina.integrations._attention import refuse, refuse_gradients, unit_stride
 from lamina.integrations.transformers.cache import PagedKVCache, PagedStates
-from lamina.ops import paged_attention
+from lamina.kv import Batch
+from lamina.ops import TreeMask, paged_attention
 
 NO_LIMIT = -1
 FUNCTION = "transformers attention"
@@ -193,12 +194,16 @@ def attend(
     is_query = None if chosen is None else chosen.queries
     keys = find_keys(chosen)
     queries = len(rows) // batch
-    offsets, total = keys.cu_seqlens_q, len(rows)
+    total = len(rows)
     if is_query is not None:
         rows, counts = rows[is_query], is_query.view(batch, queries).sum(1)
         offsets = torch.nn.functional.pad(counts.cumsum(0, dtype=torch.int32), (1, 0))
-    elif offsets is None:
+    elif keys.batch is not None:
+        offsets, queries = keys.batch.cu_seqlens_q, keys.batch.max_seqlen_q
+    else:
         offsets = torch.arange(batch + 1, dtype=torch.int32, device=rows.device) * queries
+    if keys.tree is not None:
+        options |= keys.tree._asdict()
     out = paged_attention(
         rows, keys.k_cache, keys.v_cache, keys.block_table, keys.seq_lens, offsets, max_seqlen_q=queries,
         causal=mask.causal, window=mask.window, k_scale=keys.k_scale, v_scale=keys.v_scale, **options,
@@ -220,7 +225,8 @@ class Keys(NamedTuple):
     seq_lens: Tensor
     k_scale: Tensor | None = None
     v_scale: Tensor | None = None
-    cu_seqlens_q: Tensor | None = None  # of a batch without padding, if it is known
+    batch: Batch | None = None  # without padding, if it is known
+    tree: TreeMask | None = None  # of the new tokens, with `batch`
 
 
 def _keys(key: Tensor, value: Tensor, chosen: Selection | None) -> Keys:
@@ -261,8 +267,8 @@ def paged_keys(cache: PagedKVCache, layer: int, chosen: Selection | None) -> Key
     if chosen is None:
         batch = cache.tables
         return Keys(
-            pool.k[layer], pool.v[layer], batch.block_table, batch.seq_lens, k_scale, v_scale,
-            batch.cu_seqlens_q,
+            pool.k[layer], pool.v[layer], batch.block_table, batch.seq_lens, k_scale, v_scale, batch,
+            cache.tree,
         )  # fmt: skip
     blocks = cache.tables.block_table.gather(1, (chosen.order // pool.page).long())
     table = blocks * pool.page + chosen.order % pool.page

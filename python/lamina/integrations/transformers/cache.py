@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from lamina.kv import Batch, PagedCache
+from lamina.ops import TreeMask
 
 
 class PagedStates(Tensor):
@@ -130,6 +131,7 @@ class PagedKVCache(Cache):  # type: ignore[misc]
         self._slots = torch.empty(0, dtype=torch.int64)
         nothing = torch.empty(0, dtype=torch.int32)
         self.tables = Batch(nothing, nothing, nothing, 0)
+        self.tree: TreeMask | None = None  # if the new tokens of each sequence are the nodes of a tree
         self._embeddings: tuple[Tensor, Tensor] | None = None
         self._rotary: dict[str, Tensor] = {}
         layers = config.get_text_config(decoder=True).num_hidden_layers
