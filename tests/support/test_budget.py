@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.backends import ROOT
-from tests.support.budget import EMULATOR_SECONDS
+from tests.support.budget import EMULATOR_SECONDS, allowance
 
 # Takes no time: what the calls claim to have spent is added by hand.
 TESTS = """
@@ -25,10 +25,15 @@ def test_costly(number):
 def test_slow():
     budget.on_emulator["gemm_int8"] += 1000
 """
+CONFTEST = """
+from tests.support import budget
+budget.allowance = lambda: 1.0
+"""
 
 
 def run(folder: Path, seconds: float, *options: str) -> subprocess.CompletedProcess[str]:
-    """pytest on TESTS, with this plugin and the markers of the project."""
+    """pytest on TESTS, with this plugin, the limits as they are and the markers of the project."""
+    (folder / "conftest.py").write_text(CONFTEST)
     (folder / "test_planted.py").write_text(TESTS.replace("{seconds}", str(seconds)))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.support.budget", "-p", "no:cacheprovider"]
     command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), "-m", "", *options, str(folder)]
@@ -42,7 +47,7 @@ def test_a_run_over_budget_fails_and_names_ten_tests(tmp_path: Path, processes: 
     assert "13 passed" in result.stdout
     lines = result.stdout.splitlines()
     (first,) = (i for i, line in enumerate(lines) if "OVER BUDGET" in line)
-    assert lines[first].split() == ["90.7", "of", "90", "gemm_int8", "OVER", "BUDGET"]
+    assert lines[first].split() == ["90.7", "of", "90.0", "gemm_int8", "OVER", "BUDGET"]
     named = [line.split()[1] for line in lines[first + 1 :] if "::test_costly" in line]
     assert named == [f"test_planted.py::test_costly[{number}]" for number in range(11, 1, -1)]
 
@@ -50,4 +55,8 @@ def test_a_run_over_budget_fails_and_names_ten_tests(tmp_path: Path, processes: 
 def test_a_run_within_budget_passes_whatever_slow_tests_cost(tmp_path: Path) -> None:
     result = run(tmp_path, EMULATOR_SECONDS / 12 - 0.1)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "   89.5 of 90  gemm_int8" in result.stdout
+    assert "   89.5 of 90.0  gemm_int8" in result.stdout
+
+
+def test_every_machine_gets_at_least_half_more() -> None:
+    assert 1.5 <= allowance() < 60
