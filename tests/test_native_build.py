@@ -15,7 +15,7 @@ from tests.support.backends import ROOT, kernel_rows
 
 CMAKE = Path(sys.executable).parent / "cmake"
 REPLACED = ["generic", "avx2", "avx512_vnni"]  # the last that the machine runs stands for all
-KERNEL = re.compile(r"::(\w+?)_(generic|avx2|avx512_vnni|avx512_bf16|amx_int8)\(")
+KERNEL = re.compile(r"::(\w+?)_(generic|avx2|avx512_vnni|avx512_bf16|amx_int8)$", re.MULTILINE)
 
 
 def run(*command: object) -> str:

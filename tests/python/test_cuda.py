@@ -249,7 +249,11 @@ def test_an_input_on_the_cpu_is_refused_by_a_module_on_cuda() -> None:
 
 
 @pytest.mark.parametrize("op", doctor.CHECKS)
-def test_the_doctor_passes_on_the_device(op: str, device: torch.device) -> None:
+def test_the_doctor_passes_on_the_device(
+    op: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not torch.cuda.is_available():  # a draw is a block, of which the emulator runs 50 a second
+        monkeypatch.setattr("lamina.doctor.sample.DRAWS", 400)
     check = doctor.run_check(op, str(device), doctor.CHECKS[op], device)
     assert check.passed, [check.error, check.worst]
     on_cpu = doctor.run_check(op, "cpu", doctor.CHECKS[op], doctor.CPU)

@@ -12,8 +12,6 @@ from lamina import ops
 from lamina.doctor.outcome import DeviceCheck, Outcome
 
 DRAWS = 20_000
-# How far a frequency may be from its probability: seven standard deviations.
-SPREAD = 7 * math.sqrt(0.25 / DRAWS)
 
 
 def _same(label: str, got: Tensor, want: list[int]) -> Outcome:
@@ -21,10 +19,11 @@ def _same(label: str, got: Tensor, want: list[int]) -> Outcome:
 
 
 def _frequencies(label: str, tokens: Tensor, p: Tensor) -> Outcome:
-    found = tokens.cpu().long().bincount(minlength=len(p)).double() / DRAWS
+    """A frequency may be seven standard deviations from its probability."""
+    found = tokens.cpu().long().bincount(minlength=len(p)).double() / len(tokens)
     if found.shape != p.shape or bool((found[p == 0] > 0).any()):
         return Outcome(label, math.inf)
-    return Outcome(label, float((found - p).abs().max() / SPREAD))
+    return Outcome(label, float((found - p).abs().max()) / (7 * math.sqrt(0.25 / len(tokens))))
 
 
 def _rows(row: Tensor, device: torch.device) -> Tensor:

@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <functional>
 #include <limits>
 
 #include "base/int_math.h"
@@ -236,7 +235,9 @@ class LogitRow {
   int32_t largest_key_of_blocks(int64_t k) {
     int32_t* const keys = block_key_ + blocks_;
     std::copy_n(block_key_, blocks_, keys);
-    std::nth_element(keys, keys + k - 1, keys + blocks_, std::greater<>());
+    // std::greater would make a weak function, which files of one ISA must not have.
+    std::nth_element(keys, keys + k - 1, keys + blocks_,
+                     [](int32_t a, int32_t b) { return a > b; });
     return keys[k - 1];
   }
 
