@@ -263,9 +263,12 @@ def test_readme_compares_the_schemes_as_the_results_do() -> None:
     assert f"is {ratios('gemm_int8', 'torch_bf16')} times as fast" in read("README.md")
 
 
-def test_readme_shows_the_language_model_as_measured() -> None:
-    lines = [line for line in read("README.md").splitlines() if line.startswith("| ")]
-    for row in json.loads(read("bench/results/epyc-zen4-2core/demo_llm.json"))["rows"]:
+@pytest.mark.parametrize(
+    ("page", "machine"), [("README.md", "epyc-zen4-2core"), ("docs/performance.md", "epyc-zen3-2core")]
+)
+def test_tables_show_the_language_model_as_measured(page: str, machine: str) -> None:
+    lines = [line for line in read(page).splitlines() if line.startswith("| ")]
+    for row in json.loads(read(f"bench/results/{machine}/demo_llm.json"))["rows"]:
         cells = f"| {row['model_bytes'] / 1e6:.0f} | {row['prefill']:.0f} | {row['decode']:.1f} |"
         if row["perplexity"] is not None:
             cells += f" {row['perplexity']:.2f} | {row['agreement'] * 100:.1f} % |"
