@@ -252,7 +252,7 @@ def test_an_input_on_the_cpu_is_refused_by_a_module_on_cuda() -> None:
 def test_the_doctor_passes_on_the_device(
     op: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not torch.cuda.is_available():  # a draw is a block, of which the emulator runs 50 a second
+    if not torch.cuda.is_available():  # each draw is a block, and 20,000 take the emulator minutes
         monkeypatch.setattr("lamina.doctor.sample.DRAWS", 400)
     check = doctor.run_check(op, str(device), doctor.CHECKS[op], device)
     assert check.passed, [check.error, check.worst]

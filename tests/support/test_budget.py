@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.backends import ROOT
-from tests.support.budget import EMULATOR_SECONDS, allowance
+from tests.support.budget import EMULATOR_SECONDS, REFERENCE_SECONDS, allowance
 
 # Takes no time: what the calls claim to have spent is added by hand.
 TESTS = """
@@ -58,5 +59,10 @@ def test_a_run_within_budget_passes_whatever_slow_tests_cost(tmp_path: Path) -> 
     assert "   89.5 of 90.0  gemm_int8" in result.stdout
 
 
-def test_every_machine_gets_at_least_half_more() -> None:
-    assert 1.5 <= allowance() < 60
+@pytest.mark.parametrize(("times_as_slow", "allowed"), [(0.5, 1.5), (1, 1.5), (2, 3.0)])
+def test_a_slower_core_gets_more_in_proportion(
+    monkeypatch: pytest.MonkeyPatch, times_as_slow: float, allowed: float
+) -> None:
+    clock = itertools.count(0.0, times_as_slow * REFERENCE_SECONDS)
+    monkeypatch.setattr("tests.support.budget.time.process_time", lambda: next(clock))
+    assert allowance.__wrapped__() == pytest.approx(allowed)
