@@ -175,7 +175,7 @@ class AttentionCase:
         mask, nodes, depth = self._tree(lens, g)
         slopes = None
         if self.alibi:
-            slopes = 0.02 + 0.4 * torch.rand(len(lens), kv_heads * group + 3, generator=g)[:, 3:]
+            slopes = (0.02 + 0.4 * torch.rand(len(lens), kv_heads * group + 3, generator=g))[:, 3:]
             slopes = slopes[0].clone() if self.alibi == "heads" else slopes
         return AttentionInputs(
             q=self._queries(tokens, g),
