@@ -113,6 +113,7 @@ hub-kernel: wheel
 docs: build
 	$(RUN) $(PY) -m tools.ops_page > docs/ops.md
 	$(RUN) $(PY) -m tests.support.bad_inputs > docs/errors.md
+	$(RUN) $(PY) -m bench.study page
 	$(RUN) $(PY) bench/figures.py
 
 lint: $(READY)

@@ -14,6 +14,7 @@ if __package__ in (None, ""):  # run as a file: make `bench` importable, from th
 
 from bench.plot import plot_times
 from bench.results_file import load
+from bench.study import plots, results
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = "bench/results"
@@ -78,6 +79,16 @@ def draw_times(pyplot: Any) -> Any:
     return plot_times(pyplot, result, result.rows)
 
 
+def draw_study_rows(pyplot: Any) -> Any:
+    """The time of a step against its rows, for each format."""
+    return plots.draw_rows(pyplot, results.read(results.KERNELS)["tables"])
+
+
+def draw_study_gains(pyplot: Any) -> Any:
+    """The gain of drafts against batch and width, for each format."""
+    return plots.draw_gains(pyplot, results.Decoding(results.read(results.DECODE)["rows"]))
+
+
 @dataclass(frozen=True)
 class Figure:
     draw: Callable[[Any], Any]
@@ -89,8 +100,15 @@ class Figure:
         return hashlib.sha256(contents).hexdigest()
 
 
+def source(path: Path) -> str:
+    """The name of a result file below RESULTS."""
+    return str(path.relative_to(ROOT / RESULTS))
+
+
 FIGURES = {
     "speedup": Figure(draw_speedups, tuple(file for files in LINES.values() for file in files.values())),
+    "compounding_rows": Figure(draw_study_rows, (source(results.KERNELS),)),
+    "compounding_gains": Figure(draw_study_gains, (source(results.DECODE),)),
     "gemm_int8_amx": Figure(draw_times, (LINES["Xeon, AMX"]["gemm_int8"],)),
 }
 

@@ -233,6 +233,16 @@ def test_the_closed_loop_finds_the_width(
     assert model.seconds < (1.15 if most_used == 0 else 0.5) * plain  # trying costs something
 
 
+def test_the_closed_loop_tries_one_more_draft_at_a_time() -> None:
+    """Also where all drafts are accepted: a width that is too large costs much where rows are dear."""
+    loop, used = ClosedLoop(4), []
+    for _ in range(6):
+        width = loop.choose(1, range(4))
+        used.append(width)
+        loop.observe(Step(width, 1 + width, 0.0, 1.0, [range(width)], [range(width + 1)]))
+    assert used == [0, 1, 2, 3, 4, 4]
+
+
 def test_speculation_comes_back_when_it_pays_again() -> None:
     model = Table(1.0, 0.3)
     draft, loop = Guess(model, 0), ClosedLoop(4, retry=8)

@@ -24,7 +24,7 @@ LIMITS: dict[str, float] = {
     "paged_attention": 180,
 }
 DEAREST = 10
-REFERENCE_SECONDS = 0.045  # of the loop in allowance(), on the core for which the limits were set (EPYC Zen 4)
+REFERENCE_SECONDS = 0.045  # of the loop in allowance(), on the core for which the limits were set: Zen 4
 
 on_emulator: Counter[str] = Counter()  # by op, of the test that runs
 _costs: list[tuple[str, str, float]] = []  # test, op or "" for what is not the emulator, seconds

@@ -66,8 +66,9 @@ class ClosedLoop:
 
     The time of verifying is averaged for each number of rows, that of drafting for each width; between
     measured numbers it is interpolated, and beyond the largest it is taken to be the same, so that a larger
-    width is tried. Acceptance is averaged for each rank: the chance that the first, second, ... child of an
-    accepted row is accepted, at first 1/2, 1/4, ... Half of each new time enters its average.
+    width is tried, by one more draft at a time. Half of each new time enters its average. Acceptance is
+    averaged for each rank: the chance that the first, second, ... child of an accepted row is accepted. It is
+    1/2, 1/4, ... at first, which counts as two observations until `memory` has forgotten it.
     """
 
     def __init__(self, most: int = 8, *, retry: int = 64, memory: float = 0.9) -> None:
@@ -80,6 +81,7 @@ class ClosedLoop:
                 raise ValueError(f"{NAME}: {name} = {value}; must be {allowed}")
         self.most, self.retry, self.memory = most, retry, memory
         self.acceptance: list[float] = []
+        self._seen: list[int] = []  # observations of each rank
         self.verifying, self.drafting = Seconds(), Seconds()
         self._steps = 0
         self._used: dict[int, int] = {}  # width -> the step that used it last
@@ -95,7 +97,8 @@ class ClosedLoop:
             seconds += self.drafting.estimate(width) if width else 0
             return requests * (1 + accepted[width]) / max(seconds, 1e-9)
 
-        best, *others = sorted(range(len(parents) + 1), key=tokens_per_second, reverse=True)
+        reach = min(len(parents), max(self._used) + 1)
+        best, *others = sorted(range(reach + 1), key=tokens_per_second, reverse=True)
         if self._steps % self.retry or not others:
             return best
         return others[0] if best == 0 else min(others, key=lambda width: self._used.get(width, -1))
@@ -114,7 +117,9 @@ class ClosedLoop:
                 children = [child for child, parent in enumerate(parents, 1) if parent == row]
                 for rank, child in enumerate(children):
                     old = self._acceptance(rank)
-                    self.acceptance[rank] = old * self.memory + (child in kept) * (1 - self.memory)
+                    self._seen[rank] += 1
+                    new = max(1 - self.memory, 1 / (2 + self._seen[rank]))
+                    self.acceptance[rank] = old * (1 - new) + (child in kept) * new
 
     def _expected(self, parents: Sequence[int]) -> list[float]:
         """The expected number of accepted drafts of a request, for each width."""
@@ -128,6 +133,7 @@ class ClosedLoop:
     def _acceptance(self, rank: int) -> float:
         while len(self.acceptance) <= rank:
             self.acceptance.append(0.5 ** (len(self.acceptance) + 1))
+            self._seen.append(0)
         return self.acceptance[rank]
 
 

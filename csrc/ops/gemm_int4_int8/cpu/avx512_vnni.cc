@@ -2,7 +2,8 @@
 //
 // Ports  64 MACs an instruction, two instructions a cycle. Scaling a group of 32 adds vcvtdq2ps and a fused
 //        multiply-add to 8 instructions.
-// Tile   6 rows x 64 columns = 24 accumulators + 4 weights + 1 broadcast of 32 registers
+// Tile   6 rows x 64 columns = 24 accumulators + 4 weights + 1 broadcast of 32 registers. 7 and 8 rows take 32 columns
+//        at a time, so that up to 8 rows read packed codes, and unpack them once.
 #include <array>
 
 #include "gemm/cpu/pack_bytes.h"
@@ -14,7 +15,8 @@ namespace {
 
 struct Tile {
   using Session = NoSession;
-  static constexpr int kTileM = 6, kRowStep = 1, kTileN = 64;
+  static constexpr int kTileM = 8, kRowStep = 1, kTileN = 64;
+  static constexpr int kWideRows = 6;  // most rows for which the accumulators of 64 columns fit
   static constexpr bool kScales = true, kUnpacks = true, kTakesSigned = false;
   static constexpr int kGroupStep = kInt4GroupStep;
   static constexpr int packed_rows(int rows) { return rows; }
@@ -106,17 +108,33 @@ struct Tile {
     multiply[static_cast<size_t>(step.rows - 1)](step);
   }
 
+  template <int kTiles, Codes kCodes>
+  static void multiply_high(const Step& step) {
+    if (step.rows == 7) return multiply_fixed<7, kTiles, kCodes>(step);
+    multiply_fixed<8, kTiles, kCodes>(step);
+  }
+
+  // Calls body for each kTiles tiles of a step.
+  template <int kTiles>
+  static void for_tiles(const Step& step, const auto& body) {
+    Step some = step;
+    for (int t = 0; t < step.tiles_n; t += kTiles) {
+      body(some);
+      some.w += kTiles * step.w_stride;
+      some.acc += kTiles * int4::kTileN;
+      some.y += kTiles * int4::kTileN;
+      some.column += kTiles * int4::kTileN;
+    }
+  }
+
   template <Codes kCodes>
   static void multiply(const Step& step) {
-    if (kCodes == Codes::kPacked || step.tiles_n == 4) return multiply_tiles<4, kCodes>(step);
-    Step one = step;
-    for (int t = 0; t < step.tiles_n; ++t) {
-      multiply_tiles<1, Codes::kBytes>(one);
-      one.w += step.w_stride;
-      one.acc += int4::kTileN;
-      one.y += int4::kTileN;
-      one.column += int4::kTileN;
+    if (kCodes == Codes::kPacked || step.tiles_n == 4) {
+      if (step.rows <= kWideRows) return multiply_tiles<4, kCodes>(step);
+      return for_tiles<2>(step, multiply_high<2, kCodes>);
     }
+    if (step.rows <= kWideRows) return for_tiles<1>(step, multiply_tiles<1, Codes::kBytes>);
+    for_tiles<1>(step, multiply_high<1, Codes::kBytes>);
   }
 };
 
