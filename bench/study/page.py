@@ -28,8 +28,10 @@ def write() -> None:
 def filled(page: str) -> str:
     """The page with the text between `<!-- name -->` and `<!-- end -->` made anew."""
 
+    tables = make_tables()
+
     def fill(found: re.Match[str]) -> str:
-        return f"<!-- {found[1]} -->\n{make_tables()[found[1]]}\n<!-- end -->"
+        return f"<!-- {found[1]} -->\n{tables[found[1]]}\n<!-- end -->"
 
     return re.sub(r"<!-- (?!end)(\w+) -->\n.*?<!-- end -->", fill, page, flags=re.DOTALL)
 
@@ -95,22 +97,29 @@ def attention(tables: dict[str, Any]) -> str:
 
 def gains(decoding: Decoding) -> str:
     """Plain decoding and prompt lookup, one request at a time."""
-    rows = []
-    base = decoding.tokens_per_s(Cell("f32", "f32", "copy", 1, "none", 0))
-    float_gains = [decoding.gain(decoding.best(Cell(name, own_kv(name), "copy", 1, "lookup", 1)))
-                   for name in ("f32", "bf16")]  # fmt: skip
+    found = {}
     for name in IN_FILE:
         plain = Cell(name, own_kv(name), "copy", 1, "none", 0)
-        best = decoding.best(plain._replace(draft="lookup", width=1))
+        found[name] = plain, decoding.best(plain._replace(draft="lookup", width=1))
+
+    def cost(name: str) -> float:
+        """The time of a step with drafts over that of a plain step."""
+        best = found[name][1]
+        return decoding.tokens_a_step(best) / decoding.gain(best)
+
+    rows = []
+    for name, (plain, best) in found.items():
         loop = plain._replace(draft="loop", width=MOST)
         rows.append([
             name, f"{decoding.tokens_per_s(plain):.1f}", best.width, f"{decoding.tokens_per_s(best):.1f}",
-            f"{decoding.gain(best):.2f}", *(f"{decoding.gain(best) / gain:.2f}" for gain in float_gains),
+            f"{decoding.gain(best):.2f}", f"{decoding.tokens_a_step(best):.2f}", f"{cost(name):.2f}",
+            *(f"{cost(other) / cost(name):.2f}" for other in ("f32", "bf16")),
             f"{decoding.gain(loop):.2f}", f"{decoding.gain(loop._replace(text='answer')):.2f}",
-            f"{decoding.tokens_per_s(best) / base:.1f}",
+            f"{decoding.tokens_per_s(best) / decoding.tokens_per_s(found['f32'][0]):.1f}",
         ])  # fmt: skip
-    head = ["format", "plain, tokens/s", "best width", "tokens/s", "gain", "eta to f32", "eta to bf16",
-            "gain, closed loop", "closed loop, answers", "times f32 plain"]  # fmt: skip
+    head = ["format", "plain, tokens/s", "best width", "tokens/s", "gain", "tokens a step", "cost of a step",
+            "eta to f32", "eta to bf16", "gain, closed loop", "closed loop, answers",
+            "times f32 plain"]  # fmt: skip
     return markdown(head, rows)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean, quantiles
 from typing import Any
 
-from bench.study.decode import DRAFT_FORMAT, Cell
+from bench.study.decode import DRAFT_FORMAT, TREE, Cell
 from bench.study.step_time import Attention, Linear, Rest, StepTime
 
 FOLDER = Path(__file__).resolve().parents[1] / "results" / "epyc-zen4-2core"
@@ -18,7 +18,6 @@ KERNELS, DECODE, EXACT = (
 )
 LAYERS = 30  # of SmolLM2-135M
 RESAMPLES = 2000
-HELD_OUT = 3  # every so many cells are left out of the fit
 
 
 class Decoding:
@@ -37,6 +36,11 @@ class Decoding:
     def gain(self, cell: Cell) -> float:
         """The speed relative to plain decoding of the same format."""
         return self.tokens_per_s(cell) / self.tokens_per_s(cell._replace(draft="none", width=0))
+
+    def tokens_a_step(self, cell: Cell) -> float:
+        """The tokens of all prompts over their steps, which bounds the gain."""
+        rows = self.rows[cell]
+        return sum(sum(row["tokens"]) for row in rows) / sum(sum(row["steps"]) for row in rows)
 
     def best(self, cell: Cell) -> Cell:
         """The fastest cell that differs from this one in its width alone."""
@@ -103,6 +107,14 @@ def fitted(kernels: Mapping[str, Any], decoding: Decoding) -> StepTime:
     return model._replace(rest={name: Rest.fit(some) for name, some in points.items()})
 
 
+def levels(parents: Sequence[int]) -> int:
+    """The calls of a draft model for a tree: one for each level that has children."""
+    depth = [0]
+    for parent in parents:
+        depth.append(depth[parent] + 1)
+    return max(depth)
+
+
 def is_held_out(cell: Cell) -> bool:
     """Whether a cell is kept from the fit: those of two widths, and every closed loop."""
     return cell.draft == "loop" or cell.width in (2, 5)
@@ -115,7 +127,7 @@ def predicted_s(model: StepTime, cell: Cell, row: Mapping[str, Any]) -> tuple[fl
         step = Measured(cell, group, row["context"])
         of_step = model(cell.format, kind_of(cell), step.rows, step.requests, step.context)
         if cell.draft in ("self", "tree") and step.drafts:
-            calls = {"self": step.drafts, "tree": 4.0}[cell.draft]
+            calls = step.drafts if cell.draft == "self" else levels(TREE)
             of_step += calls * model(DRAFT_FORMAT, "f32/int8", step.requests, step.requests, step.context)
         predicted += step.count * of_step
     return predicted, seconds(row)
