@@ -73,15 +73,13 @@ class Stack(NamedTuple):
 def stacks_of(shape: str) -> dict[str, Stack]:
     """The stacks by format: of "smollm2", all of its linear layers, else those of LAYERS[shape].
 
-    SmolLM2 and the 70B model have no 2:4 formats here: the layers of the first are those of the demo, and the
-    weights of the second would take long to prune. The head of a compressed model is w8a8, as in the demo.
+    SmolLM2 has no 2:4 formats here: its layers are those of the demo. The head of a compressed model is w8a8,
+    as in the demo.
     """
     if shape == "smollm2":
         return {name: stack_of(model) for name, model in load(tuple(IN_FILE)).items()}
-    names = IN_FILE if shape == "llama3-70b" else FORMATS
     found: dict[str, Stack] = {}
-    for name in names:
-        of = FORMATS[name]
+    for name, of in FORMATS.items():
         if shape.endswith("head") and "w8a8" in found:
             found[name] = found["w8a8"]
         else:
@@ -117,7 +115,7 @@ def random_layers(shape: str, of: Format) -> list[Layer]:
         layer = nn.Sequential(linear.to(of.dtype))
         if of.scheme is not None:
             group = GROUP if "w4" in of.scheme else None
-            lamina.compress(layer, of.scheme, group=group, progress=False)
+            lamina.compress(layer, of.scheme, group=group)
         made = layer[0]
         assert isinstance(made, Layer)
         found.append(made)

@@ -16,7 +16,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "results" / "epyc-zen4-2core"
 KERNELS, DECODE, EXACT = (
     FOLDER / f"{name}.json" for name in ("study_kernels", "study_decode", "speculate_exact")
 )
-LAYERS = 30  # of SmolLM2-135M
+SMOLLM2_LAYERS = 30
 RESAMPLES = 2000
 
 
@@ -96,7 +96,7 @@ def steps(decoding: Decoding) -> Iterator[Measured]:
 def fitted(kernels: Mapping[str, Any], decoding: Decoding) -> StepTime:
     """The model of the time of a step, its rest fitted to the cells that are not held out."""
     tables = kernels["tables"]
-    model = StepTime(Linear(tables["linear smollm2"]), Attention(tables["attention smollm2"]), LAYERS)
+    model = StepTime(Linear(tables["linear smollm2"]), Attention(tables["attention smollm2"]), SMOLLM2_LAYERS)
     points: dict[str, list[tuple[float, float, float]]] = {}
     for step in steps(decoding):
         if not is_held_out(step.cell):

@@ -3,8 +3,7 @@
 // Ports  64 MACs an instruction, two instructions a cycle. Scaling a group of 32 adds vcvtdq2ps and a fused
 //        multiply-add to 8 instructions.
 // Tile   6 rows x 64 columns = 24 accumulators + 4 weights + 1 broadcast of 32 registers. 7 and 8 rows take 32 columns
-//        at a time, so that up to 8 rows read packed codes and unpack them once: on Zen 4 a quarter less time than
-//        in two panels, and at most 2 % more for many rows.
+//        at a time, so that up to 8 rows read packed codes and unpack them once.
 #include <array>
 
 #include "gemm/cpu/pack_bytes.h"
