@@ -36,6 +36,7 @@ SECTIONS = {
     "Attention and its cache": (
         *("paged_attention", "append_paged_kv", "gather_paged_kv", "copy_kv_blocks", "compact_kv"),
         *("merge_attention_states", "check_errors"),
+        *("decoder_layers", "DecoderLayer", "PackedProduct", "ProductKind"),
         *("kv.PagedCache", "kv.Batch", "kv.OutOfPages", "kv.advise_huge_pages"),
     ),
     "Choice of tokens": (

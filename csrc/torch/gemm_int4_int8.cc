@@ -3,6 +3,7 @@
 #include "torch/accelerator.h"
 #include "torch/int4.h"
 #include "torch/interop.h"
+#include "torch/ops.h"
 #include "torch/product.h"
 
 #if defined(LAMINA_CUDA_KERNELS)
@@ -34,12 +35,21 @@ std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capabi
 }
 #endif
 
-Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t group,
-            std::optional<Tensor> a_scale, std::optional<Tensor> w_zero_point,
-            std::optional<Tensor> a_zero_point, std::optional<Tensor> bias, ScalarType out_dtype,
-            std::optional<std::string> activation, std::optional<Tensor> gate,
-            std::optional<Tensor> residual, std::optional<Tensor> perm,
-            std::optional<int64_t> max_sms) {
+std::string explain(int64_t m, int64_t n, int64_t k, std::optional<int64_t> group) {
+  std::string text;
+  raise_if_bad(gemm_int4_int8::explain({m, n, k, group_of(group.value_or(-1), k)},
+                                       TorchParallel().threads(), text));
+  return text;
+}
+
+}  // namespace
+
+Tensor multiply_int4_int8(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t group,
+                          std::optional<Tensor> a_scale, std::optional<Tensor> w_zero_point,
+                          std::optional<Tensor> a_zero_point, std::optional<Tensor> bias,
+                          ScalarType out_dtype, std::optional<std::string> activation,
+                          std::optional<Tensor> gate, std::optional<Tensor> residual,
+                          std::optional<Tensor> perm, std::optional<int64_t> max_sms) {
   constexpr const char* kOp = "gemm_int4_int8";
   const int sms = checked_sms(kOp, max_sms);
   const EpilogueArguments then{kOp, a, bias, activation, gate, residual};
@@ -56,15 +66,6 @@ Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t gro
   return out;
 }
 
-std::string explain(int64_t m, int64_t n, int64_t k, std::optional<int64_t> group) {
-  std::string text;
-  raise_if_bad(gemm_int4_int8::explain({m, n, k, group_of(group.value_or(-1), k)},
-                                       TorchParallel().threads(), text));
-  return text;
-}
-
-}  // namespace
-
 void compute(const std::optional<Accelerator>& accelerator, const gemm_int4_int8::Params& params,
              int max_sms, const Tensor& like) {
   if (accelerator) {
@@ -75,8 +76,8 @@ void compute(const std::optional<Accelerator>& accelerator, const gemm_int4_int8
   }
 }
 
-LAMINA_IMPL(CPU, m) { m.impl("gemm_int4_int8", TORCH_BOX(&gemm)); }
-LAMINA_IMPL(CUDA, m) { m.impl("gemm_int4_int8", TORCH_BOX(&gemm)); }
+LAMINA_IMPL(CPU, m) { m.impl("gemm_int4_int8", TORCH_BOX(&multiply_int4_int8)); }
+LAMINA_IMPL(CUDA, m) { m.impl("gemm_int4_int8", TORCH_BOX(&multiply_int4_int8)); }
 LAMINA_IMPL(CompositeExplicitAutograd, m) {
   m.impl("explain_gemm_int4_int8", TORCH_BOX(&explain));
   m.impl("explain_gemm_int4_int8_cuda", TORCH_BOX(&explain_cuda));

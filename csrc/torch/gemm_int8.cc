@@ -10,6 +10,7 @@
 #include "torch/int8.h"
 #include "torch/int8_rows.h"
 #include "torch/interop.h"
+#include "torch/ops.h"
 #include "torch/product.h"
 
 #if defined(LAMINA_CUDA_KERNELS)
@@ -72,21 +73,6 @@ std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capabi
                          [&](const auto& plan) { return plan.partial_bytes(problem); });
 }
 #endif
-
-Tensor gemm(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor& a_scale,
-            const Tensor& w_scale, std::optional<Tensor> a_zero_point, std::optional<Tensor> bias,
-            ScalarType out_dtype, std::optional<std::string> activation, std::optional<Tensor> gate,
-            std::optional<Tensor> residual, std::optional<int64_t> max_sms) {
-  constexpr const char* kOp = "gemm_int8";
-  const int sms = checked_sms(kOp, max_sms);
-  const EpilogueArguments then{kOp, a, bias, activation, gate, residual};
-  const Int8Inputs inputs{a, w, w_sums, a_scale, w_scale, a_zero_point, then};
-  gemm_int8::Params params;
-  const std::optional<Accelerator> accelerator = read_int8(kOp, inputs, params, require_packed_w);
-  Tensor out = new_result(kOp, a, inputs.n(), out_dtype, params);
-  compute(accelerator, params, sms, a);
-  return out;
-}
 
 std::tuple<Tensor, Tensor, Tensor> gemm_quantized(
     const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor& a_scale,
@@ -163,6 +149,22 @@ std::string explain(int64_t m, int64_t n, int64_t k, std::optional<int64_t> grou
 
 }  // namespace
 
+Tensor multiply_int8(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor& a_scale,
+                     const Tensor& w_scale, std::optional<Tensor> a_zero_point,
+                     std::optional<Tensor> bias, ScalarType out_dtype,
+                     std::optional<std::string> activation, std::optional<Tensor> gate,
+                     std::optional<Tensor> residual, std::optional<int64_t> max_sms) {
+  constexpr const char* kOp = "gemm_int8";
+  const int sms = checked_sms(kOp, max_sms);
+  const EpilogueArguments then{kOp, a, bias, activation, gate, residual};
+  const Int8Inputs inputs{a, w, w_sums, a_scale, w_scale, a_zero_point, then};
+  gemm_int8::Params params;
+  const std::optional<Accelerator> accelerator = read_int8(kOp, inputs, params, require_packed_w);
+  Tensor out = new_result(kOp, a, inputs.n(), out_dtype, params);
+  compute(accelerator, params, sms, a);
+  return out;
+}
+
 void compute(const std::optional<Accelerator>& accelerator, const gemm_int8::Params& params,
              int max_sms, const Tensor& like) {
   if (accelerator) {
@@ -173,13 +175,13 @@ void compute(const std::optional<Accelerator>& accelerator, const gemm_int8::Par
 }
 
 LAMINA_IMPL(CPU, m) {
-  m.impl("gemm_int8", TORCH_BOX(&gemm));
+  m.impl("gemm_int8", TORCH_BOX(&multiply_int8));
   m.impl("gemm_int8_quantized", TORCH_BOX(&gemm_quantized));
   m.impl("pack_int8", TORCH_BOX(&pack));
   m.impl("unpack_int8", TORCH_BOX(&unpack));
 }
 LAMINA_IMPL(CUDA, m) {
-  m.impl("gemm_int8", TORCH_BOX(&gemm));
+  m.impl("gemm_int8", TORCH_BOX(&multiply_int8));
   m.impl("gemm_int8_quantized", TORCH_BOX(&gemm_quantized));
   m.impl("pack_int8", TORCH_BOX(&pack_cuda));
   m.impl("unpack_int8", TORCH_BOX(&unpack_cuda));

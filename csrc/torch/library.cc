@@ -214,6 +214,13 @@ LAMINA_LIBRARY(m) {
   m.def(
       "pack_tree_mask(Tensor parents, Tensor cu_seqlens_q, SymInt max_seqlen_q) -> (Tensor "
       "tree_mask, Tensor tree_len, Tensor tree_depth)");
+  m.def(
+      "decoder_layers(Tensor x, Tensor[] norms, float[] eps, Tensor[] weights, int[] products, "
+      "Tensor(a!)[] k_caches, Tensor(b!)[] v_caches, Tensor(c!)[] k_scales, Tensor(d!)[] v_scales, "
+      "Tensor slot_mapping, Tensor block_table, Tensor seq_lens, Tensor cu_seqlens_q, Tensor cos, "
+      "Tensor sin, Tensor positions, *, SymInt heads, SymInt max_seqlen_q, float? scale=None, bool "
+      "causal=True, SymInt window_left=-1, SymInt window_right=-1, float softcap=0.0, Tensor? "
+      "tree_mask=None, Tensor? tree_len=None, Tensor? tree_depth=None) -> Tensor");
   m.def("explain_sample(int m, int vocab) -> str");
   m.def("advise_huge_pages(int address, int bytes) -> ()");
   m.def(

@@ -7,6 +7,7 @@
 #include "torch/accelerator.h"
 #include "torch/interop.h"
 #include "torch/kv.h"
+#include "torch/ops.h"
 
 #if defined(LAMINA_WITH_CUDA) || defined(LAMINA_EMULATOR)
 #include "ops/paged_attention/cuda/run.h"
@@ -111,6 +112,8 @@ void run_on(const Accelerator& accelerator, const paged_attention::Params& param
 }
 #endif
 
+}  // namespace
+
 std::tuple<Tensor, Tensor> attend(
     const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& block_table,
     const Tensor& seq_lens, const Tensor& cu_seqlens_q, int64_t max_seqlen_q,
@@ -185,6 +188,8 @@ std::tuple<Tensor, Tensor> attend(
   }
   return {out, lse};
 }
+
+namespace {
 
 std::string explain(int64_t batch, int64_t q_len, int64_t context, int64_t heads,
                     int64_t kv_heads) {

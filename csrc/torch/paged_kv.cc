@@ -5,6 +5,7 @@
 #include "torch/accelerator.h"
 #include "torch/interop.h"
 #include "torch/kv.h"
+#include "torch/ops.h"
 
 #if defined(LAMINA_WITH_CUDA) || defined(LAMINA_EMULATOR)
 #include "ops/paged_kv/cuda/launch.h"
@@ -137,10 +138,12 @@ paged_kv::Rope rope_of(const Argument& cos, const Argument& sin, const Argument&
   return rope;
 }
 
-void append(const Tensor& k, const Tensor& v, const Tensor& k_cache, const Tensor& v_cache,
-            const Tensor& slot_mapping, OptionalTensor k_scale, OptionalTensor v_scale,
-            OptionalTensor cos, OptionalTensor sin, OptionalTensor positions,
-            std::optional<int64_t> rotary_dim, bool interleaved, OptionalTensor q) {
+}  // namespace
+
+void append_kv(const Tensor& k, const Tensor& v, const Tensor& k_cache, const Tensor& v_cache,
+               const Tensor& slot_mapping, OptionalTensor k_scale, OptionalTensor v_scale,
+               OptionalTensor cos, OptionalTensor sin, OptionalTensor positions,
+               std::optional<int64_t> rotary_dim, bool interleaved, OptionalTensor q) {
   constexpr const char* kOp = "append_paged_kv";
   const CacheArguments caches{kOp, k_cache, v_cache, k_scale, v_scale};
   const Argument k_arg{kOp, "k", k}, v_arg{kOp, "v", v}, slots{kOp, "slot_mapping", slot_mapping};
@@ -180,6 +183,8 @@ void append(const Tensor& k, const Tensor& v, const Tensor& k_cache, const Tenso
                       slots, cos_arg, sin_arg, positions_arg, q_arg}),
       params);
 }
+
+namespace {
 
 std::tuple<Tensor, Tensor> gather(const Tensor& k_cache, const Tensor& v_cache,
                                   const Tensor& block_table, const Tensor& cu_seqlens_k,
@@ -260,7 +265,7 @@ std::string explain() {
 
 template <class Implementations>
 void implement(Implementations& m) {
-  m.impl("append_paged_kv", TORCH_BOX(&append));
+  m.impl("append_paged_kv", TORCH_BOX(&append_kv));
   m.impl("gather_paged_kv", TORCH_BOX(&gather));
   m.impl("copy_kv_blocks", TORCH_BOX(&copy));
   m.impl("compact_kv", TORCH_BOX(&compact));

@@ -6,6 +6,7 @@
 #include "torch/accelerator.h"
 #include "torch/int8_rows.h"
 #include "torch/interop.h"
+#include "torch/ops.h"
 
 #if defined(LAMINA_WITH_CUDA) || defined(LAMINA_EMULATOR)
 #include "ops/quantize_int8/cuda/launch.h"
@@ -25,6 +26,8 @@ void run_on(const Accelerator& accelerator, const quantize_int8::Params& params)
   fail(kOp, "no CUDA kernel is built");
 }
 #endif
+
+}  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& x, std::optional<Tensor> scale,
                                             std::optional<Tensor> zero_point, bool symmetric) {
@@ -58,6 +61,8 @@ std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& x, std::optional<Tenso
   }
   return {to.q, to.scale, to.zero_point};
 }
+
+namespace {
 
 std::string explain(int64_t m, int64_t k) {
   std::string text;

@@ -6,6 +6,7 @@
 #include "torch/accelerator.h"
 #include "torch/int8_rows.h"
 #include "torch/interop.h"
+#include "torch/ops.h"
 
 namespace lamina::interop {
 namespace {
@@ -71,6 +72,8 @@ class Call {
   std::optional<Accelerator> accelerator_;
 };
 
+}  // namespace
+
 std::tuple<Tensor, Tensor> normalize(const Tensor& x, const Tensor& weight, double eps,
                                      std::optional<Tensor> residual) {
   Call call("rms_norm", x, weight, eps, residual);
@@ -88,6 +91,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> normalize_to_int8(const Tensor& x, co
   Tensor new_residual = call.run(nullptr, to.rows());
   return {to.q, to.scale, to.zero_point, new_residual};
 }
+
+namespace {
 
 std::string explain(int64_t m, int64_t n) {
   std::string text;

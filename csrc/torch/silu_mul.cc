@@ -6,6 +6,7 @@
 #include "torch/accelerator.h"
 #include "torch/int8_rows.h"
 #include "torch/interop.h"
+#include "torch/ops.h"
 
 namespace lamina::interop {
 namespace {
@@ -53,7 +54,9 @@ void run(const std::optional<Accelerator>& accelerator, const silu_mul::Params& 
   }
 }
 
-Tensor multiply(const Tensor& x, std::optional<Tensor> up) {
+}  // namespace
+
+Tensor silu_and_multiply(const Tensor& x, std::optional<Tensor> up) {
   silu_mul::Params params;
   const std::optional<Accelerator> accelerator = read("silu_mul", x, up, params);
   Tensor out = new_tensor(x, {params.m, params.n}, x.scalar_type());
@@ -62,8 +65,9 @@ Tensor multiply(const Tensor& x, std::optional<Tensor> up) {
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor> multiply_to_int8(const Tensor& x, std::optional<Tensor> up,
-                                                    bool symmetric) {
+std::tuple<Tensor, Tensor, Tensor> silu_and_multiply_to_int8(const Tensor& x,
+                                                             std::optional<Tensor> up,
+                                                             bool symmetric) {
   silu_mul::Params params;
   const std::optional<Accelerator> accelerator = read("silu_mul_int8", x, up, params);
   const Int8Tensors to(x, params.m, params.n, symmetric);
@@ -71,6 +75,8 @@ std::tuple<Tensor, Tensor, Tensor> multiply_to_int8(const Tensor& x, std::option
   run(accelerator, params);
   return {to.q, to.scale, to.zero_point};
 }
+
+namespace {
 
 std::string explain(int64_t m, int64_t n) {
   std::string text;
@@ -80,8 +86,8 @@ std::string explain(int64_t m, int64_t n) {
 
 template <class Implementations>
 void implement(Implementations& m) {
-  m.impl("silu_mul", TORCH_BOX(&multiply));
-  m.impl("silu_mul_int8", TORCH_BOX(&multiply_to_int8));
+  m.impl("silu_mul", TORCH_BOX(&silu_and_multiply));
+  m.impl("silu_mul_int8", TORCH_BOX(&silu_and_multiply_to_int8));
 }
 
 }  // namespace

@@ -134,6 +134,11 @@ class PagedCache:
         """All sequences, the oldest first."""
         return list(self._blocks)
 
+    @property
+    def lists(self) -> tuple[list[Tensor], list[Tensor], list[Tensor] | None, list[Tensor] | None]:
+        """k, v, k_scale and v_scale."""
+        return self.k, self.v, self.k_scale, self.v_scale
+
     def length(self, seq: int) -> int:
         """The number of tokens of a sequence."""
         self._require([seq])

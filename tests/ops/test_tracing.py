@@ -10,15 +10,17 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lamina
-from lamina.doctor import attention, sample
+from lamina.doctor import attention, decoder_layers, sample
 from lamina.ops.registration import FAKES
 from tests.support.backends import emu_ops
 from tests.support.cases import GEMM_BY_NAME, GemmCase, generator, random_int8
 from tests.support.compare import assert_equal
 from tests.support.int4_cases import Int4Case
 
-# Others: test_paged_attention_tracing.py, test_paged_kv_tracing.py, test_sample_tracing.py.
-TENSOR_OPS = sorted(set(FAKES) - set(attention.CHECKS) - set(sample.CHECKS))
+# Others: test_decoder_layers.py, test_paged_attention_tracing.py, test_paged_kv_tracing.py and
+# test_sample_tracing.py.
+APART = {*attention.CHECKS, *decoder_layers.CHECKS, *sample.CHECKS}
+TENSOR_OPS = sorted(set(FAKES) - APART)
 PACKED_ON_THE_CPU = ("pack_int8", "unpack_int8", "compress_sparse24", "decompress_sparse24")
 PACKED_ON_THE_CPU += ("import_sparse24_metadata", "import_marlin24", "pack_sparse24", "unpack_sparse24")
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 transformers = pytest.importorskip("transformers")
 
@@ -150,6 +151,93 @@ def test_other_attentions_work_too() -> None:
         want = model(IDS, output_hidden_states=True).hidden_states
     assert len(kept) == len(want) == 4
     assert all(torch.equal(a, b) for a, b in zip(kept, want, strict=True))
+
+
+class Calls(TorchDispatchMode):
+    """The names of the ops of lamina that are called, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "lamina":
+            self.names.append(func.__name__.removesuffix(".default"))
+        return func(*args, **kwargs or {})
+
+
+def decoded(model: Any, **options: Any) -> tuple[Tensor, list[str], Any]:
+    """The logits of the token after a prompt, the ops that gave them, and the whole output."""
+    cache = PagedKVCache(model.config, 32, max_batch_size=2)
+    with torch.inference_mode():
+        model(IDS, past_key_values=cache)
+        with Calls() as calls:
+            out = model(IDS[:, :1], past_key_values=cache, **options)
+    return out.logits, calls.names, out
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_all_layers_are_one_call(scheme: str) -> None:
+    want, apart, _ = decoded(packed("biases", scheme))
+    got, together, _ = decoded(fused("biases", scheme))
+    assert torch.equal(got, want) and "decoder_layers" not in apart
+    assert together[0] == "decoder_layers" and together.count("decoder_layers") == 1
+    assert not {"paged_attention", "append_paged_kv"} & set(together)
+
+
+@pytest.mark.parametrize("name", ["norms of heads", "1 + w and gelu", "norms after the products"])
+def test_other_layers_are_many_calls(name: str) -> None:
+    _, calls, _ = decoded(fused(name, "w8a8"))
+    assert "decoder_layers" not in calls and calls.count("paged_attention") == 3
+
+
+def test_layers_with_windows_of_their_own_are_one_call_each() -> None:
+    options = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
+    model = make("qwen2", **options)
+    lamina.compress(model, "w8a8")
+    accelerate(model)
+    assert decoded(model)[1].count("decoder_layers") == 3
+
+
+def test_hidden_states_of_all_layers_are_kept() -> None:
+    (*_, want), (*_, got) = (
+        decoded(of("llama", "w8a8"), output_hidden_states=True) for of in (packed, fused)
+    )
+    assert len(got.hidden_states) == 4
+    assert all(torch.equal(a, b) for a, b in zip(got.hidden_states, want.hidden_states, strict=True))
+
+
+def test_a_hook_is_called() -> None:
+    model: Any = fused("llama", "w8a8")
+    seen: list[int] = []
+    model.model.layers[1].register_forward_hook(lambda *_: seen.append(1))
+    assert decoded(model)[1].count("decoder_layers") == 3 and len(seen) == 2
+
+
+def test_a_layer_that_changes_is_called_as_it_is() -> None:
+    model: Any = fused("llama", "w4a16")
+    before, _, _ = decoded(model)
+    layer = model.model.layers[1].mlp.down_proj
+    kept = layer.operands
+    assert layer.operands is kept
+    layer.activations = "int8"
+    changed, _, _ = decoded(model)
+    assert not torch.equal(changed, before)
+    layer.activations = "float"
+    assert torch.equal(decoded(model)[0], before)
+    layer.weight_scale = layer.weight_scale * 2
+    assert not torch.equal(decoded(model)[0], before)
+    kept = layer.operands
+    layer.to(torch.bfloat16).to(torch.float32)
+    assert layer.operands is not kept
+
+
+def test_some_of_the_layers_are_a_list_of_layers() -> None:
+    layers = fused("llama", "w8a8").get_submodule("model.layers")
+    assert isinstance(layers, nn.ModuleList)
+    part = layers[:2]
+    assert isinstance(part, nn.ModuleList) and len(part) == 2 and part[1] is layers[1]
+    assert len(list(layers)) == 3 and len(layers[:3]) == 1
 
 
 def test_there_are_fewer_products() -> None:

@@ -55,10 +55,10 @@ MUTANTS = (
         ("int4_int8: sums of the panel's first row", "piece.group * kTileM + r]", "piece.group * kTileM]"),
         (
             "int4_int8: zero points of the group before",
-            "load_columns(p.w_zero_point, piece.group,",
-            "load_columns(p.w_zero_point, std::max<int64_t>(piece.group - 1, 0),",
+            "columns(p.w_zero_point, g,",
+            "columns(p.w_zero_point, std::max<int64_t>(g - 1, 0),",
         ),
-        ("int4_int8: scales of any stride read in place", "p.w_scale.stride == 1 && count", "count"),
+        ("int4_int8: scales of any stride read in place", "from.stride == 1 && count", "count"),
         (
             "int4_int8: sums of codes go on into the next group",
             "if (piece.begins) std::fill_n(shared.q_sum",
@@ -105,8 +105,8 @@ MUTANTS = (
         "csrc/ops/gemm_int4_int8/cpu/scale512.h",
         (
             "int4_int8 avx512: zero points subtracted with two roundings",
-            "x = _mm512_fmadd_ps(_mm512_loadu_ps(minus_zero), _mm512_set1_ps(static_cast<float>(a_sum)), x);",
-            "x = _mm512_add_ps(_mm512_mul_ps(_mm512_loadu_ps(minus_zero), _mm512_set1_ps(static_cast<float>(a_sum))), x);",
+            "x = _mm512_fnmadd_ps(_mm512_loadu_ps(zero_point), _mm512_set1_ps(static_cast<float>(a_sum)), x);",
+            "x = _mm512_sub_ps(x, _mm512_mul_ps(_mm512_loadu_ps(zero_point), _mm512_set1_ps(static_cast<float>(a_sum))));",
         ),
         tests="tests/ops/test_gemm_int4_int8.py -k avx512_vnni",
     ),
@@ -114,7 +114,7 @@ MUTANTS = (
         "csrc/ops/gemm_int4_int8/cpu/step.h",
         (
             "int4_int8: zero points lost where sums are corrected",
-            "std::fma(minus_zero[j],",
+            "std::fma(-zero_point[j],",
             "std::fma(-8.0f,",
         ),
         (

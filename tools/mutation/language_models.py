@@ -84,7 +84,7 @@ MUTANTS = (
             "if self._embeddings is not embeddings:",
             "if not self._rotary:",
         ),
-        ("rotary: queries are not rotated", "**self._rotary, q=query)", "**self._rotary)"),
+        ("rotary: queries are not rotated", "**rotary, q=query)", "**rotary)"),
         tests=FUSED,
     ),
     *plant(

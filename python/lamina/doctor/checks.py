@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lamina import ops
-from lamina.doctor import activations, attention, sample, sparse24
+from lamina.doctor import activations, attention, decoder_layers, sample, sparse24
 from lamina.doctor.outcome import DeviceCheck, Outcome
 from lamina.ops import pack_int4, pack_int8
 from lamina.ops.pack_int4 import INT4_LAYOUTS, layout_for
@@ -267,5 +267,6 @@ CHECKS: dict[str, DeviceCheck] = {
     "gemm_int4_int8": _check_gemm_int4_int8,
     **sparse24.CHECKS,
     **attention.CHECKS,
+    **decoder_layers.CHECKS,
     **sample.CHECKS,
 }

@@ -18,6 +18,7 @@ from lamina.nn.packed_linear import (
 )
 from lamina.nn.parts import Layer, part_of_int4
 from lamina.ops import PackedInt4, PackedSparse24, QuantizedInt8, gemm_int4, gemm_int4_int8, pack_int4
+from lamina.ops.decoder_layers import ProductKind
 from lamina.ops.dequantize import add_to_features
 from lamina.ops.gemm_int4 import GROUP_STEP
 from lamina.ops.pack_int4 import CPU_LAYOUT, CUDA_LAYOUT, packed_int4_shape
@@ -59,7 +60,7 @@ class Int4Linear(PackedLinear):
         "weight_zero_point": ZERO_DTYPES,
         "perm": (torch.int32,),
     }
-
+    OPERANDS = ("weight_packed", "weight_scale")
     PRODUCTS: ClassVar[dict[str, Callable[..., Tensor]]] = {"float": gemm_int4, "int8": gemm_int4_int8}
 
     weight_scale: Tensor
@@ -112,7 +113,6 @@ class Int4Linear(PackedLinear):
         """Makes an int4 layer from `linear`, rounded to nearest, with the options of quantize_weight_int4.
 
         `linear` must hold finite f32, f16 or bf16, and is not changed.
-
         The CPU quantises the weight wherever `linear` is, so that the codes are the same from every device.
         The device of `linear` packs them, and holds the result.
         """
@@ -194,7 +194,6 @@ class Int4Linear(PackedLinear):
 
         AutoGPTQ on x86 overwrote the codes that follow a zero point of 0 in its int32 with 15.
         qzeros_borrow=False reads those as 0, as AutoGPTQ's kernels do.
-
         A slice along k has all groups of the layer, or only the group in which it lies. The outputs of the
         slices add up to the output of the layer.
         """
@@ -279,6 +278,11 @@ class Int4Linear(PackedLinear):
     def quantizes(self) -> str | None:
         return "symmetric" if self.activations == "int8" else None
 
+    @property
+    def _product_kind(self) -> ProductKind | None:
+        kind = ProductKind.W4A8 if self._activations == "int8" else ProductKind.W4A16
+        return kind if type(self) is Int4Linear and self._layout == CPU_LAYOUT else None
+
     def _product(self, rows: Tensor, residual: Tensor | None = None) -> Tensor:
         return self._multiply(rows, rows.dtype, residual=residual)
 
@@ -295,8 +299,7 @@ class Int4Linear(PackedLinear):
     ) -> Tensor:
         held: dict[str, Any] = self._buffers  # nn.Module.__getattr__ takes long to find a buffer
         scale, zero_point = held["weight_scale"], held["weight_zero_point"]
-        bias = self._bias
-        is_int8 = self._activations == "int8"
+        bias, is_int8 = self._bias, self._activations == "int8"
         if self._is_ready(rows, CPU_LAYOUT):
             of_a = (a_scale, zero_point, a_zero_point) if is_int8 else (zero_point,)
             try:

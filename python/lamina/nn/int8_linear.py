@@ -16,6 +16,7 @@ from lamina.nn.packed_linear import (
     require_loaded,
 )
 from lamina.ops import PackedInt8, PackedSparse24, QuantizedInt8, gemm_int8, pack_int8, quantize_int8
+from lamina.ops.decoder_layers import ProductKind
 from lamina.ops.pack_int8 import TILE_K, TILE_N, packed_shape
 from lamina.ops.tiles import Range, is_at_tiles
 from lamina.quant import quantize_weight_int8
@@ -48,6 +49,7 @@ class Int8Linear(PackedLinear):
         "input_zero_point": (torch.int8,),
     }
 
+    OPERANDS = ("weight_packed", "weight_sums", "weight_scale")
     MATMUL: ClassVar[Callable[..., Tensor]] = staticmethod(gemm_int8)
 
     weight_scale: Tensor
@@ -196,6 +198,12 @@ class Int8Linear(PackedLinear):
         held: dict[str, Any] = self._buffers  # nn.Module.__getattr__ takes long to find a buffer
         scale, zero_point = held["input_scale"], held["input_zero_point"]
         return quantize_int8(rows, scale=scale, zero_point=zero_point, symmetric=self._symmetric)
+
+    @property
+    def _product_kind(self) -> ProductKind | None:
+        if type(self) is not Int8Linear or self.input_scale is not None:
+            return None
+        return ProductKind.W8A8 if self._symmetric else ProductKind.W8A8_ASYMMETRIC
 
     def _product(self, rows: Tensor, residual: Tensor | None = None) -> Tensor:
         return self._product_int8(self.quantize(rows), rows.dtype, residual)

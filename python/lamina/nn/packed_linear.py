@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import wraps
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from lamina.nn.linear_input import autocast, call_on_jagged, call_on_proxy
 from lamina.nn.packed_weight import PackedWeight, refuse_to_write
 from lamina.nn.rows import as_rows
 from lamina.ops import PackedInt4, PackedInt8, PackedSparse24, QuantizedInt8, quantize_int8
+from lamina.ops.decoder_layers import PackedProduct, ProductKind
 from lamina.ops.tiles import Range
 from lamina.quant import WEIGHT_DTYPES, require_finite
 
@@ -53,6 +54,7 @@ class PackedLinear(nn.Module):
     HEADER: ClassVar[int]  # elements of weight_format
     DTYPES: ClassVar[Mapping[str, Dtypes]]  # of the buffers; bias is any of WEIGHT_DTYPES
 
+    OPERANDS: ClassVar[tuple[str, ...]] = ()  # the buffers that begin PackedProduct.tensors
     weight_packed: Tensor
     weight_format: Tensor
     bias: Tensor | None
@@ -84,6 +86,7 @@ class PackedLinear(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
             refuse_to_write(self)
+        self.__dict__.pop("operands", None)
         super().__setattr__(name, value)
 
     def dequantize_weight(self) -> Tensor:
@@ -190,6 +193,20 @@ class PackedLinear(nn.Module):
         if isinstance(a, QuantizedInt8):
             return self._product_int8(a, dtype, residual)
         return self._product(a, residual)
+
+    @cached_property
+    def operands(self) -> PackedProduct | None:
+        """This layer for lamina.ops.decoder_layers, until an attribute changes; None if the op lacks it."""
+        kind, held = self._product_kind, self._buffers
+        if kind is None:
+            return None
+        weight: list[Any] = [held[name] for name in self.OPERANDS]
+        more = {"zero_point": held.get("weight_zero_point"), "bias": self._bias, "perm": held.get("perm")}
+        return PackedProduct.of(kind, weight, group=getattr(self, "group", 0), **more)
+
+    @property
+    def _product_kind(self) -> ProductKind | None:
+        return None
 
     def _is_ready(self, rows: Tensor, layout: str) -> bool:
         """Whether rows [m, k] may go to torch.ops.lamina directly: on a CPU, with a weight of this layout.

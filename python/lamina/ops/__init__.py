@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lamina.ops.check_errors import check_errors
 from lamina.ops.compress_sparse24 import Sparse24, compress_sparse24, is_sparse24
+from lamina.ops.decoder_layers import DecoderLayer, PackedProduct, ProductKind, decoder_layers
 from lamina.ops.gemm_int4 import gemm_int4
 from lamina.ops.gemm_int4_int8 import gemm_int4_int8
 from lamina.ops.gemm_int8 import gemm_int8, gemm_int8_quantized
@@ -34,9 +35,12 @@ from lamina.ops.sample import (
 from lamina.ops.silu_mul import silu_mul, silu_mul_int8
 
 __all__ = [
+    "DecoderLayer",
     "PackedInt4",
     "PackedInt8",
+    "PackedProduct",
     "PackedSparse24",
+    "ProductKind",
     "QuantizedInt8",
     "SampleFlag",
     "SampledTokens",
@@ -48,6 +52,7 @@ __all__ = [
     "compact_kv",
     "compress_sparse24",
     "copy_kv_blocks",
+    "decoder_layers",
     "gather_paged_kv",
     "gemm_int4",
     "gemm_int4_int8",

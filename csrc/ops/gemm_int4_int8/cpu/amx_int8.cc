@@ -42,7 +42,7 @@ struct Tile : AmxProduct {
           float* const y = step.y + at;
           _mm512_storeu_ps(y, _mm512_fmadd_ps(to_floats(sum), scale, _mm512_loadu_ps(y)));
         } else {
-          add_group<Scaling::kZeroPoints>(sum, piece.scale + column, piece.minus_zero + column,
+          add_group<Scaling::kZeroPoints>(sum, piece.scale + column, piece.zero_point + column,
                                           a_sum[r], step.y + at);
         }
       }

@@ -48,7 +48,7 @@ struct Tile {
     for (int i = 0; i < step.count; ++i) {
       const Piece piece = step.pieces[i];
       const float* const scale = piece.scale + step.column;
-      const float* const minus_zero = piece.minus_zero + step.column;
+      const float* const zero_point = piece.zero_point + step.column;
       const int32_t* const a_sum = step.a_sums + piece.group * kTileM;
       bool begins = piece.begins;
       for (int left = piece.fours; left > 0; left -= kFoursOfHalves) {
@@ -89,7 +89,7 @@ struct Tile {
               if constexpr (scaling == Scaling::kNone) {
                 _mm256_storeu_si256(reinterpret_cast<__m256i*>(acc + kAt), sum);
               } else {
-                add_group<scaling>(sum, scale + v * 8, minus_zero + v * 8, a_sum[r], y + kAt);
+                add_group<scaling>(sum, scale + v * 8, zero_point + v * 8, a_sum[r], y + kAt);
               }
             });
           });
@@ -109,12 +109,12 @@ struct Tile {
 
   // Adds the scaled sums of a group to y.
   template <Scaling kScaling>
-  LAMINA_INLINE static void add_group(__m256i sum, const float* scale, const float* minus_zero,
+  LAMINA_INLINE static void add_group(__m256i sum, const float* scale, const float* zero_point,
                                       int32_t a_sum, float* y) {
     __m256 x = _mm256_cvtepi32_ps(sum);
     if constexpr (kScaling == Scaling::kZeroPoints)
-      x = _mm256_fmadd_ps(_mm256_loadu_ps(minus_zero), _mm256_set1_ps(static_cast<float>(a_sum)),
-                          x);
+      x = _mm256_fnmadd_ps(_mm256_loadu_ps(zero_point), _mm256_set1_ps(static_cast<float>(a_sum)),
+                           x);
     _mm256_storeu_ps(y, _mm256_fmadd_ps(x, _mm256_loadu_ps(scale), _mm256_loadu_ps(y)));
   }
 

@@ -35,7 +35,7 @@ struct Tile {
     for (int i = 0; i < step.count; ++i) {
       const Piece piece = step.pieces[i];
       const float* const scale = piece.scale + step.column;
-      const float* const minus_zero = piece.minus_zero + step.column;
+      const float* const zero_point = piece.zero_point + step.column;
       const int32_t* const a_sum = step.a_sums + piece.group * kTileM;
       __m512i sum[kRows][kTiles];
       if (piece.begins) {
@@ -91,7 +91,7 @@ struct Tile {
             if constexpr (scaling == Scaling::kNone) {
               _mm512_storeu_si512(acc + kAt, sum[r][t]);
             } else {
-              add_group<scaling>(sum[r][t], scale + t * 16, minus_zero + t * 16, a_sum[r], y + kAt);
+              add_group<scaling>(sum[r][t], scale + t * 16, zero_point + t * 16, a_sum[r], y + kAt);
             }
           });
         });

@@ -53,7 +53,7 @@ struct Nest : StripOf<Tile> {
   // Scratch that all panels share.
   struct Shared {
     alignas(64) int8_t codes[kTileN / int4::kTileN * kBlockStride];
-    alignas(64) float scale[kPieces][kTileN], minus_zero[kPieces][kTileN];
+    alignas(64) float scale[kPieces][kTileN], zero_point[kPieces][kTileN];
     alignas(64) int32_t q_sum[kTileN];  // sums of the codes of the current group, so far
   };
 
@@ -169,7 +169,7 @@ struct Nest : StripOf<Tile> {
         const int32_t a_zero = this->zero_point(m0 + row);
         const int32_t a_sum = panel.a_sums[piece.group * kTileM + r];
         if (p.w_zero_point.is_given()) {
-          add_zero_points(acc + at, a_zero, shared.q_sum, a_sum, piece.minus_zero, piece.scale,
+          add_zero_points(acc + at, a_zero, shared.q_sum, a_sum, piece.zero_point, piece.scale,
                           count, k_chunk + at);
         } else {
           add_symmetric(acc + at, a_zero, shared.q_sum, a_sum, piece.scale, count, k_chunk + at);
@@ -190,6 +190,15 @@ struct Nest : StripOf<Tile> {
     }
   }
 
+  // The values of a group: where they are if that is possible, else in `copy`.
+  static const float* columns(const GroupTensor& from, int64_t group, int64_t n0, int count,
+                              float (&copy)[kTileN]) {
+    if (from.kind == GroupTensor::Kind::kF32 && from.stride == 1 && count == kTileN)
+      return static_cast<const float*>(from.data) + group * from.group_stride + n0;
+    load_columns(from, group, n0, count, 1.0f, copy);
+    return copy;
+  }
+
   // Finds the pieces of groups in [k0, k1), and the scales and zero points of the groups that end there.
   int find_pieces(int64_t n0, int count, int64_t k0, int64_t k1,
                   std::array<Piece, kPieces>& pieces) {
@@ -203,21 +212,15 @@ struct Nest : StripOf<Tile> {
       piece.fours = static_cast<int>(ceil_div(stop - at, int8_tile::kGroupK));
       piece.begins = at == piece.group * group;
       piece.ends = stop == end;
-      piece.scale = shared.scale[found];
-      piece.minus_zero = shared.minus_zero[found];
+      piece.scale = piece.zero_point = shared.scale[found];
       at = stop;
       if (!piece.ends) continue;
       prefetch_columns(p.w_scale, g + ahead, p.problem.groups(), n0, count);
       if (p.w_zero_point.is_given())
         prefetch_columns(p.w_zero_point, g + ahead, p.problem.groups(), n0, count);
-      if (p.w_scale.kind == GroupTensor::Kind::kF32 && p.w_scale.stride == 1 && count == kTileN) {
-        piece.scale =
-            static_cast<const float*>(p.w_scale.data) + piece.group * p.w_scale.group_stride + n0;
-      } else {
-        load_columns(p.w_scale, piece.group, n0, count, 1.0f, shared.scale[found]);
-      }
+      piece.scale = columns(p.w_scale, g, n0, count, shared.scale[found]);
       if (p.w_zero_point.is_given())
-        load_columns(p.w_zero_point, piece.group, n0, count, -1.0f, shared.minus_zero[found]);
+        piece.zero_point = columns(p.w_zero_point, g, n0, count, shared.zero_point[found]);
     }
     return static_cast<int>(found);
   }

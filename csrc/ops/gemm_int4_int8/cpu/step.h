@@ -26,10 +26,9 @@ enum class Codes { kPacked, kBytes };
 
 // The part of a group that lies in a block of k.
 struct Piece {
-  int fours;          // groups of four k
-  bool begins, ends;  // whether its group begins, ends here
-  const float* scale;
-  const float* minus_zero;
+  int fours;                        // groups of four k
+  bool begins, ends;                // whether its group begins, ends here
+  const float *scale, *zero_point;  // of the columns of the strip
   int64_t group;
 };
 
@@ -79,12 +78,12 @@ LAMINA_NOINLINE void add_symmetric(const int32_t* __restrict acc, int32_t a_zero
 
 LAMINA_NOINLINE void add_zero_points(const int32_t* __restrict acc, int32_t a_zero,
                                      const int32_t* __restrict q_sum, int32_t a_sum,
-                                     const float* __restrict minus_zero,
+                                     const float* __restrict zero_point,
                                      const float* __restrict scale, int count,
                                      float* __restrict y) {
   for (int j = 0; j < count; ++j) {
     const int32_t sum = correct(acc[j], a_zero, q_sum[j]);
-    const float x = std::fma(minus_zero[j], static_cast<float>(a_sum), static_cast<float>(sum));
+    const float x = std::fma(-zero_point[j], static_cast<float>(a_sum), static_cast<float>(sum));
     y[j] = std::fma(x, scale[j], y[j]);
   }
 }

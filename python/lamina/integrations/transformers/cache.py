@@ -138,6 +138,11 @@ class PagedKVCache(Cache):  # type: ignore[misc]
         super().__init__(layers=[_Layer(self, index) for index in range(layers)])
 
     @property
+    def has_pages(self) -> bool:
+        """Whether the pages are allocated."""
+        return self._pool is not None
+
+    @property
     def pool(self) -> PagedCache:
         """The pages. They are allocated when the first tokens come."""
         if self._pool is None:
@@ -167,19 +172,26 @@ class PagedKVCache(Cache):  # type: ignore[misc]
                     dimension are equal
         """
         self.layers[layer].require_pages(key, value)
-        count = embeddings[0].shape[1]
-        batch = len(key) // count
-        if self._embeddings is not embeddings:  # the layers of a model share them
+        batch = len(key) // embeddings[0].shape[1]
+        rotary = self.rotary(embeddings, batch)
+        self._write_rows(layer, key, value, batch, **rotary, q=query)
+
+    def rotary(self, embeddings: tuple[Tensor, Tensor], batch: int) -> dict[str, Tensor]:
+        """The arguments cos, sin and positions of append_paged_kv; all layers of a model share them."""
+        if self._embeddings is not embeddings:
             self._embeddings = embeddings
-            half = embeddings[0].shape[-1] // 2
+            count, half = embeddings[0].shape[1], embeddings[0].shape[-1] // 2
             cos, sin = (x[..., :half].expand(batch, count, half).reshape(-1, half) for x in embeddings)
             self._rotary = {"cos": cos, "sin": sin, "positions": torch.arange(len(cos), device=cos.device)}
-        self._write_rows(layer, key, value, batch, **self._rotary, q=query)
+        return self._rotary
 
     def _write_rows(self, layer: int, key: Tensor, value: Tensor, batch: int, **rotary: Tensor) -> None:
         """Adds rows to a layer; `rotary` are arguments of append_paged_kv."""
+        self.pool.write(layer, key, value, self.grow(layer, len(key) // batch, batch), **rotary)
+
+    def grow(self, layer: int, count: int, batch: int) -> Tensor:
+        """Makes room for `count` tokens of each row of the batch in a layer; returns their slot_mapping."""
         at = self.layers[layer]
-        count = len(key) // batch
         if not self._seqs:
             self._seqs = [self.pool.new() for _ in range(batch)]
         if batch != len(self._seqs):
@@ -190,8 +202,8 @@ class PagedKVCache(Cache):  # type: ignore[misc]
         if at.length == self.pool.length(self._seqs[0]):  # the first layer makes room for all
             self._slots = self.pool.append(self._seqs, count)
             self.tables = self.pool.batch(self._seqs, count)
-        self.pool.write(layer, key, value, self._slots, **rotary)
         at.length += count
+        return self._slots
 
     def crop(self, tokens_to_remove: int) -> None:
         """Drops the last abs(tokens_to_remove) tokens; a positive number is refused, as by other caches."""

@@ -6,7 +6,7 @@ gate, product + residual. Norms and gates write int8 where the product after the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,8 @@ from lamina.integrations.transformers.attention import as_mask, attend, paged_ke
 from lamina.integrations.transformers.cache import PagedKVCache
 from lamina.nn import RMSNorm
 from lamina.nn.packed_linear import TOKENWISE, Activations, PackedLinear
-from lamina.ops import silu_mul, silu_mul_int8
+from lamina.ops import DecoderLayer, silu_mul, silu_mul_int8
+from lamina.ops.decoder_layers import arguments
 
 
 class FusedDecoderLayer(nn.Module):
@@ -31,6 +32,8 @@ class FusedDecoderLayer(nn.Module):
     mlp: FusedMlp
 
     def forward(self, hidden_states: Tensor, **options: Any) -> Tensor:
+        if (whole := in_one_call([self], hidden_states, **options)) is not None:
+            return whole
         attention, mlp = self.self_attn, self.mlp
         x = hidden_states.flatten(0, 1)
         a = self.input_layernorm.input_of(attention.qkv_proj, x)
@@ -38,6 +41,82 @@ class FusedDecoderLayer(nn.Module):
         a = self.post_attention_layernorm.input_of(mlp.gate_up_proj, x)
         out: Tensor = mlp(a, x, like=hidden_states)
         return out.view(hidden_states.shape)
+
+    @property
+    def parts(self) -> DecoderLayer | None:
+        """This layer as lamina.ops.decoder_layers takes it, or None where it has another form."""
+        attention, mlp = self.self_attn, self.mlp
+        if attention.q_norm is not None or not mlp.is_silu:
+            return None
+        qkv, o = attention.qkv_proj.operands, attention.o_proj.operands
+        gate_up, down = mlp.gate_up_proj.operands, mlp.down_proj.operands
+        if qkv is None or o is None or gate_up is None or down is None:
+            return None
+        first, second = self.input_layernorm, self.post_attention_layernorm
+        return DecoderLayer(
+            (first.weight, second.weight), (first.variance_epsilon, second.variance_epsilon),
+            (qkv, o, gate_up, down),
+        )  # fmt: skip
+
+
+def in_one_call(
+    layers: Sequence[FusedDecoderLayer],
+    hidden_states: Tensor,
+    position_embeddings: tuple[Tensor, Tensor],
+    attention_mask: Any = None,
+    past_key_values: Any = None,
+    **_: Any,
+) -> Tensor | None:
+    """The layers by lamina.ops.decoder_layers, or None where they, the cache or the mask have another form.
+
+    All layers have the heads, the scale, the window and the softcap of the first.
+    """
+    attention, cache, x = layers[0].self_attn, past_key_values, hidden_states.flatten(0, 1)
+    if not (isinstance(cache, PagedKVCache) and cache.has_pages and x.device.type == "cpu"):
+        return None
+    if attention.config._attn_implementation != "lamina" or (x.requires_grad and torch.is_grad_enabled()):
+        return None
+    parts = [part for layer in layers if (part := layer.parts) is not None]
+    batch, count, _features = hidden_states.shape
+    mask = as_mask(attention_mask, attention, count, attention.window)
+    if len(parts) < len(layers) or mask.selection is not None:
+        return None
+    at = [layer.self_attn.layer_idx for layer in layers]
+    slots, *_same = (cache.grow(layer, count, batch) for layer in at)
+    pool, tables, rotary = cache.pool, cache.tables, cache.rotary(position_embeddings, batch)
+    tree = {} if cache.tree is None else cache.tree._asdict()
+    out: Tensor = torch.ops.lamina.decoder_layers(
+        x, *arguments(parts), *([] if of is None else [of[i] for i in at] for of in pool.lists), slots,
+        tables.block_table, tables.seq_lens, tables.cu_seqlens_q, rotary["cos"], rotary["sin"],
+        rotary["positions"], heads=attention.heads[0], max_seqlen_q=tables.max_seqlen_q,
+        scale=attention.scaling, causal=mask.causal, window_left=mask.window[0],
+        window_right=mask.window[1], softcap=attention.softcap or 0.0, **tree,
+    )  # fmt: skip
+    return out.view(hidden_states.shape)
+
+
+class FusedLayers(nn.ModuleList):
+    """The decoder layers of a model, which its forward calls at once where they can be one call.
+
+    Their order, names and indices are those of any ModuleList. The slice of all layers, which transformers
+    iterates over, has one item, which calls all of them.
+    """
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == slice(None, len(self)):
+            return [self._call]
+        return super().__getitem__(index)
+
+    def _call(self, hidden_states: Tensor, **options: Any) -> Tensor:
+        layers: list[Any] = list(self)
+        out = None
+        if not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+            out = in_one_call(layers, hidden_states, **options)
+        if out is not None:
+            return out
+        for layer in layers:
+            hidden_states = layer(hidden_states, **options)
+        return hidden_states
 
 
 class FusedSandwichLayer(nn.Module):

@@ -21,6 +21,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 from lamina.integrations.transformers.decoder import (
     FusedAttention,
     FusedDecoderLayer,
+    FusedLayers,
     FusedMlp,
     FusedSandwichLayer,
 )
@@ -94,7 +95,23 @@ def accelerate(model: PreTrainedModel) -> AccelerateReport:
             continue
         _fuse(layer, norms)
         fused += 1
+    for module in model.modules():
+        if type(module) is nn.ModuleList and _are_alike(list(module)):
+            module.__class__ = FusedLayers
     return AccelerateReport(fused, left)
+
+
+def _are_alike(layers: list[Any]) -> bool:
+    """Whether these are layers of Llama whose masks and attention have the same options."""
+    if not layers or not all(isinstance(layer, FusedDecoderLayer) for layer in layers):
+        return False
+    first = layers[0].self_attn
+    kinds = getattr(first.config, "layer_types", None) or []
+    return len(set(kinds)) <= 1 and all(
+        getattr(layer.self_attn, name) == getattr(first, name)
+        for layer in layers
+        for name in ("heads", "scaling", "window", "softcap")
+    )
 
 
 def _is_decoder_layer(module: nn.Module) -> bool:

@@ -75,8 +75,8 @@ class _RowsCache(PagedKVCache):
         """Sets the places of a call."""
         self._slots, self.tables, self.tree = rows.slots, rows.batch, rows.tree
 
-    def _write_rows(self, layer: int, key: Tensor, value: Tensor, batch: int, **rotary: Tensor) -> None:
-        self.pool.write(layer, key, value, self._slots, **rotary)
+    def grow(self, layer: int, count: int, batch: int) -> Tensor:
+        return self._slots
 
 
 def int4_copy(model: PreTrainedModel, scheme: str = "w4a8", *, group: int = 32) -> PreTrainedModel:
