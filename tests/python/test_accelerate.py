@@ -63,7 +63,7 @@ def packed(name: str, scheme: str, dtype: torch.dtype = torch.float32, **more: A
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for at, module in list(model.named_modules()):
-        if type(module).__name__.endswith("RMSNorm") and at != "model.norm":
+        if type(module).__name__.endswith("RMSNorm"):
             model.set_submodule(at, RMSNorm.from_module(module))
         elif type(module).__name__.endswith("MLP") and "Gemma" not in type(module).__name__:
             module.forward = partial(one_by_one, module)

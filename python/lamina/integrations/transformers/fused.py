@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -95,15 +96,16 @@ def accelerate(model: PreTrainedModel) -> AccelerateReport:
             continue
         _fuse(layer, norms)
         fused += 1
-    for module in model.modules():
-        if type(module) is nn.ModuleList and _are_alike(list(module)):
-            module.__class__ = FusedLayers
+    for module in list(model.modules()):
+        layers = getattr(module, "layers", None)
+        if type(layers) is nn.ModuleList and any(_is_fused(layer) for layer in layers):
+            _fuse_around(module, layers)
     return AccelerateReport(fused, left)
 
 
 def _are_alike(layers: list[Any]) -> bool:
     """Whether these are layers of Llama whose masks and attention have the same options."""
-    if not layers or not all(isinstance(layer, FusedDecoderLayer) for layer in layers):
+    if not all(isinstance(layer, FusedDecoderLayer) for layer in layers):
         return False
     first = layers[0].self_attn
     kinds = getattr(first.config, "layer_types", None) or []
@@ -114,9 +116,20 @@ def _are_alike(layers: list[Any]) -> bool:
     )
 
 
+def _fuse_around(parent: Any, layers: nn.ModuleList) -> None:
+    """Makes one call of the layers, if they allow it, and replaces the norm behind them, if it is known."""
+    if _are_alike(list(layers)):
+        layers.__class__ = FusedLayers
+    with suppress(ValueError):
+        parent.norm = RMSNorm.from_module(getattr(parent, "norm", None))
+
+
+def _is_fused(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "self_attn", None), FusedAttention)
+
+
 def _is_decoder_layer(module: nn.Module) -> bool:
-    is_fused = isinstance(getattr(module, "self_attn", None), FusedAttention)
-    return type(module).__name__.endswith("DecoderLayer") and not is_fused
+    return type(module).__name__.endswith("DecoderLayer") and not _is_fused(module)
 
 
 def unknown_layer(layer: nn.Module) -> str | None:
