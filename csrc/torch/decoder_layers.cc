@@ -15,6 +15,7 @@ namespace {
 constexpr const char* kOp = "decoder_layers";
 
 using OptionalTensor = std::optional<Tensor>;
+const std::vector<int64_t> kNoRows;  // that are dense in a 2:4 weight
 
 // Rows of floats, or of int8 with the scales of quantize_int8.
 struct Activations {
@@ -41,16 +42,19 @@ struct Reader {
   }
 };
 
-// A linear layer: one of four products with its packed weight. It is described by
+// A linear layer: a product with its packed weight. It is described by
 //   products  kind, group, and the sum of 1 for zero points, 2 for a bias, 4 for a perm
 //   weights   w, w_sums if it is int8, w_scale, and then what there is of zero points, bias and perm
 class Linear {
  public:
-  enum Kind : int64_t { kW8A8, kW8A8Asymmetric, kW4A8, kW4A16 };
+  // kSparse24 + one of the others: with a 2:4 weight.
+  enum Kind : int64_t { kW8A8, kW8A8Asymmetric, kW4A8, kW4A16, kSparse24 };
 
   explicit Linear(Reader& from) : kind_(from.next_number()), group_(from.next_number()) {
-    require(kind_ >= kW8A8 && kind_ <= kW4A16, kOp, "products[", from.number - 2, "] = ", kind_,
-            "; must be 0, 1, 2 or 3");
+    require(kind_ >= 0 && kind_ < 2 * kSparse24, kOp, "products[", from.number - 2, "] = ", kind_,
+            "; must be 0 to 7");
+    is_sparse_ = kind_ >= kSparse24;
+    kind_ %= kSparse24;
     const int64_t given = from.next_number();
     require(given >= 0 && given <= 7, kOp, "products[", from.number - 1, "] = ", given,
             "; must be 0 to 7");
@@ -64,27 +68,40 @@ class Linear {
   bool is_symmetric() const { return kind_ != kW8A8Asymmetric; }
 
   // The product of `a` plus `residual`. Floats are quantised here where the product multiplies int8.
-  Tensor operator()(Activations a, ScalarType dtype, OptionalTensor residual) const {
+  Tensor operator()(Activations a, ScalarType dtype, const OptionalTensor& residual) const {
     if (is_w8()) {
       if (!a.scale) {
         auto [q, scale, zero_point] = quantize(a.rows, std::nullopt, std::nullopt, is_symmetric());
         a = int8_activations(q, scale, zero_point, is_symmetric());
       }
-      return multiply_int8(a.rows, w_[0], w_[1], *a.scale, w_[2], a.zero_point, bias_, dtype,
-                           std::nullopt, std::nullopt, std::move(residual), std::nullopt);
+      const auto multiply = [&](auto op, auto... dense) {
+        return op(a.rows, w_[0], w_[1], *a.scale, w_[2], a.zero_point, bias_, dtype, std::nullopt,
+                  std::nullopt, residual, std::nullopt, dense...);
+      };
+      return is_sparse_ ? multiply(multiply_sparse24_int8, std::nullopt, kNoRows)
+                        : multiply(multiply_int8);
     }
-    if (kind_ == kW4A8)
-      return multiply_int4_int8(a.rows, w_[0], w_[1], group_, a.scale, zero_point_, a.zero_point,
-                                bias_, dtype, std::nullopt, std::nullopt, std::move(residual),
-                                perm_, std::nullopt);
-    return multiply_int4(a.rows, w_[0], w_[1], group_, zero_point_, bias_, dtype, std::nullopt,
-                         std::nullopt, std::move(residual), perm_, std::nullopt);
+    if (kind_ == kW4A8) {
+      const auto multiply = [&](auto op, auto... dense) {
+        return op(a.rows, w_[0], w_[1], group_, a.scale, zero_point_, a.zero_point, bias_, dtype,
+                  std::nullopt, std::nullopt, residual, perm_, std::nullopt, dense...);
+      };
+      return is_sparse_ ? multiply(multiply_sparse24_int4_int8, std::nullopt, kNoRows)
+                        : multiply(multiply_int4_int8);
+    }
+    const auto multiply = [&](auto op, auto... dense) {
+      return op(a.rows, w_[0], w_[1], group_, zero_point_, bias_, dtype, std::nullopt, std::nullopt,
+                residual, perm_, std::nullopt, dense...);
+    };
+    return is_sparse_ ? multiply(multiply_sparse24_int4, std::nullopt, kNoRows)
+                      : multiply(multiply_int4);
   }
 
  private:
   bool is_w8() const { return kind_ == kW8A8 || kind_ == kW8A8Asymmetric; }
 
   int64_t kind_, group_;
+  bool is_sparse_;
   std::vector<Tensor> w_;
   OptionalTensor zero_point_, bias_, perm_;
 };

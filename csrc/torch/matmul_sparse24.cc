@@ -14,6 +14,7 @@
 #include "torch/int4.h"
 #include "torch/int8.h"
 #include "torch/interop.h"
+#include "torch/ops.h"
 #include "torch/product.h"
 
 #if defined(LAMINA_CUDA_KERNELS)
@@ -219,12 +220,15 @@ void compute_rows(const DenseRows& dense, int bits, const std::optional<Accelera
   });
 }
 
-Tensor matmul_int8(const Tensor& a, const Tensor& w, const Tensor& w_sums, const Tensor& a_scale,
-                   const Tensor& w_scale, std::optional<Tensor> a_zero_point,
-                   std::optional<Tensor> bias, ScalarType out_dtype,
-                   std::optional<std::string> activation, std::optional<Tensor> gate,
-                   std::optional<Tensor> residual, std::optional<int64_t> max_sms,
-                   std::optional<Tensor> dense, std::vector<int64_t> dense_rows) {
+}  // namespace
+
+Tensor multiply_sparse24_int8(const Tensor& a, const Tensor& w, const Tensor& w_sums,
+                              const Tensor& a_scale, const Tensor& w_scale,
+                              std::optional<Tensor> a_zero_point, std::optional<Tensor> bias,
+                              ScalarType out_dtype, std::optional<std::string> activation,
+                              std::optional<Tensor> gate, std::optional<Tensor> residual,
+                              std::optional<int64_t> max_sms, std::optional<Tensor> dense,
+                              std::vector<int64_t> dense_rows) {
   constexpr const char* kOp = "matmul_sparse24_int8";
   const int sms = checked_sms(kOp, max_sms);
   const DenseRows rows{dense, dense_rows};
@@ -242,12 +246,13 @@ Tensor matmul_int8(const Tensor& a, const Tensor& w, const Tensor& w_sums, const
   return out;
 }
 
-Tensor matmul_int4(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t group,
-                   std::optional<Tensor> w_zero_point, std::optional<Tensor> bias,
-                   std::optional<ScalarType> out_dtype, std::optional<std::string> activation,
-                   std::optional<Tensor> gate, std::optional<Tensor> residual,
-                   std::optional<Tensor> perm, std::optional<int64_t> max_sms,
-                   std::optional<Tensor> dense, std::vector<int64_t> dense_rows) {
+Tensor multiply_sparse24_int4(const Tensor& a, const Tensor& w, const Tensor& w_scale,
+                              int64_t group, std::optional<Tensor> w_zero_point,
+                              std::optional<Tensor> bias, std::optional<ScalarType> out_dtype,
+                              std::optional<std::string> activation, std::optional<Tensor> gate,
+                              std::optional<Tensor> residual, std::optional<Tensor> perm,
+                              std::optional<int64_t> max_sms, std::optional<Tensor> dense,
+                              std::vector<int64_t> dense_rows) {
   constexpr const char* kOp = "matmul_sparse24_int4";
   const int sms = checked_sms(kOp, max_sms);
   const DenseRows rows{dense, dense_rows};
@@ -265,13 +270,14 @@ Tensor matmul_int4(const Tensor& a, const Tensor& w, const Tensor& w_scale, int6
   return out;
 }
 
-Tensor matmul_int4_int8(const Tensor& a, const Tensor& w, const Tensor& w_scale, int64_t group,
-                        std::optional<Tensor> a_scale, std::optional<Tensor> w_zero_point,
-                        std::optional<Tensor> a_zero_point, std::optional<Tensor> bias,
-                        ScalarType out_dtype, std::optional<std::string> activation,
-                        std::optional<Tensor> gate, std::optional<Tensor> residual,
-                        std::optional<Tensor> perm, std::optional<int64_t> max_sms,
-                        std::optional<Tensor> dense, std::vector<int64_t> dense_rows) {
+Tensor multiply_sparse24_int4_int8(const Tensor& a, const Tensor& w, const Tensor& w_scale,
+                                   int64_t group, std::optional<Tensor> a_scale,
+                                   std::optional<Tensor> w_zero_point,
+                                   std::optional<Tensor> a_zero_point, std::optional<Tensor> bias,
+                                   ScalarType out_dtype, std::optional<std::string> activation,
+                                   std::optional<Tensor> gate, std::optional<Tensor> residual,
+                                   std::optional<Tensor> perm, std::optional<int64_t> max_sms,
+                                   std::optional<Tensor> dense, std::vector<int64_t> dense_rows) {
   constexpr const char* kOp = "matmul_sparse24_int4_int8";
   const int sms = checked_sms(kOp, max_sms);
   const DenseRows rows{dense, dense_rows};
@@ -292,6 +298,8 @@ Tensor matmul_int4_int8(const Tensor& a, const Tensor& w, const Tensor& w_scale,
   compute_rows<gemm_int4_int8::Params>(rows, 4, accelerator, params, sms, a);
   return out;
 }
+
+namespace {
 
 Tensor matmul(const Tensor& a, const Tensor& w, int64_t n, std::optional<Tensor> bias,
               std::optional<ScalarType> out_dtype, std::optional<std::string> activation,
@@ -338,17 +346,17 @@ LAMINA_IMPL(CPU, m) {
   m.impl("pack_sparse24", TORCH_BOX(&pack));
   m.impl("unpack_sparse24", TORCH_BOX(&unpack));
   m.impl("matmul_sparse24", TORCH_BOX(&matmul));
-  m.impl("matmul_sparse24_int8", TORCH_BOX(&matmul_int8));
-  m.impl("matmul_sparse24_int4", TORCH_BOX(&matmul_int4));
-  m.impl("matmul_sparse24_int4_int8", TORCH_BOX(&matmul_int4_int8));
+  m.impl("matmul_sparse24_int8", TORCH_BOX(&multiply_sparse24_int8));
+  m.impl("matmul_sparse24_int4", TORCH_BOX(&multiply_sparse24_int4));
+  m.impl("matmul_sparse24_int4_int8", TORCH_BOX(&multiply_sparse24_int4_int8));
 }
 LAMINA_IMPL(CUDA, m) {
   m.impl("pack_sparse24", TORCH_BOX(&pack_cuda));
   m.impl("unpack_sparse24", TORCH_BOX(&unpack_cuda));
   m.impl("matmul_sparse24", TORCH_BOX(&matmul));
-  m.impl("matmul_sparse24_int8", TORCH_BOX(&matmul_int8));
-  m.impl("matmul_sparse24_int4", TORCH_BOX(&matmul_int4));
-  m.impl("matmul_sparse24_int4_int8", TORCH_BOX(&matmul_int4_int8));
+  m.impl("matmul_sparse24_int8", TORCH_BOX(&multiply_sparse24_int8));
+  m.impl("matmul_sparse24_int4", TORCH_BOX(&multiply_sparse24_int4));
+  m.impl("matmul_sparse24_int4_int8", TORCH_BOX(&multiply_sparse24_int4_int8));
 }
 
 }  // namespace lamina::interop

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <tuple>
+#include <vector>
 
 #include "torch/interop.h"
 
@@ -27,6 +28,31 @@ Tensor multiply_int4_int8(const Tensor& a, const Tensor& w, const Tensor& w_scal
                           ScalarType out_dtype, std::optional<std::string> activation,
                           std::optional<Tensor> gate, std::optional<Tensor> residual,
                           std::optional<Tensor> perm, std::optional<int64_t> max_sms);
+// matmul_sparse24_int8
+Tensor multiply_sparse24_int8(const Tensor& a, const Tensor& w, const Tensor& w_sums,
+                              const Tensor& a_scale, const Tensor& w_scale,
+                              std::optional<Tensor> a_zero_point, std::optional<Tensor> bias,
+                              ScalarType out_dtype, std::optional<std::string> activation,
+                              std::optional<Tensor> gate, std::optional<Tensor> residual,
+                              std::optional<int64_t> max_sms, std::optional<Tensor> dense,
+                              std::vector<int64_t> dense_rows);
+// matmul_sparse24_int4
+Tensor multiply_sparse24_int4(const Tensor& a, const Tensor& w, const Tensor& w_scale,
+                              int64_t group, std::optional<Tensor> w_zero_point,
+                              std::optional<Tensor> bias, std::optional<ScalarType> out_dtype,
+                              std::optional<std::string> activation, std::optional<Tensor> gate,
+                              std::optional<Tensor> residual, std::optional<Tensor> perm,
+                              std::optional<int64_t> max_sms, std::optional<Tensor> dense,
+                              std::vector<int64_t> dense_rows);
+// matmul_sparse24_int4_int8
+Tensor multiply_sparse24_int4_int8(const Tensor& a, const Tensor& w, const Tensor& w_scale,
+                                   int64_t group, std::optional<Tensor> a_scale,
+                                   std::optional<Tensor> w_zero_point,
+                                   std::optional<Tensor> a_zero_point, std::optional<Tensor> bias,
+                                   ScalarType out_dtype, std::optional<std::string> activation,
+                                   std::optional<Tensor> gate, std::optional<Tensor> residual,
+                                   std::optional<Tensor> perm, std::optional<int64_t> max_sms,
+                                   std::optional<Tensor> dense, std::vector<int64_t> dense_rows);
 // quantize_int8
 std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& x, std::optional<Tensor> scale,
                                             std::optional<Tensor> zero_point, bool symmetric);

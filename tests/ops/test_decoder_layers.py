@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lamina
-from lamina.nn import Int4Linear, Int8Linear
+from lamina.nn import Int4Linear, Int8Linear, Sparse24Int4Linear, Sparse24Int8Linear
 from lamina.nn.packed_linear import TOKENWISE, PackedLinear
 from lamina.ops.decoder_layers import DecoderLayer, arguments
 from lamina.testing import emulated_gpu
@@ -25,6 +25,7 @@ OP = "decoder_layers"
 HEADS, KV_HEADS, DIM, V_DIM, HIDDEN, WIDE = 4, 2, 16, 24, 64, 96
 PAGES, PAGE, LAYERS = 20, 4, 2
 KINDS = ("w8a8", "w8a8_asymmetric", "w4a8", "w4a16", "perm")
+SPARSE = tuple(f"sparse24-{kind}" for kind in KINDS[:4])
 CACHES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
 COUNTS, LENGTHS = (1, 4, 2), (9, 30, 2)  # new tokens of the requests, and all their tokens
 EPS = (1e-5, 1e-6)
@@ -36,14 +37,17 @@ def linear(kind: str, n: int, k: int, seed: str, bias: bool) -> PackedLinear:
     made.weight.data = torch.randn(n, k, generator=g) * k**-0.5
     if bias:
         made.bias.data = torch.randn(n, generator=g)
+    sparse, kind = kind.startswith("sparse24-"), kind.removeprefix("sparse24-")
     if kind.startswith("w8a8"):
-        return Int8Linear.from_linear(made, symmetric=kind == "w8a8")
+        of = Sparse24Int8Linear if sparse else Int8Linear
+        return of.from_linear(made, symmetric=kind == "w8a8")
     if kind == "perm":
         g_idx = torch.arange(k).flip(0).int() // 32
         given = lamina.quant.quantize_weight_int4(made.weight, 32, symmetric=False)
         return Int4Linear.from_quantized(given._replace(g_idx=g_idx, group=-1), made.bias)
     activations = "int8" if kind == "w4a8" else "float"
-    return Int4Linear.from_linear(made, group=32, symmetric=bias, activations=activations)
+    int4 = Sparse24Int4Linear if sparse else Int4Linear
+    return int4.from_linear(made, group=32, symmetric=bias, activations=activations)
 
 
 @dataclass
@@ -167,7 +171,7 @@ class Case:
 def cases() -> Iterator[Any]:
     """Each kind of layer with each cache; dtypes, biases and trees in turn."""
     dtypes = (torch.float32, torch.bfloat16, torch.float16)
-    for number, (kind, cache) in enumerate(product(KINDS, CACHES)):
+    for number, (kind, cache) in enumerate((*product(KINDS, CACHES), *product(SPARSE, CACHES[::3]))):
         dtype, bias, tree = dtypes[number % 3], kind == "perm" or number % 2 == 0, number % 4 > 1
         yield pytest.param(
             kind, dtype, cache, bias, tree, id=f"{kind}-{str(cache)[6:]}-{str(dtype)[6:]}-{tree}"
@@ -228,8 +232,8 @@ def test_refuses(change: dict[str, Any], message: str) -> None:
         (3, lambda weights: weights[:-1], "weights has 31 tensors; products names more"),
         (3, lambda weights: [*weights, weights[0]], "weights has 33 tensors; products names 32"),
         (4, lambda numbers: numbers[1:], "products has 23 elements; must have 24"),
-        (4, lambda numbers: [4, *numbers[1:]], r"products\[0\] = 4; must be 0, 1, 2 or 3"),
-        (4, lambda numbers: [-1, *numbers[1:]], r"products\[0\] = -1; must be 0, 1, 2 or 3"),
+        (4, lambda numbers: [8, *numbers[1:]], r"products\[0\] = 8; must be 0 to 7"),
+        (4, lambda numbers: [-1, *numbers[1:]], r"products\[0\] = -1; must be 0 to 7"),
         (4, lambda numbers: [*numbers[:2], 8, *numbers[3:]], r"products\[2\] = 8; must be 0 to 7"),
     ],
 )  # fmt: skip
@@ -240,7 +244,7 @@ def test_refuses_lists_that_do_not_belong_together(at: int, change: Any, message
         torch.ops.lamina.decoder_layers(*changed, **options)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", (*KINDS, SPARSE[2]))
 def test_opcheck(kind: str) -> None:
     given, options = Case.make(kind, torch.bfloat16, torch.int8, tree=True).call()
     torch.library.opcheck(torch.ops.lamina.decoder_layers.default, given, options)

@@ -39,7 +39,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "norms after the products": ("Gemma2ForCausalLM", {"sliding_window": 5, "query_pre_attn_scalar": 20}),
     "norms of heads and after the products": ("Gemma3ForCausalLM", {"sliding_window": 5}),
 }
-SCHEMES = ["w8a8", "w8a8_asymmetric", "w4a16", "w4a8_asymmetric"]
+SCHEMES = ["w8a8", "w8a8_asymmetric", "w4a16", "w4a8_asymmetric", "sparse24-w8a8", "sparse24-w4a8"]
 IDS = torch.randint(1, 97, (2, 11), generator=torch.Generator().manual_seed(5))
 PADDED = torch.tensor([[1] * 11, [0] * 4 + [1] * 7])
 
@@ -58,7 +58,7 @@ def make(name: str, **more: Any) -> nn.Module:
 def packed(name: str, scheme: str, dtype: torch.dtype = torch.float32, **more: Any) -> nn.Module:
     """A packed model that calls one op after the other, in the layers that transformers has."""
     model = make(name, **more).to(dtype)
-    lamina.compress(model, scheme, group=32 if scheme.startswith("w4") else None)
+    lamina.compress(model, scheme, group=32 if "w4" in scheme else None)
     model.set_attn_implementation("lamina")
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -79,7 +79,7 @@ def one_by_one(mlp: Any, x: Tensor) -> Tensor:
 
 def fused(name: str, scheme: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     made = make(name).to(dtype)
-    lamina.compress(made, scheme, group=32 if scheme.startswith("w4") else None)
+    lamina.compress(made, scheme, group=32 if "w4" in scheme else None)
     report = accelerate(made)
     assert report.fused == SIZES["num_hidden_layers"] and not report.left
     return made
@@ -253,8 +253,10 @@ def test_layers_that_cannot_be_fused_are_left_with_a_reason() -> None:
     report = accelerate(model)
     assert report.fused == 1
     assert report.left == {
-        "model.layers.0": "q_proj, k_proj, v_proj: Linear is neither Int8Linear nor Int4Linear",
-        "model.layers.1": "q_proj, k_proj, v_proj: Linear is neither Int8Linear nor Int4Linear",
+        "model.layers.0": "q_proj, k_proj, v_proj: Linear is not one of Int8Linear, "
+        "Int4Linear, Sparse24Int8Linear, Sparse24Int4Linear",
+        "model.layers.1": "q_proj, k_proj, v_proj: Linear is not one of Int8Linear, "
+        "Int4Linear, Sparse24Int8Linear, Sparse24Int4Linear",
     }
     assert "fused 1 of 3 decoder layers" in str(report) and "left 2: q_proj" in str(report)
     assert accelerate(model).fused == 0  # a second call finds nothing to do
@@ -294,7 +296,7 @@ def linears(
 ) -> list[PackedLinear]:
     torch.manual_seed(1)
     model = nn.Sequential(*(nn.Linear(k, n, bias) for n in ns))
-    lamina.compress(model, scheme, group=32 if scheme.startswith("w4") else None, skip_growing=False)
+    lamina.compress(model, scheme, group=32 if "w4" in scheme else None, skip_growing=False)
     return list(model)  # type: ignore[arg-type]
 
 
@@ -335,7 +337,7 @@ def test_layers_that_differ_are_not_merged() -> None:
         )
     )
     for layers, message in (
-        ([int8, float_layer], "Linear is neither"),
+        ([int8, float_layer], "Linear is not one of Int8Linear"),
         ([int8, int4], "Int4Linear, k = 72.* and Int8Linear, k = 72.* differ"),
         ([int8, linears("w8a8", k=64)[0]], "k = 64.* differ"),
         ([int8, linears("w8a8", bias=True)[0]], "bias torch.float32.* differ"),

@@ -14,6 +14,11 @@ MUTANTS = (
     *plant(
         f"{CUDA}/sm90a.cuh",
         (
+            "attention sm90a: more registers than the block owns",
+            "kProducerRegisters = 168 - 2 * kHanded",
+            "kProducerRegisters = 176 - 2 * kHanded",
+        ),
+        (
             "attention sm90a: parity of full stages",
             "full[cursor.stage], cursor.parity",
             "full[cursor.stage], cursor.parity ^ 1",

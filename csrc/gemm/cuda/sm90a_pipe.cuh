@@ -16,6 +16,7 @@
 #include "block/row_copy.cuh"
 #include "block/tile_order.cuh"
 #include "device/device.h"
+#include "device/registers.h"
 #include "gemm/cuda/k_chunk.cuh"
 #include "gemm/cuda/kernel.h"
 #include "gemm/cuda/store_rows.cuh"
@@ -95,6 +96,8 @@ struct Sm90aPipe {
   // instruction still tells the compiler that the warps have converged, so that it keeps descriptors in uniform
   // registers.
   static constexpr int kProducerRegisters = 72, kMathRegisters = 216;
+  static_assert(dev::owns_registers(kMathThreads, kMathRegisters, kThreads - kMathThreads,
+                                    kProducerRegisters));
 
   // A step of a tile is 64 k.
   using Tile = OutputTile;

@@ -280,8 +280,7 @@ class Int4Linear(PackedLinear):
 
     @property
     def _product_kind(self) -> ProductKind | None:
-        kind = ProductKind.W4A8 if self._activations == "int8" else ProductKind.W4A16
-        return kind if type(self) is Int4Linear and self._layout == CPU_LAYOUT else None
+        return ProductKind.W4A8 if self._activations == "int8" else ProductKind.W4A16
 
     def _product(self, rows: Tensor, residual: Tensor | None = None) -> Tensor:
         return self._multiply(rows, rows.dtype, residual=residual)

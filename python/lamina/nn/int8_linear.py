@@ -201,7 +201,7 @@ class Int8Linear(PackedLinear):
 
     @property
     def _product_kind(self) -> ProductKind | None:
-        if type(self) is not Int8Linear or self.input_scale is not None:
+        if self.input_scale is not None:
             return None
         return ProductKind.W8A8 if self._symmetric else ProductKind.W8A8_ASYMMETRIC
 

@@ -196,9 +196,9 @@ class PackedLinear(nn.Module):
 
     @cached_property
     def operands(self) -> PackedProduct | None:
-        """This layer for lamina.ops.decoder_layers, until an attribute changes; None if the op lacks it."""
-        kind, held = self._product_kind, self._buffers
-        if kind is None:
+        """This layer for lamina.ops.decoder_layers, until an attribute changes; None if the op has none."""
+        kind, held, is_known = self._product_kind, self._buffers, "OPERANDS" in vars(type(self))
+        if kind is None or not is_known or self._layout != next(iter(self.FORMATS.values())):
             return None
         weight: list[Any] = [held[name] for name in self.OPERANDS]
         more = {"zero_point": held.get("weight_zero_point"), "bias": self._bias, "perm": held.get("perm")}

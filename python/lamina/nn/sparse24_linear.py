@@ -72,6 +72,7 @@ class Sparse24Int8Linear(WithDenseRows, Int8Linear):
         "weight_packed": (torch.uint8,),
         **WithDenseRows.DENSE_DTYPES,
     }
+    OPERANDS = Int8Linear.OPERANDS
     MATMUL: ClassVar[Callable[..., Tensor]] = staticmethod(matmul_sparse24_int8)
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, **options: Any) -> None:
@@ -141,6 +142,7 @@ class Sparse24Int4Linear(WithDenseRows, Int4Linear):
     VERSION = PackedSparse24.VERSION
     VALUES = torch.uint8
     DTYPES: ClassVar = {**Int4Linear.DTYPES, **WithDenseRows.DENSE_DTYPES}
+    OPERANDS = Int4Linear.OPERANDS
     PRODUCTS: ClassVar = {"float": matmul_sparse24_int4, "int8": matmul_sparse24_int4_int8}
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, **options: Any) -> None:

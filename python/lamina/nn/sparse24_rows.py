@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lamina.nn.packed_linear import Packed, PackedLinear
 from lamina.ops import PackedSparse24, compress_sparse24, pack_sparse24
+from lamina.ops.decoder_layers import ProductKind
 from lamina.ops.pack_sparse24 import (
     count_dense,
     is_blocks,
@@ -50,6 +51,11 @@ class WithDenseRows(PackedLinear):
         data, tiles = (torch.empty(shape, dtype=torch.uint8, device="meta") for shape in shapes)
         self._hold(PackedSparse24(data, None, n, k, self.VALUES, self._layout, tiles, dense_rows))
         self.weight_format = torch.empty(self.HEADER + len(dense_rows), dtype=torch.int64, device="meta")
+
+    @property
+    def _product_kind(self) -> ProductKind | None:
+        kind = super()._product_kind
+        return None if kind is None or self.dense_rows else ProductKind(kind + ProductKind.SPARSE24_W8A8)
 
     def _hold(self, packed: Packed) -> None:
         super()._hold(packed)

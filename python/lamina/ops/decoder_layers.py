@@ -22,6 +22,10 @@ class ProductKind(IntEnum):
     W8A8_ASYMMETRIC = 1
     W4A8 = 2
     W4A16 = 3
+    SPARSE24_W8A8 = 4
+    SPARSE24_W8A8_ASYMMETRIC = 5
+    SPARSE24_W4A8 = 6
+    SPARSE24_W4A16 = 7
 
 
 class PackedProduct(NamedTuple):

@@ -21,6 +21,7 @@
 #include "block/ring.cuh"
 #include "block/tile_order.cuh"
 #include "device/device.h"
+#include "device/registers.h"
 #include "gemm/cuda/epilogue.cuh"
 #include "gemm/cuda/integer_scaler.cuh"
 #include "gemm/cuda/kernel.h"
@@ -99,6 +100,8 @@ struct Sm90a {
   static constexpr int kStepCycles = 20 + (kConfig.is_grouped ? kScaleCycles : 0);
   static constexpr int kProducerRegisters = kConfig.is_grouped ? 72 : 40;
   static constexpr int kMathRegisters = kConfig.is_grouped ? 216 : 232;
+  static_assert(!kMovesRegisters || dev::owns_registers(kConsumerThreads, kMathRegisters,
+                                                        kWarpgroupThreads, kProducerRegisters));
 
   struct Args {
     dev::TensorMap map_a, map_w, map_out;

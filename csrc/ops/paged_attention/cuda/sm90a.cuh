@@ -18,6 +18,7 @@
 #pragma once
 
 #include "block/reduce.cuh"
+#include "device/registers.h"
 #include "ops/paged_attention/cuda/pieces.cuh"
 #include "ops/paged_attention/cuda/run.h"
 #include "ops/paged_attention/cuda/sm90a_bytes.cuh"
@@ -44,8 +45,11 @@ struct Sm90a {
   static constexpr const char* kName = "paged_attention_sm90a";
   static constexpr int kThreads = Shape::kThreads + Shape::kLoadWarps * dev::kWarpLanes;
   static constexpr int kMinBlocks = 1;
-  // The producer warpgroup hands registers to the math warpgroups.
-  static constexpr int kMathRegisters = 232, kProducerRegisters = 48;
+  // The producer warpgroup hands registers to the math warpgroups. Widening short rows of bytes needs more of them.
+  static constexpr int kHanded = Shape::kIsQuantized && Shape::kDim <= 128 ? 56 : 64;
+  static constexpr int kMathRegisters = 168 + kHanded, kProducerRegisters = 168 - 2 * kHanded;
+  static_assert(dev::owns_registers(Shape::kThreads, kMathRegisters, kThreads - Shape::kThreads,
+                                    kProducerRegisters));
 
   LAMINA_DEVICE static void wait_full(const Cursor& cursor) {
     dev::mbarrier_wait(&Shape::barriers().full[cursor.stage], cursor.parity);

@@ -120,8 +120,10 @@ def _fuse_around(parent: Any, layers: nn.ModuleList) -> None:
     """Makes one call of the layers, if they allow it, and replaces the norm behind them, if it is known."""
     if _are_alike(list(layers)):
         layers.__class__ = FusedLayers
-    with suppress(ValueError):
-        parent.norm = RMSNorm.from_module(getattr(parent, "norm", None))
+    norm = getattr(parent, "norm", None)
+    if isinstance(norm, nn.Module):
+        with suppress(ValueError):
+            parent.norm = RMSNorm.from_module(norm)
 
 
 def _is_fused(module: nn.Module) -> bool:
