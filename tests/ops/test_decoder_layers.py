@@ -99,6 +99,7 @@ class Case:
         if tree:
             parents = torch.tensor([-1, -1, 0, 0, 2, -1, 0]).int()
             options |= lamina.pack_tree_mask(parents, tables["cu_seqlens_q"], max(COUNTS))._asdict()
+            options["tree_depth"] = options["tree_depth"] * 2  # not those that the mask implies
 
         def caches(dim: int) -> list[Tensor]:
             values = torch.randn(LAYERS, PAGES, PAGE, KV_HEADS, dim, generator=g)

@@ -63,23 +63,29 @@ class ClosedLoop:
     retry   every so many steps another width is tried, so that one whose time or whose acceptance has changed
             can come back: the next best where plain decoding is the best, else the least recently used
     memory  weight of what was known before in the averages of acceptance, at least 0 and below 1
+    budget  the part of all seconds that drafts may lose against plain decoding, besides half a plain step.
+            While they have lost more, steps are plain
 
     The time of verifying is averaged for each number of rows, that of drafting for each width; between
     measured numbers it is interpolated, and beyond the largest it is taken to be the same, so that a larger
     width is tried, by one more draft at a time. Half of each new time enters its average. Acceptance is
     averaged for each rank: the chance that the first, second, ... child of an accepted row is accepted. It is
-    1/2, 1/4, ... at first, which counts as two observations until `memory` has forgotten it.
+    1/2, 1/4, ... at first, which counts as two observations until `memory` has forgotten it. A step with
+    drafts has lost the seconds that it took beyond those of plain steps with as many tokens; gains are
+    negative losses.
     """
 
-    def __init__(self, most: int = 8, *, retry: int = 64, memory: float = 0.9) -> None:
+    def __init__(self, most: int = 8, *, retry: int = 64, memory: float = 0.9, budget: float = 0.01) -> None:
         for name, value, ok, allowed in (
             ("most", most, most >= 1, "at least 1"),
             ("retry", retry, retry >= 2, "at least 2"),
             ("memory", memory, 0 <= memory < 1, "at least 0 and below 1"),
+            ("budget", budget, 0 <= budget <= 1, "from 0 to 1"),
         ):
             if not ok:
                 raise ValueError(f"{NAME}: {name} = {value}; must be {allowed}")
-        self.most, self.retry, self.memory = most, retry, memory
+        self.most, self.retry, self.memory, self.budget = most, retry, memory, budget
+        self.seconds = self.lost = 0.0
         self.acceptance: list[float] = []
         self._seen: list[int] = []  # observations of each rank
         self.verifying, self.drafting = Seconds(), Seconds()
@@ -88,7 +94,8 @@ class ClosedLoop:
 
     def choose(self, requests: int, parents: Sequence[int]) -> int:
         """The width for a batch. The first step is plain: it measures the cost of no drafts."""
-        if not self._used:
+        plain = self.verifying.estimate(requests)
+        if not self._steps or self.lost > self.budget * self.seconds + plain / 2:
             return 0
         accepted = self._expected(parents)
 
@@ -110,6 +117,10 @@ class ClosedLoop:
         self._steps += 1
         self._used[step.width] = self._steps
         drafts = max(map(len, step.parents))
+        self.seconds += step.draft_s + step.verify_s
+        if step.width:
+            plain = self.verifying.estimate(len(step.parents)) / len(step.parents)
+            self.lost += step.draft_s + step.verify_s - plain * sum(map(len, step.accepted))
         if drafts and not was_plain:  # after a plain step a draft model also reads what it has missed
             self.drafting.add(drafts, step.draft_s)
         for parents, kept in zip(step.parents, step.accepted, strict=True):
