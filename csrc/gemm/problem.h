@@ -17,8 +17,8 @@ struct Problem {
   int64_t n = 0;      // output features
   int64_t k = 0;      // input features
   int64_t group = 0;  // input features that share a scale; 0: no scales along k
-  bool is_bf16 =
-      false;  // activations are bf16, and bf16 holds the weights without their scales exactly; CPU only
+  // Activations are bf16, and bf16 holds the weights without their scales exactly. Only CPU plans depend on it.
+  bool is_bf16 = false;
 
   constexpr bool is_grouped() const { return group != 0; }
   constexpr int64_t groups() const { return is_grouped() ? ceil_div(k, group) : 1; }

@@ -208,7 +208,7 @@ struct Nest : Strip {
         k_chunk(reinterpret_cast<float*>(packed + where.panel_m * pairs_of(params.problem))),
         total(k_chunk + where.panel_m * kTileN) {}
 
-  // Calls body(first row, rows) for panels of equal height: 16 rows are 8 + 8, not 12 + 4.
+  // Calls body(first row, rows) for panels of equal height: 9 rows are 5 + 4, not 8 + 1.
   template <class Body>
   static void for_panels(int64_t rows, const Body& body) {
     const int64_t each = ceil_div(rows, ceil_div(rows, int64_t{kTileM}));
