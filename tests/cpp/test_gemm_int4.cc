@@ -50,7 +50,7 @@ TEST(int4_times_bf16_equals_the_loop_on_isas_that_multiply_bf16) {
   for_problems([](Weight& weight, Random& random) {
     const Problem& p = weight.problem;
     const int64_t stride = p.k + 3;
-    const Exact<float> numbers = activations<float>(p, stride, random);
+    Exact<float> numbers = activations<float>(p, stride, random);
     Exact<BF16> a(numbers.count());
     for (int64_t i = 0; i < a.count(); ++i) a[i] = from_f32<BF16>(numbers[i]);
     const auto want = [&](int64_t i, int64_t j) {
