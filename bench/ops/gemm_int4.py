@@ -14,4 +14,12 @@ def _expected(case: Case, inputs: Inputs) -> reference.Expected:
     return reference.gemm_int4(a, q, scale, inputs.w.group, DTYPES[case.dtype])
 
 
-BENCH = Int4Bench(Product("gemm_int4", "activations of {}, weights and sums in f32", "f32", _expected))
+BENCH = Int4Bench(
+    Product(
+        "gemm_int4",
+        "activations of {}, weights and sums in f32",
+        "f32",
+        _expected,
+        "activations and unscaled weights of {}, sums in f32",
+    )
+)

@@ -9,7 +9,7 @@ computes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any
@@ -28,6 +28,7 @@ from lamina.testing.reference import Expected, U
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+BF16_ISA = "avx512_bf16"
 MAX_SESSIONS = 128  # an onnxruntime session costs some ms and memory beyond its weight
 UNITS = {"f32": U, "bf16": 2.0**-8, "f16": 2.0**-11}
 
@@ -111,6 +112,7 @@ class Product:
     computes: str
     arithmetic: Arithmetic
     expected: Callable[[Case, Inputs], Expected]
+    computes_bf16: str = ""  # for bf16 activations, with a kernel of BF16_ISA
 
 
 def _lamina(
@@ -142,16 +144,21 @@ def _lamina(
         torch.ops.lamina.set_cpu_isa(isa)
 
     select()
+    options = {"bf16": case.dtype == "bf16"} if product.computes_bf16 else {}
+    plan = getattr(torch.ops.lamina, f"explain_{product.name}")(case.m, case.n, case.k, w.group, **options)
+    work, computes = least_work(case, w, product.arithmetic, dtype.itemsize), product.computes
+    if f"{product.name}_{BF16_ISA} on " in plan:
+        work, computes = replace(work, arithmetic="bf16", isa=BF16_ISA), product.computes_bf16
     return Candidate(
         "lamina",
-        product.computes.format(case.dtype),
+        computes.format(case.dtype),
         call,
         check,
-        least_work(case, w, product.arithmetic, dtype.itemsize),
+        work,
         ring,
         isa,
         select,
-        getattr(torch.ops.lamina, f"explain_{product.name}")(case.m, case.n, case.k, w.group),
+        plan,
     )
 
 

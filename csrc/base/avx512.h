@@ -87,8 +87,27 @@ inline __m512i to_bf16(__m512 a, __m512 b) {
   std::memcpy(&both, halves, sizeof both);
   return both;
 }
+// Like the instruction: the odd pair first, each product and sum rounded once, with 0 for subnormal operands and results.
+inline __m512 dot_bf16(__m512 sum, __m512i a, __m512i b) {
+  const auto flushed = [](float f) {
+    return std::fabs(f) < 0x1p-126f ? std::copysign(0.0f, f) : f;
+  };
+  float sums[16];
+  BF16 x[32], y[32];
+  std::memcpy(sums, &sum, sizeof sums);
+  std::memcpy(x, &a, sizeof x);
+  std::memcpy(y, &b, sizeof y);
+  for (int i = 0; i < 16; ++i)
+    for (const int at : {2 * i + 1, 2 * i})
+      sums[i] = flushed(std::fma(flushed(to_f32(x[at])), flushed(to_f32(y[at])), flushed(sums[i])));
+  std::memcpy(&sum, sums, sizeof sum);
+  return sum;
+}
 #else
 #if defined(__AVX512BF16__)
+inline __m512 dot_bf16(__m512 sum, __m512i a, __m512i b) {
+  return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+}
 inline __m512i to_bf16(__m512 a, __m512 b) {
   return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
 }

@@ -17,14 +17,16 @@ struct Problem {
   int64_t n = 0;      // output features
   int64_t k = 0;      // input features
   int64_t group = 0;  // input features that share a scale; 0: no scales along k
+  // Activations are bf16, and bf16 holds the weights without their scales exactly. Only CPU plans depend on it.
+  bool is_bf16 = false;
 
   constexpr bool is_grouped() const { return group != 0; }
   constexpr int64_t groups() const { return is_grouped() ? ceil_div(k, group) : 1; }
 };
 
 inline auto key_of(const Problem& problem) {
-  const auto& [m, n, k, group] = problem;
-  return memo_key(m, n, k, group);
+  const auto& [m, n, k, group, is_bf16] = problem;
+  return memo_key(m, n, k, group, is_bf16);
 }
 
 // An error unless no size is negative, k <= max_k, and no matrix has more than 2^63 bytes. why: the reason for max_k,

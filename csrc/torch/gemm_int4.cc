@@ -97,9 +97,9 @@ std::string explain_cuda(int64_t m, int64_t n, int64_t k, int64_t compute_capabi
 }
 #endif
 
-std::string explain(int64_t m, int64_t n, int64_t k, std::optional<int64_t> group) {
+std::string explain(int64_t m, int64_t n, int64_t k, std::optional<int64_t> group, bool bf16) {
   std::string text;
-  raise_if_bad(gemm_int4::explain({m, n, k, group_of(group.value_or(-1), k)},
+  raise_if_bad(gemm_int4::explain({m, n, k, group_of(group.value_or(-1), k), bf16},
                                   TorchParallel().threads(), text));
   return text;
 }

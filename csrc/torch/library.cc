@@ -160,7 +160,7 @@ LAMINA_LIBRARY(m) {
       "gemm_int4(Tensor a, Tensor w, Tensor w_scale, int group, Tensor? w_zero_point=None, Tensor? "
       "bias=None, ScalarType? out_dtype=None, str? activation=None, Tensor? gate=None, Tensor? "
       "residual=None, Tensor? perm=None, int? max_sms=None) -> Tensor");
-  m.def("explain_gemm_int4(int m, int n, int k, int? group=None) -> str");
+  m.def("explain_gemm_int4(int m, int n, int k, int? group=None, bool bf16=False) -> str");
   m.def(
       "explain_gemm_int4_cuda(int m, int n, int k, int compute_capability, int sm_count, int? "
       "group=None, int? max_sms=None) -> str");

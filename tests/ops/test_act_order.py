@@ -34,9 +34,9 @@ GROUPS = (16, 32, 48, 64, 128, 272, -1)
 ROWS = (0, 1, 2, 4, 5, 7, 13, 33, 66)
 
 
-def solve(op: str, inputs: Int4Inputs, dtype: torch.dtype) -> tuple[Expected, torch.Tensor]:
+def solve(op: str, inputs: Int4Inputs, dtype: torch.dtype, isa: str) -> tuple[Expected, torch.Tensor]:
     if op == "gemm_int4":
-        return inputs.float_product(dtype)
+        return inputs.float_product(dtype, isa)
     sums = inputs.sums()
     return inputs.expected(sums, dtype), inputs.expected_bits(sums, dtype)
 
@@ -47,9 +47,8 @@ def run(op: str, backend: Backend, inputs: Int4Inputs, dtype: torch.dtype) -> to
 
 
 @functools.cache
-def solved(op: str, group: int, k: int) -> tuple[Int4Inputs, torch.dtype, Expected, torch.Tensor]:
-    """A problem of this depth, whose m, n, features of a and kinds of arguments vary with it, and its
-    answer."""
+def varied(op: str, group: int, k: int) -> tuple[Int4Inputs, torch.dtype]:
+    """A problem of this depth, whose m, n, features of a and kinds of arguments vary with it."""
     i = GROUPS.index(group) * len(DEPTHS) + DEPTHS.index(k)
     pick = random.Random(i).choice
     case = Int4Case("perm", ROWS[i % len(ROWS)], pick((1, 17, 64, 70)), k, group)
@@ -61,15 +60,20 @@ def solved(op: str, group: int, k: int) -> tuple[Int4Inputs, torch.dtype, Expect
     ).permuted(pick((0, 1, k // 2 + 1, k + 9)))
     if op == "gemm_int4":
         inputs = inputs.floats(pick(FLOAT_DTYPES))
-    dtype = pick(FLOAT_DTYPES)
-    return inputs, dtype, *solve(op, inputs, dtype)
+    return inputs, pick(FLOAT_DTYPES)
+
+
+@functools.cache
+def solved(op: str, group: int, k: int, isa: str) -> tuple[Expected, torch.Tensor]:
+    return solve(op, *varied(op, group, k), isa)
 
 
 @KERNELS
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_depth(group: int, op: str, backend: Backend) -> None:
     for k in DEPTHS:
-        inputs, dtype, expected, bits = solved(op, group, k)
+        inputs, dtype = varied(op, group, k)
+        expected, bits = solved(op, group, k, backend.isa if inputs.takes_bf16(backend.isa) else "generic")
         label = f"k = {k}, m, n = {tuple(bits.shape)}, a of {inputs.a.shape[1]}"
         got = run(op, backend, inputs, dtype)
         assert_within(got, expected, dtype, label)
@@ -84,7 +88,7 @@ def problem(op: str, case: Int4Case, features: int, a_zero: str = "token") -> In
 @KERNELS
 def test_a_row_is_the_same_in_every_batch_at_any_stride_on_any_thread(op: str, backend: Backend) -> None:
     inputs = problem(op, Int4Case("rows", 66, 70, 530, 48), 600)
-    _, want = solve(op, inputs, torch.float32)
+    _, want = solve(op, inputs, torch.float32, backend.isa)
     threads = torch.get_num_threads()
     try:
         for count, (begin, end) in itertools.product((1, 2), ((0, 66), (0, 0), (3, 4), (5, 12), (30, 63))):

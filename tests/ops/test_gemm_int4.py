@@ -17,7 +17,7 @@ from tests.reference.gemm_int4 import UNDERFLOW
 from tests.support.backends import Backend, available_cpu, cpu_backends, kernel_of
 from tests.support.cases import FLOAT_DTYPES, dtype_name, generator, with_row_stride
 from tests.support.compare import assert_equal, assert_within
-from tests.support.int4_cases import Int4Case, Int4Inputs
+from tests.support.int4_cases import BF16_ISAS, Int4Case, Int4Inputs
 
 OP = "gemm_int4"
 BACKENDS = pytest.mark.parametrize("backend", cpu_backends(OP))
@@ -30,18 +30,24 @@ ZEROS = (None, torch.uint8, *FLOAT_DTYPES)
 
 
 @functools.cache
-def solved(group: int, k: int) -> tuple[Int4Inputs, torch.dtype, Expected, torch.Tensor]:
-    """A problem of this depth, whose m, n and kinds of arguments vary with it, and its answer."""
+def varied(group: int, k: int) -> tuple[Int4Inputs, torch.dtype]:
+    """A problem of this depth, whose m, n and kinds of arguments vary with it."""
     i = GROUPS.index(group) * len(DEPTHS) + DEPTHS.index(k)
     pick = random.Random(i).choice
     case = Int4Case("float", ROWS[i % len(ROWS)], COLUMNS[i % len(COLUMNS)], k, group)
     inputs = case.inputs(zero=pick(ZEROS), scale=pick(FLOAT_DTYPES), bias=pick((None, *FLOAT_DTYPES)))
-    inputs, dtype = inputs.floats(pick(FLOAT_DTYPES)), pick(FLOAT_DTYPES)
-    return inputs, dtype, *inputs.float_product(dtype)
+    return inputs.floats(pick(FLOAT_DTYPES)), pick(FLOAT_DTYPES)
+
+
+@functools.cache
+def solved(group: int, k: int, isa: str) -> tuple[Expected, torch.Tensor]:
+    inputs, dtype = varied(group, k)
+    return inputs.float_product(dtype, isa)
 
 
 def check_solved(backend: Backend, group: int, k: int) -> None:
-    inputs, dtype, expected, bits = solved(group, k)
+    inputs, dtype = varied(group, k)
+    expected, bits = solved(group, k, backend.isa if inputs.takes_bf16(backend.isa) else "generic")
     got, label = backend.gemm_int4(inputs, dtype), f"k = {k}, m, n = {tuple(bits.shape)}"
     assert_within(got, expected, dtype, label)
     assert_equal(got, bits, label)
@@ -73,7 +79,7 @@ def test_every_shape(backend: Backend) -> None:
 def test_every_dtype_stride_and_kind_of_zero_point(dtype: torch.dtype, backend: Backend) -> None:
     for zero, scale in itertools.product(ZEROS, FLOAT_DTYPES):
         inputs = Int4Case("kinds", 7, 37, 300, 64).inputs(zero=zero, scale=scale, bias=scale).floats(dtype)
-        expected, want = inputs.float_product(dtype)
+        expected, want = inputs.float_product(dtype, backend.isa)
         assert_within(backend.gemm_int4(inputs), expected, dtype, (zero, scale))
         assert_equal(backend.gemm_int4(inputs), want, (zero, scale))
         transposed = inputs.w_scale.T.contiguous().T
@@ -128,7 +134,7 @@ def test_nan_and_inf_reach_what_depends_on_them(backend: Backend) -> None:
 
 
 def test_no_kernel_no_batch_and_no_thread_count_shows() -> None:
-    inputs = Int4Case("rows", 257, 130, 1500, 128).inputs(zero=torch.uint8).floats(torch.bfloat16)
+    inputs = Int4Case("rows", 257, 130, 1500, 128).inputs(zero=torch.uint8).floats(torch.float16)
     kernels = [b for b in available_cpu(OP) if str(b) != "generic"] or available_cpu(OP)
     want = kernels[-1].gemm_int4(inputs, torch.float32)
     few = available_cpu(OP)[0].gemm_int4(inputs.but(a=inputs.a[:2]), torch.float32)
@@ -147,9 +153,9 @@ def test_no_kernel_no_batch_and_no_thread_count_shows() -> None:
 def test_the_plan_names_the_kernel() -> None:
     for backend in available_cpu(OP):
         with backend.active() as ops:
-            assert kernel_of(ops.explain_gemm_int4(7, 64, 64, 32)) == f"gemm_int4_{backend.isa}" or (
-                backend.isa == "amx_int8"
-            )
+            bf16, f32 = (kernel_of(ops.explain_gemm_int4(7, 64, 64, 32, flag)) for flag in (True, False))
+        assert bf16 == f"gemm_int4_{backend.isa}"
+        assert f32 == (bf16 if backend.isa not in BF16_ISAS else "gemm_int4_avx512_vnni")
 
 
 @pytest.mark.parametrize("zero", [None, torch.uint8], ids=["symmetric", "zeros"])

@@ -135,7 +135,7 @@ def test_gemm_int4_int8_at_length(backend: Backend, p: dict) -> None:  # type: i
 def test_gemm_int4(backend: Backend, p: dict, dtype: torch.dtype) -> None:  # type: ignore[type-arg]
     arguments = {name: p[name] for name in ("zero", "scale", "bias")}
     inputs = Int4Case("random", p["m"], p["n"], p["k"], p["group"]).inputs(**arguments).floats(dtype)
-    expected, bits = inputs.float_product(p["out_dtype"])
+    expected, bits = inputs.float_product(p["out_dtype"], backend.isa)
     got = backend.gemm_int4(inputs, p["out_dtype"])
     assert_within(got, expected, p["out_dtype"], p)
     assert_equal(got, bits, p)

@@ -69,6 +69,7 @@ void add_cpu(py::module_& module) {
       .def_readonly("name", &CpuKernel::name)
       .def_property_readonly("isa", [](const CpuKernel& k) { return isa_name(k.isa); })
       .def_readonly("min_m", &CpuKernel::min_m)
+      .def_readonly("needs_bf16", &CpuKernel::needs_bf16)
       .def_readonly("group_step", &CpuKernel::group_step)
       .def_readonly("tile_m", &CpuKernel::tile_m)
       .def_readonly("tile_n", &CpuKernel::tile_n)
@@ -205,10 +206,11 @@ void add_cuda(py::module_& module) {
 
 void add_plans(py::module_& module) {
   py::class_<Problem>(module, "Problem")
-      .def(py::init([](int64_t m, int64_t n, int64_t k, int64_t group) {
-             return Problem{m, n, k, group};
+      .def(py::init([](int64_t m, int64_t n, int64_t k, int64_t group, bool is_bf16) {
+             return Problem{m, n, k, group, is_bf16};
            }),
-           py::arg("m"), py::arg("n"), py::arg("k"), py::arg("group") = 0)
+           py::arg("m"), py::arg("n"), py::arg("k"), py::arg("group") = 0,
+           py::arg("is_bf16") = false)
       .def_readonly("m", &Problem::m)
       .def_readonly("n", &Problem::n)
       .def_readonly("k", &Problem::k)

@@ -19,7 +19,7 @@ if probe() is None:
 cpu, Problem = probe().cpu, probe().Problem
 
 OPS = probe().ops
-ISAS = ("generic", "avx2", "avx512_vnni", "amx_int8")
+ISAS = ("generic", "avx2", "avx512_vnni", "avx512_bf16", "amx_int8")
 L2 = 2**20
 # Sizes that no other test plans for, so that the first plan for one is not known.
 NEW = itertools.count(1_000_003)
@@ -37,10 +37,11 @@ class Call:
     isa: str = "generic"
     l2_bytes: int = L2
     threads: int = 2
+    is_bf16: bool = False
 
     @property
     def problem(self) -> Any:
-        return Problem(self.m, self.n, self.k, self.group)
+        return Problem(self.m, self.n, self.k, self.group, self.is_bf16)
 
     def plan(self, planner: Any = cpu.plan) -> Any:
         return planner(self.op, self.problem, self.isa, self.l2_bytes, self.threads)
@@ -49,12 +50,13 @@ class Call:
 def calls(sizes: st.SearchStrategy[tuple[int, int, int]]) -> st.SearchStrategy[Call]:
     def of(op: str) -> st.SearchStrategy[Call]:
         return st.builds(
-            lambda size, group, isa, l2_bytes, threads: Call(op, *size, group, isa, l2_bytes, threads),
+            lambda size, group, *others: Call(op, *size, group, *others),
             sizes,
             groups(op),
             st.sampled_from(ISAS),
             st.integers(12, 24).map(lambda power: 2**power),
             st.integers(1, 64),
+            st.booleans(),
         )
 
     return st.sampled_from(OPS).flatmap(of)
@@ -153,12 +155,13 @@ def test_kernels_ascend_and_are_named_after_their_isa(op: str) -> None:
 @given(call=calls(SMALL))
 @example(Call("gemm_int4_int8", 64, 64, 96, 48, "amx_int8"))  # two groups
 def test_the_newest_kernel_that_may_is_chosen(call: Call) -> None:
-    """A kernel may if its instruction set is in use, and it takes so few rows and such groups."""
+    """A kernel may if its instruction set is in use, and it takes such rows, groups and floats."""
     usable = [
         kernel
         for kernel in cpu.kernels(call.op)
         if ISAS.index(kernel.isa) <= ISAS.index(call.isa)
         and call.m >= kernel.min_m
+        and (call.is_bf16 or not kernel.needs_bf16)
         and (call.group == 0 or call.k <= call.group or call.group % kernel.group_step == 0)
     ]
     assert call.plan().kernel.name == usable[-1].name
@@ -183,6 +186,13 @@ def test_the_kernel_fits_the_isa_and_m(op: str, isa: str, m: int, group: int, ke
     assert Call(op, m, 4096, 4096, group, isa).plan().kernel.name == f"{op}_{kernel}"
 
 
+@pytest.mark.parametrize("m", [1, 500])
+def test_floats_and_isa_choose_the_arithmetic_of_gemm_int4(m: int) -> None:
+    for isa, is_bf16 in itertools.product(ISAS, (False, True)):
+        chosen = Call("gemm_int4", m, 4096, 4096, 128, isa, is_bf16=is_bf16).plan().kernel
+        assert chosen.needs_bf16 == (is_bf16 and isa in ("avx512_bf16", "amx_int8")), (isa, is_bf16)
+
+
 def fields(plan: Any) -> list[Any]:
     shape = (plan.workers, plan.grid_m, plan.grid_n, plan.block_m, plan.block_n)
     return [plan.kernel.name, *shape, plan.scratch_bytes]
@@ -194,6 +204,7 @@ CHANGES = {
     "isa": {"isa": "avx2"},
     "l2_bytes": {"l2_bytes": 4096},
     "threads": {"threads": 64},
+    "is_bf16": {"is_bf16": True},
 }
 
 

@@ -94,6 +94,14 @@ def test_explain_products_with_2_4_weights(op: str) -> None:
     assert f"kernel     matmul_sparse24{op}_sm90a_m" in result.output
 
 
+def test_explain_gemm_int4_of_bf16() -> None:
+    shape = ("explain", "gemm_int4", "--m", "16", "--n", "64", "--k", "64", "--bf16")
+    assert "bf16 activations with integer zero points" in lamina(*shape, "--device", "cpu").output
+    assert "--bf16 is of a plan for the CPU, --device is cuda" in lamina(*shape, "--arch", "90").output
+    assert "gemm_int8 has no --bf16" in lamina("explain", "gemm_int8", *shape[2:]).output
+    assert "[--group GROUP] [--bf16] [--max-sms MAX_SMS]" in lamina("explain").output
+
+
 def test_explain_lists_an_op_once() -> None:
     lines = {line.split()[2]: line for line in lamina("explain").output.splitlines()[1:]}
     planned = {

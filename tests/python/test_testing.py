@@ -14,7 +14,7 @@ from tests.reference.gemm import Expected as Independent
 from tests.reference.quantize import quantize_int8
 from tests.support.cases import FLOAT_DTYPES, GemmCase, dtype_name, generator, grouped
 from tests.support.compare import assert_equal
-from tests.support.int4_cases import Int4Case
+from tests.support.int4_cases import Int4Case, Int4Inputs
 
 DTYPES = pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=dtype_name)
 
@@ -58,10 +58,27 @@ def test_gemm_int4_int8(zero: torch.dtype | None, group: int, dtype: torch.dtype
 def test_gemm_int4(zero: torch.dtype | None, on_cuda: bool, dtype: torch.dtype) -> None:
     kept = torch.bfloat16 if on_cuda else torch.float32
     i = Int4Case("testing", 5, 7, 1500, 48).inputs(zero=zero, scale=kept, bias=torch.float16).floats(kept)
-    got = reference.gemm_int4(
-        i.a, i.q, i.w_scale, 48, dtype, w_zero_point=i.w_zero_point, bias=i.bias, on_cuda=on_cuda
+    assert_agree(
+        _gemm_int4(i, dtype, on_cuda), i.half_product(dtype) if on_cuda else i.float_product(dtype)[0]
     )
-    assert_agree(got, i.half_product(dtype) if on_cuda else i.float_product(dtype)[0])
+
+
+def _gemm_int4(i: Int4Inputs, dtype: torch.dtype, on_cuda: bool = False) -> Expected:
+    return reference.gemm_int4(
+        i.a, i.q, i.w_scale, i.group, dtype, w_zero_point=i.w_zero_point, bias=i.bias, on_cuda=on_cuda
+    )
+
+
+@pytest.mark.parametrize("zero", [None, torch.float32, torch.uint8], ids=str)
+def test_gemm_int4_of_bf16_has_the_larger_bound(zero: torch.dtype | None) -> None:
+    """Small activations: then the bound of bf16 products is the larger one."""
+    i = Int4Case("testing", 5, 7, 1500, 48).inputs(zero=zero).floats(torch.bfloat16)
+    for small in (1.0, 2.0**-125):
+        given = i.but(a=(i.a * small).to(torch.bfloat16))
+        f32, bf16 = (given.float_product(torch.float32, isa)[0] for isa in ("generic", "avx512_bf16"))
+        assert_agree(
+            _gemm_int4(given, torch.float32), Independent(f32.exact, np.maximum(f32.bound, bf16.bound))
+        )
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

@@ -15,6 +15,9 @@ from tests.reference.gemm import F32, F64, Expected, Int8, Int64, Steps, U
 SYMMETRIC = 8
 UNDERFLOW = gemm.TINY[torch.float32]  # twice the rounding error of an f32 that is below the normal numbers
 CHUNK_K, TILE_K = 1024, 64
+FLUSHED = 2.0**-126  # bf16 products take smaller numbers for 0
+# The input features of a line in the order in which bf16 products add them.
+LINE_ORDER = (2, 0, 3, 1, 6, 4, 7, 5)
 # The sums of a group of this size, at most 255 * 15 * 4096, are exact in f32.
 EXACT_GROUP = 4096
 
@@ -165,3 +168,52 @@ def gemm_int4_steps(
                 chunk = gemm.fused_multiply_add(a[:, p : p + 1], w[:, p], chunk)
             total = total + chunk
     return gemm.epilogue_steps(total, bias, out_dtype, then)
+
+
+def gemm_int4_bf16(
+    a: F32, q: UInt8, group: int, scales: Scales, bias: F32 | None, out_dtype: torch.dtype, then: Steps
+) -> Expected:
+    """gemm_int4 in float64, and the bound of its docstring for bf16 products on a CPU."""
+    k = a.shape[1]
+    group = max(k, 1) if group == -1 else group
+    scale = _of_columns(scales.w, group, k).astype(np.float64)
+    zero = SYMMETRIC if scales.zero is None else _of_columns(scales.zero, group, k).astype(np.float64)
+    integers, magnitude = q.astype(np.float64) - zero, np.abs(a).astype(np.float64)
+    chunk = min(k, CHUNK_K)
+    steps = 2 + min(group, chunk) + -(-chunk // group) + -(-k // CHUNK_K)
+    with np.errstate(invalid="ignore"):
+        flushed = FLUSHED * (np.abs(scale) * (np.abs(integers) + 1)).sum(1)
+        bound = steps * U * (magnitude @ np.abs(integers * scale).T) + UNDERFLOW * k + flushed
+        exact = a.astype(np.float64) @ (integers * scale).T
+    return gemm.epilogue(exact, bound, bias, out_dtype, then)
+
+
+def gemm_int4_bf16_steps(
+    a: F32, q: UInt8, group: int, scales: Scales, bias: F32 | None, out_dtype: torch.dtype, then: Steps
+) -> torch.Tensor:
+    """The same by its documented steps: the exact bits."""
+    (m, k), n = a.shape, len(q)
+    group = max(k, 1) if group == -1 else group
+    beyond = -k % len(LINE_ORDER)
+    a, q = np.pad(a, ((0, 0), (0, beyond))), np.pad(q, ((0, 0), (0, beyond)))
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        total = np.full((m, n), -0.0 if k else 0.0, np.float32)
+        for first in range(0, k, CHUNK_K):
+            chunk, at, end = np.full((m, n), -0.0, np.float32), first, min(first + CHUNK_K, k)
+            while at < end:
+                g = at // group
+                stop = min((g + 1) * group, end)
+                zero = np.float32(SYMMETRIC) if scales.zero is None else scales.zero[g]
+                piece = np.full((m, n), -0.0, np.float32)
+                for p in (line + i for line in range(at, stop, len(LINE_ORDER)) for i in LINE_ORDER):
+                    w = q[:, p].astype(np.float32) - zero
+                    piece = _flushed(gemm.fused_multiply_add(_flushed(a[:, p : p + 1]), w, piece))
+                chunk = gemm.fused_multiply_add(piece, scales.w[g], chunk)
+                at = stop
+            total = total + chunk
+    return gemm.epilogue_steps(total, bias, out_dtype, then)
+
+
+def _flushed(x: F32) -> F32:
+    flushed: F32 = np.where(np.abs(x) < FLUSHED, np.copysign(np.float32(0), x), x)
+    return flushed

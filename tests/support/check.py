@@ -81,7 +81,7 @@ def check_product(
     elif isinstance(backend, CudaKernel):
         assert_within(got, inputs.half_product(dtype), dtype, label)
     else:
-        assert_equal(got, inputs.float_product(dtype)[1], label)
+        assert_equal(got, inputs.float_product(dtype, backend.isa)[1], label)
     return got
 
 

@@ -14,6 +14,7 @@ from tests.reference.gemm_int4 import Sums
 from tests.support.cases import Epilogue, cut_rows, generator, random_int8, random_scale, widened
 
 LAYOUT = "int4_rows"
+BF16_ISAS = ("avx512_bf16", "amx_int8")
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,20 @@ class Int4Inputs(Epilogue):
         a = torch.randn(self.a.shape, generator=generator(f"{tuple(self.a.shape)}")).to(dtype)
         return self.but(a=a, a_scale=None, a_zero_point=None)
 
-    def float_product(self, out_dtype: torch.dtype) -> tuple[gemm.Expected, torch.Tensor]:
-        """The expected result of gemm_int4: with a bound, and its bits."""
+    def float_product(
+        self, out_dtype: torch.dtype, isa: str = "generic"
+    ) -> tuple[gemm.Expected, torch.Tensor]:
+        """The expected result of gemm_int4 on a CPU: with a bound, and its bits."""
         scales, bias, dtype, then = self.but(a_scale=torch.ones(1))._arguments(out_dtype)
         given = (self.gathered().a.float().numpy(), self.q.numpy(), self.group, scales, bias, dtype, then)
+        if self.takes_bf16(isa):
+            return gemm_int4.gemm_int4_bf16(*given), gemm_int4.gemm_int4_bf16_steps(*given)
         return gemm_int4.gemm_int4(*given), gemm_int4.gemm_int4_steps(*given)
+
+    def takes_bf16(self, isa: str) -> bool:
+        """Whether gemm_int4 multiplies bf16 with this instruction set."""
+        is_integer = self.w_zero_point is None or self.w_zero_point.dtype == torch.uint8
+        return isa in BF16_ISAS and self.a.dtype == torch.bfloat16 and is_integer
 
     def half_product(self, out_dtype: torch.dtype) -> gemm.Expected:
         """The expected result of gemm_int4 on CUDA, for f16 or bf16 activations."""

@@ -158,8 +158,12 @@ MUTANTS = (
     ),
     *plant(
         "csrc/gemm/problem.h",
-        ("host: m of int4 is not in the key", "memo_key(m, n, k, group)", "memo_key(n, k, group)"),
-        ("host: group is not in the key", "memo_key(m, n, k, group)", "memo_key(m, n, k)"),
+        (
+            "host: m of int4 is not in the key",
+            "memo_key(m, n, k, group, is_bf16)",
+            "memo_key(n, k, group, is_bf16)",
+        ),
+        ("host: group is not in the key", "memo_key(m, n, k, group, is_bf16)", "memo_key(m, n, k, is_bf16)"),
         tests="tests/ops/test_host_work.py",
     ),
 )

@@ -15,6 +15,96 @@ MUTANTS = (
         tests="tests/ops/test_gemm_int4.py",
     ),
     *plant(
+        "csrc/ops/gemm_int4/cpu/avx512_bf16.cc",
+        ("int4 bf16: pairs of k in the order of a row", "0, 1, 4, 5, 2, 3, 6, 7,", "0, 1, 2, 3, 4, 5, 6, 7,"),
+        ("int4 bf16: a table of another first weight", "kTable<-kSymmetricZeroPoint, 16>", "kTable<-7, 16>"),
+        (
+            "int4 bf16: the largest difference is not in the table",
+            "static_cast<float>(kFirst + i % kCount)",
+            "static_cast<float>(std::min(kFirst + i % kCount, 14))",
+        ),
+        (
+            "int4 bf16: the sum of a piece goes on in the next one",
+            "__m512 sum[kRows][kTiles]; unroll<kRows>(",
+            "__m512 sum[kRows][kTiles]; if (i == 0) unroll<kRows>(",
+        ),
+        (
+            "int4 bf16: scales of the first piece",
+            "const float* const scale = piece.scale + step.column;",
+            "const float* const scale = step.pieces[0].scale + step.column;",
+        ),
+        (
+            "int4 bf16: zero points of the first piece",
+            "const uint32_t* const zero = piece.zero + step.column;",
+            "const uint32_t* const zero = step.pieces[0].zero + step.column;",
+        ),
+        (
+            "int4 bf16: zero points of the strip's first tile",
+            "half, zero + t * int4::kTileN);",
+            "half, zero);",
+        ),
+        (
+            "int4 bf16: scales of the strip's first tile",
+            "_mm512_loadu_ps(scale + t * int4::kTileN)",
+            "_mm512_loadu_ps(scale)",
+        ),
+        (
+            "int4 bf16: the last line of a piece is lost if it is not whole",
+            "ceil_div(stop - pieces.end, int64_t{kLineK})",
+            "std::max((stop - pieces.end) / kLineK, int64_t{1})",
+        ),
+        (
+            "int4 bf16: a piece goes on to the end of its group",
+            "std::min((g + 1) * group, chunk_end)",
+            "std::min((g + 1) * group, p.problem.k)",
+        ),
+        (
+            "int4 bf16: zero points above the table",
+            "constexpr int kMostInTable = 16;",
+            "constexpr int kMostInTable = 255;",
+        ),
+        (
+            "int4 bf16: a k chunk does not start from 0",
+            "std::fill_n(k_chunk, rows * kTileN, kNoSum);",
+            "if (k0 == 0) std::fill_n(k_chunk, rows * kTileN, kNoSum);",
+        ),
+        (
+            "int4 bf16: an odd last tile reads the tile behind it",
+            "if (t + 1 == tiles_n) two.w_stride = 0;",
+            "if (t + 1 == tiles_n) two.w += two.w_stride;",
+        ),
+        (
+            "int4 bf16, perm: places without a feature",
+            "if (feature >= 0) line[i] = a[feature];",
+            "line[i] = a[std::max<int64_t>(feature, 0)];",
+            "tests/ops/test_act_order.py",
+        ),
+        tests="tests/ops/test_gemm_int4_bf16.py",
+    ),
+    *plant(
+        "csrc/ops/gemm_int4/run.cc",
+        (
+            "int4: bf16 products with fractions of zero points",
+            "params.w_zero_point.kind == GroupTensor::Kind::kU8",
+            "true",
+        ),
+        (
+            "int4: bf16 products of every float",
+            "params.a_dtype == DType::kBF16 &&",
+            "params.a_dtype != DType::kF32 &&",
+        ),
+        tests="tests/ops/test_gemm_int4.py tests/ops/test_gemm_int4_bf16.py",
+    ),
+    *plant(
+        "csrc/gemm/problem.h",
+        (
+            "problem: bf16 is not in the key of a plan",
+            "return memo_key(m, n, k, group, is_bf16);",
+            "(void)is_bf16; return memo_key(m, n, k, group);",
+        ),
+        tests="tests/probe/test_cpu_plans.py tests/ops/test_gemm_int4_bf16.py",
+    ),
+    *plant(
         "csrc/gemm/cpu/float_nest.h",
         (
             "int4: a k chunk does not start from 0",

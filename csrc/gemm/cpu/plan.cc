@@ -25,6 +25,7 @@ Work work_of(const CpuOp& op, const Problem& p, const CpuKernel& kernel) {
 // The reason why a kernel cannot or should not compute p; empty if there is no such reason.
 std::string objection(const CpuKernel& kernel, const Problem& p, Isa isa) {
   if (kernel.isa > isa) return "instruction set not in use";
+  if (kernel.needs_bf16 && !p.is_bf16) return "only for bf16 activations with integer zero points";
   if (p.group % kernel.group_step != 0 && p.groups() > 1)
     return "only for groups that are multiples of " + std::to_string(kernel.group_step);
   if (p.m < kernel.min_m) return "worth it only for m >= " + std::to_string(kernel.min_m);
@@ -59,6 +60,7 @@ Status explain(const CpuOp& op, const Problem& p, int threads, std::string& text
   std::ostringstream out;
   out << op.name << "  m = " << p.m << ", n = " << p.n << ", k = " << p.k;
   if (p.is_grouped()) out << ", group = " << p.group;
+  if (p.is_bf16) out << ", bf16 activations with integer zero points";
   out << "\nkernel     " << kernel.name << " on a CPU with " << isa_name(cpu.isa) << "\n";
   for (const CpuKernel& other : op.kernels)
     if (other.isa > kernel.isa)

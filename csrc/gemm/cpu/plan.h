@@ -19,8 +19,9 @@ struct CpuKernel {
   Isa isa;
   int64_t min_m;           // fewest rows for which the kernel is worth choosing; kernels.inc has it
   int64_t group_step = 1;  // where k has several groups, their size must be a multiple of this
-  int tile_m, tile_n;      // outputs of one microkernel call
-  int macs_per_cycle;      // the bound of the ports, for the planner's cost model
+  bool needs_bf16 = false;  // computes only problems that are bf16
+  int tile_m, tile_n;       // outputs of one microkernel call
+  int macs_per_cycle;       // the bound of the ports, for the planner's cost model
   // Each panel of rows expands the weights once, which takes as long as to multiply this many rows. 0: the kernel reads
   // packed weights without expanding them, or its panels stay within L2.
   int expand_rows = 0;

@@ -30,7 +30,11 @@ Status run(const Params& params, const Parallel& parallel) {
   if (Status status = check(params.problem); !status.is_ok()) return status;
   if (Status status = check("gemm_int4", params.perm, params.problem.k); !status.is_ok())
     return status;
-  return gemm::run(cpu_op(), params, parallel);
+  Params chosen = params;
+  chosen.problem.is_bf16 =
+      params.a_dtype == DType::kBF16 &&
+      (!params.w_zero_point.is_given() || params.w_zero_point.kind == GroupTensor::Kind::kU8);
+  return gemm::run(cpu_op(), chosen, parallel);
 }
 
 Status explain(const Problem& problem, int threads, std::string& text) {

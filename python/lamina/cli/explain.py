@@ -13,6 +13,7 @@ import torch
 from lamina._checks import call
 from lamina.devices import runtime_devices
 
+FLAGS = ("bf16",)  # options without a value
 PREFIX = "lamina::explain_"
 CUDA_SUFFIX = "_cuda"
 # SMs of the device that an --arch stands for: A100 and H100 SXM.
@@ -49,6 +50,7 @@ class Explainable:
 @click.option("--heads", type=Extent, help="Heads of queries.")
 @click.option("--kv-heads", type=Extent, help="Heads of the cache.")
 @click.option("--group", type=int, help="Input features that share scales.")
+@click.option("--bf16", is_flag=True, default=None, help="bf16 activations with integer zero points.")
 @click.option("--max-sms", type=int, help="SMs that the call may use on CUDA.")
 @click.option(
     "--device",
@@ -71,6 +73,7 @@ def explain(
     arch: int | None,
     sms: int | None,
     group: int | None,
+    bf16: bool | None,
     max_sms: int | None,
     **extents: int | None,
 ) -> None:
@@ -95,7 +98,7 @@ def explain(
         got = _options(sorted(given)) or "nothing"
         raise click.UsageError(f"{name} takes {_options(wanted.extents)}, got {got}")
     arguments: list[Any] = [extents[extent] for extent in wanted.extents]
-    options = {"group": group, "max_sms": max_sms}
+    options = {"group": group, "bf16": bf16, "max_sms": max_sms}
     chosen = {option: value for option, value in options.items() if value is not None}
     for option in chosen:
         if option not in wanted.options:
@@ -111,9 +114,10 @@ def explainable_ops() -> dict[str, Explainable]:
 
 
 def _explainable(name: str, has_cuda: bool) -> Explainable:
-    widest = _explainer(name + CUDA_SUFFIX if has_cuda else name).default._schema.arguments
-    extents = (argument.name for argument in _arguments(name) if not argument.has_default_value())
-    options = (argument.name for argument in widest if argument.has_default_value())
+    arguments = _arguments(name)
+    extents = (argument.name for argument in arguments if not argument.has_default_value())
+    every = [*arguments, *(_arguments(name + CUDA_SUFFIX) if has_cuda else [])]
+    options = dict.fromkeys(argument.name for argument in every if argument.has_default_value())
     return Explainable(name, tuple(extents), has_cuda, tuple(options))
 
 
@@ -143,10 +147,11 @@ def _plan(
     present = _asked(lambda: runtime_devices() or []) if op.has_cuda and device != "cpu" else []
     if device is None:
         device = "cuda" if is_described or present else "cpu"
+    of_device, other = (op.name, "CUDA") if device == "cpu" else (op.name + CUDA_SUFFIX, "the CPU")
+    understood = {argument.name for argument in _arguments(of_device)}
+    if unknown := [option for option in options if option not in understood]:
+        raise click.UsageError(f"{_options(unknown)} is of a plan for {other}, --device is {device}")
     if device == "cpu":
-        understood = {argument.name for argument in _arguments(op.name)}
-        if unknown := [option for option in options if option not in understood]:
-            raise click.UsageError(f"{_options(unknown)} is of a plan for CUDA, --device is cpu")
         return str(_asked(lambda: _explainer(op.name)(*extents, **options)))
     if present and not is_described:
         here = present[0]
@@ -172,4 +177,6 @@ def _asked(question: Callable[[], Any]) -> Any:
 
 
 def _options(names: tuple[str, ...] | list[str]) -> str:
-    return " ".join(f"--{name.replace('_', '-')} {name.upper()}" for name in names)
+    return " ".join(
+        f"--{name.replace('_', '-')}" + f" {name.upper()}" * (name not in FLAGS) for name in names
+    )

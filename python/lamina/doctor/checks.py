@@ -232,7 +232,8 @@ def _check_gemm_int4(device: torch.device) -> Iterator[Outcome]:
             q = torch.randint(0, 16, (n, k), dtype=torch.uint8, generator=seed)
             each = k if group == -1 else group
             w_scale = (torch.rand(-(-k // each), n, generator=seed) * 0.01 + 0.001).to(kept)
-            for zero in (None, (torch.rand(w_scale.shape, generator=seed) * 15).to(kept)):
+            floats = (torch.rand(w_scale.shape, generator=seed) * 15).to(kept)
+            for zero in (None, floats.to(torch.uint8), floats):
                 out = ops.gemm_int4(
                     a.to(device),
                     pack_int4(q.to(device), layout_for(device)),
@@ -243,7 +244,8 @@ def _check_gemm_int4(device: torch.device) -> Iterator[Outcome]:
                 expected = reference.gemm_int4(
                     a, q, w_scale, group, dtype, w_zero_point=zero, on_cuda=is_cuda
                 )
-                label = f"{_short(dtype)}{' zero points' * (zero is not None)} m = {m}, n = {n}, k = {k}"
+                zeros = "" if zero is None else f" zero points of {_short(zero.dtype)}"
+                label = f"{_short(dtype)}{zeros} m = {m}, n = {n}, k = {k}"
                 yield Outcome(f"{label}, group {group}", error_over_bound(out, expected))
 
 

@@ -61,16 +61,24 @@ def gemm_int4(
     max_sms       as in gemm_int8
     returns       [m, n]  out_dtype: sum_p a w + bias, activation, * gate, + residual, step by step in f32,
                   then one rounding. Arguments that are None are left out
-    Sums     CPU: w = fma(q, w_scale, -(w_zero_point * w_scale)) in f32; without w_zero_point this is
+    Sums     CPU, f32: w = fma(q, w_scale, -(w_zero_point * w_scale)) in f32; without w_zero_point this is
              (q - 8) * w_scale, rounded once. Fused multiply-adds sum the products of a k chunk, which is
              1024 input features; then the chunks are added. Both run in order.
+             CPU, bf16: where a is bf16, w_zero_point is uint8 or None, and the CPU has AVX512_BF16 (cpu_isa()
+             is avx512_bf16 or amx_int8), for every m. A group and the ends of k chunks cut k into pieces.
+             vdpbf16ps adds a (q - w_zero_point), which is exact in bf16, in f32 to the sum of a piece. fma
+             adds the piece times w_scale to its k chunk, in order; then the chunks are added. A piece above
+             the largest f32 overflows before w_scale makes it smaller
              CUDA: w = fma(q - z, w_scale, d) in the dtype of a, where z is the integer from 0 to 15 nearest
              to w_zero_point, and d is (z - w_zero_point) * w_scale, rounded. Tensor cores add the products
              of a k chunk in an order of their own
     Error    Per element and before bias, as long as no step overflows, with u = 2^-24, T = ceil(k / 1024):
-             CPU   |y - exact| <= u (3 + min(k, 1024) + T) P + t, where t = 2^-149 (k + sum_p |a|) and
+             CPU, f32   |y - exact| <= u (3 + min(k, 1024) + T) P + t, where t = 2^-149 (k + sum_p |a|) and
                    P = sum_p |a| |w_scale| (|q - w_zero_point| + |w_zero_point|); the last |w_zero_point|
                    counts only if w_zero_point is given
+             CPU, bf16  |y - exact| <= u (2 + min(g, c) + ceil(c / g) + T) sum_p |a| |w| + t, where g is the
+                   group, c = min(k, 1024) and t = 2^-149 k + 2^-126 sum_p |w_scale| (|q - w_zero_point| + 1),
+                   because vdpbf16ps takes subnormal numbers for 0, in a as in sums
              CUDA  |y - exact| <= R + u (3 + 2 min(k, 1024) + T) (sum_p |a| |w| + R) + t, where t = 2^-149 k
                    and R = sum_p |a| (U (|w| + 2 |d|) + s), w and d exact; U is the unit roundoff of the
                    dtype of a (f16: 2^-11, bf16: 2^-8), s its smallest subnormal (f16: 2^-24, bf16: 2^-133)
@@ -84,9 +92,9 @@ def gemm_int4(
              rows at a time. The weight has no gradient
     Raises   ValueError that names the argument, its value and the allowed values; TypeError for an argument
              of a wrong Python type (docs/errors.md lists both)
-    Devices  CPU (generic, avx2, avx512_vnni), CUDA sm_80 and newer (mma.sync; wgmma on sm_90). A row has the
-             same bits in every batch, on every CPU instruction set, and with every thread count, tile and
-             number of SMs
+    Devices  CPU (generic, avx2, avx512_vnni, avx512_bf16), CUDA sm_80 and newer (mma.sync; wgmma on sm_90).
+             A row has the same bits in every batch, and with every thread count, tile and number of SMs. On
+             CPUs, each of the two ways to compute gives the same bits on every instruction set
     Source   csrc/ops/gemm_int4/gemm_int4.h
     """
     optional = {"w_zero_point": w_zero_point, "bias": bias, "gate": gate, "residual": residual}

@@ -104,7 +104,11 @@ def gemm_int4(
     bias: Tensor | None = None,
     on_cuda: bool = False,
 ) -> Expected:
-    """a [m, k] floats and codes q [n, k]; w_scale and w_zero_point [groups, n]. CUDA has its own bound."""
+    """a [m, k] floats and codes q [n, k]; w_scale and w_zero_point [groups, n].
+
+    CUDA has its own bound. On a CPU, bf16 activations with integer zero points have the larger of two bounds,
+    because the instruction set chooses between two ways to compute.
+    """
     k = a.shape[1]
     chunks, group = -(-k // K_CHUNK), max(k, 1) if group == -1 else group
     zero_point = torch.full_like(w_scale, 8.0) if w_zero_point is None else w_zero_point
@@ -120,6 +124,11 @@ def gemm_int4(
         spread = w.abs() if w_zero_point is None else w.abs() + (zero * scale).abs()
         steps = 3 + min(k, K_CHUNK) + chunks
         bound = steps * U * (sizes @ spread.T) + UNDERFLOW * (k + sizes.sum(1, keepdim=True))
+        if a.dtype == torch.bfloat16 and (w_zero_point is None or w_zero_point.dtype == torch.uint8):
+            chunk = min(k, K_CHUNK)
+            steps = 2 + min(group, chunk) + -(-chunk // group) + chunks
+            flushed = FLT_MIN * (w.abs() + scale.abs()).sum(1)
+            bound = torch.maximum(bound, steps * U * (sizes @ w.abs().T) + UNDERFLOW * k + flushed)
     return _finished(x @ w.T, bound, bias, out_dtype)
 
 

@@ -7,9 +7,7 @@ namespace lamina::paged_attention {
 namespace {
 
 struct Avx512Bf16 : Avx512 {
-  static F dot_bf16(F sum, I a, I b) {
-    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
-  }
+  static F dot_bf16(F sum, I a, I b) { return lamina::dot_bf16(sum, a, b); }
   static I to_bf16(F a, F b) { return lamina::to_bf16(a, b); }
 };
 
