@@ -97,7 +97,7 @@ MUTANTS = (
         (
             "attention cuda: weights are not rescaled",
             "state.weights[t][e] = state.weights[t][e] * growth.of[t][e / 2];",
-            "",
+            ";",
         ),
         (
             "attention cuda: the maximum of one warp",
