@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from bench.machine import describe
 from bench.results_file import save
-from bench.study.formats import FORMATS, IN_FILE, load
+from bench.study.formats import FORMATS, IN_FILE, PRUNED, load
 from bench.study.texts import PROMPTS
 from lamina.cli.demo import llm
 from lamina.integrations.transformers import PagedModel
@@ -78,6 +78,9 @@ def grid() -> list[Cell]:
         for name in IN_FILE:
             some = [("none", 0), ("loop", MOST), ("lookup", 3), ("lookup", 7)]
             found += [Cell(name, "int8", "copy", batch, *draft) for draft in some]
+    for text in PROMPTS:
+        for name in PRUNED:
+            found += [Cell(name, own_kv(name), text, 1, *draft) for draft in drafts]
     return found
 
 
@@ -109,7 +112,7 @@ def measure(file: Path, minutes: float | None, rounds: int) -> None:
         content = json.loads(file.read_text())
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     done = {(Cell(*row["cell"]), row["round"]) for row in content["rows"]}
-    models = load(tuple(IN_FILE))
+    models = load((*IN_FILE, *PRUNED))
     prompts = tokenize(PROMPTS)
     left = [
         (number, cell) for number in range(rounds) for cell in in_turns(number) if (cell, number) not in done

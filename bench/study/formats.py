@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import lamina
 from lamina.cli.demo import llm
+from lamina.integrations.transformers import accelerate
 from lamina.nn.packed_linear import PackedLinear
 
 
@@ -38,7 +39,10 @@ FORMATS = {
     "sparse24-w4a8": Format("sparse24-w4a8"),
 }
 IN_FILE = {name: of.variant for name, of in FORMATS.items() if of.variant is not None}
+# 2:4 formats of SmolLM2, whose weights are pruned by magnitude alone: its answers have lost their sense.
+PRUNED = ("sparse24-w8a8", "sparse24-w4a16", "sparse24-w4a8")
 GROUP = 128
+PRUNED_GROUP = 32
 # [out_features, in_features] of the layers of a decoder layer, merged where they share their input.
 LAYERS = {
     "llama3-8b": ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)),
@@ -89,11 +93,17 @@ def stacks_of(shape: str) -> dict[str, Stack]:
 
 def load(names: tuple[str, ...]) -> dict[str, Any]:
     """SmolLM2 in some formats, with the attention "lamina"."""
-    wanted = {IN_FILE[name]: name for name in names}
+    wanted = {IN_FILE[name]: name for name in names if name not in PRUNED}
     models: dict[str, Any] = {}
     for variant, model, _ in llm.load(list(wanted)):
         model.set_attn_implementation("lamina")
         models[wanted[variant]] = model.requires_grad_(False)
+    for name in [name for name in names if name in PRUNED]:
+        (_, model, _), *_rest = llm.load([llm.BASELINE])
+        group = PRUNED_GROUP if "w4" in name else None
+        lamina.compress(model, name, group=group, head="w8a8", progress=False)
+        accelerate(model)
+        models[name] = model.requires_grad_(False)
     return models
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from bench.speculate_exact import table as exact_table
 from bench.study.atlas import ACCEPTANCES, counted_rows, measured_rows
 from bench.study.decode import MOST, Cell, own_kv
-from bench.study.formats import IN_FILE
+from bench.study.formats import IN_FILE, PRUNED
 from bench.study.results import DECODE, EXACT, KERNELS, Decoding, errors, fitted, interval, read
 from bench.study.step_time import Attention, Linear
 
@@ -46,6 +46,7 @@ def make_tables() -> dict[str, str]:
         "batches": batches(decoding),
         "own_drafts": own_drafts(decoding),
         "acceptance": acceptance(decoding),
+        "pruned": pruned(decoding),
         "prediction": prediction(kernels, decoding),
         "atlas_cpu": atlas(measured_rows(kernels["tables"], 4096)),
         "atlas_gpu": atlas(counted_rows("llama3-8b", 4096, (1, 8, 32, 64))),
@@ -166,6 +167,21 @@ def acceptance(decoding: Decoding) -> str:
             row.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
         rows.append(row)
     return markdown(["format", "lookup of 7, copy", "lookup of 7, answer", "int4 drafts, 3, answer"], rows)
+
+
+def pruned(decoding: Decoding) -> str:
+    """Dense formats and their 2:4 twins, one request at a time."""
+    rows = []
+    for name in (name for twin in PRUNED for name in (twin.removeprefix("sparse24-"), twin)):
+        plain = Cell(name, own_kv(name), "copy", 1, "none", 0)
+        best = decoding.best(plain._replace(draft="lookup", width=1))
+        cost = decoding.tokens_a_step(best) / decoding.gain(best)
+        rows.append([
+            name, f"{decoding.tokens_per_s(plain):.1f}", best.width, f"{decoding.tokens_per_s(best):.1f}",
+            f"{decoding.gain(best):.2f}", f"{decoding.tokens_a_step(best):.2f}", f"{cost:.2f}",
+        ])  # fmt: skip
+    head = ["format", "plain, tokens/s", "best width", "tokens/s", "gain", "tokens a step", "cost of a step"]
+    return markdown(head, rows)
 
 
 def prediction(kernels: dict[str, Any], decoding: Decoding) -> str:

@@ -10,6 +10,7 @@ from statistics import mean, quantiles
 from typing import Any
 
 from bench.study.decode import DRAFT_FORMAT, TREE, Cell
+from bench.study.formats import IN_FILE
 from bench.study.step_time import Attention, Linear, Rest, StepTime
 
 FOLDER = Path(__file__).resolve().parents[1] / "results" / "epyc-zen4-2core"
@@ -27,6 +28,11 @@ class Decoding:
         self.rows: dict[Cell, list[Mapping[str, Any]]] = {}
         for row in rows:
             self.rows.setdefault(Cell(*row["cell"]), []).append(row)
+
+    @property
+    def of_tables(self) -> dict[Cell, list[Mapping[str, Any]]]:
+        """Those of formats that are in the tables of kernels."""
+        return {cell: rows for cell, rows in self.rows.items() if cell.format in IN_FILE}
 
     def tokens_per_s(self, cell: Cell) -> float:
         """Tokens of all requests for each second after the prompts, at the median time of steps of a kind."""
@@ -87,7 +93,7 @@ class Measured:
 
 def steps(decoding: Decoding) -> Iterator[Measured]:
     """All groups of steps with as many rows and requests."""
-    for cell, rows in decoding.rows.items():
+    for cell, rows in decoding.of_tables.items():
         for row in rows:
             for group in row["by_rows"]:
                 yield Measured(cell, group, row["context"])
@@ -136,7 +142,7 @@ def predicted_s(model: StepTime, cell: Cell, row: Mapping[str, Any]) -> tuple[fl
 def errors(model: StepTime, decoding: Decoding, held_out: bool) -> dict[Cell, float]:
     """The relative error of the predicted seconds of each cell, held out or not."""
     found = {}
-    for cell, rows in decoding.rows.items():
+    for cell, rows in decoding.of_tables.items():
         if is_held_out(cell) == held_out:
             pairs = [predicted_s(model, cell, row) for row in rows]
             found[cell] = sum(p for p, _ in pairs) / sum(m for _, m in pairs) - 1

@@ -67,7 +67,8 @@ def distill(
               mapping leaves out padding
     loss      "layers": |s - t|^2 / |t|^2, where s are the outputs of the student and t those of the teacher:
               of the models, plus the mean over the 2:4 layers of the student. "vocabulary":
-              lamina.distill_loss of the last hidden states, for models of transformers with a language head.
+              lamina.distill_loss of the last hidden states, for models of transformers whose logits are the
+              output embeddings of them, without a softcap or a factor.
               Or a function (student, teacher, batch) -> 0-D tensor, which runs both
     epochs    >= 0: how often to go through `data`, in order
     learning_rate  > 0, of Adam; it rises over the first 5 % of the steps, then falls to 0 along a cosine
@@ -79,8 +80,11 @@ def distill(
 
     Both models run in eval mode, without dropout; their modes are restored.
     """
-    if epochs < 0:
-        raise ValueError(f"distill: epochs = {epochs}; must be at least 0")
+    for name, model in (("student", student), ("teacher", teacher)):
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"distill: {name} must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(epochs, int) or epochs < 0:
+        raise ValueError(f"distill: epochs = {epochs!r}; must be an int, at least 0")
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"distill: learning_rate = {learning_rate}; must be above 0 and finite")
     for name, module in student.named_modules():
@@ -90,7 +94,12 @@ def distill(
                 "call lamina.compress"
             )
     batches = checked_batches(student, data, "distill: data")
+    if loss == "vocabulary" and batches:
+        for model in (student, teacher):
+            _require_plain_head(model, batches[0])
     trained = _trainable(student) if parameters is None else list(parameters)
+    if not trained:
+        raise ValueError("distill: parameters has none; allowed: at least one, or None")
     masks = _masks(student)
     step_loss = _checked_loss(loss, list(masks))
     optimizer = torch.optim.Adam(trained, lr=learning_rate, betas=(0.9, 0.98))
@@ -148,6 +157,23 @@ def _hidden_and_head(model: Any, batch: Batch) -> tuple[Tensor, nn.Linear]:
             f"{type(model).__name__}; give a function (student, teacher, batch) -> loss"
         )
     return call_model(model.base_model, batch).last_hidden_state, head
+
+
+def _require_plain_head(model: Any, batch: Batch) -> None:
+    """Raises a ValueError if the logits of a model are more than its output embeddings of the last states."""
+    with torch.no_grad(), _in_eval_mode(model):
+        hidden, head = _hidden_and_head(model, batch)
+        logits = getattr(call_model(model, batch), "logits", None)
+        few = head(hidden[..., :8, :])
+        if isinstance(logits, Tensor) and logits.shape[:-1] == hidden.shape[:-1]:
+            logits = logits[..., :8, :]
+            if logits.shape == few.shape and bool(((logits - few).abs() <= 0.01 * few.abs().amax()).all()):
+                return
+    raise ValueError(
+        f"distill: loss 'vocabulary' needs logits that are the output embeddings of the last hidden states; "
+        f"those of {type(model).__name__} differ (a softcap, a factor or layers between); give a function "
+        "(student, teacher, batch) -> loss"
+    )
 
 
 def _relative(got: Tensor, wanted: Tensor, batch: Batch) -> Tensor:

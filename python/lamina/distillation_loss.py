@@ -42,14 +42,18 @@ def distill_loss(
     beta         "jsd": between 0 and 1
     temperature  > 0: divides all logits; the loss is multiplied by its square, so that gradients keep
                  their size (Hinton et al., arXiv:1503.02531)
-    token_weight [...]  the dimensions before the last, floats or bool, >= 0: 0 leaves a token out
+    token_weight [...]  the dimensions before the last, floats or bool, >= 0 and finite. A token of weight 0
+                 is left out, whatever its hidden states hold
     chunk        tokens at a time; None: as many as make 32 MiB of logits
     returns      0-D f32 (f64 of f64): the sum of token_weight * divergence over the sum of token_weight, 0
                  where that is 0. Logits are made in the dtype of the hidden states, as the layers make
                  them; all that follows is f32 (f64)
     Gradients    of student_hidden, lm_head and bias, once; the teacher gets none. They are made with the
                  loss, chunk by chunk: backward() only scales them
-    Memory       about 5 chunk * V * 4 bytes, and the gradients that are asked for
+                 The gradients of a chunk's logits are scaled by a power of 2 before they are rounded to f16,
+                 so that a loss scaler is not needed for them; sums are f32 (f64)
+    Memory       about 5 chunk * V * 4 bytes ("jsd": 8), and the gradients that are asked for in f32 (f64),
+                 that of lm_head twice
     Raises       ValueError naming argument, value and allowed values
     """
     rows = _checked(student_hidden, teacher_hidden, lm_head, teacher_lm_head, bias, teacher_bias)
@@ -60,10 +64,11 @@ def distill_loss(
         )
     if not 0 < temperature < math.inf:
         raise ValueError(f"distill_loss: temperature = {temperature}; must be above 0 and finite")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"distill_loss: chunk = {chunk}; must be at least 1")
+    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
+        raise ValueError(f"distill_loss: chunk = {chunk!r}; must be an int, at least 1")
     width = 8 if student_hidden.dtype is torch.float64 else 4
     wide = torch.float64 if width == 8 else torch.float32
+    kept: Tensor | None = None  # the tokens of weight above 0
     if token_weight is None:
         weight = student_hidden.new_ones(rows, dtype=wide)
     elif token_weight.shape != student_hidden.shape[:-1]:
@@ -73,6 +78,11 @@ def distill_loss(
         )
     else:
         weight = token_weight.detach().reshape(rows).to(wide)
+        kept = weight.nonzero().flatten()
+        weight = weight[kept]
+        if not bool(((weight > 0) & weight.isfinite()).all()):
+            bad = weight[~((weight > 0) & weight.isfinite())][0]
+            raise ValueError(f"distill_loss: token_weight has {float(bad)}; must be at least 0 and finite")
     teacher, of_teacher = (lm_head, bias) if teacher_lm_head is None else (teacher_lm_head, teacher_bias)
     total = weight.sum()
     options = _Options(
@@ -80,7 +90,7 @@ def distill_loss(
         temperature,
         chunk or max(1, CHUNK_BYTES // (width * max(len(lm_head), 1))),
         torch.where(total > 0, weight / total, torch.zeros_like(weight)),
-        teacher_hidden.detach().reshape(rows, teacher_hidden.shape[-1]),
+        _rows_of(teacher_hidden.detach(), kept),
         teacher.detach(),
         None if of_teacher is None else of_teacher.detach(),
         tuple(
@@ -89,9 +99,15 @@ def distill_loss(
         ),
     )
     loss: Tensor = _Divergence.apply(  # type: ignore[no-untyped-call]
-        student_hidden.reshape(rows, student_hidden.shape[-1]), lm_head, bias, options
+        _rows_of(student_hidden, kept), lm_head, bias, options
     )
     return loss
+
+
+def _rows_of(hidden: Tensor, kept: Tensor | None) -> Tensor:
+    """The tokens [kept, d], or all of them."""
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    return rows if kept is None else rows[kept]
 
 
 # log p, log q -> the divergence [tokens], and its gradient by the student's logits [tokens, V]. Both
@@ -115,8 +131,8 @@ class _Divergence(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, options: _Options) -> Tensor:
         wide = options.weight.dtype
         made = [
-            torch.zeros_like(tensor, dtype=wide if at else None) if wanted and tensor is not None else None
-            for at, (tensor, wanted) in enumerate(zip((hidden, head, bias), options.wanted, strict=True))
+            torch.zeros_like(tensor, dtype=wide) if wanted and tensor is not None else None
+            for tensor, wanted in zip((hidden, head, bias), options.wanted, strict=True)
         ]
         of_hidden, of_head, of_bias = made
         total = options.weight.new_zeros(())
@@ -134,12 +150,13 @@ class _Divergence(torch.autograd.Function):
             gradient *= (options.weight[rows] * options.temperature)[:, None]
             if of_bias is not None:
                 of_bias += gradient.sum(0)
-            narrow = gradient.to(hidden.dtype)
+            scale = _scale_for(gradient, hidden.dtype)
+            narrow = gradient.mul_(scale).to(hidden.dtype)
             del gradient
             if of_hidden is not None:
-                of_hidden[rows] = narrow @ head
+                of_hidden[rows] = (narrow @ head).to(wide) / scale
             if of_head is not None:
-                of_head += narrow.T @ hidden[rows]
+                of_head += (narrow.T @ hidden[rows]).to(wide).div_(scale)
         ctx.save_for_backward(*made)
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, head, bias)]
         return total * options.temperature**2
@@ -152,6 +169,16 @@ class _Divergence(torch.autograd.Function):
             for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return (*scaled, None)
+
+
+def _scale_for(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """A power of 2 that makes the largest gradient 1/2 to 1 where `dtype` is f16; else 1."""
+    one = gradient.new_ones(())
+    if dtype is not torch.float16 or not gradient.numel():
+        return one
+    largest = gradient.abs().amax()
+    exponent = torch.frexp(largest).exponent.clamp(-126, 126)
+    return torch.where((largest > 0) & largest.isfinite(), torch.ldexp(one, -exponent), one)
 
 
 def _log_probabilities(hidden: Tensor, head: Tensor, bias: Tensor | None, options: _Options) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -173,6 +173,20 @@ def test_a_wrong_block_of_rows_is_named() -> None:
             lamina.pack_sparse24(sparse, dense_rows=(0, 64), **changed)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"dense must be a torch\.Tensor or None, got list"):
         lamina.pack_sparse24(sparse, dense=[1], dense_rows=(0, 64))  # type: ignore[arg-type]
+    for rows, message in ((3, "must be a sequence of ints, got int"), ("ab", "got str"), ((0, 1.5), "float")):
+        with pytest.raises(TypeError, match=rf"pack_sparse24: dense_rows.*{message}"):
+            lamina.pack_sparse24(sparse, dense=dense, dense_rows=rows)  # type: ignore[arg-type]
+    for message, wrong in {
+        r"dense_rows = \[0, 64\] without dense": None,
+        r"dense must be \[rows, k\] with k = 132, got \[\]": torch.tensor(1, dtype=torch.int8),
+        r"dense must be .* got \[64, 132\] on meta": dense.to("meta"),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            lamina.pack_sparse24(sparse, dense=wrong, dense_rows=(0, 64))
+    none = lamina.pack_sparse24(sparse, dense=e.q[:0], dense_rows=())
+    assert none.dense is None and none.dense_rows == ()
+    with pytest.raises(TypeError, match=r"sparse\.values must be a torch\.Tensor"):
+        lamina.pack_sparse24(replace(sparse, values=None))  # type: ignore[arg-type]
 
 
 def test_python_functions_take_all_rows() -> None:

@@ -136,14 +136,20 @@ def test_no_epochs() -> None:
 class Language(nn.Module):
     """A model of the shape that transformers gives one."""
 
-    def __init__(self) -> None:
+    def __init__(self, factor: float = 1.0) -> None:
         super().__init__()
         torch.manual_seed(2)
         self.base_model = Hidden()
         self.head = nn.Linear(16, 50)
+        self.factor = factor
 
     def get_output_embeddings(self) -> nn.Linear:
         return self.head
+
+    def forward(self, **inputs: Tensor) -> Any:
+        out = self.base_model(**inputs)
+        out.logits = self.factor * self.head(out.last_hidden_state)
+        return out
 
 
 class Hidden(nn.Module):
@@ -156,6 +162,16 @@ class Hidden(nn.Module):
         out = type("Output", (), {})()
         out.last_hidden_state = self.embed(input_ids) + self.mix(self.embed(input_ids)).tanh()
         return out
+
+
+@pytest.mark.parametrize("scaled", ["student", "teacher"])
+def test_logits_that_are_more_than_a_head_are_refused(scaled: str) -> None:
+    models = {name: Language(0.5 if name == scaled else 1.0) for name in ("student", "teacher")}
+    ids = torch.arange(30).view(2, 15)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with pytest.raises(ValueError, match="loss 'vocabulary' needs logits that are the output embeddings"):
+        lamina.distill(**models, data=[batch], loss="vocabulary")
+    assert lamina.distill(**models, data=[batch], loss=lambda s, t, b: s(**b).logits.sum()).losses
 
 
 def test_distillation_over_the_vocabulary_leaves_out_padding() -> None:
@@ -194,8 +210,10 @@ def test_the_bar_shows_the_loss(capsys: pytest.CaptureFixture[str], monkeypatch:
 
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "loss": ({"loss": "mse"}, ValueError, "loss must be one of layers, vocabulary or a function, got 'mse'"),
-    "epochs": ({"epochs": -1}, ValueError, "epochs = -1; must be at least 0"),
+    "epochs": ({"epochs": -1}, ValueError, "epochs = -1; must be an int, at least 0"),
     "learning_rate": ({"learning_rate": 0.0}, ValueError, r"learning_rate = 0\.0; must be above 0"),
+    "teacher": ({"teacher": 3}, TypeError, "teacher must be a torch.nn.Module, got int"),
+    "parameters": ({"parameters": []}, ValueError, "parameters has none; allowed: at least one, or None"),
     "data": ({"data": BATCHES[0]}, TypeError, "data must hold batches, got Tensor; put one into a list"),
     "no head": ({"loss": "vocabulary"}, ValueError, "loss 'vocabulary' needs a model of transformers with"),
     "diverges": (

@@ -125,6 +125,37 @@ def test_nothing_to_compare() -> None:
     assert float(lamina.distill_loss(**given, token_weight=torch.zeros(TOKENS, dtype=torch.bool))) == 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_of_weight_0_may_hold_anything(kind: str) -> None:
+    weight = torch.tensor([1.0, 0, 2, 1, 0.5, 0, 3])
+    found = []
+    for bad in (0.0, torch.nan, torch.inf):
+        given = inputs()
+        for name in ("student_hidden", "teacher_hidden"):
+            given[name][weight == 0] = bad
+        leaves = [given[name].requires_grad_() for name in ("student_hidden", "lm_head", "bias")]
+        loss = lamina.distill_loss(**given, divergence=kind, token_weight=weight)
+        found.append([loss, *torch.autograd.grad(loss, leaves)])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+    assert bool((found[0][1][weight == 0] == 0).all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_in_f16_of_many_tokens_do_not_vanish(kind: str) -> None:
+    """A loss scaler multiplies what backward() gives; the gradient of a logit is below 2^-24 before that."""
+    g, tokens, v, d = generator("f16"), 1024, 4000, 32
+    hidden, teacher = (torch.randn(tokens, d, generator=g).half() for _ in range(2))
+    head = (torch.randn(v, d, generator=g) * d**-0.5).half()
+    found = []
+    for dtype in (torch.float16, torch.float32):
+        leaves = [t.to(dtype).requires_grad_() for t in (hidden, head)]
+        loss = lamina.distill_loss(leaves[0], teacher.to(dtype), leaves[1], divergence=kind)
+        found.append(torch.autograd.grad(loss * 65536, leaves))
+    for narrow, exact in zip(*found, strict=True):
+        assert (narrow.float() - exact).norm() <= 0.01 * exact.norm()
+
+
 class Largest(TorchDispatchMode):
     """Keeps the number of elements of the largest tensor that an operation makes."""
 
@@ -168,7 +199,20 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "divergence": ({"divergence": "kl"}, "divergence must be one of forward, reverse, jsd, got 'kl'"),
     "beta": ({"divergence": "jsd", "beta": 1.0}, r"beta = 1\.0; must be above 0 and below 1"),
     "temperature": ({"temperature": 0.0}, r"temperature = 0\.0; must be above 0"),
-    "chunk": ({"chunk": 0}, "chunk = 0; must be at least 1"),
+    "chunk": ({"chunk": 0}, "chunk = 0; must be an int, at least 1"),
+    "chunk 1.5": ({"chunk": 1.5}, r"chunk = 1\.5; must be an int, at least 1"),
+    "weight -1": (
+        {"token_weight": torch.tensor([1, 1, -1, 1, 1, 0, 1])},
+        r"token_weight has -1\.0; must be at least 0 and finite",
+    ),
+    "weight nan": (
+        {"token_weight": torch.tensor([1, 1, torch.nan, 1, 1, 0, 1])},
+        "token_weight has nan; must be at least 0 and finite",
+    ),
+    "weight inf": (
+        {"token_weight": torch.tensor([1, 1, torch.inf, 1, 1, 0, 1])},
+        "token_weight has inf; must be at least 0 and finite",
+    ),
     "weight": ({"token_weight": torch.ones(3)}, r"token_weight must be \[7\], as student_hidden without"),
 }
 

@@ -88,9 +88,10 @@ def compress(
                   no input reaches a layer, a warning names it and its weight is rounded to nearest. With a
                   tokenizer: texts, each of them one call, of which the first 2048 tokens count
     tokenizer     of transformers, for calibration with texts
-    sparse24_fraction  sparse24 schemes, from 0 to 1: the share of the weights that may be 2:4. Whole layers
-                  stay dense, those with the largest errors, and get the scheme without "sparse24-"; of
-                  "sparse24-bf16" they stay as they are
+    sparse24_fraction  sparse24 schemes, from 0 to 1: the share of the weights that may be 2:4. In the
+                  order of their errors, the smallest first, layers become 2:4 as long as they fit into the
+                  share; the others get the scheme without "sparse24-", or with "sparse24-bf16" stay as
+                  they are
     max_layer_error    sparse24 schemes: the largest |x (w_packed - w).T| / |x w.T| of a 2:4 layer on the
                   calibration inputs x, or of its weights without calibration; layers above it stay dense
     dense_rows    sparse24 schemes of int8 and int4: True: of a layer whose error is too large only a block of

@@ -78,7 +78,7 @@ def require_budget(op: str, fraction: float, max_layer_error: float | None) -> N
 def dense_layers(
     errors: Mapping[str, float], elements: Mapping[str, int], fraction: float, max_layer_error: float | None
 ) -> dict[str, str]:
-    """The layers that stay dense, with a reason. The others are those with the smallest errors.
+    """The layers that stay dense, with a reason. The others fit into the share, the smallest errors first.
 
     errors           of each layer as 2:4
     elements         of the weight of each layer

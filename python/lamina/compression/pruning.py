@@ -66,8 +66,9 @@ def prune(
     calibration   as in lamina.compress. "magnitude" uses it for the errors alone. A layer that no input
                   reaches is pruned by magnitude, and a warning names it
     skip          layers to leave, as in lamina.compress
-    sparse24_fraction  from 0 to 1: the share of the weights of the layers that may become 2:4. Whole layers
-                  stay dense, those with the largest errors
+    sparse24_fraction  from 0 to 1: the share of the weights of the layers that may become 2:4. In the
+                  order of their errors, the smallest first, layers become 2:4 as long as they fit into the
+                  share; the others stay dense
     max_layer_error    the largest |x (w_pruned - w).T| / |x w.T| of a layer on the calibration inputs x, or
                   of its weights without calibration; layers above it stay dense. None: no limit
     progress      as in lamina.compress

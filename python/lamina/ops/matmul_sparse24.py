@@ -41,8 +41,9 @@ def matmul_sparse24_int8(
     Error    as gemm_int8
     Raises   ValueError that names the argument, its value and the allowed values; TypeError for an argument
              of a wrong Python type
-    Devices  CPU (generic, avx2, avx512_vnni), CUDA sm_80+, sm_90a. A row has the same bits in every batch;
-             on a CPU also on every instruction set and with every thread count
+    Devices  CPU (generic, avx2, avx512_vnni, amx_int8), CUDA sm_80+, sm_90a; on CUDA without scales along k.
+             A row has the same bits in every batch; on a CPU also on every instruction set and with every
+             thread count
     Source   csrc/ops/matmul_sparse24/matmul_sparse24.h
     """
     op = "matmul_sparse24_int8"
@@ -76,9 +77,9 @@ def matmul_sparse24_int4(
 
     a ... max_sms  as in gemm_int4, but w: PackedSparse24 of the codes q [n, k] uint8, from
              lamina.pack_sparse24
-    returns  [m, n]  out_dtype: as gemm_int4 on the CPU, with sums over the kept weights alone. A code that is
+    returns  [m, n]  out_dtype: as gemm_int4, with sums over the kept weights alone. A code that is
              kept is a weight (q - w_zero_point) * w_scale; one that is not kept is the weight 0
-    Error    as gemm_int4 on the CPU, with sums over p of kept weights
+    Error    as gemm_int4, with sums over p of kept weights; on a CPU that of f32 for every dtype of a
     Raises   ValueError that names the argument, its value and the allowed values; TypeError for an argument
              of a wrong Python type
     NaN, Inf propagate from activations of kept weights only
@@ -169,10 +170,12 @@ def matmul_sparse24(
     returns    [m, n]  out_dtype: sum_p a w + bias, activation, * gate, + residual, step by step in f32, then
                one rounding. Arguments that are None are left out
     Sums     over the kept weights alone: fused multiply-adds sum the products of a k chunk, which is 1024
-             input features, in f32; then the chunks are added. Both run in order
+             input features, in f32; then the chunks are added. Both run in order on a CPU; tensor cores add
+             the products of a k chunk in an order of their own
     Error    Per element and before bias, as long as no step overflows, with u = 2^-24, T = ceil(k / 1024):
-             |y - exact| <= u (1 + min(k, 1024) / 2 + T) sum_p |a| |w| + 2^-149 k, sums over kept weights.
-             Later steps as in gemm_int8, whose h u p is this bound. The tests use this expression
+             |y - exact| <= u (1 + min(k, 1024) / 2 + T) sum_p |a| |w| + 2^-149 k, sums over kept weights. On
+             CUDA it is twice min(k, 1024) / 2, because tensor cores may truncate sums. Later steps as in
+             gemm_int8, whose h u p is this bound. The tests use the expression of the CPU
     NaN, Inf propagate from activations of kept weights only
     Raises   ValueError that names the argument, its value and the allowed values; TypeError for an argument
              of a wrong Python type

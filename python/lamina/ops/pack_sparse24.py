@@ -9,7 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lamina._checks import call, require_2d, require_optional_int, require_optional_tensors, require_str
+from lamina._checks import (
+    call,
+    require_2d,
+    require_int,
+    require_optional_int,
+    require_optional_tensors,
+    require_str,
+    require_tensors,
+)
 from lamina._library import build_info
 from lamina.ops import pack_int4 as int4
 from lamina.ops.compress_sparse24 import Sparse24
@@ -174,28 +182,46 @@ def pack_sparse24(
         )
     require_str("pack_sparse24", "layout", layout)
     require_optional_int("pack_sparse24", "group", group)
+    require_tensors("pack_sparse24", **{"sparse.values": sparse.values, "sparse.metadata": sparse.metadata})
     require_optional_tensors("pack_sparse24", dense=dense)
+    bounds = _checked_rows(dense_rows)
+    if bounds and dense is None:
+        raise ValueError(f"lamina::pack_sparse24: dense_rows = {list(bounds)} without dense; allowed: none")
     here = sparse.cpu() if sparse.values.is_cuda else sparse
     data, sums = call(torch.ops.lamina.pack_sparse24, here.values, here.metadata, here.k, layout, group)
     column_sums = sums if sparse.dtype == torch.int8 else None
     packed = PackedSparse24(data, column_sums, sparse.n, sparse.k, sparse.dtype, layout)
     if dense is not None:
-        packed = _with_dense(packed, dense.cpu() if dense.is_cuda else dense, tuple(dense_rows))
+        packed = _with_dense(packed, dense.cpu() if dense.is_cuda else dense, bounds)
     return packed.to(sparse.device)
+
+
+def _checked_rows(dense_rows: Sequence[int]) -> tuple[int, ...]:
+    """dense_rows as a tuple of ints."""
+    if not isinstance(dense_rows, Sequence) or isinstance(dense_rows, str):
+        kind = type(dense_rows).__name__
+        raise TypeError(f"lamina::pack_sparse24: dense_rows must be a sequence of ints, got {kind}")
+    for at, row in enumerate(dense_rows):
+        require_int("pack_sparse24", f"dense_rows[{at}]", row)
+    return tuple(dense_rows)
 
 
 def _with_dense(packed: PackedSparse24, dense: Tensor, bounds: tuple[int, ...]) -> PackedSparse24:
     """The weight that has the 2:4 rows of `packed` and these dense rows, both on the CPU."""
-    op, n = "pack_sparse24", packed.n + dense.shape[0]
+    op = "pack_sparse24"
+    if dense.dim() != 2 or dense.shape[1] != packed.k or dense.is_meta:
+        raise ValueError(
+            f"lamina::{op}: dense must be [rows, k] with k = {packed.k}, got {list(dense.shape)}"
+            + (" on meta" if dense.is_meta else "")
+        )
+    n = packed.n + dense.shape[0]
+    if not bounds and not len(dense):
+        return packed
     if dense.dtype != packed.dtype or packed.dtype not in (torch.int8, torch.uint8):
         got, of = (str(t.dtype).removeprefix("torch.") for t in (dense, packed))
         raise ValueError(f"lamina::{op}: dense is {got} beside {of} values; allowed: int8 or uint8 for both")
     if packed.group is not None:
         raise ValueError(f"lamina::{op}: group = {packed.group} with dense rows; allowed: None")
-    if dense.dim() != 2 or dense.shape[1] != packed.k:
-        raise ValueError(
-            f"lamina::{op}: dense must be [rows, k] with k = {packed.k}, got {list(dense.shape)}"
-        )
     if not is_blocks(bounds, n) or count_dense(bounds, n) != dense.shape[0]:
         raise ValueError(
             f"lamina::{op}: dense_rows = {list(bounds)}; must be the begin and the end of blocks that have "

@@ -57,7 +57,7 @@ def prune_sparse24(
              "magnitude"
     mask     [n, k] bool, at most two of four: keeps these places, and chooses none. With "sparsegpt" later
              kept weights compensate
-    damp     "sparsegpt": > 0, this times the mean of the diagonal is added to the diagonal, so that
+    damp     "sparsegpt": > 0, this times the mean of the diagonal without its zeros is added to it, so that
              `hessian` may have any rank. A hessian that is not positive semidefinite is an error
     block    "sparsegpt": columns whose updates of later columns are applied together, for speed, rounded up
              to a multiple of 4. The result is the same except for the rounding of sums
