@@ -48,7 +48,10 @@ MUTANTS = (
         ("KL: reverse for forward", "log_p.sub_(log_q))", "log_q.sub_(log_p))"),
         ("JSD: beta of the other side", "loss, (1 - beta) *", "loss, beta *"),
         ("KL: NaN of words that both exclude", ".masked_fill_(p == 0, 0)", ""),
-        ("KL: chunks overwrite each other", "of_head += narrow.T", "of_head = narrow.T"),
+        ("KL: chunks overwrite each other", "of_head += (narrow.T", "of_head = (narrow.T"),
+        ("KL: gradients in f16 vanish", "if dtype is not torch.float16 or", "if True or"),
+        ("KL: the scale of a chunk stays", ".to(wide) / scale", ".to(wide)"),
+        ("KL: tokens of weight 0 count", "weight.nonzero().flatten()", "torch.arange(len(weight))"),
         tests=LOSS,
     ),
     *plant(
