@@ -60,4 +60,12 @@ MUTANTS = (
         "csrc/ops/sample/cuda/tree_mask.cu",
         ("requests: a bad tree has a length", "is_bad ? 0 : span.count", "span.count", "tests/ops/test_pack_tree_mask.py -k emulator"),
     ),
+    *plant(
+        "python/lamina/speculate/closed_loop.py",
+        ("closed loop: losses are not counted", "self.lost += step.draft_s", "self.lost += 0 * step.draft_s"),
+        ("closed loop: gains count as losses", "- plain * sum(", "+ 0 * plain * sum("),
+        ("closed loop: no budget", "or self.lost > self.budget", "or self.lost > 1e9 + self.budget"),
+        ("closed loop: drafting costs nothing", "seconds += self.drafting.estimate(width)", "seconds += 0"),
+        tests="tests/python/test_speculate_drafts.py",
+    ),
 )  # fmt: skip
