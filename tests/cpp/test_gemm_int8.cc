@@ -20,7 +20,7 @@ bool is_poison(const void* value, int64_t bytes) {
 // Runs into NaN-poisoned rows with gaps between them, and checks that outputs are right and gaps and guards untouched.
 template <class Out>
 void check_run(Int8Inputs& inputs, DType dtype, const Parallel& parallel) {
-  const auto [m, n, k, is_grouped] = inputs.problem;
+  const int64_t m = inputs.problem.m, n = inputs.problem.n;
   const int64_t stride = n + 5;
   Guarded<Out> out(m * stride);
   const Status status = gemm_int8::run(inputs.params(out.data(), stride, dtype), parallel);

@@ -179,7 +179,7 @@ def cases() -> Iterator[Any]:
         )
 
 
-@pytest.mark.parametrize(("kind", "dtype", "cache", "bias", "tree"), cases())
+@pytest.mark.parametrize(("kind", "dtype", "cache", "bias", "tree"), list(cases()))
 def test_has_the_bits_of_its_ops_one_by_one(
     kind: str, dtype: torch.dtype, cache: torch.dtype, bias: bool, tree: bool
 ) -> None:

@@ -244,7 +244,7 @@ def _check_gemm_int4(device: torch.device) -> Iterator[Outcome]:
                 expected = reference.gemm_int4(
                     a, q, w_scale, group, dtype, w_zero_point=zero, on_cuda=is_cuda
                 )
-                zeros = "" if zero is None else f" zero points of {_short(zero.dtype)}"
+                zeros = "" if zero is None else " zero points" if zero is floats else " integer zero points"
                 label = f"{_short(dtype)}{zeros} m = {m}, n = {n}, k = {k}"
                 yield Outcome(f"{label}, group {group}", error_over_bound(out, expected))
 
