@@ -214,6 +214,18 @@ def test_a_hook_is_called() -> None:
     assert decoded(model)[1].count("decoder_layers") == 3 and len(seen) == 2
 
 
+def test_a_norm_with_a_hook_is_left() -> None:
+    models: list[Any] = []
+    for is_hooked in (False, True):
+        made: Any = make("llama")
+        lamina.compress(made, "w8a8")
+        if is_hooked:
+            made.model.norm.register_forward_hook(lambda *_: None)
+        accelerate(made)
+        models.append(made)
+    assert [isinstance(one.model.norm, RMSNorm) for one in models] == [True, False]
+
+
 def test_a_layer_that_changes_is_called_as_it_is() -> None:
     model: Any = fused("llama", "w4a16")
     before, _, _ = decoded(model)

@@ -247,6 +247,16 @@ def test_the_closed_loop_loses_no_more_than_its_budget(answer: int, budget: floa
     assert loop.lost == pytest.approx(lost)
 
 
+def test_the_cost_of_drafting_counts() -> None:
+    """Also where the budget still allows drafts, all of which were accepted."""
+    loop = ClosedLoop(1, budget=1.0)
+    loop.observe(Step(0, 1, 0.0, 1.0, [[]], [[0]]))
+    for _ in range(2):  # the cost of the first draft after a plain step is not typical
+        loop.observe(Step(1, 2, 5.0, 1.0, [[0]], [[0, 1]]))
+    assert loop.choose(1, [0]) == 0
+    assert loop.drafting.estimate(1) == 5.0
+
+
 def test_the_closed_loop_tries_one_more_draft_at_a_time() -> None:
     """Also where all drafts are accepted: a width that is too large costs much where rows are dear."""
     loop, used = ClosedLoop(4), []

@@ -1,4 +1,4 @@
-"""Decoder layers of Llama in one call, for models on a CPU."""
+"""Decoder layers of Llama in one call."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def decoder_layers(x: Tensor, layers: Sequence[DecoderLayer], **cache: Any) -> T
     NaN, Inf as in these ops
     Raises   ValueError under the name of the op that refuses an argument, or for lists that do not belong
              together. A layer that fails leaves the keys of the layers before it in the caches
-    Devices  CPU. On CUDA a graph of the ops takes away the time between them
+    Devices  those of the ops. It saves the time that Python takes between the ops; on CUDA a graph does, too
     Source   csrc/torch/decoder_layers.cc
     """
     out: Tensor = call(torch.ops.lamina.decoder_layers, x, *arguments(layers), **cache)

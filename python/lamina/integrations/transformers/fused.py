@@ -71,9 +71,9 @@ def accelerate(model: PreTrainedModel) -> AccelerateReport:
              it is, with a reason
     Raises   TypeError if model is no PreTrainedModel
 
-    q, k and v become one product, and so do gate and up. RMS norms and silu(gate) * up are lamina's ops,
-    which write int8 for products that multiply int8. The products before a residual add it. With a
-    PagedKVCache the keys are rotated while they are written. In f32 the result has the bits of the packed
+    q, k and v become one product, and so do gate and up. RMS norms, also the one behind the layers, and
+    silu(gate) * up are lamina's ops, which write int8 for products that multiply int8. The products before a
+    residual add it. With a PagedKVCache the keys are rotated while they are written. In f32 the result has the bits of the packed
     layers called one by one with lamina.rms_norm, lamina.silu_mul and the attention "lamina". Nothing has
     gradients afterwards, torch.autocast has no effect on the layers, and the model cannot be saved: save it
     before.
@@ -121,9 +121,14 @@ def _fuse_around(parent: Any, layers: nn.ModuleList) -> None:
     if _are_alike(list(layers)):
         layers.__class__ = FusedLayers
     norm = getattr(parent, "norm", None)
-    if isinstance(norm, nn.Module):
+    if isinstance(norm, nn.Module) and not _is_changed(norm):
         with suppress(ValueError):
             parent.norm = RMSNorm.from_module(norm)
+
+
+def _is_changed(module: nn.Module) -> bool:
+    """Whether a module has hooks or a forward of its own, which another module would not call."""
+    return bool("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks)
 
 
 def _is_fused(module: nn.Module) -> bool:
@@ -147,7 +152,7 @@ def _problem(layer: Any) -> str | None:
         return reason
     attention, mlp = layer.self_attn, layer.mlp
     for module in (layer, attention, mlp, *_norms(layer).values()):
-        if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
+        if _is_changed(module):
             return f"{type(module).__name__} has hooks or a forward of its own"
     for names, of in ((("q_proj", "k_proj", "v_proj"), attention), (("gate_proj", "up_proj"), mlp)):
         if problem := merge_problem([getattr(of, name) for name in names]):
