@@ -73,10 +73,10 @@ def accelerate(model: PreTrainedModel) -> AccelerateReport:
 
     q, k and v become one product, and so do gate and up. RMS norms, also the one behind the layers, and
     silu(gate) * up are lamina's ops, which write int8 for products that multiply int8. The products before a
-    residual add it. With a PagedKVCache the keys are rotated while they are written. In f32 the result has the bits of the packed
-    layers called one by one with lamina.rms_norm, lamina.silu_mul and the attention "lamina". Nothing has
-    gradients afterwards, torch.autocast has no effect on the layers, and the model cannot be saved: save it
-    before.
+    residual add it. With a PagedKVCache the keys are rotated while they are written. In f32 the result has
+    the bits of the packed layers called one by one with lamina.rms_norm, lamina.silu_mul and the attention
+    "lamina". Nothing has gradients afterwards, torch.autocast has no effect on the layers, and the model
+    cannot be saved: save it before.
     """
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"lamina: accelerate: model must be a PreTrainedModel, got {type(model).__name__}")
