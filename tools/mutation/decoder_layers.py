@@ -105,7 +105,6 @@ MUTANTS = (
             'for name in ("heads", "scaling", "window", "softcap")',
             'for name in ("heads",)',
         ),
-        ("one call: masks of the first layer", "len(set(kinds)) <= 1 and", "True and"),
         tests="tests/python/test_accelerate.py",
     ),
 )

@@ -104,12 +104,11 @@ def accelerate(model: PreTrainedModel) -> AccelerateReport:
 
 
 def _are_alike(layers: list[Any]) -> bool:
-    """Whether these are layers of Llama whose masks and attention have the same options."""
+    """Whether these are layers of Llama whose attention has the same options, and so the same mask."""
     if not all(isinstance(layer, FusedDecoderLayer) for layer in layers):
         return False
     first = layers[0].self_attn
-    kinds = getattr(first.config, "layer_types", None) or []
-    return len(set(kinds)) <= 1 and all(
+    return all(
         getattr(layer.self_attn, name) == getattr(first, name)
         for layer in layers
         for name in ("heads", "scaling", "window", "softcap")
