@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import lamina
-from tests.support.backends import ROOT, STANDS_FOR_STORES, cuda_kernels
+from tests.support.backends import ROOT, cuda_kernels, cuda_ops, stand_for_stores
 
 PROGRAMS = ("lamina_tests", "lamina_tests_emulator")
 # A sanitizer sees the code of a template, whatever the tile. So `make test` compiles with sanitizers only the
@@ -20,9 +20,8 @@ PROGRAMS = ("lamina_tests", "lamina_tests_emulator")
 # - the kernel of gemm_int8 whose two warpgroups store boxes of their own;
 # - the kernel of gemm_int4_int8 in which some threads copy no rows of a;
 # - for every cache of paged_attention the kernels that the head dims of the C++ tests choose.
-TEMPLATES = {op: kernels for op, kernels in STANDS_FOR_STORES.items() if kernels != ("rows",)}
 SANITIZED = (
-    *(f"{op}_{kernel}" for op, kernels in TEMPLATES.items() for kernel in kernels),
+    *(f"{op}_{kernel}" for op in cuda_ops() for kernel in stand_for_stores(op) if kernel != "rows"),
     *("gemm_int8_sm90a_m128", "gemm_int4_int8_sm80_m16"),
     *(f"paged_attention_{kernel}" for kernel in cuda_kernels("paged_attention") if "_d64" in kernel),
 )

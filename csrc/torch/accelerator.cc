@@ -45,13 +45,17 @@ DeviceInfo described_device(const char* op, int64_t compute_capability, int64_t 
   return typical_device(static_cast<int>(compute_capability), static_cast<int>(sm_count));
 }
 
-std::optional<Accelerator> accelerator_of(std::initializer_list<Argument> arguments) {
+std::optional<Accelerator> accelerator_of(std::initializer_list<Argument> arguments,
+                                          std::span<const Argument> more) {
   const Argument& first = *arguments.begin();
   const auto device = first.tensor.device();
-  for (const Argument& other : arguments)
+  const auto is_there = [&](const Argument& other) {
     require(&other.tensor == &first.tensor || other.tensor.device() == device, other.op, other.name,
             " is on ", DeviceText{other.tensor}, ", ", first.name, " on ", DeviceText{first.tensor},
             "; both must be on one device");
+  };
+  std::ranges::for_each(arguments, is_there);
+  std::ranges::for_each(more, is_there);
 #if defined(LAMINA_EMULATOR)
   if (dev::emu::device().compute_capability == 0) return std::nullopt;
   return Accelerator{dev::emu::device(), nullptr, only_kernel, std::nullopt};

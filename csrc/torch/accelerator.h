@@ -3,6 +3,7 @@
 
 #include <initializer_list>
 #include <optional>
+#include <span>
 #include <string_view>
 
 #include "device/device_info.h"
@@ -24,6 +25,7 @@ int checked_sms(const char* op, std::optional<int64_t> max_sms);
 DeviceInfo described_device(const char* op, int64_t compute_capability, int64_t sm_count);
 
 // The device of a call; nothing for the CPU. Checks that all arguments are on the device of the first argument.
-std::optional<Accelerator> accelerator_of(std::initializer_list<Argument> arguments);
+std::optional<Accelerator> accelerator_of(std::initializer_list<Argument> arguments,
+                                          std::span<const Argument> more = {});
 
 }  // namespace lamina::interop

@@ -105,6 +105,12 @@ Tensor decompress_cuda(const Tensor&, const Tensor&, int64_t, double) {
 
 }  // namespace
 
+LAMINA_FRAGMENT(m) {
+  m.def(
+      "compress_sparse24(Tensor w, Tensor? mask=None, float fill=0.0) -> (Tensor values, Tensor "
+      "metadata)");
+  m.def("decompress_sparse24(Tensor values, Tensor metadata, SymInt k, float fill=0.0) -> Tensor");
+}
 LAMINA_IMPL(CPU, m) {
   m.impl("compress_sparse24", TORCH_BOX(&compress));
   m.impl("decompress_sparse24", TORCH_BOX(&decompress));

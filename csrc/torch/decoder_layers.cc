@@ -229,6 +229,15 @@ Tensor run(const Tensor& x, std::vector<Tensor> norms, std::vector<double> eps,
 
 }  // namespace
 
+LAMINA_FRAGMENT(m) {
+  m.def(
+      "decoder_layers(Tensor x, Tensor[] norms, float[] eps, Tensor[] weights, int[] products, "
+      "Tensor(a!)[] k_caches, Tensor(b!)[] v_caches, Tensor(c!)[] k_scales, Tensor(d!)[] v_scales, "
+      "Tensor slot_mapping, Tensor block_table, Tensor seq_lens, Tensor cu_seqlens_q, Tensor cos, "
+      "Tensor sin, Tensor positions, *, SymInt heads, SymInt max_seqlen_q, float? scale=None, bool "
+      "causal=True, SymInt window_left=-1, SymInt window_right=-1, float softcap=0.0, Tensor? "
+      "tree_mask=None, Tensor? tree_len=None, Tensor? tree_depth=None) -> Tensor");
+}
 LAMINA_IMPL(CPU, m) { m.impl("decoder_layers", TORCH_BOX(&run)); }
 LAMINA_IMPL(CUDA, m) { m.impl("decoder_layers", TORCH_BOX(&run)); }
 

@@ -1,6 +1,7 @@
 // Reads the arguments of a product's epilogue into its Epilogue.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <string>
 
@@ -20,6 +21,10 @@ struct EpilogueArguments {
 
   Argument argument(const char* name, const std::optional<Tensor>& tensor) const {
     return {op, name, tensor ? *tensor : stand_in};
+  }
+  // The tensors, for the check of the device.
+  std::array<Argument, 3> tensors() const {
+    return {argument("bias", bias), argument("gate", gate), argument("residual", residual)};
   }
   // Checks the arguments and sets their members of `epilogue`.
   void read(int64_t m, int64_t n, gemm::Epilogue& epilogue) const;

@@ -93,6 +93,24 @@ constexpr auto &explain_int4_cuda = explain_cuda, &explain_int4_int8_cuda = expl
 
 }  // namespace
 
+LAMINA_FRAGMENT(m) {
+  m.def("explain_matmul_sparse24(int m, int n, int k) -> str");
+  m.def("explain_matmul_sparse24_int8(int m, int n, int k, int? group=None) -> str");
+  m.def("explain_matmul_sparse24_int4(int m, int n, int k, int? group=None) -> str");
+  m.def("explain_matmul_sparse24_int4_int8(int m, int n, int k, int? group=None) -> str");
+  m.def(
+      "explain_matmul_sparse24_cuda(int m, int n, int k, int compute_capability, int sm_count, "
+      "int? max_sms=None) -> str");
+  m.def(
+      "explain_matmul_sparse24_int8_cuda(int m, int n, int k, int compute_capability, int "
+      "sm_count, int? max_sms=None) -> str");
+  m.def(
+      "explain_matmul_sparse24_int4_cuda(int m, int n, int k, int compute_capability, int "
+      "sm_count, int? group=None, int? max_sms=None) -> str");
+  m.def(
+      "explain_matmul_sparse24_int4_int8_cuda(int m, int n, int k, int compute_capability, int "
+      "sm_count, int? group=None, int? max_sms=None) -> str");
+}
 LAMINA_IMPL(CompositeExplicitAutograd, m) {
   m.impl("explain_matmul_sparse24", TORCH_BOX(&explain_float));
   m.impl("explain_matmul_sparse24_int8", TORCH_BOX(&explain_int8));

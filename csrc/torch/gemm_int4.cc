@@ -135,6 +135,18 @@ void compute(const std::optional<Accelerator>& accelerator, const gemm_int4::Par
   }
 }
 
+LAMINA_FRAGMENT(m) {
+  m.def("pack_int4(Tensor q, str layout, Tensor? perm=None) -> Tensor");
+  m.def("unpack_int4(Tensor data, SymInt n, SymInt k, str layout) -> Tensor");
+  m.def(
+      "gemm_int4(Tensor a, Tensor w, Tensor w_scale, int group, Tensor? w_zero_point=None, Tensor? "
+      "bias=None, ScalarType? out_dtype=None, str? activation=None, Tensor? gate=None, Tensor? "
+      "residual=None, Tensor? perm=None, int? max_sms=None) -> Tensor");
+  m.def("explain_gemm_int4(int m, int n, int k, int? group=None, bool bf16=False) -> str");
+  m.def(
+      "explain_gemm_int4_cuda(int m, int n, int k, int compute_capability, int sm_count, int? "
+      "group=None, int? max_sms=None) -> str");
+}
 LAMINA_IMPL(CPU, m) {
   m.impl("gemm_int4", TORCH_BOX(&multiply_int4));
   m.impl("pack_int4", TORCH_BOX(&pack));

@@ -76,6 +76,17 @@ void compute(const std::optional<Accelerator>& accelerator, const gemm_int4_int8
   }
 }
 
+LAMINA_FRAGMENT(m) {
+  m.def(
+      "gemm_int4_int8(Tensor a, Tensor w, Tensor w_scale, int group, Tensor? a_scale=None, Tensor? "
+      "w_zero_point=None, Tensor? a_zero_point=None, Tensor? bias=None, ScalarType "
+      "out_dtype=float, str? activation=None, Tensor? gate=None, Tensor? residual=None, Tensor? "
+      "perm=None, int? max_sms=None) -> Tensor");
+  m.def("explain_gemm_int4_int8(int m, int n, int k, int? group=None) -> str");
+  m.def(
+      "explain_gemm_int4_int8_cuda(int m, int n, int k, int compute_capability, int sm_count, int? "
+      "group=None, int? max_sms=None) -> str");
+}
 LAMINA_IMPL(CPU, m) { m.impl("gemm_int4_int8", TORCH_BOX(&multiply_int4_int8)); }
 LAMINA_IMPL(CUDA, m) { m.impl("gemm_int4_int8", TORCH_BOX(&multiply_int4_int8)); }
 LAMINA_IMPL(CompositeExplicitAutograd, m) {

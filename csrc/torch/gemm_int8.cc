@@ -174,6 +174,24 @@ void compute(const std::optional<Accelerator>& accelerator, const gemm_int8::Par
   }
 }
 
+LAMINA_FRAGMENT(m) {
+  m.def("pack_int8(Tensor w, int? group=None) -> (Tensor data, Tensor column_sums)");
+  m.def("unpack_int8(Tensor data, SymInt n, SymInt k) -> Tensor");
+  m.def(
+      "gemm_int8(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, Tensor? "
+      "a_zero_point=None, "
+      "Tensor? bias=None, ScalarType out_dtype=float, str? activation=None, Tensor? gate=None, "
+      "Tensor? residual=None, int? max_sms=None) -> Tensor");
+  m.def(
+      "gemm_int8_quantized(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, "
+      "Tensor? a_zero_point=None, Tensor? bias=None, str? activation=None, Tensor? gate=None, "
+      "Tensor? residual=None, Tensor? out_scale=None, bool symmetric=True, int? max_sms=None) "
+      "-> (Tensor q, Tensor scale, Tensor zero_point)");
+  m.def("explain_gemm_int8(int m, int n, int k, int? group=None) -> str");
+  m.def(
+      "explain_gemm_int8_cuda(int m, int n, int k, int compute_capability, int sm_count, int? "
+      "group=None, int? max_sms=None) -> str");
+}
 LAMINA_IMPL(CPU, m) {
   m.impl("gemm_int8", TORCH_BOX(&multiply_int8));
   m.impl("gemm_int8_quantized", TORCH_BOX(&gemm_quantized));

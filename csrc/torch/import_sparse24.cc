@@ -58,6 +58,10 @@ Tensor import_marlin24_cuda(const Tensor&, int64_t) {
 
 }  // namespace
 
+LAMINA_FRAGMENT(m) {
+  m.def("import_sparse24_metadata(Tensor metadata, str order, SymInt n, SymInt k) -> Tensor");
+  m.def("import_marlin24(Tensor weight_packed, SymInt bits) -> Tensor");
+}
 LAMINA_IMPL(CPU, m) {
   m.impl("import_sparse24_metadata", TORCH_BOX(&import_metadata));
   m.impl("import_marlin24", TORCH_BOX(&import_marlin24));

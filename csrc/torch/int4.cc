@@ -37,10 +37,8 @@ std::optional<Accelerator> read_int4(const char* op, const Int4Inputs& in,
                          {op, "w", in.w},
                          {op, "w_scale", in.w_scale},
                          then.argument("w_zero_point", in.w_zero_point),
-                         then.argument("bias", then.bias),
-                         then.argument("gate", then.gate),
-                         then.argument("residual", then.residual),
-                         then.argument("perm", in.perm)});
+                         then.argument("perm", in.perm)},
+                        then.tensors());
 }
 
 std::optional<Accelerator> read_int4_int8(const char* op, const Int4Inputs& in,
@@ -79,10 +77,8 @@ std::optional<Accelerator> read_int4_int8(const char* op, const Int4Inputs& in,
                          then.argument("a_scale", of_a.scale),
                          then.argument("w_zero_point", in.w_zero_point),
                          then.argument("a_zero_point", of_a.zero_point),
-                         then.argument("bias", then.bias),
-                         then.argument("gate", then.gate),
-                         then.argument("residual", then.residual),
-                         then.argument("perm", in.perm)});
+                         then.argument("perm", in.perm)},
+                        then.tensors());
 }
 
 }  // namespace lamina::interop

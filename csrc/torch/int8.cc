@@ -49,9 +49,8 @@ std::optional<Accelerator> read_int8(const char* op, const Int8Inputs& in,
     w_sums.is_vector("n", n);
   }
   require_packed(op, in.w, params.problem);
-  std::optional<Accelerator> accelerator = accelerator_of(
-      {a, w, w_sums, a_scale, w_scale, zero_point, then.argument("bias", then.bias),
-       then.argument("gate", then.gate), then.argument("residual", then.residual), out_scale});
+  std::optional<Accelerator> accelerator =
+      accelerator_of({a, w, w_sums, a_scale, w_scale, zero_point, out_scale}, then.tensors());
 
   params.a = static_cast<const int8_t*>(in.a.data_ptr());
   params.a_stride = a.row_stride();

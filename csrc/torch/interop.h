@@ -25,6 +25,7 @@
 #endif
 #define LAMINA_LIBRARY(m) LAMINA_LIBRARY_IN(LAMINA_NAMESPACE, m)
 #define LAMINA_LIBRARY_IN(ns, m) STABLE_TORCH_LIBRARY(ns, m)
+// The schemas of a file. No argument is named `mode`: opcheck passes a keyword of that name itself.
 #define LAMINA_FRAGMENT(m) LAMINA_FRAGMENT_IN(LAMINA_NAMESPACE, m)
 #define LAMINA_FRAGMENT_IN(ns, m) STABLE_TORCH_LIBRARY_FRAGMENT(ns, m)
 #define LAMINA_IMPL(key, m) LAMINA_IMPL_IN(LAMINA_NAMESPACE, key, m)

@@ -321,11 +321,7 @@ Tensor matmul(const Tensor& a, const Tensor& w, int64_t n, std::optional<Tensor>
   params.weight.data = bytes_of(w);
   then.read(a.size(0), n, params);
   const std::optional<Accelerator> accelerator =
-      accelerator_of({a_arg,
-                      {kOp, "w", w},
-                      then.argument("bias", bias),
-                      then.argument("gate", gate),
-                      then.argument("residual", residual)});
+      accelerator_of({a_arg, {kOp, "w", w}}, then.tensors());
   Tensor out = new_result(kOp, a, n, out_dtype.value_or(a.scalar_type()), params);
   compute(accelerator, params, sms, a);
   return out;
@@ -342,6 +338,34 @@ std::tuple<Tensor, Tensor> unpack_cuda(const Tensor&, int64_t, int64_t, std::str
 
 }  // namespace
 
+LAMINA_FRAGMENT(m) {
+  m.def(
+      "pack_sparse24(Tensor values, Tensor metadata, SymInt k, str layout, int? group=None) -> "
+      "(Tensor data, Tensor column_sums)");
+  m.def(
+      "unpack_sparse24(Tensor data, SymInt n, SymInt k, str layout, ScalarType dtype) -> (Tensor "
+      "values, Tensor metadata)");
+  m.def(
+      "matmul_sparse24(Tensor a, Tensor w, SymInt n, Tensor? bias=None, ScalarType? "
+      "out_dtype=None, "
+      "str? activation=None, Tensor? gate=None, Tensor? residual=None, int? max_sms=None) -> "
+      "Tensor");
+  m.def(
+      "matmul_sparse24_int4(Tensor a, Tensor w, Tensor w_scale, int group, Tensor? "
+      "w_zero_point=None, Tensor? bias=None, ScalarType? out_dtype=None, str? activation=None, "
+      "Tensor? gate=None, Tensor? residual=None, Tensor? perm=None, int? max_sms=None, Tensor? "
+      "dense=None, int[] dense_rows=[]) -> Tensor");
+  m.def(
+      "matmul_sparse24_int4_int8(Tensor a, Tensor w, Tensor w_scale, int group, Tensor? "
+      "a_scale=None, Tensor? w_zero_point=None, Tensor? a_zero_point=None, Tensor? bias=None, "
+      "ScalarType out_dtype=float, str? activation=None, Tensor? gate=None, Tensor? residual=None, "
+      "Tensor? perm=None, int? max_sms=None, Tensor? dense=None, int[] dense_rows=[]) -> Tensor");
+  m.def(
+      "matmul_sparse24_int8(Tensor a, Tensor w, Tensor w_sums, Tensor a_scale, Tensor w_scale, "
+      "Tensor? a_zero_point=None, Tensor? bias=None, ScalarType out_dtype=float, str? "
+      "activation=None, Tensor? gate=None, Tensor? residual=None, int? max_sms=None, Tensor? "
+      "dense=None, int[] dense_rows=[]) -> Tensor");
+}
 LAMINA_IMPL(CPU, m) {
   m.impl("pack_sparse24", TORCH_BOX(&pack));
   m.impl("unpack_sparse24", TORCH_BOX(&unpack));

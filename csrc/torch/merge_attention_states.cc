@@ -96,6 +96,12 @@ std::string explain() {
 
 }  // namespace
 
+LAMINA_FRAGMENT(m) {
+  m.def(
+      "merge_attention_states(Tensor[] outs, Tensor[] lses, *, Tensor? sinks=None, ScalarType? "
+      "out_dtype=None) -> (Tensor out, Tensor lse)");
+  m.def("explain_merge_attention_states() -> str");
+}
 LAMINA_IMPL(CPU, m) { m.impl("merge_attention_states", TORCH_BOX(&merge)); }
 LAMINA_IMPL(CUDA, m) { m.impl("merge_attention_states", TORCH_BOX(&merge)); }
 LAMINA_IMPL(CompositeExplicitAutograd, m) {

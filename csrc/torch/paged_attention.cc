@@ -201,6 +201,19 @@ std::string explain(int64_t batch, int64_t q_len, int64_t context, int64_t heads
 
 }  // namespace
 
+LAMINA_FRAGMENT(m) {
+  m.def(
+      "paged_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor block_table, Tensor "
+      "seq_lens, "
+      "Tensor cu_seqlens_q, *, SymInt max_seqlen_q, float? scale=None, bool causal=True, SymInt "
+      "window_left=-1, SymInt window_right=-1, float softcap=0.0, Tensor? alibi_slopes=None, "
+      "Tensor? "
+      "sinks=None, Tensor? tree_mask=None, Tensor? tree_len=None, Tensor? tree_depth=None, Tensor? "
+      "k_scale=None, Tensor? v_scale=None, ScalarType? out_dtype=None, bool return_lse=False, bool "
+      "batch_invariant=False) -> (Tensor out, Tensor lse)");
+  m.def(
+      "explain_paged_attention(int batch, int q_len, int context, int heads, int kv_heads) -> str");
+}
 LAMINA_IMPL(CPU, m) { m.impl("paged_attention", TORCH_BOX(&attend)); }
 LAMINA_IMPL(CompositeExplicitAutograd, m) {
   m.impl("explain_paged_attention", TORCH_BOX(&explain));

@@ -273,6 +273,26 @@ void implement(Implementations& m) {
 
 }  // namespace
 
+LAMINA_FRAGMENT(m) {
+  m.def(
+      "append_paged_kv(Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor "
+      "slot_mapping, *, Tensor(c!)? k_scale=None, Tensor(d!)? v_scale=None, Tensor? cos=None, "
+      "Tensor? sin=None, Tensor? positions=None, SymInt? rotary_dim=None, bool interleaved=False, "
+      "Tensor(e!)? q=None) -> ()");
+  m.def(
+      "gather_paged_kv(Tensor k_cache, Tensor v_cache, Tensor block_table, Tensor cu_seqlens_k, "
+      "SymInt tokens, *, Tensor? k_scale=None, Tensor? v_scale=None, ScalarType? out_dtype=None) "
+      "-> "
+      "(Tensor k, Tensor v)");
+  m.def(
+      "copy_kv_blocks(Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor block_mapping, *, Tensor(c!)? "
+      "k_scale=None, Tensor(d!)? v_scale=None) -> ()");
+  m.def(
+      "compact_kv(Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor block_table, Tensor seq_lens, "
+      "Tensor "
+      "tree_len, Tensor accepted, *, Tensor(c!)? k_scale=None, Tensor(d!)? v_scale=None) -> ()");
+  m.def("explain_paged_kv() -> str");
+}
 LAMINA_IMPL(CPU, m) { implement(m); }
 LAMINA_IMPL(CUDA, m) { implement(m); }
 LAMINA_IMPL(CompositeExplicitAutograd, m) { m.impl("explain_paged_kv", TORCH_BOX(&explain)); }

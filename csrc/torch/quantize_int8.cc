@@ -72,6 +72,12 @@ std::string explain(int64_t m, int64_t k) {
 
 }  // namespace
 
+LAMINA_FRAGMENT(m) {
+  m.def(
+      "quantize_int8(Tensor x, Tensor? scale=None, Tensor? zero_point=None, bool symmetric=True) "
+      "-> (Tensor q, Tensor scale, Tensor zero_point)");
+  m.def("explain_quantize_int8(int m, int k) -> str");
+}
 LAMINA_IMPL(CPU, m) { m.impl("quantize_int8", TORCH_BOX(&quantize)); }
 LAMINA_IMPL(CUDA, m) { m.impl("quantize_int8", TORCH_BOX(&quantize)); }
 LAMINA_IMPL(CompositeExplicitAutograd, m) { m.impl("explain_quantize_int8", TORCH_BOX(&explain)); }

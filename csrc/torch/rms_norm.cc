@@ -108,6 +108,15 @@ void implement(Implementations& m) {
 
 }  // namespace
 
+LAMINA_FRAGMENT(m) {
+  m.def(
+      "rms_norm(Tensor x, Tensor weight, float eps=1e-06, Tensor? residual=None) -> (Tensor out, "
+      "Tensor new_residual)");
+  m.def(
+      "rms_norm_int8(Tensor x, Tensor weight, float eps=1e-06, Tensor? residual=None, bool "
+      "symmetric=True) -> (Tensor q, Tensor scale, Tensor zero_point, Tensor new_residual)");
+  m.def("explain_rms_norm(int m, int n) -> str");
+}
 LAMINA_IMPL(CPU, m) { implement(m); }
 LAMINA_IMPL(CUDA, m) { implement(m); }
 LAMINA_IMPL(CompositeExplicitAutograd, m) { m.impl("explain_rms_norm", TORCH_BOX(&explain)); }

@@ -201,6 +201,21 @@ void implement(Implementations& m) {
 
 }  // namespace
 
+LAMINA_FRAGMENT(m) {
+  m.def(
+      "sample_tokens(Tensor logits, Tensor? temperature=None, Tensor? top_k=None, Tensor? "
+      "top_p=None, Tensor? min_p=None, *, Tensor seed, Tensor offset) -> (Tensor tokens, Tensor "
+      "flags)");
+  m.def(
+      "verify_draft(Tensor logits, Tensor draft_tokens, Tensor cu_seqlens_q, SymInt max_seqlen_q, "
+      "*, Tensor? parents=None, Tensor? draft_probs=None, Tensor? temperature=None, Tensor? "
+      "top_k=None, Tensor? top_p=None, Tensor? min_p=None, Tensor seed, Tensor offset) -> (Tensor "
+      "tokens, Tensor num_accepted, Tensor bonus, Tensor accepted, Tensor flags)");
+  m.def(
+      "pack_tree_mask(Tensor parents, Tensor cu_seqlens_q, SymInt max_seqlen_q) -> (Tensor "
+      "tree_mask, Tensor tree_len, Tensor tree_depth)");
+  m.def("explain_sample(int m, int vocab) -> str");
+}
 LAMINA_IMPL(CPU, m) { implement(m); }
 LAMINA_IMPL(CUDA, m) { implement(m); }
 LAMINA_IMPL(CompositeExplicitAutograd, m) { m.impl("explain_sample", TORCH_BOX(&explain)); }

@@ -92,6 +92,13 @@ void implement(Implementations& m) {
 
 }  // namespace
 
+LAMINA_FRAGMENT(m) {
+  m.def("silu_mul(Tensor x, Tensor? up=None) -> Tensor");
+  m.def(
+      "silu_mul_int8(Tensor x, Tensor? up=None, bool symmetric=True) -> (Tensor q, Tensor scale, "
+      "Tensor zero_point)");
+  m.def("explain_silu_mul(int m, int n) -> str");
+}
 LAMINA_IMPL(CPU, m) { implement(m); }
 LAMINA_IMPL(CUDA, m) { implement(m); }
 LAMINA_IMPL(CompositeExplicitAutograd, m) { m.impl("explain_silu_mul", TORCH_BOX(&explain)); }

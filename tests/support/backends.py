@@ -31,15 +31,11 @@ ROW = re.compile(r"^LAMINA_(CPU|CUDA)_KERNEL\((\w+), (\w+)", flags=re.MULTILINE)
 EMULATOR_SMS = 4
 # All kernels see shapes, depths and schedules. They share the code that deals with dtypes, scales, strides
 # and what follows the sums: one of each architecture stands for it, the others see those in the slow tests.
+# Where no row names it, it is the kernel with tiles of 64 rows.
 STANDS_FOR_STORES = {
     "gemm_int8": ("sm80_m32", "sm90a_m64"),
-    "gemm_int8_grouped": ("sm80_m64", "sm90a_m64"),
     "gemm_int4": ("sm80_m32", "sm90a_m32"),
     "gemm_int4_int8": ("sm80_m64", "sm90a_m32"),
-    **{f"matmul_sparse24{of}": ("sm80_m64", "sm90a_m64") for of in ("", "_int8", "_int4", "_int4_int8")},
-    **dict.fromkeys(
-        ("quantize_int8", "rms_norm", "silu_mul", "paged_kv", "merge_attention_states", "sample"), ("rows",)
-    ),
 }
 
 
@@ -57,6 +53,17 @@ def cpu_kernels(op: str) -> list[str]:
 def cuda_kernels(op: str) -> list[str]:
     """The CUDA kernels of csrc/ops/<op>/kernels.inc, in its order, without the op's name."""
     return [kernel for kind, name, kernel in kernel_rows() if (kind, name) == ("CUDA", op)]
+
+
+def cuda_ops() -> list[str]:
+    """The ops that have CUDA kernels."""
+    return list(dict.fromkeys(name for kind, name, _ in kernel_rows() if kind == "CUDA"))
+
+
+def stand_for_stores(op: str) -> list[str]:
+    """The kernels of `op` that stand for the code that its kernels share."""
+    named = (*STANDS_FOR_STORES.get(op, ("sm80_m64", "sm90a_m64")), "rows")
+    return [kernel for kernel in cuda_kernels(op) if kernel in named]
 
 
 def kernel_of(plan: str) -> str:
@@ -281,10 +288,10 @@ def emulator_parameters(op: str, arch: int | None = None, stores: bool = False) 
     """
     marks = [] if probe() is not None else [pytest.mark.skip(reason=NO_PROBE)]
     slow = [pytest.mark.slow] if stores else []
+    standing = stand_for_stores(op)
+    assert standing or not stores, f"STANDS_FOR_STORES needs kernels of {op}"
     return [
-        pytest.param(
-            emulated, id=str(emulated), marks=marks + slow * (emulated.isa not in STANDS_FOR_STORES[op])
-        )
+        pytest.param(emulated, id=str(emulated), marks=marks + slow * (emulated.isa not in standing))
         for emulated in _emulated_kernels(op)
         if isinstance(emulated, EmulatedKernel) and arch in (None, emulated.arch)
     ]

@@ -12,7 +12,12 @@ import lamina
 from tests.support.bad_input import RAW, BadInput, M, N, bytes_
 
 
-def bad_rms_norm_inputs() -> Iterator[BadInput]:
+def bad_inputs() -> Iterator[BadInput]:
+    yield from _bad_rms_norm()
+    yield from _bad_silu_mul()
+
+
+def _bad_rms_norm() -> Iterator[BadInput]:
     x = torch.ones(M, N)
     good: dict[str, Any] = {"x": x, "weight": torch.ones(N)}
 
@@ -54,7 +59,7 @@ def bad_rms_norm_inputs() -> Iterator[BadInput]:
     yield BadInput("explain_rms_norm", "negative n", call, "n = ", "-2", "negative")
 
 
-def bad_silu_mul_inputs() -> Iterator[BadInput]:
+def _bad_silu_mul() -> Iterator[BadInput]:
     x = torch.ones(M, N)
     good: dict[str, Any] = {"x": x, "up": torch.ones(M, N)}
 

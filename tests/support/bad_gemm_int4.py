@@ -22,7 +22,7 @@ def gemm(**changed: Any) -> Callable[[], Any]:
     return lambda: lamina.gemm_int4(**arguments)
 
 
-def bad_gemm_int4_inputs() -> Iterator[BadInput]:
+def bad_inputs() -> Iterator[BadInput]:
     def bad(what: str, call: Callable[[], Any], argument: str, got: str, allowed: str) -> BadInput:
         return BadInput(OP, what, call, argument, got, allowed)
 

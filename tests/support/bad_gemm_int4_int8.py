@@ -43,7 +43,7 @@ def bad(what: str, call: Callable[[], Any], argument: str, got: str, allowed: st
     return BadInput(OP, what, call, argument, got, allowed)
 
 
-def bad_gemm_int4_int8_inputs() -> Iterator[BadInput]:
+def bad_inputs() -> Iterator[BadInput]:
     yield from _bad_activations()
     yield from _bad_weights()
     yield from _bad_groups()

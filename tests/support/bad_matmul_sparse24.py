@@ -34,7 +34,7 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 
 
-def bad_matmul_sparse24_inputs() -> Iterator[BadInput]:
+def bad_inputs() -> Iterator[BadInput]:
     yield from _bad_packed()
     for op in GOOD:
         yield from _bad_products(op)

@@ -41,7 +41,7 @@ def bad(what: str, call: Callable[[], Any], argument: str, got: str, allowed: st
     return BadInput("paged_attention", what, call, argument, got, allowed)
 
 
-def bad_paged_attention_inputs() -> Iterator[BadInput]:
+def bad_inputs() -> Iterator[BadInput]:
     yield from _bad_tensors()
     yield from _bad_indices()
     yield from _bad_options()

@@ -238,6 +238,6 @@ def bad_merge_inputs() -> Iterator[BadInput]:
     yield bad("out_dtype a name", "out_dtype", "str 'f16'", "torch.dtype", out_dtype="f16")
 
 
-def bad_paged_kv_inputs() -> list[BadInput]:
+def bad_inputs() -> list[BadInput]:
     appended, read = bad_append_inputs(), bad_gather_inputs()
     return [*appended, *read, *bad_copy_inputs(), *bad_compact_inputs(), *bad_merge_inputs()]

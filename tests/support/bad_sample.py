@@ -34,7 +34,7 @@ def verify_arguments() -> dict[str, Any]:
     }
 
 
-def bad_sample_inputs() -> Iterator[BadInput]:
+def bad_inputs() -> Iterator[BadInput]:
     def bad(what: str, argument: str, got: str, allowed: str, **changed: Any) -> BadInput:
         call = functools.partial(lamina.sample_tokens, **(sample_arguments() | changed))
         return BadInput("sample_tokens", what, call, argument, got, allowed)

@@ -13,7 +13,7 @@ from tests.support.bad_input import RAW, BadInput
 N, K = 5, 24
 
 
-def bad_sparse24_inputs() -> Iterator[BadInput]:
+def bad_inputs() -> Iterator[BadInput]:
     yield from _bad_compressed()
     yield from _bad_decompressed()
     yield from _bad_imported()

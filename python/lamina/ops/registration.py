@@ -59,7 +59,7 @@ def register_gradients(
 
 
 class Schema:
-    """The names and defaults of an op's arguments, from its definition in csrc/torch/library.cc."""
+    """The names and defaults of an op's arguments, from its definition in csrc/torch."""
 
     def __init__(self, namespace: str, op: str) -> None:
         arguments = getattr(getattr(torch.ops, namespace), op).default._schema.arguments
