@@ -13,12 +13,24 @@ def call(op: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Calls op. torch 2.15 raises lamina's ValueErrors as RuntimeErrors; this turns them back."""
     try:
         return op(*args, **options)
+    except NotImplementedError:  # torch names the backend that has no kernel, but no argument
+        _require_dense(op, *args, **options)
+        raise
     except RuntimeError as error:
         if str(error).startswith("lamina"):
             raise ValueError(str(error)) from None
         if str(error).startswith("out of memory"):
             raise torch.OutOfMemoryError(str(error)) from None
         raise
+
+
+def _require_dense(op: Callable[..., Any], *args: Any, **options: Any) -> None:
+    """Every tensor must have strides: a sparse one has none."""
+    schema = getattr(op, "default", op)._schema  # of an op or of its overload
+    names = [argument.name for argument in schema.arguments]
+    for name, value in {**dict(zip(names, args, strict=False)), **options}.items():
+        if isinstance(value, Tensor) and value.layout is not torch.strided:
+            raise ValueError(f"{schema.name}: {name} must be a dense tensor, got {value.layout}")
 
 
 def require_tensors(op: str, **arguments: object) -> None:

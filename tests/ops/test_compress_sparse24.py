@@ -202,6 +202,8 @@ def test_is_sparse24(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> Non
     w[10, 29:32] = 1
     assert not lamina.is_sparse24(w)
     assert lamina.is_sparse24(w[:10])
+    with pytest.raises(ValueError, match="w must have values, got a tensor of the meta device"):
+        lamina.is_sparse24(w.to("meta"))
 
 
 def test_the_emulated_library_compresses_the_same() -> None:

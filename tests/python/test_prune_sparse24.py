@@ -245,6 +245,13 @@ def test_bad_input(case: str) -> None:
             function(**{"w": W, "hessian": H, **changed})
 
 
+@pytest.mark.parametrize("name", ["w", "hessian"])
+def test_a_list_is_refused_by_the_name_of_its_argument(name: str) -> None:
+    for function in (prune_sparse24, prune_sparse24_int8, prune_sparse24_int4):
+        with pytest.raises(TypeError, match=rf"{function.__name__}: {name} must be a torch.Tensor, got list"):
+            function(**{"w": W, "hessian": H, name: [[1.0]]})
+
+
 def test_bad_input_of_the_order() -> None:
     with pytest.raises(ValueError, match="rounds = -1; must be at least 0"):
         feature_order_sparse24(W, rounds=-1)

@@ -175,7 +175,10 @@ def test_unknown_orders_are_refused_by_name() -> None:
         (lambda: sparse24.from_cusparselt(half.to(torch.int8), 128, 128), "torch.int8, .*described only for"),
         (lambda: sparse24.from_cusparselt(packed, 64, 128), r"\[64, 128\]; cuSPARSELt's order .*to_dense"),
         (lambda: sparse24.from_cusparselt(half[:, 1:], 128, 128), "9088 elements"),
-        (lambda: sparse24.from_torch(torch.zeros(4, 4)), "got Tensor"),
+        (lambda: sparse24.from_torch(torch.zeros(4, 4)), "w must be a SparseSemi.*, got Tensor"),
+        (lambda: sparse24.from_torch(None), "w must be a SparseSemi.*, got NoneType"),
+        (lambda: sparse24.from_cusparselt(half, -128, -128), "n = -128; must be at least 0"),
+        (lambda: sparse24.from_bitmask(half, half.byte(), 128, -4), "k = -4; must be at least 0"),
         (
             lambda: torch.ops.lamina.import_sparse24_metadata(half.short(), "gptq", 4, 4),
             'order = "gptq"; allowed: "cut',

@@ -212,6 +212,8 @@ def test_bad_plans() -> None:
         lamina.plan_sparse24(model(), 0)
     with pytest.raises(ValueError, match=r"scheme must be one of sparse24-w8a8, .*, got 'w8a8'"):
         lamina.plan_sparse24(model(), 1, "w8a8")
+    with pytest.raises(TypeError, match="plan_sparse24: tokens must be an int, got str '1'"):
+        lamina.plan_sparse24(model(), "1")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got int"):
         lamina.plan_sparse24(3, 1)  # type: ignore[arg-type]
 

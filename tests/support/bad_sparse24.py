@@ -37,6 +37,8 @@ def _bad_compressed() -> Iterator[BadInput]:
     yield bad("mask of bytes", "mask", "uint8", "bool", mask=mask.byte())
     yield bad("mask of less", "mask", "2-D [4, 24]", "[n, k] = [5, 24]", mask=mask[:4])
     yield bad("mask on another device", "mask", "meta", "cpu", mask=mask.to("meta"))
+    yield bad("w sparse", "w ", "torch.sparse_coo", "dense", w=w.to_sparse(), mask=None)
+    yield bad("mask sparse", "mask", "torch.sparse_coo", "dense", mask=mask.to_sparse())
     yield bad("fill infinite", "fill", "inf", "finite", fill=float("inf"))
     yield bad("fill beyond int8", "fill", "128", "-128 to 127", w=w.char(), fill=128)
     yield bad("fill of uint8 negative", "fill", "-1", "0 to 255", w=w.byte(), fill=-1)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lamina._checks import require_int
 from lamina._progress import with_progress
 from lamina.compression.candidates import Candidate, find_candidates
 from lamina.compression.reasons import Skip, checked_filters, filtered, unsuitable
@@ -91,6 +92,7 @@ def plan_sparse24(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"plan_sparse24: model must be a torch.nn.Module, got {type(model).__name__}")
+    require_int("plan_sparse24", "tokens", tokens)
     if tokens < 1:
         raise ValueError(f"plan_sparse24: tokens = {tokens}; must be at least 1")
     sparse = SCHEMES.get(scheme)

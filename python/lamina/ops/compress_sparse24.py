@@ -104,6 +104,8 @@ def is_sparse24(w: Tensor) -> bool:
     """
     require_tensors("is_sparse24", w=w)
     require_2d("is_sparse24", "w", w, "[n, k]")
+    if w.is_meta:
+        raise ValueError("lamina::is_sparse24: w must have values, got a tensor of the meta device")
     n, k = w.shape
     if k % GROUP_K != 0:
         return False

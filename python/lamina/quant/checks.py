@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lamina._checks import require_tensors
 from lamina.ops.gemm_int4 import GROUP_STEP
 
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -13,6 +14,7 @@ ZERO_DTYPES = (torch.uint8, *WEIGHT_DTYPES)
 
 def checked_weight(op: str, w: Tensor) -> Tensor:
     """w [n, k] without its gradient. Raises a ValueError for a weight that cannot be quantised."""
+    require_tensors(op, w=w)
     if w.dim() != 2:
         raise ValueError(f"{op}: w must be 2-D [n, k], got {w.dim()}-D {list(w.shape)}")
     if w.dtype not in WEIGHT_DTYPES:

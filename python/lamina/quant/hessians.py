@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from lamina._checks import require_tensors
 from lamina.quant.checks import require_finite
 
 
@@ -31,6 +32,7 @@ class Hessian:
 
     def add(self, x: Tensor) -> None:
         """Adds the rows of x [..., k], nested or not."""
+        require_tensors("hessian", inputs=x)
         if x.is_nested:
             for part in x.unbind():
                 self.add(part)
@@ -52,6 +54,7 @@ class Hessian:
 
 def checked_hessian(op: str, hessian: Tensor, w: Tensor) -> Tensor:
     """The Hessian [k, k] of the inputs of w [n, k]. Raises a ValueError for what is none."""
+    require_tensors(op, hessian=hessian)
     k = w.shape[1]
     if hessian.shape != (k, k):
         raise ValueError(f"{op}: hessian must be [k, k] with k = {k} of w, got {list(hessian.shape)}")

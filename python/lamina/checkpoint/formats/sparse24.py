@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lamina._checks import call, require_tensors
+from lamina._checks import call, require_int, require_tensors
 from lamina.ops.compress_sparse24 import Sparse24
 
 _CUTLASS = {torch.float16: "cutlass_16", torch.bfloat16: "cutlass_16", torch.int8: "cutlass_8"}
@@ -27,16 +27,15 @@ def from_torch(w: Tensor) -> Sparse24:
        cuSPARSELt is described: the ValueError says to compress w.to_dense() instead
     """
     kind = type(w).__name__
-    n, k = w.shape
     if kind == "SparseSemiStructuredTensorCUTLASS":
         if w.dtype not in _CUTLASS:
             raise ValueError(
                 f"lamina::from_torch: w must be float32, float16, bfloat16 or int8, got {w.dtype}"
             )
-        values, meta = _part(w, "packed"), _part(w, "meta")
+        values, meta, (n, k) = _part(w, "packed"), _part(w, "meta"), w.shape
         return Sparse24(values, _import_metadata(meta, _CUTLASS[w.dtype], n, k), n, k)
     if kind == "SparseSemiStructuredTensorCUSPARSELT":
-        return from_cusparselt(_part(w, "packed"), n, k)
+        return from_cusparselt(_part(w, "packed"), *w.shape)
     raise ValueError(
         "lamina::from_torch: w must be a SparseSemiStructuredTensorCUTLASS or a "
         f"SparseSemiStructuredTensorCUSPARSELT, got {kind}"
@@ -51,6 +50,7 @@ def from_cusparselt(packed: Tensor, n: int, k: int) -> Sparse24:
     packed  f16 | bf16, n * k * 9/16 elements: the kept entries, then metadata. n and k are multiples of 128
     """
     require_tensors("from_cusparselt", packed=packed)
+    _require_sizes("from_cusparselt", n, k)
     is_described = packed.dtype in (torch.float16, torch.bfloat16) and n % 128 == 0 and k % 128 == 0
     if not is_described or packed.numel() != n * k // 16 * 9:
         raise ValueError(
@@ -73,6 +73,7 @@ def from_bitmask(compressed: Tensor, bitmask: Tensor, n: int, k: int) -> Sparse2
     bitmask     [n, ceil(k/8)]  uint8: a bit an entry, lowest first, 1 where it is kept: two of every four
     """
     require_tensors("from_bitmask", compressed=compressed, bitmask=bitmask)
+    _require_sizes("from_bitmask", n, k)
     if compressed.shape != (n, k // 2):
         raise ValueError(
             f"lamina::from_bitmask: compressed must be [n, k / 2] = [{n}, {k // 2}], "
@@ -127,6 +128,13 @@ def from_marlin24(
     scale = scale_packed if size >= k // 2 else scale_packed.view(groups, -1, 4, 2).transpose(2, 3)
     weight = Sparse24(codes, _import_metadata(meta, "marlin", n, k), n, k)
     return Marlin24(weight, scale.reshape(groups, n).contiguous(), size)
+
+
+def _require_sizes(op: str, n: int, k: int) -> None:
+    for name, size in (("n", n), ("k", k)):
+        require_int(op, name, size)
+        if size < 0:
+            raise ValueError(f"lamina::{op}: {name} = {size}; must be at least 0")
 
 
 def _import_metadata(metadata: Tensor, order: str, n: int, k: int) -> Tensor:
