@@ -317,5 +317,5 @@ def test_rounding_of_sums_in_f32_is_allowed(rows: int) -> None:
 def test_a_hessian_of_nothing() -> None:
     with pytest.raises(ValueError, match="inputs must hold at least one row, got none"):
         hessian([])
-    with pytest.raises(TypeError, match="hessian: inputs must be a torch.Tensor, got int 1"):
+    with pytest.raises(TypeError, match=r"hessian: inputs must be a torch\.Tensor, got int 1"):
         hessian([1])  # type: ignore[list-item]
