@@ -5,7 +5,7 @@
 //     kTileM                     most rows of one multiply()
 //     kFewRows                   most rows of one multiply_lines(), at most kTileM
 //     kTileN                     columns of a strip, a multiple of 16
-//     kBlockK                    input features whose weights lie in L1 as f32, a multiple of 64
+//     kBlockK                    input features of a block, whose weights are f32 in cache; a multiple of 64
 //     kLineK                     input features of a line, the piece that dequantize() takes
 //     kPackK                     activations of a row that lie together: [k / kPackK][rows][kPackK]
 //     kHasScales                 whether weights have scales and zero points by groups
@@ -18,14 +18,16 @@
 //     multiply_lines(Lines)      the same for up to kFewRows rows, with weights unpacked into registers
 //   };
 //
-// The nest works on one block of k at a time: it dequantizes the block's weights to f32 in L1, then all packed rows
-// pass. A call of up to kFewRows rows unpacks weights into registers instead. More rows share the cost of storing
+// The nest works on one block of k at a time: it dequantizes the weights of a strip, then all packed rows pass. They pass
+// the whole strip if it fits in L1, else one tile of 16 columns after another. Long blocks load and store sums less often.
+// A call of up to kFewRows rows unpacks weights into registers instead. More rows share the cost of storing
 // weights to L1 and loading them: with AVX2, registers make one row 1.6 times as fast, and four rows no faster
 // (2026-11, Zen 4, 4096 x 4096). Everything has internal linkage: see gemm/cpu/int8_nest.h.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "base/int_math.h"
 #include "base/unroll.h"
@@ -74,6 +76,9 @@ struct FloatNest : FloatStrip<Params, Tile> {
   static constexpr int kTileM = Tile::kTileM, kTileN = Tile::kTileN, kPackK = Tile::kPackK;
   static constexpr int64_t kBlockK = Tile::kBlockK, kLineK = Tile::kLineK;
   static constexpr int kTiles = kTileN / kFloatTileN;
+  // From so many rows on, panels pass tile by tile: L1 keeps a tile for them all, where a strip is too large.
+  static constexpr int64_t kRowsByTile =
+      kTileN * kBlockK * sizeof(float) <= 32 << 10 ? INT64_MAX : int64_t{16};
   static_assert(kChunkK % kBlockK == 0 && kBlockK % kFloatTileK == 0);
   static_assert(kFloatTileK % kLineK == 0 && kLineK % kPackK == 0);
 
@@ -127,11 +132,25 @@ struct FloatNest : FloatStrip<Params, Tile> {
     return packed + k0 * rows + panel.row * (k1 - k0);
   }
 
+  // Reads all rows side by side, so that it writes in order.
+  template <class T, int kRows>
+  LAMINA_NOINLINE static void pack_rows(const T* __restrict a, int64_t stride, int64_t k,
+                                        float* __restrict to) {
+    const auto pack = [&](int64_t i, int64_t count) LAMINA_INLINE {
+      for (int r = 0; r < kRows; ++r)
+        for (int64_t j = i; j < i + count; ++j)
+          to[packed_at(kRows, r, j)] = to_f32(a[r * stride + j]);
+    };
+    const int64_t whole = k / kPackK * kPackK;
+    for (int64_t i = 0; i < whole; i += kPackK) pack(i, kPackK);
+    pack(whole, k - whole);
+  }
+
   template <class T>
-  LAMINA_NOINLINE static void pack_as(const T* __restrict a, int64_t stride, int rows, int64_t k,
-                                      float* __restrict to) {
-    for (int r = 0; r < rows; ++r)
-      for (int64_t i = 0; i < k; ++i) to[packed_at(rows, r, i)] = to_f32(a[r * stride + i]);
+  static void pack_as(const T* a, int64_t stride, int rows, int64_t k, float* to) {
+    [&]<int... kRows>(std::integer_sequence<int, kRows...>) {
+      ((rows == kRows + 1 ? pack_rows<T, kRows + 1>(a, stride, k, to) : void()), ...);
+    }(std::make_integer_sequence<int, kTileM>());
   }
 
   static constexpr int64_t packed_at(int rows, int row, int64_t k) {
@@ -222,13 +241,15 @@ struct FloatNest : FloatStrip<Params, Tile> {
   template <class Product>
   void multiply_blocks(const uint8_t* w, int64_t n0, int count, int64_t rows, int64_t k0,
                        int64_t k1) {
+    const int tiles = tiles_of(count), at_once = rows < kRowsByTile ? tiles : 1;
     for_blocks(k0, k1, [&](int64_t begin, int64_t end) {
       dequantize<Product>(w, n0, count, begin, end);
-      for_panels(rows, [&](const Panel& panel) {
-        Product::multiply(Step{panel.rows, packed_block(panel, rows, begin, end),
-                               shared.weights[0][0], tiles_of(count), end - begin,
-                               k_chunk + panel.row * kTileN});
-      });
+      for (int t = 0; t < tiles; t += at_once)
+        for_panels(rows, [&](const Panel& panel) {
+          Product::multiply(Step{panel.rows, packed_block(panel, rows, begin, end),
+                                 shared.weights[t][0], at_once, end - begin,
+                                 k_chunk + panel.row * kTileN + t * kFloatTileN});
+        });
     });
   }
 

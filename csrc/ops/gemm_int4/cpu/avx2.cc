@@ -2,7 +2,7 @@
 //
 // Ports  16 MACs a cycle. One k of a tile takes 12 vfmadd231ps, 6 cycles, which hide 2 weight and 6 broadcast loads,
 //        4 cycles. To dequantize a weight costs half a vector uop, once for all rows of a panel.
-// Tile   6 rows x 16 columns = 12 accumulators + 2 weights + 1 row of 16 registers
+// Tile   6 rows x 16 columns = 12 accumulators + 2 weights + 1 row of 16 registers; 256 k of its weights are 16 KiB of L1
 #include <immintrin.h>
 
 #include <array>
@@ -13,7 +13,7 @@ namespace lamina::gemm_int4 {
 namespace {
 
 struct Tile {
-  static constexpr int kTileM = 6, kFewRows = 3, kTileN = 64, kBlockK = 64;
+  static constexpr int kTileM = 6, kFewRows = 3, kTileN = 64, kBlockK = 256;
   static constexpr int kVectors = 2;
 
   // Calls body(k, weights of vector v of the line) for each k of the line.
