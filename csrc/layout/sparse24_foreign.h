@@ -4,7 +4,7 @@
 //   cutlass_16, cutlass_8   util/host_reorder.h of CUTLASS and torch's _semi_structured_conversions.py
 //   cusparselt_16           torch's SparseSemiStructuredTile.cu, which writes it for cuSPARSELt to read: the 32 x 32 blocks
 //                           of cutlass_16, 8 of them to 128 rows x 64 input features
-//   marlin                  semi_structured_conversions.py of compressed-tensors 0.4 to 0.12
+//   marlin                  semi_structured_conversions.py of compressed-tensors 0.4 to 0.14
 // In all of them a word (row, column) first moves within its block of rows, then the words off the diagonal of each
 // 2 x 2 change places, then pairs of columns are stored one after another.
 //

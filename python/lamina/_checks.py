@@ -26,7 +26,8 @@ def call(op: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
 def _require_dense(op: Callable[..., Any], *args: Any, **options: Any) -> None:
     """Every tensor must have strides: a sparse one has none."""
-    schema = getattr(op, "default", op)._schema  # of an op or of its overload
+    overload: Any = getattr(op, "default", op)  # `op` may be one
+    schema = overload._schema
     names = [argument.name for argument in schema.arguments]
     for name, value in {**dict(zip(names, args, strict=False)), **options}.items():
         if isinstance(value, Tensor) and value.layout is not torch.strided:

@@ -198,7 +198,47 @@ def test_unknown_orders_are_refused_by_name() -> None:
         ({2: torch.zeros(4, 64).short()}, r"meta must be \[4, 128\]"),
         ({3: 2}, "bits = 2; allowed: 4, 8"),
         ({4: 64}, "group = 64; allowed: None, 128"),
+        ({0: good[0].to("meta")}, "weight_packed must be a dense tensor with values"),
+        ({1: good[1].float()}, "scale_packed must be of float16, got torch.float32"),
+        ({1: good[1].to_sparse()}, "scale_packed must be a dense tensor with values"),
+        ({2: good[2].int()}, "meta must be of int16, got torch.int32"),
+        ({2: torch.zeros(4, 128).short()}, "from_marlin24: meta of row 0, group 0 keeps the entries 0 and 0"),
+        ({3: "4"}, "bits must be an int, got str '4'"),
+        ({4: 128.0}, "group must be an int or None, got float 128.0"),
     ):
         given = [change.get(i, value) for i, value in enumerate((*good, 4, 128))]
-        with pytest.raises(ValueError, match=text):
+        with pytest.raises((ValueError, TypeError), match=text):
             sparse24.from_marlin24(*given)
+
+
+def cutlass(**changed: Any) -> Any:
+    """A weight [64, 128] of torch's class with other parts."""
+    w = torch_cutlass(numbers(64, 128, torch.float16))
+    parts = {"shape": (64, 128), "dtype": torch.half, "packed": w.packed, "meta": w.meta} | changed
+    return type("SparseSemiStructuredTensorCUTLASS", (SimpleNamespace,), {})(**parts)
+
+
+def test_parts_of_another_shape_or_dtype_are_named() -> None:
+    good = cutlass()
+    sparse24.from_torch(good)
+    values, mask = torch.zeros(8, 64), torch.full((8, 16), 0x33, dtype=torch.uint8)
+    sparse24.from_bitmask(values, mask, 8, 128)
+    half = torch.zeros(128, 144).half()
+    for call, text in (
+        (lambda: sparse24.from_torch(cutlass(meta=good.meta.t().contiguous())), r"w\.meta must be \[64, 8\]"),
+        (lambda: sparse24.from_torch(cutlass(meta=good.meta.view(64, 4, 2))), r"got \[64, 4, 2\]"),
+        (lambda: sparse24.from_torch(cutlass(meta=good.meta.int())), r"w\.meta must be of int16, got"),
+        (lambda: sparse24.from_torch(cutlass(packed=good.packed[:, 1:])), r"w\.packed must be \[64, 64\]"),
+        (lambda: sparse24.from_torch(cutlass(shape=(8192,))), r"w must be 2-D \[n, k\], got 1-D \[8192\]"),
+        (lambda: sparse24.from_bitmask(values, mask.t().contiguous(), 8, 128), r"bitmask must be \[8, 16\]"),
+        (lambda: sparse24.from_bitmask(values, mask.int(), 8, 128), "bitmask must be of uint8"),
+        (lambda: sparse24.from_bitmask(values.double(), mask, 8, 128), "compressed must be of float32, "),
+        (lambda: sparse24.from_bitmask(values[:, 1:], mask, 8, 128), r"compressed must be \[8, 64\]"),
+        (
+            lambda: sparse24.from_cusparselt(half, 256, 128),
+            r"packed of .*\[128, 144\], \[n, k\] = \[256, 128\]",
+        ),
+        (lambda: sparse24.from_cusparselt(half.to_sparse(), 128, 256), "packed must be a dense tensor"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            call()

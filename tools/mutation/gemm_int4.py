@@ -113,6 +113,13 @@ MUTANTS = (
         ),
         ("int4: zero points unscaled", "shared.minus_zero[j] *= shared.scale[j];", ";"),
         ("int4: weights of the strip's first tile", "tile = w + t * w_stride;", "tile = w;"),
+        ("int4, many rows: weights of the first tile", "shared.weights[t][0]", "shared.weights[0][0]"),
+        (
+            "int4, many rows: sums of the first tile",
+            "k_chunk + panel.row * kTileN + t * kFloatTileN",
+            "k_chunk + panel.row * kTileN",
+        ),
+        ("int4: rows packed as far apart as columns", "a[r * stride + i + j]", "a[r * k + i + j]"),
         (
             "int4: a group goes on to the end of the block",
             "std::min((at / group() + 1) * group(), k1);",

@@ -6,13 +6,11 @@ from tools.mutation.mutant import plant
 
 MUTANTS = (
     *plant(
-        "csrc/torch/int4.cc",
+        "csrc/torch/epilogue.h",
         (
-            "binding, int4: residual on another device",
-            'then.argument("w_zero_point", in.w_zero_point), then.argument("bias", then.bias), '
-            'then.argument("gate", then.gate), then.argument("residual", then.residual), ',
-            'then.argument("w_zero_point", in.w_zero_point), then.argument("bias", then.bias), '
-            'then.argument("gate", then.gate), ',
+            "binding: residual on another device",
+            'argument("gate", gate), argument("residual", residual)}',
+            'argument("gate", gate), argument("gate", gate)}',
         ),
         tests="tests/ops/test_placement.py",
     ),

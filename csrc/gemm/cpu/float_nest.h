@@ -132,18 +132,13 @@ struct FloatNest : FloatStrip<Params, Tile> {
     return packed + k0 * rows + panel.row * (k1 - k0);
   }
 
-  // Reads all rows side by side, so that it writes in order.
+  // Reads all rows side by side, so that it writes in order. k is a multiple of kPackK.
   template <class T, int kRows>
   LAMINA_NOINLINE static void pack_rows(const T* __restrict a, int64_t stride, int64_t k,
                                         float* __restrict to) {
-    const auto pack = [&](int64_t i, int64_t count) LAMINA_INLINE {
+    for (int64_t i = 0; i < k; i += kPackK)
       for (int r = 0; r < kRows; ++r)
-        for (int64_t j = i; j < i + count; ++j)
-          to[packed_at(kRows, r, j)] = to_f32(a[r * stride + j]);
-    };
-    const int64_t whole = k / kPackK * kPackK;
-    for (int64_t i = 0; i < whole; i += kPackK) pack(i, kPackK);
-    pack(whole, k - whole);
+        for (int j = 0; j < kPackK; ++j) *to++ = to_f32(a[r * stride + i + j]);
   }
 
   template <class T>

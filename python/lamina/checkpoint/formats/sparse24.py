@@ -6,16 +6,21 @@ CPU imports the weights of a CUDA device and moves the results back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lamina._checks import call, require_int, require_tensors
+from lamina._checks import call, require_int, require_optional_int, require_tensors
 from lamina.ops.compress_sparse24 import Sparse24
 
+_KINDS = ("SparseSemiStructuredTensorCUTLASS", "SparseSemiStructuredTensorCUSPARSELT")
 _CUTLASS = {torch.float16: "cutlass_16", torch.bfloat16: "cutlass_16", torch.int8: "cutlass_8"}
 _CUTLASS[torch.float32] = "cutlass_pairs"
+# Words of a row of `meta`: an int16 for 16 entries of k, an int32 for 32, an int16 for 8 entries of pairs.
+_K_OF_WORD = {"cutlass_16": 16, "cutlass_8": 32, "cutlass_pairs": 8}
+_VALUES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8)
 _GROUP = 128  # the only group of marlin-24 beside all of k
 
 
@@ -24,22 +29,25 @@ def from_torch(w: Tensor) -> Sparse24:
 
     w  [n, k]  SparseSemiStructuredTensorCUTLASS of f32, f16, bf16 or int8, or
        SparseSemiStructuredTensorCUSPARSELT of f16 or bf16 with n and k multiples of 128. No other order of
-       cuSPARSELt is described: the ValueError says to compress w.to_dense() instead
+       cuSPARSELt is described: the ValueError says to compress w.to_dense() instead. The permuted metadata
+       of torch._sparse_semi_structured_tile (prune_dense_static_sort) is refused
     """
     kind = type(w).__name__
-    if kind == "SparseSemiStructuredTensorCUTLASS":
+    if kind in _KINDS and len(w.shape) != 2:
+        raise ValueError(f"lamina::from_torch: w must be 2-D [n, k], got {len(w.shape)}-D {list(w.shape)}")
+    if kind == _KINDS[0]:
         if w.dtype not in _CUTLASS:
             raise ValueError(
                 f"lamina::from_torch: w must be float32, float16, bfloat16 or int8, got {w.dtype}"
             )
-        values, meta, (n, k) = _part(w, "packed"), _part(w, "meta"), w.shape
-        return Sparse24(values, _import_metadata(meta, _CUTLASS[w.dtype], n, k), n, k)
-    if kind == "SparseSemiStructuredTensorCUSPARSELT":
+        values, meta, (n, k), order = _part(w, "packed"), _part(w, "meta"), w.shape, _CUTLASS[w.dtype]
+        _require("from_torch", "w.packed", values, (w.dtype,), (n, k // 2))
+        words = (n, k // _K_OF_WORD[order])
+        _require("from_torch", "w.meta", meta, (torch.int32 if order == "cutlass_8" else torch.int16,), words)
+        return Sparse24(values, _import_metadata("from_torch", "w.meta", meta, order, n, k), n, k)
+    if kind == _KINDS[1]:
         return from_cusparselt(_part(w, "packed"), *w.shape)
-    raise ValueError(
-        "lamina::from_torch: w must be a SparseSemiStructuredTensorCUTLASS or a "
-        f"SparseSemiStructuredTensorCUSPARSELT, got {kind}"
-    )
+    raise ValueError(f"lamina::from_torch: w must be a {' or a '.join(_KINDS)}, got {kind}")
 
 
 def from_cusparselt(packed: Tensor, n: int, k: int) -> Sparse24:
@@ -52,18 +60,20 @@ def from_cusparselt(packed: Tensor, n: int, k: int) -> Sparse24:
     require_tensors("from_cusparselt", packed=packed)
     _require_sizes("from_cusparselt", n, k)
     is_described = packed.dtype in (torch.float16, torch.bfloat16) and n % 128 == 0 and k % 128 == 0
-    if not is_described or packed.numel() != n * k // 16 * 9:
+    has_rows = packed.dim() > 1
+    if not is_described or packed.numel() != n * k // 16 * 9 or (has_rows and packed.shape[0] != n):
         raise ValueError(
-            f"lamina::from_cusparselt: packed of {packed.dtype}, {packed.numel()} elements, [n, k] = "
-            f"[{n}, {k}]; cuSPARSELt's order is described only for float16 and bfloat16 with n and k "
-            "multiples of 128 and n * k * 9 / 16 elements; call compress_sparse24(w.to_dense()) where the "
-            "weight was made"
+            f"lamina::from_cusparselt: packed of {packed.dtype}, {packed.numel()} elements "
+            f"{list(packed.shape)}, [n, k] = [{n}, {k}]; cuSPARSELt's order is described only for float16 "
+            "and bfloat16 with n and k multiples of 128 and n * k * 9 / 16 elements; call "
+            "compress_sparse24(w.to_dense()) where the weight was made"
         )
+    _require("from_cusparselt", "packed", packed, (packed.dtype,), packed.shape)
     flat = packed.flatten()
     values, metadata = flat[: n * k // 2], flat[n * k // 2 :]
-    return Sparse24(
-        values.view(n, k // 2), _import_metadata(metadata.view(torch.int16), "cusparselt_16", n, k), n, k
-    )
+    words = metadata.view(torch.int16)
+    imported = _import_metadata("from_cusparselt", "packed", words, "cusparselt_16", n, k)
+    return Sparse24(values.view(n, k // 2), imported, n, k)
 
 
 def from_bitmask(compressed: Tensor, bitmask: Tensor, n: int, k: int) -> Sparse24:
@@ -74,12 +84,9 @@ def from_bitmask(compressed: Tensor, bitmask: Tensor, n: int, k: int) -> Sparse2
     """
     require_tensors("from_bitmask", compressed=compressed, bitmask=bitmask)
     _require_sizes("from_bitmask", n, k)
-    if compressed.shape != (n, k // 2):
-        raise ValueError(
-            f"lamina::from_bitmask: compressed must be [n, k / 2] = [{n}, {k // 2}], "
-            f"got {list(compressed.shape)}"
-        )
-    return Sparse24(compressed, _import_metadata(bitmask, "bitmask", n, k), n, k)
+    _require("from_bitmask", "compressed", compressed, _VALUES, (n, k // 2))
+    _require("from_bitmask", "bitmask", bitmask, (torch.uint8,), (n, -(-k // 8)))
+    return Sparse24(compressed, _import_metadata("from_bitmask", "bitmask", bitmask, "bitmask", n, k), n, k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,28 +112,31 @@ def from_marlin24(
     scale_packed   [k/group, n] f16
     meta           [k/32, 2n] int16
     group          128; None: one scale a channel
+
+    compressed-tensors before 0.8 wrote the scales of groups in another order, and no tensor tells which: a
+    file of it gets wrong scales here, as it did in vLLM.
     """
     require_tensors("from_marlin24", weight_packed=weight_packed, scale_packed=scale_packed, meta=meta)
+    require_int("from_marlin24", "bits", bits)
+    require_optional_int("from_marlin24", "group", group)
     if group not in (None, _GROUP):
         raise ValueError(f"lamina::from_marlin24: group = {group}; allowed: None, {_GROUP}")
-    codes = call(torch.ops.lamina.import_marlin24, weight_packed.cpu(), bits).to(weight_packed.device)
+    _require("from_marlin24", "weight_packed", weight_packed, (torch.int32,), weight_packed.shape)
+    try:
+        codes = call(torch.ops.lamina.import_marlin24, weight_packed.cpu().contiguous(), bits)
+    except ValueError as error:
+        raise ValueError(str(error).replace("import_marlin24", "from_marlin24")) from None
+    codes = codes.to(weight_packed.device)
     n, k = codes.shape[0], codes.shape[1] * 2
     size = k if group is None else group
     groups = -(-k // size) if k else 0
-    for name, tensor, shape in (
-        ("scale_packed", scale_packed, (groups, n)),
-        ("meta", meta, (k // 32, 2 * n)),
-    ):
-        if tensor.shape != shape:
-            raise ValueError(
-                f"lamina::from_marlin24: {name} must be {list(shape)} for [n, k] = [{n}, {k}] and group "
-                f"{size}, got {list(tensor.shape)}"
-            )
+    _require("from_marlin24", "scale_packed", scale_packed, (torch.float16,), (groups, n))
+    _require("from_marlin24", "meta", meta, (torch.int16,), (k // 32, 2 * n))
     if bits == 8:
         codes = (codes ^ 128).view(torch.int8)
     # compressed-tensors compares the group with the kept half of k: scales of short weights keep their order.
-    scale = scale_packed if size >= k // 2 else scale_packed.view(groups, -1, 4, 2).transpose(2, 3)
-    weight = Sparse24(codes, _import_metadata(meta, "marlin", n, k), n, k)
+    scale = scale_packed if size >= k // 2 else scale_packed.reshape(groups, -1, 4, 2).transpose(2, 3)
+    weight = Sparse24(codes, _import_metadata("from_marlin24", "meta", meta, "marlin", n, k), n, k)
     return Marlin24(weight, scale.reshape(groups, n).contiguous(), size)
 
 
@@ -137,8 +147,27 @@ def _require_sizes(op: str, n: int, k: int) -> None:
             raise ValueError(f"lamina::{op}: {name} = {size}; must be at least 0")
 
 
-def _import_metadata(metadata: Tensor, order: str, n: int, k: int) -> Tensor:
-    imported: Tensor = call(torch.ops.lamina.import_sparse24_metadata, metadata.cpu(), order, n, k)
+def _require(op: str, name: str, tensor: Tensor, dtypes: Sequence[torch.dtype], shape: Sequence[int]) -> None:
+    """The tensor must be dense, with values, of one of the dtypes and of the shape."""
+    require_tensors(op, **{name: tensor})
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        got = "a tensor of the meta device" if tensor.is_meta else tensor.layout
+        raise ValueError(f"lamina::{op}: {name} must be a dense tensor with values, got {got}")
+    if tensor.dtype not in dtypes:
+        allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise ValueError(f"lamina::{op}: {name} must be of {allowed}, got {tensor.dtype}")
+    if tensor.shape != tuple(shape):
+        raise ValueError(f"lamina::{op}: {name} must be {list(shape)}, got {list(tensor.shape)}")
+
+
+def _import_metadata(op: str, name: str, metadata: Tensor, order: str, n: int, k: int) -> Tensor:
+    try:
+        imported: Tensor = call(
+            torch.ops.lamina.import_sparse24_metadata, metadata.cpu().contiguous(), order, n, k
+        )
+    except ValueError as error:  # it names the op that the caller knows
+        text = str(error).replace("import_sparse24_metadata", op).replace("metadata", name)
+        raise ValueError(text) from None
     return imported.to(metadata.device)
 
 
