@@ -38,6 +38,10 @@ class Measured:
     facts: Mapping[str, object]  # of the row's case, beside the shape; None is left out
 
     @property
+    def run_bytes(self) -> int:
+        return self.work.run_bytes if self.work else 0
+
+    @property
     def is_wrong(self) -> bool:
         """lamina's result is outside its bound; peers may compute what they like."""
         return self.impl == "lamina" and self.accuracy is not None and not self.accuracy.over_bound <= 1
@@ -131,6 +135,14 @@ def shape(row: Row) -> tuple[tuple[str, Any], ...]:
 
 def shape_but_m(row: Row) -> tuple[tuple[str, Any], ...]:
     return tuple((key, value) for key, value in shape(row) if key != "m")
+
+
+def identity(row: Row, but: str = "") -> tuple[tuple[str, Any], ...]:
+    """The facts that two measurements of the same thing share, but one of them."""
+    case = row["case"]
+    facts = {"op": row["op"], "impl": row["impl"], "device": row["device"], **dict(shape(row))}
+    facts.update({key: case[key] for key in ("values", "weight_dtype", "isa", "way") if case.get(key)})
+    return tuple((key, value) for key, value in facts.items() if key != but)
 
 
 def is_wrong(row: Row) -> bool:
