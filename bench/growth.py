@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bench.results_file import Row, identity, unique
+from bench.results_file import Row, describe, identity, unique
 from bench.table import Table, cell
 
 LEAST_SIZES = 3  # values of m: any line meets two points
@@ -52,7 +52,6 @@ def growth_table(rows: Sequence[Row]) -> Table | None:
         line = Line.fit(points)
         equal = line.fixed / line.each if line.fixed > 0 and line.each > 0 else None
         error = max(abs(line.at(m) / us - 1) for m, us, _ in points)
-        name = " ".join(f"{key}={value}" for key, value in weight if key not in ("impl", "device"))
         figures = [cell(line.fixed, ",.1f"), cell(line.each, ",.3f"), cell(equal, ",.1f"), f"{error:.0%}"]
-        table.add([name, *figures])
+        table.add([describe(weight), *figures])
     return table if table.rows else None
