@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -128,9 +129,12 @@ def test_growth_is_a_line_for_each_weight() -> None:
 
 
 def test_growth_weighs_relative_errors_and_shows_the_largest() -> None:
-    table = growth_table([make_row(us, m=m) for m, us in ((1, 10.0), (2, 20.0), (4, 20.0))])
+    m, us = np.array([1, 2, 4]), np.array([10.0, 20.0, 20.0])
+    slope, fixed = np.polyfit(m, us, 1, w=1 / us)
+    table = growth_table([make_row(float(t), m=int(rows)) for rows, t in zip(m, us, strict=True)])
     assert table is not None
-    assert table.rows[0][0][-1] == "24%"
+    error = np.abs((fixed + slope * m) / us - 1).max()
+    assert table.rows[0][0][1:] == [f"{fixed:.1f}", f"{slope:.3f}", f"{fixed / slope:.1f}", f"{error:.0%}"]
 
 
 def test_growth_needs_three_sizes() -> None:
