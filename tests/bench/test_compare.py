@@ -1,4 +1,4 @@
-"""What result files say of each other: which rows are faster or slower, and how time grows with m."""
+"""The verdicts of bench/compare.py on two result files, and the growth of time with m."""
 
 from __future__ import annotations
 

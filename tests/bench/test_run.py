@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from bench import run, runner
 from bench.cases import Candidate, Case, Context, parse_sizes, weights_of_model
+from bench.gpu.runner import DeviceLost
 from bench.models import MODELS, Model
 from bench.ops import gemm_int8
 from bench.roofline import Ceilings
@@ -166,3 +168,25 @@ def test_a_figure_has_a_panel_for_each_weight(tmp_path: Path, monkeypatch: pytes
     assert done.exit_code == 0, done.output
     text = figure.read_text()
     assert text.count('id="axes_') == 5
+
+
+def test_a_lost_device_ends_a_run_and_keeps_its_rows(tmp_path: Path) -> None:
+    class Lost:
+        cases: ClassVar[list[int]] = []
+
+        def measure_ceilings(self) -> None: ...
+
+        def run_case(self, case: Case) -> None:
+            if case.m == 2:
+                raise DeviceLost("the CUDA context is lost")
+            self.cases.append(case.m)
+
+        def to_json(self) -> dict[str, object]:
+            return {"cases": self.cases}
+
+    path = tmp_path / "result.json"
+    cases = [Case("gemm_int8", "cuda", m, 48, 80, "f32") for m in (1, 2, 4)]
+    stop = runner.run_cases(cast(Any, Lost()), cases, Console(), path)
+    assert stop is not None and stop.exit_status == 1
+    assert str(stop) == "the CUDA context is lost: 2 of 3 cases are missing"
+    assert content(path) == {"cases": [1]}
