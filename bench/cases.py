@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 import bench.ops
+from bench.models import MODELS
 from bench.roofline import Work
 
 T = TypeVar("T")
@@ -213,15 +215,32 @@ def check_device_and_dtype(op: AnyBench[Any], device: str, dtype: str | None) ->
 
 
 def make_cases(
-    op: OpBench, device: str, ms: Sequence[int], n: int, k: int, dtype: str | None, group: int | None
+    op: OpBench,
+    device: str,
+    ms: Sequence[int],
+    weights: Sequence[tuple[int, int]],
+    dtype: str | None,
+    group: int | None,
 ) -> list[Case]:
-    """One case per m, after checking everything that a user can get wrong."""
+    """One case per weight (n, k) and m, after checking everything that a user can get wrong."""
     check_device_and_dtype(op, device, dtype)
     if group is not None and group not in op.groups:
         allowed = ", ".join(map(str, op.groups)) or "no groups"
         raise BenchError(f"--group: got {group}; {op.name} allows {allowed}")
-    check_sizes(m=min(ms, default=1), n=n, k=k)
-    return [Case(op.name, device, m, n, k, dtype or op.dtypes[0], group) for m in ms]
+    for n, k in weights:
+        check_sizes(m=min(ms, default=1), n=n, k=k)
+    return [Case(op.name, device, m, n, k, dtype or op.dtypes[0], group) for n, k in weights for m in ms]
+
+
+def weights_of_model(op: str, model: str) -> list[tuple[int, int]]:
+    """(n, k) of the weights that a matrix product meets in a model."""
+    products = [name for name in op_names() if name.startswith(("gemm_", "matmul_"))]
+    if op not in products:
+        allowed = ", ".join(products)
+        raise BenchError(f"--model: got {model!r} with {op}; allowed with the matrix products {allowed}")
+    if model not in MODELS:
+        raise BenchError(f"--model: got {model!r}; allowed: {', '.join(MODELS)}")
+    return [*MODELS[model].weights().values(), MODELS[model].head()]
 
 
 def weight_dtype_of(op: object, weight_dtype: str | None) -> str | None:
@@ -231,6 +250,21 @@ def weight_dtype_of(op: object, weight_dtype: str | None) -> str | None:
         choices = ", ".join(allowed) or "none, as its weights have one type"
         raise BenchError(f"--weight-dtype: got {weight_dtype!r}; allowed: {choices}")
     return weight_dtype or (allowed[0] if allowed else None)
+
+
+def parse_sizes(text: str) -> list[int]:
+    """ "1:64,100" as [1, 2, 4, ..., 64, 100]: sizes, and ranges of powers of two; each size once."""
+    found: list[int] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        size = re.fullmatch(r"(\d+)(?::(\d+))?", part)
+        if size is None:
+            raise BenchError(f"got {part!r}; allowed: whole numbers, ranges such as 1:512, comma separated")
+        first, last = int(size[1]), int(size[2] or size[1])
+        powers = [1 << bit for bit in range(last.bit_length()) if first <= 1 << bit <= last]
+        if size[2] and not powers:
+            raise BenchError(f"got {part!r}; allowed: a range that holds a power of two, such as 1:512")
+        found += powers if size[2] else [first]
+    return list(dict.fromkeys(found))
 
 
 def check_sizes(**sizes: int) -> None:

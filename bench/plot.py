@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ if __package__ in (None, ""):  # run as a file: make `bench` importable, from th
 
 import click
 
+from bench.cases import BenchError
 from bench.results_file import Result, Row, label, load, shape_but_m, unique
+
+SUFFIXES = (".svg", ".png", ".pdf")
 
 
 def floor_us(rows: list[Row], impl: str) -> dict[int, float]:
@@ -22,8 +26,18 @@ def floor_us(rows: list[Row], impl: str) -> dict[int, float]:
 
 
 def plot_times(pyplot: Any, result: Result, rows: list[Row]) -> Any:
-    """A figure of timed rows of one op and one weight."""
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    """A figure of timed rows, a panel for each op and weight."""
+    weights = unique((row["op"], shape_but_m(row)) for row in rows)
+    figure, panels = pyplot.subplots(
+        len(weights), figsize=(7, 4.5 * len(weights)), layout="constrained", squeeze=False
+    )
+    for weight, axes in zip(weights, panels[:, 0], strict=True):
+        plot_weight(axes, result, [row for row in rows if (row["op"], shape_but_m(row)) == weight])
+    return figure
+
+
+def plot_weight(axes: Any, result: Result, rows: list[Row]) -> None:
+    """A panel of timed rows of one op and one weight."""
     for name in unique(label(row) for row in rows):
         mine = sorted(
             (row["case"]["m"], row["median_us"], row["iqr_us"] / 2) for row in rows if label(row) == name
@@ -44,7 +58,14 @@ def plot_times(pyplot: Any, result: Result, rows: list[Row]) -> Any:
     axes.set_title(f"{rows[0]['op']}  {title}\n{result.conditions()}", fontsize=8)
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.legend(fontsize=8)
-    return figure
+
+
+def require_plot(output: Path) -> None:
+    """Refuses, before a run, a file that could not be drawn after it."""
+    if output.suffix not in SUFFIXES:
+        raise BenchError(f"--plot: got {str(output)!r}; allowed: a file that ends with {', '.join(SUFFIXES)}")
+    if find_spec("matplotlib") is None:
+        raise BenchError("--plot: needs matplotlib; install it with pip install lamina[bench]")
 
 
 def draw(result: Result, rows: list[Row], output: Path) -> None:

@@ -66,9 +66,11 @@ def _ceiling_lines(machine: dict[str, Any]) -> list[str]:
         for kind, sets in ceilings["gop_per_s"].items()
     ]
     noise = machine["noise"]
+    doubts = [f"Ceilings not to be trusted: {reason}." for reason in machine.get("untrusted", ())]
     return [
         f"Ceilings measured in the same run: read {'; '.join(reads)}. GOP/s: {'; '.join(peaks)}.",
         f"Other processes used {noise['cores_used_by_others']:.2f} cores meanwhile.",
+        *doubts,
     ]
 
 

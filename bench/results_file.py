@@ -13,6 +13,7 @@ from bench.roofline import Ceilings, Work, floor_seconds
 from bench.timing import Timing
 
 Row = dict[str, Any]
+Identity = tuple[tuple[str, Any], ...]  # of a measurement: the names of its facts, and their values
 ROW_KEYS = (
     *("op", "impl", "device", "case", "median_us", "iqr_us"),
     *("gb_per_s", "ops_per_s", "roofline_fraction", "error_over_bound"),
@@ -36,6 +37,10 @@ class Measured:
     accuracy: Accuracy | None  # None: there was no result
     timing: Timing | None
     facts: Mapping[str, object]  # of the row's case, beside the shape; None is left out
+
+    @property
+    def run_bytes(self) -> int:
+        return self.work.run_bytes if self.work else 0
 
     @property
     def is_wrong(self) -> bool:
@@ -131,6 +136,21 @@ def shape(row: Row) -> tuple[tuple[str, Any], ...]:
 
 def shape_but_m(row: Row) -> tuple[tuple[str, Any], ...]:
     return tuple((key, value) for key, value in shape(row) if key != "m")
+
+
+def identity(row: Row, but: str = "") -> Identity:
+    """The facts that two measurements of the same thing share, but one of them."""
+    case = row["case"]
+    facts = {"op": row["op"], "impl": row["impl"], "device": row["device"], **dict(shape(row))}
+    facts.update({key: case[key] for key in ("values", "weight_dtype", "isa", "way") if case.get(key)})
+    return tuple((key, value) for key, value in facts.items() if key != but)
+
+
+def describe(facts: Identity) -> str:
+    """The op, and what else an identity says beside impl and device, on one line."""
+    named = dict(facts)
+    shown = [f"{key}={value}" for key, value in facts if key not in ("op", "impl", "device")]
+    return " ".join([named["op"], *shown])
 
 
 def is_wrong(row: Row) -> bool:

@@ -156,13 +156,19 @@ class ReadProbe:
 
     run_bytes  0: long streams. Otherwise runs of this many bytes, a multiple of 64, in random order, as the
                pages of a cache lie
+    ceiling    of an earlier probe, which gets more samples
     """
 
     # Below it the start of the threads shows: 64 MiB last milliseconds.
     SLICE_BYTES = 64 << 20
 
     def __init__(
-        self, threads: int, footprint_bytes: int, visible: Iterable[str], run_bytes: int = 0
+        self,
+        threads: int,
+        footprint_bytes: int,
+        visible: Iterable[str],
+        run_bytes: int = 0,
+        ceiling: ReadCeiling | None = None,
     ) -> None:
         available = set(visible)
         vector = next((flag for flag in ("avx512f", "avx2") if flag in available), None)
@@ -176,7 +182,8 @@ class ReadProbe:
         self._passes = -(-self.SLICE_BYTES // self._slice)
         self._offset = 0
         self.run_bytes = run_bytes
-        self.ceiling = ReadCeiling(self.bytes, probe=f"runs of {run_bytes} bytes" if run_bytes else "")
+        probe = f"runs of {run_bytes} bytes" if run_bytes else ""
+        self.ceiling = ceiling or ReadCeiling(self.bytes, probe=probe)
         self._pattern = self._best_pattern()
 
     def _best_pattern(self) -> int:
@@ -232,20 +239,25 @@ def cpu_flags() -> frozenset[str]:
 def measure_peaks(
     ceilings: Ceilings, visible: Iterable[str], samples: int = 24, sample_s: float = 0.004
 ) -> None:
-    """Fills ops_per_s with the best of `samples` short runs of every set among the visible CPU flags."""
+    """Raises ops_per_s to the best of `samples` more short runs of every set among the visible CPU flags.
+
+    A run that calls this at several moments is spared the ceilings of a bad one.
+    """
     flags = set(visible)
     for peak in PEAKS:
-        if not flags.issuperset(peak.needs):
+        name = f"{peak.arithmetic}/{peak.isa}"
+        if not flags.issuperset(peak.needs) or name in ceilings.missing:
             continue
         try:
             library = ctypes.CDLL(str(build_shared(NATIVE / "peak.c", (f"-DPEAK_{peak.macro}", *peak.flags))))
         except NativeBuildError as error:
-            ceilings.missing[f"{peak.arithmetic}/{peak.isa}"] = str(error).splitlines()[0]
+            ceilings.missing[name] = str(error).splitlines()[0]
             continue
         run = library.peak_ops_per_s
         run.restype, run.argtypes = ctypes.c_double, [ctypes.c_int, ctypes.c_double]
         best = max(float(run(ceilings.threads, sample_s)) for _ in range(samples))
         if best > 0:
-            ceilings.ops_per_s.setdefault(peak.arithmetic, {})[peak.isa] = best
+            sets = ceilings.ops_per_s.setdefault(peak.arithmetic, {})
+            sets[peak.isa] = max(best, sets.get(peak.isa, 0.0))
         else:
-            ceilings.missing[f"{peak.arithmetic}/{peak.isa}"] = "the kernel refused the instruction set"
+            ceilings.missing[name] = "the kernel refused the instruction set"

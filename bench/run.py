@@ -14,42 +14,34 @@ if __package__ in (None, ""):  # run as a file: make `bench` importable, from th
 import click
 import torch
 from rich.console import Console
-from rich.progress import Progress
 
-from bench import isa_mask, machine
+from bench import isa_mask
 from bench.allocator import keep_freed_memory
 from bench.attention.cases import Options
 from bench.attention.options import options as attention_options
 from bench.cases import (
-    Accuracy,
     AnyBench,
     AnyCase,
     BenchError,
-    Candidate,
     Context,
     Rotation,
     check_peers,
     load_op,
     make_cases,
     op_names,
+    parse_sizes,
     weight_dtype_of,
+    weights_of_model,
 )
+from bench.growth import growth_table
+from bench.models import MODELS
 from bench.native.build import NativeBuildError
 from bench.ops.paged_attention import AttentionBench
-from bench.results_file import Measured, Row, is_wrong, save
-from bench.roofline import Ceilings, ReadCeiling, ReadProbe, measure_peaks
+from bench.plot import draw, require_plot
+from bench.results_file import Result, Row, is_wrong, save
+from bench.runner import Runner, Stop, rotation_target, run_cases
 from bench.table import WIDTH, make_printer, not_timed_lines, row_tables
-from bench.timing import MIN_SAMPLES, Protocol, Subject, Timing, measure
-
-# A set twice the cache leaves a copy no chance to survive a full turn, however the cache replaces its lines.
-ROTATION_PER_CACHE = 2
-MEMORY_SHARE = 16  # at most 1/16 of the free memory for one implementation's copies
-
-
-def rotation_target(rotate_mib: int) -> int:
-    """Bytes of copies per implementation: past the last-level cache, within the cap and the free memory."""
-    wanted = ROTATION_PER_CACHE * machine.last_level_cache_bytes()
-    return min(wanted, rotate_mib << 20, machine.available_memory_bytes() // MEMORY_SHARE)
+from bench.timing import MIN_SAMPLES, Protocol
 
 
 def lamina_isas(wanted: str | None) -> list[str]:
@@ -61,103 +53,6 @@ def lamina_isas(wanted: str | None) -> list[str]:
         if isa not in available:
             raise BenchError(f"--isa: got {isa!r}; allowed here: {', '.join(available)}, all")
     return chosen
-
-
-class Runner:
-    """Checks and times every implementation of every case, and keeps what all rows share."""
-
-    def __init__(self, op: AnyBench[Any], context: Context, protocol: Protocol) -> None:
-        self.op, self.context, self.protocol = op, context, protocol
-        self.noise = machine.Noise()
-        self.ceilings = Ceilings(context.threads)
-        self.measured: list[tuple[Measured, ReadCeiling]] = []
-        self._probes: dict[int, ReadProbe] = {}  # by the run_bytes of the work
-
-    def run(self, cases: Sequence[AnyCase], console: Console) -> None:
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("measuring ceilings", total=len(cases) + 1)
-            measure_peaks(self.ceilings, machine.visible_flags())
-            for case in cases:
-                progress.update(task, advance=1, description=f"{case.op} {case.title()}")
-                self._run_case(case)
-        self._close_probes()
-
-    def _close_probes(self) -> None:
-        for probe in self._probes.values():
-            probe.close()
-        self._probes.clear()
-
-    def _run_case(self, case: AnyCase) -> None:
-        candidates = self.op.candidates(case, self.context)
-        probes = self._probes_for(candidates)
-        checked = []
-        for candidate in candidates:
-            if candidate.select:
-                candidate.select()
-            checked.append(self._row(case, candidate, candidate.check(), None))
-        right = [c for c, row in zip(candidates, checked, strict=True) if not row.is_wrong]
-        subjects = [Subject(candidate.call, candidate.select) for candidate in right]
-
-        def sample() -> None:
-            for probe in probes.values():
-                probe.sample()
-
-        timings = iter(measure(subjects, self.protocol, sample) if subjects else [])
-        for candidate, row in zip(candidates, checked, strict=True):
-            timing = None if row.is_wrong else next(timings)
-            ceiling = probes[candidate.work.run_bytes].ceiling
-            self.measured.append((self._row(case, candidate, row.accuracy, timing), ceiling))
-        sample()
-
-    @staticmethod
-    def _row(
-        case: AnyCase, candidate: Candidate, accuracy: Accuracy | None, timing: Timing | None
-    ) -> Measured:
-        ring = candidate.ring
-        facts = {
-            "computes": candidate.computes,
-            "copies": len(ring.copies) if ring else 1,
-            "rotation_bytes": ring.nbytes if ring else 0,
-            "unsettled_samples": timing.unsettled if timing else None,
-            "disturbed_samples": timing.disturbed if timing else None,
-            "plan": candidate.plan,
-        }
-        return Measured(case, candidate.impl, candidate.isa, candidate.work, accuracy, timing, facts)
-
-    def _probes_for(self, candidates: Sequence[Candidate]) -> dict[int, ReadProbe]:
-        """By run_bytes. Cold cases share a probe over the largest rotation so far; hot: what a call reads."""
-        rotation, found = self.context.rotation, dict[int, ReadProbe]()
-        for run_bytes in sorted({candidate.work.run_bytes for candidate in candidates}):
-            same = [candidate for candidate in candidates if candidate.work.run_bytes == run_bytes]
-            footprint = same[0].work.bytes
-            if not rotation.hot:
-                footprint = max([rotation.target_bytes, *(c.ring.nbytes for c in same if c.ring)])
-            probe = self._probes.get(run_bytes)
-            if probe is None or rotation.hot or probe.bytes < footprint:
-                if probe is not None:
-                    probe.close()
-                probe = ReadProbe(self.context.threads, footprint, machine.visible_flags(), run_bytes)
-                self._probes[run_bytes] = probe
-                self.ceilings.reads.append(probe.ceiling)
-            found[run_bytes] = probe
-        return found
-
-    def to_json(self) -> dict[str, object]:
-        rotation = self.context.rotation
-        described = machine.describe()
-        described.update(
-            threads=self.context.threads,
-            hot=rotation.hot,
-            rotation_target_bytes=0 if rotation.hot else rotation.target_bytes,
-            ceilings=self.ceilings.to_json(),
-            protocol=self.protocol.to_json(),
-            noise=self.noise.to_json(),
-            skipped=self.context.skipped,
-        )
-        return {"machine": described, "rows": self.rows()}
-
-    def rows(self) -> list[Row]:
-        return [row.to_json(self.ceilings, read.best) for row, read in self.measured]
 
 
 def _print_conditions(runner: Runner, console: Console) -> None:
@@ -175,6 +70,8 @@ def _print_conditions(runner: Runner, console: Console) -> None:
         console.print(f"{kind} ceiling  {peaks} GOP/s")
     for impl, why in context.skipped.items():
         console.print(f"[yellow]no row for {impl}: {why}[/]")
+    for reason in runner.untrusted():
+        console.print(f"[yellow]ceilings not to be trusted: {reason}[/]")
     timings = [row.timing for row, _ in runner.measured if row.timing]
     disturbed = sum(timing.disturbed for timing in timings)
     samples = sum(timing.samples for timing in timings)
@@ -207,36 +104,45 @@ def run_on_gpu(
     hot: bool,
     samples: int,
     rotate_mib: int,
-) -> dict[str, object]:
+    json_path: Path | None,
+    console: Console,
+) -> tuple[dict[str, Any], Stop | None]:
     from bench.gpu.device import CudaDevice
-    from bench.gpu.runner import DeviceLost, GpuRunner, make_context
+    from bench.gpu.runner import GpuRunner, make_context
     from bench.gpu.timing import GpuProtocol
 
     device = CudaDevice()
     context = make_context(device.rotation_target(rotate_mib), peers, skip, hot=hot)
     runner = GpuRunner(op, context, GpuProtocol(samples=samples), device)
-    try:
-        runner.measure_ceilings()
-        for case in cases:
-            runner.run_case(case)
-    except DeviceLost as error:
-        click.echo(str(error), err=True)
-    return runner.to_json()
+    stop = run_cases(runner, cases, console, json_path)
+    return runner.to_json(), stop
 
 
 def finish(
-    result: dict[str, Any], json_path: Path | None, print_conditions: Callable[[], None] = lambda: None
+    result: dict[str, Any],
+    stop: Stop | None,
+    json_path: Path | None,
+    plot_path: Path | None,
+    print_conditions: Callable[[], None] = lambda: None,
 ) -> None:
-    """Prints, writes, and fails where lamina was wrong."""
+    """Prints, writes, and fails where lamina was wrong. A run without rows leaves the files as they are."""
     rows: list[Row] = result["rows"]
+    if json_path and rows:
+        save(json_path, result)
     show = make_printer()
     for table in row_tables(rows):
         show(table)
+    if growth := growth_table(rows):
+        show(growth)
     for line in not_timed_lines(rows):
         show(line)
     print_conditions()
-    if json_path:
-        save(json_path, result)
+    timed = [row for row in rows if row["median_us"]]
+    if plot_path and timed:
+        draw(Result(json_path or plot_path, result["machine"], rows), timed, plot_path)
+    if stop:
+        click.echo(str(stop), err=True)
+        raise SystemExit(stop.exit_status)
     if any(is_wrong(row) for row in rows):
         raise click.ClickException("lamina's result is outside its error bound: no speed is printed for it")
     if failed := [row for row in rows if row["impl"] == "lamina" and row["median_us"] is None]:
@@ -247,17 +153,18 @@ def _split(_context: click.Context, _parameter: click.Parameter, text: str) -> l
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _sizes(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
+def _sizes(_context: click.Context, _parameter: click.Parameter, text: str) -> list[int]:
     try:
-        return [int(part) for part in _split(context, parameter, text)]
-    except ValueError:
-        raise click.BadParameter(f"got {text!r}; allowed: whole numbers, comma separated") from None
+        return parse_sizes(text)
+    except BenchError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def require_own_options(op: str, *, is_attention: bool) -> None:
     """Options of the other family of ops are refused, not ignored."""
     context = click.get_current_context()
-    products, attention = ("ms", "n", "k", "group", "weight_dtype", "values"), tuple(Options.__annotations__)
+    products = ("ms", "n", "k", "model", "group", "weight_dtype", "values", "plot_path")
+    attention = tuple(Options.__annotations__)
     refused = products if is_attention else attention
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
@@ -266,14 +173,34 @@ def require_own_options(op: str, *, is_attention: bool) -> None:
             raise BenchError(f"{parameter.opts[0]}: of {kind}; not an option of {op}")
 
 
+def weights_of(op: str, model: str | None, n: int, k: int) -> list[tuple[int, int]]:
+    """(n, k) of the weights: those of the model, or the one that --n and --k give."""
+    if model is None:
+        return [(n, k)]
+    context = click.get_current_context()
+    for name, size in (("n", n), ("k", k)):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise BenchError(f"--{name}: got {size} with --model {model}; allowed: --model, or --n and --k")
+    return weights_of_model(op, model)
+
+
 @click.command(help=f"Times OP beside its peers. OP: {', '.join(op_names())}.")
 @click.argument("op")
 @click.option("--device", default="cpu", show_default=True, help="cpu | cuda")
 @click.option(
-    "--m", "ms", default="1,16,64,256", show_default=True, callback=_sizes, help="tokens, comma separated"
+    "--m",
+    "ms",
+    default="1,16,64,256",
+    show_default=True,
+    callback=_sizes,
+    help="tokens, comma separated; 1:512 is all powers of two from 1 to 512",
 )
 @click.option("--n", default=4096, show_default=True, help="output features")
 @click.option("--k", default=4096, show_default=True, help="input features")
+@click.option(
+    "--model",
+    help=f"instead of --n and --k: all linear layers of a model, for matrix products: {' | '.join(MODELS)}",
+)
 @click.option("--group", type=int, help="weight group along k, for ops that have one")
 @click.option(
     "--weight-dtype", help="of ops with weights of several types: int8 | int4 | int4_int8 | bf16 ..."
@@ -307,7 +234,16 @@ def require_own_options(op: str, *, is_attention: bool) -> None:
 )
 @click.option("--wait-quiet", type=click.FloatRange(min=0), default=0.0, help="seconds to wait, per case")
 @click.option(
-    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="write the result there"
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="write the rows there, after every case",
+)
+@click.option(
+    "--plot",
+    "plot_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="draw time against m there, a panel for each weight: .svg | .png | .pdf",
 )
 def main(
     op: str,
@@ -315,6 +251,7 @@ def main(
     ms: list[int],
     n: int,
     k: int,
+    model: str | None,
     group: int | None,
     weight_dtype: str | None,
     dtype: str | None,
@@ -329,6 +266,7 @@ def main(
     rotate_mib: int,
     wait_quiet: float,
     json_path: Path | None,
+    plot_path: Path | None,
     **attention: Any,
 ) -> None:
     try:
@@ -338,13 +276,17 @@ def main(
         if isinstance(chosen, AttentionBench):
             cases = chosen.cases(device, dtype, cast(Options, attention))
         else:
-            products = make_cases(chosen, device, ms, n, k, dtype, group)
-            weights = weight_dtype_of(chosen, weight_dtype)
-            cases = [replace(case, values=values, weight_dtype=weights) for case in products]
+            products = make_cases(chosen, device, ms, weights_of(op, model, n, k), dtype, group)
+            weight_dtype = weight_dtype_of(chosen, weight_dtype)
+            cases = [replace(case, values=values, weight_dtype=weight_dtype) for case in products]
         check_peers(chosen, device, [*peers, *skip])
+        if plot_path:
+            require_plot(plot_path)
+        console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
         if device == "cuda":
             require_cpu_options_unset(isa, mask_isa, threads, wait_quiet)
-            finish(run_on_gpu(chosen, cases, peers, skip, hot, samples, rotate_mib), json_path)
+            gpu_result = run_on_gpu(chosen, cases, peers, skip, hot, samples, rotate_mib, json_path, console)
+            finish(*gpu_result, json_path, plot_path)
             return
         if mask_isa and isa_mask.active_level() is None:
             isa_mask.reexecute(isa or "")
@@ -356,11 +298,10 @@ def main(
         rotation = Rotation(hot, rotation_target(rotate_mib))
         context = Context(rotation, torch.get_num_threads(), lamina_isas(isa), peers, skip)
         runner = Runner(chosen, context, Protocol(samples=samples, quiet_s=wait_quiet))
-        console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
-        runner.run(cases, console)
+        stop = run_cases(runner, cases, console, json_path)
     except (BenchError, isa_mask.IsaMaskError, NativeBuildError, ImportError) as error:
         raise click.ClickException(str(error)) from error
-    finish(runner.to_json(), json_path, lambda: _print_conditions(runner, console))
+    finish(runner.to_json(), stop, json_path, plot_path, lambda: _print_conditions(runner, console))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ if __package__ in (None, ""):  # run as a file: make `bench` importable, from th
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from bench.attention.cases import parse_options
-from bench.cases import AnyCase, BenchError, check_peers, make_cases, op_names, weight_dtype_of
+from bench.cases import AnyCase, BenchError, check_peers, make_cases, op_names, parse_sizes, weight_dtype_of
 from bench.gpu import target as targets
 from bench.gpu import verdicts
 from bench.gpu.plans import kernel_of
@@ -46,11 +46,11 @@ def parse_shapes(text: str) -> list[tuple[int, int, int | None]]:
     return [(int(n), int(k), int(group) if group else None) for n, k, group in shapes]
 
 
-def parse_sizes(text: str) -> list[int]:
+def sizes(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}; allowed: whole numbers, comma separated") from None
+        return parse_sizes(text)
+    except BenchError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="bench/gpu/suite.py"
     )
     made.add_argument("op", choices=op_names())
-    made.add_argument("--m", type=parse_sizes, default=[1, 16, 64, 256, 1024, 4096])
+    made.add_argument("--m", type=sizes, default=[1, 16, 64, 256, 1024, 4096])
     made.add_argument("--shapes", type=parse_shapes, default=[], help="NxK or NxKgGROUP, comma separated")
     made.add_argument("--cases", help="of paged_attention: options of bench/run.py as NAME=VALUE; ...")
     made.add_argument("--dtype", default="bf16", help="of activations or output")
@@ -152,7 +152,7 @@ def wanted_cases(op: Any, where: str, wanted: argparse.Namespace) -> list[AnyCas
         replace(case, values=wanted.values, weight_dtype=kind)
         for n, k, group in wanted.shapes
         for kind in weights
-        for case in make_cases(op, where, wanted.m, n, k, wanted.dtype, group)
+        for case in make_cases(op, where, wanted.m, [(n, k)], wanted.dtype, group)
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from bench.models import MODELS
 from bench.study.formats import GROUP, LAYERS
 from bench.study.step_time import Attention, Linear, best_gain
 
@@ -12,7 +13,6 @@ WIDTHS = (0, 1, 2, 3, 4, 5, 7)
 ACCEPTANCES = (0.6, 0.8)
 BATCHES = (1, 4, 8)
 MOST_WEIGHTS = 0.9  # of the memory of a GPU; the rest is for the cache
-DEPTH = {"llama3-8b": 32, "llama3-70b": 80}
 
 
 class Gpu(NamedTuple):
@@ -42,13 +42,13 @@ def counted_seconds(gpu: Gpu, name: str, shape: str, rows: int, batch: int, cont
     weights = sum(n * k for n, k in LAYERS[shape])
     linear = max(weights * bits / 8 / gpu.bytes_per_s, 2 * weights * rows / gpu.ops_per_s[kind])
     cache = 2 * 8 * 128 * 2 * batch * context / gpu.bytes_per_s
-    return DEPTH[shape] * (linear + cache)
+    return MODELS[shape].layers * (linear + cache)
 
 
 def counted_rows(shape: str, context: int, batches: tuple[int, ...]) -> Iterator[dict[str, Any]]:
     """The gains on an H200 by format, batch and acceptance, from counted floors, where the weights fit."""
     for name in COUNTED:
-        weight_bytes = DEPTH[shape] * sum(n * k for n, k in LAYERS[shape]) * COUNTED[name][0] / 8
+        weight_bytes = MODELS[shape].layers * sum(n * k for n, k in LAYERS[shape]) * COUNTED[name][0] / 8
         if weight_bytes > MOST_WEIGHTS * H200.memory_bytes:
             continue
         for batch in batches:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import lamina
+from bench.models import MODELS
 from lamina.cli.demo import llm
 from lamina.integrations.transformers import accelerate
 from lamina.nn.packed_linear import PackedLinear
@@ -43,11 +44,11 @@ IN_FILE = {name: of.variant for name, of in FORMATS.items() if of.variant is not
 PRUNED = ("sparse24-w8a8", "sparse24-w4a16", "sparse24-w4a8")
 GROUP = 128
 PRUNED_GROUP = 32
-# [out_features, in_features] of the layers of a decoder layer, merged where they share their input.
+# [out_features, in_features] of the layers of a decoder layer, or of the head.
 LAYERS = {
-    "llama3-8b": ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)),
-    "llama3-8b head": ((128256, 4096),),
-    "llama3-70b": ((10240, 8192), (8192, 8192), (57344, 8192), (8192, 28672)),
+    "llama3-8b": tuple(MODELS["llama3-8b"].weights().values()),
+    "llama3-8b head": (MODELS["llama3-8b"].head(),),
+    "llama3-70b": tuple(MODELS["llama3-70b"].weights().values()),
 }
 
 

@@ -15,6 +15,7 @@ import torch
 from rich.progress import track
 
 from bench.machine import describe
+from bench.models import MODELS
 from bench.results_file import save
 from bench.study.formats import stacks_of
 from lamina.kv import PagedCache
@@ -25,8 +26,7 @@ SOME = (*range(1, 9), 10, 12, 16, 20, 24, 32, 40, 48, 64)
 ROWS_OF = {"smollm2": ROWS, "llama3-8b": ROWS, "llama3-8b head": SOME}
 SAMPLES = {"smollm2": 5, "llama3-8b": 3, "llama3-8b head": 3}
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
-# heads, KV heads, head_dim, layers
-ATTENTION = {"smollm2": (9, 3, 64, 30), "llama3-8b": (32, 8, 128, 32)}
+ATTENTION = {name: MODELS[name] for name in ("smollm2", "llama3-8b")}
 CONTEXTS = {"smollm2": (128, 256, 512, 2048, 8192), "llama3-8b": (512, 4096, 32768)}
 QUERIES = {"smollm2": (1, 2, 3, 4, 5, 6, 7, 8), "llama3-8b": (1, 2, 4, 8)}
 BATCHES = (1, 4, 8)
@@ -96,10 +96,11 @@ def attention_table(shape: str) -> Iterator[Row]:
 
 def attention_seconds(shape: str, kind: str, context: int, batch: int, queries: int, samples: int = 5) -> Row:
     """The seconds of one layer, the mean of a pass through as many layers as LEAST_BYTES asks for."""
-    heads, kv_heads, dim, layers = ATTENTION[shape]
+    model = ATTENTION[shape]
+    heads, kv_heads, dim = model.heads, model.kv_heads, model.head_dim
     dtype, kv_dtype = (DTYPES[part] for part in kind.split("/"))
     layer_bytes = 2 * batch * context * kv_heads * dim * kv_dtype.itemsize
-    layers = min(layers, max(1, -(-LEAST_BYTES // layer_bytes)))
+    layers = min(model.layers, max(1, -(-LEAST_BYTES // layer_bytes)))
     pages = batch * (-(-context // 16) + 1)
     cache = PagedCache(layers, pages, 16, kv_heads, dim, dtype=kv_dtype)
     seqs = [cache.new() for _ in range(batch)]

@@ -9,15 +9,16 @@ from pathlib import Path
 from statistics import mean, quantiles
 from typing import Any
 
+from bench.growth import Line
+from bench.models import MODELS
 from bench.study.decode import DRAFT_FORMAT, TREE, Cell
 from bench.study.formats import IN_FILE
-from bench.study.step_time import Attention, Linear, Rest, StepTime
+from bench.study.step_time import Attention, Linear, StepTime
 
 FOLDER = Path(__file__).resolve().parents[1] / "results" / "epyc-zen4-2core"
 KERNELS, DECODE, EXACT = (
     FOLDER / f"{name}.json" for name in ("study_kernels", "study_decode", "speculate_exact")
 )
-SMOLLM2_LAYERS = 30
 RESAMPLES = 2000
 
 
@@ -102,7 +103,9 @@ def steps(decoding: Decoding) -> Iterator[Measured]:
 def fitted(kernels: Mapping[str, Any], decoding: Decoding) -> StepTime:
     """The model of the time of a step, its rest fitted to the cells that are not held out."""
     tables = kernels["tables"]
-    model = StepTime(Linear(tables["linear smollm2"]), Attention(tables["attention smollm2"]), SMOLLM2_LAYERS)
+    model = StepTime(
+        Linear(tables["linear smollm2"]), Attention(tables["attention smollm2"]), MODELS["smollm2"].layers
+    )
     points: dict[str, list[tuple[float, float, float]]] = {}
     for step in steps(decoding):
         if not is_held_out(step.cell):
@@ -110,7 +113,7 @@ def fitted(kernels: Mapping[str, Any], decoding: Decoding) -> StepTime:
                 step.cell.format, kind_of(step.cell), step.rows, step.requests, step.context
             )
             points.setdefault(step.cell.format, []).append((step.rows, step.verify_s - known, step.verify_s))
-    return model._replace(rest={name: Rest.fit(some) for name, some in points.items()})
+    return model._replace(rest={name: Line.fit(some) for name, some in points.items()})
 
 
 def levels(parents: Sequence[int]) -> int:

@@ -7,8 +7,10 @@ tables, and a part for everything else (norms, Python, sampling): fixed + each *
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
+
+from bench.growth import Line
 
 Row = Mapping[str, Any]
 
@@ -63,32 +65,13 @@ class Attention:
         return interpolated(batches, batch)
 
 
-class Rest(NamedTuple):
-    """The seconds of a step besides those of linear layers and attention."""
-
-    fixed: float
-    each: float  # of a row
-
-    @classmethod
-    def fit(cls, points: Sequence[tuple[float, float, float]]) -> Rest:
-        """The line with the least squared relative errors through (rows, rest, seconds of the whole step)."""
-        weights = [1 / total**2 for _, _, total in points]
-        total = sum(weights)
-        x = sum(w * rows for w, (rows, _, _) in zip(weights, points, strict=True)) / total
-        y = sum(w * rest for w, (_, rest, _) in zip(weights, points, strict=True)) / total
-        xy = sum(w * (rows - x) * (rest - y) for w, (rows, rest, _) in zip(weights, points, strict=True))
-        xx = sum(w * (rows - x) ** 2 for w, (rows, _, _) in zip(weights, points, strict=True))
-        each = xy / xx if xx else 0.0
-        return cls(y - each * x, each)
-
-
 class StepTime(NamedTuple):
     """Predicts the seconds of steps."""
 
     linear: Linear
     attention: Attention
     layers: int
-    rest: Mapping[str, Rest] = {}  # by format
+    rest: Mapping[str, Line] = {}  # by format
 
     def kernels(self, name: str, kind: str, rows: float, batch: int, context: float) -> float:
         """The part that comes from the tables."""
@@ -96,7 +79,7 @@ class StepTime(NamedTuple):
         return self.linear.seconds(name, rows) + self.layers * attention
 
     def __call__(self, name: str, kind: str, rows: float, batch: int, context: float) -> float:
-        rest = self.rest.get(name, Rest(0.0, 0.0))
+        rest = self.rest.get(name, Line(0.0, 0.0))
         return self.kernels(name, kind, rows, batch, context) + rest.fixed + rest.each * rows
 
 

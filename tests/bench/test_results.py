@@ -81,7 +81,25 @@ def test_report_draws_tables(result_path: Path, options: list[str]) -> None:
         (["gemm_int8", "--dtype", "f64"], "--dtype: got 'f64'; gemm_int8 allows f32, bf16, f16"),
         (["gemm_int8", "--group", "32"], "gemm_int8 allows 128"),
         (["gemm_int8", "--m", "0"], "--m: got 0"),
-        (["gemm_int8", "--m", "a"], "got 'a'"),
+        (["gemm_int8", "--m", "a"], "got 'a'; allowed: whole numbers, ranges such as 1:512, comma separated"),
+        (["gemm_int8", "--m", "5:7"], "got '5:7'; allowed: a range that holds a power of two"),
+        (
+            ["gemm_int8", "--model", "gpt2"],
+            "--model: got 'gpt2'; allowed: llama3-8b, llama3-70b, qwen3-8b, ",
+        ),
+        (
+            ["gemm_int8", "--model", "smollm2", "--k", "64"],
+            "--k: got 64 with --model smollm2; allowed: --model, or --n and --k",
+        ),
+        (
+            ["quantize_int8", "--model", "smollm2"],
+            "--model: got 'smollm2' with quantize_int8; allowed with the matrix products gemm_int4, ",
+        ),
+        (["paged_attention", "--model", "smollm2"], "--model: of products; not an option of paged_attention"),
+        (
+            ["gemm_int8", "--plot", "figure.gif"],
+            "--plot: got 'figure.gif'; allowed: a file that ends with .s",
+        ),
         (["gemm_int8", "--isa", "mmx"], "--isa: got 'mmx'; allowed here: generic"),
         (["gemm_int8", "--samples", "5"], "5 is not in the range"),
     ],

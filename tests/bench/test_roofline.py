@@ -66,6 +66,23 @@ def test_peaks_are_measured_for_what_this_machine_has() -> None:
     assert all(ops > 0 for sets in ceilings.ops_per_s.values() for ops in sets.values())
 
 
+def test_more_samples_of_peaks_keep_the_best() -> None:
+    ceilings = Ceilings(1, ops_per_s={"int8": {"generic": 1e30}, "f32": {"generic": 1.0}})
+    measure_peaks(ceilings, VISIBLE & {"sse2"}, samples=1, sample_s=0.0005)
+    assert ceilings.ops_per_s["int8"]["generic"] == 1e30
+    assert ceilings.ops_per_s["f32"]["generic"] > 1.0
+
+
+def test_a_probe_adds_to_the_ceiling_of_an_earlier_one() -> None:
+    first = ReadProbe(1, 4096, VISIBLE)
+    first.sample()
+    first.close()
+    second = ReadProbe(1, first.ceiling.footprint_bytes, VISIBLE, ceiling=first.ceiling)
+    second.sample()
+    second.close()
+    assert len(first.ceiling.samples) == 2
+
+
 def test_peaks_leave_out_hidden_sets() -> None:
     ceilings = Ceilings(1)
     measure_peaks(ceilings, VISIBLE & {"sse2"}, samples=1, sample_s=0.0005)

@@ -12,10 +12,12 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 import lamina  # noqa: E402
+from bench.growth import Line  # noqa: E402
+from bench.models import Model  # noqa: E402
 from bench.study import decode, formats, kernels, page, results  # noqa: E402
 from bench.study.atlas import counted_rows  # noqa: E402
 from bench.study.decode import Cell  # noqa: E402
-from bench.study.step_time import Attention, Linear, Rest, StepTime, best_gain, interpolated  # noqa: E402
+from bench.study.step_time import Attention, Linear, StepTime, best_gain, interpolated  # noqa: E402
 from lamina.integrations.transformers import accelerate  # noqa: E402
 
 TINY = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -41,11 +43,11 @@ def test_the_rest_of_a_step_is_found_again() -> None:
     queries = ({"kind": "f32/f32", "batch": b, "context": c, "queries": q, "least": 1e-6 * b * c * q}
                for b in (1, 4) for c in (100, 300) for q in (1, 8))  # fmt: skip
     model = StepTime(linear, Attention(queries), 30)
-    rest = Rest(0.004, 0.0005)
+    rest = Line(0.004, 0.0005)
     points = [(m, rest.fixed + rest.each * m, 0.02) for m in (1.0, 3.0, 9.0)]
-    assert Rest.fit(points) == pytest.approx(rest)
+    assert Line.fit(points) == pytest.approx(rest)
     # Errors are relative: of two measurements of one row, that of the short step has four times the weight.
-    assert Rest.fit([(1.0, 1.0, 2.0), (1.0, 6.0, 4.0)]) == pytest.approx((2.0, 0.0))
+    assert Line.fit([(1.0, 1.0, 2.0), (1.0, 6.0, 4.0)]) == pytest.approx((2.0, 0.0))
     seconds = model._replace(rest={"w4a8": rest})("w4a8", "f32/f32", 10, 2, 200)
     assert seconds == pytest.approx(0.02 + 30 * 1e-6 * 2 * 200 * 5 + 0.009)
 
@@ -128,7 +130,7 @@ def test_decoding_goes_on_where_it_ended(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_kernel_tables_have_all_cells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(kernels, "ROWS_OF", {"small": (1, 3)})
     monkeypatch.setattr(kernels, "SAMPLES", {"small": 2})
-    monkeypatch.setattr(kernels, "ATTENTION", {"small": (4, 2, 16, 2)})
+    monkeypatch.setattr(kernels, "ATTENTION", {"small": Model(2, 64, 48, 4, 2, 16, 96)})
     for name, cells in (("CONTEXTS", (20, 40)), ("QUERIES", (1, 3)), ("KINDS", ("f32/int8", "bf16/bf16"))):
         monkeypatch.setattr(kernels, name, {"small": cells})
     monkeypatch.setattr(kernels, "LEAST_BYTES", 1)
