@@ -84,7 +84,7 @@ def summary_of(out: Path) -> dict[str, Any]:
     return content
 
 
-def wait_until(what: str, is_so: Any, limit_s: float = 120.0) -> None:
+def wait_until(what: str, is_so: Any, limit_s: float = 300.0) -> None:
     deadline = time.monotonic() + limit_s
     while not is_so():
         assert time.monotonic() < deadline, what
