@@ -92,6 +92,13 @@ MUTANTS = (
         "python/lamina/checkpoint/formats/sparse24.py",
         ("marlin-24: scales of short weights are permuted", "if size >= k // 2 else", "if size >= k else"),
         ("marlin-24: scales stay permuted", ".transpose(2, 3)", ""),
+        ("bitmask: a transposed one is taken", "(n, -(-k // 8))", "bitmask.shape"),
+        (
+            "cutlass: transposed metadata is taken",
+            "words = (n, k // _K_OF_WORD[order])",
+            "words = meta.shape",
+        ),
+        ("2:4 import: any dtype is taken", "if tensor.dtype not in dtypes:", "if False:"),
         tests=IMPORT,
     ),
 )
