@@ -113,8 +113,8 @@ def from_marlin24(
     meta           [k/32, 2n] int16
     group          128; None: one scale a channel
 
-    compressed-tensors before 0.8 wrote the scales of groups in another order, and no tensor tells which: a
-    file of it gets wrong scales here, as it did in vLLM.
+    compressed-tensors before 0.8 wrote the scales of groups in another order, and nothing in the tensors says
+    so. The scales of such a file come out wrong here, as they did in vLLM.
     """
     require_tensors("from_marlin24", weight_packed=weight_packed, scale_packed=scale_packed, meta=meta)
     require_int("from_marlin24", "bits", bits)
