@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -203,9 +204,13 @@ def test_marlin_24(bits: int, tmp_path: Path) -> None:
         "strategy": "group" if size else "channel",
         "group_size": size,
     }
-    folder = write(tmp_path, held, compressed_tensors(weights, "marlin-24"))
-    model = one_layer(n, k)
-    lamina.load_checkpoint(model, folder, activations="int8")
+    config = compressed_tensors(weights, "marlin-24")
+    for version, is_old in (("", True), ("0.7.1", True), ("0.8.0", False), ("0.12.2", False), ("1.0", False)):
+        model, named = one_layer(n, k), {**config, **({"version": version} if version else {})}
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            lamina.load_checkpoint(model, write(tmp_path, held, named), activations="int8")
+        assert ["before 0.8" in str(warning.message) for warning in seen] == [True] * (is_old and bits == 4)
     wide = scale.float().repeat_interleave(k // scale.shape[1], 1)
     assert_equal(model["layer"].dequantize_weight(), (codes.float() - zero) * wide)
 

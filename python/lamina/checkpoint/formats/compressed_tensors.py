@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,7 @@ class CompressedTensors:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.format = str(config.get("format", "dense"))
+        self.version = str(config.get("version", "unknown"))
         self.groups = [group for group in dict(config.get("config_groups") or {}).values()]
         sparsity = dict(config.get("sparsity_config") or {})
         self.is_bitmask = sparsity.get("format") == "sparse-24-bitmask" or self.format == "sparse-24-bitmask"
@@ -71,7 +73,7 @@ class CompressedTensors:
 
     def read(self, name: str, n: int, k: int, get: Get, own: frozenset[str]) -> Layer:
         if "meta" in own:
-            return _read_marlin(self._weights(name), get)
+            return _read_marlin(self._weights(name), k, get, self.version)
         if "weight_packed" in own:
             return _read_packed(self._weights(name), n, k, get, own)
         w = _from_bitmask(n, k, get) if "compressed" in own else get("weight")
@@ -219,8 +221,14 @@ def _marlin_specs(scheme: Mapping[str, Any], n: int, k: int) -> dict[str, Spec]:
     }
 
 
-def _read_marlin(scheme: Mapping[str, Any], get: Get) -> Layer:
+def _read_marlin(scheme: Mapping[str, Any], k: int, get: Get, version: str) -> Layer:
     group = None if scheme["group"] == -1 else scheme["group"]
+    if group is not None and group < k // 2 and re.match(r"unknown|0\.[0-7](\.|$)", version):
+        text = (
+            f"lamina.load_checkpoint: version of this marlin-24 checkpoint is {version}: compressed-tensors "
+            "before 0.8 wrote the scales of groups in another order, with which the weights come out wrong"
+        )
+        warnings.warn(text, stacklevel=2)
     read = sparse24.from_marlin24(
         get("weight_packed"), get("scale_packed"), get("meta"), scheme["bits"], group
     )
