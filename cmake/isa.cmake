@@ -67,21 +67,25 @@ function(lamina_missing_isas out)
   set(${out} "${missing}" PARENT_SCOPE)
 endfunction()
 
-# LAMINA_ISAS: the instruction sets whose kernels are built. With LAMINA_NATIVE those that this machine chooses: every op has
-# kernels for the first three, so only the last of them that the machine runs is chosen.
+# LAMINA_ISAS: the instruction sets whose kernels are built. With LAMINA_SANITIZE those that this machine runs, natively or in
+# SIMDe. With LAMINA_NATIVE those that it chooses: every op has kernels for the first three, so only the last of them that the
+# machine runs is chosen.
 set(LAMINA_ISAS generic)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   list(APPEND LAMINA_ISAS avx2 avx512_vnni avx512_bf16 amx_int8)
 endif()
-if(LAMINA_NATIVE)
+set(left_out "")
+if(LAMINA_NATIVE OR (LAMINA_SANITIZE AND NOT LAMINA_SIMDE))
   lamina_missing_isas(left_out)
+endif()
+if(LAMINA_NATIVE)
   if(NOT avx512_vnni IN_LIST left_out)
     list(APPEND left_out generic avx2)
   elseif(NOT avx2 IN_LIST left_out)
     list(APPEND left_out generic)
   endif()
-  list(REMOVE_ITEM LAMINA_ISAS ${left_out})
-  foreach(isa IN LISTS left_out)
-    target_compile_definitions(lamina_flags INTERFACE LAMINA_WITHOUT_${isa})
-  endforeach()
 endif()
+foreach(isa IN LISTS left_out)
+  list(REMOVE_ITEM LAMINA_ISAS ${isa})
+  target_compile_definitions(lamina_flags INTERFACE LAMINA_WITHOUT_${isa})
+endforeach()

@@ -45,7 +45,7 @@ def run(command: list[str], **environment: str) -> str:
 @pytest.fixture(scope="module", params=["few", pytest.param("all", marks=pytest.mark.slow)])
 def programs(request: pytest.FixtureRequest) -> list[Path]:
     """The programs of the C++ tests, with few CUDA kernels and the instruction sets of this machine, or with
-    all: on a machine without AVX-512 its kernels in SIMDe take as long to compile as all else."""
+    all, in SIMDe where this machine lacks them."""
     build = ROOT / "build" / f"cpp_tests_{request.param}"
     cmake = shutil.which("cmake", path=PATH)
     if cmake is None:

@@ -100,7 +100,7 @@ def test_looked_up_by_name_at_run_time() -> None:
         if path.is_file()
     }
     found = {str(path.relative_to(ROOT / "csrc")) for path, text in code.items() if pattern.search(text)}
-    assert found == {"torch/cuda_stream.cc", "device/ptx/tensor_map.cuh"}
+    assert found == {"torch/cuda_stream.cc", "device/tensor_map.cu"}
 
 
 @pytest.fixture(scope="module")

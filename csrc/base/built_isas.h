@@ -1,5 +1,4 @@
-// The instruction sets whose kernels this build has: those of the architecture, or with LAMINA_NATIVE (cmake/isa.cmake) those that
-// one machine chooses.
+// The instruction sets whose kernels this build has: those of the architecture, less those that cmake/isa.cmake leaves out.
 #pragma once
 
 #if !defined(__x86_64__)

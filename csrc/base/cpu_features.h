@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "base/memo.h"
+#include "base/memo_key.h"
 #include "base/status.h"
 
 namespace lamina {

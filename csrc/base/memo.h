@@ -5,9 +5,6 @@
 //   static thread_local Memo<key.size(), Plan, 64> known(host_work().plans);
 //   if (const Plan* plan = known.find(key)) return *plan;
 //   return known.keep(key, make_plan(problem, device));
-//
-// A key must hold everything that the function reads. Take a struct apart with a structured binding: it stops
-// compiling when the struct gets another field.
 #pragma once
 
 #include <array>
@@ -15,47 +12,12 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <type_traits>
+#include <vector>
+
+#include "base/memo_key.h"
 
 namespace lamina {
-
-template <size_t kWords>
-using MemoKey = std::array<uint64_t, kWords>;
-
-namespace detail {
-
-template <class Part>
-inline constexpr size_t kMemoWords = 1;
-template <class T, size_t kCount>
-inline constexpr size_t kMemoWords<T[kCount]> = kCount * kMemoWords<T>;
-template <class T, size_t kCount>
-inline constexpr size_t kMemoWords<std::array<T, kCount>> = kCount * kMemoWords<T>;
-
-template <class Part>
-void put_memo_words(const Part& part, uint64_t*& to) {
-  if constexpr (std::is_pointer_v<Part>) {
-    *to++ = reinterpret_cast<uintptr_t>(part);
-  } else if constexpr (std::is_class_v<Part> || std::is_array_v<Part>) {
-    for (const auto& each : part) put_memo_words(each, to);
-  } else {
-    // Equal floats may differ in their bits, and no NaN equals itself.
-    static_assert(std::is_integral_v<Part> || std::is_enum_v<Part>,
-                  "not an integer, enum or pointer");
-    *to++ = static_cast<uint64_t>(part);
-  }
-}
-
-}  // namespace detail
-
-// Makes a key of integers, enums, pointers, arrays of these and other keys, one word for each element.
-template <class... Parts>
-MemoKey<(detail::kMemoWords<Parts> + ...)> memo_key(const Parts&... parts) {
-  MemoKey<(detail::kMemoWords<Parts> + ...)> key;
-  uint64_t* to = key.data();
-  (detail::put_memo_words(parts, to), ...);
-  return key;
-}
 
 // Holds up to kSets * kWays values. The hash of a key chooses a set; within the set, keys are compared in full.
 template <size_t kWords, class Value, size_t kSets>
@@ -69,7 +31,7 @@ class Memo {
 
   // The value of a key, valid until the next keep(); nullptr if there is none.
   const Value* find(const Key& key) const {
-    if (!sets_) return nullptr;
+    if (sets_.empty()) return nullptr;
     const uint64_t hash = hash_of(key);
     const Set& set = sets_[index_of(hash)];
     for (size_t way = 0; way < kWays; ++way)
@@ -79,7 +41,7 @@ class Memo {
 
   // Replaces the oldest value of the set. The key must be new.
   const Value& keep(const Key& key, const Value& value) {
-    if (!sets_) sets_ = std::make_unique<Set[]>(kSets);
+    if (sets_.empty()) sets_.resize(kSets);
     const uint64_t hash = hash_of(key);
     Set& set = sets_[index_of(hash)];
     const size_t way = set.oldest;
@@ -112,7 +74,7 @@ class Memo {
     return static_cast<size_t>(hash >> (64 - std::countr_zero(kSets)));
   }
 
-  std::unique_ptr<Set[]> sets_;  // allocated by the thread's first keep()
+  std::vector<Set> sets_;  // allocated by the thread's first keep()
   std::atomic<int64_t>& made_;
 };
 

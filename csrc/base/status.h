@@ -2,11 +2,26 @@
 // exception; the code below the binding throws nothing but std::bad_alloc.
 #pragma once
 
-#include <sstream>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 namespace lamina {
+
+std::string text_of(double number);        // with six digits
+std::string text_of(const void* address);  // in hexadecimal
+
+// Appends a number, a character or text. <sstream> would take a third of the time of compiling the headers.
+template <class Part>
+void append_text(std::string& text, const Part& part) {
+  if constexpr (std::is_floating_point_v<Part> || std::is_same_v<Part, const void*>) {
+    text += text_of(part);
+  } else if constexpr (std::is_integral_v<Part> && !std::is_same_v<Part, char>) {
+    text += std::to_string(part);
+  } else {
+    text += part;
+  }
+}
 
 class [[nodiscard]] Status {
  public:
@@ -33,11 +48,9 @@ class [[nodiscard]] Status {
 
   template <class... Parts>
   static Status failed(Kind kind, const Parts&... parts) {
-    std::ostringstream text;
-    (text << ... << parts);
     Status status;
     status.kind_ = kind;
-    status.message_ = std::move(text).str();
+    (append_text(status.message_, parts), ...);
     return status;
   }
 

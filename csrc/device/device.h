@@ -13,6 +13,7 @@
 //   Status status = dev::launch<Kernel>(shape, stream, args);
 #pragma once
 
+#include "device/tensor_map.h"
 #include "device/types.h"
 
 #if defined(__CUDACC__)
@@ -26,7 +27,6 @@
 #include "device/ptx/mma.cuh"
 #include "device/ptx/shuffle.cuh"
 #include "device/ptx/sync.cuh"
-#include "device/ptx/tensor_map.cuh"
 #include "device/ptx/tma.cuh"
 #include "device/ptx/warpgroup.cuh"
 #include "device/ptx/wgmma.cuh"
@@ -41,7 +41,6 @@
 #include "device/emu/mma.h"
 #include "device/emu/shuffle.h"
 #include "device/emu/sync.h"
-#include "device/emu/tensor_map.h"
 #include "device/emu/tma.h"
 #include "device/emu/warpgroup.h"
 #include "device/emu/wgmma.h"

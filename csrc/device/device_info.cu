@@ -1,5 +1,6 @@
 #include <cuda_runtime_api.h>
 
+#include "base/memo.h"
 #include "device/device_info.h"
 
 namespace lamina {

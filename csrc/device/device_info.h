@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "base/memo.h"
+#include "base/memo_key.h"
 #include "base/status.h"
 
 namespace lamina {

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "base/int_math.h"
-#include "base/memo.h"
+#include "base/memo_key.h"
 #include "base/status.h"
 
 namespace lamina::gemm {

@@ -5,13 +5,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
-#include <iostream>
-#include <sstream>
 #include <string>
 #include <vector>
 
 #include "base/cpu_features.h"
+#include "base/status.h"
 
 namespace lamina::test {
 
@@ -35,27 +33,27 @@ inline std::string context;  // the current case of a loop, printed with a failu
 inline void fail(const char* file, int line, const std::string& what) {
   ++failures;
   if (failures <= 20)
-    std::cerr << file << ":" << line << ": " << what << (context.empty() ? "" : "  at " + context)
-              << "\n";
+    std::fprintf(stderr, "%s:%d: %s%s%s\n", file, line, what.c_str(),
+                 context.empty() ? "" : "  at ", context.c_str());
 }
 
 template <class A, class B>
 void check_equal(const A& got, const B& want, const char* text, const char* file, int line) {
   if (got == want) return;
-  std::ostringstream what;
-  what << text << ": got " << +got << ", expected " << +want;
-  fail(file, line, what.str());
+  std::string what = text;
+  append_text(what += ": got ", +got);
+  append_text(what += ", expected ", +want);
+  fail(file, line, what);
 }
 
 template <class... Parts>
 void at(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  context = text.str();
+  context.clear();
+  (append_text(context, parts), ...);
 }
 
 // Calls body once for every ISA that this build can execute here, with that ISA forced.
-inline void for_each_isa(const std::function<void(Isa)>& body) {
+void for_each_isa(const auto& body) {
   for (Isa isa : available_isas()) {
     if (!set_isa(isa_name(isa)).is_ok())
       fail(__FILE__, __LINE__, "set_isa refuses an available ISA");

@@ -57,7 +57,8 @@ class Sparse {
         data_(mmap(nullptr, size_, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {
     if (data_ == MAP_FAILED) {
-      std::cerr << "skipped: no " << bytes << " bytes of address space\n";
+      std::fprintf(stderr, "skipped: no %lld bytes of address space\n",
+                   static_cast<long long>(bytes));
       data_ = nullptr;
     }
   }

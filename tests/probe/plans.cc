@@ -1,5 +1,6 @@
 // cpu, cuda: which kernel computes a product, and how the product is cut; the kernel of paged_attention on a GPU.
 #include "base/cpu_features.h"
+#include "base/memo.h"
 #include "gemm/cpu/plan.h"
 #include "gemm/cuda/cost.h"
 #include "gemm/cuda/plan.h"

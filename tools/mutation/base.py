@@ -58,7 +58,7 @@ MUTANTS = (
         tests="tests/ops/test_host_work.py",
     ),
     *plant(
-        "csrc/device/tensor_map.h",
+        "csrc/device/tensor_map.cc",
         (
             "host: a map's address is not in the key",
             "memo_key(base, rank, element_bytes, extent, stride_bytes, box, swizzle)",

@@ -3,10 +3,10 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
+#include "device/emu/box.h"
 #include "device/emu/clock.h"
 #include "device/emu/executor.h"
 #include "device/types.h"
@@ -17,19 +17,6 @@ namespace lamina::dev::emu {
 struct ProxyFences {
   uint32_t async = 0;  // fence_proxy_async
   uint32_t init = 0;   // fence_proxy_async or fence_mbarrier_init; mbarriers need either
-};
-
-// One side of a bulk copy in global memory: a box of a tensor. Plain bytes are a tensor of rank 1.
-struct Box {
-  TensorMapSpec tensor;
-  int32_t at[kMaxTensorRank] = {};
-
-  int bytes() const;  // in shared memory, with the elements past the edges of the tensor
-  // smem: the first byte of the box; address: its address in shared memory, which swizzles depend on.
-  void load(std::byte* smem, uint32_t address) const;
-  void store(const std::byte* smem, uint32_t address) const;
-  // Calls visit(first byte, bytes) for the runs of the box that lie in the tensor.
-  void each_run(const std::function<void(std::byte*, int)>& visit) const;
 };
 
 struct BulkLoad {

@@ -51,7 +51,7 @@ class Warp {
     uint32_t mask, arrived;
     const char* name;
     Where where;
-    std::array<void*, kWarpLanes> arguments;
+    Lanes arguments;
   };
 
   uint32_t all = 0, ready = 0, polling = 0, live = 0;  // lanes
@@ -114,8 +114,7 @@ inline Fiber& Warp::lane(int number) {
 
 // The lanes of `mask` meet and wait for the last of them. The last lane gets true and the arguments of all lanes, and
 // must wake the others, which then get false.
-bool come_together(uint32_t mask, const char* name, Where where, void* arguments,
-                   std::array<void*, kWarpLanes>& all);
+bool come_together(uint32_t mask, const char* name, Where where, void* arguments, Lanes& all);
 void wake_lanes(Warp& warp, uint32_t mask);  // all but the caller
 
 // Notes a read of a block's shared memory. An error names this thread and `where`.

@@ -44,7 +44,7 @@ void ldmatrix(uint32_t (&d)[kCount], const void* smem_row, const char* name, Whe
   } mine{d, smem_row};
   // Lanes from 8 * kCount on pass addresses that are not used. Each other lane counts as the reader of its row.
   if (lane() < 8 * kCount) read_shared(smem_row, 16, name, where);
-  meet(kFullWarp, name, where, &mine, [&](const std::array<void*, kWarpLanes>& lanes) {
+  meet(kFullWarp, name, where, &mine, [&](const Lanes& lanes) {
     const auto at = [&](int lane) {
       return static_cast<Arguments*>(lanes[static_cast<size_t>(lane)]);
     };
@@ -74,7 +74,7 @@ void stmatrix(void* smem_row, const uint32_t (&d)[kCount], const char* name, Whe
     const uint32_t* d;
   } mine{smem_row, d};
   if (lane() < 8 * kCount) write_shared(smem_row, 16, name, where);
-  meet(kFullWarp, name, where, &mine, [&](const std::array<void*, kWarpLanes>& lanes) {
+  meet(kFullWarp, name, where, &mine, [&](const Lanes& lanes) {
     const auto at = [&](int lane) {
       return static_cast<Arguments*>(lanes[static_cast<size_t>(lane)]);
     };

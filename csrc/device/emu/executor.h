@@ -9,9 +9,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <memory>
-#include <random>
 #include <source_location>
 #include <string>
 #include <vector>
@@ -83,10 +80,21 @@ void wake(Fiber& fiber);
 
 int poison();  // a byte: as a float NaN, as an integer -1 or 127
 
+using Lanes = std::array<void*, kWarpLanes>;  // the arguments of each lane
+
 // Waits until every lane of `mask` is here with its own arguments, then calls compute(arguments by lane) once. `name`
 // and `where` must be the same for all lanes; lanes that meet in different places have diverged.
 void meet(uint32_t mask, const char* name, Where where, void* arguments,
-          const std::function<void(const std::array<void*, kWarpLanes>&)>& compute);
+          void (*compute)(const void* context, const Lanes& lanes), const void* context);
+template <class Compute>
+void meet(uint32_t mask, const char* name, Where where, void* arguments, const Compute& compute) {
+  meet(
+      mask, name, where, arguments,
+      [](const void* context, const Lanes& lanes) {
+        (*static_cast<const Compute*>(context))(lanes);
+      },
+      &compute);
+}
 
 inline constexpr int kAllThreads = 0;
 

@@ -23,8 +23,7 @@ void each_lane(Warp& warp, uint32_t mask, const auto& f) {
 
 }  // namespace
 
-bool come_together(uint32_t mask, const char* name, Where where, void* arguments,
-                   std::array<void*, kWarpLanes>& all) {
+bool come_together(uint32_t mask, const char* name, Where where, void* arguments, Lanes& all) {
   Fiber& fiber = self();
   Warp& warp = *fiber.warp;
   if (!(mask & fiber.bit())) fail(std::string(name) + ": this lane is not in the mask", where);
@@ -52,10 +51,10 @@ void wake_lanes(Warp& warp, uint32_t mask) {
 }
 
 void meet(uint32_t mask, const char* name, Where where, void* arguments,
-          const std::function<void(const std::array<void*, kWarpLanes>&)>& compute) {
-  std::array<void*, kWarpLanes> all;
+          void (*compute)(const void* context, const Lanes& lanes), const void* context) {
+  Lanes all;
   if (!come_together(mask, name, where, arguments, all)) return;
-  compute(all);
+  compute(context, all);
   wake_lanes(*self().warp, mask);
 }
 
@@ -80,7 +79,7 @@ void barrier(int id, int threads, bool waits, const char* name, Where where) {
   // bar.sync and bar.arrive are .aligned: all lanes that the warp began with must call, and the warp counts once.
   using Call = std::pair<int, int>;
   Call mine{id, threads};
-  std::array<void*, kWarpLanes> calls;
+  Lanes calls;
   if (!come_together(warp.all, name, where, &mine, calls)) return;
   for (void* call : calls)
     if (call && *static_cast<Call*>(call) != mine)

@@ -25,8 +25,7 @@ struct MmaArguments {
 };
 
 template <class A, class B, int kB, class Acc>
-void multiply_fragments(const std::array<void*, kWarpLanes>& lanes, const KeptColumns* columns,
-                        const auto& get) {
+void multiply_fragments(const Lanes& lanes, const KeptColumns* columns, const auto& get) {
   static_assert(sizeof(A) == sizeof(B));
   constexpr int kPer = 4 / static_cast<int>(sizeof(A)), kKept = 8 * kPer, kK = 4 * kB * kPer;
   using Wide = std::conditional_t<std::is_integral_v<Acc>, uint32_t, double>;
@@ -71,9 +70,8 @@ template <class A, class B, class Acc>
 void mma(Acc (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const char* name, Where where,
          const auto& get) {
   MmaArguments<A, B, 2, Acc> mine{d, a, b, 0};
-  meet(kFullWarp, name, where, &mine, [&](const std::array<void*, kWarpLanes>& lanes) {
-    multiply_fragments<A, B, 2, Acc>(lanes, nullptr, get);
-  });
+  meet(kFullWarp, name, where, &mine,
+       [&](const Lanes& lanes) { multiply_fragments<A, B, 2, Acc>(lanes, nullptr, get); });
 }
 
 }  // namespace emu

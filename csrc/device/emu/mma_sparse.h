@@ -12,7 +12,7 @@ void mma_sparse(Acc (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4], uin
                 int selector, const char* name, Where where, const auto& get) {
   using Arguments = MmaArguments<T, T, 4, Acc>;
   Arguments mine{d, a, b, metadata};
-  meet(kFullWarp, name, where, &mine, [&](const std::array<void*, kWarpLanes>& lanes) {
+  meet(kFullWarp, name, where, &mine, [&](const Lanes& lanes) {
     std::array<uint32_t, kWarpLanes> words;
     for (size_t lane = 0; lane < kWarpLanes; ++lane)
       words[lane] = static_cast<const Arguments*>(lanes[lane])->metadata;

@@ -13,7 +13,7 @@ std::array<T, kWarpLanes> exchange(const char* name, T value, Where where) {
     T value;
     std::array<T, kWarpLanes> all;
   } mine{value, {}};
-  meet(kFullWarp, name, where, &mine, [](const std::array<void*, kWarpLanes>& lanes) {
+  meet(kFullWarp, name, where, &mine, [](const Lanes& lanes) {
     for (void* to : lanes)
       for (size_t from = 0; from < kWarpLanes; ++from)
         static_cast<Arguments*>(to)->all[from] = static_cast<Arguments*>(lanes[from])->value;

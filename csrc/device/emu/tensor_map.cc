@@ -1,11 +1,10 @@
 // Tensor maps, and the boxes that they cut out of tensors.
-#include "device/emu/tensor_map.h"
+#include "device/tensor_map.h"
 
 #include <algorithm>
 #include <cstring>
 
 #include "device/emu/async_proxy.h"
-#include "device/tensor_map.h"
 
 namespace lamina::dev {
 namespace {
@@ -83,17 +82,17 @@ void Box::load(std::byte* smem, uint32_t address) const {
                  });
 }
 
-void Box::each_run(const std::function<void(std::byte*, int)>& visit) const {
-  std::byte *begin = nullptr, *end = nullptr;
+std::vector<std::span<std::byte>> Box::runs() const {
+  std::vector<std::span<std::byte>> runs;
   for_each_chunk(*this, 0, [&](uint32_t, std::byte* at, size_t, size_t count) {
     if (count == 0) return;
-    if (at != end) {
-      if (begin) visit(begin, static_cast<int>(end - begin));
-      begin = at;
+    if (!runs.empty() && at == runs.back().data() + runs.back().size()) {
+      runs.back() = {runs.back().data(), runs.back().size() + count};
+    } else {
+      runs.emplace_back(at, count);
     }
-    end = at + count;
   });
-  if (begin) visit(begin, static_cast<int>(end - begin));
+  return runs;
 }
 
 void Box::store(const std::byte* smem, uint32_t address) const {

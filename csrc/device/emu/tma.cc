@@ -93,7 +93,8 @@ void start_bulk_load(void* smem, const Box& from, MBarrier* full, uint16_t ranks
   const uint32_t offset = checked_offset(smem, from, name, where);
   check_access(full, sizeof(MBarrier), name, where);
   const uint32_t barrier = offset_in_smem(full, sizeof(MBarrier), name, where);
-  from.each_run([&](std::byte* at, int bytes) { read_global_async(at, bytes, name, where); });
+  for (const std::span<std::byte> run : from.runs())
+    read_global_async(run.data(), static_cast<int>(run.size()), name, where);
   if (ranks == 0) return start_load_to(*self().block, offset, barrier, from, name, where);
   for (int rank = 0; rank < 16; ++rank)
     if (ranks >> rank & 1)
@@ -137,9 +138,9 @@ void start_bulk_store(const Box& to, const void* smem, const char* name, Where w
   const uint32_t group = fiber.committed_stores + 1;
   read_block(*fiber.block, fiber.clock, Access::by(fiber.clock, fiber.store_actor, group, where),
              static_cast<int>(offset), to.bytes(), name, where);
-  to.each_run([&](std::byte* at, int bytes) {
-    write_global_async(at, bytes, fiber.store_actor + 1, group, name, where);
-  });
+  for (const std::span<std::byte> run : to.runs())
+    write_global_async(run.data(), static_cast<int>(run.size()), fiber.store_actor + 1, group, name,
+                       where);
   const std::byte* const from = static_cast<const std::byte*>(smem);
   self().open_stores.push_back({offset, to, {from, from + to.bytes()}, false, where});
 }

@@ -4,8 +4,8 @@
 // store, and arrives at the last moment.
 #pragma once
 
-#include "device/emu/async_proxy.h"
-#include "device/emu/tensor_map.h"
+#include "device/emu/box.h"
+#include "device/emu/executor.h"
 
 namespace lamina::dev {
 namespace emu {

@@ -16,8 +16,6 @@
 namespace lamina::dev::emu {
 namespace {
 
-using Lanes = std::array<void*, kWarpLanes>;
-
 // One wgmma of a warpgroup. It is over when all four warps have issued it and one warp has waited for it. From then
 // on its operands in shared memory may be overwritten, even if the other warps have not waited yet.
 struct Product {

@@ -56,9 +56,9 @@ TEST(vector_wgmma_m64k32) {
     check_wgmma_layouts<8>();
     check_wgmma_layouts<24>();
     check_wgmma_layouts<64>();
-    check_wgmma_layouts<96>();
-    check_wgmma_layouts<256>();
   });
+  check_wgmma_layouts<96>();
+  check_wgmma_layouts<256>();
 }
 
 TEST(vector_wgmma_m64k32_signs) {

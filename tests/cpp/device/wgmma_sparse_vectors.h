@@ -205,8 +205,8 @@ TEST(vector_wgmma_sparse_m64k64) {
     check_wgmma_sparse_bytes<8>();
     check_wgmma_sparse_bytes<24>();
     check_wgmma_sparse_bytes<64>();
-    check_wgmma_sparse_bytes<256>();
   });
+  check_wgmma_sparse_bytes<256>();
 }
 
 // Multiples of 1/32 below 2^12: every sum is exact, in any order.
@@ -239,8 +239,8 @@ TEST(vector_wgmma_sparse_m64k32) {
     check_wgmma_sparse_halves<F16, WgmmaSparseF16<8, 0>>();
     check_wgmma_sparse_halves<F16, WgmmaSparseF16<40, 1>>();
     check_wgmma_sparse_halves<BF16, WgmmaSparseBf16<64, 0>>();
-    check_wgmma_sparse_halves<BF16, WgmmaSparseBf16<256, 1>>();
   });
+  check_wgmma_sparse_halves<BF16, WgmmaSparseBf16<256, 1>>();
 }
 
 // One element in one place, followed by hand through the text.

@@ -1,20 +1,16 @@
-// Encodes tensor maps, the descriptions of tensors for TMA. Emulator: emu/tensor_map.h
-#pragma once
-
+// make_tensor_map by cuTensorMapEncodeTiled. Emulator: emu/tensor_map.cc
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
-#include "base/status.h"
 #include "device/tensor_map.h"
-#include "device/types.h"
 
 namespace lamina::dev {
-namespace detail {
+namespace {
 
 static_assert(sizeof(CUtensorMap) == sizeof(TensorMap));
 
 // Asks the runtime for the driver's function, so that lamina does not link the driver. CUDA 12.0 (12000) introduced it.
-inline decltype(&cuTensorMapEncodeTiled) tensor_map_encoder() {
+decltype(&cuTensorMapEncodeTiled) tensor_map_encoder() {
   static const auto encoder = [] {
     void* entry = nullptr;
     cudaDriverEntryPointQueryResult found{};
@@ -29,13 +25,13 @@ inline decltype(&cuTensorMapEncodeTiled) tensor_map_encoder() {
   return encoder;
 }
 
-inline CUtensorMapDataType tensor_map_type(int element_bytes) {
+CUtensorMapDataType tensor_map_type(int element_bytes) {
   return element_bytes == 1   ? CU_TENSOR_MAP_DATA_TYPE_UINT8
          : element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16
                               : CU_TENSOR_MAP_DATA_TYPE_UINT32;
 }
 
-inline CUtensorMapSwizzle tensor_map_swizzle(Swizzle swizzle) {
+CUtensorMapSwizzle tensor_map_swizzle(Swizzle swizzle) {
   switch (swizzle) {
     case Swizzle::k32:
       return CU_TENSOR_MAP_SWIZZLE_32B;
@@ -48,7 +44,7 @@ inline CUtensorMapSwizzle tensor_map_swizzle(Swizzle swizzle) {
   }
 }
 
-inline Status encode_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
+Status encode_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
   if (Status status = check_tensor_map(spec); !status.is_ok()) return status;
   const auto encode = tensor_map_encoder();
   if (!encode)
@@ -82,11 +78,10 @@ inline Status encode_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
   return Status::ok();
 }
 
-}  // namespace detail
+}  // namespace
 
-// Calls cuTensorMapEncodeTiled. Elements past the edges of the tensor are loaded as zeros and not stored.
-inline Status make_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
-  return find_or_encode(spec, map, &detail::encode_tensor_map);
+Status make_tensor_map(const TensorMapSpec& spec, TensorMap& map) {
+  return find_or_encode(spec, map, &encode_tensor_map);
 }
 
 }  // namespace lamina::dev
