@@ -1,5 +1,6 @@
 #include "base/status.h"
 
+#include <cstdint>
 #include <cstdio>
 
 namespace lamina {
@@ -12,7 +13,8 @@ std::string text_of(double number) {
 
 std::string text_of(const void* address) {
   char text[32];
-  std::snprintf(text, sizeof text, "%p", address);
+  std::snprintf(text, sizeof text, "%#llx",
+                static_cast<unsigned long long>(reinterpret_cast<uintptr_t>(address)));
   return text;
 }
 

@@ -32,7 +32,7 @@ MUTANTS = (
             'group = None if scheme["group"] == -1 else',
             "group = 128 if True else",
         ),
-        ("compressed-tensors: no warning of old scales", "r\"unknown|0", "r\"unknown0"),
+        ("compressed-tensors: no warning of old scales", 'r"unknown|0', 'r"unknown0'),
         ("compressed-tensors: a warning of 0.8", "[0-7]", "[0-8]"),
         tests=FOLDERS,
     ),
