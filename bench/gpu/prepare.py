@@ -14,13 +14,14 @@ from bench.gpu.find import cuda_tool
 from bench.gpu.library import needed_glibc
 
 ROOT = Path(__file__).resolve().parents[2]
-MAIN = "tests/cpp/main.cc"
-VECTORS = ("tests/cpp/device/vectors.cc",)
+VECTORS = (
+    *("tests/cpp/main.cc", "tests/cpp/device/vectors.cc"),
+    *("csrc/base/status.cc", "csrc/device/launch.cu", "csrc/device/launch_shape.cc"),
+)
 # Tensor maps count the work of the host.
 HOPPER_VECTORS = (
-    "tests/cpp/device/vectors_sm90a.cc",
-    "tests/cpp/device/vectors_wgmma.cc",
-    "csrc/base/memo.cc",
+    *("tests/cpp/device/vectors_sm90a.cc", "tests/cpp/device/vectors_wgmma.cc"),
+    *("csrc/base/memo.cc", "csrc/device/tensor_map.cc", "csrc/device/tensor_map.cu"),
 )
 ARCHS = ("sm_80", "sm_90a")
 GLIBC = (2, 34)  # machines installed since 2022 have at least this version
@@ -40,7 +41,7 @@ def vectors_command(arch: str, program: Path, nvcc: str) -> tuple[str, ...]:
         # -arch would also add PTX of the plain compute capability, which has no wgmma.
         *("-cudart", "static", "-gencode", f"arch=compute_{number},code=sm_{number}"),
     )
-    sources = (MAIN, *VECTORS, *(HOPPER_VECTORS if arch == "sm_90a" else ()))
+    sources = (*VECTORS, *(HOPPER_VECTORS if arch == "sm_90a" else ()))
     return (nvcc, *flags, *sources, "-o", str(program))
 
 

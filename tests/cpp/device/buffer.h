@@ -18,7 +18,7 @@ namespace lamina::test {
 
 inline void must(cudaError_t error) {
   if (error == cudaSuccess) return;
-  std::cerr << "CUDA: " << cudaGetErrorString(error) << "\n";
+  std::fprintf(stderr, "CUDA: %s\n", cudaGetErrorString(error));
   std::exit(EXIT_FAILURE);
 }
 
