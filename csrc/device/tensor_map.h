@@ -9,8 +9,8 @@ namespace lamina::dev {
 // Elements past the edges of the tensor are loaded as zeros and not stored.
 Status make_tensor_map(const TensorMapSpec& spec, TensorMap& map);
 
-// The next two serve both a GPU and the emulator. This one refuses, with a message, the specs that cuTensorMapEncodeTiled
-// would refuse (CUDA Driver API, "Tensor Map Object Management").
+// The next two functions serve both a GPU and the emulator. check_tensor_map refuses, with a message, the specs that
+// cuTensorMapEncodeTiled would refuse (CUDA Driver API, "Tensor Map Object Management").
 Status check_tensor_map(const TensorMapSpec& spec);
 
 // Calls encode(spec, map), unless this thread has already encoded the same spec. A map depends on its spec alone: only
